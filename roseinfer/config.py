@@ -1,0 +1,204 @@
+"""Typed configuration: one TOML file, `[engine] [sampling] [workload] [profile]`, becomes one `RunConfig`.
+
+Unknown keys, wrong types and values out of range are errors that name the key. Command-line flags arrive as
+`overrides` and win over the file.
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
+
+from roseinfer.errors import UsageError
+
+PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
+NonNegativeInt = Annotated[int, msgspec.Meta(ge=0)]
+
+LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
+DTypeName = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+AttentionName = Literal["gather"]
+Mode = Literal["naive", "offline", "online"]
+SortKey = Literal["self", "total", "calls"]
+
+DEMO_MODEL = "smollm2-135m"
+
+
+class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What `build_engine` builds: the model, where it runs, and the limits of a batch."""
+
+    model: str = DEMO_MODEL
+    """A Hugging Face directory, a .gguf file, `smollm2-135m` (the demo), or a built-in shape with load_format dummy."""
+    load_format: LoadFormat = "auto"
+    dtype: DTypeName = "auto"
+    """Of weights, activations and KV cache. auto: bfloat16 where the device computes in it, else float32."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: a GPU when there is one."""
+    attention: AttentionName = "gather"
+    max_batch_size: PositiveInt = 8
+    """Most requests that one step computes."""
+    max_batch_tokens: PositiveInt = 2048
+    """Most tokens that one step computes, over all its requests."""
+    max_model_len: PositiveInt | None = None
+    """Most tokens, prompt and completion together, that a request may have; the model's context length when unset."""
+    block_size: PositiveInt = 16
+    """Tokens per KV block."""
+    seed: NonNegativeInt = 0
+    """Seeds dummy weights, and the sampling of requests that bring no seed of their own."""
+
+
+class SamplingParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How one request's completion is drawn. Order: temperature, then top-k, then top-p."""
+
+    max_new_tokens: NonNegativeInt = 64
+    temperature: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """0 is greedy."""
+    top_k: NonNegativeInt = 0
+    """Keep the k likeliest tokens; 0 keeps all."""
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    """Keep the likeliest tokens up to and including the one that crosses this probability."""
+    seed: NonNegativeInt | None = None
+    """Unset: derived from the engine's seed and the order of submission."""
+    stop_on_eos: bool = True
+
+
+class WorkloadConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which requests a run sends, and through which scheduler."""
+
+    mode: Mode = "online"
+    prompts: tuple[str, ...] = ()
+    prompts_file: str | None = None
+    """A text file, one prompt a line; `-` is standard input."""
+    num_requests: PositiveInt | None = None
+    """Prompts repeat in turn up to this number; unset: one request a prompt."""
+    raw: bool = False
+    """Send prompts as they are, even to a model with a chat template."""
+
+
+class ProfileConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The profiler's schedule, counted in scheduler steps, and where its run directories go."""
+
+    wait: NonNegativeInt = 1
+    warmup: NonNegativeInt = 1
+    active: PositiveInt = 3
+    profile_dir: str = "profiles"
+    top: PositiveInt = 15
+    """Rows of the top-ops table."""
+    sort_by: SortKey = "self"
+
+
+class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One run: model, engine, workload and profile."""
+
+    engine: EngineConfig = EngineConfig()
+    sampling: SamplingParams = SamplingParams()
+    workload: WorkloadConfig = WorkloadConfig()
+    profile: ProfileConfig = ProfileConfig()
+
+
+def load_config(name_or_path: str | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> RunConfig:
+    """Read a TOML file, or a shipped run by its name, and lay `overrides` ({table: {key: value}}) over it.
+
+    Raises UsageError, naming the key, for anything that is not a valid configuration.
+    """
+    raw = _read_toml(name_or_path) if name_or_path is not None else {}
+    for table, values in (overrides or {}).items():
+        below = raw.setdefault(table, {})
+        if not isinstance(below, dict):
+            break  # convert() below names the wrong table
+        if "temperature" in values and "do_sample" not in values:
+            below.pop("do_sample", None)
+        below.update(values)
+    if isinstance(raw.get("sampling"), dict):
+        _resolve_do_sample(raw["sampling"])
+    try:
+        return msgspec.convert(raw, RunConfig)
+    except msgspec.ValidationError as error:
+        where = f"{name_or_path}: " if name_or_path is not None else ""
+        raise UsageError(f"{where}{_one_line(error)}") from None
+
+
+def shipped_configs() -> list[str]:
+    """The names that `--config NAME` accepts."""
+    folder = _configs_dir()
+    return sorted(path.stem for path in folder.glob("*.toml")) if folder is not None else []
+
+
+def _resolve_do_sample(sampling: dict[str, Any]) -> None:
+    """`do_sample` is sugar for a temperature: true means 1.0 unless one is given, false means 0."""
+    do_sample = sampling.pop("do_sample", None)
+    if do_sample is None:
+        return
+    if not isinstance(do_sample, bool):
+        raise UsageError(f"sampling.do_sample: expected true or false, got {do_sample!r}")
+    temperature = sampling.get("temperature")
+    if do_sample and temperature == 0:
+        raise UsageError("sampling with temperature 0 is greedy: give a temperature above 0, or drop do_sample")
+    if not do_sample and temperature:
+        raise UsageError(f"temperature {temperature} samples: drop it, or drop do_sample = false")
+    if temperature is None:
+        sampling["temperature"] = 1.0 if do_sample else 0.0
+
+
+def _read_toml(name_or_path: str) -> dict[str, Any]:
+    path = _find(name_or_path)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read config {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}") from None
+
+
+def _find(name_or_path: str) -> Path:
+    """A path when it looks like one, else the name of a shipped run."""
+    path = Path(name_or_path)
+    if path.suffix == ".toml" or path.parent != Path():
+        if not path.is_file():
+            raise UsageError(f"config file {path} does not exist")
+        return path
+    folder = _configs_dir()
+    if folder is not None and (folder / f"{name_or_path}.toml").is_file():
+        return folder / f"{name_or_path}.toml"
+    raise UsageError(f"no config named {name_or_path!r}; shipped: {_listed(shipped_configs())}; or give a .toml file")
+
+
+def _configs_dir() -> Path | None:
+    """`configs/` lies inside an installed package, and beside the package in a source tree."""
+    package = Path(__file__).parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if folder.is_dir():
+            return folder
+    return None
+
+
+def _one_line(error: msgspec.ValidationError) -> str:
+    """msgspec's "message - at `$.table.key`" as "table.key: message"."""
+    message, _, where = str(error).partition(" - at `$")
+    key = where.rstrip("`").lstrip(".")
+    if message.startswith("Object contains unknown field"):
+        field = message.split("`")[1]
+        known = _known_keys(key)
+        hint = f"; known keys: {_listed(known)}" if known else ""
+        return f"unknown key {f'{key}.{field}' if key else field}{hint}"
+    if message.startswith("Invalid enum value"):
+        message = f"{message}; one of {_listed(_choices(key))}"
+    return f"{key}: {message[:1].lower()}{message[1:]}" if key else message
+
+
+def _known_keys(table: str) -> list[str]:
+    struct = RunConfig() if not table else getattr(RunConfig(), table, None)
+    return list(struct.__struct_fields__) if isinstance(struct, msgspec.Struct) else []
+
+
+def _choices(key: str) -> tuple[str, ...]:
+    table, _, field = key.partition(".")
+    for known in msgspec.structs.fields(getattr(RunConfig(), table)):
+        if known.name == field:
+            return get_args(known.type)
+    return ()
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
