@@ -1,0 +1,119 @@
+"""Tokenizers that the `tokenizers` library runs: a tokenizer.json, or a vocabulary built from a GGUF."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from roseinfer.errors import ModelError
+from roseinfer.text.token_bytes import byte_level_bytes, join_bytes, sentencepiece_bytes
+from roseinfer.text.tokenizer import without_surrogates
+
+
+class HuggingFaceTokenizer:
+    """A `tokenizers.Tokenizer` behind roseinfer's interface.
+
+    Byte-level vocabularies, and SentencePiece ones with byte fallback, decode by their tokens' bytes, so that they can
+    be streamed exactly. For SentencePiece this differs from the library's decoder in one case: bytes that are not valid
+    UTF-8 do not spoil the valid ones beside them.
+    """
+
+    def __init__(
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        bos_token_id: int | None = None,
+        eos_token_ids: frozenset[int] = frozenset(),
+    ) -> None:
+        self._tokenizer = tokenizer
+        self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
+        self.bos_token_id = bos_token_id
+        self.eos_token_ids = eos_token_ids
+        added = tokenizer.get_added_tokens_decoder()
+        self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
+        # Added tokens are matched before the vocabulary's own spelling comes in: they are text as they stand.
+        self._bytes = {token_id: b"" if token.special else token.content.encode() for token_id, token in added.items()}
+        self._spelling, self.strips_leading_space = _spelling(tokenizer)
+
+    def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
+        """See `Tokenizer.encode`. Whether BOS is added is up to the vocabulary's post-processor."""
+        text = without_surrogates(text)
+        # The library's name for "take special tokens in the text as ordinary text".
+        self._tokenizer.encode_special_tokens = not allow_special
+        encoding = self._tokenizer.encode(text, add_special_tokens=not allow_special)
+        ids: list[int] = encoding.ids
+        if allow_special or self._special_ids.isdisjoint(ids):
+            return ids
+        return self._without_injected(encoding, text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See `Tokenizer.decode`."""
+        if self._spelling is None:
+            known = [token_id for token_id in ids if 0 <= token_id < self.vocab_size]
+            text: str = self._tokenizer.decode(known, skip_special_tokens=True)
+            return text
+        pieces = [self.token_bytes(token_id) or b"" for token_id in ids]
+        return join_bytes(pieces, strip_leading_space=self.strips_leading_space)
+
+    def token_bytes(self, token_id: int) -> bytes | None:
+        """See `Tokenizer.token_bytes`."""
+        if self._spelling is None:
+            return None
+        known = self._bytes.get(token_id)
+        if known is None:
+            token = self._tokenizer.id_to_token(token_id) if token_id >= 0 else None
+            known = self._bytes[token_id] = b"" if token is None else self._spelling(token)
+        return known
+
+    def _without_injected(self, encoding: tokenizers.Encoding, text: str) -> list[int]:
+        """The ids without control tokens that the text itself spelled.
+
+        Some models look a whole word up before they split it, and would find a control token by its name. Such a word
+        is encoded a character at a time instead.
+        """
+        ids: list[int] = []
+        for token_id, added, (start, end) in zip(
+            encoding.ids, encoding.special_tokens_mask, encoding.offsets, strict=True
+        ):
+            if added or token_id not in self._special_ids:
+                ids.append(token_id)
+                continue
+            for char in text[start:end]:
+                ids += self._tokenizer.encode(char, add_special_tokens=False).ids
+        return ids
+
+
+def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
+    """The tokenizer in a tokenizer.json. Raises ModelError when the library cannot read it."""
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        message = " ".join(str(error).split())
+        raise ModelError(f"cannot read {path}: {message}; download it again, or update tokenizers") from None
+    # Such settings are for training batches; here they would cut prompts or fill them up in silence.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _spelling(tokenizer: tokenizers.Tokenizer) -> tuple[Callable[[str], bytes] | None, bool]:
+    """How the vocabulary spells bytes, told from its decoder, and whether decoding strips one leading space."""
+    steps = _decoder_steps(tokenizer)
+    kinds = [step["type"] for step in steps]
+    if kinds == ["ByteLevel"]:
+        return byte_level_bytes, False
+    if kinds[:3] == ["Replace", "ByteFallback", "Fuse"] and kinds[3:] in ([], ["Strip"]):
+        replace, strip = steps[0], steps[3] if len(steps) > 3 else None
+        spaces = replace["pattern"] == {"String": "\u2581"} and replace["content"] == " "
+        one_space = strip is None or (strip["content"] == " " and (strip["start"], strip["stop"]) == (1, 0))
+        if spaces and one_space:
+            return sentencepiece_bytes, strip is not None
+    return None, False
+
+
+def _decoder_steps(tokenizer: tokenizers.Tokenizer) -> list[dict[str, Any]]:
+    if tokenizer.decoder is None:
+        return []
+    state: dict[str, Any] = json.loads(tokenizer.decoder.__getstate__())
+    return state["decoders"] if state["type"] == "Sequence" else [state]

