@@ -1,0 +1,40 @@
+"""The interface between models and attention: `prepare` once a step, `forward` once a layer."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from torch import Tensor
+
+from roseinfer.cache.kv_cache import KVCache
+
+AttentionMetadata: TypeAlias = Any
+"""What a backend's `prepare` made; only that backend looks inside."""
+
+
+@dataclass(frozen=True)
+class StepLayout:
+    """How a step's packed tokens lie in requests and in the KV cache."""
+
+    query_lens: list[int]
+    """New tokens of each request, in packing order."""
+    context_lens: list[int]
+    """Tokens of each request that the cache already holds."""
+    block_tables: list[list[int]]
+    """Blocks of each request, new tokens included."""
+    slots: Tensor
+    """Where each new token's keys and values go: block x block_size + offset. [tokens], int64, on the device."""
+
+
+class AttentionBackend(Protocol):
+    """Causal attention over the paged KV cache."""
+
+    def prepare(self, layout: StepLayout, cache: KVCache) -> AttentionMetadata:
+        """Everything that all layers of one step share."""
+        ...
+
+    def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, metadata: AttentionMetadata) -> Tensor:
+        """Store the new keys and values, and attend: each token to itself and to all before it in its request.
+
+        q [tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim] -> [tokens, heads, head_dim].
+        """
+        ...

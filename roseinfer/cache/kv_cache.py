@@ -1,0 +1,37 @@
+"""The tensors behind the KV blocks."""
+
+import torch
+from torch import Tensor
+
+
+class KVCache:
+    """Keys and values of all layers: data [layers, 2, num_blocks, block_size, kv_heads, head_dim]."""
+
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        num_blocks: int,
+        block_size: int,
+        num_kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.num_layers = num_layers
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        shape = (num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim)
+        # Zeros, not garbage: a NaN in a masked slot would survive its multiplication by zero.
+        self.data = torch.zeros(shape, dtype=dtype, device=device)
+
+    def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
+        """Store new keys and values [tokens, kv_heads, head_dim] at `slots` [tokens]."""
+        flat = self.data[layer].flatten(1, 2)  # [2, num_blocks * block_size, kv_heads, head_dim]
+        flat[0].index_copy_(0, slots, k)
+        flat[1].index_copy_(0, slots, v)
+
+    def read(self, layer: int, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """A copy of one request's keys and values, [len(blocks) * block_size, kv_heads, head_dim] each."""
+        keys, values = self.data[layer]
+        return keys[blocks].flatten(0, 1), values[blocks].flatten(0, 1)

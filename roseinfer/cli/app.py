@@ -1,0 +1,76 @@
+"""The command line: `roseinfer generate | bench | profile | summarize`.
+
+No torch is imported before a command that needs it runs, so that `--help` is quick.
+"""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from roseinfer import __version__
+from roseinfer.cli import console
+from roseinfer.cli.bench import bench
+from roseinfer.cli.generate import generate
+from roseinfer.cli.profile import profile
+from roseinfer.cli.summarize import summarize
+from roseinfer.errors import RoseinferError
+
+app = typer.Typer(
+    name="roseinfer",
+    help="An LLM inference engine that explains its own speed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+# Typer brings click, or since 0.26 its own copy of it: the exceptions are reached through a name that both export.
+_CallError = typer.BadParameter.__base__
+
+
+def _version(value: bool) -> None:
+    if value:
+        console.stdout.print(f"roseinfer {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+for command in (generate, bench, profile, summarize):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; every failure becomes one line and an exit code."""
+    sys.exit(run())
+
+
+def run() -> int:
+    """The exit code: 0, 1 a run that failed, 2 a wrong call, 3 a comparison past its limit, 130 Ctrl-C."""
+    try:
+        code = app(standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except _CallError as error:
+        where = error.ctx.command_path if error.ctx else "roseinfer"
+        console.print_error(f"{error.format_message()} (see {where} --help)")
+        return 2
+    except RoseinferError as error:
+        if console.settings.debug:
+            console.stderr.print_exception()
+        console.print_error(str(error))
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        console.print_error("interrupted")
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has had enough; a flush at exit would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

@@ -1,0 +1,57 @@
+"""Where output goes: results to stdout; progress, notes and errors to stderr, in colour only on a terminal."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+
+stdout = Console(soft_wrap=False)
+stderr = Console(stderr=True)
+
+OnProgress = Callable[[int, int], None]
+"""(done, total), in whatever unit."""
+
+
+class _Settings:
+    """What --quiet and --debug say, for the one command that this process runs."""
+
+    quiet = False
+    debug = False
+
+
+settings = _Settings()
+
+
+def print_json(document: object) -> None:
+    """The one JSON document of a `--json` call."""
+    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def note(message: str) -> None:
+    """A line on stderr that is no result."""
+    if not settings.quiet:
+        stderr.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_error(message: str) -> None:
+    """One line, whatever the message holds."""
+    stderr.print(f"[bold red]error:[/] {escape(' '.join(message.split()))}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress(what: str, unit: str = "steps") -> Iterator[OnProgress | None]:
+    """A progress bar on a terminal; None elsewhere. `unit` "bytes" shows sizes."""
+    if settings.quiet or not stderr.is_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    counts = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), counts, TimeRemainingColumn())
+    with Progress(*columns, console=stderr, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

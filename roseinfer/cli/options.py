@@ -1,0 +1,119 @@
+"""Options that commands share, each declared once.
+
+`configured(...)` gives a command the options of some config tables and hands it the finished `RunConfig`: the
+command never sees a flag that is also a config key.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
+
+from roseinfer import config
+from roseinfer.cli import console
+from roseinfer.config import load_config
+
+
+def _set_quiet(value: bool) -> bool:
+    console.settings.quiet = value
+    return value
+
+
+def _set_debug(value: bool) -> bool:
+    console.settings.debug = value
+    return value
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="No progress, no statistics.")]
+Debug = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="Show the traceback of an error.")]
+ConfigName = Annotated[
+    str | None,
+    typer.Option("--config", metavar="NAME|PATH", help="A shipped run or a TOML file; flags win over it."),
+]
+
+
+@dataclass(frozen=True)
+class _Flag:
+    """One config key as a command-line option."""
+
+    table: str
+    key: str
+    help: str
+    kind: Any = str
+    names: tuple[str, ...] = ()
+    metavar: str | None = None
+
+    @property
+    def parameter(self) -> inspect.Parameter:
+        names = self.names or (f"--{self.key.replace('_', '-')}",)
+        option = typer.Option(
+            *names, help=self.help, metavar=self.metavar, rich_help_panel=self.table.title(), show_default=False
+        )
+        annotation = Annotated[self.kind | None, option]
+        return inspect.Parameter(self.key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+_FLAGS = (
+    _Flag("engine", "model", f"A model directory, a .gguf file, a built-in shape, or {config.DEMO_MODEL} (default)."),
+    _Flag("engine", "load_format", "Where weights come from; dummy: random.", config.LoadFormat),
+    _Flag("engine", "dtype", "Of weights, activations and KV cache.", config.DTypeName),
+    _Flag("engine", "device", "cpu, cuda, cuda:N or auto (default).", metavar="DEVICE"),
+    _Flag("engine", "attention", "The attention backend.", config.AttentionName),
+    _Flag("engine", "max_batch_size", "Most requests a step.", int),
+    _Flag("engine", "max_batch_tokens", "Most tokens a step.", int),
+    _Flag("engine", "max_model_len", "Most tokens a request, prompt and completion.", int),
+    _Flag("engine", "block_size", "Tokens a KV block.", int),
+    _Flag("engine", "seed", "Of dummy weights and of sampling.", int),
+    _Flag("workload", "mode", "How requests are scheduled.", config.Mode),
+    _Flag("workload", "prompts", "A prompt; may be given several times.", list[str], names=("--prompt",)),
+    _Flag("workload", "prompts_file", "One prompt a line; - is stdin.", metavar="FILE"),
+    _Flag("workload", "num_requests", "Repeat the prompts up to this many requests.", int),
+    _Flag("workload", "raw", "Send prompts as they are, without the chat template.", bool, names=("--raw/--chat",)),
+    _Flag("sampling", "max_new_tokens", "Most tokens of a completion.", int),
+    _Flag("sampling", "temperature", "0 is greedy.", float),
+    _Flag("sampling", "do_sample", "Sample: temperature 1 unless given.", bool, names=("--do-sample/--no-do-sample",)),
+    _Flag("sampling", "top_k", "Keep the k likeliest tokens; 0: all.", int),
+    _Flag("sampling", "top_p", "Keep the likeliest tokens that reach this probability.", float),
+    _Flag("sampling", "stop_on_eos", "End at EOS.", bool, names=("--stop-on-eos/--no-stop-on-eos",)),
+    _Flag("profile", "wait", "Steps before the schedule's warm-up.", int),
+    _Flag("profile", "warmup", "Steps the profiler warms up in.", int),
+    _Flag("profile", "active", "Steps to record.", int),
+    _Flag("profile", "profile_dir", "Where run directories go.", metavar="DIR"),
+    _Flag("profile", "top", "Rows of the top-ops table.", int),
+    _Flag("profile", "sort_by", "Order of the top-ops table.", config.SortKey),
+)
+
+Command = Callable[..., None]
+
+
+def configured(*tables: str, base: str | None = None, without: tuple[str, ...] = ()) -> Callable[[Command], Command]:
+    """Give a command `--config` and the flags of `tables`, but those `without`; it gets a `RunConfig` first.
+
+    `base` is the shipped run that is read when no `--config` is given.
+    """
+    flags = [flag for flag in _FLAGS if flag.table in tables and flag.key not in without]
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def wrapper(*args: Any, config_name: str | None = None, **options: Any) -> None:
+            overrides: dict[str, dict[str, Any]] = {}
+            for flag in flags:
+                value = options.pop(flag.key)
+                if value is not None and value != []:
+                    overrides.setdefault(flag.table, {})[flag.key] = value
+            command(load_config(config_name or base, overrides), *args, **options)
+
+        own = list(inspect.signature(command).parameters.values())[1:]
+        name = inspect.Parameter("config_name", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigName)
+        shared = [parameter for parameter in own if parameter.kind is not inspect.Parameter.KEYWORD_ONLY]
+        own_flags = [parameter for parameter in own if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+        parameters = [*shared, name, *(flag.parameter for flag in flags), *own_flags]
+        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return wrapper
+
+    return decorate

@@ -1,0 +1,60 @@
+"""Where to run, in which dtype, and how much memory is there."""
+
+import os
+
+import torch
+
+from roseinfer.config import DTypeName
+from roseinfer.errors import UsageError
+
+_DTYPES: dict[DTypeName, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:N` as a device that is there; UsageError otherwise."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
+        raise UsageError(f"device {name!r} is unknown; choose auto, cpu, cuda or cuda:N")
+    if kind == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if int(index or 0) >= count:
+        raise UsageError(f"device {name} is not there: PyTorch {torch.__version__} sees {count} CUDA devices")
+    return torch.device("cuda", int(index or 0))
+
+
+def resolve_dtype(name: DTypeName, device: torch.device) -> torch.dtype:
+    """A dtype by name; `auto` is bfloat16 where the device computes in it, else float32."""
+    if name != "auto":
+        return _DTYPES[name]
+    computes_bfloat16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_computes_bfloat16()
+    return torch.bfloat16 if computes_bfloat16 else torch.float32
+
+
+def spare_memory_bytes(device: torch.device) -> int:
+    """Bytes that can still be allocated on the device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):  # macOS does not tell
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def device_name(device: torch.device) -> str:
+    """What a person calls the device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _cpu_computes_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 itself; elsewhere every product would first convert the weights."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

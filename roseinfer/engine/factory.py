@@ -1,0 +1,123 @@
+"""`build_engine`: the one way from a configuration to a running engine, for every command."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from roseinfer.attention.registry import attention_backend
+from roseinfer.cache.block_pool import BlockPool
+from roseinfer.cache.kv_cache import KVCache
+from roseinfer.config import EngineConfig
+from roseinfer.engine.device import resolve_device, resolve_dtype, spare_memory_bytes
+from roseinfer.engine.engine import Engine
+from roseinfer.engine.runner import Runner
+from roseinfer.errors import ModelError, UsageError
+from roseinfer.models.base import CausalLM
+from roseinfer.models.config import ModelConfig
+from roseinfer.models.load import fill_dummy_weights, load_weights
+from roseinfer.models.registry import SHAPES, architecture, config_from_gguf, config_from_hf
+from roseinfer.text.assets import load_text
+from roseinfer.weights.json_file import read_json
+from roseinfer.weights.reader import WeightReader, open_weights
+from roseinfer.weights.resolve import ModelSource, resolve
+
+_KV_SHARE_OF_MEMORY = 0.5
+"""Of the memory that is left once the weights are loaded; the rest is for activations and for others."""
+
+
+def build_engine(config: EngineConfig, *, on_progress: Callable[[int, int], None] | None = None) -> Engine:
+    """Load the model and make room for its KV cache. `on_progress` gets (bytes read, bytes in all).
+
+    Raises ModelError for a model that cannot be found, read or run, UsageError for a setting that cannot work.
+    """
+    device = resolve_device(config.device)
+    dtype = resolve_dtype(config.dtype, device)
+    source = resolve(config.model, config.load_format, SHAPES)
+    reader = None if source.format == "dummy" else open_weights(source)
+    model_config = _model_config(source, reader)
+    text = load_text(source, reader.description if reader is not None and source.format == "gguf" else None)
+    if text.tokenizer is None:
+        raise ModelError(f"{source.name} brings no tokenizer: put its tokenizer.json beside its weights")
+    if text.tokenizer.vocab_size > model_config.vocab_size:
+        raise ModelError(
+            f"{source.name}: the tokenizer has {text.tokenizer.vocab_size} tokens, the model {model_config.vocab_size}"
+        )
+
+    model = _build(model_config, dtype, device)
+    if reader is None:
+        fill_dummy_weights(model, config.seed)
+    else:
+        load_weights(model, reader, source, dtype, on_progress)
+    max_model_len = _max_model_len(config, model_config)
+    cache = _kv_cache(config, model_config, max_model_len, dtype, device)
+    return Engine(
+        config=config,
+        model_config=model_config,
+        model_name=source.name,
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        runner=Runner(model, cache, attention_backend(config.attention), device),
+        pool=BlockPool(cache.num_blocks, cache.block_size),
+        tokenizer=text.tokenizer,
+        chat_template=text.chat_template,
+        eos_token_ids=text.eos_token_ids,
+        max_model_len=max_model_len,
+    )
+
+
+def _model_config(source: ModelSource, reader: WeightReader | None) -> ModelConfig:
+    if source.shape is not None:
+        return SHAPES[source.shape]
+    if reader is None:
+        assert source.path is not None
+        return config_from_hf(read_json(source.path / "config.json"))
+    if source.format == "gguf":
+        return config_from_gguf(reader.description, reader.names())
+    return config_from_hf(reader.description)
+
+
+def _build(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> CausalLM:
+    with _default_dtype(dtype), device:
+        try:
+            return architecture(config.architecture).build(config).eval()
+        except torch.OutOfMemoryError:
+            raise ModelError(f"the model does not fit into the memory of {device}: choose a smaller dtype") from None
+
+
+def _max_model_len(config: EngineConfig, model_config: ModelConfig) -> int:
+    longest = model_config.max_position_embeddings
+    if config.max_model_len is not None and config.max_model_len > longest:
+        raise UsageError(f"max_model_len {config.max_model_len} is beyond the model's context of {longest} tokens")
+    return config.max_model_len or longest
+
+
+def _kv_cache(
+    config: EngineConfig, model: ModelConfig, max_model_len: int, dtype: torch.dtype, device: torch.device
+) -> KVCache:
+    """Room for a full batch of the longest requests, or for what half of the spare memory holds."""
+    wanted = config.max_batch_size * -(-max_model_len // config.block_size)
+    block_bytes = model.kv_bytes_per_token(dtype.itemsize) * config.block_size
+    affordable = int(spare_memory_bytes(device) * _KV_SHARE_OF_MEMORY) // block_bytes
+    if affordable < 1:
+        raise ModelError(
+            f"no memory is left on {device} for the KV cache: one block takes {block_bytes / 2**20:.1f} MiB"
+        )
+    return KVCache(
+        num_layers=model.num_layers,
+        num_blocks=min(wanted, affordable),
+        block_size=config.block_size,
+        num_kv_heads=model.num_kv_heads,
+        head_dim=model.head_dim,
+        dtype=dtype,
+        device=device,
+    )
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -1,0 +1,70 @@
+"""Carrying out a step plan: inputs, forward, sampling."""
+
+import torch
+from torch import Tensor
+
+from roseinfer.attention.base import AttentionBackend, AttentionMetadata, StepLayout
+from roseinfer.cache.kv_cache import KVCache
+from roseinfer.engine.scheduler import StepPlan
+from roseinfer.models.base import CausalLM
+from roseinfer.sampling.sampler import SamplingBatch, sample
+from roseinfer.spans import span
+
+
+class Runner:
+    """Owns the model, the KV tensors and the attention backend."""
+
+    def __init__(self, model: CausalLM, cache: KVCache, attention: AttentionBackend, device: torch.device) -> None:
+        self.model = model
+        self.cache = cache
+        self.attention = attention
+        self.device = device
+
+    @torch.inference_mode()
+    def execute(self, plan: StepPlan) -> list[int]:
+        """Token ids for the chunks that sample, in the plan's order."""
+        with span("roseinfer.prepare_inputs"):
+            token_ids, positions, last_rows, metadata = self._inputs(plan)
+        with span("roseinfer.model.forward"):
+            hidden = self.model(token_ids, positions, self.attention, metadata)
+            logits = self.model.logits(hidden[last_rows]) if len(last_rows) else None
+        if logits is None:
+            return []
+        with span("roseinfer.sample"):
+            drawn: list[int] = sample(logits, self._sampling(plan)).tolist()
+        return drawn
+
+    def _inputs(self, plan: StepPlan) -> tuple[Tensor, Tensor, Tensor, AttentionMetadata]:
+        token_ids: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        last_rows: list[int] = []
+        block_size = self.cache.block_size
+        for chunk in plan.chunks:
+            request, start, stop = chunk.request, chunk.start, chunk.stop
+            token_ids += request.token_ids[start:stop]
+            positions += range(start, stop)
+            table = request.block_table
+            slots += [table[at // block_size] * block_size + at % block_size for at in range(start, stop)]
+            if chunk.samples:
+                last_rows.append(len(token_ids) - 1)
+        layout = StepLayout(
+            query_lens=[chunk.num_tokens for chunk in plan.chunks],
+            context_lens=[chunk.start for chunk in plan.chunks],
+            block_tables=[chunk.request.block_table for chunk in plan.chunks],
+            slots=self._tensor(slots),
+        )
+        metadata = self.attention.prepare(layout, self.cache)
+        return self._tensor(token_ids), self._tensor(positions), self._tensor(last_rows), metadata
+
+    def _sampling(self, plan: StepPlan) -> SamplingBatch:
+        requests = [chunk.request for chunk in plan.chunks if chunk.samples]
+        return SamplingBatch.build(
+            [request.params for request in requests],
+            [request.seed for request in requests],
+            [len(request.token_ids) for request in requests],
+            self.device,
+        )
+
+    def _tensor(self, values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=self.device)

@@ -1,0 +1,100 @@
+"""Drawing the next token of every request in a batch at once.
+
+Each draw is inverse transform sampling with one uniform number, which is a function of (request seed, position): no
+generator's state is shared, so a request's text does not depend on what else is in the batch.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from roseinfer.config import SamplingParams
+from roseinfer.sampling.uniform import uniform
+
+
+@dataclass(frozen=True)
+class SamplingBatch:
+    """Parameters of the rows to draw; tensors are [rows], on the logits' device."""
+
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    seeds: Tensor
+    positions: Tensor
+    all_greedy: bool
+    max_top_k: int
+    """The largest top_k, or 0 when a row that is not greedy keeps all tokens."""
+
+    @classmethod
+    def build(
+        cls, params: list[SamplingParams], seeds: list[int], positions: list[int], device: torch.device
+    ) -> "SamplingBatch":
+        """Rows in the order of the logits; positions count tokens before the one to draw."""
+        drawn = [p.top_k for p in params if p.temperature > 0]
+
+        def floats(values: list[float]) -> Tensor:
+            return torch.tensor(values, dtype=torch.float32, device=device)
+
+        def integers(values: list[int]) -> Tensor:
+            return torch.tensor(values, dtype=torch.int64, device=device)
+
+        return cls(
+            temperature=floats([p.temperature for p in params]),
+            top_k=integers([p.top_k for p in params]),
+            top_p=floats([p.top_p for p in params]),
+            seeds=integers(seeds),
+            positions=integers(positions),
+            all_greedy=not drawn,
+            max_top_k=max(drawn) if drawn and min(drawn) > 0 else 0,
+        )
+
+
+def sample(logits: Tensor, batch: SamplingBatch) -> Tensor:
+    """Logits [rows, vocab_size] -> token ids [rows], int64. Order: temperature, top-k, top-p."""
+    if batch.all_greedy:
+        return logits.argmax(dim=-1)
+    # Rounding to float32 in the middle of a float64 model would make equal runs differ.
+    work = logits if logits.dtype == torch.float64 else logits.float()
+    vocab_size = logits.shape[-1]
+    ranked, token_ids = rank(work, min(batch.max_top_k or vocab_size, vocab_size))
+    probabilities = kept_probabilities(ranked, batch)
+    edges = probabilities.cumsum(dim=-1)
+    thresholds = uniform(batch.seeds, batch.positions).to(edges.dtype).unsqueeze(-1) * edges[:, -1:]
+    last_kept = (probabilities > 0).sum(dim=-1, keepdim=True) - 1
+    # The first token whose edge lies beyond the threshold: a banned token's edge equals the one before it.
+    choice = torch.minimum((edges <= thresholds).sum(dim=-1, keepdim=True), last_kept)
+    choice = torch.where(batch.temperature.unsqueeze(-1) > 0, choice, 0)
+    return token_ids.gather(-1, choice).squeeze(-1)
+
+
+def rank(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` best of each row and their ids, best first, the lower id first among equals: [rows, count] each.
+
+    Ties are common in 16-bit logits, and torch.topk breaks them as it pleases, so 32-bit logits are ranked by a key
+    that has none: the logit's bits, made to sort as an integer, above the complement of the id.
+    """
+    if logits.dtype == torch.float64:
+        values, order = logits.sort(dim=-1, descending=True, stable=True)
+        return values[:, :count], order[:, :count]
+    bits = logits.contiguous().view(torch.int32).to(torch.int64)
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    ids = torch.arange(logits.shape[-1], device=logits.device)
+    keys = (ordered << 32) + (0xFFFFFFFF - ids)
+    best = keys.topk(count, dim=-1).values
+    order = 0xFFFFFFFF - (best & 0xFFFFFFFF)
+    return logits.gather(-1, order), order
+
+
+def kept_probabilities(ranked: Tensor, batch: SamplingBatch) -> Tensor:
+    """Ranked logits [rows, count] -> probabilities after temperature, top-k and top-p; exactly 0 for what is banned."""
+    place = torch.arange(ranked.shape[-1], device=ranked.device)
+    temperature = torch.where(batch.temperature > 0, batch.temperature, 1.0).to(ranked.dtype).unsqueeze(-1)
+    # A row of its own k: the batch's widest row decides how many were ranked.
+    top_k = torch.where(batch.top_k > 0, batch.top_k, ranked.shape[-1]).unsqueeze(-1)
+    scaled = (ranked / temperature).masked_fill(place >= top_k, float("-inf"))
+    probabilities = scaled.softmax(dim=-1)
+    before = probabilities.cumsum(dim=-1) - probabilities
+    # Strictly before: the token that crosses top_p is kept, and so is the first one whatever top_p is.
+    kept = (before < batch.top_p.to(ranked.dtype).unsqueeze(-1)) | (place == 0)
+    return torch.where(kept | (batch.top_p >= 1).unsqueeze(-1), probabilities, 0)

@@ -1,0 +1,81 @@
+"""Sending a workload through a scheduler, and what that took."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from roseinfer.config import Mode, SamplingParams
+from roseinfer.engine.core import Prompt
+from roseinfer.engine.engine import Engine
+from roseinfer.engine.request import RequestOutput
+from roseinfer.engine.scheduler import Phase
+
+
+class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What one step computed."""
+
+    phase: Phase
+    batch: int
+    tokens: int
+    """New tokens, over all requests."""
+    context_tokens: int
+    """Tokens that attention read, the new ones included."""
+    wall_ms: float
+
+
+class WorkloadResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One pass of a workload through one mode."""
+
+    mode: Mode
+    add_s: float
+    """Inside `submit` calls."""
+    run_s: float
+    """All the rest: stepping, and what `on_step` took."""
+    outputs: list[RequestOutput]
+    steps: list[StepRecord]
+    preemptions: int
+
+
+def run_workload(
+    engine: Engine,
+    mode: Mode,
+    prompts: Sequence[Prompt],
+    params: SamplingParams,
+    *,
+    on_step: Callable[[StepRecord], bool | None] | None = None,
+) -> WorkloadResult:
+    """Submit all prompts to a fresh scheduler and step until they are done, or until `on_step` returns False.
+
+    A pass that `on_step` ends aborts what is unfinished.
+    """
+    scheduler = engine.scheduler(mode)
+    started_s = time.perf_counter()
+    request_ids = [scheduler.submit(prompt, params) for prompt in prompts]
+    added_s = time.perf_counter()
+    steps: list[StepRecord] = []
+    while scheduler.has_unfinished:
+        step_s = time.perf_counter()
+        scheduler.step()
+        plan = scheduler.last_plan
+        assert plan is not None
+        record = StepRecord(
+            phase=plan.phase,
+            batch=len(plan.chunks),
+            tokens=plan.num_tokens,
+            context_tokens=plan.num_context_tokens,
+            wall_ms=(time.perf_counter() - step_s) * 1e3,
+        )
+        steps.append(record)
+        if on_step is not None and on_step(record) is False:
+            break
+    for request_id in request_ids:
+        scheduler.abort(request_id)
+    return WorkloadResult(
+        mode=mode,
+        add_s=added_s - started_s,
+        run_s=time.perf_counter() - added_s,
+        outputs=scheduler.take_outputs(),
+        steps=steps,
+        preemptions=scheduler.num_preemptions,
+    )
