@@ -1,0 +1,27 @@
+"""Arithmetic on sets of time intervals, as pairs of int64 nanosecond arrays."""
+
+import numpy as np
+
+from roseinfer.trace.columns import Ints
+
+
+def union(start_ns: Ints, end_ns: Ints) -> tuple[Ints, Ints]:
+    """The intervals, sorted by start, merged into disjoint ones; touching ones join, empty ones add nothing."""
+    if len(start_ns) == 0:
+        return start_ns, end_ns
+    reach = np.maximum.accumulate(end_ns)
+    first = np.ones(len(start_ns), np.bool_)
+    first[1:] = start_ns[1:] > reach[:-1]
+    at = np.flatnonzero(first)
+    return start_ns[at], reach[np.append(at[1:], len(reach)) - 1]
+
+
+def length(start_ns: Ints, end_ns: Ints) -> int:
+    """The time that disjoint intervals cover."""
+    return int((end_ns - start_ns).sum())
+
+
+def union_length(start_ns: Ints, end_ns: Ints) -> int:
+    """The time that intervals, in any order, cover together."""
+    order = np.argsort(start_ns, kind="stable")
+    return length(*union(start_ns[order], end_ns[order]))

@@ -1,0 +1,317 @@
+"""From a trace file to columns, in one pass and bounded memory."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roseinfer.errors import TraceError
+from roseinfer.trace.chunks import EventStream
+from roseinfer.trace.columns import (
+    KERNEL,
+    MEMCPY,
+    MEMSET,
+    NO_CORRELATION,
+    Counts,
+    GpuTable,
+    HostTable,
+    Trace,
+)
+from roseinfer.trace.schema import Id, RawArgs, RawEvent
+from roseinfer.trace.source import CHUNK_BYTES, ByteSource, Progress
+
+OPS, SPANS, CALLS, OVERHEAD, PYTHON, IGNORED = "op", "span", "call", "overhead", "python", "ignored"
+
+# Kineto's category names, lower-case, with the names that older and other back ends give them.
+_HOST_KINDS = {
+    "cpu_op": OPS,
+    "operator": OPS,
+    "user_annotation": SPANS,
+    "cuda_runtime": CALLS,
+    "cuda_driver": CALLS,
+    "hip_runtime": CALLS,
+    "runtime": CALLS,
+    "xpu_runtime": CALLS,
+    "xpu_driver": CALLS,
+    "privateuse1_runtime": CALLS,
+    "privateuse1_driver": CALLS,
+    "overhead": OVERHEAD,
+    "python_function": PYTHON,
+    "gpu_user_annotation": IGNORED,
+    "cuda_sync": IGNORED,
+    "trace": IGNORED,
+    "async": IGNORED,
+    "cpu_instant_event": IGNORED,
+}
+_GPU_KINDS = {
+    "kernel": KERNEL,
+    "gpu_memcpy": MEMCPY,
+    "memcpy": MEMCPY,
+    "gpu_memset": MEMSET,
+    "memset": MEMSET,
+    "concurrent_kernel": KERNEL,
+}
+
+_MAX_US = 4e15
+"""About 130 years of microseconds: beyond any clock that writes traces, and safe as int64 nanoseconds."""
+_DAY_NS = 86_400_000_000_000
+_NO_ARGS = RawArgs()
+
+
+def read_trace(path: Path, *, on_progress: Progress | None = None, chunk_bytes: int = CHUNK_BYTES) -> Trace:
+    """Reads a Chrome trace, `.json` or `.json.gz` by content, in memory bounded by its number of events.
+
+    Raises TraceError, with one line, for what cannot be read or is no trace. A damaged or broken-off file is read as
+    far as it goes; `counts` and `truncated` say what was lost.
+    """
+    stream = EventStream(ByteSource(path, on_progress, chunk_bytes))
+    builder = _Builder()
+    for events in stream:
+        builder.add(events)
+    if builder.events == 0 and stream.damaged:
+        raise TraceError(f"{path}: not a trace: no event in it can be read")
+    return builder.finish(path, stream)
+
+
+class _Column:
+    """Chunks of one array, joined once."""
+
+    def __init__(self, dtype: type[Any]) -> None:
+        self.dtype = dtype
+        self.parts: list[NDArray[Any]] = []
+
+    def add(self, values: Sequence[Any]) -> None:
+        self.parts.append(np.array(values, dtype=self.dtype))
+
+    def join(self) -> NDArray[Any]:
+        joined = np.concatenate(self.parts) if self.parts else np.zeros(0, self.dtype)
+        self.parts = []
+        return joined
+
+
+class _Rows:
+    """Columns shared by all tables, plus the kind's own."""
+
+    def __init__(self, **own: type[Any]) -> None:
+        self.columns = {name: _Column(dtype) for name, dtype in own.items()}
+        for name, dtype in (("ts", np.float64), ("dur", np.float64), ("name", np.int32), ("lane", np.int32)):
+            self.columns[name] = _Column(dtype)
+
+    def add(self, **values: Sequence[Any]) -> None:
+        for name, column in values.items():
+            self.columns[name].add(column)
+
+    def join(self) -> dict[str, NDArray[Any]]:
+        return {name: column.join() for name, column in self.columns.items()}
+
+
+def _interner() -> defaultdict[Any, int]:
+    index: defaultdict[Any, int] = defaultdict()
+    index.default_factory = index.__len__
+    return index
+
+
+class _Builder:
+    """Collects the events of interest."""
+
+    def __init__(self) -> None:
+        self.events = 0
+        self.unknown = 0
+        self.python_functions = 0
+        self.overhead_us = 0.0
+        self.names = _interner()
+        self.lanes = _interner()
+        self.gpu_lanes = _interner()
+        self.host = {OPS: _Rows(), SPANS: _Rows(), CALLS: _Rows(correlation=np.int64)}
+        self.gpu = _Rows(correlation=np.int64, kind=np.int8)
+
+    def add(self, events: list[RawEvent]) -> None:
+        self.events += len(events)
+        by_category: defaultdict[str | None, list[RawEvent]] = defaultdict(list)
+        for event in events:
+            by_category[event.cat].append(event)
+        for category, group in by_category.items():
+            self._add_group(category, group)
+
+    def _add_group(self, category: str | None, group: list[RawEvent]) -> None:
+        if category == "ac2g":
+            return
+        group = [event for event in group if event.ph == "X"]
+        if not group:
+            return
+        key = "" if category is None else category.lower()
+        if key in _GPU_KINDS:
+            self._add_gpu(_GPU_KINDS[key], group)
+        elif key in _HOST_KINDS:
+            self._add_host(_HOST_KINDS[key], group)
+        else:
+            self._add_uncategorized(group)
+
+    def _add_uncategorized(self, group: list[RawEvent]) -> None:
+        """The exporter of torch.autograd.profiler writes no categories, but says what it is in the pid."""
+        ops = [event for event in group if event.pid == "CPU functions"]
+        kernels = [event for event in group if event.pid == "CUDA functions"]
+        self.unknown += len(group) - len(ops) - len(kernels)
+        self._add_host(OPS, ops)
+        self._add_gpu(KERNEL, kernels)
+
+    def _add_host(self, kind: str, group: list[RawEvent]) -> None:
+        if kind == PYTHON:
+            self.python_functions += len(group)
+        elif kind == OVERHEAD:
+            self.overhead_us += sum(event.dur for event in group if 0 < event.dur < _MAX_US)
+        elif kind != IGNORED:
+            names, lanes, rows = self.names, self.lanes, self.host[kind]
+            rows.add(
+                ts=[event.ts for event in group],
+                dur=[event.dur for event in group],
+                name=[names[event.name] for event in group],
+                lane=[lanes[event.pid, event.tid] for event in group],
+            )
+            if kind == CALLS:
+                rows.add(correlation=_ids((event.args or _NO_ARGS).correlation for event in group))
+
+    def _add_gpu(self, kind: int, group: list[RawEvent]) -> None:
+        names, lanes = self.names, self.gpu_lanes
+        args = [event.args or _NO_ARGS for event in group]
+        self.gpu.add(
+            ts=[event.ts for event in group],
+            dur=[event.dur for event in group],
+            name=[names[event.name] for event in group],
+            lane=[
+                lanes[
+                    event.pid if arg.device is None else arg.device,
+                    event.tid if arg.stream is None else arg.stream,
+                ]
+                for event, arg in zip(group, args, strict=True)
+            ],
+            correlation=_ids(arg.correlation for arg in args),
+            kind=[kind] * len(group),
+        )
+
+    def finish(self, path: Path, stream: EventStream) -> Trace:
+        tables = {kind: rows.join() for kind, rows in self.host.items()}
+        tables["gpu"] = self.gpu.join()
+        dropped = _to_nanoseconds(list(tables.values()))
+        devices, lane_device, lane_stream = _devices(list(self.gpu_lanes))
+        return Trace(
+            path=str(path),
+            size_bytes=stream.source.size_bytes,
+            names=["(no name)" if name is None else name for name in self.names],
+            threads=list(self.lanes),
+            devices=devices,
+            ops=_host_table(tables[OPS]),
+            spans=_host_table(tables[SPANS]),
+            calls=_host_table(tables[CALLS]),
+            gpu=_gpu_table(tables["gpu"], lane_device, lane_stream),
+            metadata=stream.metadata,
+            counts=Counts(
+                events=self.events,
+                damaged=stream.damaged,
+                dropped=dropped,
+                unknown=self.unknown,
+                python_functions=self.python_functions,
+                profiler_overhead_ns=round(self.overhead_us * 1000),
+            ),
+            truncated=stream.truncated,
+        )
+
+
+def _ids(values: Iterable[Id]) -> list[int]:
+    """Correlation ids as int64: numbers, and numbers in strings; NO_CORRELATION for the rest."""
+    return [value if type(value) is int and 0 < value < 1 << 62 else _parsed_id(value) for value in values]
+
+
+def _parsed_id(value: Id) -> int:
+    try:
+        number = int(value) if value is not None else 0
+    except (ValueError, OverflowError):
+        return NO_CORRELATION
+    return number if 0 < number < 1 << 62 else NO_CORRELATION
+
+
+def _devices(lanes: list[tuple[Id, Id]]) -> tuple[list[int], NDArray[np.int32], NDArray[np.int32]]:
+    """(device ids, ascending; each lane's device index; each lane's stream index)."""
+    ids = [_small_id(device) for device, _ in lanes]
+    devices = sorted(set(ids))
+    streams = _interner()
+    return (
+        devices,
+        np.array([devices.index(device) for device in ids], np.int32),
+        np.array([streams[stream] for _, stream in lanes], np.int32),
+    )
+
+
+def _small_id(value: Id) -> int:
+    number = _parsed_id(value) if not isinstance(value, float) or math.isfinite(value) else NO_CORRELATION
+    return max(number, 0)
+
+
+def _to_nanoseconds(tables: list[dict[str, NDArray[Any]]]) -> int:
+    """Replaces `ts`, `dur` by `start`, `end` since the first event, drops impossible times; returns how many."""
+    dropped = 0
+    for table in tables:
+        ts, dur = table["ts"], table["dur"]
+        good = (np.abs(ts) < _MAX_US) & (dur >= 0) & (dur < _DAY_NS / 1000)
+        dropped += _keep(table, good)
+        start = np.rint(table.pop("ts") * 1000).astype(np.int64)
+        table["end"] = start + np.rint(table.pop("dur") * 1000).astype(np.int64)
+        table["start"] = start
+    starts = np.concatenate([table["start"] for table in tables])
+    if len(starts) == 0:
+        return dropped
+    # A clock that failed (ts = 0) or a flipped byte puts an event far from all the others.
+    middle = int(np.partition(starts, len(starts) // 2)[len(starts) // 2])
+    for table in tables:
+        dropped += _keep(table, np.abs(table["start"] - middle) < _DAY_NS)
+    first = min(int(table["start"].min()) for table in tables if len(table["start"]))
+    for table in tables:
+        table["start"] -= first
+        table["end"] -= first
+    return dropped
+
+
+def _keep(table: dict[str, NDArray[Any]], good: NDArray[np.bool_]) -> int:
+    if good.all():
+        return 0
+    for name, column in table.items():
+        table[name] = column[good]
+    return int(np.count_nonzero(~good))
+
+
+def _sorted(table: dict[str, NDArray[Any]], *keys: NDArray[Any]) -> Callable[[str], NDArray[Any]]:
+    """A taker of columns by (last key first) order; each column is released as it is taken."""
+    order = np.lexsort(keys)
+    return lambda name: table.pop(name)[order]
+
+
+def _host_table(table: dict[str, NDArray[Any]]) -> HostTable:
+    take = _sorted(table, -table["end"], table["start"], table["lane"])
+    return HostTable(
+        start_ns=take("start"),
+        end_ns=take("end"),
+        name=take("name"),
+        thread=take("lane"),
+        correlation=take("correlation") if "correlation" in table else np.zeros(0, np.int64),
+    )
+
+
+def _gpu_table(
+    table: dict[str, NDArray[Any]], lane_device: NDArray[np.int32], lane_stream: NDArray[np.int32]
+) -> GpuTable:
+    device = lane_device[table["lane"]]
+    take = _sorted(table, table["end"], table["start"], device)
+    stream = lane_stream[take("lane")]
+    return GpuTable(
+        start_ns=take("start"),
+        end_ns=take("end"),
+        name=take("name"),
+        device=np.sort(device),
+        stream=stream,
+        kind=take("kind"),
+        correlation=take("correlation"),
+    )

@@ -1,0 +1,92 @@
+"""One event of a Chrome trace as msgspec reads it, and the lenient twin for events that do not fit."""
+
+import math
+from typing import Any
+
+import msgspec
+
+Id = int | str | float | None
+"""A pid, tid, device, stream or correlation: writers differ in whether it is a number or a string."""
+
+
+class RawArgs(msgspec.Struct, gc=False):
+    """The few `args` that the analysis uses."""
+
+    correlation: Id = None
+    device: Id = None
+    stream: Id = None
+    num_bytes: Id = msgspec.field(name="bytes", default=None)
+    graph_node_id: Id = msgspec.field(name="graph node id", default=None)
+    name: Id = None
+    labels: Id = None
+
+
+class RawEvent(msgspec.Struct, gc=False):
+    """One entry of `traceEvents`; `ts` and `dur` in us."""
+
+    ph: str = ""
+    cat: str | None = None
+    name: str | None = None
+    pid: Id = None
+    tid: Id = None
+    ts: float = math.nan
+    dur: float = 0.0
+    args: RawArgs | None = None
+
+
+def _number(value: Any, default: float) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return default
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _id(value: Any) -> Id:
+    return value if isinstance(value, int | str | float) else None
+
+
+def lenient_event(value: Any) -> RawEvent | None:
+    """A `RawEvent` from any decoded JSON object, field by field; None for what is no object."""
+    if not isinstance(value, dict):
+        return None
+    args = value.get("args")
+    if not isinstance(args, dict):
+        args = {}
+    return RawEvent(
+        ph=_text(value.get("ph")) or "",
+        cat=_text(value.get("cat")),
+        name=_text(value.get("name")),
+        pid=_id(value.get("pid")),
+        tid=_id(value.get("tid")),
+        ts=_number(value.get("ts"), math.nan),
+        dur=_number(value.get("dur", 0.0), math.nan),
+        args=RawArgs(
+            correlation=_id(args.get("correlation")),
+            device=_id(args.get("device")),
+            stream=_id(args.get("stream")),
+            num_bytes=_id(args.get("bytes")),
+            graph_node_id=_id(args.get("graph node id")),
+            name=_id(args.get("name")),
+            labels=_id(args.get("labels")),
+        ),
+    )
+
+
+class DeviceProperties(msgspec.Struct, frozen=True):
+    """What the trace says about one device."""
+
+    id: Id = None
+    name: str = ""
+
+
+class Metadata(msgspec.Struct, frozen=True):
+    """The top level of a trace, without its events."""
+
+    schemaVersion: Id = None  # noqa: N815
+    deviceProperties: list[DeviceProperties] = []  # noqa: N815
+    distributedInfo: dict[str, Any] = {}  # noqa: N815
+    traceName: str = ""  # noqa: N815

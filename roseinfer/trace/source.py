@@ -1,0 +1,69 @@
+"""Bytes of a trace file, plain or gzipped, in chunks, with progress by bytes of the file itself."""
+
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from roseinfer.errors import TraceError
+
+CHUNK_BYTES = 4 << 20
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes of the file read so far, bytes of the file)."""
+
+
+class ByteSource:
+    """Decompressed chunks of one file; `damage` says, once read, why it ended early (None when it did not)."""
+
+    def __init__(self, path: Path, on_progress: Progress | None = None, chunk_bytes: int = CHUNK_BYTES) -> None:
+        self.path = path
+        self.damage: str | None = None
+        self._on_progress = on_progress
+        self._chunk_bytes = chunk_bytes
+        try:
+            if not path.is_file():
+                raise TraceError(f"{path}: no such file" if not path.exists() else f"{path}: not a file")
+            self.size_bytes = path.stat().st_size
+        except OSError as error:
+            raise TraceError(f"{path}: {error.strerror or error}") from error
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Chunks of about `chunk_bytes`; a gzip stream that breaks off gives what came before the break."""
+        try:
+            with self.path.open("rb") as file:
+                is_gzip = file.read(2) == b"\x1f\x8b"
+                file.seek(0)
+                yield from self._inflated(self._raw(file.read)) if is_gzip else self._raw(file.read)
+        except OSError as error:
+            raise TraceError(f"{self.path}: {error.strerror or error}") from error
+
+    def _raw(self, read: Callable[[int], bytes]) -> Iterator[bytes]:
+        done = 0
+        while block := read(self._chunk_bytes):
+            done += len(block)
+            yield block
+            if self._on_progress is not None:
+                self._on_progress(done, max(self.size_bytes, done))
+
+    def _inflated(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        inflater = zlib.decompressobj(wbits=31)
+        started = False  # inside a gzip member
+        try:
+            for block in blocks:
+                data = block
+                while data:
+                    if inflater.eof:
+                        data = data.lstrip(b"\0")  # padding between members
+                        if not data:
+                            break
+                        inflater = zlib.decompressobj(wbits=31)
+                    text = inflater.decompress(data, self._chunk_bytes)
+                    started = not inflater.eof
+                    if text:
+                        yield text
+                    data = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
+        except zlib.error:
+            self.damage = "its gzip stream is damaged"
+        else:
+            if started:
+                self.damage = "its gzip stream breaks off"
