@@ -1,5 +1,8 @@
 """The tensors behind the KV blocks."""
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,8 +25,7 @@ class KVCache:
         self.num_blocks = num_blocks
         self.block_size = block_size
         shape = (num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim)
-        # Zeros, not garbage: a NaN in a masked slot would survive its multiplication by zero.
-        self.data = torch.zeros(shape, dtype=dtype, device=device)
+        self.data = _zeros(shape, dtype, device)
 
     def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
         """Store new keys and values [tokens, kv_heads, head_dim] at `slots` [tokens]."""
@@ -35,3 +37,15 @@ class KVCache:
         """A copy of one request's keys and values, [len(blocks) * block_size, kv_heads, head_dim] each."""
         keys, values = self.data[layer]
         return keys[blocks].flatten(0, 1), values[blocks].flatten(0, 1)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros, not garbage: a NaN in a masked slot would survive its multiplication by zero.
+
+    On a CPU the pages come zeroed from the kernel, and only when they are first used: a large pool costs no start-up
+    time and no memory that no request needs, where torch.zeros would write it all.
+    """
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    pages = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
+    return torch.from_numpy(pages).view(dtype).view(shape)

@@ -5,7 +5,7 @@ No torch is imported before a command that needs it runs, so that `--help` is qu
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,7 +28,7 @@ app = typer.Typer(
 
 
 # Typer brings click, or since 0.26 its own copy of it: the exceptions are reached through a name that both export.
-_CallError = typer.BadParameter.__base__
+_CallError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 def _version(value: bool) -> None:
@@ -59,9 +59,7 @@ def run() -> int:
         code = app(standalone_mode=False)
         return code if isinstance(code, int) else 0
     except _CallError as error:
-        where = error.ctx.command_path if error.ctx else "roseinfer"
-        console.print_error(f"{error.format_message()} (see {where} --help)")
-        return 2
+        return _wrong_call(error)
     except RoseinferError as error:
         if console.settings.debug:
             console.stderr.print_exception()
@@ -74,3 +72,11 @@ def run() -> int:
         # Whoever read our output has had enough; a flush at exit would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _wrong_call(error: Any) -> int:
+    """One line in place of Typer's box."""
+    where = error.ctx.command_path if error.ctx else "roseinfer"
+    if message := error.format_message():
+        console.print_error(f"{message.rstrip('.')} (see {where} --help)")
+    return 2

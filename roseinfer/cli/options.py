@@ -48,13 +48,19 @@ class _Flag:
     metavar: str | None = None
 
     @property
+    def name(self) -> str:
+        """The parameter's name, which no parameter of a command's own has."""
+        return f"{self.table}_{self.key}"
+
+    @property
     def parameter(self) -> inspect.Parameter:
         names = self.names or (f"--{self.key.replace('_', '-')}",)
         option = typer.Option(
             *names, help=self.help, metavar=self.metavar, rich_help_panel=self.table.title(), show_default=False
         )
-        annotation = Annotated[self.kind | None, option]
-        return inspect.Parameter(self.key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        kind: Any = self.kind  # chosen at run time, which is nothing that a type checker could follow
+        annotation: Any = Annotated[kind | None, option]
+        return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 _FLAGS = (
@@ -69,7 +75,9 @@ _FLAGS = (
     _Flag("engine", "block_size", "Tokens a KV block.", int),
     _Flag("engine", "seed", "Of dummy weights and of sampling.", int),
     _Flag("workload", "mode", "How requests are scheduled.", config.Mode),
-    _Flag("workload", "prompts", "A prompt; may be given several times.", list[str], names=("--prompt",)),
+    _Flag(
+        "workload", "prompts", "A prompt; may be given several times.", list[str], names=("--prompt",), metavar="TEXT"
+    ),
     _Flag("workload", "prompts_file", "One prompt a line; - is stdin.", metavar="FILE"),
     _Flag("workload", "num_requests", "Repeat the prompts up to this many requests.", int),
     _Flag("workload", "raw", "Send prompts as they are, without the chat template.", bool, names=("--raw/--chat",)),
@@ -102,7 +110,7 @@ def configured(*tables: str, base: str | None = None, without: tuple[str, ...] =
         def wrapper(*args: Any, config_name: str | None = None, **options: Any) -> None:
             overrides: dict[str, dict[str, Any]] = {}
             for flag in flags:
-                value = options.pop(flag.key)
+                value = options.pop(flag.name)
                 if value is not None and value != []:
                     overrides.setdefault(flag.table, {})[flag.key] = value
             command(load_config(config_name or base, overrides), *args, **options)

@@ -34,6 +34,11 @@ class EngineCore:
     eos_token_ids: frozenset[int]
     max_model_len: int
 
+    @property
+    def dtype_name(self) -> str:
+        """Of weights, activations and KV cache."""
+        return str(self.runner.cache.data.dtype).removeprefix("torch.")
+
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt. Raises UsageError for one that is empty or has ids outside the vocabulary."""
         if isinstance(prompt, str):

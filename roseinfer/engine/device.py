@@ -55,6 +55,11 @@ def device_name(device: torch.device) -> str:
     return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
 
 
+def num_threads() -> int:
+    """CPU threads that torch computes with."""
+    return torch.get_num_threads()
+
+
 def _cpu_computes_bfloat16() -> bool:
     """Whether the CPU multiplies bfloat16 itself; elsewhere every product would first convert the weights."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -7,41 +7,36 @@ from roseinfer.workload.run import WorkloadResult
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """One pass in eight figures. Tokens are counted as ids, by the engine."""
+    """One pass in a few figures. Tokens are counted as ids, by the engine."""
 
     mode: Mode
     requests: int
     elapsed_add_s: float
     elapsed_run_s: float
+    elapsed_total_s: float
     prompt_tokens: int
     completion_tokens: int
+    total_tokens: int
+    completion_tokens_per_s: float
+    total_tokens_per_s: float
 
     @classmethod
     def of(cls, result: WorkloadResult) -> "Report":
+        prompt_tokens = sum(len(output.prompt_token_ids) for output in result.outputs)
+        completion_tokens = sum(len(output.token_ids) for output in result.outputs)
+        elapsed_s = result.add_s + result.run_s
         return cls(
             mode=result.mode,
             requests=len(result.outputs),
             elapsed_add_s=result.add_s,
             elapsed_run_s=result.run_s,
-            prompt_tokens=sum(len(output.prompt_token_ids) for output in result.outputs),
-            completion_tokens=sum(len(output.token_ids) for output in result.outputs),
+            elapsed_total_s=elapsed_s,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            total_tokens=prompt_tokens + completion_tokens,
+            completion_tokens_per_s=completion_tokens / elapsed_s,
+            total_tokens_per_s=(prompt_tokens + completion_tokens) / elapsed_s,
         )
-
-    @property
-    def elapsed_total_s(self) -> float:
-        return self.elapsed_add_s + self.elapsed_run_s
-
-    @property
-    def total_tokens(self) -> int:
-        return self.prompt_tokens + self.completion_tokens
-
-    @property
-    def completion_tokens_per_s(self) -> float:
-        return self.completion_tokens / self.elapsed_total_s
-
-    @property
-    def total_tokens_per_s(self) -> float:
-        return self.total_tokens / self.elapsed_total_s
 
     def lines(self) -> list[tuple[str, str]]:
         """Label and value of each line."""

@@ -1,0 +1,69 @@
+"""What ran: versions and model, as results and manifests record it."""
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+import torch
+
+from roseinfer import __version__
+from roseinfer.engine.core import EngineCore
+
+
+class Versions(msgspec.Struct, frozen=True):
+    """What ran."""
+
+    roseinfer: str
+    git_commit: str | None
+    """Of a source tree; None for an installed package."""
+    python: str
+    torch: str
+    cuda: str | None
+    triton: str | None
+
+
+class ModelInfo(msgspec.Struct, frozen=True):
+    """Which model ran."""
+
+    name: str
+    architecture: str
+    parameters: int
+    dtype: str
+
+    @classmethod
+    def of(cls, engine: EngineCore) -> "ModelInfo":
+        config = engine.model_config
+        return cls(engine.model_name, config.architecture, engine.num_parameters, engine.dtype_name)
+
+
+def current_versions() -> Versions:
+    """Of this process."""
+    return Versions(
+        roseinfer=__version__,
+        git_commit=_git_commit(),
+        python=platform.python_version(),
+        torch=str(torch.__version__),
+        cuda=torch.version.cuda,
+        triton=_installed("triton"),
+    )
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    source = Path(__file__).resolve().parents[2]
+    if not (source / ".git").exists():
+        return None
+    command = ["git", "-C", str(source), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
