@@ -18,7 +18,7 @@ NonNegativeInt = Annotated[int, msgspec.Meta(ge=0)]
 
 LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16", "float64"]
-AttentionName = Literal["gather"]
+AttentionName = Literal["paged", "gather"]
 Mode = Literal["naive", "offline", "online"]
 SortKey = Literal["self", "total", "calls"]
 
@@ -35,7 +35,8 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Of weights, activations and KV cache. auto: bfloat16 where the device computes in it, else float32."""
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: a GPU when there is one."""
-    attention: AttentionName = "gather"
+    attention: AttentionName = "paged"
+    """gather copies every block of every request in every step: slow on purpose, the reference for the others."""
     max_batch_size: PositiveInt = 8
     """Most requests that one step computes."""
     max_batch_tokens: PositiveInt = 2048

@@ -30,6 +30,9 @@ class GatheredPast:
 class GatherAttention:
     """Padded attention over gathered blocks."""
 
+    def __init__(self, sliding_window: int | None = None) -> None:
+        self._window = sliding_window
+
     def prepare(self, layout: StepLayout, cache: KVCache) -> GatheredPast:
         """Gather the past of all requests, layer by layer and request by request."""
         with span("roseinfer.decode.build_batched_past"):
@@ -42,6 +45,8 @@ class GatherAttention:
         first = query_lens.cumsum(0) - query_lens
         columns = torch.arange(len(layout.slots), device=device) - first[rows]
         mask = _causal_mask(query_lens, context_lens, max(layout.query_lens), max(layout.context_lens))
+        if self._window is not None:
+            mask &= _within(self._window, context_lens, max(layout.query_lens), max(layout.context_lens))
         return GatheredPast(cache, layout.slots, past, mask, rows, columns)
 
     def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, metadata: GatheredPast) -> Tensor:
@@ -87,3 +92,12 @@ def _causal_mask(query_lens: Tensor, context_lens: Tensor, max_query: int, max_c
     new = torch.arange(max_query, device=device)
     causal = (new[None, :] <= new[:, None]) & (new < query_lens[:, None, None])  # [requests, max_query, max_query]
     return torch.cat((past[:, None, :].expand(-1, max_query, -1), causal), dim=-1).unsqueeze(1)
+
+
+def _within(window: int, context_lens: Tensor, max_query: int, max_context: int) -> Tensor:
+    """True where a key is at most `window` - 1 tokens back: [requests, 1, max_query, max_context + max_query]."""
+    device = context_lens.device
+    new = context_lens[:, None] + torch.arange(max_query, device=device)  # [requests, max_query], positions
+    past = torch.arange(max_context, device=device).expand(len(context_lens), -1)
+    keys = torch.cat((past, new), dim=-1)
+    return (keys[:, None, :] > new[:, :, None] - window).unsqueeze(1)

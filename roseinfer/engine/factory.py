@@ -56,7 +56,7 @@ def build_engine(config: EngineConfig, *, on_progress: Callable[[int, int], None
         model_config=model_config,
         model_name=source.name,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        runner=Runner(model, cache, attention_backend(config.attention), device),
+        runner=Runner(model, cache, attention_backend(config.attention, model_config.sliding_window), device),
         pool=BlockPool(cache.num_blocks, cache.block_size),
         tokenizer=text.tokenizer,
         chat_template=text.chat_template,

@@ -26,6 +26,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     tie_word_embeddings: bool
     rope_theta: float | None = None
     """None for architectures with learned positions."""
+    sliding_window: int | None = None
+    """A token attends to itself and to sliding_window - 1 tokens before it; None: to all."""
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False

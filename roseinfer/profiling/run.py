@@ -28,8 +28,8 @@ from roseinfer.workload.provenance import ModelInfo, current_versions
 from roseinfer.workload.report import Report
 from roseinfer.workload.run import StepRecord, WorkloadResult, run_workload
 
-_WARM_UP_STEPS = 4
-"""Enough to reach the first decode steps, whose kernels are other ones than prefill's."""
+_WARM_UP_STEPS = 64
+"""Most steps of the pass before the baseline: what runs for the first time loads kernels and grows memory pools."""
 
 
 class ProfileResult(msgspec.Struct, frozen=True, kw_only=True):
