@@ -56,7 +56,7 @@ def _from_gguf(metadata: Mapping[str, Any]) -> TextAssets:
 
     def spelled(key: str) -> str:
         token_id = metadata.get(f"tokenizer.ggml.{key}")
-        return tokens[token_id] if token_id is not None else ""
+        return tokens[token_id] if token_id is not None and token_id < len(tokens) else ""
 
     template = metadata.get("tokenizer.chat_template")
     return TextAssets(
@@ -94,7 +94,7 @@ def _template_source(folder: Path, options: Mapping[str, Any]) -> str | None:
     """chat_template.jinja where there is one, else tokenizer_config.json's: a text, or a list of named ones."""
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8", errors="replace")
     template = options.get("chat_template")
     if isinstance(template, list):
         template = {entry.get("name"): entry.get("template") for entry in template}.get("default")

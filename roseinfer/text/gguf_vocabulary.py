@@ -40,10 +40,21 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> HuggingFaceTokenizer | N
         raise ModelError("this GGUF names a tokenizer but holds no tokens: use another file of the model")
     types = metadata.get("tokenizer.ggml.token_type") or [_NORMAL] * len(tokens)
     try:
-        tokenizer, adds_bos = _BUILDERS[kind](metadata, tokens, types)
-    except (TypeError, ValueError, KeyError) as error:
+        return _build(_BUILDERS[kind], metadata, tokens, types)
+    except ModelError:
+        raise
+    except Exception as error:  # the library raises bare Exception
         message = " ".join(str(error).split())
         raise ModelError(f"this GGUF's tokenizer is broken ({message}): use another file of the model") from None
+
+
+_Built = tuple[tokenizers.Tokenizer, bool]
+"""A tokenizer, and whether it adds BOS when the file does not say."""
+_Builder = Callable[[Mapping[str, Any], list[str], list[int]], _Built]
+
+
+def _build(builder: _Builder, metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> HuggingFaceTokenizer:
+    tokenizer, adds_bos = builder(metadata, tokens, types)
     _add_special_tokens(tokenizer, tokens, types)
     bos = metadata.get("tokenizer.ggml.bos_token_id")
     if metadata.get("tokenizer.ggml.add_bos_token", adds_bos) and bos is not None:
@@ -52,10 +63,6 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> HuggingFaceTokenizer | N
         )
     eos = (metadata.get(f"tokenizer.ggml.{key}") for key in _EOS_KEYS)
     return HuggingFaceTokenizer(tokenizer, bos, frozenset(token_id for token_id in eos if token_id is not None))
-
-
-_Built = tuple[tokenizers.Tokenizer, bool]
-"""A tokenizer, and whether it adds BOS when the file does not say."""
 
 
 def _byte_level(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> _Built:
@@ -143,7 +150,7 @@ def _merges(scores: Mapping[str, float], vocab: Mapping[str, int]) -> list[tuple
     return [(left, right) for _, _, _, left, right in ranked]
 
 
-_BUILDERS: dict[str, Callable[[Mapping[str, Any], list[str], list[int]], _Built]] = {
+_BUILDERS: dict[str, _Builder] = {
     "gpt2": _byte_level,
     "llama": _sentencepiece,
 }

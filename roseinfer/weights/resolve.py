@@ -47,9 +47,10 @@ def resolve(model: str, load_format: str, known_shapes: Collection[str]) -> Mode
     """
     if load_format not in get_args(LoadFormat):
         raise UsageError(f"load format {load_format!r} is unknown: use one of {', '.join(get_args(LoadFormat))}")
-    if load_format == "dummy":
-        return _dummy(model, known_shapes)
-    source = _real(model, known_shapes)
+    try:
+        source = _dummy(model, known_shapes) if load_format == "dummy" else _real(model, known_shapes)
+    except OSError as error:  # a name too long for a path, a directory that may not be read
+        raise UsageError(f"cannot look for model {model}: {error.strerror}") from None
     if load_format not in ("auto", source.format):
         raise UsageError(f"model {model} holds {source.format} weights: drop --load-format {load_format}")
     return source
@@ -68,7 +69,7 @@ def _dummy(model: str, known_shapes: Collection[str]) -> ModelSource:
     if model in known_shapes:
         return ModelSource(name=model, format="dummy", shape=model)
     path = Path(model)
-    if path.is_dir():
+    if model and path.is_dir():
         _require_config(path)
         return ModelSource(name=model, format="dummy", path=path)
     raise UsageError(
@@ -81,10 +82,10 @@ def _real(model: str, known_shapes: Collection[str]) -> ModelSource:
     if model == DEMO_MODEL:
         return _gguf(model, demo_gguf())
     path = Path(model)
-    if path.is_dir():
+    if model and path.is_dir():
         return ModelSource(name=model, format="safetensors", path=path, weight_files=_weight_files(path))
     if path.suffix in PICKLE_SUFFIXES:
-        raise ModelError(f"{_refuse_pickle(model)}")
+        raise ModelError(_refuse_pickle(model))
     if path.is_file():
         if path.suffix == ".safetensors":
             raise UsageError(f"{model} is one file of a model: give the directory that also holds its config.json")
