@@ -1,44 +1,104 @@
-"""`roseinfer summarize`: what a trace says."""
+"""`roseinfer summarize`: what a trace says, and what changed since another."""
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from roseinfer.cli import console
 from roseinfer.cli.options import Debug, Json, Quiet
+from roseinfer.errors import RoseinferError, UsageError
+
+if TYPE_CHECKING:
+    from roseinfer.trace import Summary
 
 _PROGRESS_FROM_BYTES = 4 << 20
+_REGRESSION_EXIT_CODE = 3
+_LIMIT = re.compile(r"(\d+(?:\.\d+)?)\s*%?$")
 
 
 def summarize(
-    trace: Annotated[Path, typer.Argument(metavar="TRACE", help="A torch.profiler trace: .json or .json.gz.")],
+    trace: Annotated[
+        Path, typer.Argument(metavar="TRACE", help="A torch.profiler trace (.json, .json.gz) or a folder of them.")
+    ],
+    baseline: Annotated[
+        Path | None, typer.Option("--baseline", metavar="OLD", help="A trace or folder to compare with.")
+    ] = None,
+    fail_above: Annotated[
+        str | None,
+        typer.Option("--fail-above", metavar="5%", help="Exit with 3 when a step got slower by more than this."),
+    ] = None,
     top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="Rows of the top operators, per device.")] = 15,
     sort_by: Annotated[
         Literal["self", "total", "calls"], typer.Option("--sort-by", help="What the top operators are sorted by.")
     ] = "self",
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write one self-contained page as well.")
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
-) -> None:
-    """Explain a torch.profiler trace: its steps, its spans and its top operators."""
-    from roseinfer.cli.trace_tables import ops_table, spans_table, steps_table
+) -> int:
+    """Explain a torch.profiler trace: where the time goes, why the GPU waits, and what to do about it."""
+    limit = _limit(fail_above, baseline)
+    if as_json and markdown:
+        raise UsageError("--json and --markdown exclude each other")
+    from roseinfer.trace import compare
+
+    summary = _read(trace)
+    if baseline is not None:
+        summary = compare(summary, _read(baseline), limit)
+    if html is not None:
+        _write_page(html, summary)
+    _print(summary, top, sort_by, as_json, markdown)
+    if summary.comparison and summary.comparison.failed:
+        console.print_error(f"slower than {fail_above} over the baseline: {summary.comparison.headline}")
+        return _REGRESSION_EXIT_CODE
+    return 0
+
+
+def _limit(fail_above: str | None, baseline: Path | None) -> float | None:
+    if fail_above is None:
+        return None
+    found = _LIMIT.match(fail_above.strip())
+    if not found:
+        raise UsageError(f"--fail-above takes a percentage such as 5%, got {fail_above!r}")
+    if baseline is None:
+        raise UsageError("--fail-above needs --baseline: there is nothing to be slower than")
+    return float(found.group(1))
+
+
+def _read(path: Path) -> "Summary":
     from roseinfer.trace import summarize_trace
 
-    if trace.is_file() and trace.stat().st_size >= _PROGRESS_FROM_BYTES:
-        with console.progress("reading", "bytes") as on_progress:
-            summary = summarize_trace(trace, on_progress=on_progress)
-    else:
-        summary = summarize_trace(trace)
+    if path.is_dir() or (path.is_file() and path.stat().st_size >= _PROGRESS_FROM_BYTES):
+        with console.progress(f"reading {path.name}", "bytes") as on_progress:
+            return summarize_trace(path, on_progress=on_progress)
+    return summarize_trace(path)
+
+
+def _write_page(path: Path, summary: "Summary") -> None:
+    from roseinfer.cli.trace_html import to_html
+
+    try:
+        path.write_text(to_html(summary), encoding="utf-8")
+    except OSError as error:
+        raise RoseinferError(f"cannot write {path}: {error.strerror or error}") from error
+    console.note(f"wrote {path}")
+
+
+def _print(
+    summary: "Summary", top: int, sort_by: Literal["self", "total", "calls"], as_json: bool, markdown: bool
+) -> None:
     if as_json:
         console.print_json(summary)
-        return
-    for doubt in summary.trust:
-        console.note(f"{doubt.level}: {doubt.message}")
-    out = console.stdout
-    if summary.steps.count:
-        out.print(steps_table(summary))
-    if summary.spans:
-        out.print(spans_table(summary, width=out.width))
-    if summary.top_ops:
-        out.print(ops_table(summary, top, sort_by, width=out.width))
+    elif markdown:
+        from roseinfer.cli.trace_markdown import to_markdown
+
+        console.stdout.out(to_markdown(summary, top, sort_by), end="", highlight=False)
+    else:
+        from roseinfer.cli.trace_tables import print_report
+
+        print_report(console.stdout, summary, top, sort_by)

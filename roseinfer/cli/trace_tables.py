@@ -1,104 +1,108 @@
-"""A trace's summary as rich tables; shared by the commands `summarize` and `profile`."""
+"""A trace's summary on a terminal; shared by the commands `summarize` and `profile`."""
 
-from typing import Literal
+from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from roseinfer.cli.trace_sheets import Sheet, SortBy, all_sheets, op_sheet, span_sheet, step_sheet
 from roseinfer.trace.naming import short_name
-from roseinfer.trace.summary import OpSummary, Summary
+from roseinfer.trace.summary import Summary, Verdict
 
-SortBy = Literal["self", "total", "calls"]
-
-_MIN_NAME = 24
-
-
-def milliseconds(value: float) -> str:
-    """A time at about four digits, in ms."""
-    if value >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 100 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+_MIN_NAME = 12
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+_STYLES = {"host_bound": "bold red", "gpu_bound": "bold green", "balanced": "bold yellow"}
 
 
 def ops_table(summary: Summary, top: int = 15, sort_by: SortBy = "self", *, width: int = 100) -> Table:
     """The `top` operators of the CPU and the `top` kernels of the GPU, in a table `width` columns wide at most."""
-    devices = [device for device in ("gpu", "cpu") if any(op.device == device for op in summary.top_ops)]
-    table = _table(f"Top operators and kernels by {'calls' if sort_by == 'calls' else sort_by + ' time'}")
-    table.add_column("Name", no_wrap=True, overflow="ellipsis")
-    table.add_column("On", no_wrap=True)
-    for title in ("Calls", "Self ms", "Self %", "Total ms", "Mean us"):
-        table.add_column(title, justify="right", no_wrap=True)
-    name_width = max(_MIN_NAME, width - 55)
-    for device in devices:
-        rows = sorted((op for op in summary.top_ops if op.device == device), key=lambda op: -_key(op, sort_by))
-        for op in rows[:top]:
-            table.add_row(
-                Text(short_name(op.name, name_width)),
-                op.device.upper(),
-                f"{op.calls:,}",
-                milliseconds(op.self_ms),
-                f"{op.percent:.1f}",
-                milliseconds(op.total_ms),
-                f"{1000 * op.total_ms / op.calls:,.1f}",
-            )
-        left = rows[top:]
-        if left:
-            table.add_row(
-                Text(f"{len(left)} more", style="dim"),
-                device.upper(),
-                f"{sum(op.calls for op in left):,}",
-                milliseconds(sum(op.self_ms for op in left)),
-                f"{sum(op.percent for op in left):.1f}",
-                "",
-                "",
-                style="dim",
-            )
-        table.add_section()
-    return table
+    return sheet_table(op_sheet(summary, top, sort_by), width)
 
 
 def spans_table(summary: Summary, *, width: int = 100) -> Table:
     """Where the program's own named ranges spent their time."""
-    table = _table("Spans")
-    table.add_column("Span", no_wrap=True, overflow="ellipsis")
-    for title in ("Calls", "Wall ms", "Self ms", "Mean ms"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for span in summary.spans:
-        table.add_row(
-            Text(short_name(span.name, max(_MIN_NAME, width - 45))),
-            f"{span.calls:,}",
-            milliseconds(span.wall_ms),
-            milliseconds(span.self_wall_ms),
-            milliseconds(span.wall_ms / span.calls),
-        )
-    return table
+    return sheet_table(span_sheet(summary), width)
 
 
-def steps_table(summary: Summary) -> Table:
+def steps_table(summary: Summary, *, width: int = 100) -> Table:
     """The steps of each phase."""
-    table = _table(f"Steps, from {summary.steps.source} spans")
-    table.add_column("Phase", no_wrap=True)
-    for title in ("Steps", "Median ms", "p90 ms", "Tokens/step"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for phase, row in summary.steps.phases.items():
-        tokens = "?" if row.tokens_per_step is None else f"{row.tokens_per_step:,.1f}"
-        table.add_row(phase, f"{row.count:,}", milliseconds(row.median_ms), milliseconds(row.p90_ms), tokens)
-    return table
+    return sheet_table(step_sheet(summary), width)
 
 
-def _table(title: str) -> Table:
-    return Table(
-        title=title,
+def sheet_table(sheet: Sheet, width: int) -> Table:
+    """A sheet as a table at most `width` columns wide: names share what the other columns leave."""
+    table = Table(
+        title=Text(sheet.title),
         title_justify="left",
         title_style="bold",
         box=SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
         padding=(0, 1),
-        min_width=len(title),
+        min_width=min(len(sheet.title), width),
     )
+    for title, kind in sheet.columns:
+        table.add_column(title, justify="right" if kind == "number" else "left", no_wrap=True, overflow="ellipsis")
+    room = _name_widths(sheet, width)
+    for row in sheet.rows:
+        table.add_row(*(Text(short_name(cell, size) if size else cell) for cell, size in zip(row, room, strict=True)))
+    return table
 
 
-def _key(op: OpSummary, sort_by: SortBy) -> float:
-    return {"self": op.self_ms, "total": op.total_ms, "calls": float(op.calls)}[sort_by]
+def _name_widths(sheet: Sheet, width: int) -> list[int]:
+    """[columns] the room for each name column, 0 for the others."""
+    longest = [
+        max(len(title), *(len(row[index]) for row in sheet.rows), 0) for index, (title, _) in enumerate(sheet.columns)
+    ]
+    names = [index for index, (_, kind) in enumerate(sheet.columns) if kind == "name"]
+    taken = sum(size for index, size in enumerate(longest) if index not in names) + 2 * len(longest) + 1
+    room = [0] * len(longest)
+    left = width - taken
+    for share, index in enumerate(sorted(names, key=lambda index: longest[index])):
+        room[index] = max(_MIN_NAME, min(longest[index], left // (len(names) - share)))
+        left -= room[index]
+    return room
+
+
+def timeline_strip(shares: Sequence[float], width: int) -> str:
+    """Busy shares as one line of blocks, `width` characters at most; an empty place is an idle GPU."""
+    size = max(1, min(width, len(shares)))
+    strip: list[str] = []
+    for index in range(size):
+        part = shares[index * len(shares) // size : (index + 1) * len(shares) // size]
+        busy = sum(part) / len(part) if part else 0.0
+        strip.append(_BLOCKS[min(8, int(busy * 8 + 0.999))])
+    return "".join(strip)
+
+
+def print_verdict(console: Console, verdict: Verdict) -> None:
+    """The answer first: headline, evidence, advice."""
+    console.print(Text(verdict.headline, style=_STYLES.get(verdict.kind, "bold")))
+    for line in verdict.evidence:
+        console.print(Padding(Text(f"- {line}"), (0, 0, 0, 2)))
+    for line in verdict.advice:
+        console.print(Padding(Text(f"-> {line}", style="cyan"), (0, 0, 0, 2)))
+
+
+def print_report(console: Console, summary: Summary, top: int = 15, sort_by: SortBy = "self") -> None:
+    """Everything about a trace that fits a terminal: verdict, doubts, timeline, tables."""
+    print_verdict(console, summary.verdict)
+    for doubt in summary.trust:
+        style = "yellow" if doubt.level == "warning" else "dim"
+        console.print(Padding(Text(f"{doubt.level}: {doubt.message}", style=style), (0, 0, 0, 2)))
+    for device in summary.devices:
+        label = f"GPU {device.id} " if len(summary.trace.ranks) < 2 else f"rank {device.rank} GPU {device.id} "
+        strip = timeline_strip(device.timeline, console.width - len(label) - 15)
+        console.print(Text(f"{label}|{strip}| {device.busy_percent:.1f} % busy"), no_wrap=True)
+    if summary.comparison:
+        console.print(Text(summary.comparison.headline, style="bold"))
+    for sheet in all_sheets(summary, top, sort_by):
+        console.print()
+        console.print(sheet_table(sheet, console.width))
+    for outlier in summary.steps.outliers:
+        console.print(
+            Text(f"step {outlier.step} ({outlier.phase}): {outlier.ms:.2f} ms, {outlier.times_median}x the median")
+        )

@@ -4,11 +4,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from roseinfer.trace.analyze import summarize_trace
+    from roseinfer.trace.comparison import compare
     from roseinfer.trace.summary import Summary
 
-__all__ = ["Summary", "summarize_trace"]
+__all__ = ["Summary", "compare", "summarize_trace"]
 
-_HOMES = {"Summary": "roseinfer.trace.summary", "summarize_trace": "roseinfer.trace.analyze"}
+_HOMES = {
+    "Summary": "roseinfer.trace.summary",
+    "compare": "roseinfer.trace.comparison",
+    "summarize_trace": "roseinfer.trace.analyze",
+}
 
 
 def __getattr__(name: str) -> Any:

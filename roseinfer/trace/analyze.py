@@ -4,75 +4,95 @@ from pathlib import Path
 
 import numpy as np
 
+from roseinfer.trace.blame import rank_gaps
 from roseinfer.trace.columns import Trace
+from roseinfer.trace.devices import summarize_devices
+from roseinfer.trace.facts import gather_facts
+from roseinfer.trace.folder import find_traces
 from roseinfer.trace.intervals import union_length
+from roseinfer.trace.manifest import Manifest, find_manifest
 from roseinfer.trace.ops import summarize_ops
+from roseinfer.trace.ranks import merge, summarize_ranks
 from roseinfer.trace.reader import read_trace
+from roseinfer.trace.repetition import find_repetition
+from roseinfer.trace.roofline import roofline
 from roseinfer.trace.source import Progress
-from roseinfer.trace.spans import span_table, summarize_spans
-from roseinfer.trace.steps import Steps, find_steps
-from roseinfer.trace.summary import (
-    CpuSummary,
-    PhaseSummary,
-    StepsSummary,
-    Summary,
-    TraceInfo,
-    to_ms,
-    to_percent,
-)
-from roseinfer.trace.trust import reading_trust
+from roseinfer.trace.span_costs import summarize_spans
+from roseinfer.trace.step_stats import summarize_steps
+from roseinfer.trace.summary import CpuSummary, Summary, TraceInfo, to_ms, to_percent
+from roseinfer.trace.syncs import find_syncs
+from roseinfer.trace.trust import doubts
+from roseinfer.trace.typical import draw_typical_step
+from roseinfer.trace.verdict import judge
+from roseinfer.trace.what_if import bounds
 
 
 def summarize_trace(path: Path, *, on_progress: Progress | None = None) -> Summary:
-    """The summary of one Chrome trace, `.json` or `.json.gz`.
+    """The summary of one Chrome trace, `.json` or `.json.gz`, or of a folder of them (ranks, cycles) as one.
 
-    `on_progress` is called with (bytes read, bytes in all) of the file. Raises TraceError for what is no trace.
+    `on_progress` is called with (bytes read, bytes in all). Raises TraceError for what is no trace.
     """
-    return summarize_columns(read_trace(Path(path), on_progress=on_progress))
+    path = Path(path)
+    if not path.is_dir():
+        return summarize_columns(read_trace(path, on_progress=on_progress), find_manifest(path))
+    files = find_traces(path)
+    total = sum(file.stat().st_size for file in files)
+    traces: list[Trace] = []
+    done = 0
+    for file in files:
+        before = done
+        progress = None if on_progress is None else lambda now, _, at=before: on_progress(at + now, total)
+        traces.append(read_trace(file, on_progress=progress))
+        done += traces[-1].size_bytes
+    return summarize_columns(merge(traces, str(path)), find_manifest(path))
 
 
-def summarize_columns(trace: Trace) -> Summary:
+def summarize_columns(trace: Trace, manifest: Manifest | None = None) -> Summary:
     """The summary of a trace in memory."""
+    facts = gather_facts(trace, manifest)
+    gpu, devices = summarize_devices(trace, facts.attribution, facts.gaps)
+    steps = summarize_steps(trace, facts.steps, facts.event_step)
+    spans = summarize_spans(facts.spans, facts.costs, facts.mapped)
+    gaps, repetition, syncs = rank_gaps(facts), find_repetition(facts), find_syncs(facts)
+    what_if, top_ops = bounds(facts, gpu), summarize_ops(facts)
     return Summary(
         trace=TraceInfo(
             path=trace.path,
             events=trace.counts.events,
             size_bytes=trace.size_bytes,
-            ranks=_ranks(trace),
+            ranks=sorted(set(trace.file_ranks)),
         ),
+        gpu=gpu,
+        devices=devices,
         cpu=_cpu(trace),
-        steps=_steps(find_steps(trace)),
-        spans=summarize_spans(span_table(trace)),
-        top_ops=summarize_ops(trace),
-        trust=reading_trust(trace),
+        steps=steps,
+        spans=spans,
+        gaps=gaps,
+        repetition=repetition,
+        syncs=syncs,
+        what_if=what_if,
+        roofline=roofline(manifest, steps),
+        comparison=None,
+        top_ops=top_ops,
+        ranks=summarize_ranks(facts),
+        typical_step=draw_typical_step(facts),
+        verdict=judge(trace.counts.events, gpu, steps, spans, gaps, repetition, syncs, what_if, top_ops),
+        trust=doubts(facts, steps),
     )
 
 
-def _ranks(trace: Trace) -> list[int]:
-    rank = trace.metadata.distributedInfo.get("rank", 0)
-    return [rank if isinstance(rank, int) else 0]
-
-
 def _cpu(trace: Trace) -> CpuSummary:
-    tables = [table for table in (trace.ops, trace.spans, trace.calls) if len(table)]
-    if not tables:
-        return CpuSummary(window_ms=0.0, top_level_busy_percent=0.0)
-    window_ns = max(int(table.end_ns.max()) for table in tables) - min(int(table.start_ns.min()) for table in tables)
-    busy_ns = union_length(trace.ops.start_ns, trace.ops.end_ns)
+    """Windows of several files are added up."""
+    files = np.array(trace.thread_files, np.int64)
+    window_ns = busy_ns = 0
+    for file in range(len(trace.file_ranks)):
+        tables = [table for table in (trace.ops, trace.spans, trace.calls) if len(table)]
+        mine = [(table, files[table.thread] == file) for table in tables]
+        mine = [(table, at) for table, at in mine if at.any()]
+        if not mine:
+            continue
+        first = min(int(table.start_ns[at].min()) for table, at in mine)
+        window_ns += max(int(table.end_ns[at].max()) for table, at in mine) - first
+        ops = files[trace.ops.thread] == file
+        busy_ns += union_length(trace.ops.start_ns[ops], trace.ops.end_ns[ops])
     return CpuSummary(window_ms=to_ms(window_ns), top_level_busy_percent=to_percent(busy_ns, window_ns))
-
-
-def _steps(steps: Steps) -> StepsSummary:
-    durations = steps.end_ns - steps.start_ns
-    phases: dict[str, PhaseSummary] = {}
-    for phase in sorted({label.phase for label in steps.labels}):
-        at = [index for index, label in enumerate(steps.labels) if label.phase == phase]
-        tokens = [steps.labels[index].tokens for index in at]
-        known = [count for count in tokens if count is not None]
-        phases[phase] = PhaseSummary(
-            count=len(at),
-            median_ms=to_ms(np.median(durations[at])),
-            p90_ms=to_ms(np.percentile(durations[at], 90)),
-            tokens_per_step=round(sum(known) / len(known), 3) if len(known) == len(tokens) else None,
-        )
-    return StepsSummary(source=steps.source, count=len(steps), phases=phases)

@@ -66,6 +66,14 @@ class Counts(msgspec.Struct, frozen=True):
     profiler_overhead_ns: int
 
 
+class Device(msgspec.Struct, frozen=True):
+    """A device as one file recorded it."""
+
+    id: int
+    rank: int = 0
+    name: str = ""
+
+
 class Trace(msgspec.Struct, frozen=True, eq=False):
     """One trace file, read."""
 
@@ -74,7 +82,10 @@ class Trace(msgspec.Struct, frozen=True, eq=False):
     names: list[str]
     threads: list[tuple[Any, Any]]
     """(pid, tid) as written."""
-    devices: list[int]
+    thread_files: list[int]
+    """The file that each thread comes from, as an index into `file_ranks`."""
+    file_ranks: list[int]
+    devices: list[Device]
     ops: HostTable
     spans: HostTable
     calls: HostTable

@@ -4,6 +4,8 @@ import re
 
 _FUNCTOR = re.compile(r"\b(?!operator)\w+_(?:kernel_cuda|cuda|kernel_impl)\b|\b\w*Functor\w*|\b\w+Ops\b")
 """What a generic kernel of torch was instantiated for."""
+_DOTTED = re.compile(r"[\w.]+\.[\w.]+$")
+"""A span's name: its end says most."""
 _NOISE = ("(anonymous namespace)::", "at::native::", "at_cuda_detail::", "std::", "void ")
 
 
@@ -21,6 +23,8 @@ def short_name(name: str, width: int) -> str:
     plain = plain.strip() or name
     if len(plain) <= width:
         return plain
+    if _DOTTED.match(plain):
+        return f"…{plain[1 - width :]}"
     head = plain.find("<") + 1
     functor = _FUNCTOR.search(plain, head)
     if head and functor and head + len(functor.group()) + 3 <= width:

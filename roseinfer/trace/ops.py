@@ -5,22 +5,21 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from roseinfer.trace.columns import Ints, Trace
-from roseinfer.trace.nesting import nest
+from roseinfer.trace.columns import Ints
+from roseinfer.trace.facts import Facts
 from roseinfer.trace.summary import OpSummary, to_ms, to_percent
 
 
-def summarize_ops(trace: Trace) -> list[OpSummary]:
+def summarize_ops(facts: Facts) -> list[OpSummary]:
     """One row an operator and one a kind of GPU event, by self time, the CPU's first.
 
     An operator's self time leaves out the operators it calls; its total time counts recursive calls once.
     """
-    ops = trace.ops
-    forest = nest(ops.start_ns, ops.end_ns, ops.thread)
-    total = (forest.end_ns - forest.start_ns) * forest.outermost(ops.name)
+    trace, forest = facts.trace, facts.ops
+    total = (forest.end_ns - forest.start_ns) * forest.outermost(trace.ops.name)
     durations = trace.gpu.end_ns - trace.gpu.start_ns
     return [
-        *_rows(trace.names, "cpu", ops.name, total, forest.self_ns),
+        *_rows(trace.names, "cpu", trace.ops.name, total, forest.self_ns),
         *_rows(trace.names, "gpu", trace.gpu.name, durations, durations),
     ]
 

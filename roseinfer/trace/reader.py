@@ -17,11 +17,12 @@ from roseinfer.trace.columns import (
     MEMSET,
     NO_CORRELATION,
     Counts,
+    Device,
     GpuTable,
     HostTable,
     Trace,
 )
-from roseinfer.trace.schema import Id, RawArgs, RawEvent
+from roseinfer.trace.schema import Id, Metadata, RawArgs, RawEvent
 from roseinfer.trace.source import CHUNK_BYTES, ByteSource, Progress
 
 OPS, SPANS, CALLS, OVERHEAD, PYTHON, IGNORED = "op", "span", "call", "overhead", "python", "ignored"
@@ -197,13 +198,15 @@ class _Builder:
         tables = {kind: rows.join() for kind, rows in self.host.items()}
         tables["gpu"] = self.gpu.join()
         dropped = _to_nanoseconds(list(tables.values()))
-        devices, lane_device, lane_stream = _devices(list(self.gpu_lanes))
+        ids, lane_device, lane_stream = _devices(list(self.gpu_lanes))
         return Trace(
             path=str(path),
             size_bytes=stream.source.size_bytes,
             names=["(no name)" if name is None else name for name in self.names],
             threads=list(self.lanes),
-            devices=devices,
+            thread_files=[0] * len(self.lanes),
+            file_ranks=[rank_of(stream.metadata)],
+            devices=[_device(one, stream.metadata) for one in ids],
             ops=_host_table(tables[OPS]),
             spans=_host_table(tables[SPANS]),
             calls=_host_table(tables[CALLS]),
@@ -244,6 +247,16 @@ def _devices(lanes: list[tuple[Id, Id]]) -> tuple[list[int], NDArray[np.int32], 
         np.array([devices.index(device) for device in ids], np.int32),
         np.array([streams[stream] for _, stream in lanes], np.int32),
     )
+
+
+def _device(device: int, metadata: Metadata) -> Device:
+    names = {_small_id(known.id): known.name for known in metadata.deviceProperties}
+    return Device(id=device, rank=rank_of(metadata), name=names.get(device, ""))
+
+
+def rank_of(metadata: Metadata) -> int:
+    """The rank of the process that recorded the trace; 0 where it does not say."""
+    return _small_id(metadata.distributedInfo.get("rank", 0))
 
 
 def _small_id(value: Id) -> int:

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from roseinfer.trace.columns import Ints, Trace
 from roseinfer.trace.nesting import Forest, nest
 from roseinfer.trace.steps import stub_spans
-from roseinfer.trace.summary import SpanSummary, to_ms
 
 _LABEL = re.compile(r"\[.*\]$", re.DOTALL)
 _NUMBERED = re.compile(r"^(ProfilerStep)#\d+$")
@@ -40,6 +39,12 @@ class SpanTable(msgspec.Struct, frozen=True, eq=False):
     def __len__(self) -> int:
         return len(self.group)
 
+    def names(self, span: Ints, without: str) -> list[str]:
+        """The group name of each span index; `without` for -1."""
+        groups = [*self.groups, without]
+        group = np.append(self.group, len(groups) - 1)
+        return [groups[index] for index in group[span].tolist()]
+
 
 def group_name(name: str) -> str:
     """A span's name without what changes from call to call: its `[...]` label, a step's number."""
@@ -60,24 +65,3 @@ def span_table(trace: Trace) -> SpanTable:
     group_of = [groups.setdefault(group_name(trace.names[index]), len(groups)) for index in names.tolist()]
     group = np.array(group_of, np.int32)[name_at] if len(names) else np.zeros(0, np.int32)
     return SpanTable(forest=forest, thread=thread, group=group, groups=list(groups))
-
-
-def summarize_spans(table: SpanTable) -> list[SpanSummary]:
-    """One row a name, the longest wall time first.
-
-    `wall_ms` counts a span inside another of its name once; `self_wall_ms` leaves out every inner span.
-    """
-    count = len(table.groups)
-    wall = (table.end_ns - table.start_ns) * table.forest.outermost(table.group)
-    wall_ns, self_ns, calls = (
-        np.bincount(table.group, weights=weights, minlength=count) for weights in (wall, table.forest.self_ns, None)
-    )
-    return [
-        SpanSummary(
-            name=table.groups[index],
-            calls=int(calls[index]),
-            wall_ms=to_ms(wall_ns[index]),
-            self_wall_ms=to_ms(self_ns[index]),
-        )
-        for index in np.argsort(-wall_ns, kind="stable").tolist()
-    ]

@@ -127,17 +127,20 @@ def find_steps(trace: Trace) -> Steps:
 
 
 def stub_spans(trace: Trace) -> Ints:
-    """Indices of spans that belong in no statistic: at most one, a trailing ProfilerStep cut off by the end."""
+    """Spans that belong in no statistic: a thread's trailing ProfilerStep, cut off by the end of the recording."""
     spans = trace.spans
     named = [index for index in np.unique(spans.name).tolist() if _PROFILER.match(trace.names[index])]
-    at = np.flatnonzero(np.isin(spans.name, named))
-    if len(at) < 2:
-        return np.zeros(0, np.int64)
-    at = at[np.argsort(spans.start_ns[at], kind="stable")]
-    duration = spans.end_ns[at] - spans.start_ns[at]
-    last = at[-1]
-    short = duration[-1] < _STUB_SHARE * np.median(duration[:-1])
-    return at[-1:] if short or not _has_work(trace, int(last)) else np.zeros(0, np.int64)
+    steps = np.flatnonzero(np.isin(spans.name, named))
+    stubs: list[int] = []
+    for thread in np.unique(spans.thread[steps]).tolist():
+        at = steps[spans.thread[steps] == thread]
+        duration = spans.end_ns[at] - spans.start_ns[at]
+        if len(at) > 1:
+            last = int(at[-1])
+            short = duration[-1] < _STUB_SHARE * np.median(duration[:-1])
+            if short or not _has_work(trace, last):
+                stubs.append(last)
+    return np.array(stubs, np.int64)
 
 
 def _has_work(trace: Trace, span: int) -> bool:

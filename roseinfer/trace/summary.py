@@ -1,6 +1,6 @@
 """What `summarize` finds in a trace: the structs that `summarize --json` prints and that every rendering reads.
 
-Milliseconds are floats rounded to whole nanoseconds; percentages are 0 to 100, rounded to two decimals.
+Milliseconds are floats of whole nanoseconds; percentages are 0 to 100, rounded to two decimals.
 """
 
 from typing import Literal
@@ -9,14 +9,59 @@ import msgspec
 
 SCHEMA_VERSION = 1
 
+NO_SPAN = "(no span)"
+"""The row of what was launched outside all spans, or has no launch in the trace."""
+
 
 class TraceInfo(msgspec.Struct, frozen=True):
-    """The file."""
+    """The file, or the folder."""
 
     path: str
     events: int
     size_bytes: int
     ranks: list[int]
+
+
+class IdleByCause(msgspec.Struct, frozen=True):
+    """Idle time of a GPU, by what held up the event that ended each gap."""
+
+    host_late_ms: float
+    """Before the launch call began."""
+    launch_call_ms: float
+    """Inside the launch call."""
+    device_queue_ms: float
+    """After the launch call."""
+    unlinked_ms: float
+    """The launch is not in the trace."""
+
+
+class GpuSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """All devices together: times added, percentages weighted."""
+
+    busy_percent: float
+    window_ms: float
+    """First event's start to last event's end."""
+    busy_ms: float
+    """The union of the events over all streams."""
+    idle_ms: float
+    idle_by_cause: IdleByCause
+    gpu_events: int
+    kernels: int
+    linked_percent: float
+    """Events whose launch is in the trace."""
+    small_percent: float
+    """Events shorter than 5 us."""
+    median_event_us: float
+
+
+class DeviceSummary(GpuSummary, frozen=True, kw_only=True):
+    """One device."""
+
+    id: int
+    name: str
+    rank: int
+    timeline: list[float]
+    """The busy share, 0 to 1, of equal parts of the window."""
 
 
 class CpuSummary(msgspec.Struct, frozen=True):
@@ -33,26 +78,134 @@ class PhaseSummary(msgspec.Struct, frozen=True):
     count: int
     median_ms: float
     p90_ms: float
+    std_ms: float
+    """Standard deviation of the sample; 0 with one step."""
+    gpu_events_per_step: float
+    gpu_ms_per_step: float
+    """Mean of the durations of the GPU events launched in a step, added up."""
     tokens_per_step: float | None
     """None where the trace does not say."""
+
+
+class Outlier(msgspec.Struct, frozen=True):
+    """A step that took far longer than its phase's median."""
+
+    step: int
+    phase: str
+    ms: float
+    times_median: float
 
 
 class StepsSummary(msgspec.Struct, frozen=True):
     """Steps of the engine, or of the profiler where no engine marked any."""
 
     source: str | None
-    """The name of the spans that the steps come from; None without steps."""
+    """The kind of spans that the steps come from; None without steps."""
     count: int
     phases: dict[str, PhaseSummary]
+    outliers: list[Outlier]
 
 
-class SpanSummary(msgspec.Struct, frozen=True):
-    """All spans of one name."""
+class SpanSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """All spans of one name. `self_` leaves out inner spans; without it they count too."""
 
     name: str
     calls: int
     wall_ms: float
     self_wall_ms: float
+    gpu_ms: float
+    """Durations of the GPU events launched inside, added up."""
+    self_gpu_ms: float
+    gpu_events: int
+    self_gpu_events: int
+    gpu_events_per_call: float
+    small_percent: float
+    idle_caused_ms: float
+    """Host-late and launch-call time while this was the innermost span of the launching thread."""
+    self_op_ms: float
+    """Time inside operators while this was the innermost span; the rest of the self time is plain Python."""
+    parent: str | None
+    """The span that it is in most often, None at the top."""
+
+
+class GapGroup(msgspec.Struct, frozen=True):
+    """Idle time of the GPU with one cause, one thing the launching thread was doing, and one span."""
+
+    cause: Literal["host_late", "launch_call", "device_queue", "unlinked"]
+    doing: Literal["sync", "op", "call", "python", "queue", "unknown"]
+    """What the launching thread was in: a synchronizing call, an operator, another runtime call, or none of them."""
+    name: str
+    span: str
+    ms: float
+    percent: float
+    """Share of all idle time."""
+    gaps: int
+    longest_us: float
+    longest_step: int | None
+    """The step that the longest piece lies in."""
+
+
+class Repetition(msgspec.Struct, frozen=True):
+    """One sequence of launches that a step repeats."""
+
+    span: str
+    phase: str
+    launches_per_step: int
+    """Launches of the span in the step looked at."""
+    pattern: list[str]
+    """The first names of the repeated sequence."""
+    pattern_launches: int
+    repeats: int
+    removable_per_step: int
+    """Launches that one batched run of the sequence would save: all repeats but the first."""
+    remedy: Literal["batch", "graph"]
+    """`batch` for copies and elementwise work; `graph` where matrix products make the repeats depend on each other."""
+
+
+class Sync(msgspec.Struct, frozen=True):
+    """A kind of call that made the host wait for the device, at one place."""
+
+    call: str
+    op: str
+    """The operator that it was called by, or `Python`."""
+    span: str
+    count: int
+    per_step: float | None
+    ms: float
+    """Time inside the calls."""
+    note: str
+
+
+class WhatIf(msgspec.Struct, frozen=True):
+    """A bound: what a change could save at the very most."""
+
+    change: str
+    saves_ms: float
+    saves_percent: float
+    """Of the GPU's window, or of the host's where there is no GPU."""
+    speedup: float
+
+
+class PhaseRoofline(msgspec.Struct, frozen=True):
+    """How near the device's measured ceilings the steps of one phase came."""
+
+    steps: int
+    median_ms: float
+    floor_ms: float
+    """What the bytes or the FLOPs of a median step take at the ceiling."""
+    bound: Literal["memory", "compute"]
+    mbu_percent: float
+    mfu_percent: float
+
+
+class Roofline(msgspec.Struct, frozen=True):
+    """Steps against the device's ceilings, from the manifest beside the trace."""
+
+    source: Literal["baseline", "trace"]
+    """Whether step times come from the unprofiled baseline or from the trace."""
+    copy_bytes_per_s: float
+    flops_per_s: float
+    phases: dict[str, PhaseRoofline]
 
 
 class OpSummary(msgspec.Struct, frozen=True):
@@ -67,6 +220,28 @@ class OpSummary(msgspec.Struct, frozen=True):
     """Share of all self time on the same kind of device."""
 
 
+class RankSummary(msgspec.Struct, frozen=True):
+    """One rank of several."""
+
+    rank: int
+    median_step_ms: float | None
+    busy_percent: float | None
+    gpu_ms: float
+    communication_ms: float
+    """Union of the collective kernels."""
+    exposed_communication_ms: float
+    """The part of it in which the device ran nothing else."""
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """The answer in one line, why, and what to do."""
+
+    kind: Literal["host_bound", "gpu_bound", "balanced", "cpu_only", "empty"]
+    headline: str
+    evidence: list[str]
+    advice: list[str]
+
+
 class Trust(msgspec.Struct, frozen=True):
     """A reason to doubt, or to read with care, some of the figures."""
 
@@ -74,15 +249,86 @@ class Trust(msgspec.Struct, frozen=True):
     message: str
 
 
+class Change(msgspec.Struct, frozen=True):
+    """One figure, before and after."""
+
+    name: str
+    unit: str
+    baseline: float
+    new: float
+    change_percent: float | None
+    """None where the baseline is 0."""
+
+
+class PhaseChange(msgspec.Struct, frozen=True):
+    """The median step of one phase, before and after."""
+
+    phase: str
+    baseline_ms: float
+    new_ms: float
+    change_percent: float
+    noise_percent: float | None
+    """Two standard errors of the difference; None with fewer than two steps on either side."""
+    baseline_ms_per_token: float | None
+    new_ms_per_token: float | None
+    verdict: Literal["faster", "slower", "no clear change"]
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """Two traces, figure by figure; spans and kernels per step."""
+
+    baseline: str
+    phases: list[PhaseChange]
+    spans: list[Change]
+    kernels: list[Change]
+    launches: list[Change]
+    headline: str
+    fail_above_percent: float | None
+    failed: bool
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """A named stretch of a step, from the step's start."""
+
+    name: str
+    row: int
+    start_us: float
+    end_us: float
+
+
+class TypicalStep(msgspec.Struct, frozen=True):
+    """The step whose duration is the median of the most frequent phase, drawn out."""
+
+    step: int
+    phase: str
+    ms: float
+    spans: list[Segment]
+    busy: list[Segment]
+    """Stretches in which the GPU ran something; neighbours closer than a pixel are one."""
+    gaps: list[Segment]
+    """The longest gaps, named by cause."""
+
+
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """What one trace says."""
 
     schema_version: int = SCHEMA_VERSION
     trace: TraceInfo
+    gpu: GpuSummary | None
+    devices: list[DeviceSummary]
     cpu: CpuSummary
     steps: StepsSummary
     spans: list[SpanSummary]
+    gaps: list[GapGroup]
+    repetition: list[Repetition]
+    syncs: list[Sync]
+    what_if: list[WhatIf]
+    roofline: Roofline | None
+    comparison: Comparison | None
     top_ops: list[OpSummary]
+    ranks: list[RankSummary]
+    typical_step: TypicalStep | None
+    verdict: Verdict
     trust: list[Trust]
 
 

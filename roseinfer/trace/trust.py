@@ -1,11 +1,30 @@
 """Reasons to doubt the figures of a trace."""
 
+import numpy as np
+
 from roseinfer.trace.columns import Trace
-from roseinfer.trace.summary import Trust
+from roseinfer.trace.facts import Facts
+from roseinfer.trace.summary import StepsSummary, Trust, to_percent
+
+_LAUNCHES = ("launchkernel", "graphlaunch", "memcpyasync", "memsetasync", "launchcooperative")
+_FEW_STEPS = 3
+_INFLATED = 1.2
 
 
-def reading_trust(trace: Trace) -> list[Trust]:
-    """What went wrong while the file was read."""
+def doubts(facts: Facts, steps: StepsSummary) -> list[Trust]:
+    """Everything that a careful reader should know before believing the figures; warnings first."""
+    notes = [
+        *_reading(facts.trace),
+        *_links(facts),
+        *_missing_kernels(facts),
+        *_steps(facts, steps),
+        *_overhead(facts, steps),
+        *_graphs(facts),
+    ]
+    return sorted(notes, key=lambda note: note.level != "warning")
+
+
+def _reading(trace: Trace) -> list[Trust]:
     notes: list[Trust] = []
     if trace.truncated:
         notes.append(Trust("warning", f"The file is incomplete: {trace.truncated}; what could be read is summarized."))
@@ -15,9 +34,94 @@ def reading_trust(trace: Trace) -> list[Trust]:
     if counts.dropped:
         notes.append(Trust("warning", f"{counts.dropped:,} events with impossible times are left out."))
     if counts.unknown:
-        notes.append(
-            Trust("info", f"{counts.unknown:,} events of categories that torch.profiler does not write are ignored.")
-        )
+        notes.append(Trust("info", f"{counts.unknown:,} events of categories unknown to torch.profiler are ignored."))
     if counts.events == 0:
         notes.append(Trust("warning", "The trace holds no events: the recording ended before its first active step."))
     return notes
+
+
+def _links(facts: Facts) -> list[Trust]:
+    linked = facts.attribution.linked
+    lost = int(np.count_nonzero(~linked))
+    if lost == 0:
+        return []
+    message = (
+        f"{lost:,} of {len(linked):,} GPU events ({to_percent(lost, len(linked)):.0f} %) have no launch in the trace"
+    )
+    starts = facts.trace.gpu.start_ns
+    first_linked = int(starts[linked].min()) if linked.any() else None
+    leaked = int(np.count_nonzero(starts[~linked] < first_linked)) if first_linked is not None else 0
+    if leaked > lost // 2:
+        message += f"; {leaked:,} of them ran before the first that has: work launched in the warm-up leaked in"
+    return [Trust("warning" if lost > len(linked) // 100 else "info", message + ".")]
+
+
+def _missing_kernels(facts: Facts) -> list[Trust]:
+    """Launches without a GPU event: CUPTI recorded nothing, or its buffer was full."""
+    trace = facts.trace
+    names = [index for index in np.unique(trace.calls.name).tolist() if _is_launch(trace.names[index])]
+    launches = np.flatnonzero(np.isin(trace.calls.name, names))
+    if len(launches) == 0:
+        return []
+    if len(trace.gpu) == 0:
+        return [Trust("warning", f"{len(launches):,} launches and not one GPU event: the GPU side was not recorded.")]
+    answered = np.zeros(len(trace.calls), np.bool_)
+    answered[facts.attribution.launch[facts.attribution.linked]] = True
+    missing = int(np.count_nonzero(~answered[launches]))
+    if missing <= len(launches) // 50:
+        return []
+    order = launches[np.argsort(trace.calls.start_ns[launches], kind="stable")]
+    tail = int(np.argmax(answered[order[::-1]]))  # launches after the last answered one
+    where = f", the last {tail:,} in a row: the profiler's GPU buffer was full" if tail > missing // 2 else ""
+    return [Trust("warning", f"{missing:,} of {len(launches):,} launches have no GPU event{where}.")]
+
+
+def _is_launch(name: str) -> bool:
+    lower = name.lower()
+    return any(word in lower for word in _LAUNCHES)
+
+
+def _steps(facts: Facts, steps: StepsSummary) -> list[Trust]:
+    if steps.count == 0:
+        return [Trust("info", "No steps are marked in the trace; figures are for the whole of it.")] * bool(
+            facts.trace.counts.events
+        )
+    if steps.count < _FEW_STEPS:
+        return [Trust("info", f"Only {steps.count} steps: medians say little.")]
+    return []
+
+
+def _overhead(facts: Facts, steps: StepsSummary) -> list[Trust]:
+    notes: list[Trust] = []
+    counts = facts.trace.counts
+    if counts.profiler_overhead_ns > 1_000_000:
+        notes.append(
+            Trust("info", f"The profiler itself took {counts.profiler_overhead_ns / 1e6:.1f} ms of the recording.")
+        )
+    if counts.python_functions:
+        notes.append(Trust("info", "Python stacks were recorded (with_stack), which slows the host down considerably."))
+    for phase, baseline_ms in (facts.manifest.baseline_step_ms if facts.manifest else {}).items():
+        row = steps.phases.get(phase)
+        if row and baseline_ms > 0 and row.median_ms > _INFLATED * baseline_ms:
+            times = row.median_ms / baseline_ms
+            notes.append(
+                Trust(
+                    "warning" if times > 2 else "info",
+                    f"Profiling inflated the {phase} step {times:.1f} times: {row.median_ms:.2f} ms here, "
+                    f"{baseline_ms:.2f} ms without the profiler. Host times and idle shares are overstated.",
+                )
+            )
+    return notes
+
+
+def _graphs(facts: Facts) -> list[Trust]:
+    mapped = facts.mapped
+    if not mapped.replays:
+        return []
+    if mapped.unmatched_replays == mapped.replays:
+        message = f"{mapped.replays:,} graph replays: their GPU events count for the span around the replay."
+    elif mapped.unmatched_replays:
+        message = f"{mapped.unmatched_replays:,} of {mapped.replays:,} graph replays match no graph of the manifest."
+    else:
+        return []
+    return [Trust("info", message)]

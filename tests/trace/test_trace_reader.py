@@ -28,7 +28,7 @@ def rows(trace: Trace) -> list[tuple[object, ...]]:
     gpu = trace.gpu
     for index in range(len(gpu)):
         times = (int(gpu.start_ns[index]), int(gpu.end_ns[index]))
-        device = trace.devices[gpu.device[index]]
+        device = trace.devices[gpu.device[index]].id
         found.append(("gpu", trace.names[gpu.name[index]], device, int(gpu.correlation[index]), *times))
     return sorted(found, key=repr)
 
@@ -132,7 +132,7 @@ def test_fields_of_unexpected_types_do_not_lose_the_event(tmp_path: Path) -> Non
     trace = read_trace(write(tmp_path / "t.json", odd))
     assert len(trace.ops) == 3
     assert sorted(trace.gpu.correlation.tolist()) == [NO_CORRELATION, 12]
-    assert trace.devices == [0, 1]
+    assert [device.id for device in trace.devices] == [0, 1]
 
 
 def test_impossible_times_are_left_out_and_counted(tmp_path: Path) -> None:

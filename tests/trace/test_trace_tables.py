@@ -1,32 +1,47 @@
-"""Tables fit the terminal, and names keep what tells kernels apart."""
+"""Renderings fit their place, keep what tells names apart, and show the figures of the summary."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
-from traces import ORIGIN
+from traces import MATMUL, ORIGIN, event, write
 
-from roseinfer.cli.trace_tables import ops_table, spans_table, steps_table
-from roseinfer.trace import Summary, summarize_trace
+from roseinfer.cli.trace_html import to_html
+from roseinfer.cli.trace_markdown import to_markdown
+from roseinfer.cli.trace_sheets import all_sheets
+from roseinfer.cli.trace_tables import ops_table, print_report, timeline_strip
+from roseinfer.trace import Summary, compare, summarize_trace
 from roseinfer.trace.naming import short_name
 
 
-@pytest.fixture(scope="module")
-def origin() -> Summary:
-    return summarize_trace(ORIGIN)
+@pytest.fixture(scope="module", params=[ORIGIN, MATMUL], ids=["origin", "matmul"])
+def summary(request: pytest.FixtureRequest) -> Summary:
+    return summarize_trace(request.param)
 
 
-@pytest.mark.parametrize("width", [80, 100, 120, 160])
-def test_tables_fit_the_terminal(origin: Summary, width: int) -> None:
-    console = Console(width=width, file=io.StringIO())
-    for table in (ops_table(origin, 10, width=width), spans_table(origin, width=width), steps_table(origin)):
-        assert console.measure(table).maximum <= width
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_the_report_fits_the_terminal(summary: Summary, width: int) -> None:
+    out = io.StringIO()
+    print_report(Console(width=width, file=out), summary)
+    lines = out.getvalue().splitlines()
+    assert max(len(line) for line in lines) <= width
+    assert " ".join(" ".join(lines).split()).startswith(summary.verdict.headline[:40])
 
 
-def test_top_and_sort_choose_the_rows(origin: Summary) -> None:
+def test_no_figure_is_cut_off_at_80_columns(summary: Summary) -> None:
+    out = io.StringIO()
+    print_report(Console(width=80, file=out), summary, 5)
+    for sheet in all_sheets(summary, 5, "self"):
+        for row in sheet.rows:
+            for cell, (_, kind) in zip(row, sheet.columns, strict=True):
+                assert kind == "name" or cell in out.getvalue()
+
+
+def test_top_and_sort_choose_the_rows() -> None:
+    origin = summarize_trace(ORIGIN)
     table = ops_table(origin, 2, "calls")
-    shown = [str(cell) for cell in table.columns[0].cells]
-    assert len(shown) == 6  # two of each device, and one line for the rest of each
+    assert len(list(table.columns[0].cells)) == 6  # two of each device, and one line for the rest of each
     calls = [int(str(cell).replace(",", "")) for cell in table.columns[2].cells]
     assert calls[0] >= calls[1]
     assert sum(calls[:3]) == 4953
@@ -39,9 +54,57 @@ def test_short_names_keep_the_function_and_what_it_was_made_for() -> None:
     )
     assert short_name(name, 60) == "elementwise_kernel<…direct_copy_kernel_cuda…>"
     assert short_name("aten::mm", 20) == "aten::mm"
+    assert short_name("roseinfer.decode_step_sessions.build_batched_past", 20) == "….build_batched_past"
 
 
 @pytest.mark.parametrize("width", [10, 24, 40, 77])
-def test_short_names_are_short(origin: Summary, width: int) -> None:
-    for op in origin.top_ops:
+def test_short_names_are_short(summary: Summary, width: int) -> None:
+    for op in summary.top_ops:
         assert 0 < len(short_name(op.name, width)) <= width
+
+
+def test_the_strip_shows_idle_and_busy() -> None:
+    assert timeline_strip([0, 0, 1, 1], 4) == "  ██"
+    assert timeline_strip([0, 0, 1, 1], 2) == " █"
+    assert timeline_strip([0.01], 9) == "▁"
+
+
+def test_the_page_shows_every_cell_of_every_sheet(summary: Summary) -> None:
+    from html import unescape
+
+    page = unescape(re.sub(r"<[^>]*>", "\n", to_html(summary)))
+    for sheet in all_sheets(summary, 20, "self"):
+        for row in sheet.rows:
+            for cell, (_, kind) in zip(row, sheet.columns, strict=True):
+                shown = unescape(short_name(cell, 64)) if kind == "name" else cell
+                assert shown in page
+
+
+def test_the_page_is_self_contained(summary: Summary) -> None:
+    page = to_html(compare(summary, summary))
+    assert "<script" not in page
+    assert not re.search(r"(src|href)=|url\(|https?://", page)
+
+
+def test_hostile_names_are_escaped_everywhere(tmp_path: object) -> None:
+    name = '<script>alert("x")</script>|`[bold]a[/]'
+    from pathlib import Path
+
+    path = write(Path(str(tmp_path)) / "t.json", [event("cpu_op", name, 1, 2), event("user_annotation", name, 0, 9)])
+    hostile = summarize_trace(path)
+    assert "<script>" not in to_html(hostile)
+    assert '\n| `<script>alert("x")</script>\\|\'[bold]a[/]` |' in to_markdown(hostile)
+    out = io.StringIO()
+    print_report(Console(width=160, file=out), hostile)
+    assert name in out.getvalue()
+
+
+def test_markdown_tables_have_as_many_cells_as_columns(summary: Summary) -> None:
+    width = 0
+    for line in to_markdown(compare(summary, summary)).splitlines():
+        if not line.startswith("|"):
+            width = 0
+            continue
+        cells = len(re.findall(r"(?<!\\)\|", line))
+        assert width in (0, cells), line
+        width = cells

@@ -1,0 +1,86 @@
+"""A trace's summary as one self-contained HTML page: no script, no network, light and dark."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jinja2
+
+from roseinfer.cli.trace_sheets import all_sheets
+from roseinfer.trace.naming import short_name
+from roseinfer.trace.summary import DeviceSummary, Segment, Summary, TypicalStep
+
+_TEMPLATE = Path(__file__).with_name("trace_page.html.j2")
+_TOP = 20
+_WIDTH = 1000.0
+_ROW = 22.0
+_LABEL_PIXELS = 6.2
+"""About the width of a character of the drawing's font."""
+
+
+class _Box(NamedTuple):
+    x: float
+    y: float
+    width: float
+    css: str
+    label: str
+    title: str
+
+
+class _Drawing(NamedTuple):
+    height: float
+    boxes: list[_Box]
+    ticks: list[tuple[float, str]]
+
+
+def to_html(summary: Summary) -> str:
+    """The page. Its figures come from the same sheets as the terminal's tables."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(
+        summary=summary,
+        sheets=all_sheets(summary, _TOP, "self"),
+        step=_draw_step(summary.typical_step) if summary.typical_step else None,
+        devices=[(device, _draw_timeline(device)) for device in summary.devices],
+        short=lambda name: short_name(name, 64),
+        width=_WIDTH,
+        row=_ROW,
+    )
+
+
+def _draw_step(step: TypicalStep) -> _Drawing:
+    """Spans by depth on top, below them the GPUs' busy time, below it the longest gaps by cause."""
+    segments = [*step.spans, *step.busy, *step.gaps]
+    end_us = max((segment.end_us for segment in segments), default=1.0) or 1.0
+    scale = _WIDTH / end_us
+    boxes: list[_Box] = []
+    top = 0.0
+    for css, rows in (("span", step.spans), ("busy", step.busy), ("gap", step.gaps)):
+        if not rows:
+            continue
+        boxes += [_box(segment, css, top, scale) for segment in rows]
+        top += (max(segment.row for segment in rows) + 1) * _ROW + 6
+    ticks = [(index * _WIDTH / 5, f"{index * end_us / 5000:.1f} ms") for index in range(6)]
+    return _Drawing(height=top, boxes=boxes, ticks=ticks)
+
+
+def _box(segment: Segment, css: str, top: float, scale: float) -> _Box:
+    width = max(0.5, (segment.end_us - segment.start_us) * scale)
+    fits = int(width / _LABEL_PIXELS) - 1
+    name = segment.name
+    label = name if len(name) <= fits else f"…{name[-fits + 1 :]}" if fits >= 6 else ""
+    if css == "gap":
+        css = f"gap {name.replace(' ', '-')}"
+    return _Box(
+        x=round(segment.start_us * scale, 2),
+        y=top + segment.row * _ROW,
+        width=round(width, 2),
+        css=css,
+        label="" if css.startswith(("gap", "busy")) else label,
+        title=f"{name}: {(segment.end_us - segment.start_us) / 1000:.3f} ms",
+    )
+
+
+def _draw_timeline(device: DeviceSummary) -> list[tuple[float, float, float]]:
+    """(x, width, busy share) of each part of the device's window."""
+    size = _WIDTH / max(1, len(device.timeline))
+    return [(round(index * size, 2), round(size, 2), share) for index, share in enumerate(device.timeline)]

@@ -1,0 +1,262 @@
+"""A trace's summary as sheets: titled tables of text that the terminal, Markdown and HTML all render the same."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from roseinfer.trace.summary import NO_SPAN, Change, Comparison, OpSummary, Summary
+
+SortBy = Literal["self", "total", "calls"]
+Kind = Literal["name", "text", "number"]
+
+
+class Sheet(NamedTuple):
+    """One table. Names may be shortened where there is no room; everything else may not."""
+
+    title: str
+    columns: list[tuple[str, Kind]]
+    rows: list[list[str]]
+
+
+def milliseconds(value: float) -> str:
+    """A time at about four digits, in ms."""
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 100 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+
+
+def _sheet(title: str, columns: Sequence[str], rows: list[list[str]]) -> Sheet:
+    """Columns are numbers unless marked: `*` before a name, `-` before other text."""
+    kinds: dict[str, Kind] = {"*": "name", "-": "text"}
+    named: list[tuple[str, Kind]] = [(one.lstrip("*-"), kinds.get(one[0], "number")) for one in columns]
+    return Sheet(title, named, rows)
+
+
+def device_sheet(summary: Summary) -> Sheet:
+    """Busy and idle time, by cause."""
+    rows = [
+        [
+            f"{device.rank}:{device.id} {device.name}".strip()
+            if len(summary.trace.ranks) > 1
+            else f"{device.id} {device.name}",
+            f"{device.busy_percent:.1f}",
+            milliseconds(device.window_ms),
+            milliseconds(device.idle_by_cause.host_late_ms),
+            milliseconds(device.idle_by_cause.launch_call_ms),
+            milliseconds(device.idle_by_cause.device_queue_ms),
+            milliseconds(device.idle_by_cause.unlinked_ms),
+            f"{device.gpu_events:,}",
+            f"{device.small_percent:.1f}",
+        ]
+        for device in summary.devices
+    ]
+    columns = ("*GPU", "Busy %", "Window", "Late", "Call", "Queue", "Unlinked", "Events", "<5us %")
+    return _sheet("GPU windows, and idle time in them by cause, ms", columns, rows)
+
+
+def step_sheet(summary: Summary) -> Sheet:
+    """The steps of each phase."""
+    has_gpu = summary.gpu is not None
+    rows = [
+        [
+            phase,
+            f"{row.count:,}",
+            milliseconds(row.median_ms),
+            milliseconds(row.p90_ms),
+            *([milliseconds(row.gpu_ms_per_step), f"{row.gpu_events_per_step:,.0f}"] if has_gpu else []),
+            "?" if row.tokens_per_step is None else f"{row.tokens_per_step:,.1f}",
+        ]
+        for phase, row in summary.steps.phases.items()
+    ]
+    gpu = ("GPU ms/step", "Events/step") if has_gpu else ()
+    columns = ("-Phase", "Steps", "Median ms", "p90 ms", *gpu, "Tokens/step")
+    return _sheet(f"Steps, from {summary.steps.source} spans", columns, rows)
+
+
+def span_sheet(summary: Summary) -> Sheet:
+    """Where the program's own named ranges spent their time."""
+    has_gpu = summary.gpu is not None
+    rows = [
+        [
+            span.name,
+            f"{span.calls:,}",
+            milliseconds(span.wall_ms),
+            milliseconds(span.self_wall_ms),
+            *(
+                [
+                    milliseconds(span.gpu_ms),
+                    f"{span.gpu_events_per_call or span.gpu_events:,.0f}",
+                    milliseconds(span.idle_caused_ms),
+                ]
+                if has_gpu
+                else [milliseconds(span.self_op_ms)]
+            ),
+        ]
+        for span in summary.spans
+        if span.name != NO_SPAN or span.gpu_events or span.self_op_ms
+    ]
+    columns = ("GPU ms", "Ev/call", "Idle ms") if has_gpu else ("In ops ms",)
+    return _sheet("Spans", ("*Span", "Calls", "Wall ms", "Self ms", *columns), rows)
+
+
+def gap_sheet(summary: Summary, top: int) -> Sheet:
+    """What the GPU waited for."""
+    causes = {"host_late": "host late", "launch_call": "launch call", "device_queue": "queue", "unlinked": "unlinked"}
+    rows = [
+        [causes[gap.cause], gap.name, gap.span, milliseconds(gap.ms), f"{gap.percent:.1f}", f"{gap.gaps:,}"]
+        for gap in summary.gaps[:top]
+    ]
+    return _sheet("What the GPU waited for", ("-Cause", "*Host was in", "*Span", "Ms", "Idle %", "Gaps"), rows)
+
+
+def repetition_sheet(summary: Summary, top: int) -> Sheet:
+    """Sequences that could be one launch."""
+    rows = [
+        [
+            row.span,
+            f"{row.pattern_launches:,}",
+            f"{row.repeats:,}",
+            f"{row.removable_per_step:,} of {row.launches_per_step:,}",
+            "one batched kernel" if row.remedy == "batch" else "a CUDA graph",
+        ]
+        for row in summary.repetition[:top]
+    ]
+    return _sheet("Repeated launches in a step", ("*Span", "Sequence", "Repeats", "Removable", "-By"), rows)
+
+
+def sync_sheet(summary: Summary, top: int) -> Sheet:
+    """Calls that made the host wait."""
+    rows = [[sync.call, sync.op, sync.span, f"{sync.count:,}", milliseconds(sync.ms)] for sync in summary.syncs[:top]]
+    return _sheet("The host waited in", ("*Call", "*Operator", "*Span", "Count", "Ms"), rows)
+
+
+def what_if_sheet(summary: Summary) -> Sheet:
+    """Bounds."""
+    rows = [
+        [bound.change, milliseconds(bound.saves_ms), f"{bound.saves_percent:.1f}", f"{bound.speedup:.2f}x"]
+        for bound in summary.what_if
+    ]
+    return _sheet("What if (bounds: a real change gains less)", ("*Change", "Saves ms", "%", "Speed-up"), rows)
+
+
+def roofline_sheet(summary: Summary) -> Sheet:
+    """Steps against the ceilings."""
+    phases = summary.roofline.phases if summary.roofline else {}
+    rows = [
+        [
+            phase,
+            milliseconds(row.median_ms),
+            milliseconds(row.floor_ms),
+            row.bound,
+            f"{row.mbu_percent:.1f}",
+            f"{row.mfu_percent:.1f}",
+        ]
+        for phase, row in phases.items()
+    ]
+    source = summary.roofline.source if summary.roofline else ""
+    columns = ("-Phase", "Step ms", "Floor ms", "-Bound by", "MBU %", "MFU %")
+    return _sheet(f"Roofline, step times from the {source}", columns, rows)
+
+
+def rank_sheet(summary: Summary) -> Sheet:
+    """Ranks beside each other."""
+    rows = [
+        [
+            str(row.rank),
+            "?" if row.median_step_ms is None else milliseconds(row.median_step_ms),
+            "?" if row.busy_percent is None else f"{row.busy_percent:.1f}",
+            milliseconds(row.gpu_ms),
+            milliseconds(row.communication_ms),
+            milliseconds(row.exposed_communication_ms),
+        ]
+        for row in summary.ranks
+    ]
+    medians = [row.median_step_ms for row in summary.ranks if row.median_step_ms is not None]
+    skew = f", skew of the median step {milliseconds(max(medians) - min(medians))} ms" if len(medians) > 1 else ""
+    columns = ("-Rank", "Step ms", "Busy %", "GPU ms", "Comm ms", "Exposed ms")
+    return _sheet(f"Ranks{skew}", columns, rows)
+
+
+def op_sheet(summary: Summary, top: int, sort_by: SortBy) -> Sheet:
+    """The `top` kernels of the GPU and the `top` operators of the CPU, and one line for the rest of each."""
+    rows: list[list[str]] = []
+    for device in ("gpu", "cpu"):
+        ops = sorted((op for op in summary.top_ops if op.device == device), key=lambda op: -_key(op, sort_by))
+        rows += [
+            [
+                op.name,
+                op.device.upper(),
+                f"{op.calls:,}",
+                milliseconds(op.self_ms),
+                f"{op.percent:.1f}",
+                milliseconds(op.total_ms),
+                f"{1000 * op.total_ms / op.calls:,.1f}",
+            ]
+            for op in ops[:top]
+        ]
+        if left := ops[top:]:
+            calls, self_ms = sum(op.calls for op in left), sum(op.self_ms for op in left)
+            share = sum(op.percent for op in left)
+            rows.append(
+                [f"{len(left)} more", device.upper(), f"{calls:,}", milliseconds(self_ms), f"{share:.1f}", "", ""]
+            )
+    title = f"Top operators and kernels by {'calls' if sort_by == 'calls' else sort_by + ' time'}"
+    return _sheet(title, ("*Name", "-On", "Calls", "Self ms", "Self %", "Total ms", "Mean us"), rows)
+
+
+def _key(op: OpSummary, sort_by: SortBy) -> float:
+    return {"self": op.self_ms, "total": op.total_ms, "calls": float(op.calls)}[sort_by]
+
+
+def comparison_sheets(comparison: Comparison, top: int) -> list[Sheet]:
+    """Steps, then spans, launches and kernels, each per step."""
+    steps = [
+        [
+            row.phase,
+            milliseconds(row.baseline_ms),
+            milliseconds(row.new_ms),
+            f"{row.change_percent:+.1f}",
+            "?" if row.noise_percent is None else f"{row.noise_percent:.1f}",
+            row.verdict,
+        ]
+        for row in comparison.phases
+    ]
+    columns = ("-Phase", "Before ms", "After ms", "Change %", "Noise %", "-Verdict")
+    return [
+        _sheet("Compared with the baseline, a step", columns, steps),
+        _changes("Spans, ms a step", comparison.spans, top),
+        _changes("Launches, GPU events a step", comparison.launches, top),
+        _changes("Kernels, ms a step", comparison.kernels, top),
+    ]
+
+
+def _changes(title: str, changes: list[Change], top: int) -> Sheet:
+    rows = [
+        [
+            row.name,
+            milliseconds(row.baseline),
+            milliseconds(row.new),
+            "new" if row.change_percent is None else f"{row.change_percent:+.1f}",
+        ]
+        for row in changes[:top]
+        if row.new != row.baseline
+    ]
+    return _sheet(title, ("*Name", "Before", "After", "Change %"), rows)
+
+
+def all_sheets(summary: Summary, top: int, sort_by: SortBy) -> list[Sheet]:
+    """Every sheet that has something to say, in reading order."""
+    few = min(top, 8)
+    sheets = [
+        *(comparison_sheets(summary.comparison, few) if summary.comparison else []),
+        device_sheet(summary),
+        rank_sheet(summary),
+        step_sheet(summary),
+        roofline_sheet(summary),
+        span_sheet(summary),
+        gap_sheet(summary, few),
+        repetition_sheet(summary, few),
+        sync_sheet(summary, few),
+        what_if_sheet(summary),
+        op_sheet(summary, top, sort_by),
+    ]
+    return [sheet for sheet in sheets if sheet.rows]

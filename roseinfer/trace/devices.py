@@ -1,0 +1,116 @@
+"""Busy and idle time of each device, and of all together."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from roseinfer.trace.attribution import Attribution
+from roseinfer.trace.columns import KERNEL, Trace
+from roseinfer.trace.idle import Gaps
+from roseinfer.trace.intervals import union
+from roseinfer.trace.summary import DeviceSummary, GpuSummary, IdleByCause, to_ms, to_percent
+
+SMALL_NS = 5000
+"""A GPU event shorter than this is small: launching it costs more than running it."""
+
+TIMELINE_BUCKETS = 120
+
+
+class _Totals(msgspec.Struct):
+    """Sums over one or more devices, in ns."""
+
+    window: int = 0
+    busy: int = 0
+    host_late: int = 0
+    launch_call: int = 0
+    device_queue: int = 0
+    unlinked: int = 0
+    events: int = 0
+    kernels: int = 0
+    linked: int = 0
+    small: int = 0
+
+
+def summarize_devices(
+    trace: Trace, attribution: Attribution, gaps: Gaps
+) -> tuple[GpuSummary | None, list[DeviceSummary]]:
+    """(the total or None without GPU events, one entry a device that ran anything).
+
+    Recordings of one device in several files (cycles) count as one device; the time between files is no idle time.
+    """
+    rows: list[DeviceSummary] = []
+    everything: list[_Totals] = []
+    keys = sorted({(device.rank, device.id) for device in trace.devices})
+    for key in keys:
+        members = [index for index, device in enumerate(trace.devices) if (device.rank, device.id) == key]
+        members = [index for index in members if np.any(trace.gpu.device == index)]
+        if not members:
+            continue
+        totals = _sum([_totals(trace, attribution, gaps, index) for index in members])
+        everything.append(totals)
+        at = np.isin(trace.gpu.device, members)
+        timeline = [share for index in members for share in _timeline(trace, index, TIMELINE_BUCKETS // len(members))]
+        fields = _fields(totals, float(np.median(trace.gpu.end_ns[at] - trace.gpu.start_ns[at])))
+        name = trace.devices[members[0]].name
+        rows.append(DeviceSummary(id=key[1], rank=key[0], name=name, timeline=timeline, **fields))
+    if not rows:
+        return None, []
+    return GpuSummary(**_fields(_sum(everything), float(np.median(trace.gpu.end_ns - trace.gpu.start_ns)))), rows
+
+
+def _totals(trace: Trace, attribution: Attribution, gaps: Gaps, device: int) -> _Totals:
+    low, high = np.searchsorted(trace.gpu.device, (device, device + 1))
+    start, end = trace.gpu.start_ns[low:high], trace.gpu.end_ns[low:high]
+    here = gaps.device == device
+    busy_start, busy_end = union(start, end)
+    return _Totals(
+        window=int(end.max() - start.min()),
+        busy=int((busy_end - busy_start).sum()),
+        host_late=int(gaps.host_late_ns[here].sum()),
+        launch_call=int(gaps.launch_call_ns[here].sum()),
+        device_queue=int(gaps.device_queue_ns[here].sum()),
+        unlinked=int(gaps.unlinked_ns[here].sum()),
+        events=int(high - low),
+        kernels=int(np.count_nonzero(trace.gpu.kind[low:high] == KERNEL)),
+        linked=int(np.count_nonzero(attribution.linked[low:high])),
+        small=int(np.count_nonzero(end - start < SMALL_NS)),
+    )
+
+
+def _sum(parts: Sequence[_Totals]) -> _Totals:
+    return _Totals(*(sum(getattr(part, name) for part in parts) for name in _Totals.__struct_fields__))
+
+
+def _fields(totals: _Totals, median_ns: float) -> dict[str, Any]:
+    return {
+        "busy_percent": to_percent(totals.busy, totals.window),
+        "window_ms": to_ms(totals.window),
+        "busy_ms": to_ms(totals.busy),
+        "idle_ms": to_ms(totals.window - totals.busy),
+        "idle_by_cause": IdleByCause(
+            host_late_ms=to_ms(totals.host_late),
+            launch_call_ms=to_ms(totals.launch_call),
+            device_queue_ms=to_ms(totals.device_queue),
+            unlinked_ms=to_ms(totals.unlinked),
+        ),
+        "gpu_events": totals.events,
+        "kernels": totals.kernels,
+        "linked_percent": to_percent(totals.linked, totals.events),
+        "small_percent": to_percent(totals.small, totals.events),
+        "median_event_us": round(median_ns / 1000, 3),
+    }
+
+
+def _timeline(trace: Trace, device: int, buckets: int) -> list[float]:
+    """The busy share of each of `buckets` equal parts of the device's window."""
+    low, high = np.searchsorted(trace.gpu.device, (device, device + 1))
+    start, end = union(trace.gpu.start_ns[low:high], trace.gpu.end_ns[low:high])
+    if len(start) == 0 or end[-1] == start[0] or buckets < 1:
+        return []
+    edges = np.linspace(start[0], end[-1], buckets + 1)
+    times = np.stack((start, end), axis=1).ravel().astype(np.float64)
+    busy = np.stack((np.cumsum(end - start) - (end - start), np.cumsum(end - start)), axis=1).ravel()
+    shares = np.diff(np.interp(edges, times, busy)) / np.diff(edges)
+    return [round(min(1.0, max(0.0, share)), 4) for share in shares.tolist()]

@@ -1,0 +1,24 @@
+"""The traces in a folder: a run directory, or traces of several ranks and cycles put together."""
+
+import re
+from pathlib import Path
+
+from roseinfer.errors import TraceError
+
+_OTHERS = {"manifest.json", "summary.json"}
+_NUMBERS = re.compile(r"\d+")
+
+
+def find_traces(folder: Path) -> list[Path]:
+    """The folder's `.json` and `.json.gz` files that may be traces, in order of the numbers in their names.
+
+    Raises TraceError when there are none.
+    """
+    found = [
+        path
+        for path in folder.iterdir()
+        if path.is_file() and path.name.endswith((".json", ".json.gz")) and path.name not in _OTHERS
+    ]
+    if not found:
+        raise TraceError(f"{folder}: no trace in this folder (looked for .json and .json.gz)")
+    return sorted(found, key=lambda path: ([int(number) for number in _NUMBERS.findall(path.name)], path.name))

@@ -1,0 +1,69 @@
+"""The parts of a run directory's manifest.json that help to read its traces."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+
+class Ceilings(msgspec.Struct, frozen=True):
+    """What the device reached in measurements."""
+
+    copy_bytes_per_s: float = 0.0
+    flops_per_s: float = 0.0
+
+
+class ManifestStep(msgspec.Struct, frozen=True):
+    """What one profiled step had to do."""
+
+    index: int = 0
+    cycle: int = 0
+    phase: str = ""
+    batch: int = 0
+    tokens: int = 0
+    bytes: float = 0.0
+    flops: float = 0.0
+
+
+class GraphEvent(msgspec.Struct, frozen=True):
+    """One GPU event of a captured graph."""
+
+    name: str
+    span: str | None = None
+
+
+class Graph(msgspec.Struct, frozen=True):
+    """A captured graph: its events in replay order, with the innermost span each was captured under."""
+
+    events: list[GraphEvent]
+    key: Any = None
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """The manifest; every part may be missing or, in a manifest of another version, unreadable."""
+
+    ceilings: Ceilings | None = None
+    baseline_step_ms: dict[str, float] = {}
+    steps: list[ManifestStep] = []
+    graphs: list[Graph] = []
+    warnings: list[str] = []
+
+
+def find_manifest(trace: Path) -> Manifest | None:
+    """The manifest beside a trace, or in the folder; None without one. A part that does not fit is left out."""
+    path = (trace if trace.is_dir() else trace.parent) / "manifest.json"
+    try:
+        fields = msgspec.json.decode(path.read_bytes())
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if not isinstance(fields, dict) or not {"schema_version", "traces", "steps", "graphs"} & fields.keys():
+        return None
+    known: dict[str, Any] = {}
+    for name in Manifest.__struct_fields__:
+        if fields.get(name) is None:
+            continue
+        try:
+            known[name] = getattr(msgspec.convert({name: fields[name]}, Manifest), name)
+        except (msgspec.ValidationError, RecursionError):
+            continue
+    return Manifest(**known)

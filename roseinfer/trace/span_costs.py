@@ -1,0 +1,126 @@
+"""What each span cost: wall time, GPU time, launches, and the idle time it caused."""
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from roseinfer.trace.attribution import Attribution
+from roseinfer.trace.columns import Ints, Trace
+from roseinfer.trace.devices import SMALL_NS
+from roseinfer.trace.graphs import MappedSpans
+from roseinfer.trace.idle import Gaps
+from roseinfer.trace.innermost import cut_by_innermost, innermost_at
+from roseinfer.trace.nesting import Forest
+from roseinfer.trace.spans import SpanTable
+from roseinfer.trace.summary import NO_SPAN, SpanSummary, to_ms, to_percent
+
+
+class SpanCosts(msgspec.Struct, frozen=True, eq=False):
+    """One entry a span, and one more at the end for what belongs to none; inner spans not counted."""
+
+    gpu_ns: Ints
+    gpu_events: Ints
+    small: Ints
+    idle_ns: Ints
+    """Host-late and launch-call time."""
+    op_ns: Ints
+
+
+def span_costs(trace: Trace, spans: SpanTable, ops: Forest, attribution: Attribution, gaps: Gaps) -> SpanCosts:
+    """Costs of every single span by itself. They add up: to all GPU time, events, host-late and launch-call time."""
+    size = len(spans) + 1
+    where = attribution.span  # -1 counts into the last entry
+    duration = trace.gpu.end_ns - trace.gpu.start_ns
+    held_up = np.flatnonzero(gaps.linked)
+    pieces = cut_by_innermost(
+        spans.forest,
+        spans.thread,
+        attribution.thread[gaps.event[held_up]],
+        gaps.start_ns[held_up],
+        gaps.call_end_ns[held_up],
+    )
+    top = np.flatnonzero(ops.depth == 0)
+    op_span = innermost_at(spans.forest, spans.thread, trace.ops.thread[top], ops.start_ns[top])
+    return SpanCosts(
+        gpu_ns=_sum_at(where, duration, size),
+        gpu_events=_sum_at(where, np.ones(len(where), np.int64), size),
+        small=_sum_at(where, (duration < SMALL_NS).astype(np.int64), size),
+        idle_ns=_sum_at(pieces.owner, pieces.length_ns, size),
+        op_ns=_sum_at(op_span, ops.end_ns[top] - ops.start_ns[top], size),
+    )
+
+
+def _sum_at(index: Ints, values: Ints, size: int) -> Ints:
+    """[size] sums of values by index; -1 means the last entry. Exact below 2**53."""
+    return np.bincount(index % size, weights=values, minlength=size).astype(np.int64)
+
+
+def summarize_spans(spans: SpanTable, costs: SpanCosts, mapped: MappedSpans) -> list[SpanSummary]:
+    """One row a name, the longest wall time first, `(no span)` last.
+
+    `wall_ms` counts a span inside another of its name once; `self_wall_ms` leaves out every inner span. GPU events of
+    a graph replay go to the span they were captured under, where the manifest says which.
+    """
+    names = [*spans.groups, *mapped.new_groups, NO_SPAN]
+    outermost = spans.forest.outermost(spans.group)
+    group = np.append(spans.group, len(names) - 1)
+
+    def by_group(values: Ints) -> Ints:
+        return np.bincount(group, weights=values, minlength=len(names)).astype(np.int64)
+
+    def inclusive(values: Ints) -> Ints:
+        return by_group(np.append(spans.forest.add_to_ancestors(values[:-1]) * outermost, values[-1]))
+
+    wall = np.append((spans.end_ns - spans.start_ns) * outermost, 0)
+    columns = {
+        "wall": by_group(wall),
+        "self_wall": by_group(np.append(spans.forest.self_ns, 0)),
+        "gpu": inclusive(costs.gpu_ns) + mapped.outside(mapped.gpu_ns, len(names)),
+        "self_gpu": by_group(costs.gpu_ns) + mapped.moved(mapped.gpu_ns, len(names)),
+        "events": inclusive(costs.gpu_events) + mapped.outside(mapped.events, len(names)),
+        "self_events": by_group(costs.gpu_events) + mapped.moved(mapped.events, len(names)),
+        "small": inclusive(costs.small) + mapped.outside(mapped.small, len(names)),
+        "idle": by_group(costs.idle_ns),
+        "op": by_group(costs.op_ns),
+        "calls": np.bincount(spans.group, minlength=len(names)) + mapped.calls(len(names)),
+    }
+    parents = _usual_parents(spans)
+    order = np.argsort(-columns["wall"][:-1], kind="stable").tolist()
+    rows = [_row(names[index], parents.get(index), columns, index) for index in order]
+    if not rows and not costs.gpu_events[-1]:
+        return []
+    return [*rows, _row(NO_SPAN, None, columns, len(names) - 1)]
+
+
+def _row(name: str, parent: str | None, columns: dict[str, Ints], index: int) -> SpanSummary:
+    def column(key: str) -> int:
+        return int(columns[key][index])
+
+    calls = column("calls")
+    return SpanSummary(
+        name=name,
+        calls=calls,
+        wall_ms=to_ms(column("wall")),
+        self_wall_ms=to_ms(column("self_wall")),
+        gpu_ms=to_ms(column("gpu")),
+        self_gpu_ms=to_ms(column("self_gpu")),
+        gpu_events=column("events"),
+        self_gpu_events=column("self_events"),
+        gpu_events_per_call=round(column("events") / calls, 3) if calls else 0.0,
+        small_percent=to_percent(column("small"), column("events")),
+        idle_caused_ms=to_ms(column("idle")),
+        self_op_ms=to_ms(column("op")),
+        parent=parent,
+    )
+
+
+def _usual_parents(spans: SpanTable) -> dict[int, str]:
+    """The group that directly encloses each group most often; none for groups that are mostly at the top."""
+    usual: dict[int, str] = {}
+    parent = spans.forest.parent
+    parent_group: NDArray[np.int64] = np.where(parent >= 0, spans.group[parent], -1) if len(parent) else parent
+    for group in range(len(spans.groups)):
+        found, count = np.unique(parent_group[spans.group == group], return_counts=True)
+        if len(found) and (best := int(found[np.argmax(count)])) not in (-1, group):
+            usual[group] = spans.groups[best]
+    return usual

@@ -1,0 +1,78 @@
+"""Steps in figures: per phase, and the ones that stand out."""
+
+import numpy as np
+
+from roseinfer.trace.attribution import Attribution
+from roseinfer.trace.columns import Ints, Trace
+from roseinfer.trace.steps import Steps
+from roseinfer.trace.summary import Outlier, PhaseSummary, StepsSummary, to_ms
+
+_MAX_OUTLIERS = 10
+_OUTLIER_SPREADS = 6.0
+_OUTLIER_SHARE = 1.25
+
+
+def steps_at(steps: Steps, at_ns: Ints) -> Ints:
+    """[queries] the step that each instant lies in, -1 for none; of overlapping steps the last begun."""
+    found = np.searchsorted(steps.start_ns, at_ns, side="right") - 1
+    if len(steps) == 0:
+        return np.full(len(at_ns), -1, np.int64)
+    return np.where((found >= 0) & (at_ns < steps.end_ns[found]), found, -1)
+
+
+def steps_of_events(trace: Trace, steps: Steps, attribution: Attribution) -> Ints:
+    """[gpu] the step in which each GPU event was launched, -1 for none."""
+    found = steps_at(steps, attribution.launch_start_ns)
+    return np.where(attribution.linked, found, -1)
+
+
+def summarize_steps(trace: Trace, steps: Steps, event_step: Ints) -> StepsSummary:
+    """Count, median, p90, spread, GPU work and tokens of each phase's steps, and the outliers."""
+    durations = steps.end_ns - steps.start_ns
+    inside = event_step >= 0
+    gpu = trace.gpu
+    events = np.bincount(event_step[inside], minlength=len(steps))
+    gpu_ns = np.bincount(event_step[inside], weights=(gpu.end_ns - gpu.start_ns)[inside], minlength=len(steps))
+    phases: dict[str, PhaseSummary] = {}
+    outliers: list[Outlier] = []
+    for phase in sorted({label.phase for label in steps.labels}):
+        at = np.array([index for index, label in enumerate(steps.labels) if label.phase == phase])
+        tokens = [steps.labels[index].tokens for index in at.tolist()]
+        known = [count for count in tokens if count is not None]
+        phases[phase] = PhaseSummary(
+            count=len(at),
+            median_ms=to_ms(np.median(durations[at])),
+            p90_ms=to_ms(np.percentile(durations[at], 90)),
+            std_ms=to_ms(np.std(durations[at], ddof=1)) if len(at) > 1 else 0.0,
+            gpu_events_per_step=round(float(events[at].mean()), 3),
+            gpu_ms_per_step=to_ms(gpu_ns[at].mean()),
+            tokens_per_step=round(sum(known) / len(known), 3) if len(known) == len(tokens) else None,
+        )
+        outliers += _outliers(phase, at, durations[at])
+    outliers.sort(key=lambda outlier: -outlier.times_median)
+    return StepsSummary(source=steps.source, count=len(steps), phases=phases, outliers=outliers[:_MAX_OUTLIERS])
+
+
+def _outliers(phase: str, at: Ints, durations: Ints) -> list[Outlier]:
+    """Steps far above the median, by the median absolute deviation, which outliers themselves do not move."""
+    if len(at) < 5:
+        return []
+    median = float(np.median(durations))
+    spread = 1.4826 * float(np.median(np.abs(durations - median)))
+    limit = max(median + _OUTLIER_SPREADS * spread, median * _OUTLIER_SHARE)
+    return [
+        Outlier(step=step, phase=phase, ms=to_ms(duration), times_median=round(duration / median, 2))
+        for step, duration in zip(at.tolist(), durations.tolist(), strict=True)
+        if duration > limit
+    ]
+
+
+def typical_step(steps: Steps) -> int | None:
+    """The step of the most frequent phase whose duration is that phase's median (the upper of two)."""
+    if not len(steps):
+        return None
+    phases = [label.phase for label in steps.labels]
+    phase = max(sorted(set(phases)), key=phases.count)
+    at = np.array([index for index, one in enumerate(phases) if one == phase])
+    durations = (steps.end_ns - steps.start_ns)[at]
+    return int(at[np.argsort(durations, kind="stable")[len(at) // 2]])

@@ -1,0 +1,87 @@
+"""One typical step, drawn out: its spans, when the GPU was busy in it, and its longest gaps."""
+
+import numpy as np
+
+from roseinfer.trace.columns import Ints
+from roseinfer.trace.facts import Facts
+from roseinfer.trace.intervals import union
+from roseinfer.trace.naming import short_name
+from roseinfer.trace.step_stats import typical_step
+from roseinfer.trace.summary import Segment, TypicalStep, to_ms
+
+_MAX_SPANS = 300
+_MAX_GAPS = 40
+_PIXELS = 1200
+
+
+def draw_typical_step(facts: Facts) -> TypicalStep | None:
+    """The median step, with at most some hundred segments of each kind; None without steps.
+
+    With GPU work the picture reaches from the step's start to the end of its last GPU event.
+    """
+    step = typical_step(facts.steps)
+    if step is None:
+        return None
+    start, end = int(facts.steps.start_ns[step]), int(facts.steps.end_ns[step])
+    mine = np.flatnonzero(facts.event_step == step)
+    reach = max(end, int(facts.trace.gpu.end_ns[mine].max(initial=0)))
+    return TypicalStep(
+        step=step,
+        phase=facts.steps.labels[step].phase,
+        ms=to_ms(end - start),
+        spans=_spans(facts, step, start, end),
+        busy=_busy(facts, mine, start, reach),
+        gaps=_gaps(facts, mine, start),
+    )
+
+
+def _spans(facts: Facts, step: int, start: int, end: int) -> list[Segment]:
+    spans = facts.spans
+    inside = (spans.start_ns >= start) & (spans.end_ns <= end) & (spans.thread == facts.steps.thread[step])
+    at = np.flatnonzero(inside)
+    if len(at) > _MAX_SPANS:
+        longest = np.argsort(spans.start_ns[at] - spans.end_ns[at], kind="stable")[:_MAX_SPANS]
+        at = np.sort(at[longest])
+    top = int(spans.forest.depth[at].min(initial=10**9))
+    return [
+        _segment(
+            spans.groups[spans.group[index]],
+            int(spans.forest.depth[index]) - top,
+            spans.start_ns,
+            spans.end_ns,
+            index,
+            start,
+        )
+        for index in at.tolist()
+    ]
+
+
+def _busy(facts: Facts, mine: Ints, start: int, reach: int) -> list[Segment]:
+    gpu = facts.trace.gpu
+    found: list[Segment] = []
+    for device in np.unique(gpu.device[mine]).tolist():
+        at = mine[gpu.device[mine] == device]
+        near = (reach - start) // _PIXELS  # what one pixel cannot show apart is drawn as one
+        low, high = union(gpu.start_ns[at], gpu.end_ns[at] + near)
+        name = f"GPU {facts.trace.devices[device].id}"
+        row = len({segment.name for segment in found} | {name}) - 1
+        found += [_segment(name, row, low, high - near, index, start) for index in range(len(low))]
+    return found
+
+
+def _gaps(facts: Facts, mine: Ints, start: int) -> list[Segment]:
+    gaps = facts.gaps
+    at = np.flatnonzero(np.isin(gaps.event, mine) & (gaps.start_ns >= start))
+    longest = at[np.argsort(gaps.start_ns[at] - gaps.end_ns[at], kind="stable")[:_MAX_GAPS]]
+    found: list[Segment] = []
+    for gap in np.sort(longest).tolist():
+        edges = (gaps.start_ns[gap], gaps.late_end_ns[gap], gaps.call_end_ns[gap], gaps.end_ns[gap])
+        causes = ("host late", "launch call", "device queue") if gaps.linked[gap] else ("", "", "unlinked")
+        for cause, low, high in zip(causes, edges[:-1], edges[1:], strict=True):
+            if high > low:
+                found.append(Segment(cause, 0, (int(low) - start) / 1000, (int(high) - start) / 1000))
+    return found
+
+
+def _segment(name: str, row: int, low: Ints, high: Ints, index: int, start: int) -> Segment:
+    return Segment(short_name(name, 60), row, (int(low[index]) - start) / 1000, (int(high[index]) - start) / 1000)
