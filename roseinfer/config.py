@@ -13,8 +13,9 @@ import msgspec
 
 from roseinfer.errors import UsageError
 
-PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
-NonNegativeInt = Annotated[int, msgspec.Meta(ge=0)]
+_INT64_MAX = 2**63 - 1  # what tensors and random generators take
+PositiveInt = Annotated[int, msgspec.Meta(ge=1, le=_INT64_MAX)]
+NonNegativeInt = Annotated[int, msgspec.Meta(ge=0, le=_INT64_MAX)]
 
 LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16", "float64"]
@@ -108,8 +109,7 @@ def load_config(name_or_path: str | None = None, overrides: Mapping[str, Mapping
         below = raw.setdefault(table, {})
         if not isinstance(below, dict):
             break  # convert() below names the wrong table
-        if "temperature" in values and "do_sample" not in values:
-            below.pop("do_sample", None)
+        _drop_what_flags_replace(below, values)
         below.update(values)
     if isinstance(raw.get("sampling"), dict):
         _resolve_do_sample(raw["sampling"])
@@ -124,6 +124,15 @@ def shipped_configs() -> list[str]:
     """The names that `--config NAME` accepts."""
     folder = _configs_dir()
     return sorted(path.stem for path in folder.glob("*.toml")) if folder is not None else []
+
+
+def _drop_what_flags_replace(below: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Where two keys say one thing in two ways, a flag for one replaces the file's other where that contradicts it."""
+    for flag, other in (("temperature", "do_sample"), ("prompts", "prompts_file"), ("prompts_file", "prompts")):
+        if flag in values and other not in values:
+            below.pop(other, None)
+    if "do_sample" in values and "temperature" not in values and bool(below.get("temperature")) != values["do_sample"]:
+        below.pop("temperature", None)
 
 
 def _resolve_do_sample(sampling: dict[str, Any]) -> None:

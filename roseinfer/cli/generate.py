@@ -89,8 +89,15 @@ def _with_arguments(workload: WorkloadConfig, arguments: list[str]) -> WorkloadC
         arguments = ["-"]
     if not arguments:
         return workload
-    texts = tuple(sys.stdin.read().rstrip("\n") if argument == "-" else argument for argument in arguments)
+    texts = tuple(_stdin_text() if argument == "-" else argument for argument in arguments)
     return msgspec.structs.replace(workload, prompts=texts)
+
+
+def _stdin_text() -> str:
+    try:
+        return sys.stdin.read().rstrip("\n")
+    except UnicodeDecodeError:
+        raise UsageError("the prompt on stdin is not UTF-8 text") from None
 
 
 def _stream(scheduler: "ModeScheduler", texts: list[str]) -> None:
