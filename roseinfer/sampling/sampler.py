@@ -77,7 +77,7 @@ def rank(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     if logits.dtype == torch.float64:
         values, order = logits.sort(dim=-1, descending=True, stable=True)
         return values[:, :count], order[:, :count]
-    bits = logits.contiguous().view(torch.int32).to(torch.int64)
+    bits = (logits + 0.0).view(torch.int32).to(torch.int64)  # -0.0 equals 0.0, and becomes it here
     ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     ids = torch.arange(logits.shape[-1], device=logits.device)
     keys = (ordered << 32) + (0xFFFFFFFF - ids)
@@ -92,7 +92,8 @@ def kept_probabilities(ranked: Tensor, batch: SamplingBatch) -> Tensor:
     temperature = torch.where(batch.temperature > 0, batch.temperature, 1.0).to(ranked.dtype).unsqueeze(-1)
     # A row of its own k: the batch's widest row decides how many were ranked.
     top_k = torch.where(batch.top_k > 0, batch.top_k, ranked.shape[-1]).unsqueeze(-1)
-    scaled = (ranked / temperature).masked_fill(place >= top_k, float("-inf"))
+    # Relative to the best one: a tiny temperature must not make infinities of several.
+    scaled = ((ranked - ranked[:, :1]) / temperature).masked_fill(place >= top_k, float("-inf"))
     probabilities = scaled.softmax(dim=-1)
     before = probabilities.cumsum(dim=-1) - probabilities
     # Strictly before: the token that crosses top_p is kept, and so is the first one whatever top_p is.
