@@ -77,6 +77,15 @@ def test_a_header_cut_anywhere_is_an_error_in_one_line(write_gguf: Callable[...,
         assert "\n" not in str(caught.value)
 
 
+def test_a_last_string_that_is_cut_is_not_taken_for_a_shorter_one(write_gguf: Callable[..., Path]) -> None:
+    path = write_gguf(lambda writer: writer.add_string("last", "text"))
+    whole = path.read_bytes().rstrip(b"\0")
+    assert whole.endswith(b"text")
+    path.write_bytes(whole[:-1])
+    with pytest.raises(ModelError, match="runs past its end"):
+        read_gguf_header(path)
+
+
 def test_flipped_bytes_never_end_in_anything_but_a_model_error(write_gguf: Callable[..., Path]) -> None:
     path = write_gguf(fill_with_every_kind)
     whole = path.read_bytes()
