@@ -1,0 +1,115 @@
+"""How `summarize` scales: time and memory on a large trace, against bare msgspec decoding of the same bytes.
+
+    python benchmarks/trace_scale.py --gigabytes 1
+
+The large trace is the recorded one in tests/trace/data, repeated with its times and ids shifted, in Kineto's layout.
+Each measurement runs in a process of its own; memory is that process's peak resident size.
+"""
+
+import argparse
+import gzip
+import json
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+SOURCE = Path(__file__).parents[1] / "tests/trace/data/origin_gather_decode_h200.json.gz"
+CHUNK_BYTES = 4 << 20
+
+
+def write_large(path: Path, num_bytes: int) -> int:
+    """Writes a trace of at least `num_bytes`; returns its number of events."""
+    text = gzip.decompress(SOURCE.read_bytes())
+    start = re.search(rb'"traceEvents": \[\n', text)
+    end = text.rfind(b"\n  ],")
+    if start is None or end < 0:
+        raise SystemExit(f"{SOURCE} is not in Kineto's layout")
+    body = text[start.end() : end]
+    window_us = 200_000.0
+    stamps = re.compile(rb'("ts": )(\d+\.\d+)')
+    ids = re.compile(rb'("(?:correlation|External id|id)": ?)(\d+)')
+    steps = re.compile(rb"ProfilerStep#(\d+)")
+    copies = 0
+    with path.open("wb") as file:
+        file.write(text[: start.end()])
+        while file.tell() < num_bytes:
+            shift, step = copies * window_us, copies * 1_000_000
+            moved = stamps.sub(lambda m, by=shift: b"%s%.3f" % (m[1], float(m[2]) + by), body)
+            moved = ids.sub(lambda m, by=step: b"%s%d" % (m[1], int(m[2]) + by), moved)
+            moved = steps.sub(lambda m, by=3 * copies: b"ProfilerStep#%d" % (int(m[1]) + by), moved)
+            file.write(b",\n" * bool(copies) + moved)
+            copies += 1
+        file.write(text[end:])
+    return copies * body.count(b'"ph": ')
+
+
+def bare_decode(path: Path) -> int:
+    """Decodes every event into the same structs as the reader, and keeps nothing."""
+    import msgspec
+
+    from roseinfer.trace.schema import RawEvent
+
+    decode = msgspec.json.Decoder(list[RawEvent]).decode
+    count, rest = 0, b""
+    with path.open("rb") as file:
+        head = file.read(4096)
+        rest = head[head.index(b'"traceEvents": [') + 16 :]
+        while chunk := file.read(CHUNK_BYTES):
+            rest += chunk
+            cut = rest.rfind(b"\n  },") + 4
+            if cut > 4:
+                count += len(decode(b"[" + rest[:cut] + b"]"))
+                rest = rest[cut + 1 :]
+    return count + len(decode(b"[" + rest[: rest.rfind(b"\n  ]")] + b"]"))
+
+
+def summarize(path: Path) -> int:
+    """What `roseinfer summarize` does before it prints."""
+    from roseinfer.trace import summarize_trace
+
+    return summarize_trace(path).trace.events
+
+
+TASKS: dict[str, Callable[[Path], int]] = {"bare": bare_decode, "summarize": summarize}
+
+
+def measured(task: str, path: Path) -> dict[str, float]:
+    """Seconds, peak MB and events of one task in a fresh process."""
+    command = [sys.executable, __file__, "--task", task, "--path", str(path)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gigabytes", type=float, default=1.0)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
+    parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.task:
+        began = time.perf_counter()
+        events = TASKS[args.task](args.path)
+        seconds = time.perf_counter() - began
+        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({"seconds": round(seconds, 3), "peak_mb": round(peak_mb, 1), "events": events}))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "large.json"
+        events = write_large(path, int(args.gigabytes * 1e9))
+        print(f"{path.stat().st_size / 1e9:.2f} GB, {events:,} events")
+        best: dict[str, float] = {}
+        for _ in range(args.repeats):
+            for task in TASKS:
+                found = measured(task, path)
+                best[task] = min(found["seconds"], best.get(task, found["seconds"]))
+                print(f"{task:10s} {found['seconds']:7.2f} s {found['peak_mb']:7.1f} MB {found['events']:,.0f} events")
+        print(f"summarize / bare: {best['summarize'] / best['bare']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
