@@ -46,12 +46,16 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Most tokens, prompt and completion together, that a request may have; the model's context length when unset."""
     block_size: PositiveInt = 16
     """Tokens per KV block."""
+    kv_cache_memory: str | None = None
+    """Bytes ("2GiB", "500MB") or a share of the memory that is left once the weights are loaded ("50%")."""
+    prefix_cache: bool = True
+    """Keep full blocks by content, for requests that begin alike."""
     seed: NonNegativeInt = 0
     """Seeds dummy weights, and the sampling of requests that bring no seed of their own."""
 
 
 class SamplingParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How one request's completion is drawn. Order: temperature, then top-k, then top-p."""
+    """How one request's completions are drawn. Order: penalties and bias, temperature, top-k, top-p, min-p."""
 
     max_new_tokens: NonNegativeInt = 64
     temperature: Annotated[float, msgspec.Meta(ge=0)] = 0.0
@@ -60,9 +64,34 @@ class SamplingParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """Keep the k likeliest tokens; 0 keeps all."""
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
     """Keep the likeliest tokens up to and including the one that crosses this probability."""
+    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    """Drop tokens less likely than this share of the likeliest one's probability."""
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    """Divides positive logits, and multiplies negative ones, of tokens in the prompt or the completion."""
+    presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
+    """Subtracted from the logits of tokens in the completion."""
+    frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
+    """Subtracted from a token's logit for each time it occurs in the completion."""
+    logit_bias: dict[int, float] = {}
+    """Added to the logits of these token ids."""
+    min_new_tokens: NonNegativeInt = 0
+    """No stop token and no stop string ends a completion before it has this many tokens."""
+    stop_token_ids: tuple[NonNegativeInt, ...] = ()
+    """End at these tokens too; the token is part of the completion's ids."""
+    stop: tuple[str, ...] = ()
+    """End where one of these strings appears in the text; the string itself is cut off."""
+    n: PositiveInt = 1
+    """Completions per prompt."""
+    logprobs: NonNegativeInt | None = None
+    """Report the log-probability of each token, and of this many of the likeliest, under the model's own logits."""
     seed: NonNegativeInt | None = None
     """Unset: derived from the engine's seed and the order of submission."""
     stop_on_eos: bool = True
+
+    @property
+    def has_penalty(self) -> bool:
+        """Whether a draw depends on which tokens came before."""
+        return self.repetition_penalty != 1 or bool(self.presence_penalty or self.frequency_penalty)
 
 
 class WorkloadConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -114,7 +143,7 @@ def load_config(name_or_path: str | None = None, overrides: Mapping[str, Mapping
     if isinstance(raw.get("sampling"), dict):
         _resolve_do_sample(raw["sampling"])
     try:
-        return msgspec.convert(raw, RunConfig)
+        return msgspec.convert(raw, RunConfig, str_keys=True)
     except msgspec.ValidationError as error:
         where = f"{name_or_path}: " if name_or_path is not None else ""
         raise UsageError(f"{where}{_one_line(error)}") from None

@@ -1,6 +1,7 @@
 """The tensors behind the KV blocks."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -32,6 +33,12 @@ class KVCache:
         flat = self.data[layer].flatten(1, 2)  # [2, num_blocks * block_size, kv_heads, head_dim]
         flat[0].index_copy_(0, slots, k)
         flat[1].index_copy_(0, slots, v)
+
+    def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
+        """Copy whole blocks, of all layers, from the first to the second number of each pair."""
+        if copies:
+            sources, targets = torch.tensor(copies, dtype=torch.int64, device=self.data.device).unbind(1)
+            self.data[:, :, targets] = self.data[:, :, sources]
 
     def read(self, layer: int, blocks: Tensor) -> tuple[Tensor, Tensor]:
         """A copy of one request's keys and values, [len(blocks) * block_size, kv_heads, head_dim] each."""

@@ -73,6 +73,10 @@ _FLAGS = (
     _Flag("engine", "max_batch_tokens", "Most tokens a step.", int),
     _Flag("engine", "max_model_len", "Most tokens a request, prompt and completion.", int),
     _Flag("engine", "block_size", "Tokens a KV block.", int),
+    _Flag("engine", "kv_cache_memory", "Bytes like 2GiB, or a share of what is left, like 50%.", metavar="AMOUNT"),
+    _Flag(
+        "engine", "prefix_cache", "Share blocks of equal prefixes.", bool, names=("--prefix-cache/--no-prefix-cache",)
+    ),
     _Flag("engine", "seed", "Of dummy weights and of sampling.", int),
     _Flag("workload", "mode", "How requests are scheduled.", config.Mode),
     _Flag(
@@ -86,6 +90,15 @@ _FLAGS = (
     _Flag("sampling", "do_sample", "Sample: temperature 1 unless given.", bool, names=("--do-sample/--no-do-sample",)),
     _Flag("sampling", "top_k", "Keep the k likeliest tokens; 0: all.", int),
     _Flag("sampling", "top_p", "Keep the likeliest tokens that reach this probability.", float),
+    _Flag("sampling", "min_p", "Drop tokens below this share of the likeliest one's probability.", float),
+    _Flag("sampling", "repetition_penalty", "Above 1: fewer tokens of prompt and completion again.", float),
+    _Flag("sampling", "presence_penalty", "Off the logits of tokens in the completion.", float),
+    _Flag("sampling", "frequency_penalty", "The same, for each time they occur.", float),
+    _Flag("sampling", "min_new_tokens", "No stop before this many tokens.", int),
+    _Flag("sampling", "stop", "End where this text appears; may be given several times.", list[str], metavar="TEXT"),
+    _Flag("sampling", "stop_token_ids", "End at this token too; repeatable.", list[int], names=("--stop-token-id",)),
+    _Flag("sampling", "n", "Completions per prompt.", int),
+    _Flag("sampling", "logprobs", "Log-probabilities: this many alternatives a token (--json).", int),
     _Flag("sampling", "stop_on_eos", "End at EOS.", bool, names=("--stop-on-eos/--no-stop-on-eos",)),
     _Flag("profile", "wait", "Steps before the schedule's warm-up.", int),
     _Flag("profile", "warmup", "Steps the profiler warms up in.", int),

@@ -9,8 +9,9 @@ from roseinfer.attention.registry import attention_backend
 from roseinfer.cache.block_pool import BlockPool
 from roseinfer.cache.kv_cache import KVCache
 from roseinfer.config import EngineConfig
-from roseinfer.engine.device import resolve_device, resolve_dtype, spare_memory_bytes
+from roseinfer.engine.device import resolve_device, resolve_dtype
 from roseinfer.engine.engine import Engine
+from roseinfer.engine.memory import kv_cache_bytes
 from roseinfer.engine.runner import Runner
 from roseinfer.errors import ModelError, UsageError
 from roseinfer.models.base import CausalLM
@@ -21,9 +22,6 @@ from roseinfer.text.assets import load_text
 from roseinfer.weights.json_file import read_json
 from roseinfer.weights.reader import WeightReader, open_weights
 from roseinfer.weights.resolve import ModelSource, resolve
-
-_KV_SHARE_OF_MEMORY = 0.5
-"""Of the memory that is left once the weights are loaded; the rest is for activations and for others."""
 
 
 def build_engine(config: EngineConfig, *, on_progress: Callable[[int, int], None] | None = None) -> Engine:
@@ -57,7 +55,7 @@ def build_engine(config: EngineConfig, *, on_progress: Callable[[int, int], None
         model_name=source.name,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         runner=Runner(model, cache, attention_backend(config.attention, model_config.sliding_window), device),
-        pool=BlockPool(cache.num_blocks, cache.block_size),
+        pool=BlockPool(cache.num_blocks, cache.block_size, prefix_cache=config.prefix_cache),
         tokenizer=text.tokenizer,
         chat_template=text.chat_template,
         eos_token_ids=text.eos_token_ids,
@@ -94,13 +92,14 @@ def _max_model_len(config: EngineConfig, model_config: ModelConfig) -> int:
 def _kv_cache(
     config: EngineConfig, model: ModelConfig, max_model_len: int, dtype: torch.dtype, device: torch.device
 ) -> KVCache:
-    """Room for a full batch of the longest requests, or for what half of the spare memory holds."""
+    """Room for what the settings say, but for no more than a full batch of the longest requests."""
     wanted = config.max_batch_size * -(-max_model_len // config.block_size)
     block_bytes = model.kv_bytes_per_token(dtype.itemsize) * config.block_size
-    affordable = int(spare_memory_bytes(device) * _KV_SHARE_OF_MEMORY) // block_bytes
+    affordable = kv_cache_bytes(config.kv_cache_memory, device) // block_bytes
     if affordable < 1:
         raise ModelError(
-            f"no memory is left on {device} for the KV cache: one block takes {block_bytes / 2**20:.1f} MiB"
+            f"the KV cache has no room for a single block of {block_bytes / 2**20:.1f} MiB on {device}: "
+            "raise kv_cache_memory, or lower block_size"
         )
     return KVCache(
         num_layers=model.num_layers,

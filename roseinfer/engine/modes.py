@@ -10,11 +10,14 @@ from collections.abc import Callable
 from roseinfer.config import EngineConfig, Mode, SamplingParams
 from roseinfer.engine.core import EngineCore, Prompt
 from roseinfer.engine.request import Request, RequestOutput, TokenEvent
+from roseinfer.engine.runner import SampledToken
 from roseinfer.engine.scheduler import Policy, Scheduler, StepPlan
 from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.sampling.uniform import derived_seed
 from roseinfer.spans import span
-from roseinfer.text.detokenizer import Detokenizer, detokenizer_for
+from roseinfer.text.detokenizer import detokenizer_for
+from roseinfer.text.stop import StopStrings
+from roseinfer.text.tokenizer import Tokenizer
 
 _ONLINE_PREFILL_BESIDE_DECODE = 512
 """Prompt tokens that one online step computes beside running requests: enough to keep a GPU's matrix units busy, few
@@ -29,8 +32,7 @@ class ModeScheduler(ABC):
         self.last_plan: StepPlan | None = None
         """What the last step computed."""
         self._scheduler = Scheduler(engine.pool, self._policy(engine.config))
-        self._requests: dict[int, Request] = {}  # unfinished
-        self._detokenizers: dict[int, Detokenizer] = {}
+        self._unfinished: dict[int, list[_Stream]] = {}  # by request id
         self._finished: list[Request] = []
         self._num_submitted = 0
 
@@ -44,18 +46,23 @@ class ModeScheduler(ABC):
         return self._scheduler.num_preemptions
 
     def submit(self, prompt: Prompt, params: SamplingParams | None = None) -> int:
-        """Queue a request and return its id. Raises UsageError for one that can never run."""
+        """Queue a request, `params.n` completions of one prompt, and return its id.
+
+        Raises UsageError for one that can never run; nothing is queued then.
+        """
         submitted_s = time.perf_counter()
-        request = self._request(prompt, params or SamplingParams(), submitted_s)
-        if request.max_new_tokens == 0:
-            request.finish_reason = "length"
-            self._finished.append(request)
+        requests = self._requests(prompt, params or SamplingParams(), submitted_s)
+        request_id = requests[0].id
+        if requests[0].max_new_tokens == 0:
+            for request in requests:
+                request.finish_reason = "length"
+            self._finished += requests
         else:
-            self._scheduler.add(request)
-            self._requests[request.id] = request
-            self._detokenizers[request.id] = detokenizer_for(self.engine.tokenizer)
+            for request in requests:
+                self._scheduler.add(request)
+            self._unfinished[request_id] = [_Stream(request, self.engine.tokenizer) for request in requests]
         self._num_submitted += 1
-        return request.id
+        return request_id
 
     def step(self) -> list[TokenEvent]:
         """Run the model once over the next batch; the tokens it gave. Does nothing when nothing is unfinished."""
@@ -63,16 +70,16 @@ class ModeScheduler(ABC):
             return []
         with span("roseinfer.step", lambda: self._scheduler.plan().label):
             with span("roseinfer.schedule"):
-                plan = self._scheduler.plan()
+                plan = self._scheduler.plan(span)
                 if not plan.chunks:
                     raise RoseinferError("no KV block is free: another scheduler of this engine holds them all")
-                self._scheduler.begin(plan)
-            sampled = self.engine.runner.execute(plan)
+                copies = self._scheduler.begin(plan)
+            sampled = self.engine.runner.execute(plan, copies)
             with span("roseinfer.commit"):
-                news = self._scheduler.commit(plan, sampled)
+                requests = self._scheduler.commit(plan, [token.token_id for token in sampled])
             now_s = time.perf_counter()
             with span("roseinfer.detokenize"):
-                events = [self._event(request, token_id, now_s) for request, token_id in news]
+                events = [self._event(*news, now_s) for news in zip(requests, sampled, strict=True)]
         self.last_plan = plan
         return events
 
@@ -85,55 +92,112 @@ class ModeScheduler(ABC):
     def take_outputs(self) -> list[RequestOutput]:
         """The requests that finished since the last call, in submission order."""
         finished, self._finished = self._finished, []
-        return [request.output() for request in sorted(finished, key=lambda request: request.id)]
+        return [request.output() for request in sorted(finished, key=lambda r: (r.id, r.sample_index))]
 
     def abort(self, request_id: int) -> None:
-        """End a request now, keeping what it has. Does nothing to a finished one."""
-        request = self._requests.get(request_id)
-        if request is not None:
-            self._scheduler.abort(request)
-            request.text += self._detokenizers[request_id].finish()
-            self._finish(request)
+        """End a request's unfinished completions now, keeping what they have. Does nothing to a finished request."""
+        for stream in list(self._unfinished.get(request_id, ())):
+            self._scheduler.abort(stream.request)
+            stream.request.text += stream.finish()
+            self._finish(stream)
 
     @staticmethod
     @abstractmethod
     def _policy(config: EngineConfig) -> Policy:
         """The limits of this mode's batches."""
 
-    def _request(self, prompt: Prompt, params: SamplingParams, submitted_s: float) -> Request:
+    def _requests(self, prompt: Prompt, params: SamplingParams, submitted_s: float) -> list[Request]:
         token_ids = self.engine.encode(prompt)
+        self._check(params)
         room = self.engine.max_model_len - len(token_ids)
         if room < min(params.max_new_tokens, 1):
             raise UsageError(
                 f"the prompt has {len(token_ids)} tokens, but the context is {self.engine.max_model_len} tokens and "
                 "the completion needs at least one: shorten the prompt, or raise max_model_len if the model allows"
             )
-        unseeded = derived_seed(self.engine.config.seed, self._num_submitted)
-        return Request(
-            id=self._num_submitted,
-            prompt_token_ids=token_ids,
-            params=params,
-            seed=unseeded if params.seed is None else derived_seed(params.seed),
-            max_new_tokens=min(params.max_new_tokens, room),
-            stop_token_ids=self.engine.eos_token_ids if params.stop_on_eos else frozenset(),
-            submitted_s=submitted_s,
-        )
+        stops = frozenset(params.stop_token_ids) | (self.engine.eos_token_ids if params.stop_on_eos else frozenset())
+        requests: list[Request] = []
+        for index in range(params.n):
+            seed = (params.seed,) if params.seed is not None else (self.engine.config.seed, self._num_submitted)
+            requests.append(
+                Request(
+                    id=self._num_submitted,
+                    sample_index=index,
+                    parent=requests[0] if requests else None,
+                    prompt_token_ids=token_ids,
+                    params=params,
+                    seed=derived_seed(*seed, index),
+                    max_new_tokens=min(params.max_new_tokens, room),
+                    stop_token_ids=stops,
+                    submitted_s=submitted_s,
+                )
+            )
+        return requests
 
-    def _event(self, request: Request, token_id: int, now_s: float) -> TokenEvent:
-        detokenizer = self._detokenizers[request.id]
-        text = detokenizer.add(token_id)
+    def _check(self, params: SamplingParams) -> None:
+        vocab_size = self.engine.model_config.vocab_size
+        for name, token_ids in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
+            if wrong := [token_id for token_id in token_ids if not 0 <= token_id < vocab_size]:
+                raise UsageError(f"{name}: token id {wrong[0]} is outside the model's vocabulary of {vocab_size}")
+
+    def _event(self, request: Request, sampled: SampledToken, now_s: float) -> TokenEvent:
+        stream = self._unfinished[request.id][0]
+        for candidate in self._unfinished[request.id]:
+            if candidate.request is request:
+                stream = candidate
         request.token_times_s.append(now_s)
+        if sampled.logprobs is not None:
+            request.logprobs.append(sampled.logprobs)
+        text = stream.add(sampled.token_id)
+        if stream.stopped and request.finish_reason != "stop":
+            self._scheduler.stop(request)
         if request.finish_reason is not None:
-            text += detokenizer.finish()
+            text += stream.finish()
         request.text += text
         if request.finish_reason is not None:
-            self._finish(request)
-        return TokenEvent(request_id=request.id, token_id=token_id, text=text, finish_reason=request.finish_reason)
+            self._finish(stream)
+        return TokenEvent(
+            request_id=request.id,
+            sample_index=request.sample_index,
+            token_id=sampled.token_id,
+            text=text,
+            finish_reason=request.finish_reason,
+            logprobs=sampled.logprobs,
+        )
 
-    def _finish(self, request: Request) -> None:
-        del self._requests[request.id]
-        del self._detokenizers[request.id]
+    def _finish(self, stream: "_Stream") -> None:
+        request = stream.request
+        streams = self._unfinished[request.id]
+        streams.remove(stream)
+        if not streams:
+            del self._unfinished[request.id]
         self._finished.append(request)
+
+
+class _Stream:
+    """The text of one completion as it grows, up to its stop strings."""
+
+    def __init__(self, request: Request, tokenizer: Tokenizer) -> None:
+        self.request = request
+        self._detokenizer = detokenizer_for(tokenizer)
+        self._stops = StopStrings(request.params.stop)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has appeared."""
+        return self._stops.found
+
+    def add(self, token_id: int) -> str:
+        """The text that one more token lets through."""
+        piece = self._detokenizer.add(token_id)
+        if self.request.num_new_tokens < self.request.params.min_new_tokens:
+            return piece
+        return self._stops.add(piece)
+
+    def finish(self) -> str:
+        """The rest, when the completion has ended."""
+        rest = self._detokenizer.finish()
+        return self._stops.add(rest) + self._stops.finish()
 
 
 class OnlineScheduler(ModeScheduler):
@@ -149,7 +213,7 @@ class OfflineScheduler(ModeScheduler):
 
     @staticmethod
     def _policy(config: EngineConfig) -> Policy:
-        return Policy(config.max_batch_size, config.max_batch_tokens, config.max_batch_tokens)
+        return Policy(config.max_batch_size, config.max_batch_tokens, config.max_batch_tokens, longest_first=True)
 
 
 class NaiveScheduler(ModeScheduler):

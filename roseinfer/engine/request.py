@@ -1,5 +1,6 @@
 """One generation job, what a step tells of it, and what it ends as. No torch in here."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,19 +11,32 @@ from roseinfer.config import SamplingParams
 FinishReason = Literal["stop", "length", "abort"]
 
 
+class TokenLogprobs(msgspec.Struct, frozen=True):
+    """Of one token of a completion, under the logits that the model gave, before any change to them."""
+
+    logprob: float
+    """Natural logarithm of the drawn token's probability."""
+    top: list[tuple[int, float]]
+    """The likeliest tokens and theirs, the likeliest first."""
+
+
 class TokenEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """One new token of one request; `text` may be empty while a character is incomplete."""
+    """One new token of one completion; `text` may be empty while a character is incomplete."""
 
     request_id: int
+    sample_index: int
     token_id: int
     text: str
     finish_reason: FinishReason | None
+    logprobs: TokenLogprobs | None = None
 
 
 class RequestOutput(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished request. Times are seconds on `time.perf_counter`'s clock."""
+    """A finished completion. Times are seconds on `time.perf_counter`'s clock."""
 
     request_id: int
+    sample_index: int
+    """Which of the prompt's `n` completions this is."""
     prompt_token_ids: list[int]
     token_ids: list[int]
     text: str
@@ -30,6 +44,8 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True):
     submitted_s: float
     token_times_s: list[float]
     """When each completion token was there."""
+    logprobs: list[TokenLogprobs] | None
+    """One a completion token; None where the parameters do not ask for them."""
 
     @property
     def ttft_s(self) -> float | None:
@@ -42,6 +58,10 @@ class Request:
     """A job's state, owned by one scheduler."""
 
     id: int  # also the order of submission
+    sample_index: int
+    """Which of the prompt's completions this is."""
+    parent: "Request | None"
+    """The first completion of the same prompt, whose blocks this one shares; None for that one itself."""
     prompt_token_ids: list[int]
     params: SamplingParams
     seed: int
@@ -55,37 +75,55 @@ class Request:
     num_computed_tokens: int = 0
     """Leading tokens whose keys and values the cache holds."""
     block_table: list[int] = field(default_factory=list)
+    block_keys: list[bytes] = field(default_factory=list)
+    """Prefix-cache keys of the leading full blocks, as far as they were needed."""
     finish_reason: FinishReason | None = None
     token_times_s: list[float] = field(default_factory=list)
     text: str = ""
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    """One a token, where the parameters ask for them."""
 
     def __post_init__(self) -> None:
         self.token_ids = list(self.prompt_token_ids)
+        # What penalties look at is kept only where there is one.
+        self.prompt_set = frozenset(self.prompt_token_ids) if self.params.repetition_penalty != 1 else frozenset()
+        self.counts: Counter[int] = Counter()
+        self._counts_tokens = self.params.has_penalty
+
+    @property
+    def banned_token_ids(self) -> frozenset[int]:
+        """Tokens that may not come next."""
+        return self.stop_token_ids if self.num_new_tokens < self.params.min_new_tokens else frozenset()
+
+    @property
+    def num_new_tokens(self) -> int:
+        """Tokens of the completion so far."""
+        return len(self.token_ids) - len(self.prompt_token_ids)
 
     @property
     def completion_token_ids(self) -> list[int]:
         return self.token_ids[len(self.prompt_token_ids) :]
 
-    @property
-    def num_uncomputed_tokens(self) -> int:
-        return len(self.token_ids) - self.num_computed_tokens
-
     def append(self, token_id: int) -> None:
         """Take one sampled token, and finish when it is the last."""
         self.token_ids.append(token_id)
+        if self._counts_tokens:
+            self.counts[token_id] += 1
         if token_id in self.stop_token_ids:
             self.finish_reason = "stop"
-        elif len(self.token_ids) - len(self.prompt_token_ids) >= self.max_new_tokens:
+        elif self.num_new_tokens >= self.max_new_tokens:
             self.finish_reason = "length"
 
     def output(self) -> RequestOutput:
         assert self.finish_reason is not None, "an unfinished request has no output"
         return RequestOutput(
             request_id=self.id,
+            sample_index=self.sample_index,
             prompt_token_ids=self.prompt_token_ids,
             token_ids=self.completion_token_ids,
             text=self.text,
             finish_reason=self.finish_reason,
             submitted_s=self.submitted_s,
             token_times_s=self.token_times_s,
+            logprobs=None if self.params.logprobs is None else self.logprobs,
         )

@@ -1,14 +1,27 @@
 """Carrying out a step plan: inputs, forward, sampling."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from roseinfer.attention.base import AttentionBackend, AttentionMetadata, StepLayout
 from roseinfer.cache.kv_cache import KVCache
-from roseinfer.engine.scheduler import StepPlan
+from roseinfer.engine.request import Request, TokenLogprobs
+from roseinfer.engine.scheduler import BlockCopy, StepPlan
 from roseinfer.models.base import CausalLM
+from roseinfer.sampling.logits import History
+from roseinfer.sampling.logprobs import logprobs
 from roseinfer.sampling.sampler import SamplingBatch, sample
 from roseinfer.spans import span
+
+
+class SampledToken(NamedTuple):
+    """What one row of a step drew."""
+
+    token_id: int
+    logprobs: TokenLogprobs | None
 
 
 class Runner:
@@ -21,9 +34,10 @@ class Runner:
         self.device = device
 
     @torch.inference_mode()
-    def execute(self, plan: StepPlan) -> list[int]:
-        """Token ids for the chunks that sample, in the plan's order."""
+    def execute(self, plan: StepPlan, copies: Sequence[BlockCopy] = ()) -> list[SampledToken]:
+        """Make the copies, run the step; a token for each chunk that samples, in the plan's order."""
         with span("roseinfer.prepare_inputs"):
+            self.cache.copy_blocks(copies)
             token_ids, positions, last_rows, metadata = self._inputs(plan)
         with span("roseinfer.model.forward"):
             hidden = self.model(token_ids, positions, self.attention, metadata)
@@ -31,8 +45,7 @@ class Runner:
         if logits is None:
             return []
         with span("roseinfer.sample"):
-            drawn: list[int] = sample(logits, self._sampling(plan)).tolist()
-        return drawn
+            return self._sample(logits, [chunk.request for chunk in plan.chunks if chunk.samples])
 
     def _inputs(self, plan: StepPlan) -> tuple[Tensor, Tensor, Tensor, AttentionMetadata]:
         token_ids: list[int] = []
@@ -57,14 +70,20 @@ class Runner:
         metadata = self.attention.prepare(layout, self.cache)
         return self._tensor(token_ids), self._tensor(positions), self._tensor(last_rows), metadata
 
-    def _sampling(self, plan: StepPlan) -> SamplingBatch:
-        requests = [chunk.request for chunk in plan.chunks if chunk.samples]
-        return SamplingBatch.build(
+    def _sample(self, logits: Tensor, requests: list[Request]) -> list[SampledToken]:
+        batch = SamplingBatch.build(
             [request.params for request in requests],
             [request.seed for request in requests],
             [len(request.token_ids) for request in requests],
             self.device,
+            [History(request.prompt_set, request.counts, request.banned_token_ids) for request in requests],
         )
+        drawn = sample(logits, batch)
+        rows = logprobs(logits, drawn, [request.params.logprobs for request in requests])
+        return [
+            SampledToken(token_id, None if row is None else TokenLogprobs(*row))
+            for token_id, row in zip(drawn.tolist(), rows, strict=True)
+        ]
 
     def _tensor(self, values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self.device)

@@ -6,15 +6,19 @@ preempted request differ only in n.
 """
 
 from bisect import insort
-from collections import deque
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 from roseinfer.cache.block_pool import BlockPool
+from roseinfer.cache.prefix_index import ROOT, Key, block_key
 from roseinfer.engine.request import Request
 from roseinfer.errors import UsageError
 
 Phase = Literal["prefill", "decode", "mixed"]
+
+SpanFactory = Callable[[str], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class Policy:
     max_batch_tokens: int
     max_prefill_beside_decode: int
     """Most prompt tokens in a step that also decodes: what bounds the wait between a running request's tokens."""
+    longest_first: bool = False
+    """Start the longest completions first, so that a batch does not end with one straggler; else first come first."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +53,31 @@ class Chunk:
 
 
 @dataclass(frozen=True)
+class Admission:
+    """A waiting request that starts, and what of it other requests have computed."""
+
+    request: Request
+    shared: tuple[int, ...] = ()
+    """Blocks to hold together with others: full ones, which nobody writes any more."""
+    copied: int | None = None
+    """A block that others go on writing: its first tokens are copied into a block of the request's own."""
+    num_tokens: int = 0
+    """Tokens in the blocks shared and copied."""
+
+
+class BlockCopy(NamedTuple):
+    """Contents to copy before the step runs."""
+
+    source: int
+    target: int
+
+
+@dataclass(frozen=True)
 class StepPlan:
     """One step: which requests, how many tokens each."""
 
     chunks: tuple[Chunk, ...]
-    admitted: tuple[Request, ...]
+    admitted: tuple[Admission, ...]
     preempted: tuple[Request, ...]
 
     @property
@@ -77,13 +103,13 @@ class StepPlan:
 
 
 class Scheduler:
-    """First come, first served over one block pool; the youngest request is preempted when blocks run out."""
+    """Requests in order over one block pool; the last in order is preempted when blocks run out."""
 
     def __init__(self, pool: BlockPool, policy: Policy) -> None:
         self.pool = pool
         self.policy = policy
-        self._waiting: deque[Request] = deque()  # by id, preempted requests included
-        self._running: list[Request] = []  # by id
+        self._waiting: list[Request] = []  # the next one last, preempted requests included
+        self._running: list[Request] = []  # the first in order first
         self.num_preemptions = 0
 
     @property
@@ -99,93 +125,82 @@ class Scheduler:
             raise UsageError(
                 f"a request of {len(request.prompt_token_ids)} prompt and {request.max_new_tokens} new tokens needs "
                 f"{blocks} KV blocks of {self.pool.block_size} tokens, but the pool has {self.pool.num_blocks}: "
-                "shorten it, or lower max_batch_size and max_model_len"
+                "shorten it, or raise kv_cache_memory"
             )
-        self._waiting.append(request)
+        self._queue(request)
 
-    def plan(self) -> StepPlan:
-        """The next step, decided from the current state and changing none of it."""
-        running, free = list(self._running), self.pool.num_free
-        budget = self.policy.max_batch_tokens
-        chunks: list[Chunk] = []
-        preempted: list[Request] = []
-        prefill_budget = self._prefill_budget()
+    def plan(self, span: SpanFactory = nullcontext) -> StepPlan:
+        """The next step, decided from the current state and changing none of it.
 
-        def next_chunk(request: Request) -> Chunk:
-            left = request.num_uncomputed_tokens
-            is_decode = left == 1 and request.num_computed_tokens >= len(request.prompt_token_ids)
-            tokens = min(left, budget) if is_decode else min(left, budget, prefill_budget)
-            return Chunk(request, request.num_computed_tokens, tokens, samples=tokens == left)
-
-        index = 0
-        while index < len(running) and budget > 0:
-            chunk = next_chunk(running[index])
-            if chunk.num_tokens == 0:
-                index += 1
-                continue
-            needed = self._new_blocks(chunk)
-            while needed > free and running[-1] is not chunk.request:
-                free += len(running[-1].block_table)
-                preempted.append(running.pop())
-            if needed > free:
-                # The youngest left is this one itself: it gives its blocks back and waits.
-                free += len(running[index].block_table)
-                preempted.append(running.pop())
+        `span` is what the parts worth seeing in a trace are marked with.
+        """
+        draft = _Draft(self, span)
+        for request in self._running:
+            if draft.budget == 0 or request in draft.preempted:
                 break
-            chunks.append(chunk)
-            free -= needed
-            budget -= chunk.num_tokens
-            prefill_budget -= 0 if chunk.is_decode else chunk.num_tokens
-            index += 1
-
-        admitted: list[Request] = []
-        if not preempted:
-            for request in self._waiting:
-                if len(running) + len(admitted) == self.policy.max_batch_size or min(budget, prefill_budget) == 0:
+            if not draft.extend(request):
+                break
+        if not draft.preempted:
+            for request in reversed(self._waiting):
+                if not draft.admit(request):
                     break
-                # Room for all its tokens, not only for this chunk: half a prompt in the cache helps nobody.
-                whole = self.pool.blocks_for(len(request.token_ids))
-                if whole > free:
-                    break
-                chunk = next_chunk(request)
-                admitted.append(request)
-                chunks.append(chunk)
-                free -= whole
-                budget -= chunk.num_tokens
-                prefill_budget -= 0 if chunk.is_decode else chunk.num_tokens
-        return StepPlan(tuple(chunks), tuple(admitted), tuple(preempted))
+        return StepPlan(tuple(draft.chunks), tuple(draft.admitted), tuple(draft.preempted))
 
-    def begin(self, plan: StepPlan) -> None:
-        """Preempt, admit and allocate as planned."""
+    def begin(self, plan: StepPlan) -> list[BlockCopy]:
+        """Preempt, admit and allocate as planned; what to copy before the step runs."""
         for request in plan.preempted:
             self._running.remove(request)
             self._release(request)
             request.num_computed_tokens = 0
-            self._waiting.appendleft(request)
+            self._queue(request)
             self.num_preemptions += 1
-        for request in plan.admitted:
-            assert self._waiting[0] is request, "requests are admitted in order"
-            self._waiting.popleft()
-            insort(self._running, request, key=lambda r: r.id)
+        statistics = self.pool.statistics
+        copied: dict[Request, int] = {}
+        # Blocks are shared before any is allocated: an allocation may take what is kept but not held.
+        for admission in plan.admitted:
+            request = admission.request
+            assert self._waiting[-1] is request, "requests are admitted in order"
+            self._waiting.pop()
+            insort(self._running, request, key=_order(self.policy))
+            self.pool.share(admission.shared)
+            request.block_table = list(admission.shared)
+            request.num_computed_tokens = admission.num_tokens
+            statistics.queried_tokens += len(request.token_ids)
+            statistics.hit_tokens += admission.num_tokens
+            if admission.copied is not None:
+                copied[request] = admission.copied
+        copies: list[BlockCopy] = []
         for chunk in plan.chunks:
-            chunk.request.block_table += self.pool.allocate(self._new_blocks(chunk))
+            request = chunk.request
+            new = self.pool.allocate(self.pool.blocks_for(chunk.stop) - len(request.block_table))
+            if request in copied:
+                copies.append(BlockCopy(copied[request], new[0]))
+            request.block_table += new
+        return copies
 
-    def commit(self, plan: StepPlan, sampled: list[int]) -> list[tuple[Request, int]]:
-        """Take the sampled tokens, one for each chunk that samples, in order; returns them with their requests."""
+    def commit(self, plan: StepPlan, sampled: Sequence[int]) -> list[Request]:
+        """Take the sampled tokens, one for each chunk that samples, in order; the requests that got them."""
         token_ids = iter(sampled)
-        news: list[tuple[Request, int]] = []
+        news: list[Request] = []
         for chunk in plan.chunks:
             request = chunk.request
             request.num_computed_tokens = chunk.stop
+            self._publish(chunk)
             if not chunk.samples:
                 continue
-            token_id = next(token_ids)
-            request.append(token_id)
-            news.append((request, token_id))
+            request.append(next(token_ids))
+            news.append(request)
             if request.finish_reason is not None:
                 self._running.remove(request)
                 self._release(request)
         return news
+
+    def stop(self, request: Request) -> None:
+        """End a request whose text says so; one that its last token ended anyway has left already."""
+        if request.finish_reason is None:
+            self._running.remove(request)
+            self._release(request)
+        request.finish_reason = "stop"
 
     def abort(self, request: Request) -> None:
         """Drop a request that is waiting or running."""
@@ -196,13 +211,132 @@ class Scheduler:
             self._waiting.remove(request)
         self._release(request)
 
-    def _prefill_budget(self) -> int:
-        decodes = any(request.num_computed_tokens >= len(request.prompt_token_ids) for request in self._running)
-        return self.policy.max_prefill_beside_decode if decodes else self.policy.max_batch_tokens
+    def keys(self, request: Request, num_blocks: int) -> list[Key]:
+        """Keys of a request's leading full blocks, hashed once."""
+        size, keys = self.pool.block_size, request.block_keys
+        for index in range(len(keys), num_blocks):
+            parent = keys[-1] if keys else ROOT
+            keys.append(block_key(parent, request.token_ids[index * size : (index + 1) * size]))
+        return keys[:num_blocks]
 
-    def _new_blocks(self, chunk: Chunk) -> int:
-        return self.pool.blocks_for(chunk.stop) - len(chunk.request.block_table)
+    def _publish(self, chunk: Chunk) -> None:
+        """Let other requests find the blocks that this chunk has filled."""
+        size = self.pool.block_size
+        first, last = chunk.start // size, chunk.stop // size
+        if first == last or not self.pool.prefix_cache:
+            return
+        request = chunk.request
+        keys = self.keys(request, last)
+        for index in range(first, last):
+            parent = keys[index - 1] if index else ROOT
+            tokens = request.token_ids[index * size : (index + 1) * size]
+            self.pool.publish(request.block_table[index], keys[index], parent, tokens)
+
+    def _queue(self, request: Request) -> None:
+        order = _order(self.policy)
+        insort(self._waiting, request, key=lambda r: tuple(-part for part in order(r)))
 
     def _release(self, request: Request) -> None:
         self.pool.free(request.block_table)
         request.block_table = []
+
+
+def _order(policy: Policy) -> Callable[[Request], tuple[int, ...]]:
+    if policy.longest_first:
+        return lambda request: (-request.max_new_tokens, request.id, request.sample_index)
+    return lambda request: (request.id, request.sample_index)
+
+
+@dataclass
+class _Draft:
+    """A plan in the making, with the room that is left once it is carried out."""
+
+    scheduler: Scheduler
+    span: SpanFactory
+    chunks: list[Chunk] = field(default_factory=list)
+    admitted: list[Admission] = field(default_factory=list)
+    preempted: list[Request] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        policy, self._pool = self.scheduler.policy, self.scheduler.pool
+        self._running = list(self.scheduler._running)
+        self.budget = policy.max_batch_tokens
+        decodes = any(request.num_computed_tokens >= len(request.prompt_token_ids) for request in self._running)
+        self._prefill_budget = policy.max_prefill_beside_decode if decodes else policy.max_batch_tokens
+        self._free = self._pool.num_free
+        self._holders: dict[int, int] = {}  # of blocks whose holders the plan changes
+
+    def extend(self, request: Request) -> bool:
+        """Give a running request its next tokens, preempting from the end of the order until they fit."""
+        chunk = self._chunk(request, request.num_computed_tokens)
+        if chunk.num_tokens == 0:
+            return True
+        needed = self._pool.blocks_for(chunk.stop) - len(request.block_table)
+        while needed > self._free:
+            victim = self._running.pop()
+            self.preempted.append(victim)
+            self._let_go(victim.block_table)
+            if victim is request:
+                return False
+        self._take(chunk, needed)
+        return True
+
+    def admit(self, request: Request) -> bool:
+        """Start a waiting request, if the batch, the budget and the pool have room for it."""
+        if len(self._running) >= self.scheduler.policy.max_batch_size or min(self.budget, self._prefill_budget) == 0:
+            return False
+        admission = self._admission(request)
+        if admission is None:
+            return False
+        # Room for all its tokens, not only for this chunk: half a prompt in the cache helps nobody.
+        needed = self._pool.blocks_for(len(request.token_ids)) - len(admission.shared)
+        idle = sum(self._held(block) == 0 for block in admission.shared)
+        if needed + idle > self._free:
+            return False
+        for block in admission.shared:
+            self._holders[block] = self._held(block) + 1
+        self._free -= idle
+        self._running.append(request)
+        self.admitted.append(admission)
+        self._take(self._chunk(request, admission.num_tokens), needed)
+        return True
+
+    def _admission(self, request: Request) -> Admission | None:
+        """What others have computed of the request; None while a sibling is about to compute its prompt."""
+        size, parent = self._pool.block_size, request.parent
+        reusable = len(request.token_ids) - 1  # the last token is computed anyway, to draw the next one
+        with self.span("roseinfer.prefix_cache.lookup"):
+            keys = self.scheduler.keys(request, reusable // size) if self._pool.prefix_cache else []
+            cached = self._pool.match(request.token_ids, keys)
+        if parent is not None and parent.finish_reason is None:
+            prompt = len(request.prompt_token_ids)
+            if parent.num_computed_tokens < prompt and (parent.block_table or self._starts_now(parent)):
+                return None
+            if parent.num_computed_tokens >= prompt and (prompt - 1) // size >= len(cached):
+                full, rest = divmod(prompt - 1, size)
+                table = parent.block_table
+                return Admission(request, tuple(table[:full]), table[full] if rest else None, prompt - 1)
+        return Admission(request, tuple(cached), None, len(cached) * size)
+
+    def _starts_now(self, request: Request) -> bool:
+        return any(admission.request is request for admission in self.admitted)
+
+    def _chunk(self, request: Request, start: int) -> Chunk:
+        left = len(request.token_ids) - start
+        is_decode = left == 1 and start >= len(request.prompt_token_ids)
+        tokens = min(left, self.budget) if is_decode else min(left, self.budget, self._prefill_budget)
+        return Chunk(request, start, tokens, samples=tokens == left)
+
+    def _take(self, chunk: Chunk, blocks: int) -> None:
+        self.chunks.append(chunk)
+        self._free -= blocks
+        self.budget -= chunk.num_tokens
+        self._prefill_budget -= 0 if chunk.is_decode else chunk.num_tokens
+
+    def _let_go(self, blocks: Sequence[int]) -> None:
+        for block in blocks:
+            self._holders[block] = self._held(block) - 1
+            self._free += self._holders[block] == 0
+
+    def _held(self, block: int) -> int:
+        return self._holders.get(block, self._pool.holders(block))

@@ -4,12 +4,14 @@ Each draw is inverse transform sampling with one uniform number, which is a func
 generator's state is shared, so a request's text does not depend on what else is in the batch.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from roseinfer.config import SamplingParams
+from roseinfer.sampling.logits import History, LogitChanges
 from roseinfer.sampling.uniform import uniform
 
 
@@ -20,15 +22,22 @@ class SamplingBatch:
     temperature: Tensor
     top_k: Tensor
     top_p: Tensor
+    min_p: Tensor
     seeds: Tensor
     positions: Tensor
+    changes: LogitChanges | None
     all_greedy: bool
     max_top_k: int
     """The largest top_k, or 0 when a row that is not greedy keeps all tokens."""
 
     @classmethod
     def build(
-        cls, params: list[SamplingParams], seeds: list[int], positions: list[int], device: torch.device
+        cls,
+        params: Sequence[SamplingParams],
+        seeds: Sequence[int],
+        positions: Sequence[int],
+        device: torch.device,
+        histories: Sequence[History] = (),
     ) -> "SamplingBatch":
         """Rows in the order of the logits; positions count tokens before the one to draw."""
         drawn = [p.top_k for p in params if p.temperature > 0]
@@ -36,22 +45,26 @@ class SamplingBatch:
         def floats(values: list[float]) -> Tensor:
             return torch.tensor(values, dtype=torch.float32, device=device)
 
-        def integers(values: list[int]) -> Tensor:
+        def integers(values: Sequence[int]) -> Tensor:
             return torch.tensor(values, dtype=torch.int64, device=device)
 
         return cls(
             temperature=floats([p.temperature for p in params]),
             top_k=integers([p.top_k for p in params]),
             top_p=floats([p.top_p for p in params]),
+            min_p=floats([p.min_p for p in params]),
             seeds=integers(seeds),
             positions=integers(positions),
+            changes=LogitChanges.build(params, histories, device) if histories else None,
             all_greedy=not drawn,
             max_top_k=max(drawn) if drawn and min(drawn) > 0 else 0,
         )
 
 
 def sample(logits: Tensor, batch: SamplingBatch) -> Tensor:
-    """Logits [rows, vocab_size] -> token ids [rows], int64. Order: temperature, top-k, top-p."""
+    """Logits [rows, vocab_size] -> token ids [rows], int64. Order: changes, temperature, top-k, top-p, min-p."""
+    if batch.changes is not None:
+        logits = batch.changes.apply(logits)
     if batch.all_greedy:
         return logits.argmax(dim=-1)
     # Rounding to float32 in the middle of a float64 model would make equal runs differ.
@@ -87,7 +100,7 @@ def rank(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def kept_probabilities(ranked: Tensor, batch: SamplingBatch) -> Tensor:
-    """Ranked logits [rows, count] -> probabilities after temperature, top-k and top-p; exactly 0 for what is banned."""
+    """Ranked logits [rows, count] -> probabilities after temperature, top-k, top-p and min-p; 0 for what is banned."""
     place = torch.arange(ranked.shape[-1], device=ranked.device)
     temperature = torch.where(batch.temperature > 0, batch.temperature, 1.0).to(ranked.dtype).unsqueeze(-1)
     # A row of its own k: the batch's widest row decides how many were ranked.
@@ -97,5 +110,7 @@ def kept_probabilities(ranked: Tensor, batch: SamplingBatch) -> Tensor:
     probabilities = scaled.softmax(dim=-1)
     before = probabilities.cumsum(dim=-1) - probabilities
     # Strictly before: the token that crosses top_p is kept, and so is the first one whatever top_p is.
-    kept = (before < batch.top_p.to(ranked.dtype).unsqueeze(-1)) | (place == 0)
-    return torch.where(kept | (batch.top_p >= 1).unsqueeze(-1), probabilities, 0)
+    top_p = batch.top_p.to(ranked.dtype).unsqueeze(-1)
+    kept = (before < top_p) | (place == 0) | (top_p >= 1)
+    kept &= probabilities >= batch.min_p.to(ranked.dtype).unsqueeze(-1) * probabilities[:, :1]
+    return torch.where(kept, probabilities, 0)

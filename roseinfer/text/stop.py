@@ -1,0 +1,42 @@
+"""Ending a completion where a stop string appears in its text."""
+
+from collections.abc import Sequence
+
+
+class StopStrings:
+    """Looks for stop strings in streamed text, also when they straddle pieces; what they match is never let through.
+
+    Text that may be the beginning of a stop string is held back until the next piece decides.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = [stop for stop in stops if stop]
+        self._held = ""
+        self.found = False
+
+    def add(self, piece: str) -> str:
+        """The text that is now certain not to be part of a stop string; nothing more once one was found."""
+        if self.found:
+            return ""
+        text = self._held + piece
+        places = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        if places:
+            self.found = True
+            self._held = ""
+            return text[: min(places)]
+        kept = max((_overlap(text, stop) for stop in self._stops), default=0)
+        self._held = text[len(text) - kept :]
+        return text[: len(text) - kept]
+
+    def finish(self) -> str:
+        """What was held back, when the completion ends without a stop string."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """The length of the longest end of `text` that is a proper beginning of `stop`."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0
