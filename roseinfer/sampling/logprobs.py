@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-
 RowLogprobs = tuple[float, list[tuple[int, float]]]
 """The drawn token's log-probability, and (token id, log-probability) of the likeliest ones, the likeliest first."""
 
