@@ -5,6 +5,8 @@ No torch is imported before a command that needs it runs, so that `--help` is qu
 
 import os
 import sys
+from collections.abc import Callable
+from functools import wraps
 from typing import Annotated, Any
 
 import typer
@@ -44,8 +46,26 @@ def _root(
     pass
 
 
+def _with_our_endings(command: Callable[..., int | None]) -> Callable[..., int | None]:
+    """A command whose Ctrl-C and closed pipe are ended here: Typer would say nothing of the one, and fail the other."""
+
+    @wraps(command)
+    def wrapper(*args: Any, **options: Any) -> int | None:
+        try:
+            return command(*args, **options)
+        except KeyboardInterrupt:
+            console.print_error("interrupted")
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            # Whoever read our output has had enough; a flush at exit would complain again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+
+    return wrapper
+
+
 for command in (generate, bench, profile, summarize):
-    app.command()(command)
+    app.command()(_with_our_endings(command))
 
 
 def main() -> None:
@@ -68,10 +88,6 @@ def run() -> int:
     except (KeyboardInterrupt, typer.Abort):
         console.print_error("interrupted")
         return 130
-    except BrokenPipeError:
-        # Whoever read our output has had enough; a flush at exit would complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _wrong_call(error: Any) -> int:
