@@ -1,0 +1,31 @@
+"""The command line as a user runs it: in a process of its own."""
+
+import os
+import subprocess
+import sys
+
+ENVIRONMENT = {**os.environ, "PYTHONIOENCODING": "utf-8", "COLUMNS": "100"}
+
+
+def roseinfer(*arguments: object, stdin: str | bytes = "", timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
+    """Run `roseinfer` with these arguments; its exit code, stdout and stderr."""
+    done = subprocess.run(
+        command(*arguments),
+        input=stdin.encode() if isinstance(stdin, str) else stdin,
+        capture_output=True,
+        timeout=timeout_s,
+        env=ENVIRONMENT,
+        check=False,
+    )
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def succeeds(*arguments: object, stdin: str | bytes = "") -> subprocess.CompletedProcess[str]:
+    """Run `roseinfer`, and expect it to work."""
+    done = roseinfer(*arguments, stdin=stdin)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "roseinfer", *map(str, arguments)]

@@ -1,0 +1,117 @@
+"""Every wrong call and every failed run is one clear line on stderr, with exit code 2 or 1."""
+
+from pathlib import Path
+
+import pytest
+from command import roseinfer
+
+GENERATE = ["generate", "hi", "--model", "{tiny}"]
+PROFILE = ["profile", "--prompt", "hi", "--model", "{tiny}", "--max-new-tokens", "2", "--profile-dir", "{tmp}/p"]
+
+WRONG_CALLS = {
+    "an unknown command": (["generat"], 2, "generat"),
+    "an unknown flag": ([*GENERATE, "--topk", "3"], 2, "--topk"),
+    "a flag that only another command has": ([*GENERATE, "--active", "3"], 2, "--active"),
+    "a word for a number": ([*GENERATE, "--top-k", "many"], 2, "--top-k"),
+    "an unknown model name": (["generate", "hi", "--model", "no-such-model"], 2, "no-such-model"),
+    "a shape without dummy weights": (["generate", "hi", "--model", "gpt2"], 2, "--load-format dummy"),
+    "a missing model file": (["generate", "hi", "--model", "{tmp}/none.gguf"], 2, "none.gguf"),
+    "a file that is no GGUF": (["generate", "hi", "--model", "{text}"], 1, "not a GGUF file"),
+    "a directory without safetensors": (["generate", "hi", "--model", "{tmp}"], 1, "no .safetensors"),
+    "a file that is no safetensors": (["generate", "hi", "--model", "{broken}"], 1, "model.safetensors"),
+    "a missing prompts file": (["generate", "--prompts-file", "{tmp}/none.txt", "--model", "{tiny}"], 2, "none.txt"),
+    "an empty prompts file": (["generate", "--prompts-file", "{blank}", "--model", "{tiny}"], 2, "no prompts"),
+    "prompts and a prompts file": ([*GENERATE, "--prompts-file", "{text}"], 2, "choose one"),
+    "both as options": (["bench", "--model", "{tiny}", "--prompt", "a", "--prompts-file", "{text}"], 2, "choose one"),
+    "a prompts file that is no text": (["generate", "--prompts-file", "{binary}", "--model", "{tiny}"], 2, "UTF-8"),
+    "an empty workload": (["bench", "--config", "{empty}", "--model", "{tiny}"], 2, "no prompt"),
+    "a missing config file": (["bench", "--config", "{tmp}/none.toml"], 2, "none.toml"),
+    "an unknown shipped config": (["bench", "--config", "fast"], 2, "origin-gpt2"),
+    "a config that is no TOML": (["bench", "--config", "{badtoml}"], 2, "not valid TOML"),
+    "an unknown config key": (["bench", "--config", "{badkey}"], 2, "engine.modle"),
+    "an unknown config table": (["bench", "--config", "{badtable}"], 2, "engines"),
+    "a config value of another type": (["bench", "--config", "{badtype}"], 2, "engine.max_batch_size"),
+    "an unknown dtype": ([*GENERATE, "--dtype", "float8"], 2, "float8"),
+    "an unknown device": ([*GENERATE, "--device", "tpu"], 2, "tpu"),
+    "a GPU that is not there": ([*GENERATE, "--device", "cuda:99"], 2, "cuda:99"),
+    "an unknown mode": ([*GENERATE, "--mode", "fast"], 2, "fast"),
+    "a negative top-k": ([*GENERATE, "--top-k", "-1"], 2, "top_k"),
+    "a top-p of 0": ([*GENERATE, "--top-p", "0"], 2, "top_p"),
+    "a temperature that is no number": ([*GENERATE, "--temperature", "nan"], 2, "temperature"),
+    "a negative completion length": ([*GENERATE, "--max-new-tokens", "-1"], 2, "max_new_tokens"),
+    "a batch of nothing": ([*GENERATE, "--max-batch-size", "0"], 2, "max_batch_size"),
+    "blocks of nothing": ([*GENERATE, "--block-size", "0"], 2, "block_size"),
+    "sampling at temperature 0": ([*GENERATE, "--do-sample", "--temperature", "0"], 2, "temperature 0"),
+    "a context beyond the model's": ([*GENERATE, "--max-model-len", "129"], 2, "128"),
+    "a prompt longer than the context": (["generate", "x" * 129, "--model", "{tiny}"], 2, "129 tokens"),
+    "a benchmark of nothing": (["bench", "--model", "{tiny}", "--prompt", "a", "--max-new-tokens", "0"], 2, "0"),
+    "a profile of nothing": ([*PROFILE, "--max-new-tokens", "0"], 2, "max_new_tokens is 0"),
+    "a profile without active steps": ([*PROFILE, "--active", "0"], 2, "profile.active"),
+    "a profile directory below a file": ([*PROFILE, "--profile-dir", "{text}/profiles"], 1, "profile directory"),
+    "a missing trace": (["summarize", "{tmp}/none.json"], 1, "none.json"),
+    "a trace that is none": (["summarize", "{binary}"], 1, "bytes.bin"),
+}
+
+
+@pytest.fixture(scope="module")
+def places(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What the placeholders in WRONG_CALLS stand for."""
+    folder = tmp_path_factory.mktemp("wrong")
+    files = {
+        "text": ("text.txt", b"Just some words.\n"),
+        "blank": ("blank.txt", b"\n  \n"),
+        "binary": ("bytes.bin", b"\x80\x81\xff" * 40),
+        "empty": ("empty.toml", b"[sampling]\nmax_new_tokens = 1\n"),
+        "badtoml": ("badtoml.toml", b"[engine\n"),
+        "badkey": ("badkey.toml", b'[engine]\nmodle = "gpt2"\n'),
+        "badtable": ("badtable.toml", b'[engines]\nmodel = "gpt2"\n'),
+        "badtype": ("badtype.toml", b'[engine]\nmax_batch_size = "eight"\n'),
+    }
+    found = {"tiny": tiny_llama, "tmp": folder / "empty", "broken": folder / "broken"}
+    for key, (name, content) in files.items():
+        found[key] = folder / name
+        found[key].write_bytes(content)
+    for key in ("tmp", "broken"):
+        found[key].mkdir()
+    (found["broken"] / "config.json").write_bytes((tiny_llama / "config.json").read_bytes())
+    (found["broken"] / "model.safetensors").write_bytes(b"not safetensors at all")
+    return found
+
+
+@pytest.mark.parametrize("case", WRONG_CALLS)
+def test_one_line_says_what_is_wrong(case: str, places: dict[str, Path]) -> None:
+    arguments, exit_code, hint = WRONG_CALLS[case]
+    done = roseinfer(*(argument.format(**places) for argument in arguments))
+    assert done.returncode == exit_code
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert hint in lines[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_debug_shows_where_it_happened() -> None:
+    done = roseinfer("bench", "--config", "none.toml", "--debug")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1] == "error: config file none.toml does not exist"
+
+
+def test_a_wrong_call_prints_no_half_document() -> None:
+    done = roseinfer("generate", "hi", "--model", "no-such-model", "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_prompts_on_stdin_that_are_no_text_are_refused_in_one_line(tiny_llama: Path) -> None:
+    done = roseinfer("generate", "--model", tiny_llama, stdin=b"caf\xe9")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "UTF-8" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("flag", ["--top-k", "--seed"])
+def test_a_number_beyond_64_bits_is_refused_in_one_line(flag: str, tiny_llama: Path) -> None:
+    done = roseinfer("generate", "hi", "--model", tiny_llama, "--temperature", "1", flag, 2**70)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1

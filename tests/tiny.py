@@ -1,0 +1,76 @@
+"""Tiny random models on disk, as transformers saves them, each with a byte-level tokenizer."""
+
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+
+VOCAB_SIZE = 258
+"""256 bytes, then <s> and </s>."""
+EOS = 257
+CONTEXT = 128
+
+LLAMA: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": CONTEXT,
+    "bos_token_id": 256,
+    "eos_token_id": EOS,
+    "pad_token_id": None,
+    # Wide enough that logits differ clearly, and that completions are no endless repetition.
+    "initializer_range": 0.3,
+}
+
+GPT2: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": CONTEXT,
+    "bos_token_id": 256,
+    "eos_token_id": EOS,
+    "pad_token_id": None,
+    "initializer_range": 0.3,
+}
+
+
+def save_llama(folder: Path, **changes: Any) -> Path:
+    """A Llama with random weights, its biases and norms included."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return _save(LlamaForCausalLM, LlamaConfig(**{**LLAMA, **changes}), folder)
+
+
+def save_gpt2(folder: Path, **changes: Any) -> Path:
+    """A GPT-2 with random weights, its biases and norms included."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return _save(GPT2LMHeadModel, GPT2Config(**{**GPT2, **changes}), folder)
+
+
+def _save(kind: Any, config: Any, folder: Path) -> Path:
+    torch.manual_seed(1)
+    model = kind(config)
+    for parameter in model.parameters():
+        # transformers starts biases at 0 and norms at 1, where a forgotten or swapped one would not show.
+        if parameter.dim() == 1:
+            torch.nn.init.normal_(parameter, parameter.mean().item(), 0.2)
+    model.save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+def save_tokenizer(folder: Path) -> None:
+    """A token a byte, so that every text has as many tokens as it has bytes."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = tokenizers.Tokenizer(models.BPE({char: index for index, char in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken("<s>", special=True), AddedToken("</s>", special=True)])
+    tokenizer.save(str(folder / "tokenizer.json"))
