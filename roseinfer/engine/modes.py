@@ -83,6 +83,10 @@ class ModeScheduler(ABC):
         self.last_plan = plan
         return events
 
+    def next_plan(self) -> StepPlan:
+        """What `step` would compute now; changes nothing."""
+        return self._scheduler.plan()
+
     def run(self) -> list[RequestOutput]:
         """Step until nothing is unfinished; the outputs of all requests not returned before, in submission order."""
         while self.has_unfinished:

@@ -9,7 +9,7 @@ from roseinfer.config import Mode, SamplingParams
 from roseinfer.engine.core import Prompt
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.request import RequestOutput
-from roseinfer.engine.scheduler import Phase
+from roseinfer.engine.scheduler import Phase, StepPlan
 
 
 class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,18 +43,23 @@ def run_workload(
     prompts: Sequence[Prompt],
     params: SamplingParams,
     *,
+    before_step: Callable[[StepPlan], None] | None = None,
     on_step: Callable[[StepRecord], bool | None] | None = None,
 ) -> WorkloadResult:
     """Submit all prompts to a fresh scheduler and step until they are done, or until `on_step` returns False.
 
-    A pass that `on_step` ends aborts what is unfinished.
+    The prefix cache is empty at the start. `before_step` gets what the next step is going to compute. A pass that
+    `on_step` ends aborts what is unfinished.
     """
+    engine.pool.reset_prefix_cache()
     scheduler = engine.scheduler(mode)
     started_s = time.perf_counter()
     request_ids = [scheduler.submit(prompt, params) for prompt in prompts]
     added_s = time.perf_counter()
     steps: list[StepRecord] = []
     while scheduler.has_unfinished:
+        if before_step is not None:
+            before_step(scheduler.next_plan())
         step_s = time.perf_counter()
         scheduler.step()
         plan = scheduler.last_plan
