@@ -22,6 +22,7 @@ DTypeName = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 AttentionName = Literal["paged", "gather"]
 Mode = Literal["naive", "offline", "online"]
 SortKey = Literal["self", "total", "calls"]
+ProfilePhase = Literal["any", "prefill", "decode", "steady"]
 
 DEMO_MODEL = "smollm2-135m"
 
@@ -108,11 +109,28 @@ class WorkloadConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 class ProfileConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The profiler's schedule, counted in scheduler steps, and where its run directories go."""
+    """The profiler's schedule, counted in steps, what it records, and where its run directories go."""
 
+    skip_first: NonNegativeInt = 0
+    """Steps before the first cycle."""
     wait: NonNegativeInt = 1
+    """Steps of each cycle with the profiler off."""
     warmup: NonNegativeInt = 1
+    """Steps with the profiler on whose events are thrown away."""
     active: PositiveInt = 3
+    """Steps to record."""
+    repeat: PositiveInt = 1
+    """Cycles, one trace file each."""
+    phase: ProfilePhase = "any"
+    """Begin to record with a step of this phase. steady: decode at the largest batch that the workload reaches."""
+    loop: bool = True
+    """Send the workload again, with fresh requests, until the schedule is done."""
+    record_shapes: bool = False
+    with_stack: bool = False
+    profile_memory: bool = False
+    with_modules: bool = False
+    max_trace_size: str = "1GiB"
+    """Warn before a recording whose traces are likely to pass this size, uncompressed."""
     profile_dir: str = "profiles"
     top: PositiveInt = 15
     """Rows of the top-ops table."""

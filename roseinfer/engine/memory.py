@@ -17,6 +17,13 @@ _DEFAULT_SHARE = {"cpu": 0.5, "cuda": 0.9}
 """Of the memory that is left once the weights are loaded. A CPU's memory is shared with other programs."""
 
 
+def parse_bytes(text: str) -> int | None:
+    """`512`, `500MB`, `1.5GiB` as bytes; None for what is no such amount."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B)?\s*", text)
+    unit = match[2] or "" if match else None
+    return int(float(match[1]) * _UNITS[unit]) if match and unit in _UNITS else None
+
+
 def kv_cache_bytes(setting: str | None, device: torch.device) -> int:
     """Bytes for the KV cache: as `setting` says ("2GiB", "50%", "0.5"), or a sane share of what is left.
 
@@ -25,16 +32,14 @@ def kv_cache_bytes(setting: str | None, device: torch.device) -> int:
     spare = spare_memory_bytes(device)
     if setting is None:
         return int(spare * _DEFAULT_SHARE[device.type])
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%|[KMGT]?i?B)?\s*", setting)
-    if match is None:
-        raise UsageError(f"kv_cache_memory {setting!r} is no amount: write bytes like 2GiB, or a share like 50%")
-    number, unit = float(match[1]), match[2] or ""
-    if unit == "%" or (not unit and 0 < number <= 1):
-        share = number / 100 if unit else number
+    if match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*|\s*(0\.\d+|1\.0+)\s*", setting):
+        share = float(match[1]) / 100 if match[1] else float(match[2])
         if not 0 < share <= 1:
             raise UsageError(f"kv_cache_memory {setting!r} is no share: it lies above 0 % and up to 100 %")
         return int(spare * share)
-    wanted = int(number * _UNITS[unit])
+    wanted = parse_bytes(setting)
+    if wanted is None:
+        raise UsageError(f"kv_cache_memory {setting!r} is no amount: write bytes like 2GiB, or a share like 50%")
     if wanted > spare:
         raise UsageError(
             f"kv_cache_memory {setting} is more than the {spare / 2**30:.1f} GiB that are left on {device}"
