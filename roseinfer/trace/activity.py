@@ -1,10 +1,12 @@
 """What host threads were doing: their operators and runtime calls as one nesting, and the names of calls that wait."""
 
+from typing import Any
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from roseinfer.trace.columns import Ints, Trace
+from roseinfer.trace.columns import Small, Trace
 from roseinfer.trace.nesting import Forest, nest
 
 _WAITS = ("synchronize", "cudamemcpy", "hipmemcpy", "cumemcpy", "cudafree", "hipfree", "cudamalloc", "hipmalloc")
@@ -15,11 +17,13 @@ class Activity(msgspec.Struct, frozen=True, eq=False):
     """Operators and runtime calls of some threads, sorted by (thread, start, longest first)."""
 
     forest: Forest
-    thread: NDArray[np.int32]
-    name: NDArray[np.int32]
+    thread: Small
+    name: Small
     """Index into `trace.names`."""
-    call: Ints
+    call: Small
     """Index into `trace.calls`, -1 for operators."""
+    of_call: Small
+    """[trace.calls] each call's index in here, -1 for calls of other threads."""
 
     def operator_around(self, index: int) -> int:
         """The name index of the innermost operator around an activity, -1 for none."""
@@ -29,19 +33,24 @@ class Activity(msgspec.Struct, frozen=True, eq=False):
         return int(self.name[above]) if above >= 0 else -1
 
 
-def activity_of(trace: Trace, threads: NDArray[np.int32]) -> Activity:
+def activity_of(trace: Trace, threads: Small) -> Activity:
     """The activity of the given threads."""
     ops, calls = trace.ops, trace.calls
-    op = np.flatnonzero(np.isin(ops.thread, threads))
-    call = np.flatnonzero(np.isin(calls.thread, threads))
-    start = np.concatenate((ops.start_ns[op], calls.start_ns[call]))
-    end = np.concatenate((ops.end_ns[op], calls.end_ns[call]))
-    thread = np.concatenate((ops.thread[op], calls.thread[call]))
-    order = np.lexsort((-end, start, thread))
-    name = np.concatenate((ops.name[op], calls.name[call]))[order]
-    which = np.concatenate((np.full(len(op), -1, np.int64), call))[order]
-    thread = thread[order]
-    return Activity(forest=nest(start[order], end[order], thread), thread=thread, name=name, call=which)
+    op = np.flatnonzero(np.isin(ops.thread, threads)).astype(np.int32)
+    call = np.flatnonzero(np.isin(calls.thread, threads)).astype(np.int32)
+
+    def both(column: str) -> NDArray[Any]:
+        return np.concatenate((getattr(ops, column)[op], getattr(calls, column)[call]))
+
+    order = np.lexsort((-both("end_ns"), both("start_ns"), both("thread"))).astype(np.int32)
+    thread = both("thread")[order]
+    forest = nest(both("start_ns")[order], both("end_ns")[order], thread)
+    name = both("name")[order]
+    which = np.concatenate((np.full(len(op), -1, np.int32), call))[order]
+    of_call = np.full(len(calls), -1, np.int32)
+    at = np.flatnonzero(which >= 0)
+    of_call[which[at]] = at
+    return Activity(forest=forest, thread=thread, name=name, call=which, of_call=of_call)
 
 
 def waits(call: str) -> bool:

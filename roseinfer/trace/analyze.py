@@ -7,7 +7,7 @@ import numpy as np
 from roseinfer.trace.blame import rank_gaps
 from roseinfer.trace.columns import Trace
 from roseinfer.trace.devices import summarize_devices
-from roseinfer.trace.facts import gather_facts
+from roseinfer.trace.facts import gather_facts, launching_activity
 from roseinfer.trace.folder import find_traces
 from roseinfer.trace.intervals import union_length
 from roseinfer.trace.manifest import Manifest, find_manifest
@@ -53,8 +53,11 @@ def summarize_columns(trace: Trace, manifest: Manifest | None = None) -> Summary
     gpu, devices = summarize_devices(trace, facts.attribution, facts.gaps)
     steps = summarize_steps(trace, facts.steps, facts.event_step)
     spans = summarize_spans(facts.spans, facts.costs, facts.mapped)
-    gaps, repetition, syncs = rank_gaps(facts), find_repetition(facts), find_syncs(facts)
-    what_if, top_ops = bounds(facts, gpu), summarize_ops(facts)
+    cpu, top_ops, what_if = _cpu(trace), summarize_ops(facts), bounds(facts, gpu)
+    repetition = find_repetition(facts)
+    activity = launching_activity(facts)  # the largest table, so the last
+    gaps, syncs = rank_gaps(facts, activity), find_syncs(facts, activity)
+    del activity
     return Summary(
         trace=TraceInfo(
             path=trace.path,
@@ -64,7 +67,7 @@ def summarize_columns(trace: Trace, manifest: Manifest | None = None) -> Summary
         ),
         gpu=gpu,
         devices=devices,
-        cpu=_cpu(trace),
+        cpu=cpu,
         steps=steps,
         spans=spans,
         gaps=gaps,

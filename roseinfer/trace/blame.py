@@ -1,91 +1,118 @@
 """Idle time ranked by cause, by what the launching thread was doing, and by span."""
 
+from collections import defaultdict
 from typing import Literal
 
+import msgspec
 import numpy as np
 
-from roseinfer.trace.activity import waits
+from roseinfer.trace.activity import Activity, waits
 from roseinfer.trace.columns import Ints
 from roseinfer.trace.facts import Facts
 from roseinfer.trace.innermost import Pieces, cut_by_innermost, innermost_at
+from roseinfer.trace.intervals import distinct
 from roseinfer.trace.step_stats import steps_at
 from roseinfer.trace.summary import NO_SPAN, GapGroup, to_ms, to_percent
 
 _MAX_GROUPS = 40
+_BATCH = 1 << 15
+"""Gaps looked at together: bounds the memory for their pieces."""
 
 Cause = Literal["host_late", "launch_call", "device_queue", "unlinked"]
 Doing = Literal["sync", "op", "call", "python", "queue", "unknown"]
 
 
-def rank_gaps(facts: Facts) -> list[GapGroup]:
+class _Sum(msgspec.Struct):
+    """What is known so far of one group."""
+
+    total_ns: int = 0
+    gaps: int = 0
+    longest_ns: int = 0
+    longest_at_ns: int = 0
+
+
+_Key = tuple[Cause, int, int, bool]
+"""(cause, span group, name, whether the name is a call's)"""
+
+
+def rank_gaps(facts: Facts, activity: Activity) -> list[GapGroup]:
     """Groups of idle time, the longest first; at most 40, which together are at most the idle time."""
     gaps = facts.gaps
-    none = gaps.call_end_ns
-    parts: tuple[tuple[Cause, Ints, Ints], ...] = (
-        ("host_late", gaps.start_ns, gaps.late_end_ns),
-        ("launch_call", gaps.late_end_ns, gaps.call_end_ns),
-        ("device_queue", gaps.call_end_ns, np.where(gaps.linked, gaps.end_ns, none)),
-        ("unlinked", gaps.start_ns, np.where(gaps.linked, gaps.start_ns, gaps.end_ns)),
-    )
-    groups = [group for cause, start, end in parts for group in _groups_of(facts, cause, start, end)]
-    groups.sort(key=lambda group: -group.ms)
-    return groups[:_MAX_GROUPS]
+    sums: defaultdict[_Key, _Sum] = defaultdict(_Sum)
+    for low in range(0, len(gaps.start_ns), _BATCH):
+        batch = slice(low, low + _BATCH)
+        start, late, call, end = (
+            column[batch] for column in (gaps.start_ns, gaps.late_end_ns, gaps.call_end_ns, gaps.end_ns)
+        )
+        linked, event = gaps.linked[batch], gaps.event[batch]
+        _add(sums, facts, activity, "host_late", start, late, event)
+        _add(sums, facts, activity, "launch_call", late, call, event)
+        _add(sums, facts, activity, "device_queue", call, np.where(linked, end, call), event)
+        _add(sums, facts, activity, "unlinked", start, np.where(linked, start, end), event)
+    ranked = sorted(sums.items(), key=lambda item: -item[1].total_ns)[:_MAX_GROUPS]
+    idle_ns = int((gaps.end_ns - gaps.start_ns).sum())
+    return [_group(facts, key, found, idle_ns) for key, found in ranked]
 
 
-def _groups_of(facts: Facts, cause: Cause, start: Ints, end: Ints) -> list[GapGroup]:
-    """The groups of one cause, whose parts of the gaps are [start, end)."""
-    at = np.flatnonzero(end > start)
-    if len(at) == 0:
-        return []
-    spans, activity = facts.spans, facts.activity
-    pieces = _pieces(facts, cause, start[at], end[at], at)
-    begin = _begins(pieces, start[at])
-    thread = facts.attribution.thread[facts.gaps.event[at]][pieces.stretch]
-    span = innermost_at(spans.forest, spans.thread, thread, begin)
+def _add(
+    sums: defaultdict[_Key, _Sum], facts: Facts, activity: Activity, cause: Cause, start: Ints, end: Ints, event: Ints
+) -> None:
+    """Adds the parts [start, end) of some gaps, which are due to one cause, to their groups."""
+    some = end > start
+    start, end, event = start[some], end[some], event[some]
+    if len(event) == 0:
+        return
+    spans = facts.spans
+    pieces = _pieces(facts, activity, cause, start, end, event)
+    begin = _begins(pieces, start)
+    span = innermost_at(spans.forest, spans.thread, facts.attribution.thread[event][pieces.stretch], begin)
     span_group = np.append(spans.group, -1)[span].astype(np.int64)
-    name = np.append(activity.name, -1)[pieces.owner].astype(np.int64)
-    is_call = np.append(activity.call, -1)[pieces.owner] >= 0
+    owned = np.flatnonzero(pieces.owner >= 0)
+    name, is_call = np.full(len(begin), -1, np.int64), np.zeros(len(begin), np.bool_)
+    name[owned], is_call[owned] = activity.name[pieces.owner[owned]], activity.call[pieces.owner[owned]] >= 0
     key = (span_group * 2 + is_call) * (len(facts.trace.names) + 1) + name
     _, first, group = np.unique(key, return_index=True, return_inverse=True)
     total = np.bincount(group, weights=pieces.length_ns)
-    distinct = np.unique(group * len(at) + pieces.stretch) // len(at)
-    count = np.bincount(distinct, minlength=len(first))
+    count = np.bincount(distinct(group * len(event) + pieces.stretch) // len(event), minlength=len(first))
     order = np.lexsort((pieces.length_ns, group))
     longest = order[np.append(np.flatnonzero(np.diff(group[order])), len(order) - 1)]
-    in_step = steps_at(facts.steps, begin[longest]).tolist()
-    idle_ns = int((facts.gaps.end_ns - facts.gaps.start_ns).sum())
-    rows: list[GapGroup] = []
     for index, piece in enumerate(first.tolist()):
-        doing, label = _doing(facts, cause, int(name[piece]), bool(is_call[piece]))
-        rows.append(
-            GapGroup(
-                cause=cause,
-                doing=doing,
-                name=label,
-                span=spans.groups[int(span_group[piece])] if span_group[piece] >= 0 else NO_SPAN,
-                ms=to_ms(total[index]),
-                percent=to_percent(total[index], idle_ns),
-                gaps=int(count[index]),
-                longest_us=round(int(pieces.length_ns[longest[index]]) / 1000, 3),
-                longest_step=in_step[index] if in_step[index] >= 0 else None,
-            )
-        )
-    return rows
+        found = sums[cause, int(span_group[piece]), int(name[piece]), bool(is_call[piece])]
+        found.total_ns += int(total[index])
+        found.gaps += int(count[index])
+        if pieces.length_ns[longest[index]] > found.longest_ns:
+            found.longest_ns = int(pieces.length_ns[longest[index]])
+            found.longest_at_ns = int(begin[longest[index]])
 
 
-def _pieces(facts: Facts, cause: Cause, start: Ints, end: Ints, at: Ints) -> Pieces:
+def _group(facts: Facts, key: _Key, found: _Sum, idle_ns: int) -> GapGroup:
+    cause, span_group, name, is_call = key
+    doing, label = _doing(facts, cause, name, is_call)
+    step = int(steps_at(facts.steps, np.array([found.longest_at_ns]))[0])
+    return GapGroup(
+        cause=cause,
+        doing=doing,
+        name=label,
+        span=facts.spans.groups[span_group] if span_group >= 0 else NO_SPAN,
+        ms=to_ms(found.total_ns),
+        percent=to_percent(found.total_ns, idle_ns),
+        gaps=found.gaps,
+        longest_us=round(found.longest_ns / 1000, 3),
+        longest_step=step if step >= 0 else None,
+    )
+
+
+def _pieces(facts: Facts, activity: Activity, cause: Cause, start: Ints, end: Ints, event: Ints) -> Pieces:
     """The stretches, in order; only time for which the host is to blame is cut by what the host was doing."""
-    activity, attribution = facts.activity, facts.attribution
-    event = facts.gaps.event[at]
+    attribution = facts.attribution
     if cause == "host_late":
         found = cut_by_innermost(activity.forest, activity.thread, attribution.thread[event], start, end)
         order = np.argsort(found.stretch, kind="stable")
         return Pieces(*(column[order] for column in found))
-    owner = np.full(len(at), -1, np.int64)
+    owner = np.full(len(event), -1, np.int64)
     if cause == "launch_call":
-        position = np.argsort(activity.call, kind="stable")
-        owner = position[np.searchsorted(activity.call[position], attribution.launch[event])]
-    return Pieces(np.arange(len(at)), owner, end - start)
+        owner = activity.of_call[attribution.launch[event]].astype(np.int64)
+    return Pieces(np.arange(len(event)), owner, end - start)
 
 
 def _begins(pieces: Pieces, start: Ints) -> Ints:

@@ -90,7 +90,7 @@ class EventStream:
         for _ in range(_MAX_CUTS):
             if cut is None:
                 return None
-            body = b"[" + text[:cut] + b"]"
+            body = b"".join((b"[", memoryview(text)[:cut], b"]"))
             found = _decode_list(body)
             if found.trailing is not None:
                 return self._salvage(_list_inside(body, found.trailing)), text[found.trailing - 1 :], True
@@ -212,8 +212,8 @@ def _exact_between(text: bytes) -> int | None:
 
 
 def _after(text: bytes, end: int) -> bytes:
-    """What follows a cut, without the comma."""
-    return text[end:].lstrip().removeprefix(b",")
+    """What follows a cut, from behind the comma that the cut is made at."""
+    return text[text.index(b",", end) + 1 :]
 
 
 def _pieces(text: bytes) -> list[bytes]:

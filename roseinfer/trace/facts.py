@@ -29,8 +29,6 @@ class Facts(msgspec.Struct, frozen=True, eq=False):
     steps: Steps
     event_step: Ints
     """[gpu] the step in which each GPU event was launched, -1 for none."""
-    activity: Activity
-    """Of the threads that launched GPU events, or, without any, of all."""
     costs: SpanCosts
     mapped: MappedSpans
 
@@ -42,8 +40,6 @@ def gather_facts(trace: Trace, manifest: Manifest | None = None) -> Facts:
     attribution = attribute(trace, spans)
     gaps = find_gaps(trace, attribution)
     ops = nest(trace.ops.start_ns, trace.ops.end_ns, trace.ops.thread)
-    launching = np.unique(attribution.thread[attribution.linked])
-    threads = launching if len(launching) else np.arange(len(trace.threads), dtype=np.int32)
     return Facts(
         trace=trace,
         manifest=manifest,
@@ -53,7 +49,14 @@ def gather_facts(trace: Trace, manifest: Manifest | None = None) -> Facts:
         gaps=gaps,
         steps=steps,
         event_step=steps_of_events(trace, steps, attribution),
-        activity=activity_of(trace, threads),
         costs=span_costs(trace, spans, ops, attribution, gaps),
         mapped=map_replays(trace, spans, attribution, manifest.graphs if manifest else []),
+    )
+
+
+def launching_activity(facts: Facts) -> Activity:
+    """What the threads that launched GPU events were doing or, without any, what all threads were doing."""
+    launching = np.unique(facts.attribution.thread[facts.attribution.linked])
+    return activity_of(
+        facts.trace, launching if len(launching) else np.arange(len(facts.trace.threads), dtype=np.int32)
     )

@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from roseinfer.trace.columns import Ints
+from roseinfer.trace.columns import Ints, Small
+from roseinfer.trace.intervals import distinct
 from roseinfer.trace.nesting import Forest
 
 
@@ -19,7 +19,7 @@ class Pieces(NamedTuple):
     length_ns: Ints
 
 
-def innermost_at(forest: Forest, forest_thread: NDArray[np.int32], thread: NDArray[np.int32], at_ns: Ints) -> Ints:
+def innermost_at(forest: Forest, forest_thread: Small, thread: Small, at_ns: Ints) -> Ints:
     """[queries] the innermost event open on `thread` at `at_ns`, -1 for none.
 
     An event is open from its start up to, and without, its end.
@@ -39,20 +39,18 @@ def innermost_at(forest: Forest, forest_thread: NDArray[np.int32], thread: NDArr
     return found
 
 
-def cut_by_innermost(
-    forest: Forest, forest_thread: NDArray[np.int32], thread: NDArray[np.int32], start_ns: Ints, end_ns: Ints
-) -> Pieces:
+def cut_by_innermost(forest: Forest, forest_thread: Small, thread: Small, start_ns: Ints, end_ns: Ints) -> Pieces:
     """The stretches [start_ns, end_ns) of threads, cut by the innermost event; no time is lost or counted twice."""
     parts: list[Pieces] = []
     for one in np.unique(thread).tolist():
         low, high = np.searchsorted(forest_thread, (one, one + 1))
         here = np.flatnonzero((thread == one) & (end_ns > start_ns))
+        if len(here) == 0:
+            continue
         if low == high:
             parts.append(Pieces(here, np.full(len(here), -1, np.int64), end_ns[here] - start_ns[here]))
             continue
-        edges = np.unique(np.concatenate((forest.start_ns[low:high], forest.end_ns[low:high])))
-        owner = innermost_at(forest, forest_thread, np.full(len(edges), one, np.int32), edges)
-        edges, owner = np.insert(edges, 0, np.iinfo(np.int64).min), np.insert(owner, 0, -1)
+        edges, owner = _changes(forest, forest_thread, one, low, high, start_ns[here].min(), end_ns[here].max())
         first = np.searchsorted(edges, start_ns[here], side="right") - 1
         count = np.searchsorted(edges, end_ns[here], side="left") - first
         stretch = np.repeat(here, count)
@@ -64,3 +62,24 @@ def cut_by_innermost(
         none = np.zeros(0, np.int64)
         return Pieces(none, none, none)
     return Pieces(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _changes(
+    forest: Forest, forest_thread: Small, thread: int, low: int, high: int, since_ns: int, until_ns: int
+) -> tuple[Ints, Ints]:
+    """(instants at which the innermost event of a thread may change, its innermost event from each on).
+
+    The first instant is at or before `since_ns`; changes from `until_ns` on are left out.
+    """
+    begun, last = low + np.searchsorted(forest.start_ns[low:high], (since_ns, until_ns))
+    first = np.array([since_ns], np.int64)
+    around = int(innermost_at(forest, forest_thread, np.array([thread], np.int32), first)[0])
+    ends: list[int] = []
+    while around >= 0:
+        ends.append(int(forest.end_ns[around]))
+        around = int(forest.parent[around])
+    edges = distinct(
+        np.concatenate((first, forest.start_ns[begun:last], forest.end_ns[begun:last], np.array(ends, np.int64)))
+    )
+    edges = edges[edges < until_ns]
+    return edges, innermost_at(forest, forest_thread, np.full(len(edges), thread, np.int32), edges)

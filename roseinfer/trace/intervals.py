@@ -25,3 +25,11 @@ def union_length(start_ns: Ints, end_ns: Ints) -> int:
     """The time that intervals, in any order, cover together."""
     order = np.argsort(start_ns, kind="stable")
     return length(*union(start_ns[order], end_ns[order]))
+
+
+def distinct(values: Ints) -> Ints:
+    """The different values, ascending. On millions of integers much faster than numpy's own, which hashes them."""
+    ordered = np.sort(values)
+    keep = np.ones(len(ordered), np.bool_)
+    keep[1:] = ordered[1:] != ordered[:-1]
+    return ordered[keep]

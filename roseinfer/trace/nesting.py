@@ -6,17 +6,19 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from roseinfer.trace.columns import Ints
+from roseinfer.trace.columns import Ints, Small
 
 _MAX_LEVELS = 2000
+_BLOCK = 1 << 16
+"""Events nested at once: bounds the memory for what is computed on the way."""
 
 
 class Forest(msgspec.Struct, frozen=True, eq=False):
     """The nesting of events sorted by (thread, start, longest first)."""
 
-    parent: Ints
+    parent: Small
     """[events] the index of the enclosing event, -1 at the top."""
-    depth: Ints
+    depth: Small
     """[events] 0 at the top."""
     start_ns: Ints
     end_ns: Ints
@@ -51,25 +53,39 @@ class Forest(msgspec.Struct, frozen=True, eq=False):
         return total
 
 
-def nest(start_ns: Ints, end_ns: Ints, thread: NDArray[np.int32]) -> Forest:
+def nest(start_ns: Ints, end_ns: Ints, thread: Small) -> Forest:
     """The forest of events sorted by (thread, start, longest first).
 
     An event belongs to the last one that began before it on its thread and has not ended. Where two overlap without
     nesting (clocks differ by some ns), the inner one is cut at the outer one's end.
     """
-    parent = np.full(len(start_ns), -1, np.int64)
-    depth = np.zeros(len(start_ns), np.int64)
+    parent = np.full(len(start_ns), -1, np.int32)
+    depth = np.zeros(len(start_ns), np.int32)
     end = end_ns.copy()
     edges = np.flatnonzero(np.diff(thread)) + 1
-    bounds = [0, *edges.tolist(), len(start_ns)]
-    for low, high in itertools.pairwise(bounds):
-        if high > low:
-            _nest_thread(start_ns, end, parent, depth, low, high)
+    for low, high in itertools.pairwise([0, *edges.tolist(), len(start_ns)]):
+        size = _BLOCK
+        while low < high:
+            stop = _block_end(start_ns, end, low, min(low + size, high), high)
+            if stop is None:
+                size *= 2
+                continue
+            _nest_block(start_ns, end, parent, depth, low, stop)
+            low, size = stop, _BLOCK
     return Forest(parent=parent, depth=depth, start_ns=start_ns, end_ns=end)
 
 
-def _nest_thread(start_ns: Ints, end_ns: Ints, parent: Ints, depth: Ints, low: int, high: int) -> None:
-    """Fills parent and depth of one thread's events [low, high), and cuts ends."""
+def _block_end(start_ns: Ints, end_ns: Ints, low: int, stop: int, high: int) -> int | None:
+    """The last place up to `stop` where nothing is open, so that nesting starts afresh; None if there is none."""
+    if stop == high:
+        return high
+    start, end = _ticks(start_ns[low : stop + 1], end_ns[low : stop + 1])
+    fresh = np.flatnonzero(start[1:] >= np.maximum.accumulate(end)[:-1])
+    return low + int(fresh[-1]) + 1 if len(fresh) else None
+
+
+def _nest_block(start_ns: Ints, end_ns: Ints, parent: Small, depth: Small, low: int, high: int) -> None:
+    """Fills parent and depth of the events [low, high) of one thread, and cuts ends."""
     start, end = _ticks(start_ns[low:high], end_ns[low:high])
     open_before = np.arange(high - low) - np.searchsorted(np.sort(end), start, side="right")
     if int(open_before.max()) >= _MAX_LEVELS:
@@ -107,7 +123,7 @@ def _parents(depth: Ints) -> Ints:
     return parent
 
 
-def nest_one_by_one(start_ns: Ints, end_ns: Ints, parent: Ints, depth: Ints, low: int, high: int) -> None:
+def nest_one_by_one(start_ns: Ints, end_ns: Ints, parent: Small, depth: Small, low: int, high: int) -> None:
     """What `nest` does, event by event with a stack; also for events that overlap without nesting."""
     starts, ends = (ticks.tolist() for ticks in _ticks(start_ns[low:high], end_ns[low:high]))
     stack: list[int] = []

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,11 @@ from roseinfer.trace.columns import (
     NO_CORRELATION,
     Counts,
     Device,
-    GpuTable,
-    HostTable,
     Trace,
 )
 from roseinfer.trace.schema import Id, Metadata, RawArgs, RawEvent
 from roseinfer.trace.source import CHUNK_BYTES, ByteSource, Progress
+from roseinfer.trace.tables import DAY_US, Rows, gpu_table, host_table, settle_clock
 
 OPS, SPANS, CALLS, OVERHEAD, PYTHON, IGNORED = "op", "span", "call", "overhead", "python", "ignored"
 
@@ -57,9 +56,6 @@ _GPU_KINDS = {
     "concurrent_kernel": KERNEL,
 }
 
-_MAX_US = 4e15
-"""About 130 years of microseconds: beyond any clock that writes traces, and safe as int64 nanoseconds."""
-_DAY_NS = 86_400_000_000_000
 _NO_ARGS = RawArgs()
 
 
@@ -76,38 +72,6 @@ def read_trace(path: Path, *, on_progress: Progress | None = None, chunk_bytes: 
     if builder.events == 0 and stream.damaged:
         raise TraceError(f"{path}: not a trace: no event in it can be read")
     return builder.finish(path, stream)
-
-
-class _Column:
-    """Chunks of one array, joined once."""
-
-    def __init__(self, dtype: type[Any]) -> None:
-        self.dtype = dtype
-        self.parts: list[NDArray[Any]] = []
-
-    def add(self, values: Sequence[Any]) -> None:
-        self.parts.append(np.array(values, dtype=self.dtype))
-
-    def join(self) -> NDArray[Any]:
-        joined = np.concatenate(self.parts) if self.parts else np.zeros(0, self.dtype)
-        self.parts = []
-        return joined
-
-
-class _Rows:
-    """Columns shared by all tables, plus the kind's own."""
-
-    def __init__(self, **own: type[Any]) -> None:
-        self.columns = {name: _Column(dtype) for name, dtype in own.items()}
-        for name, dtype in (("ts", np.float64), ("dur", np.float64), ("name", np.int32), ("lane", np.int32)):
-            self.columns[name] = _Column(dtype)
-
-    def add(self, **values: Sequence[Any]) -> None:
-        for name, column in values.items():
-            self.columns[name].add(column)
-
-    def join(self) -> dict[str, NDArray[Any]]:
-        return {name: column.join() for name, column in self.columns.items()}
 
 
 def _interner() -> defaultdict[Any, int]:
@@ -127,8 +91,8 @@ class _Builder:
         self.names = _interner()
         self.lanes = _interner()
         self.gpu_lanes = _interner()
-        self.host = {OPS: _Rows(), SPANS: _Rows(), CALLS: _Rows(correlation=np.int64)}
-        self.gpu = _Rows(correlation=np.int64, kind=np.int8)
+        self.host = {OPS: Rows(), SPANS: Rows(), CALLS: Rows(correlation=np.int64)}
+        self.gpu = Rows(correlation=np.int64, kind=np.int8)
 
     def add(self, events: list[RawEvent]) -> None:
         self.events += len(events)
@@ -164,17 +128,19 @@ class _Builder:
         if kind == PYTHON:
             self.python_functions += len(group)
         elif kind == OVERHEAD:
-            self.overhead_us += sum(event.dur for event in group if 0 < event.dur < _MAX_US)
+            self.overhead_us += sum(event.dur for event in group if 0 < event.dur < DAY_US)
         elif kind != IGNORED:
             names, lanes, rows = self.names, self.lanes, self.host[kind]
+            own: dict[str, Any] = {}
+            if kind == CALLS:
+                own["correlation"] = _ids((event.args or _NO_ARGS).correlation for event in group)
             rows.add(
                 ts=[event.ts for event in group],
                 dur=[event.dur for event in group],
                 name=[names[event.name] for event in group],
                 lane=[lanes[event.pid, event.tid] for event in group],
+                **own,
             )
-            if kind == CALLS:
-                rows.add(correlation=_ids((event.args or _NO_ARGS).correlation for event in group))
 
     def _add_gpu(self, kind: int, group: list[RawEvent]) -> None:
         names, lanes = self.names, self.gpu_lanes
@@ -195,9 +161,8 @@ class _Builder:
         )
 
     def finish(self, path: Path, stream: EventStream) -> Trace:
-        tables = {kind: rows.join() for kind, rows in self.host.items()}
-        tables["gpu"] = self.gpu.join()
-        dropped = _to_nanoseconds(list(tables.values()))
+        parts = [self.host[OPS], self.host[SPANS], self.host[CALLS], self.gpu]
+        origin_ns = settle_clock(parts)
         ids, lane_device, lane_stream = _devices(list(self.gpu_lanes))
         return Trace(
             path=str(path),
@@ -207,15 +172,15 @@ class _Builder:
             thread_files=[0] * len(self.lanes),
             file_ranks=[rank_of(stream.metadata)],
             devices=[_device(one, stream.metadata) for one in ids],
-            ops=_host_table(tables[OPS]),
-            spans=_host_table(tables[SPANS]),
-            calls=_host_table(tables[CALLS]),
-            gpu=_gpu_table(tables["gpu"], lane_device, lane_stream),
+            ops=host_table(self.host[OPS], origin_ns),
+            spans=host_table(self.host[SPANS], origin_ns),
+            calls=host_table(self.host[CALLS], origin_ns),
+            gpu=gpu_table(self.gpu, origin_ns, lane_device, lane_stream),
             metadata=stream.metadata,
             counts=Counts(
                 events=self.events,
                 damaged=stream.damaged,
-                dropped=dropped,
+                dropped=sum(rows.dropped for rows in parts),
                 unknown=self.unknown,
                 python_functions=self.python_functions,
                 profiler_overhead_ns=round(self.overhead_us * 1000),
@@ -262,69 +227,3 @@ def rank_of(metadata: Metadata) -> int:
 def _small_id(value: Id) -> int:
     number = _parsed_id(value) if not isinstance(value, float) or math.isfinite(value) else NO_CORRELATION
     return max(number, 0)
-
-
-def _to_nanoseconds(tables: list[dict[str, NDArray[Any]]]) -> int:
-    """Replaces `ts`, `dur` by `start`, `end` since the first event, drops impossible times; returns how many."""
-    dropped = 0
-    for table in tables:
-        ts, dur = table["ts"], table["dur"]
-        good = (np.abs(ts) < _MAX_US) & (dur >= 0) & (dur < _DAY_NS / 1000)
-        dropped += _keep(table, good)
-        start = np.rint(table.pop("ts") * 1000).astype(np.int64)
-        table["end"] = start + np.rint(table.pop("dur") * 1000).astype(np.int64)
-        table["start"] = start
-    starts = np.concatenate([table["start"] for table in tables])
-    if len(starts) == 0:
-        return dropped
-    # A clock that failed (ts = 0) or a flipped byte puts an event far from all the others.
-    middle = int(np.partition(starts, len(starts) // 2)[len(starts) // 2])
-    for table in tables:
-        dropped += _keep(table, np.abs(table["start"] - middle) < _DAY_NS)
-    first = min(int(table["start"].min()) for table in tables if len(table["start"]))
-    for table in tables:
-        table["start"] -= first
-        table["end"] -= first
-    return dropped
-
-
-def _keep(table: dict[str, NDArray[Any]], good: NDArray[np.bool_]) -> int:
-    if good.all():
-        return 0
-    for name, column in table.items():
-        table[name] = column[good]
-    return int(np.count_nonzero(~good))
-
-
-def _sorted(table: dict[str, NDArray[Any]], *keys: NDArray[Any]) -> Callable[[str], NDArray[Any]]:
-    """A taker of columns by (last key first) order; each column is released as it is taken."""
-    order = np.lexsort(keys)
-    return lambda name: table.pop(name)[order]
-
-
-def _host_table(table: dict[str, NDArray[Any]]) -> HostTable:
-    take = _sorted(table, -table["end"], table["start"], table["lane"])
-    return HostTable(
-        start_ns=take("start"),
-        end_ns=take("end"),
-        name=take("name"),
-        thread=take("lane"),
-        correlation=take("correlation") if "correlation" in table else np.zeros(0, np.int64),
-    )
-
-
-def _gpu_table(
-    table: dict[str, NDArray[Any]], lane_device: NDArray[np.int32], lane_stream: NDArray[np.int32]
-) -> GpuTable:
-    device = lane_device[table["lane"]]
-    take = _sorted(table, table["end"], table["start"], device)
-    stream = lane_stream[take("lane")]
-    return GpuTable(
-        start_ns=take("start"),
-        end_ns=take("end"),
-        name=take("name"),
-        device=np.sort(device),
-        stream=stream,
-        kind=take("kind"),
-        correlation=take("correlation"),
-    )

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from roseinfer.errors import TraceError
 
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 1 << 20
+_AHEAD_FROM_BYTES = 4 << 20
 
 Progress = Callable[[int, int], None]
 """Called with (bytes of the file read so far, bytes of the file)."""
@@ -20,6 +21,7 @@ class ByteSource:
         self.damage: str | None = None
         self._on_progress = on_progress
         self._chunk_bytes = chunk_bytes
+        self._done = 0
         try:
             if not path.is_file():
                 raise TraceError(f"{path}: no such file" if not path.exists() else f"{path}: not a file")
@@ -33,17 +35,19 @@ class ByteSource:
             with self.path.open("rb") as file:
                 is_gzip = file.read(2) == b"\x1f\x8b"
                 file.seek(0)
-                yield from self._inflated(self._raw(file.read)) if is_gzip else self._raw(file.read)
+                blocks = self._raw(file.read)
+                chunks = self._inflated(blocks) if is_gzip else blocks
+                for chunk in _ahead(chunks) if self.size_bytes >= _AHEAD_FROM_BYTES else chunks:
+                    yield chunk
+                    if self._on_progress is not None:
+                        self._on_progress(self._done, max(self.size_bytes, self._done))
         except OSError as error:
             raise TraceError(f"{self.path}: {error.strerror or error}") from error
 
     def _raw(self, read: Callable[[int], bytes]) -> Iterator[bytes]:
-        done = 0
         while block := read(self._chunk_bytes):
-            done += len(block)
+            self._done += len(block)
             yield block
-            if self._on_progress is not None:
-                self._on_progress(done, max(self.size_bytes, done))
 
     def _inflated(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
         inflater = zlib.decompressobj(wbits=31)
@@ -67,3 +71,14 @@ class ByteSource:
         else:
             if started:
                 self.damage = "its gzip stream breaks off"
+
+
+def _ahead(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same chunks; while one is used, a thread reads and inflates the next."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1, thread_name_prefix="trace-reader") as pool:
+        coming = pool.submit(next, chunks, None)
+        while (chunk := coming.result()) is not None:
+            coming = pool.submit(next, chunks, None)
+            yield chunk

@@ -2,7 +2,6 @@
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from roseinfer.trace.attribution import Attribution
 from roseinfer.trace.columns import Ints, Trace
@@ -118,7 +117,7 @@ def _usual_parents(spans: SpanTable) -> dict[int, str]:
     """The group that directly encloses each group most often; none for groups that are mostly at the top."""
     usual: dict[int, str] = {}
     parent = spans.forest.parent
-    parent_group: NDArray[np.int64] = np.where(parent >= 0, spans.group[parent], -1) if len(parent) else parent
+    parent_group = np.append(spans.group, -1)[parent]
     for group in range(len(spans.groups)):
         found, count = np.unique(parent_group[spans.group == group], return_counts=True)
         if len(found) and (best := int(found[np.argmax(count)])) not in (-1, group):

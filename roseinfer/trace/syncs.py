@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from roseinfer.trace.activity import waits
+from roseinfer.trace.activity import Activity, waits
 from roseinfer.trace.columns import MEMCPY, Ints
 from roseinfer.trace.facts import Facts
 from roseinfer.trace.innermost import innermost_at
@@ -20,15 +20,15 @@ _NOTES = (
 )
 
 
-def find_syncs(facts: Facts) -> list[Sync]:
+def find_syncs(facts: Facts, activity: Activity) -> list[Sync]:
     """Waiting calls by call, operator and span, the most expensive first.
 
     The device synchronize with which the profiler ends a recording is left out.
     """
-    at = _waiting(facts)
+    at = _waiting(facts, activity)
     if len(at) == 0:
         return []
-    trace, activity, spans = facts.trace, facts.activity, facts.spans
+    trace, spans = facts.trace, facts.spans
     start, end = activity.forest.start_ns[at], activity.forest.end_ns[at]
     span = innermost_at(spans.forest, spans.thread, activity.thread[at], start)
     copies = _copy_names(facts)
@@ -54,9 +54,9 @@ def find_syncs(facts: Facts) -> list[Sync]:
     return sorted(found, key=lambda sync: -sync.ms)[:_MAX_ROWS]
 
 
-def _waiting(facts: Facts) -> Ints:
+def _waiting(facts: Facts, activity: Activity) -> Ints:
     """[found] indices of activities that wait."""
-    trace, activity = facts.trace, facts.activity
+    trace = facts.trace
     names = np.unique(activity.name[activity.call >= 0]).tolist()
     waiting = [name for name in names if waits(trace.names[name]) and "alloc" not in trace.names[name].lower()]
     chosen = np.isin(activity.name, waiting) | np.isin(activity.call, _pageable(facts))
