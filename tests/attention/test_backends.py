@@ -1,0 +1,132 @@
+"""Every attention backend computes what attention is, whatever the batch looks like."""
+
+import math
+from typing import Any, get_args
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from roseinfer.attention.base import StepLayout
+from roseinfer.attention.registry import attention_backend
+from roseinfer.cache.kv_cache import KVCache
+from roseinfer.config import AttentionName
+
+HEAD_DIM = 4
+NUM_LAYERS = 2
+
+requests = st.tuples(st.integers(0, 40), st.integers(1, 12))
+"""Tokens that are in the cache already, and new ones."""
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+    """The definition, a query at a time: q [queries, heads, head_dim] are the last of k's positions."""
+    sharing = q.shape[1] // k.shape[1]
+    rows = []
+    for index in range(len(q)):
+        position = len(k) - len(q) + index
+        first = 0 if window is None else max(0, position - window + 1)
+        heads = []
+        for head in range(q.shape[1]):
+            keys, values = k[first : position + 1, head // sharing], v[first : position + 1, head // sharing]
+            weights = (keys @ q[index, head] / math.sqrt(HEAD_DIM)).softmax(dim=0)
+            heads.append(weights @ values)
+        rows.append(torch.stack(heads))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("name", get_args(AttentionName))
+@given(
+    lengths=st.lists(requests, min_size=1, max_size=5),
+    block_size=st.sampled_from([1, 3, 16]),
+    heads=st.sampled_from([(1, 1), (4, 2), (6, 1), (3, 3)]),
+    window=st.one_of(st.none(), st.integers(1, 30)),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=40, deadline=None)
+def test_each_token_attends_to_itself_and_to_all_before_it_in_its_request(
+    name: AttentionName,
+    lengths: list[tuple[int, int]],
+    block_size: int,
+    heads: tuple[int, int],
+    window: int | None,
+    seed: int,
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    num_blocks = sum(-(-(past + new) // block_size) for past, new in lengths) + 1
+    kv_heads = heads[1]
+    cache = KVCache(
+        num_layers=NUM_LAYERS,
+        num_blocks=num_blocks,
+        block_size=block_size,
+        num_kv_heads=kv_heads,
+        head_dim=HEAD_DIM,
+        dtype=torch.float64,
+        device=torch.device("cpu"),
+    )
+    cache.data.copy_(random(*cache.data.shape))  # what former requests left behind
+    numbers = iter(torch.randperm(num_blocks, generator=generator).tolist())
+    tables = [[next(numbers) for _ in range(-(-(past + new) // block_size))] for past, new in lengths]
+
+    def slots(request: int, start: int, stop: int) -> Tensor:
+        return torch.tensor(
+            [tables[request][at // block_size] * block_size + at % block_size for at in range(start, stop)]
+        )
+
+    layout = StepLayout(
+        query_lens=[new for _, new in lengths],
+        context_lens=[past for past, _ in lengths],
+        block_tables=tables,
+        slots=torch.cat([slots(index, past, past + new) for index, (past, new) in enumerate(lengths)]),
+    )
+    keys = [[random(past + new, kv_heads, HEAD_DIM) for past, new in lengths] for _ in range(NUM_LAYERS)]
+    values = [[random(past + new, kv_heads, HEAD_DIM) for past, new in lengths] for _ in range(NUM_LAYERS)]
+    for layer in range(NUM_LAYERS):
+        for index, (past, _) in enumerate(lengths):
+            where = slots(index, 0, past).to(torch.int64)
+            cache.write(layer, where, keys[layer][index][:past], values[layer][index][:past])
+
+    backend = attention_backend(name, window)
+    metadata = backend.prepare(layout, cache)
+    for layer in range(NUM_LAYERS):
+        queries = [random(new, heads[0], HEAD_DIM) for _, new in lengths]
+
+        def packed(of_requests: list[Tensor]) -> Tensor:
+            return torch.cat([x[past:] for x, (past, _) in zip(of_requests, lengths, strict=True)])
+
+        out = backend.forward(layer, torch.cat(queries), packed(keys[layer]), packed(values[layer]), metadata)
+        expected = [attend(q, k, v, window) for q, k, v in zip(queries, keys[layer], values[layer], strict=True)]
+        torch.testing.assert_close(out, torch.cat(expected))
+        for index, (past, new) in enumerate(lengths):
+            stored = cache.read(layer, torch.tensor(tables[index]))
+            torch.testing.assert_close(stored[0][: past + new], keys[layer][index])
+            torch.testing.assert_close(stored[1][: past + new], values[layer][index])
+
+
+@pytest.mark.parametrize("name", get_args(AttentionName))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_an_engines_dtypes_pass_through(name: AttentionName, dtype: Any) -> None:
+    cache = KVCache(
+        num_layers=1,
+        num_blocks=2,
+        block_size=4,
+        num_kv_heads=1,
+        head_dim=HEAD_DIM,
+        dtype=dtype,
+        device=torch.device("cpu"),
+    )
+    layout = StepLayout(
+        query_lens=[3, 1], context_lens=[0, 0], block_tables=[[0], [1]], slots=torch.tensor([0, 1, 2, 4])
+    )
+    backend = attention_backend(name)
+    q, k, v = torch.randn(3, 4, 1, HEAD_DIM).to(dtype)
+    out = backend.forward(0, q, k, v, backend.prepare(layout, cache))
+    assert out.dtype == dtype
+    torch.testing.assert_close(out[3], v[3])  # alone in its request
+    torch.testing.assert_close(out[0], v[0])

@@ -1,0 +1,61 @@
+"""The demo model says what it says under transformers."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from roseinfer.config import EngineConfig, SamplingParams
+from roseinfer.engine.engine import Engine
+from roseinfer.engine.factory import build_engine
+from roseinfer.weights.resolve import demo_gguf
+
+PROMPTS = [
+    "Hello",
+    "The capital of France is",
+    "1, 2, 3, 4,",
+    "def fibonacci(n):\n    ",
+    "Once upon a time, in a small village by the sea, there lived an old fisherman who",
+    "Water boils at",
+    "Die Hauptstadt von Deutschland ist",
+    "The three primary colours are red,",
+    "Q: Why is the sky blue?\nA:",
+    "In 1969 the first humans walked on the moon. Their names were known all over the world, and the mission's",
+]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return build_engine(EngineConfig(dtype="float32", device="cpu", max_model_len=256, max_batch_size=10))
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Any:
+    from transformers import AutoModelForCausalLM
+
+    path = demo_gguf()
+    return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+
+
+def test_greedy_tokens_equal_transformers_for_ten_prompts_in_one_batch(engine: Engine, oracle: Any) -> None:
+    """Each token must be transformers' best one after all tokens before it, which makes the whole completion its own.
+
+    Two engines round differently. Where the tokens differ, transformers' best two must be closer than 1e-4.
+    """
+    outputs = engine.generate(PROMPTS, SamplingParams(max_new_tokens=24, stop_on_eos=False))
+    assert len({len(output.prompt_token_ids) for output in outputs}) >= 6
+    for output in outputs:
+        assert len(output.token_ids) == 24
+        token_ids = output.prompt_token_ids + output.token_ids
+        with torch.inference_mode():
+            logits = oracle(torch.tensor([token_ids[:-1]])).logits[0, len(output.prompt_token_ids) - 1 :]
+        best = logits.max(dim=-1).values
+        ours = logits.gather(-1, torch.tensor(output.token_ids)[:, None])[:, 0]
+        assert (best - ours).max() < 1e-4, output.text
+
+
+def test_it_ends_its_answer_by_itself(engine: Engine) -> None:
+    (output,) = engine.generate([[{"role": "user", "content": "Name three planets."}]])
+    assert output.text == "1. Mars\n2. Venus\n3. Earth"
+    assert output.finish_reason == "stop"
+    assert output.token_ids[-1] in engine.eos_token_ids

@@ -1,0 +1,49 @@
+"""Running an engine's scheduler step by step, with a look at the logits behind every token."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from roseinfer.config import Mode, SamplingParams
+from roseinfer.engine.core import Prompt
+from roseinfer.engine.engine import Engine
+
+
+@dataclass
+class Traced:
+    """One request's tokens, prompt and completion, and the logits [tokens - 1, vocab_size] after each but the last."""
+
+    token_ids: list[int]
+    logits: Tensor
+
+
+def run_traced(
+    engine: Engine, prompts: Sequence[Prompt], params: SamplingParams, mode: Mode = "online"
+) -> list[Traced]:
+    """Run all prompts together, keeping the logits of every position that any step computed."""
+    model = engine.runner.model
+    packed: list[Tensor] = []
+    hook = model.register_forward_hook(lambda _module, _inputs, hidden: packed.append(hidden))
+    rows: dict[int, dict[int, Tensor]] = {}
+    scheduler = engine.scheduler(mode)
+    for prompt in prompts:
+        rows[scheduler.submit(prompt, params)] = {}
+    with torch.inference_mode():
+        while scheduler.has_unfinished:
+            packed.clear()
+            scheduler.step()
+            assert scheduler.last_plan is not None
+            logits = iter(model.logits(packed[0]))
+            for chunk in scheduler.last_plan.chunks:
+                for position in range(chunk.start, chunk.stop):
+                    rows[chunk.request.id][position] = next(logits)
+    hook.remove()
+    traced = []
+    for output in scheduler.run():
+        token_ids = output.prompt_token_ids + output.token_ids
+        of_request = rows[output.request_id]
+        assert sorted(of_request) == list(range(len(token_ids) - 1)), "each position but the last is computed"
+        traced.append(Traced(token_ids, torch.stack([of_request[at] for at in range(len(token_ids) - 1)])))
+    return traced
