@@ -7,7 +7,7 @@ import numpy as np
 from roseinfer.trace.blame import rank_gaps
 from roseinfer.trace.columns import Trace
 from roseinfer.trace.devices import summarize_devices
-from roseinfer.trace.facts import gather_facts, launching_activity
+from roseinfer.trace.facts import Facts, gather_facts, launching_activity
 from roseinfer.trace.folder import find_traces
 from roseinfer.trace.intervals import union_length
 from roseinfer.trace.manifest import Manifest, find_manifest
@@ -53,7 +53,7 @@ def summarize_columns(trace: Trace, manifest: Manifest | None = None) -> Summary
     gpu, devices = summarize_devices(trace, facts.attribution, facts.gaps)
     steps = summarize_steps(trace, facts.steps, facts.event_step)
     spans = summarize_spans(facts.spans, facts.costs, facts.mapped)
-    cpu, top_ops, what_if = _cpu(trace), summarize_ops(facts), bounds(facts, gpu)
+    cpu, top_ops, what_if = _cpu(facts), summarize_ops(facts), bounds(facts, gpu)
     repetition = find_repetition(facts)
     activity = launching_activity(facts)  # the largest table, so the last
     gaps, syncs = rank_gaps(facts, activity), find_syncs(facts, activity)
@@ -84,18 +84,22 @@ def summarize_columns(trace: Trace, manifest: Manifest | None = None) -> Summary
     )
 
 
-def _cpu(trace: Trace) -> CpuSummary:
+def _cpu(facts: Facts) -> CpuSummary:
     """Windows of several files are added up."""
-    files = np.array(trace.thread_files, np.int64)
+    trace, ops = facts.trace, facts.ops
+    top = ops.depth == 0
+    start, end, thread = ops.start_ns[top], ops.end_ns[top], trace.ops.thread[top]
     window_ns = busy_ns = 0
     for file in range(len(trace.file_ranks)):
-        tables = [table for table in (trace.ops, trace.spans, trace.calls) if len(table)]
-        mine = [(table, files[table.thread] == file) for table in tables]
-        mine = [(table, at) for table, at in mine if at.any()]
-        if not mine:
-            continue
-        first = min(int(table.start_ns[at].min()) for table, at in mine)
-        window_ns += max(int(table.end_ns[at].max()) for table, at in mine) - first
-        ops = files[trace.ops.thread] == file
-        busy_ns += union_length(trace.ops.start_ns[ops], trace.ops.end_ns[ops])
+        threads = [index for index, one in enumerate(trace.thread_files) if one == file]
+        ranges = [
+            (int(table.start_ns[low]), int(table.end_ns[low:high].max()))
+            for table in (trace.ops, trace.spans, trace.calls)
+            for low, high in (np.searchsorted(table.thread, (one, one + 1)) for one in threads)
+            if high > low
+        ]
+        if ranges:
+            window_ns += max(last for _, last in ranges) - min(first for first, _ in ranges)
+            mine = np.isin(thread, threads)
+            busy_ns += union_length(start[mine], end[mine])
     return CpuSummary(window_ms=to_ms(window_ns), top_level_busy_percent=to_percent(busy_ns, window_ns))

@@ -72,7 +72,8 @@ def nest(start_ns: Ints, end_ns: Ints, thread: Small) -> Forest:
                 continue
             _nest_block(start_ns, end, parent, depth, low, stop)
             low, size = stop, _BLOCK
-    return Forest(parent=parent, depth=depth, start_ns=start_ns, end_ns=end)
+    nothing_cut = np.array_equal(end, end_ns)  # then there is no need for a second array
+    return Forest(parent=parent, depth=depth, start_ns=start_ns, end_ns=end_ns if nothing_cut else end)
 
 
 def _block_end(start_ns: Ints, end_ns: Ints, low: int, stop: int, high: int) -> int | None:

@@ -1,6 +1,7 @@
 """From a trace file to columns, in one pass and bounded memory."""
 
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -57,6 +58,7 @@ _GPU_KINDS = {
 }
 
 _NO_ARGS = RawArgs()
+_LARGE_BYTES = 64 << 20
 
 
 def read_trace(path: Path, *, on_progress: Progress | None = None, chunk_bytes: int = CHUNK_BYTES) -> Trace:
@@ -71,7 +73,19 @@ def read_trace(path: Path, *, on_progress: Progress | None = None, chunk_bytes: 
         builder.add(events)
     if builder.events == 0 and stream.damaged:
         raise TraceError(f"{path}: not a trace: no event in it can be read")
-    return builder.finish(path, stream)
+    trace = builder.finish(path, stream)
+    _return_memory(trace)
+    return trace
+
+
+def _return_memory(trace: Trace) -> None:
+    """Gives back what decoding and sorting freed, which the C library would keep while the analysis needs more."""
+    if trace.size_bytes >= _LARGE_BYTES and sys.platform == "linux":
+        import ctypes
+
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def _interner() -> defaultdict[Any, int]:
