@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from roseinfer.config import Mode, SamplingParams
+from roseinfer.costs.step import plan_cost
 from roseinfer.engine.core import Prompt
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.request import RequestOutput
@@ -21,6 +22,10 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
     """New tokens, over all requests."""
     context_tokens: int
     """Tokens that attention read, the new ones included."""
+    bytes: int
+    """What it had to move; see `costs.step`."""
+    flops: int
+    """What it had to compute."""
     wall_ms: float
 
 
@@ -62,14 +67,18 @@ def run_workload(
             before_step(scheduler.next_plan())
         step_s = time.perf_counter()
         scheduler.step()
+        wall_ms = (time.perf_counter() - step_s) * 1e3
         plan = scheduler.last_plan
         assert plan is not None
+        cost = plan_cost(engine.model_config, engine.runner.cache.data.element_size(), plan)
         record = StepRecord(
             phase=plan.phase,
             batch=len(plan.chunks),
             tokens=plan.num_tokens,
             context_tokens=plan.num_context_tokens,
-            wall_ms=(time.perf_counter() - step_s) * 1e3,
+            bytes=cost.bytes,
+            flops=cost.flops,
+            wall_ms=wall_ms,
         )
         steps.append(record)
         if on_step is not None and on_step(record) is False:

@@ -1,0 +1,81 @@
+"""The device's measured rates: measured once, kept, and measured again when the key or the file does not fit."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from roseinfer.costs import ceilings as module
+from roseinfer.costs.cache_folder import cache_folder
+from roseinfer.costs.ceilings import Ceilings, ceilings, measure_ceilings
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def measurements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Ceilings]:
+    """Every measurement made, with rates that count up; the cache lies in tmp_path."""
+    made: list[Ceilings] = []
+
+    def measure(device: torch.device, dtype: torch.dtype) -> Ceilings:
+        made.append(Ceilings(100.0 + len(made), 1000.0))
+        return made[-1]
+
+    monkeypatch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(module, "measure_ceilings", measure)
+    return made
+
+
+def test_a_second_call_reads_what_the_first_one_kept(measurements: list[Ceilings]) -> None:
+    assert ceilings(CPU, torch.float32) == ceilings(CPU, torch.float32) == measurements[0]
+    assert len(measurements) == 1
+
+
+def test_each_dtype_and_number_of_threads_is_measured(
+    measurements: list[Ceilings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ceilings(CPU, torch.float32)
+    ceilings(CPU, torch.bfloat16)
+    monkeypatch.setattr(module, "num_threads", lambda: 99)
+    ceilings(CPU, torch.float32)
+    assert len(measurements) == 3
+
+
+@pytest.mark.parametrize("damage", [lambda text: text[:-5], lambda text: text.replace("float32", "float16"), str.upper])
+def test_a_file_that_is_cut_or_of_another_key_is_replaced(
+    measurements: list[Ceilings], tmp_path: Path, damage: Callable[[str], str]
+) -> None:
+    ceilings(CPU, torch.float32)
+    (kept,) = tmp_path.rglob("*.json")
+    kept.write_text(damage(kept.read_text()))
+    assert ceilings(CPU, torch.float32) == measurements[1]
+    assert ceilings(CPU, torch.float32) == measurements[1]
+
+
+def test_fresh_measures_again_and_keeps_that(measurements: list[Ceilings]) -> None:
+    ceilings(CPU, torch.float32)
+    assert ceilings(CPU, torch.float32, fresh=True) == ceilings(CPU, torch.float32) == measurements[1]
+
+
+def test_a_folder_that_cannot_be_made_is_no_error(
+    measurements: list[Ceilings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path / "file"))
+    assert ceilings(CPU, torch.float32) == measurements[0]
+    assert ceilings(CPU, torch.float32) == measurements[1]
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ROSEINFER_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert cache_folder() == Path("/xdg/roseinfer")
+    monkeypatch.setenv("ROSEINFER_CACHE_DIR", "/own")
+    assert cache_folder() == Path("/own")
+
+
+def test_a_cpu_is_measured_in_about_a_second() -> None:
+    rates = measure_ceilings(CPU, torch.float32)
+    assert 1e8 < rates.copy_bytes_per_s < 1e13
+    assert 1e8 < rates.flops_per_s < 1e15

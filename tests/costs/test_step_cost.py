@@ -1,0 +1,138 @@
+"""Bytes and FLOPs of steps: against counts by hand, against torch's counter, and against the weights on disk."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from roseinfer.config import EngineConfig, SamplingParams
+from roseinfer.costs.step import plan_cost, step_cost
+from roseinfer.engine.engine import Engine
+from roseinfer.engine.factory import build_engine
+from roseinfer.engine.request import Request
+from roseinfer.engine.scheduler import Chunk, StepPlan
+
+# The tiny models of tests/tiny.py: hidden 32, 2 layers, 4 heads of 8, vocabulary 258.
+LLAMA_LAYER_MATRICES = 32 * (4 + 2 + 2) * 8 + 32 * 32 + 3 * 32 * 48  # q, k, v of 4 + 2 + 2 heads; o; gate, up, down
+LLAMA_WEIGHTS = 2 * (LLAMA_LAYER_MATRICES + 2 * 32) + 32  # two norms a layer, and the last one
+GPT2_LAYER_MATRICES = 32 * 3 * 32 + 32 * 32 + 2 * 32 * 128
+GPT2_WEIGHTS = 2 * (GPT2_LAYER_MATRICES + 96 + 32 + 128 + 32 + 4 * 32) + 2 * 32  # biases; norms of weight and bias
+HEAD = 258 * 32
+
+
+@pytest.fixture
+def llama(tiny_llama: Path) -> Engine:
+    """Grouped queries, a head of its own."""
+    return build_engine(EngineConfig(model=str(tiny_llama), dtype="float32", block_size=1))
+
+
+@pytest.fixture
+def gpt2(tiny_gpt2: Path) -> Engine:
+    """A key head for each query head, learned positions, a head tied to the embedding."""
+    return build_engine(EngineConfig(model=str(tiny_gpt2), dtype="float32", block_size=1))
+
+
+def test_a_decode_step_of_grouped_queries_by_hand(llama: Engine) -> None:
+    # Three requests with 10, 20 and 30 tokens, the new one included, in a dtype of two bytes.
+    cost = step_cost(llama.model_config, 2, tokens=3, context_tokens=60, sampled=3)
+    kv = 2 * 2 * 2 * 8  # keys and values, 2 layers, 2 heads of 8
+    assert cost.bytes == 2 * (LLAMA_WEIGHTS + HEAD + 3 * 32 + (3 + 60) * kv + 2 * 3 * 258)
+    assert cost.flops == 2 * 3 * (2 * LLAMA_LAYER_MATRICES + HEAD) + 4 * 60 * 2 * 4 * 8
+
+
+def test_a_decode_step_of_as_many_key_heads_by_hand(gpt2: Engine) -> None:
+    cost = step_cost(gpt2.model_config, 4, tokens=3, context_tokens=60, sampled=3)
+    kv = 2 * 2 * 4 * 8
+    # Token and position rows are looked up; the table is read once more, as the head.
+    assert cost.bytes == 4 * (GPT2_WEIGHTS + HEAD + 3 * (32 + 32) + (3 + 60) * kv + 2 * 3 * 258)
+    assert cost.flops == 2 * 3 * (2 * GPT2_LAYER_MATRICES + HEAD) + 4 * 60 * 2 * 4 * 8
+
+
+def test_a_prefill_counts_causal_pairs_and_one_row_of_logits(llama: Engine) -> None:
+    plan = plan_of((0, 10, True))
+    expected = step_cost(llama.model_config, 4, tokens=10, context_tokens=10, attention_pairs=55, sampled=1)
+    assert plan_cost(llama.model_config, 4, plan) == expected
+
+
+def test_a_chunk_that_draws_nothing_reads_no_head(llama: Engine) -> None:
+    with_head = plan_cost(llama.model_config, 4, plan_of((0, 10, True)))
+    without = plan_cost(llama.model_config, 4, plan_of((0, 10, False)))
+    assert with_head.bytes - without.bytes == 4 * (HEAD + 2 * 258)
+    assert with_head.flops - without.flops == 2 * HEAD
+
+
+def test_prefill_in_chunks_does_the_work_of_a_whole_one_but_reads_more(llama: Engine) -> None:
+    whole = plan_cost(llama.model_config, 4, plan_of((0, 30, True)))
+    chunks = [plan_cost(llama.model_config, 4, plan_of(chunk)) for chunk in ((0, 12, False), (12, 18, True))]
+    assert sum(chunk.flops for chunk in chunks) == whole.flops
+    kv = 4 * 2 * 2 * 2 * 8
+    assert sum(chunk.bytes for chunk in chunks) == whole.bytes + 4 * LLAMA_WEIGHTS + 12 * kv
+
+
+@pytest.mark.parametrize(("start", "tokens"), [(0, 3), (0, 5), (0, 9), (2, 6), (4, 1), (20, 1), (20, 7)])
+def test_a_sliding_window_bounds_keys_and_pairs(llama: Engine, start: int, tokens: int) -> None:
+    window = 5
+    model = msgspec.structs.replace(llama.model_config, sliding_window=window)
+    seen = [range(max(at - window + 1, 0), at + 1) for at in range(start, start + tokens)]
+    expected = step_cost(
+        model,
+        4,
+        tokens=tokens,
+        context_tokens=len({key for keys in seen for key in keys}),
+        attention_pairs=sum(map(len, seen)),
+        sampled=1,
+    )
+    assert plan_cost(model, 4, plan_of((start, tokens, True))) == expected
+
+
+def test_several_decode_steps_in_one_launch_read_the_weights_as_often(llama: Engine) -> None:
+    model = llama.model_config
+    steps = [step_cost(model, 2, tokens=4, context_tokens=40 + 4 * step, sampled=4) for step in range(3)]
+    launch = step_cost(model, 2, tokens=12, context_tokens=40 + 44 + 48, sampled=12, passes=3)
+    assert launch == steps[0] + steps[1] + steps[2]
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_flops_agree_with_torchs_counter(name: str, request: pytest.FixtureRequest) -> None:
+    engine: Engine = request.getfixturevalue(name)
+    scheduler = engine.scheduler("offline")
+    for _ in range(3):
+        scheduler.submit([7] * 9, SamplingParams(max_new_tokens=4, stop_on_eos=False))
+    for phase in ("prefill", "decode"):
+        # Only the plain backend's products are seen by the counter.
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            scheduler.step()
+        plan = scheduler.last_plan
+        assert plan is not None
+        assert plan.phase == phase
+        counted = counter.get_total_flops()
+        # The counter takes attention for a full rectangle of pairs, which it is in decode only.
+        rectangle = sum(chunk.num_tokens * chunk.stop for chunk in plan.chunks)
+        expected = step_cost(
+            engine.model_config,
+            4,
+            tokens=plan.num_tokens,
+            context_tokens=plan.num_context_tokens,
+            attention_pairs=rectangle,
+            sampled=3,
+        )
+        assert counted == expected.flops
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_step_reads_every_weight_but_the_tables_it_looks_up(name: str, request: pytest.FixtureRequest) -> None:
+    engine: Engine = request.getfixturevalue(name)
+    tables = 258 * 32 if name == "llama" else 128 * 32  # GPT-2's embedding is read, as the head
+    cost = step_cost(engine.model_config, 4, tokens=0, context_tokens=0, sampled=1)
+    assert cost.bytes == 4 * (engine.num_parameters - tables + 2 * 258)
+
+
+def plan_of(*chunks: tuple[int, int, bool]) -> StepPlan:
+    """A plan of (start, tokens, whether it samples)."""
+    return StepPlan(tuple(Chunk(_request(start + n), start, n, samples) for start, n, samples in chunks), (), ())
+
+
+def _request(length: int) -> Request:
+    return Request(0, 0, None, [1] * length, SamplingParams(), 0, 1, frozenset(), 0.0)
