@@ -1,0 +1,257 @@
+"""The scheduler alone, over a cache that remembers what every slot holds: no torch, many random runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from roseinfer.cache.block_pool import BlockPool
+from roseinfer.config import SamplingParams
+from roseinfer.engine.request import Request
+from roseinfer.engine.scheduler import Policy, Scheduler, StepPlan
+from roseinfer.errors import UsageError
+
+Content = tuple[int, ...]
+"""What stands for a token's keys and values: all tokens up to it."""
+
+
+@dataclass
+class Machine:
+    """A scheduler, its pool, and a model whose next token is a function of all tokens before it."""
+
+    scheduler: Scheduler
+    slots: dict[tuple[int, int], Content] = field(default_factory=dict)  # by block and offset
+
+    def step(self) -> StepPlan:
+        """One step as an engine makes it, with every token checked that the model would read."""
+        plan = self.scheduler.plan()
+        size = self.scheduler.pool.block_size
+        for source, target in self.scheduler.begin(plan):
+            for offset in range(size):
+                self.slots.pop((target, offset), None)
+                if (source, offset) in self.slots:
+                    self.slots[target, offset] = self.slots[source, offset]
+        for chunk in plan.chunks:
+            table, tokens = chunk.request.block_table, chunk.request.token_ids
+            for at in range(chunk.start, chunk.stop):
+                self.slots[table[at // size], at % size] = tuple(tokens[: at + 1])
+        for chunk in plan.chunks:
+            table, tokens = chunk.request.block_table, chunk.request.token_ids
+            for at in range(chunk.stop):
+                assert self.slots[table[at // size], at % size] == tuple(tokens[: at + 1])
+        sampled = [next_token(chunk.request) for chunk in plan.chunks if chunk.samples]
+        self.scheduler.commit(plan, sampled)
+        return plan
+
+
+def next_token(request: Request) -> int:
+    """Different for the completions of one prompt, so that they part."""
+    return hash((tuple(request.token_ids), request.sample_index)) % 7
+
+
+def completion_alone(request: Request) -> list[int]:
+    """What the request ends as when nothing else runs and nothing runs out."""
+    alone = new_request(request.id, request.prompt_token_ids, request.max_new_tokens, sample_index=request.sample_index)
+    while alone.finish_reason is None:
+        alone.append(next_token(alone))
+    return alone.completion_token_ids
+
+
+def new_request(
+    number: int,
+    prompt: Sequence[int],
+    max_new_tokens: int,
+    *,
+    sample_index: int = 0,
+    parent: Request | None = None,
+) -> Request:
+    return Request(
+        id=number,
+        sample_index=sample_index,
+        parent=parent,
+        prompt_token_ids=list(prompt),
+        params=SamplingParams(max_new_tokens=max_new_tokens),
+        seed=0,
+        max_new_tokens=max_new_tokens,
+        stop_token_ids=frozenset({6}),
+        submitted_s=0.0,
+    )
+
+
+def state(scheduler: Scheduler, requests: Sequence[Request]) -> object:
+    """Everything that planning could change."""
+    pool = scheduler.pool
+    return (
+        pool.num_free,
+        [pool.holders(block) for block in range(pool.num_blocks)],
+        [(r.num_computed_tokens, list(r.block_table), list(r.token_ids), r.finish_reason) for r in requests],
+        scheduler.num_preemptions,
+    )
+
+
+@st.composite
+def jobs(draw: st.DrawFn) -> list[tuple[list[int], int, int, int]]:
+    """(prompt, new tokens, completions, step of its arrival); prompts often begin alike."""
+    common = draw(st.lists(st.integers(0, 2), max_size=12))
+    found = []
+    for _ in range(draw(st.integers(1, 7))):
+        own = draw(st.lists(st.integers(0, 3), min_size=1, max_size=10))
+        prompt = common[: draw(st.integers(0, len(common)))] + own
+        found.append(
+            (prompt, draw(st.integers(1, 9)), draw(st.sampled_from([1, 1, 1, 2, 3])), draw(st.integers(0, 12)))
+        )
+    return found
+
+
+@given(
+    of=jobs(),
+    block_size=st.sampled_from([1, 2, 3, 4, 8]),
+    spare_blocks=st.integers(0, 8),
+    prefix_cache=st.booleans(),
+    policy=st.builds(
+        Policy,
+        max_batch_size=st.integers(1, 5),
+        max_batch_tokens=st.integers(1, 24),
+        max_prefill_beside_decode=st.integers(1, 24),
+        longest_first=st.booleans(),
+    ),
+    aborts=st.dictionaries(st.integers(0, 7), st.integers(0, 25), max_size=3),
+)
+@settings(max_examples=400, deadline=None)
+def test_every_request_ends_once_with_its_own_completion_and_no_block_is_lost(
+    of: list[tuple[list[int], int, int, int]],
+    block_size: int,
+    spare_blocks: int,
+    prefix_cache: bool,
+    policy: Policy,
+    aborts: dict[int, int],
+) -> None:
+    # As few blocks as the largest request needs, and a handful more: most runs preempt.
+    largest = max(-(-(len(prompt) + new - 1) // block_size) for prompt, new, _, _ in of)
+    pool = BlockPool(largest + spare_blocks, block_size, prefix_cache=prefix_cache)
+    machine = Machine(Scheduler(pool, policy))
+    scheduler = machine.scheduler
+    requests: list[Request] = []
+    events: list[tuple[int, str, list[Request]]] = []
+    for number, (prompt, new, completions, _) in enumerate(of):
+        first = new_request(number, prompt, new)
+        group = [first]
+        group += [new_request(number, prompt, new, sample_index=i, parent=first) for i in range(1, completions)]
+        requests += group
+        # All of an offline run is there from the start; elsewhere ids follow the order of arrival.
+        at = 0 if policy.longest_first else sum(job[3] for job in of[: number + 1])
+        events.append((at, "arrive", group))
+        if number in aborts:
+            events.append((at + aborts[number], "abort", group))
+
+    arrived: list[Request] = []
+    num_steps = 0
+    while events or scheduler.has_unfinished:
+        for _, kind, group in [event for event in events if event[0] <= num_steps]:
+            for request in group:
+                if kind == "arrive":
+                    scheduler.add(request)
+                    arrived.append(request)
+                elif request.finish_reason is None:
+                    scheduler.abort(request)
+        events = [event for event in events if event[0] > num_steps]
+        num_steps += 1
+        if not scheduler.has_unfinished:
+            continue
+        live = [request for request in arrived if request.finish_reason is None]
+        before = state(scheduler, requests)
+        planned = scheduler.plan()
+        assert scheduler.plan() == planned
+        assert state(scheduler, requests) == before
+
+        plan = machine.step()
+        assert plan == planned
+        assert 1 <= len(plan.chunks) <= policy.max_batch_size
+        assert 1 <= plan.num_tokens <= policy.max_batch_tokens
+        assert all(chunk.num_tokens >= 1 for chunk in plan.chunks)
+        assert len({id(chunk.request) for chunk in plan.chunks}) == len(plan.chunks)
+        started = {id(admission.request) for admission in plan.admitted}
+        if any(chunk.is_decode and id(chunk.request) not in started for chunk in plan.chunks):
+            prefill = sum(chunk.num_tokens for chunk in plan.chunks if not chunk.is_decode)
+            assert prefill <= policy.max_prefill_beside_decode
+        # Nobody starves: whoever comes first in order is in every step.
+        assert any(chunk.request is min(live, key=lambda r: order(policy, r)) for chunk in plan.chunks)
+        assert num_steps < 5000, "no progress"
+
+    for request in requests:
+        expected = completion_alone(request)
+        if request.finish_reason == "abort":
+            assert request.completion_token_ids == expected[: len(request.completion_token_ids)]
+        else:
+            assert request.finish_reason in ("stop", "length")
+            assert request.completion_token_ids == expected
+        assert request.block_table == []
+    assert pool.num_free == pool.num_blocks
+    assert all(pool.holders(block) == 0 for block in range(pool.num_blocks))
+
+
+def order(policy: Policy, request: Request) -> tuple[int, ...]:
+    first = -request.max_new_tokens if policy.longest_first else 0
+    return (first, request.id, request.sample_index)
+
+
+def test_a_request_that_can_never_fit_is_refused_with_the_arithmetic() -> None:
+    scheduler = Scheduler(BlockPool(3, 4), Policy(2, 16, 16))
+    scheduler.add(new_request(0, range(5), 8))  # 12 tokens in the cache: the last one is never computed
+    with pytest.raises(UsageError, match="5 prompt and 9 new tokens needs 4 KV blocks of 4 tokens, but the pool has 3"):
+        scheduler.add(new_request(1, range(5), 9))
+
+
+def test_a_long_prompt_is_computed_in_chunks_beside_decoding_requests() -> None:
+    machine = Machine(Scheduler(BlockPool(32, 4), Policy(4, 16, max_prefill_beside_decode=4)))
+    machine.scheduler.add(new_request(0, range(10, 13), 30))
+    assert machine.step().label == "prefill bs=1 tokens=3"
+    machine.scheduler.add(new_request(1, range(20, 30), 5))
+    steps = [machine.step().label for _ in range(4)]
+    assert steps == ["mixed bs=2 tokens=5", "mixed bs=2 tokens=5", "mixed bs=2 tokens=3", "decode bs=2 tokens=2"]
+
+
+def test_the_youngest_is_preempted_and_finishes_all_the_same() -> None:
+    pool = BlockPool(4, 2, prefix_cache=False)
+    machine = Machine(Scheduler(pool, Policy(2, 16, 16)))
+    old, young = new_request(0, [10, 11, 12], 5), new_request(1, [20, 21, 22], 5)
+    old.stop_token_ids = young.stop_token_ids = frozenset()
+    machine.scheduler.add(old)
+    machine.scheduler.add(young)
+    preempted = []
+    while machine.scheduler.has_unfinished:
+        preempted += machine.step().preempted
+        assert not (young.finish_reason and not old.finish_reason)
+    assert preempted
+    assert set(map(id, preempted)) == {id(young)}
+    assert machine.scheduler.num_preemptions == len(preempted)
+    assert len(old.completion_token_ids) == len(young.completion_token_ids) == 5
+
+
+def test_a_shared_prefix_is_computed_once() -> None:
+    machine = Machine(Scheduler(BlockPool(16, 4), Policy(2, 64, 64)))
+    prompt = list(range(100, 113))
+    machine.scheduler.add(new_request(0, prompt, 1))
+    assert machine.step().num_tokens == 13
+    machine.scheduler.add(new_request(1, [*prompt[:12], 999], 1))
+    assert machine.step().num_tokens == 1
+    assert machine.scheduler.pool.statistics.hit_tokens == 12
+
+
+def test_without_a_prefix_cache_nothing_is_shared() -> None:
+    machine = Machine(Scheduler(BlockPool(16, 4, prefix_cache=False), Policy(2, 64, 64)))
+    for number in range(2):
+        machine.scheduler.add(new_request(number, range(100, 113), 1))
+        assert machine.step().num_tokens == 13
+
+
+def test_completions_of_one_prompt_compute_it_once() -> None:
+    machine = Machine(Scheduler(BlockPool(32, 4), Policy(4, 64, 64)))
+    first = new_request(0, range(100, 114), 3)
+    for request in (first, *(new_request(0, range(100, 114), 3, sample_index=i, parent=first) for i in (1, 2))):
+        machine.scheduler.add(request)
+    assert machine.step().num_tokens == 14
+    # The others compute the prompt's last token, to draw their own next one; the first one decodes.
+    assert machine.step().num_tokens == 3
