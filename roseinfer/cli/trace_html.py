@@ -7,7 +7,7 @@ import jinja2
 
 from roseinfer.cli.trace_sheets import all_sheets
 from roseinfer.trace.naming import short_name
-from roseinfer.trace.summary import DeviceSummary, Segment, Summary, TypicalStep
+from roseinfer.trace.summary import DeviceSummary, Segment, StepBusy, Summary, TypicalStep
 
 _TEMPLATE = Path(__file__).with_name("trace_page.html.j2")
 _TOP = 20
@@ -21,6 +21,7 @@ class _Box(NamedTuple):
     x: float
     y: float
     width: float
+    height: float
     css: str
     label: str
     title: str
@@ -43,22 +44,20 @@ def to_html(summary: Summary) -> str:
         devices=[(device, _draw_timeline(device)) for device in summary.devices],
         short=lambda name: short_name(name, 64),
         width=_WIDTH,
-        row=_ROW,
     )
 
 
 def _draw_step(step: TypicalStep) -> _Drawing:
     """Spans by depth on top, below them the GPUs' busy time, below it the longest gaps by cause."""
-    segments = [*step.spans, *step.busy, *step.gaps]
-    end_us = max((segment.end_us for segment in segments), default=1.0) or 1.0
+    end_us = step.end_us or 1.0
     scale = _WIDTH / end_us
-    boxes: list[_Box] = []
-    top = 0.0
-    for css, rows in (("span", step.spans), ("busy", step.busy), ("gap", step.gaps)):
-        if not rows:
-            continue
-        boxes += [_box(segment, css, top, scale) for segment in rows]
-        top += (max(segment.row for segment in rows) + 1) * _ROW + 6
+    boxes = [_box(segment, "span", 0.0, scale) for segment in step.spans]
+    top = (max((segment.row for segment in step.spans), default=-1) + 1) * _ROW + 6
+    for device in step.busy:
+        boxes += _bars(device, top)
+        top += _ROW + 3
+    boxes += [_box(segment, "gap", top, scale) for segment in step.gaps]
+    top += _ROW * bool(step.gaps)
     ticks = [(index * _WIDTH / 5, f"{index * end_us / 5000:.1f} ms") for index in range(6)]
     return _Drawing(height=top, boxes=boxes, ticks=ticks)
 
@@ -74,10 +73,29 @@ def _box(segment: Segment, css: str, top: float, scale: float) -> _Box:
         x=round(segment.start_us * scale, 2),
         y=top + segment.row * _ROW,
         width=round(width, 2),
+        height=_ROW - 3,
         css=css,
-        label="" if css.startswith(("gap", "busy")) else label,
+        label="" if css.startswith("gap") else label,
         title=f"{name}: {(segment.end_us - segment.start_us) / 1000:.3f} ms",
     )
+
+
+def _bars(device: StepBusy, top: float) -> list[_Box]:
+    """Bars as high as the device was busy."""
+    size, full = _WIDTH / max(1, len(device.shares)), _ROW - 3
+    return [
+        _Box(
+            x=round(index * size, 2),
+            y=round(top + full * (1 - share), 2),
+            width=round(size, 2),
+            height=round(full * share, 2),
+            css="busy",
+            label="",
+            title=f"{device.name}: {100 * share:.1f} % busy",
+        )
+        for index, share in enumerate(device.shares)
+        if share > 0
+    ]
 
 
 def _draw_timeline(device: DeviceSummary) -> list[tuple[float, float, float]]:

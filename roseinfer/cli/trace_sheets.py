@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from roseinfer.trace.summary import NO_SPAN, Change, Comparison, OpSummary, Summary
+from roseinfer.trace.summary import NO_SPAN, Change, Comparison, OpSummary, SpanSummary, Summary
 
 SortBy = Literal["self", "total", "calls"]
 Kind = Literal["name", "text", "number"]
@@ -73,11 +73,11 @@ def step_sheet(summary: Summary) -> Sheet:
 
 
 def span_sheet(summary: Summary) -> Sheet:
-    """Where the program's own named ranges spent their time."""
+    """Where the program's own named ranges spent their time, inner spans below and inside the outer ones."""
     has_gpu = summary.gpu is not None
     rows = [
         [
-            span.name,
+            "  " * depth + span.name,
             f"{span.calls:,}",
             milliseconds(span.wall_ms),
             milliseconds(span.self_wall_ms),
@@ -91,11 +91,33 @@ def span_sheet(summary: Summary) -> Sheet:
                 else [milliseconds(span.self_op_ms)]
             ),
         ]
-        for span in summary.spans
+        for depth, span in span_tree(summary.spans)
         if span.name != NO_SPAN or span.gpu_events or span.self_op_ms
     ]
     columns = ("GPU ms", "Ev/call", "Idle ms") if has_gpu else ("In ops ms",)
     return _sheet("Spans", ("*Span", "Calls", "Wall ms", "Self ms", *columns), rows)
+
+
+def span_tree(spans: Sequence[SpanSummary]) -> list[tuple[int, SpanSummary]]:
+    """(depth, span), each span below the one it is usually in; every span once, whatever the parents say."""
+    inside: dict[str | None, list[SpanSummary]] = {}
+    for span in spans:
+        inside.setdefault(span.parent, []).append(span)
+    found: list[tuple[int, SpanSummary]] = []
+    seen: set[str] = set()
+
+    def visit(span: SpanSummary, depth: int) -> None:
+        if span.name not in seen:
+            seen.add(span.name)
+            found.append((depth, span))
+            for inner in inside.get(span.name, []):
+                visit(inner, depth + 1)
+
+    for span in inside.get(None, []):
+        visit(span, 0)
+    for span in spans:  # parents that lead round in a circle
+        visit(span, 0)
+    return found
 
 
 def gap_sheet(summary: Summary, top: int) -> Sheet:

@@ -9,7 +9,7 @@ import numpy as np
 from roseinfer.trace.attribution import Attribution
 from roseinfer.trace.columns import KERNEL, Trace
 from roseinfer.trace.idle import Gaps
-from roseinfer.trace.intervals import union
+from roseinfer.trace.intervals import covered_shares, union
 from roseinfer.trace.summary import DeviceSummary, GpuSummary, IdleByCause, to_ms, to_percent
 
 SMALL_NS = 5000
@@ -107,10 +107,4 @@ def _timeline(trace: Trace, device: int, buckets: int) -> list[float]:
     """The busy share of each of `buckets` equal parts of the device's window."""
     low, high = np.searchsorted(trace.gpu.device, (device, device + 1))
     start, end = union(trace.gpu.start_ns[low:high], trace.gpu.end_ns[low:high])
-    if len(start) == 0 or end[-1] == start[0] or buckets < 1:
-        return []
-    edges = np.linspace(start[0], end[-1], buckets + 1)
-    times = np.stack((start, end), axis=1).ravel().astype(np.float64)
-    busy = np.stack((np.cumsum(end - start) - (end - start), np.cumsum(end - start)), axis=1).ravel()
-    shares = np.diff(np.interp(edges, times, busy)) / np.diff(edges)
-    return [round(min(1.0, max(0.0, share)), 4) for share in shares.tolist()]
+    return covered_shares(start, end, int(start[0]), int(end[-1]), buckets)

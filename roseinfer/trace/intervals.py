@@ -33,3 +33,15 @@ def distinct(values: Ints) -> Ints:
     keep = np.ones(len(ordered), np.bool_)
     keep[1:] = ordered[1:] != ordered[:-1]
     return ordered[keep]
+
+
+def covered_shares(start_ns: Ints, end_ns: Ints, since_ns: int, until_ns: int, parts: int) -> list[float]:
+    """The share, 0 to 1, of each of `parts` equal parts of a window that sorted, disjoint intervals cover."""
+    if len(start_ns) == 0 or until_ns <= since_ns or parts < 1:
+        return []
+    edges = np.linspace(since_ns, until_ns, parts + 1)
+    times = np.stack((start_ns, end_ns), axis=1).ravel().astype(np.float64)
+    done = np.cumsum(end_ns - start_ns)
+    covered = np.stack((done - (end_ns - start_ns), done), axis=1).ravel()
+    shares = np.diff(np.interp(edges, times, covered)) / np.diff(edges)
+    return [round(min(1.0, max(0.0, share)), 4) for share in shares.tolist()]

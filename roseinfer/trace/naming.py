@@ -17,6 +17,9 @@ def short_name(name: str, width: int) -> str:
     """
     if len(name) <= width:
         return name
+    indent = len(name) - len(name.lstrip(" "))
+    if 0 < indent < width // 2:
+        return name[:indent] + short_name(name[indent:], width - indent)
     plain = _without_parameters(name)
     for noise in _NOISE:
         plain = plain.replace(noise, "")

@@ -296,15 +296,24 @@ class Segment(msgspec.Struct, frozen=True):
     end_us: float
 
 
+class StepBusy(msgspec.Struct, frozen=True):
+    """How busy a device was with a step's GPU events."""
+
+    name: str
+    shares: list[float]
+    """The busy share, 0 to 1, of equal parts of the picture."""
+
+
 class TypicalStep(msgspec.Struct, frozen=True):
     """The step whose duration is the median of the most frequent phase, drawn out."""
 
     step: int
     phase: str
     ms: float
+    end_us: float
+    """The picture's end: the step's, or that of its last GPU event."""
     spans: list[Segment]
-    busy: list[Segment]
-    """Stretches in which the GPU ran something; neighbours closer than a pixel are one."""
+    busy: list[StepBusy]
     gaps: list[Segment]
     """The longest gaps, named by cause."""
 

@@ -4,14 +4,14 @@ import numpy as np
 
 from roseinfer.trace.columns import Ints
 from roseinfer.trace.facts import Facts
-from roseinfer.trace.intervals import union
+from roseinfer.trace.intervals import covered_shares, union
 from roseinfer.trace.naming import short_name
 from roseinfer.trace.step_stats import typical_step
-from roseinfer.trace.summary import Segment, TypicalStep, to_ms
+from roseinfer.trace.summary import Segment, StepBusy, TypicalStep, to_ms
 
 _MAX_SPANS = 300
 _MAX_GAPS = 40
-_PIXELS = 1200
+_PARTS = 240
 
 
 def draw_typical_step(facts: Facts) -> TypicalStep | None:
@@ -29,6 +29,7 @@ def draw_typical_step(facts: Facts) -> TypicalStep | None:
         step=step,
         phase=facts.steps.labels[step].phase,
         ms=to_ms(end - start),
+        end_us=(reach - start) / 1000,
         spans=_spans(facts, step, start, end),
         busy=_busy(facts, mine, start, reach),
         gaps=_gaps(facts, mine, start),
@@ -56,16 +57,14 @@ def _spans(facts: Facts, step: int, start: int, end: int) -> list[Segment]:
     ]
 
 
-def _busy(facts: Facts, mine: Ints, start: int, reach: int) -> list[Segment]:
+def _busy(facts: Facts, mine: Ints, start: int, reach: int) -> list[StepBusy]:
     gpu = facts.trace.gpu
-    found: list[Segment] = []
+    found: list[StepBusy] = []
     for device in np.unique(gpu.device[mine]).tolist():
         at = mine[gpu.device[mine] == device]
-        near = (reach - start) // _PIXELS  # what one pixel cannot show apart is drawn as one
-        low, high = union(gpu.start_ns[at], gpu.end_ns[at] + near)
-        name = f"GPU {facts.trace.devices[device].id}"
-        row = len({segment.name for segment in found} | {name}) - 1
-        found += [_segment(name, row, low, high - near, index, start) for index in range(len(low))]
+        low, high = union(gpu.start_ns[at], gpu.end_ns[at])
+        shares = covered_shares(low, high, start, reach, _PARTS)
+        found.append(StepBusy(f"GPU {facts.trace.devices[device].id}", shares))
     return found
 
 
