@@ -32,6 +32,8 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     model: str = DEMO_MODEL
     """A Hugging Face directory, a .gguf file, `smollm2-135m` (the demo), or a built-in shape with load_format dummy."""
+    tokenizer: str | None = None
+    """In place of the model's own: gpt2, a tokenizer.json, or a tiktoken rank file."""
     load_format: LoadFormat = "auto"
     dtype: DTypeName = "auto"
     """Of weights, activations and KV cache. auto: bfloat16 where the device computes in it, else float32."""

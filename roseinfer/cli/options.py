@@ -65,6 +65,7 @@ class _Flag:
 
 _FLAGS = (
     _Flag("engine", "model", f"A model directory, a .gguf file, a built-in shape, or {config.DEMO_MODEL} (default)."),
+    _Flag("engine", "tokenizer", "Not the model's own: gpt2, a tokenizer.json, a tiktoken file.", metavar="NAME|FILE"),
     _Flag("engine", "load_format", "Where weights come from; dummy: random.", config.LoadFormat),
     _Flag("engine", "dtype", "Of weights, activations and KV cache.", config.DTypeName),
     _Flag("engine", "device", "cpu, cuda, cuda:N or auto (default).", metavar="DEVICE"),

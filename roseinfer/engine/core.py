@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from operator import index
+from typing import TypeAlias, TypeGuard
 
 from roseinfer.cache.block_pool import BlockPool
 from roseinfer.config import EngineConfig
@@ -29,7 +30,8 @@ class EngineCore:
     num_parameters: int
     runner: Runner
     pool: BlockPool
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
+    """None where prompts and completions are token ids."""
     chat_template: ChatTemplate | None
     eos_token_ids: frozenset[int]
     max_model_len: int
@@ -40,23 +42,51 @@ class EngineCore:
         return str(self.runner.cache.data.dtype).removeprefix("torch.")
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt. Raises UsageError for one that is empty or has ids outside the vocabulary."""
+        """Token ids of a prompt; of an empty one, the token that begins a text.
+
+        Raises UsageError for a prompt that is none, that has ids outside the vocabulary, that is text where the model
+        has no tokenizer, or a chat where it has no template.
+        """
         if isinstance(prompt, str):
-            token_ids = self.tokenizer.encode(prompt)
-        elif prompt and isinstance(prompt[0], Mapping):
-            token_ids = self._encode_chat([turn for turn in prompt if isinstance(turn, Mapping)])
+            token_ids = self._tokenizer().encode(prompt)
+        elif len(prompt) and isinstance(prompt[0], Mapping):
+            token_ids = self._encode_chat(prompt)
         else:
-            token_ids = [token_id for token_id in prompt if isinstance(token_id, int)]
-        if not token_ids and self.tokenizer.bos_token_id is not None:
+            token_ids = _token_ids(prompt)
+        if not token_ids and self.tokenizer is not None and self.tokenizer.bos_token_id is not None:
             token_ids = [self.tokenizer.bos_token_id]
         if not token_ids:
-            raise UsageError("the prompt is empty, and this model has no token that begins a text: give it some text")
+            raise UsageError("the prompt is empty, and this model has no token that begins a text: give it something")
         vocab_size = self.model_config.vocab_size
         if wrong := [token_id for token_id in token_ids if not 0 <= token_id < vocab_size]:
             raise UsageError(f"token id {wrong[0]} is outside the model's vocabulary of {vocab_size}")
         return token_ids
 
-    def _encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    def _encode_chat(self, turns: Sequence[object]) -> list[int]:
         if self.chat_template is None:
             raise UsageError(f"{self.model_name} has no chat template: give the prompt as text")
-        return self.tokenizer.encode(self.chat_template.render(messages), allow_special=True)
+        messages = [turn for turn in turns if is_message(turn)]
+        if len(messages) < len(turns):
+            raise UsageError("a chat is a list of messages, each with a role and a content that are text")
+        return self._tokenizer().encode(self.chat_template.render(messages), allow_special=True)
+
+    def _tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise UsageError(
+                f"{self.model_name} brings no tokenizer: give prompts as token ids (ids:1,2,3), or name a tokenizer "
+                "with --tokenizer"
+            )
+        return self.tokenizer
+
+
+def is_message(turn: object) -> TypeGuard[Message]:
+    """Whether this is one turn of a chat."""
+    return isinstance(turn, Mapping) and all(isinstance(turn.get(key), str) for key in ("role", "content"))
+
+
+def _token_ids(prompt: Sequence[object]) -> list[int]:
+    """The ids as Python integers; whatever counts as one, as NumPy's and torch's do, is taken."""
+    try:
+        return [index(token_id) for token_id in prompt]  # type: ignore[arg-type]
+    except TypeError:
+        raise UsageError("a prompt is a text, a list of token ids, or a list of messages, and this is none") from None

@@ -19,6 +19,7 @@ from roseinfer.models.config import ModelConfig
 from roseinfer.models.load import fill_dummy_weights, load_weights
 from roseinfer.models.registry import SHAPES, architecture, config_from_gguf, config_from_hf
 from roseinfer.text.assets import load_text
+from roseinfer.text.tokenizer import Tokenizer
 from roseinfer.weights.json_file import read_json
 from roseinfer.weights.reader import WeightReader, open_weights
 from roseinfer.weights.resolve import ModelSource, resolve
@@ -34,14 +35,9 @@ def build_engine(config: EngineConfig, *, on_progress: Callable[[int, int], None
     source = resolve(config.model, config.load_format, SHAPES)
     reader = None if source.format == "dummy" else open_weights(source)
     model_config = _model_config(source, reader)
-    text = load_text(source, reader.description if reader is not None and source.format == "gguf" else None)
-    if text.tokenizer is None:
-        raise ModelError(f"{source.name} brings no tokenizer: put its tokenizer.json beside its weights")
-    if text.tokenizer.vocab_size > model_config.vocab_size:
-        raise ModelError(
-            f"{source.name}: the tokenizer has {text.tokenizer.vocab_size} tokens, the model {model_config.vocab_size}"
-        )
-
+    metadata = reader.description if reader is not None and source.format == "gguf" else None
+    text = load_text(source, metadata, config.tokenizer)
+    _check_vocabulary(text.tokenizer, config, source.name, model_config.vocab_size)
     model = _build(model_config, dtype, device)
     if reader is None:
         fill_dummy_weights(model, config.seed)
@@ -72,6 +68,17 @@ def _model_config(source: ModelSource, reader: WeightReader | None) -> ModelConf
     if source.format == "gguf":
         return config_from_gguf(reader.description, reader.names())
     return config_from_hf(reader.description)
+
+
+def _check_vocabulary(tokenizer: Tokenizer | None, config: EngineConfig, model: str, vocab_size: int) -> None:
+    if tokenizer is None or tokenizer.vocab_size <= vocab_size:
+        return
+    if config.tokenizer is not None:
+        raise UsageError(
+            f"tokenizer {config.tokenizer} has {tokenizer.vocab_size} tokens, {model} only {vocab_size}: "
+            "give the tokenizer that the model was trained with"
+        )
+    raise ModelError(f"{model}: the tokenizer has {tokenizer.vocab_size} tokens, the model {vocab_size}")
 
 
 def _build(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> CausalLM:

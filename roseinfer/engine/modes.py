@@ -35,6 +35,7 @@ class ModeScheduler(ABC):
         self._unfinished: dict[int, list[_Stream]] = {}  # by request id
         self._finished: list[Request] = []
         self._num_submitted = 0
+        self._num_skipped = 0
 
     @property
     def has_unfinished(self) -> bool:
@@ -63,6 +64,10 @@ class ModeScheduler(ABC):
             self._unfinished[request_id] = [_Stream(request, self.engine.tokenizer) for request in requests]
         self._num_submitted += 1
         return request_id
+
+    def skip(self) -> None:
+        """Count a request that is not submitted, as one done in an earlier run: later ones draw as if it had been."""
+        self._num_skipped += 1
 
     def step(self) -> list[TokenEvent]:
         """Run the model once over the next batch; the tokens it gave. Does nothing when nothing is unfinished."""
@@ -121,8 +126,9 @@ class ModeScheduler(ABC):
             )
         stops = frozenset(params.stop_token_ids) | (self.engine.eos_token_ids if params.stop_on_eos else frozenset())
         requests: list[Request] = []
+        place = self._num_submitted + self._num_skipped
         for index in range(params.n):
-            seed = (params.seed,) if params.seed is not None else (self.engine.config.seed, self._num_submitted)
+            seed = (params.seed,) if params.seed is not None else (self.engine.config.seed, place)
             requests.append(
                 Request(
                     id=self._num_submitted,
@@ -139,6 +145,11 @@ class ModeScheduler(ABC):
         return requests
 
     def _check(self, params: SamplingParams) -> None:
+        if any(params.stop) and self.engine.tokenizer is None:
+            raise UsageError(
+                f"stop strings need text, and {self.engine.model_name} brings no tokenizer: use stop_token_ids, "
+                "or name a tokenizer with --tokenizer"
+            )
         vocab_size = self.engine.model_config.vocab_size
         for name, token_ids in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
             if wrong := [token_id for token_id in token_ids if not 0 <= token_id < vocab_size]:
@@ -181,7 +192,7 @@ class ModeScheduler(ABC):
 class _Stream:
     """The text of one completion as it grows, up to its stop strings."""
 
-    def __init__(self, request: Request, tokenizer: Tokenizer) -> None:
+    def __init__(self, request: Request, tokenizer: Tokenizer | None) -> None:
         self.request = request
         self._detokenizer = detokenizer_for(tokenizer)
         self._stops = StopStrings(request.params.stop)

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from roseinfer.errors import UsageError
 from roseinfer.text.chat import ChatTemplate
 from roseinfer.text.tokenizer import Tokenizer
 from roseinfer.weights.gguf_header import read_gguf_header
@@ -23,17 +24,58 @@ class TextAssets(msgspec.Struct, frozen=True, kw_only=True):
     """The tokens that end a completion, from everything the model says about it."""
 
 
-def load_text(source: ModelSource, gguf_metadata: Mapping[str, Any] | None = None) -> TextAssets:
+def load_text(
+    source: ModelSource, gguf_metadata: Mapping[str, Any] | None = None, tokenizer: str | None = None
+) -> TextAssets:
     """The text parts of a model.
 
-    `gguf_metadata` spares a second look into a GGUF whose reader is open already. Raises ModelError for a tokenizer
-    or a template that cannot be used.
+    `gguf_metadata` spares a second look into a GGUF whose reader is open already. `tokenizer` names one that replaces
+    the model's own, which is then not even looked at: `gpt2`, a tokenizer.json, or a tiktoken rank file. The model
+    still says which tokens end a completion, and its chat template stays. Raises ModelError for a tokenizer or a
+    template that cannot be used, UsageError for one that is not there.
     """
+    if tokenizer is not None:
+        return _replaced(_of_model(source, gguf_metadata, with_tokenizer=False), _named(tokenizer))
+    return _of_model(source, gguf_metadata, with_tokenizer=True)
+
+
+def _of_model(source: ModelSource, gguf_metadata: Mapping[str, Any] | None, *, with_tokenizer: bool) -> TextAssets:
     if source.path is None:
-        return _for_shape(source.shape)
+        return _for_shape(source.shape) if with_tokenizer else TextAssets()
     if source.format == "gguf":
-        return _from_gguf(gguf_metadata if gguf_metadata is not None else read_gguf_header(source.path).metadata)
-    return _from_directory(source.path)
+        metadata = gguf_metadata if gguf_metadata is not None else read_gguf_header(source.path).metadata
+        return _from_gguf(metadata, with_tokenizer)
+    if not source.path.is_dir():
+        return TextAssets()  # a trainer's checkpoint holds weights and nothing else
+    return _from_directory(source.path, source.path / "tokenizer.json" if with_tokenizer else None)
+
+
+def _named(name: str) -> TextAssets:
+    """The tokenizer that `--tokenizer` names, and what lies beside it."""
+    if name == "gpt2":
+        return _for_shape(name)
+    path = Path(name)
+    try:
+        is_file = path.is_file()
+    except OSError:  # a name too long for a path
+        is_file = False
+    if not is_file:
+        raise UsageError(f"no tokenizer {name!r}: give gpt2, a tokenizer.json, or a tiktoken file")
+    if path.suffix == ".json":
+        return _from_directory(path.parent, path)
+    from roseinfer.text.rank_file import tokenizer_from_ranks
+
+    tokenizer = tokenizer_from_ranks(path)
+    return TextAssets(tokenizer=tokenizer, bos_token_id=tokenizer.bos_token_id, eos_token_ids=tokenizer.eos_token_ids)
+
+
+def _replaced(model: TextAssets, named: TextAssets) -> TextAssets:
+    return TextAssets(
+        tokenizer=named.tokenizer,
+        chat_template=model.chat_template or named.chat_template,
+        bos_token_id=named.bos_token_id,
+        eos_token_ids=model.eos_token_ids | named.eos_token_ids,
+    )
 
 
 def _for_shape(shape: str | None) -> TextAssets:
@@ -46,13 +88,13 @@ def _for_shape(shape: str | None) -> TextAssets:
     return TextAssets(tokenizer=tokenizer, bos_token_id=tokenizer.bos_token_id, eos_token_ids=tokenizer.eos_token_ids)
 
 
-def _from_gguf(metadata: Mapping[str, Any]) -> TextAssets:
-    from roseinfer.text.gguf_vocabulary import tokenizer_from_gguf
+def _from_gguf(metadata: Mapping[str, Any], with_tokenizer: bool) -> TextAssets:
+    from roseinfer.text.gguf_vocabulary import eos_token_ids, tokenizer_from_gguf
 
-    tokenizer = tokenizer_from_gguf(metadata)
-    if tokenizer is None:
+    tokenizer = tokenizer_from_gguf(metadata) if with_tokenizer else None
+    if with_tokenizer and tokenizer is None:
         return TextAssets()
-    tokens: list[str] = metadata["tokenizer.ggml.tokens"]
+    tokens: list[str] = metadata.get("tokenizer.ggml.tokens") or []
 
     def spelled(key: str) -> str:
         token_id = metadata.get(f"tokenizer.ggml.{key}")
@@ -62,29 +104,34 @@ def _from_gguf(metadata: Mapping[str, Any]) -> TextAssets:
     return TextAssets(
         tokenizer=tokenizer,
         chat_template=ChatTemplate(template, spelled("bos_token_id"), spelled("eos_token_id")) if template else None,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_ids=tokenizer.eos_token_ids,
+        bos_token_id=tokenizer.bos_token_id if tokenizer is not None else None,
+        eos_token_ids=eos_token_ids(metadata),
     )
 
 
-def _from_directory(folder: Path) -> TextAssets:
+def _from_directory(folder: Path, tokenizer_json: Path | None) -> TextAssets:
+    """Of a directory in Hugging Face's layout, with a tokenizer where `tokenizer_json` is one."""
     config = read_optional_json(folder / "config.json")
     generation = read_optional_json(folder / "generation_config.json")
     options = read_optional_json(folder / "tokenizer_config.json")
     bos_ids = _token_ids(generation.get("bos_token_id")) or _token_ids(config.get("bos_token_id"))
     eos_ids = _token_ids(generation.get("eos_token_id")) | _token_ids(config.get("eos_token_id"))
-    if not (folder / "tokenizer.json").is_file():
-        return TextAssets(bos_token_id=min(bos_ids, default=None), eos_token_ids=eos_ids)
+    bos_id = min(bos_ids, default=None)
+    if tokenizer_json is not None and not tokenizer_json.is_file():
+        return TextAssets(bos_token_id=bos_id, eos_token_ids=eos_ids)
+    bos_token, eos_token = _spelled(options.get("bos_token")), _spelled(options.get("eos_token"))
+    template = _template_source(folder, options)
+    chat_template = ChatTemplate(template, bos_token, eos_token) if template else None
+    if tokenizer_json is None:
+        return TextAssets(chat_template=chat_template, bos_token_id=bos_id, eos_token_ids=eos_ids)
     from roseinfer.text.huggingface import HuggingFaceTokenizer, read_tokenizer_json
 
-    backend = read_tokenizer_json(folder / "tokenizer.json")
-    bos_token, eos_token = _spelled(options.get("bos_token")), _spelled(options.get("eos_token"))
-    bos_id = backend.token_to_id(bos_token) if bos_token else min(bos_ids, default=None)
+    backend = read_tokenizer_json(tokenizer_json)
+    bos_id = backend.token_to_id(bos_token) if bos_token else bos_id
     eos_ids |= _token_ids(backend.token_to_id(eos_token) if eos_token else None)
-    template = _template_source(folder, options)
     return TextAssets(
         tokenizer=HuggingFaceTokenizer(backend, bos_id, eos_ids),
-        chat_template=ChatTemplate(template, bos_token, eos_token) if template else None,
+        chat_template=chat_template,
         bos_token_id=bos_id,
         eos_token_ids=eos_ids,
     )

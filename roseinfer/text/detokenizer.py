@@ -10,6 +10,7 @@ from typing import Protocol
 from roseinfer.text.tokenizer import Tokenizer
 
 REPLACEMENT = "\ufffd"
+IDS_PREFIX = "ids:"
 
 # A UTF-8 character has at most four bytes, so a cut one shows at most three replacement characters.
 _MAX_CUT = 3
@@ -27,8 +28,10 @@ class Detokenizer(Protocol):
         """The text still held back: U+FFFD for a character that never became whole. Call it once, at the end."""
 
 
-def detokenizer_for(tokenizer: Tokenizer) -> Detokenizer:
-    """A fresh detokenizer for one completion: by bytes where the vocabulary has them."""
+def detokenizer_for(tokenizer: Tokenizer | None) -> Detokenizer:
+    """A fresh detokenizer for one completion: by bytes where the vocabulary has them, ids where there is none."""
+    if tokenizer is None:
+        return IdsDetokenizer()
     if tokenizer.token_bytes(0) is not None:
         return ByteLevelDetokenizer(tokenizer)
     return PrefixDiffDetokenizer(tokenizer)
@@ -55,6 +58,22 @@ class ByteLevelDetokenizer:
             self._at_start = False
             return text.removeprefix(" ")
         return text
+
+
+class IdsDetokenizer:
+    """Without a tokenizer a completion reads `ids:5,6,7`, which is also how a prompt of ids is written."""
+
+    def __init__(self) -> None:
+        self._before = IDS_PREFIX
+
+    def add(self, token_id: int) -> str:
+        """See `Detokenizer.add`."""
+        before, self._before = self._before, ","
+        return f"{before}{token_id}"
+
+    def finish(self) -> str:
+        """See `Detokenizer.finish`."""
+        return ""
 
 
 class PrefixDiffDetokenizer:

@@ -14,15 +14,10 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from roseinfer.errors import ModelError
 from roseinfer.text.huggingface import HuggingFaceTokenizer
 from roseinfer.text.token_bytes import SENTENCEPIECE_SPACE, byte_fallback_value
+from roseinfer.text.words import LLAMA3_WORDS, QWEN2_WORDS
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
 _EOS_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
-
-_LLAMA3_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_QWEN2_WORDS = _LLAMA3_WORDS.replace(r"\p{N}{1,3}", r"\p{N}")
 
 
 def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> HuggingFaceTokenizer | None:
@@ -48,6 +43,12 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> HuggingFaceTokenizer | N
         raise ModelError(f"this GGUF's tokenizer is broken ({message}): use another file of the model") from None
 
 
+def eos_token_ids(metadata: Mapping[str, Any]) -> frozenset[int]:
+    """The tokens that end a completion, by a GGUF's metadata."""
+    ids = (metadata.get(f"tokenizer.ggml.{key}") for key in _EOS_KEYS)
+    return frozenset(token_id for token_id in ids if token_id is not None)
+
+
 _Built = tuple[tokenizers.Tokenizer, bool]
 """A tokenizer, and whether it adds BOS when the file does not say."""
 _Builder = Callable[[Mapping[str, Any], list[str], list[int]], _Built]
@@ -61,8 +62,7 @@ def _build(builder: _Builder, metadata: Mapping[str, Any], tokens: list[str], ty
         tokenizer.post_processor = processors.TemplateProcessing(
             single=[tokens[bos], "$A"], special_tokens=[(tokens[bos], bos)]
         )
-    eos = (metadata.get(f"tokenizer.ggml.{key}") for key in _EOS_KEYS)
-    return HuggingFaceTokenizer(tokenizer, bos, frozenset(token_id for token_id in eos if token_id is not None))
+    return HuggingFaceTokenizer(tokenizer, bos, eos_token_ids(metadata))
 
 
 def _byte_level(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> _Built:
@@ -90,11 +90,11 @@ def _smollm() -> pre_tokenizers.PreTokenizer:
 
 
 def _llama3() -> pre_tokenizers.PreTokenizer:
-    return _split(_LLAMA3_WORDS)
+    return _split(LLAMA3_WORDS)
 
 
 def _qwen2() -> pre_tokenizers.PreTokenizer:
-    return _split(_QWEN2_WORDS)
+    return _split(QWEN2_WORDS)
 
 
 def _split(pattern: str) -> pre_tokenizers.PreTokenizer:

@@ -1,0 +1,117 @@
+"""Tokenizers over tiktoken, from a rank file: one token a line, in base64, and its rank.
+
+A rank file says neither how a text is split into words nor which control tokens follow the ranks. For vocabularies
+that are known by their number of ranks both are known here; any other is split as GPT-2 splits, and has no control
+tokens.
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import tiktoken
+
+from roseinfer.errors import ModelError
+from roseinfer.text.token_bytes import join_bytes
+from roseinfer.text.words import GPT2_WORDS, LLAMA3_WORDS, QWEN2_WORDS
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+class TiktokenTokenizer:
+    """A byte-level BPE vocabulary: ranked tokens, then control tokens."""
+
+    strips_leading_space = False
+
+    def __init__(
+        self,
+        name: str,
+        ranks: Mapping[bytes, int],
+        words: str,
+        control: Mapping[str, int],
+        *,
+        bos: str | None = None,
+        eos: Sequence[str] = (),
+    ) -> None:
+        self._encoding = tiktoken.Encoding(
+            name=name, pat_str=words, mergeable_ranks=dict(ranks), special_tokens=dict(control)
+        )
+        self._bytes = {rank: token for token, rank in ranks.items()}
+        self._bos = [] if bos is None else [control[bos]]
+        self.vocab_size: int = max([*self._bytes, *control.values()]) + 1
+        self.bos_token_id = control[bos] if bos is not None else None
+        self.eos_token_ids = frozenset(control[token] for token in eos)
+
+    def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
+        """See `Tokenizer.encode`."""
+        if allow_special:
+            return self._encoding.encode(text, allowed_special="all")
+        return self._bos + self._encoding.encode_ordinary(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See `Tokenizer.decode`."""
+        return join_bytes([self.token_bytes(token_id) for token_id in ids], strip_leading_space=False)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """See `Tokenizer.token_bytes`."""
+        return self._bytes.get(token_id, b"")
+
+
+def tokenizer_from_ranks(path: Path) -> TiktokenTokenizer:
+    """The tokenizer of a tiktoken rank file. Raises ModelError for a file that is none."""
+    ranks = read_ranks(path)
+    count = len(ranks)
+    if count == 50256:
+        from roseinfer.text.gpt2 import Gpt2Tokenizer
+
+        return Gpt2Tokenizer(ranks)
+    if count == 128000:
+        return _llama3(path.name, ranks)
+    if count == 151643:
+        control = {END_OF_TEXT: count, "<|im_start|>": count + 1, "<|im_end|>": count + 2}
+        return TiktokenTokenizer(path.name, ranks, QWEN2_WORDS, control, eos=(END_OF_TEXT, "<|im_end|>"))
+    return TiktokenTokenizer(path.name, ranks, GPT2_WORDS, {})
+
+
+def read_ranks(path: Path) -> dict[bytes, int]:
+    """The tokens of a rank file by their bytes. Raises ModelError for a file that is none."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from None
+    try:
+        ranks = {
+            base64.b64decode(token, validate=True): int(rank)
+            for token, rank in (line.split() for line in lines if line.strip())
+        }
+    except (ValueError, binascii.Error):
+        raise ModelError(f"{path} is no tiktoken file: each line is a token in base64 and its rank") from None
+    # The merging of bytes starts from all 256 of them.
+    if not {bytes([byte]) for byte in range(256)} <= ranks.keys() or len(set(ranks.values())) < len(ranks):
+        raise ModelError(f"{path} is no whole tiktoken file: every byte and every rank occurs once in one")
+    return ranks
+
+
+def _llama3(name: str, ranks: Mapping[bytes, int]) -> TiktokenTokenizer:
+    """Llama 3 has 256 control tokens, named or reserved; those that the models use are these."""
+    first = len(ranks)
+    places = {
+        "<|begin_of_text|>": 0,
+        "<|end_of_text|>": 1,
+        "<|start_header_id|>": 6,
+        "<|end_header_id|>": 7,
+        "<|eom_id|>": 8,
+        "<|eot_id|>": 9,
+    }
+    control = {token: first + place for token, place in places.items()}
+    tokenizer = TiktokenTokenizer(
+        name,
+        ranks,
+        LLAMA3_WORDS,
+        control,
+        bos="<|begin_of_text|>",
+        eos=("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"),
+    )
+    tokenizer.vocab_size = first + 256
+    return tokenizer
