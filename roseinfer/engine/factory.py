@@ -16,13 +16,12 @@ from roseinfer.engine.runner import Runner
 from roseinfer.errors import ModelError, UsageError
 from roseinfer.models.base import CausalLM
 from roseinfer.models.config import ModelConfig
-from roseinfer.models.load import fill_dummy_weights, load_weights
-from roseinfer.models.registry import SHAPES, architecture, config_from_gguf, config_from_hf
+from roseinfer.models.load import fill_dummy_weights, load_config, load_weights
+from roseinfer.models.registry import architecture
+from roseinfer.models.shapes import SHAPES
 from roseinfer.text.assets import load_text
-from roseinfer.text.tokenizer import Tokenizer
-from roseinfer.weights.json_file import read_json
-from roseinfer.weights.reader import WeightReader, open_weights
-from roseinfer.weights.resolve import ModelSource, resolve
+from roseinfer.weights.reader import open_weights
+from roseinfer.weights.resolve import resolve
 
 
 def build_engine(config: EngineConfig, *, on_progress: Callable[[int, int], None] | None = None) -> Engine:
@@ -34,16 +33,21 @@ def build_engine(config: EngineConfig, *, on_progress: Callable[[int, int], None
     dtype = resolve_dtype(config.dtype, device)
     source = resolve(config.model, config.load_format, SHAPES)
     reader = None if source.format == "dummy" else open_weights(source)
-    model_config = _model_config(source, reader)
-    metadata = reader.description if reader is not None and source.format == "gguf" else None
-    text = load_text(source, metadata, config.tokenizer)
-    _check_vocabulary(text.tokenizer, config, source.name, model_config.vocab_size)
-    model = _build(model_config, dtype, device)
+    model_config = load_config(source, reader)
+    text = load_text(source, reader.description if reader is not None and source.format == "gguf" else None)
+    if text.tokenizer is None:
+        raise ModelError(f"{source.name} brings no tokenizer: put its tokenizer.json beside its weights")
+    if text.tokenizer.vocab_size > model_config.vocab_size:
+        raise ModelError(
+            f"{source.name}: the tokenizer has {text.tokenizer.vocab_size} tokens, the model {model_config.vocab_size}"
+        )
+
+    max_model_len = _max_model_len(config, model_config)
+    model = _build(model_config.limited_to(max_model_len), dtype, device)
     if reader is None:
         fill_dummy_weights(model, config.seed)
     else:
         load_weights(model, reader, source, dtype, on_progress)
-    max_model_len = _max_model_len(config, model_config)
     cache = _kv_cache(config, model_config, max_model_len, dtype, device)
     return Engine(
         config=config,
@@ -59,28 +63,6 @@ def build_engine(config: EngineConfig, *, on_progress: Callable[[int, int], None
     )
 
 
-def _model_config(source: ModelSource, reader: WeightReader | None) -> ModelConfig:
-    if source.shape is not None:
-        return SHAPES[source.shape]
-    if reader is None:
-        assert source.path is not None
-        return config_from_hf(read_json(source.path / "config.json"))
-    if source.format == "gguf":
-        return config_from_gguf(reader.description, reader.names())
-    return config_from_hf(reader.description)
-
-
-def _check_vocabulary(tokenizer: Tokenizer | None, config: EngineConfig, model: str, vocab_size: int) -> None:
-    if tokenizer is None or tokenizer.vocab_size <= vocab_size:
-        return
-    if config.tokenizer is not None:
-        raise UsageError(
-            f"tokenizer {config.tokenizer} has {tokenizer.vocab_size} tokens, {model} only {vocab_size}: "
-            "give the tokenizer that the model was trained with"
-        )
-    raise ModelError(f"{model}: the tokenizer has {tokenizer.vocab_size} tokens, the model {vocab_size}")
-
-
 def _build(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> CausalLM:
     with _default_dtype(dtype), device:
         try:
@@ -90,10 +72,10 @@ def _build(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Cau
 
 
 def _max_model_len(config: EngineConfig, model_config: ModelConfig) -> int:
-    longest = model_config.max_position_embeddings
+    longest = model_config.longest_context
     if config.max_model_len is not None and config.max_model_len > longest:
         raise UsageError(f"max_model_len {config.max_model_len} is beyond the model's context of {longest} tokens")
-    return config.max_model_len or longest
+    return config.max_model_len or model_config.max_position_embeddings
 
 
 def _kv_cache(

@@ -1,4 +1,4 @@
-"""What an architecture gives the engine: a model to run, and the names of its weights."""
+"""What an architecture gives the engine: a model to run, its shape, and the names of its weights in each format."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
@@ -11,6 +11,8 @@ from roseinfer.attention.base import AttentionBackend, AttentionMetadata
 from roseinfer.models.config import ModelConfig
 
 Transform = Callable[[Tensor], Tensor]
+WeightPlace = tuple[str, Transform | None]
+"""A name in `weight_views`, and what to do to the stored tensor to get its values."""
 
 
 class CausalLM(nn.Module, ABC):
@@ -38,16 +40,32 @@ class CausalLM(nn.Module, ABC):
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """What the files of a model say of it, besides the weights."""
+
+    fields: Mapping[str, Any]
+    """config.json's object, GGUF metadata, or a trainer's config."""
+    tensor_names: Collection[str] = ()
+    """None for dummy weights."""
+    read: Callable[[str], Tensor] | None = None
+    """Reads one of the tensors, in float32; only with GGUF, which keeps some of the shape in tensors."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How one format describes an architecture and names its weights."""
+
+    config: Callable[[Checkpoint], ModelConfig]
+    weight: Callable[[str, ModelConfig], WeightPlace | None]
+    """A stored tensor's name -> where it goes; None for what is not a weight of ours."""
+
+
+@dataclass(frozen=True)
 class Architecture:
-    """One registry line: how to recognize, describe and build a family of models."""
+    """One registry line: how to build a family of models, and how to read it from each format that has it."""
 
     name: str
     build: Callable[[ModelConfig], CausalLM]
-    config_from_hf: Callable[[Mapping[str, Any]], ModelConfig]
-    """From a Hugging Face config.json."""
-    config_from_gguf: Callable[[Mapping[str, Any], Collection[str]], ModelConfig]
-    """From GGUF metadata and the names of the file's tensors."""
-    gguf_weight: Callable[[str, ModelConfig], tuple[str, Transform | None] | None]
-    """A GGUF tensor's name -> (Hugging Face name, what undoes the converter's change); None: not a weight of ours."""
-    hf_weight: Callable[[str], str | None] = lambda name: name
-    """A checkpoint's name for a weight -> the name in `weight_views`; None: not a weight of ours."""
+    hugging_face: Dialect
+    gguf: Dialect | None = None
+    trainer: Dialect | None = None

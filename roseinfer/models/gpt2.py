@@ -1,16 +1,18 @@
-"""GPT-2: LayerNorm, learned positions, multi-head attention, tanh-approximated GELU (Radford et al., 2019)."""
+"""GPT-2: LayerNorm, learned positions, multi-head attention, GELU (Radford et al., 2019)."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from roseinfer.attention.base import AttentionBackend, AttentionMetadata
-from roseinfer.errors import ModelError
-from roseinfer.models.base import Architecture, CausalLM, Transform
-from roseinfer.models.config import ModelConfig, require
-from roseinfer.models.layers import Embedding, LayerNorm, Linear
+from roseinfer.models.activation import ACTIVATIONS, activation_from_hf
+from roseinfer.models.base import Architecture, CausalLM, Checkpoint, Dialect, WeightPlace
+from roseinfer.models.config import ModelConfig
+from roseinfer.models.fields import gguf_vocab_size, optional, require, require_feature, size
+from roseinfer.models.gpt2_trainer import GPT2_TRAINER
+from roseinfer.models.layers import Embedding, LayerNorm, Linear, parameter
 
 
 class GPT2(CausalLM):
@@ -22,9 +24,9 @@ class GPT2(CausalLM):
         self.embed = Embedding(config.vocab_size, config.hidden_size)
         self.embed_positions = Embedding(config.max_position_embeddings, config.hidden_size)
         self.layers = nn.ModuleList(GPT2Layer(config, index) for index in range(config.num_layers))
-        self.norm = LayerNorm(config.hidden_size, config.norm_eps)
-        tied = config.tie_word_embeddings
-        self.head = None if tied else Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.norm = LayerNorm(config.hidden_size, config.norm_eps, bias=config.norm_bias)
+        self.head_weight = None if config.tie_word_embeddings else parameter(config.vocab_size, config.hidden_size)
+        self.head_bias = parameter(config.vocab_size) if config.head_bias else None
 
     def forward(
         self, token_ids: Tensor, positions: Tensor, attention: AttentionBackend, metadata: AttentionMetadata
@@ -36,7 +38,7 @@ class GPT2(CausalLM):
         return normed
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self.embed.weight if self.head is None else self.head.weight)
+        return F.linear(hidden, self.embed.weight if self.head_weight is None else self.head_weight, self.head_bias)
 
     def weight_views(self) -> dict[str, Tensor]:
         views: dict[str, Tensor] = {
@@ -46,11 +48,8 @@ class GPT2(CausalLM):
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, GPT2Layer)
             views |= {f"transformer.h.{index}.{name}": view for name, view in layer.weight_views().items()}
-        views["transformer.ln_f.weight"] = self.norm.weight
-        views["transformer.ln_f.bias"] = self.norm.bias
-        if self.head is not None:
-            views["lm_head.weight"] = self.head.weight
-        return views
+        views |= _present("transformer.ln_f", self.norm.weight, self.norm.bias)
+        return views | _present("lm_head", self.head_weight, self.head_bias)
 
 
 class GPT2Layer(nn.Module):
@@ -61,82 +60,118 @@ class GPT2Layer(nn.Module):
         self.index = index
         self.head_dim = config.head_dim
         hidden, intermediate = config.hidden_size, config.intermediate_size
-        self.attention_norm = LayerNorm(hidden, config.norm_eps)
-        self.qkv = Linear(hidden, 3 * hidden, bias=True)
-        self.output = Linear(hidden, hidden, bias=True)
-        self.mlp_norm = LayerNorm(hidden, config.norm_eps)
-        self.up = Linear(hidden, intermediate, bias=True)
-        self.down = Linear(intermediate, hidden, bias=True)
+        self.attention_norm = LayerNorm(hidden, config.norm_eps, bias=config.norm_bias)
+        self.qkv = Linear(hidden, 3 * hidden, bias=config.qkv_bias)
+        self.output = Linear(hidden, hidden, bias=config.output_bias)
+        self.mlp_norm = LayerNorm(hidden, config.norm_eps, bias=config.norm_bias)
+        self.up = Linear(hidden, intermediate, bias=config.mlp_bias)
+        self.activation = ACTIVATIONS[config.activation]
+        self.down = Linear(intermediate, hidden, bias=config.mlp_bias)
 
     def forward(self, hidden: Tensor, attention: AttentionBackend, metadata: AttentionMetadata) -> Tensor:
         qkv = self.qkv(self.attention_norm(hidden))
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in qkv.chunk(3, dim=-1))
         attended = attention.forward(self.index, q, k, v, metadata)
         hidden = hidden + self.output(attended.flatten(1))
-        mlp: Tensor = self.down(F.gelu(self.up(self.mlp_norm(hidden)), approximate="tanh"))
+        mlp: Tensor = self.down(self.activation(self.up(self.mlp_norm(hidden))))
         return hidden + mlp
 
     def weight_views(self) -> dict[str, Tensor]:
         """This layer's weights by their name below `transformer.h.N.`; checkpoints hold matrices as [in, out]."""
-        views: dict[str, Tensor] = {
-            "ln_1.weight": self.attention_norm.weight,
-            "ln_1.bias": self.attention_norm.bias,
-            "ln_2.weight": self.mlp_norm.weight,
-            "ln_2.bias": self.mlp_norm.bias,
-        }
+        views = _present("ln_1", self.attention_norm.weight, self.attention_norm.bias)
+        views |= _present("ln_2", self.mlp_norm.weight, self.mlp_norm.bias)
         matrices = {"attn.c_attn": self.qkv, "attn.c_proj": self.output, "mlp.c_fc": self.up, "mlp.c_proj": self.down}
         for name, linear in matrices.items():
-            assert linear.bias is not None
-            views[f"{name}.weight"] = linear.weight.t()
-            views[f"{name}.bias"] = linear.bias
+            views |= _present(name, linear.weight.t(), linear.bias)
         return views
 
 
-def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
+def _present(module: str, weight: Tensor | None, bias: Tensor | None) -> dict[str, Tensor]:
+    """A module's weight and bias by name, as far as it has them."""
+    named = {f"{module}.weight": weight, f"{module}.bias": bias}
+    return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+
+def config_from_hf(checkpoint: Checkpoint) -> ModelConfig:
     """A GPT-2 config.json."""
-    activation = raw.get("activation_function", "gelu_new")
-    if activation not in ("gelu_new", "gelu_pytorch_tanh"):
-        raise ModelError(f"activation_function {activation!r} is not supported by GPT-2; supported: gelu_new")
-    for key, supported in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
-        if raw.get(key, supported) != supported:
-            raise ModelError(f"{key} = {raw[key]} is not supported by GPT-2")
-    hidden_size = require(raw, "n_embd", int)
-    num_heads = require(raw, "n_head", int)
+    raw = checkpoint.fields
+    for key, supported in _ONLY.items():
+        require_feature(key, optional(raw, key, bool, supported), supported)
+    hidden_size = size(raw, "n_embd")
     return ModelConfig(
-        architecture="gpt2",
-        vocab_size=require(raw, "vocab_size", int),
-        hidden_size=hidden_size,
-        num_layers=require(raw, "n_layer", int),
-        num_heads=num_heads,
-        num_kv_heads=num_heads,
-        head_dim=hidden_size // num_heads,
-        intermediate_size=raw.get("n_inner") or 4 * hidden_size,
-        max_position_embeddings=require(raw, "n_positions", int),
+        **_SHARED,
+        **_heads(hidden_size, size(raw, "n_head")),
+        vocab_size=size(raw, "vocab_size"),
+        num_layers=size(raw, "n_layer"),
+        intermediate_size=size(raw, "n_inner", 4 * hidden_size),
+        max_position_embeddings=size(raw, "n_positions"),
         norm_eps=require(raw, "layer_norm_epsilon", float),
-        tie_word_embeddings=bool(raw.get("tie_word_embeddings", True)),
+        tie_word_embeddings=optional(raw, "tie_word_embeddings", bool, True),
+        activation=activation_from_hf(
+            "activation_function", raw.get("activation_function", "gelu_new"), ("gelu_tanh", "gelu")
+        ),
     )
 
 
-def config_from_gguf(metadata: Mapping[str, Any], tensor_names: Collection[str]) -> ModelConfig:
+def hf_weight(name: str, _config: ModelConfig) -> WeightPlace | None:
+    """Checkpoints of the bare model lack the prefix; old ones carry attention masks as if they were weights."""
+    if name.endswith((".attn.bias", ".attn.masked_bias")):
+        return None
+    return name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}", None
+
+
+def config_from_gguf(checkpoint: Checkpoint) -> ModelConfig:
     """The `gpt2.*` keys of a GGUF file."""
-    hidden_size = require(metadata, "gpt2.embedding_length", int)
-    num_heads = require(metadata, "gpt2.attention.head_count", int)
+    metadata = checkpoint.fields
+    hidden_size = size(metadata, "gpt2.embedding_length")
     return ModelConfig(
-        architecture="gpt2",
-        vocab_size=len(require(metadata, "tokenizer.ggml.tokens", list)),
-        hidden_size=hidden_size,
-        num_layers=require(metadata, "gpt2.block_count", int),
-        num_heads=num_heads,
-        num_kv_heads=num_heads,
-        head_dim=hidden_size // num_heads,
-        intermediate_size=require(metadata, "gpt2.feed_forward_length", int),
-        max_position_embeddings=require(metadata, "gpt2.context_length", int),
+        **_SHARED,
+        **_heads(hidden_size, size(metadata, "gpt2.attention.head_count")),
+        vocab_size=gguf_vocab_size(metadata, "gpt2"),
+        num_layers=size(metadata, "gpt2.block_count"),
+        intermediate_size=size(metadata, "gpt2.feed_forward_length"),
+        max_position_embeddings=size(metadata, "gpt2.context_length"),
         norm_eps=require(metadata, "gpt2.attention.layer_norm_epsilon", float),
-        tie_word_embeddings="output.weight" not in tensor_names,
+        tie_word_embeddings="output.weight" not in checkpoint.tensor_names,
+        activation="gelu_tanh",
     )
 
 
-_GGUF_GLOBAL = {"token_embd": "wte", "position_embd": "wpe", "output_norm": "ln_f"}
+def gguf_weight(name: str, _config: ModelConfig) -> WeightPlace | None:
+    """llama.cpp's tensor names; its converter transposes the matrices, which is undone here."""
+    module, _, kind = name.rpartition(".")
+    if module in _GGUF_GLOBAL:
+        return f"{_GGUF_GLOBAL[module]}.{kind}", None
+    block, _, module = module.removeprefix("blk.").partition(".")
+    if not name.startswith("blk.") or module not in _GGUF_LAYER:
+        return name, None  # no weight of ours, and refused as such
+    transform = Tensor.t if module in _MATRICES and kind == "weight" else None
+    return f"transformer.h.{block}.{_GGUF_LAYER[module]}.{kind}", transform
+
+
+def _heads(hidden_size: int, num_heads: int) -> dict[str, Any]:
+    head_dim = hidden_size // num_heads
+    return {"hidden_size": hidden_size, "num_heads": num_heads, "num_kv_heads": num_heads, "head_dim": head_dim}
+
+
+_SHARED: dict[str, Any] = {
+    "architecture": "gpt2",
+    "qkv_bias": True,
+    "output_bias": True,
+    "mlp_bias": True,
+    "norm_bias": True,
+}
+_ONLY: Mapping[str, bool] = {
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+}
+_GGUF_GLOBAL = {
+    "token_embd": "transformer.wte",
+    "position_embd": "transformer.wpe",
+    "output_norm": "transformer.ln_f",
+    "output": "lm_head",
+}
 _GGUF_LAYER = {
     "attn_norm": "ln_1",
     "ffn_norm": "ln_2",
@@ -147,26 +182,6 @@ _GGUF_LAYER = {
 }
 _MATRICES = ("attn_qkv", "attn_output", "ffn_up", "ffn_down")
 
-
-def gguf_weight(name: str, _config: ModelConfig) -> tuple[str, Transform | None] | None:
-    """llama.cpp's tensor names; its converter transposes the matrices, which is undone here."""
-    if name == "output.weight":
-        return "lm_head.weight", None
-    module, _, kind = name.rpartition(".")
-    if module in _GGUF_GLOBAL:
-        return f"transformer.{_GGUF_GLOBAL[module]}.{kind}", None
-    block, _, module = module.removeprefix("blk.").partition(".")
-    if not name.startswith("blk.") or module not in _GGUF_LAYER:
-        return None
-    transform = Tensor.t if module in _MATRICES and kind == "weight" else None
-    return f"transformer.h.{block}.{_GGUF_LAYER[module]}.{kind}", transform
-
-
-def hf_weight(name: str) -> str | None:
-    """Checkpoints of the bare model lack the prefix; old ones carry attention masks as if they were weights."""
-    if name.endswith((".attn.bias", ".attn.masked_bias")):
-        return None
-    return name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}"
-
-
-GPT2_ARCHITECTURE = Architecture("gpt2", GPT2, config_from_hf, config_from_gguf, gguf_weight, hf_weight)
+GPT2_ARCHITECTURE = Architecture(
+    "gpt2", GPT2, Dialect(config_from_hf, hf_weight), Dialect(config_from_gguf, gguf_weight), GPT2_TRAINER
+)

@@ -55,12 +55,12 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalization with weight and bias (Ba et al., 2016)."""
+    """Layer normalization (Ba et al., 2016)."""
 
-    def __init__(self, size: int, eps: float) -> None:
+    def __init__(self, size: int, eps: float, *, bias: bool) -> None:
         super().__init__()
         self.weight = parameter(size)
-        self.bias = parameter(size)
+        self.bias = parameter(size) if bias else None
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,31 +76,3 @@ class Embedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.weight)
-
-
-class RotaryEmbedding(nn.Module):
-    """Rotary position embedding in the half-split layout (Su et al., 2021; rotate_half as in GPT-NeoX).
-
-    Angles are computed in float32 whatever the model's dtype: bfloat16 cannot tell neighbouring positions apart.
-    """
-
-    def __init__(self, head_dim: int, max_positions: int, theta: float) -> None:
-        super().__init__()
-        dims = torch.arange(0, head_dim, 2, dtype=torch.float32)
-        inverse_frequencies = 1.0 / theta ** (dims / head_dim)
-        angles = torch.outer(torch.arange(max_positions, dtype=torch.float32), inverse_frequencies)
-        table = torch.cat((angles.cos(), angles.sin()), dim=-1)  # [max_positions, head_dim]
-        self.register_buffer("table", table.to(torch.get_default_dtype()), persistent=False)
-        self.table: Tensor
-
-    def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines for a step's positions, shared by all layers: two of [tokens, 1, head_dim / 2]."""
-        cos, sin = self.table[positions].unsqueeze(1).chunk(2, dim=-1)
-        return cos, sin
-
-
-def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn each pair (x[i], x[i + head_dim / 2]) of [tokens, heads, head_dim] by its position's angle."""
-    cos, sin = rotation
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

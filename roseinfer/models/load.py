@@ -1,14 +1,32 @@
-"""Filling a model's parameters from a checkpoint."""
+"""A model's shape and its parameters, from where it comes."""
 
 import torch
 from torch import Tensor
 
 from roseinfer.errors import ModelError
-from roseinfer.models.base import CausalLM, Transform
-from roseinfer.models.registry import architecture
+from roseinfer.models.base import CausalLM, Checkpoint, WeightPlace
+from roseinfer.models.config import ModelConfig
+from roseinfer.models.registry import architecture, dialect, read_config
+from roseinfer.models.shapes import SHAPES
 from roseinfer.weights.dummy import fill_dummy
+from roseinfer.weights.gguf_file import GgufReader
+from roseinfer.weights.json_file import read_json
 from roseinfer.weights.reader import ProgressCallback, WeightReader
 from roseinfer.weights.resolve import ModelSource
+
+
+def load_config(source: ModelSource, reader: WeightReader | None) -> ModelConfig:
+    """The shape of a model; `reader` is None for one that gets dummy weights.
+
+    Raises ModelError, with a line that names it, for what is not supported.
+    """
+    if source.shape is not None:
+        return SHAPES[source.shape]
+    if reader is not None:
+        read = reader.read if isinstance(reader, GgufReader) else None
+        return read_config(source.format, Checkpoint(reader.description, reader.names(), read))
+    assert source.path is not None
+    return read_config(source.format, Checkpoint(read_json(source.path / "config.json")))
 
 
 @torch.no_grad()
@@ -26,10 +44,10 @@ def load_weights(
     """
     missing = model.weight_views()
     for name, tensor in reader.tensors(dtype, on_progress):
-        known = _known(name, model, source)
-        if known is None:
+        place = _place(name, model.config, source)
+        if place is None:
             continue
-        target, transform = known
+        target, transform = place
         if target == "lm_head.weight" and model.config.tie_word_embeddings:
             continue  # a tied head that was saved all the same
         view = missing.pop(target, None)
@@ -37,7 +55,8 @@ def load_weights(
             raise ModelError(
                 f"{source.name}: weight {name} has no place in the {model.config.architecture} architecture"
             )
-        tensor = tensor if transform is None else transform(tensor)
+        if transform is not None:
+            tensor = transform(tensor)
         if tensor.shape != view.shape:
             expected, found = tuple(view.shape), tuple(tensor.shape)
             raise ModelError(f"{source.name}: weight {name} has shape {found}, but the config says {expected}")
@@ -58,10 +77,7 @@ def fill_dummy_weights(model: CausalLM, seed: int) -> None:
     fill_dummy(matrices, seed)
 
 
-def _known(name: str, model: CausalLM, source: ModelSource) -> tuple[str, Transform | None] | None:
-    """The name in `weight_views` of a file's tensor, and what to do to it; None for what is no weight."""
-    rules = architecture(model.config.architecture)
-    if source.format == "gguf":
-        return rules.gguf_weight(name, model.config)
-    target = rules.hf_weight(name)
-    return None if target is None else (target, None)
+def _place(name: str, config: ModelConfig, source: ModelSource) -> WeightPlace | None:
+    rules = dialect(architecture(config.architecture), source.format)
+    assert rules is not None, "the config was read by this dialect"
+    return rules.weight(name, config)

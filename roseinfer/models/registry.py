@@ -1,47 +1,48 @@
-"""Architectures by name, and built-in shapes."""
+"""Architectures by name."""
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TypeVar
 
 from roseinfer.errors import ModelError
-from roseinfer.models.base import Architecture
+from roseinfer.models.base import Architecture, Checkpoint, Dialect
 from roseinfer.models.config import ModelConfig
 from roseinfer.models.gpt2 import GPT2_ARCHITECTURE
 from roseinfer.models.llama import LLAMA
+from roseinfer.models.mistral import MISTRAL
+from roseinfer.models.qwen2 import QWEN2
+from roseinfer.models.qwen3 import QWEN3
+from roseinfer.weights.resolve import SourceFormat
 
-_ARCHITECTURES = {architecture.name: architecture for architecture in (LLAMA, GPT2_ARCHITECTURE)}
+T = TypeVar("T")
 
-SHAPES: dict[str, ModelConfig] = {
-    "gpt2": ModelConfig(
-        architecture="gpt2",
-        vocab_size=50257,
-        hidden_size=768,
-        num_layers=12,
-        num_heads=12,
-        num_kv_heads=12,
-        head_dim=64,
-        intermediate_size=3072,
-        max_position_embeddings=1024,
-        norm_eps=1e-5,
-        tie_word_embeddings=True,
-    ),
-}
-"""Shapes that `load_format="dummy"` builds by name."""
+_ARCHITECTURES = {model.name: model for model in (LLAMA, MISTRAL, QWEN2, QWEN3, GPT2_ARCHITECTURE)}
 
 
 def architecture(name: str) -> Architecture:
     """The architecture called `name`, which is also its Hugging Face model_type and its GGUF name."""
-    found = _ARCHITECTURES.get(name)
-    if found is None:
-        raise ModelError(f"architecture {name!r} is not supported; supported: {', '.join(sorted(_ARCHITECTURES))}")
-    return found
+    return _among(_ARCHITECTURES, name)
 
 
-def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
-    """A model's shape from its config.json."""
-    return architecture(str(raw.get("model_type"))).config_from_hf(raw)
+def dialect(model: Architecture, source_format: SourceFormat) -> Dialect | None:
+    """How files of a format describe an architecture; None for one that is not read from that format."""
+    if source_format == "gguf":
+        return model.gguf
+    return model.trainer if source_format == "trainer" else model.hugging_face
 
 
-def config_from_gguf(metadata: Mapping[str, Any], tensor_names: Collection[str]) -> ModelConfig:
-    """A model's shape from GGUF metadata and the names of the file's tensors."""
-    return architecture(str(metadata.get("general.architecture"))).config_from_gguf(metadata, tensor_names)
+def read_config(source_format: SourceFormat, checkpoint: Checkpoint) -> ModelConfig:
+    """A model's shape from what its files say. Raises ModelError, which names it, for what is not supported."""
+    if source_format == "trainer":
+        name = "gpt2"  # the only one that the trainer trains
+    else:
+        key = "general.architecture" if source_format == "gguf" else "model_type"
+        name = str(checkpoint.fields.get(key))
+    known = {
+        model.name: found for model in _ARCHITECTURES.values() if (found := dialect(model, source_format)) is not None
+    }
+    return _among(known, name).config(checkpoint)
+
+
+def _among(known: dict[str, T], name: str) -> T:
+    if name not in known:
+        raise ModelError(f"architecture {name!r} is not supported; supported: {', '.join(sorted(known))}")
+    return known[name]

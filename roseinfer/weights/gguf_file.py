@@ -62,6 +62,10 @@ class GgufReader:
         """Every tensor's name, in the file's order."""
         return list(self._tensors)
 
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor, in float32."""
+        return self._read(np.memmap(self._path, np.uint8, "c"), self._tensors[name], torch.float32)
+
     def tensors(
         self, dtype: torch.dtype, on_progress: Callable[[int, int], None] | None = None
     ) -> Iterator[tuple[str, torch.Tensor]]:

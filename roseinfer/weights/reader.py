@@ -9,6 +9,7 @@ from roseinfer.errors import UsageError
 from roseinfer.weights.gguf_file import GgufReader
 from roseinfer.weights.resolve import ModelSource
 from roseinfer.weights.safetensors_files import SafetensorsReader
+from roseinfer.weights.trainer_checkpoint import TrainerReader
 
 ProgressCallback = Callable[[int, int], None]
 """Called with (bytes read so far, bytes in all)."""
@@ -23,7 +24,7 @@ class WeightReader(Protocol):
 
     @property
     def description(self) -> dict[str, Any]:
-        """What the model says of itself: config.json's object, or the GGUF's metadata."""
+        """What the model says of itself: config.json's object, the GGUF's metadata, or the trainer's config."""
 
     def names(self) -> list[str]:
         """Every tensor's name."""
@@ -37,10 +38,12 @@ class WeightReader(Protocol):
         """
 
 
-def open_weights(source: ModelSource) -> SafetensorsReader | GgufReader:
+def open_weights(source: ModelSource) -> SafetensorsReader | GgufReader | TrainerReader:
     """The reader for a model with weights. Raises ModelError when a file is not what it should be."""
     if source.format == "safetensors" and source.path is not None:
         return SafetensorsReader(source.path, source.weight_files)
     if source.format == "gguf" and source.path is not None:
         return GgufReader(source.path)
+    if source.format == "trainer" and source.path is not None:
+        return TrainerReader(source.path)
     raise UsageError(f"model {source.name} with load format dummy has no weights to read")

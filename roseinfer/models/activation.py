@@ -1,0 +1,33 @@
+"""The activation functions of MLPs, by name."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from roseinfer.errors import ModelError
+
+ActivationName = Literal["gelu", "gelu_tanh", "silu"]
+
+ACTIVATIONS: dict[ActivationName, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,  # exact, by the error function (Hendrycks and Gimpel, 2016)
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "silu": F.silu,
+}
+
+_HUGGING_FACE: dict[ActivationName, tuple[str, ...]] = {
+    "gelu": ("gelu",),
+    "gelu_tanh": ("gelu_new", "gelu_pytorch_tanh"),
+    "silu": ("silu", "swish"),
+}
+
+
+def activation_from_hf(key: str, name: object, supported: tuple[ActivationName, ...]) -> ActivationName:
+    """What a config.json calls `name` under `key`; ModelError for an activation that is not among the supported."""
+    for found in supported:
+        if name in _HUGGING_FACE[found]:
+            return found
+    names = [spelled for found in supported for spelled in _HUGGING_FACE[found]]
+    raise ModelError(f"{key} {name!r} is not supported; supported: {', '.join(names)}")

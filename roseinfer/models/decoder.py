@@ -1,0 +1,120 @@
+"""The decoder that Llama-style architectures share: RMSNorm, rotary positions, grouped-query attention, gated MLP.
+
+Llama (Touvron et al., 2023), Mistral, Qwen2 and Qwen3 differ only in what `ModelConfig` says: biases, norms of queries
+and keys, sliding windows.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from roseinfer.attention.base import AttentionBackend, AttentionMetadata
+from roseinfer.errors import ModelError
+from roseinfer.models.activation import ACTIVATIONS
+from roseinfer.models.base import CausalLM
+from roseinfer.models.config import ModelConfig
+from roseinfer.models.layers import Embedding, FusedLinear, Linear, RMSNorm
+from roseinfer.models.rope import RotaryEmbedding, rotate
+
+
+class Decoder(CausalLM):
+    """Embedding, layers, norm, head."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        if config.rope is None:
+            raise ModelError(f"a model of the {config.architecture} architecture needs rotary positions")
+        self.config = config
+        self.embed = Embedding(config.vocab_size, config.hidden_size)
+        self.rope = RotaryEmbedding(config.rope, config.head_dim, config.max_position_embeddings)
+        self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        tied = config.tie_word_embeddings
+        self.head = None if tied else Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(
+        self, token_ids: Tensor, positions: Tensor, attention: AttentionBackend, metadata: AttentionMetadata
+    ) -> Tensor:
+        hidden = self.embed(token_ids)
+        rotation = self.rope.rotation(positions)
+        for layer in self.layers:
+            hidden = layer(hidden, rotation, attention, metadata)
+        normed: Tensor = self.norm(hidden)
+        return normed
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return F.linear(hidden, self.embed.weight if self.head is None else self.head.weight)
+
+    def weight_views(self) -> dict[str, Tensor]:
+        views: dict[str, Tensor] = {"model.embed_tokens.weight": self.embed.weight}
+        for index, layer in enumerate(self.layers):
+            assert isinstance(layer, DecoderLayer)
+            views |= {f"model.layers.{index}.{name}": view for name, view in layer.weight_views().items()}
+        views["model.norm.weight"] = self.norm.weight
+        if self.head is not None:
+            views["lm_head.weight"] = self.head.weight
+        return views
+
+
+class DecoderLayer(nn.Module):
+    """Attention and MLP, each behind a norm and added to the residual stream."""
+
+    def __init__(self, config: ModelConfig, index: int) -> None:
+        super().__init__()
+        self.index = index
+        self.head_dim = config.head_dim
+        self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
+        query, key_value = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        hidden, intermediate = config.hidden_size, config.intermediate_size
+        self.attention_norm = RMSNorm(hidden, config.norm_eps)
+        self.qkv = FusedLinear(
+            hidden, {"q_proj": query, "k_proj": key_value, "v_proj": key_value}, bias=config.qkv_bias
+        )
+        self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
+        self.output = Linear(query, hidden, bias=config.output_bias)
+        self.mlp_norm = RMSNorm(hidden, config.norm_eps)
+        self.gate_up = FusedLinear(hidden, {"gate_proj": intermediate, "up_proj": intermediate}, bias=config.mlp_bias)
+        self.activation = ACTIVATIONS[config.activation]
+        self.down = Linear(intermediate, hidden, bias=config.mlp_bias)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        attention: AttentionBackend,
+        metadata: AttentionMetadata,
+    ) -> Tensor:
+        heads = self.qkv(self.attention_norm(hidden)).unflatten(-1, (-1, self.head_dim))
+        q, k, v = heads.split((self.num_heads, self.num_kv_heads, self.num_kv_heads), dim=1)
+        # Queries and keys turn together: half as many kernels as one after the other.
+        qk = heads[:, : -self.num_kv_heads]
+        if self.q_norm is not None and self.k_norm is not None:
+            qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=1)
+        turned = rotate(qk, rotation)
+        q, k = turned[:, : self.num_heads], turned[:, self.num_heads :]
+        attended = attention.forward(self.index, q, k, v, metadata)
+        hidden = hidden + self.output(attended.flatten(1))
+        gate, up = self.gate_up(self.mlp_norm(hidden)).chunk(2, dim=-1)
+        mlp: Tensor = self.down(self.activation(gate) * up)
+        return hidden + mlp
+
+    def weight_views(self) -> dict[str, Tensor]:
+        """This layer's weights by their name below `model.layers.N.`."""
+        views: dict[str, Tensor] = {
+            "input_layernorm.weight": self.attention_norm.weight,
+            "post_attention_layernorm.weight": self.mlp_norm.weight,
+            "self_attn.o_proj.weight": self.output.weight,
+            "mlp.down_proj.weight": self.down.weight,
+        }
+        if self.q_norm is not None and self.k_norm is not None:
+            views["self_attn.q_norm.weight"] = self.q_norm.weight
+            views["self_attn.k_norm.weight"] = self.k_norm.weight
+        if self.output.bias is not None:
+            views["self_attn.o_proj.bias"] = self.output.bias
+        if self.down.bias is not None:
+            views["mlp.down_proj.bias"] = self.down.bias
+        for module, fused in (("self_attn", self.qkv), ("mlp", self.gate_up)):
+            for part in fused.parts:
+                views |= {f"{module}.{part}.{kind}": view for kind, view in fused.part(part).items()}
+        return views

@@ -1,0 +1,149 @@
+"""How checkpoints describe the shared decoder: config.json and Hugging Face's names, GGUF's keys and llama.cpp's names.
+
+An architecture's own file holds only what its checkpoints say differently.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from roseinfer.errors import ModelError
+from roseinfer.models.activation import activation_from_hf
+from roseinfer.models.base import Checkpoint, Dialect, Transform, WeightPlace
+from roseinfer.models.config import ModelConfig
+from roseinfer.models.fields import gguf_vocab_size, optional, require, require_feature, size
+from roseinfer.models.rope_config import rope_from_gguf, rope_from_hf
+
+_ROPE_DIVISORS = "rope_freqs.weight"
+_GGUF_GLOBAL = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
+_GGUF_LAYER = {
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+def hugging_face(config: Callable[[Mapping[str, Any]], ModelConfig]) -> Dialect:
+    """The Hugging Face dialect of an architecture whose config.json `config` reads."""
+    return Dialect(lambda checkpoint: config(checkpoint.fields), _hf_weight)
+
+
+def gguf(name: str, *, reorders_qk: bool = False, **flags: Any) -> Dialect:
+    """llama.cpp's dialect of the architecture that it, too, calls `name`; `flags` are fields of ModelConfig.
+
+    Its converter reorders the rows of Q and K of some architectures for its own rotation; that is undone here.
+    """
+    return Dialect(partial(_gguf_config, name, flags), partial(_gguf_weight, reorders_qk))
+
+
+def hf_config(architecture: str, raw: Mapping[str, Any], **flags: Any) -> ModelConfig:
+    """The fields of config.json that all these architectures share, with `flags` for the others."""
+    num_heads = size(raw, "num_attention_heads")
+    hidden_size = size(raw, "hidden_size")
+    rope, context = rope_from_hf(raw)
+    fields: dict[str, Any] = {
+        "architecture": architecture,
+        "vocab_size": size(raw, "vocab_size"),
+        "hidden_size": hidden_size,
+        "num_layers": size(raw, "num_hidden_layers"),
+        "num_heads": num_heads,
+        "num_kv_heads": size(raw, "num_key_value_heads", num_heads),
+        "head_dim": size(raw, "head_dim", hidden_size // num_heads),
+        "intermediate_size": size(raw, "intermediate_size"),
+        "max_position_embeddings": context,
+        "norm_eps": require(raw, "rms_norm_eps", float),
+        "tie_word_embeddings": optional(raw, "tie_word_embeddings", bool, False),
+        "rope": rope,
+        "activation": activation_from_hf("hidden_act", raw.get("hidden_act", "silu"), ("silu",)),
+    }
+    return ModelConfig(**fields | flags)
+
+
+def hf_sliding_window(raw: Mapping[str, Any], window: int | None, first_layer: int) -> int | None:
+    """The window of layers from `first_layer` on, or of those in `layer_types`, which must be all layers or none."""
+    if window is None:
+        return None
+    num_layers = size(raw, "num_hidden_layers")
+    kinds = optional(raw, "layer_types", list, [])
+    if not kinds:
+        kinds = ["full_attention" if index < first_layer else "sliding_attention" for index in range(num_layers)]
+    if unknown := sorted(set(kinds) - {"full_attention", "sliding_attention"}):
+        raise ModelError(f"layer type {unknown[0]!r} is not supported; supported: full_attention, sliding_attention")
+    if len(set(kinds)) > 1:
+        count = kinds.count("sliding_attention")
+        raise ModelError(
+            f"a sliding window in {count} of {len(kinds)} layers is not supported; supported: in all layers, in none"
+        )
+    return window if kinds[0] == "sliding_attention" else None
+
+
+def _hf_weight(name: str, _config: ModelConfig) -> WeightPlace | None:
+    """Old checkpoints carry the rotary frequencies as if they were weights."""
+    return None if name.endswith(".rotary_emb.inv_freq") else (name, None)
+
+
+def _gguf_config(prefix: str, flags: dict[str, Any], checkpoint: Checkpoint) -> ModelConfig:
+    metadata, names = checkpoint.fields, checkpoint.tensor_names
+    num_heads = size(metadata, f"{prefix}.attention.head_count")
+    hidden_size = size(metadata, f"{prefix}.embedding_length")
+    head_dim = size(metadata, f"{prefix}.attention.key_length", hidden_size // num_heads)
+    for key in ("attention.value_length", "rope.dimension_count"):
+        require_feature(f"{prefix}.{key}", metadata.get(f"{prefix}.{key}", head_dim), head_dim)
+    require_feature(f"{prefix}.expert_count", metadata.get(f"{prefix}.expert_count", 0), 0)
+    if f"{prefix}.attention.sliding_window_pattern" in metadata:
+        raise ModelError("a sliding window in some of the layers is not supported; supported: in all layers, in none")
+    divisors = None
+    if _ROPE_DIVISORS in names and checkpoint.read is not None:
+        divisors = tuple(checkpoint.read(_ROPE_DIVISORS).flatten().tolist())
+    rope, context = rope_from_gguf(metadata, prefix, divisors)
+    fields: dict[str, Any] = {
+        "architecture": prefix,
+        "vocab_size": gguf_vocab_size(metadata, prefix),
+        "hidden_size": hidden_size,
+        "num_layers": size(metadata, f"{prefix}.block_count"),
+        "num_heads": num_heads,
+        "num_kv_heads": size(metadata, f"{prefix}.attention.head_count_kv", num_heads),
+        "head_dim": head_dim,
+        "intermediate_size": size(metadata, f"{prefix}.feed_forward_length"),
+        "max_position_embeddings": context,
+        "norm_eps": require(metadata, f"{prefix}.attention.layer_norm_rms_epsilon", float),
+        "tie_word_embeddings": "output.weight" not in names,
+        "rope": rope,
+        "sliding_window": optional(metadata, f"{prefix}.attention.sliding_window", int, 0) or None,
+        "qkv_bias": "blk.0.attn_q.bias" in names,
+        "output_bias": "blk.0.attn_output.bias" in names,
+        "mlp_bias": "blk.0.ffn_down.bias" in names,
+    }
+    return ModelConfig(**fields | flags)
+
+
+def _gguf_weight(reorders_qk: bool, name: str, config: ModelConfig) -> WeightPlace | None:
+    if name in _GGUF_GLOBAL:
+        return _GGUF_GLOBAL[name], None
+    if name == _ROPE_DIVISORS:
+        return None  # a part of the config
+    block, _, rest = name.removeprefix("blk.").partition(".")
+    module, _, kind = rest.rpartition(".")
+    if not name.startswith("blk.") or module not in _GGUF_LAYER:
+        return name, None  # no weight of ours, and refused as such
+    transform = None
+    if reorders_qk and module in ("attn_q", "attn_k"):
+        transform = _half_split_rows(config.num_heads if module == "attn_q" else config.num_kv_heads)
+    return f"model.layers.{block}.{_GGUF_LAYER[module]}.{kind}", transform
+
+
+def _half_split_rows(heads: int) -> Transform:
+    """Rows of interleaved rotary pairs (x0, y0, x1, y1, ...) to half-split ones (x0, x1, ..., y0, y1, ...)."""
+    return lambda rows: rows.reshape(heads, -1, 2, *rows.shape[1:]).transpose(1, 2).flatten(0, 2)

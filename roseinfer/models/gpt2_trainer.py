@@ -1,0 +1,68 @@
+"""GPT-2 as a trainer's checkpoint describes it: its own names, matrices as [out, in], exact GELU."""
+
+from torch import Tensor
+
+from roseinfer.errors import ModelError
+from roseinfer.models.base import Checkpoint, Dialect, WeightPlace
+from roseinfer.models.config import ModelConfig
+from roseinfer.models.fields import size
+
+_LAYER_NORM_EPS = 1e-5  # torch's default, of which the checkpoint says nothing
+
+_GLOBAL = {
+    "token_embedding": "transformer.wte",
+    "position_embedding": "transformer.wpe",
+    "ln_f": "transformer.ln_f",
+    "lm_head": "lm_head",
+}
+_LAYER = {"ln1": "ln_1", "ln2": "ln_2"}
+_MATRICES = {
+    "attn.qkv_proj": "attn.c_attn",
+    "attn.out_proj": "attn.c_proj",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
+
+
+def config_from_trainer(checkpoint: Checkpoint) -> ModelConfig:
+    """The checkpoint's `config`; which biases there are, and whether the head is tied, is told by its tensors."""
+    raw, names = checkpoint.fields, checkpoint.tensor_names
+    hidden_size, num_heads = size(raw, "d_model"), size(raw, "n_heads")
+    if hidden_size % num_heads:
+        raise ModelError(f"d_model {hidden_size} is not a multiple of n_heads {num_heads}")
+    return ModelConfig(
+        architecture="gpt2",
+        vocab_size=size(raw, "vocab_size"),
+        hidden_size=hidden_size,
+        num_layers=size(raw, "n_layers"),
+        num_heads=num_heads,
+        num_kv_heads=num_heads,
+        head_dim=hidden_size // num_heads,
+        intermediate_size=size(raw, "d_ff"),
+        max_position_embeddings=size(raw, "max_position_embeddings"),
+        norm_eps=_LAYER_NORM_EPS,
+        tie_word_embeddings="lm_head.weight" not in names,
+        activation="gelu",
+        qkv_bias="blocks.0.attn.qkv_proj.bias" in names,
+        output_bias="blocks.0.attn.out_proj.bias" in names,
+        mlp_bias="blocks.0.mlp.fc1.bias" in names,
+        norm_bias="ln_f.bias" in names,
+        head_bias="lm_head.bias" in names,
+    )
+
+
+def trainer_weight(name: str, _config: ModelConfig) -> WeightPlace | None:
+    """Our matrices are views in GPT-2's [in, out]."""
+    module, _, kind = name.rpartition(".")
+    if module in _GLOBAL:
+        return f"{_GLOBAL[module]}.{kind}", None
+    block, _, module = module.removeprefix("blocks.").partition(".")
+    if name.startswith("blocks.") and module in _LAYER:
+        return f"transformer.h.{block}.{_LAYER[module]}.{kind}", None
+    if name.startswith("blocks.") and module in _MATRICES:
+        transform = Tensor.t if kind == "weight" else None
+        return f"transformer.h.{block}.{_MATRICES[module]}.{kind}", transform
+    return name, None  # no weight of ours, and refused as such
+
+
+GPT2_TRAINER = Dialect(config_from_trainer, trainer_weight)

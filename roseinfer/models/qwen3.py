@@ -1,0 +1,28 @@
+"""Qwen3: Llama with normalized queries and keys, and heads of a size of their own (https://arxiv.org/abs/2505.09388)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from roseinfer.models.base import Architecture
+from roseinfer.models.config import ModelConfig
+from roseinfer.models.decoder import Decoder
+from roseinfer.models.decoder_dialects import gguf, hf_config, hugging_face
+from roseinfer.models.fields import optional, size
+from roseinfer.models.qwen2 import qwen_sliding_window
+
+
+def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
+    """A Qwen3 config.json."""
+    bias = optional(raw, "attention_bias", bool, False)
+    return hf_config(
+        "qwen3",
+        raw,
+        head_dim=size(raw, "head_dim", 128),
+        qkv_bias=bias,
+        output_bias=bias,
+        qk_norm=True,
+        sliding_window=qwen_sliding_window(raw),
+    )
+
+
+QWEN3 = Architecture("qwen3", Decoder, hugging_face(config_from_hf), gguf("qwen3", qk_norm=True))

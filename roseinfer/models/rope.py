@@ -1,0 +1,157 @@
+"""Rotary position embedding (Su et al., 2021, https://arxiv.org/abs/2104.09864) and its scalings to longer contexts.
+
+Each pair (x[i], x[i + head_dim / 2]) of a query or key turns by position x frequency[i]. The scalings differ in the
+frequencies alone, and yarn in a factor on the result, too.
+
+Here a token's rotation is a function of its position and of nothing else, so that results depend neither on the batch,
+nor on how a prompt is cut into chunks, and cached blocks can be shared. Dynamic scaling is defined otherwise: in
+transformers its base follows the length of the sequence that is being computed, so one token is rotated differently
+in a whole prefill, in a chunked one and in decode. We take one length for all: the longest request that the engine is
+built for (`max_model_len`). By default that is the length the model was trained for, where nothing is scaled and
+results equal transformers'. With a longer max_model_len they equal transformers' for a sequence of just that length.
+"""
+
+import math
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+
+class LinearScaling(msgspec.Struct, frozen=True, kw_only=True, tag="linear"):
+    """Position interpolation (Chen et al., 2023, https://arxiv.org/abs/2306.15595)."""
+
+    factor: float
+
+
+class DynamicScaling(msgspec.Struct, frozen=True, kw_only=True, tag="dynamic"):
+    """NTK-aware scaling of the base with the length (bloc97 and emozilla, 2023; as in transformers)."""
+
+    factor: float
+    original_context: int
+
+
+class YarnScaling(msgspec.Struct, frozen=True, kw_only=True, tag="yarn"):
+    """YaRN: interpolate slow frequencies, keep fast ones (Peng et al., 2023, https://arxiv.org/abs/2309.00071)."""
+
+    factor: float
+    original_context: int
+    attention_factor: float
+    """Multiplies rotated queries and keys; the paper's sqrt(1/t)."""
+    beta_fast: float = 32.0
+    """Frequencies with more turns than this over the original context are kept."""
+    beta_slow: float = 1.0
+    """Frequencies with fewer turns than this are interpolated."""
+    truncate: bool = True
+    """Whether the borders between them are rounded to whole dimensions."""
+
+
+class Llama3Scaling(msgspec.Struct, frozen=True, kw_only=True, tag="llama3"):
+    """Llama 3.1's: interpolate long wavelengths, keep short ones (https://arxiv.org/abs/2407.21783, Meta's code)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_context: int
+
+
+class DivisorScaling(msgspec.Struct, frozen=True, kw_only=True, tag="divisors"):
+    """A divisor for each frequency: how GGUF files store llama3 scaling, in the tensor `rope_freqs.weight`."""
+
+    divisors: tuple[float, ...]
+
+
+Scaling = LinearScaling | DynamicScaling | YarnScaling | Llama3Scaling | DivisorScaling
+
+
+class Rope(msgspec.Struct, frozen=True, kw_only=True):
+    """A model's rotary positions."""
+
+    theta: float
+    scaling: Scaling | None = None
+
+
+def inverse_frequencies(rope: Rope, head_dim: int, context: int) -> Tensor:
+    """Radians a position that each pair turns, for requests of up to `context` tokens: [head_dim / 2], float32."""
+    match rope.scaling:
+        case None:
+            return _unscaled(rope.theta, head_dim)
+        case LinearScaling():
+            return _unscaled(rope.theta, head_dim) / rope.scaling.factor
+        case DynamicScaling():
+            return _dynamic(rope.theta, head_dim, rope.scaling, context)
+        case YarnScaling():
+            return _yarn(rope.theta, head_dim, rope.scaling)
+        case Llama3Scaling():
+            return _llama3(rope.theta, head_dim, rope.scaling)
+        case DivisorScaling():
+            return _unscaled(rope.theta, head_dim) / torch.tensor(rope.scaling.divisors, dtype=torch.float32)
+
+
+def yarn_magnitude(factor: float, weight: float = 1.0) -> float:
+    """YaRN's sqrt(1/t) for contexts stretched by `factor` (the paper's equation 22)."""
+    return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+
+
+class RotaryEmbedding(nn.Module):
+    """The rotations of all positions, half-split layout (rotate_half as in GPT-NeoX).
+
+    Angles are computed in float32 whatever the model's dtype: bfloat16 cannot tell neighbouring positions apart.
+    """
+
+    def __init__(self, rope: Rope, head_dim: int, max_positions: int) -> None:
+        super().__init__()
+        positions = torch.arange(max_positions, dtype=torch.float32)
+        angles = torch.outer(positions, inverse_frequencies(rope, head_dim, max_positions))
+        table = torch.cat((angles.cos(), angles.sin()), dim=-1)  # [max_positions, head_dim]
+        if isinstance(rope.scaling, YarnScaling):
+            table *= rope.scaling.attention_factor
+        self.register_buffer("table", table.to(torch.get_default_dtype()), persistent=False)
+        self.table: Tensor
+
+    def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines for a step's positions, shared by all layers: two of [tokens, 1, head_dim / 2]."""
+        cos, sin = self.table[positions].unsqueeze(1).chunk(2, dim=-1)
+        return cos, sin
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn each pair (x[i], x[i + head_dim / 2]) of [tokens, heads, head_dim] by its position's angle."""
+    cos, sin = rotation
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def _unscaled(theta: float, head_dim: int) -> Tensor:
+    return 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+
+
+def _dynamic(theta: float, head_dim: int, scaling: DynamicScaling, context: int) -> Tensor:
+    """As one factor on the base, so that the slowest frequency is interpolated and the fastest one is kept."""
+    stretch = max(context / scaling.original_context, 1.0)
+    growth = scaling.factor * stretch - (scaling.factor - 1)
+    # With a single pair there is no slower frequency to interpolate, and the exponent has no value.
+    return _unscaled(theta * growth ** (head_dim / (head_dim - 2)) if head_dim > 2 else theta, head_dim)
+
+
+def _yarn(theta: float, head_dim: int, scaling: YarnScaling) -> Tensor:
+    def pair_with(turns: float) -> float:
+        """The pair, counted in fractions, that turns so often over the original context."""
+        return head_dim * math.log(scaling.original_context / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    low, high = pair_with(scaling.beta_fast), pair_with(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    width = high - low or 0.001
+    interpolated = ((torch.arange(head_dim // 2, dtype=torch.float32) - low) / width).clamp(0, 1)
+    kept = _unscaled(theta, head_dim)
+    return kept / scaling.factor * interpolated + kept * (1 - interpolated)
+
+
+def _llama3(theta: float, head_dim: int, scaling: Llama3Scaling) -> Tensor:
+    kept = _unscaled(theta, head_dim)
+    turns = scaling.original_context * kept / (2 * math.pi)  # over the original context
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    share_kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return kept / scaling.factor * (1 - share_kept) + kept * share_kept

@@ -1,0 +1,77 @@
+"""Built-in shapes, each with the public sizes of the model it is named after, for work on speed with dummy weights."""
+
+from typing import Any
+
+from roseinfer.models.config import ModelConfig
+from roseinfer.models.rope import Llama3Scaling, Rope
+
+
+def _llama(**sizes: Any) -> ModelConfig:
+    fields: dict[str, Any] = {
+        "architecture": "llama",
+        "vocab_size": 128256,
+        "num_kv_heads": 8,
+        "max_position_embeddings": 131072,
+        "norm_eps": 1e-5,
+        "tie_word_embeddings": True,
+        "rope": Rope(
+            theta=500000.0,
+            scaling=Llama3Scaling(factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=8192),
+        ),
+    }
+    return ModelConfig(**fields | sizes)
+
+
+def _qwen3(**sizes: Any) -> ModelConfig:
+    fields: dict[str, Any] = {
+        "architecture": "qwen3",
+        "vocab_size": 151936,
+        "num_kv_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 40960,
+        "norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+        "rope": Rope(theta=1000000.0),
+        "qk_norm": True,
+    }
+    return ModelConfig(**fields | sizes)
+
+
+SHAPES: dict[str, ModelConfig] = {
+    "gpt2": ModelConfig(
+        architecture="gpt2",
+        vocab_size=50257,
+        hidden_size=768,
+        num_layers=12,
+        num_heads=12,
+        num_kv_heads=12,
+        head_dim=64,
+        intermediate_size=3072,
+        max_position_embeddings=1024,
+        norm_eps=1e-5,
+        tie_word_embeddings=True,
+        activation="gelu_tanh",
+        qkv_bias=True,
+        output_bias=True,
+        mlp_bias=True,
+        norm_bias=True,
+    ),
+    "llama-3.2-1b": _llama(hidden_size=2048, num_layers=16, num_heads=32, head_dim=64, intermediate_size=8192),
+    "llama-3.2-3b": _llama(hidden_size=3072, num_layers=28, num_heads=24, head_dim=128, intermediate_size=8192),
+    "llama-3-8b": _llama(
+        hidden_size=4096,
+        num_layers=32,
+        num_heads=32,
+        head_dim=128,
+        intermediate_size=14336,
+        max_position_embeddings=8192,
+        tie_word_embeddings=False,
+        rope=Rope(theta=500000.0),
+    ),
+    "qwen3-0.6b": _qwen3(
+        hidden_size=1024, num_layers=28, num_heads=16, intermediate_size=3072, tie_word_embeddings=True
+    ),
+    "qwen3-14b": _qwen3(hidden_size=5120, num_layers=40, num_heads=40, intermediate_size=17408),
+    "qwen3-32b": _qwen3(hidden_size=5120, num_layers=64, num_heads=64, intermediate_size=25600),
+}
+"""Shapes that `load_format="dummy"` builds by name."""
