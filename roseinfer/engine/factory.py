@@ -20,6 +20,7 @@ from roseinfer.models.load import fill_dummy_weights, load_config, load_weights
 from roseinfer.models.registry import architecture
 from roseinfer.models.shapes import SHAPES
 from roseinfer.text.assets import load_text
+from roseinfer.text.tokenizer import Tokenizer
 from roseinfer.weights.reader import open_weights
 from roseinfer.weights.resolve import resolve
 
@@ -34,14 +35,9 @@ def build_engine(config: EngineConfig, *, on_progress: Callable[[int, int], None
     source = resolve(config.model, config.load_format, SHAPES)
     reader = None if source.format == "dummy" else open_weights(source)
     model_config = load_config(source, reader)
-    text = load_text(source, reader.description if reader is not None and source.format == "gguf" else None)
-    if text.tokenizer is None:
-        raise ModelError(f"{source.name} brings no tokenizer: put its tokenizer.json beside its weights")
-    if text.tokenizer.vocab_size > model_config.vocab_size:
-        raise ModelError(
-            f"{source.name}: the tokenizer has {text.tokenizer.vocab_size} tokens, the model {model_config.vocab_size}"
-        )
-
+    metadata = reader.description if reader is not None and source.format == "gguf" else None
+    text = load_text(source, metadata, config.tokenizer)
+    _check_vocabulary(text.tokenizer, config, source.name, model_config.vocab_size)
     max_model_len = _max_model_len(config, model_config)
     model = _build(model_config.limited_to(max_model_len), dtype, device)
     if reader is None:
@@ -61,6 +57,17 @@ def build_engine(config: EngineConfig, *, on_progress: Callable[[int, int], None
         eos_token_ids=text.eos_token_ids,
         max_model_len=max_model_len,
     )
+
+
+def _check_vocabulary(tokenizer: Tokenizer | None, config: EngineConfig, model: str, vocab_size: int) -> None:
+    if tokenizer is None or tokenizer.vocab_size <= vocab_size:
+        return
+    if config.tokenizer is not None:
+        raise UsageError(
+            f"tokenizer {config.tokenizer} has {tokenizer.vocab_size} tokens, {model} only {vocab_size}: "
+            "give the tokenizer that the model was trained with"
+        )
+    raise ModelError(f"{model}: the tokenizer has {tokenizer.vocab_size} tokens, the model {vocab_size}")
 
 
 def _build(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> CausalLM:
