@@ -1,3 +1,71 @@
-"""roseinfer: an LLM inference engine that explains its own speed."""
+"""roseinfer: an LLM inference engine that explains its own speed.
+
+What is named in `__all__` is the public API. It is imported when it is first used: `import roseinfer` alone loads no
+torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from roseinfer.config import EngineConfig, SamplingParams
+    from roseinfer.engine.core import Message, Prompt
+    from roseinfer.engine.engine import Engine
+    from roseinfer.engine.factory import build_engine
+    from roseinfer.engine.modes import NaiveScheduler, OfflineScheduler, OnlineScheduler
+    from roseinfer.engine.request import RequestOutput, TokenEvent, TokenLogprobs
+    from roseinfer.errors import ModelError, RoseinferError, TraceError, UsageError
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Engine",
+    "EngineConfig",
+    "Message",
+    "ModelError",
+    "NaiveScheduler",
+    "OfflineScheduler",
+    "OnlineScheduler",
+    "Prompt",
+    "RequestOutput",
+    "RoseinferError",
+    "SamplingParams",
+    "TokenEvent",
+    "TokenLogprobs",
+    "TraceError",
+    "UsageError",
+    "__version__",
+    "build_engine",
+]
+
+_MODULES = {
+    "Engine": "engine.engine",
+    "EngineConfig": "config",
+    "Message": "engine.core",
+    "ModelError": "errors",
+    "NaiveScheduler": "engine.modes",
+    "OfflineScheduler": "engine.modes",
+    "OnlineScheduler": "engine.modes",
+    "Prompt": "engine.core",
+    "RequestOutput": "engine.request",
+    "RoseinferError": "errors",
+    "SamplingParams": "config",
+    "TokenEvent": "engine.request",
+    "TokenLogprobs": "engine.request",
+    "TraceError": "errors",
+    "UsageError": "errors",
+    "build_engine": "engine.factory",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name where it is first used."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

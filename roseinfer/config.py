@@ -169,6 +169,21 @@ def load_config(name_or_path: str | None = None, overrides: Mapping[str, Mapping
         raise UsageError(f"{where}{_one_line(error)}") from None
 
 
+def sampling_with(base: SamplingParams, overrides: Mapping[str, Any]) -> SamplingParams:
+    """`base` with some keys of [sampling] replaced, as a single request brings them.
+
+    Raises UsageError, naming the key, for anything that is not a valid setting.
+    """
+    raw = {key: getattr(base, key) for key in base.__struct_fields__}
+    _drop_what_flags_replace(raw, overrides)
+    raw.update(overrides)
+    _resolve_do_sample(raw)
+    try:
+        return msgspec.convert({"sampling": raw}, RunConfig, str_keys=True).sampling
+    except msgspec.ValidationError as error:
+        raise UsageError(_one_line(error)) from None
+
+
 def shipped_configs() -> list[str]:
     """The names that `--config NAME` accepts."""
     folder = _configs_dir()

@@ -32,22 +32,23 @@ class TiktokenTokenizer:
         control: Mapping[str, int],
         *,
         bos: str | None = None,
+        adds_bos: bool = False,
         eos: Sequence[str] = (),
     ) -> None:
         self._encoding = tiktoken.Encoding(
             name=name, pat_str=words, mergeable_ranks=dict(ranks), special_tokens=dict(control)
         )
         self._bytes = {rank: token for token, rank in ranks.items()}
-        self._bos = [] if bos is None else [control[bos]]
         self.vocab_size: int = max([*self._bytes, *control.values()]) + 1
         self.bos_token_id = control[bos] if bos is not None else None
+        self._first = [control[bos]] if bos is not None and adds_bos else []
         self.eos_token_ids = frozenset(control[token] for token in eos)
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
         """See `Tokenizer.encode`."""
         if allow_special:
             return self._encoding.encode(text, allowed_special="all")
-        return self._bos + self._encoding.encode_ordinary(text)
+        return self._first + self._encoding.encode_ordinary(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """See `Tokenizer.decode`."""
@@ -63,9 +64,8 @@ def tokenizer_from_ranks(path: Path) -> TiktokenTokenizer:
     ranks = read_ranks(path)
     count = len(ranks)
     if count == 50256:
-        from roseinfer.text.gpt2 import Gpt2Tokenizer
-
-        return Gpt2Tokenizer(ranks)
+        control = {END_OF_TEXT: count}
+        return TiktokenTokenizer(path.name, ranks, GPT2_WORDS, control, bos=END_OF_TEXT, eos=(END_OF_TEXT,))
     if count == 128000:
         return _llama3(path.name, ranks)
     if count == 151643:
@@ -111,6 +111,7 @@ def _llama3(name: str, ranks: Mapping[bytes, int]) -> TiktokenTokenizer:
         LLAMA3_WORDS,
         control,
         bos="<|begin_of_text|>",
+        adds_bos=True,
         eos=("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"),
     )
     tokenizer.vocab_size = first + 256
