@@ -14,6 +14,8 @@ from roseinfer.attention.registry import attention_backend
 from roseinfer.cache.kv_cache import KVCache
 from roseinfer.config import AttentionName
 
+pytestmark = pytest.mark.usefixtures("single_threaded")
+
 HEAD_DIM = 4
 NUM_LAYERS = 2
 

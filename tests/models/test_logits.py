@@ -13,6 +13,8 @@ from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 
+pytestmark = pytest.mark.usefixtures("single_threaded")
+
 PROMPTS = ["a", "some words", "a prompt that is longer than two or three blocks", "of four"]
 
 SAVED: dict[str, tuple[Callable[..., Path], dict[str, Any]]] = {
