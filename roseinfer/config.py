@@ -6,6 +6,7 @@ Unknown keys, wrong types and values out of range are errors that name the key. 
 
 import tomllib
 from collections.abc import Iterable, Mapping
+from itertools import permutations
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -108,6 +109,22 @@ class WorkloadConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """Prompts repeat in turn up to this number; unset: one request a prompt."""
     raw: bool = False
     """Send prompts as they are, even to a model with a chat template."""
+    prompt_length: PositiveInt | str | None = None
+    """Draw prompts of random ids with so many tokens: 128, "100..1024" (uniform), "lognormal:MEDIAN:SIGMA[:MAX]"."""
+    completion_length: PositiveInt | str | None = None
+    """Draw each request's max_new_tokens in the same way."""
+    shared_prefix_length: NonNegativeInt = 0
+    """Tokens that drawn prompts begin with in common, on top of prompt_length."""
+    num_prefixes: PositiveInt = 1
+    """Different shared prefixes, taken in turn."""
+    turns: PositiveInt = 1
+    """Turns of each conversation: a later one's prompt is the whole conversation so far and a new drawn prompt."""
+    request_rate: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """Requests per second that arrive on average, whatever the engine is busy with; unset: all at once."""
+    burst_size: PositiveInt = 1
+    """Requests that arrive together; 1: plain Poisson arrivals."""
+    seed: NonNegativeInt = 0
+    """Of drawn prompts, lengths and arrivals."""
 
 
 class ProfileConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -148,10 +165,15 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     profile: ProfileConfig = ProfileConfig()
 
 
-def load_config(name_or_path: str | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> RunConfig:
+def load_config(
+    name_or_path: str | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    defaults: Mapping[str, Mapping[str, Any]] | None = None,
+) -> RunConfig:
     """Read a TOML file, or a shipped run by its name, and lay `overrides` ({table: {key: value}}) over it.
 
-    Raises UsageError, naming the key, for anything that is not a valid configuration.
+    `defaults` hold where neither says anything. Raises UsageError, naming the key, for anything that is not a valid
+    configuration.
     """
     raw = _read_toml(name_or_path) if name_or_path is not None else {}
     for table, values in (overrides or {}).items():
@@ -160,6 +182,9 @@ def load_config(name_or_path: str | None = None, overrides: Mapping[str, Mapping
             break  # convert() below names the wrong table
         _drop_what_flags_replace(below, values)
         below.update(values)
+    for table, values in (defaults or {}).items():
+        if isinstance(raw.get(table, {}), dict):
+            raw[table] = {**values, **raw.get(table, {})}
     if isinstance(raw.get("sampling"), dict):
         _resolve_do_sample(raw["sampling"])
     try:
@@ -192,7 +217,8 @@ def shipped_configs() -> list[str]:
 
 def _drop_what_flags_replace(below: dict[str, Any], values: Mapping[str, Any]) -> None:
     """Where two keys say one thing in two ways, a flag for one replaces the file's other where that contradicts it."""
-    for flag, other in (("temperature", "do_sample"), ("prompts", "prompts_file"), ("prompts_file", "prompts")):
+    sources = ("prompts", "prompts_file", "prompt_length")
+    for flag, other in (("temperature", "do_sample"), *permutations(sources, 2)):
         if flag in values and other not in values:
             below.pop(other, None)
     if "do_sample" in values and "temperature" not in values and bool(below.get("temperature")) != values["do_sample"]:

@@ -5,7 +5,7 @@ command never sees a flag that is also a config key.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from typing import Annotated, Any
@@ -46,6 +46,8 @@ class _Flag:
     kind: Any = str
     names: tuple[str, ...] = ()
     metavar: str | None = None
+    group: str | None = None
+    """What a command asks for to get it, where that is not the table."""
 
     @property
     def name(self) -> str:
@@ -86,6 +88,14 @@ _FLAGS = (
     _Flag("workload", "prompts_file", "One prompt a line; - is stdin.", metavar="FILE"),
     _Flag("workload", "num_requests", "Repeat the prompts up to this many requests.", int),
     _Flag("workload", "raw", "Send prompts as they are, without the chat template.", bool, names=("--raw/--chat",)),
+    _Flag("workload", "prompt_length", "Draw prompts of so many random ids.", metavar="LENGTH", group="load"),
+    _Flag("workload", "completion_length", "Draw each request's --max-new-tokens.", metavar="LENGTH", group="load"),
+    _Flag("workload", "shared_prefix_length", "Tokens that drawn prompts share.", int, group="load"),
+    _Flag("workload", "num_prefixes", "Different shared prefixes.", int, group="load"),
+    _Flag("workload", "turns", "Turns of each conversation.", int, group="load"),
+    _Flag("workload", "request_rate", "Requests that arrive per second; unset: all at once.", float, group="load"),
+    _Flag("workload", "burst_size", "Requests that arrive together; 1: Poisson.", int, group="load"),
+    _Flag("workload", "seed", "Of drawn prompts and arrivals.", int, names=("--workload-seed",), group="load"),
     _Flag("sampling", "max_new_tokens", "Most tokens of a completion.", int),
     _Flag("sampling", "temperature", "0 is greedy.", float),
     _Flag("sampling", "do_sample", "Sample: temperature 1 unless given.", bool, names=("--do-sample/--no-do-sample",)),
@@ -112,12 +122,18 @@ _FLAGS = (
 Command = Callable[..., None]
 
 
-def configured(*tables: str, base: str | None = None, without: tuple[str, ...] = ()) -> Callable[[Command], Command]:
-    """Give a command `--config` and the flags of `tables`, but those `without`; it gets a `RunConfig` first.
+def configured(
+    *groups: str,
+    base: str | None = None,
+    without: tuple[str, ...] = (),
+    defaults: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Callable[[Command], Command]:
+    """Give a command `--config` and the flags of `groups`, but those `without`; it gets a `RunConfig` first.
 
-    `base` is the shipped run that is read when no `--config` is given.
+    A group is a config table, or `load`: what draws a workload. `base` is the shipped run that is read when no
+    `--config` is given; `defaults` hold where neither a file nor a flag says anything.
     """
-    flags = [flag for flag in _FLAGS if flag.table in tables and flag.key not in without]
+    flags = [flag for flag in _FLAGS if (flag.group or flag.table) in groups and flag.key not in without]
 
     def decorate(command: Command) -> Command:
         @wraps(command)
@@ -127,7 +143,7 @@ def configured(*tables: str, base: str | None = None, without: tuple[str, ...] =
                 value = options.pop(flag.name)
                 if value is not None and value != []:
                     overrides.setdefault(flag.table, {})[flag.key] = value
-            command(load_config(config_name or base, overrides), *args, **options)
+            command(load_config(config_name or base, overrides, defaults), *args, **options)
 
         own = list(inspect.signature(command).parameters.values())[1:]
         name = inspect.Parameter("config_name", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigName)

@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+from typing import Protocol
 
 import msgspec
 
@@ -9,8 +11,10 @@ from roseinfer.config import Mode, SamplingParams
 from roseinfer.costs.step import plan_cost
 from roseinfer.engine.core import Prompt
 from roseinfer.engine.engine import Engine
+from roseinfer.engine.modes import ModeScheduler
 from roseinfer.engine.request import RequestOutput
 from roseinfer.engine.scheduler import Phase, StepPlan
+from roseinfer.workload.load import PlannedRequest, at_once
 
 
 class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,50 +32,10 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What it had to compute."""
     wall_ms: float
 
-
-class WorkloadResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One pass of a workload through one mode."""
-
-    mode: Mode
-    add_s: float
-    """Inside `submit` calls."""
-    run_s: float
-    """All the rest: stepping, and what `on_step` took."""
-    outputs: list[RequestOutput]
-    steps: list[StepRecord]
-    preemptions: int
-
-
-def run_workload(
-    engine: Engine,
-    mode: Mode,
-    prompts: Sequence[Prompt],
-    params: SamplingParams,
-    *,
-    before_step: Callable[[StepPlan], None] | None = None,
-    on_step: Callable[[StepRecord], bool | None] | None = None,
-) -> WorkloadResult:
-    """Submit all prompts to a fresh scheduler and step until they are done, or until `on_step` returns False.
-
-    The prefix cache is empty at the start. `before_step` gets what the next step is going to compute. A pass that
-    `on_step` ends aborts what is unfinished.
-    """
-    engine.pool.reset_prefix_cache()
-    scheduler = engine.scheduler(mode)
-    started_s = time.perf_counter()
-    request_ids = [scheduler.submit(prompt, params) for prompt in prompts]
-    added_s = time.perf_counter()
-    steps: list[StepRecord] = []
-    while scheduler.has_unfinished:
-        if before_step is not None:
-            before_step(scheduler.next_plan())
-        step_s = time.perf_counter()
-        scheduler.step()
-        wall_ms = (time.perf_counter() - step_s) * 1e3
-        plan = scheduler.last_plan
-        assert plan is not None
-        cost = plan_cost(engine.model_config, engine.runner.cache.data.element_size(), plan)
-        record = StepRecord(
+    @classmethod
+    def of(cls, engine: Engine, plan: StepPlan, wall_ms: float) -> "StepRecord":
+        cost = plan_cost(engine.model_config, engine.runner.cache.data.dtype.itemsize, plan)
+        return cls(
             phase=plan.phase,
             batch=len(plan.chunks),
             tokens=plan.num_tokens,
@@ -80,16 +44,162 @@ def run_workload(
             flops=cost.flops,
             wall_ms=wall_ms,
         )
-        steps.append(record)
-        if on_step is not None and on_step(record) is False:
-            break
-    for request_id in request_ids:
-        scheduler.abort(request_id)
-    return WorkloadResult(
-        mode=mode,
-        add_s=added_s - started_s,
-        run_s=time.perf_counter() - added_s,
-        outputs=scheduler.take_outputs(),
-        steps=steps,
-        preemptions=scheduler.num_preemptions,
-    )
+
+
+class WorkloadResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One pass of a workload through one mode. Times are seconds on the clock of the outputs."""
+
+    mode: Mode
+    started_s: float
+    add_s: float
+    """Inside `submit` calls."""
+    run_s: float
+    """All the rest: stepping, waiting for arrivals, and what `on_step` took."""
+    arrivals_s: list[float]
+    """When each request arrived, by its id."""
+    outputs: list[RequestOutput]
+    steps: list[StepRecord]
+    preemptions: int
+    queried_tokens: int
+    """Tokens of admitted requests, those admitted again after a preemption included."""
+    cached_tokens: int
+    """Of those, the ones that the prefix cache held."""
+
+
+class Clock(Protocol):
+    """The time, and how to let it pass. It must be the one that the engine stamps tokens with."""
+
+    def now_s(self) -> float: ...
+
+    def wait_until(self, time_s: float) -> None: ...
+
+
+class WallClock:
+    """`time.perf_counter`."""
+
+    def now_s(self) -> float:
+        return time.perf_counter()
+
+    def wait_until(self, time_s: float) -> None:
+        """Sleep most of the way, which may take a little longer than asked, and watch the clock for the rest."""
+        if (left_s := time_s - time.perf_counter()) > 0.002:
+            time.sleep(left_s - 0.001)
+        while time.perf_counter() < time_s:
+            pass
+
+
+WALL_CLOCK = WallClock()
+
+OnStep = Callable[[StepRecord], bool | None]
+"""Called after each step; False ends the pass."""
+
+
+def run_workload(
+    engine: Engine,
+    mode: Mode,
+    prompts: Sequence[Prompt],
+    params: SamplingParams,
+    *,
+    on_step: OnStep | None = None,
+) -> WorkloadResult:
+    """Run prompts that are all there from the start; see `run_load`."""
+    return run_load(engine, mode, at_once(prompts, params), on_step=on_step)
+
+
+def run_load(
+    engine: Engine,
+    mode: Mode,
+    load: Sequence[PlannedRequest],
+    *,
+    on_step: OnStep | None = None,
+    clock: Clock = WALL_CLOCK,
+) -> WorkloadResult:
+    """Submit requests to a fresh scheduler as they arrive, and step until all are done, or `on_step` returns False.
+
+    A pass that `on_step` ends aborts what is unfinished.
+    """
+    return _Pass(engine, mode, load, clock).run(on_step)
+
+
+class _Pass:
+    """One pass in progress."""
+
+    def __init__(self, engine: Engine, mode: Mode, load: Sequence[PlannedRequest], clock: Clock) -> None:
+        self._engine, self._mode, self._load, self._clock = engine, mode, load, clock
+        self._scheduler: ModeScheduler = engine.scheduler(mode)
+        self._started_s = clock.now_s()
+        self._add_s = 0.0
+        self._due: list[tuple[float, int]] = []  # a heap of (arrival, index in the load)
+        self._next_turns: dict[int, int] = {}  # index in the load -> index of what continues it
+        for index, planned in enumerate(load):
+            if planned.continues is None:
+                heappush(self._due, (self._started_s + planned.arrival_s, index))
+            else:
+                self._next_turns[planned.continues] = index
+        self._submitted: list[tuple[int, float]] = []  # by request id: index in the load, arrival
+        self._said: dict[int, list[int]] = {}  # index in the load -> the conversation before it
+        self._outputs: list[RequestOutput] = []
+        self._steps: list[tuple[StepPlan, float]] = []
+
+    def run(self, on_step: OnStep | None) -> WorkloadResult:
+        statistics = self._engine.pool.statistics
+        queried, hit = statistics.queried_tokens, statistics.hit_tokens
+        goes_on = True
+        while goes_on:
+            self._submit_arrived()
+            if self._scheduler.has_unfinished:
+                goes_on = self._step(on_step)
+            elif self._due:
+                self._clock.wait_until(self._due[0][0])
+            else:
+                break
+        for request_id in range(len(self._submitted)):
+            self._scheduler.abort(request_id)
+        ended_s = self._clock.now_s()
+        outputs = sorted(
+            self._outputs + self._scheduler.take_outputs(), key=lambda out: (out.request_id, out.sample_index)
+        )
+        return WorkloadResult(
+            mode=self._mode,
+            started_s=self._started_s,
+            add_s=self._add_s,
+            run_s=ended_s - self._started_s - self._add_s,
+            arrivals_s=[arrival_s for _, arrival_s in self._submitted],
+            outputs=outputs,
+            steps=[StepRecord.of(self._engine, plan, wall_ms) for plan, wall_ms in self._steps],
+            preemptions=self._scheduler.num_preemptions,
+            queried_tokens=statistics.queried_tokens - queried,
+            cached_tokens=statistics.hit_tokens - hit,
+        )
+
+    def _submit_arrived(self) -> None:
+        while self._due and self._due[0][0] <= self._clock.now_s():
+            arrival_s, index = heappop(self._due)
+            planned = self._load[index]
+            prompt = planned.prompt
+            if planned.continues is not None:
+                prompt = [*self._said.pop(index), *self._engine.encode(prompt)]
+            begun_s = self._clock.now_s()
+            self._scheduler.submit(prompt, planned.params)
+            self._add_s += self._clock.now_s() - begun_s
+            self._submitted.append((index, arrival_s))
+
+    def _step(self, on_step: OnStep | None) -> bool:
+        begun_s = self._clock.now_s()
+        self._scheduler.step()
+        wall_ms = (self._clock.now_s() - begun_s) * 1e3
+        plan = self._scheduler.last_plan
+        assert plan is not None
+        self._steps.append((plan, wall_ms))  # costs are counted after the pass: they are no part of it
+        if self._next_turns:
+            self._continue_conversations()
+        return on_step is None or on_step(StepRecord.of(self._engine, plan, wall_ms)) is not False
+
+    def _continue_conversations(self) -> None:
+        """Let the next turn arrive of what the last step has ended."""
+        for output in self._scheduler.take_outputs():
+            self._outputs.append(output)
+            index = self._submitted[output.request_id][0]
+            if output.sample_index == 0 and index in self._next_turns:
+                self._said[self._next_turns[index]] = output.prompt_token_ids + output.token_ids
+                heappush(self._due, (self._clock.now_s(), self._next_turns.pop(index)))

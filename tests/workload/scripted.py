@@ -1,0 +1,133 @@
+"""An engine whose steps take the times it is told, on a clock that nothing else moves."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+
+from roseinfer.cache.block_pool import BlockPool
+from roseinfer.config import EngineConfig, Mode, SamplingParams
+from roseinfer.engine.core import Prompt
+from roseinfer.engine.engine import Engine
+from roseinfer.engine.request import Request, RequestOutput, TokenEvent
+from roseinfer.engine.scheduler import Policy, Scheduler, StepPlan
+from roseinfer.models.config import ModelConfig
+
+
+class SimulatedClock:
+    """Time in seconds, from 100."""
+
+    def __init__(self) -> None:
+        self.time_s = 100.0
+
+    def now_s(self) -> float:
+        return self.time_s
+
+    def wait_until(self, time_s: float) -> None:
+        self.time_s = max(self.time_s, time_s)
+
+
+class ScriptedScheduler:
+    """The real batching, but a model that takes `step_s(plan)` and always says 7."""
+
+    def __init__(self, engine: "ScriptedEngine", policy: Policy) -> None:
+        self._engine = engine
+        self._scheduler = Scheduler(engine.pool, policy)
+        self._requests: list[Request] = []
+        self._finished: list[Request] = []
+        self.last_plan: StepPlan | None = None
+
+    @property
+    def has_unfinished(self) -> bool:
+        return self._scheduler.has_unfinished
+
+    @property
+    def num_preemptions(self) -> int:
+        return self._scheduler.num_preemptions
+
+    def submit(self, prompt: Sequence[int], params: SamplingParams) -> int:
+        submitted_s = self._engine.clock.time_s
+        self._engine.clock.time_s += self._engine.submit_s
+        request = Request(
+            id=len(self._requests),
+            sample_index=0,
+            parent=None,
+            prompt_token_ids=list(prompt),
+            params=params,
+            seed=0,
+            max_new_tokens=params.max_new_tokens,
+            stop_token_ids=frozenset(),
+            submitted_s=submitted_s,
+        )
+        self._requests.append(request)
+        self._scheduler.add(request)
+        return request.id
+
+    def step(self) -> list[TokenEvent]:
+        plan = self._scheduler.plan()
+        self._scheduler.begin(plan)
+        self._engine.clock.time_s += self._engine.step_s(plan)
+        self.last_plan = plan
+        for request in self._scheduler.commit(plan, [7] * sum(chunk.samples for chunk in plan.chunks)):
+            request.token_times_s.append(self._engine.clock.time_s)
+            if request.finish_reason is not None:
+                self._finished.append(request)
+        return []
+
+    def take_outputs(self) -> list[RequestOutput]:
+        finished, self._finished = self._finished, []
+        return [request.output() for request in sorted(finished, key=lambda request: request.id)]
+
+    def abort(self, request_id: int) -> None:
+        request = self._requests[request_id]
+        if request.finish_reason is None:
+            self._scheduler.abort(request)
+            self._finished.append(request)
+
+
+class ScriptedEngine:
+    """Prefill takes `token_s` a token and decode `decode_s` a step, unless a test says otherwise."""
+
+    model_config = ModelConfig(
+        architecture="gpt2",
+        vocab_size=100,
+        hidden_size=8,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=2,
+        head_dim=4,
+        intermediate_size=16,
+        max_position_embeddings=4096,
+        norm_eps=1e-5,
+        tie_word_embeddings=True,
+    )
+
+    def __init__(
+        self, *, max_batch_size: int = 8, decode_s: float = 0.01, token_s: float = 0.001, submit_s: float = 0.0
+    ) -> None:
+        self.clock = SimulatedClock()
+        self.config = EngineConfig(max_batch_size=max_batch_size)
+        self.pool = BlockPool(4096, 4)
+        self.dtype = torch.float32
+        self.runner = SimpleNamespace(
+            device=torch.device("cpu"), cache=SimpleNamespace(data=torch.empty(0, dtype=torch.float32))
+        )
+        self.chat_template = None
+        self.decode_s, self.token_s, self.submit_s = decode_s, token_s, submit_s
+
+    def step_s(self, plan: StepPlan) -> float:
+        prefill = sum(chunk.num_tokens for chunk in plan.chunks if not chunk.is_decode)
+        return prefill * self.token_s + (self.decode_s if any(chunk.is_decode for chunk in plan.chunks) else 0.0)
+
+    def scheduler(self, mode: Mode) -> ScriptedScheduler:
+        size = 1 if mode == "naive" else self.config.max_batch_size
+        return ScriptedScheduler(self, Policy(size, 10_000, 10_000, longest_first=mode == "offline"))
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        return [int(cast("Any", token_id)) for token_id in prompt]
+
+    @property
+    def as_engine(self) -> Engine:
+        """Itself, for whoever wants the real one's type."""
+        return cast("Engine", self)
