@@ -121,6 +121,13 @@ def test_the_stub_at_the_end_of_a_recording_is_no_step(tmp_path: Path) -> None:
     assert span_of(summary, "ProfilerStep").calls == 3
 
 
+def test_a_short_stub_with_work_in_it_is_no_step_either(tmp_path: Path) -> None:
+    spans = [event("user_annotation", f"ProfilerStep#{index}", 100 * index, 90) for index in range(3)]
+    spans.append(event("user_annotation", "ProfilerStep#3", 300, 6))
+    ops = [event("cpu_op", "aten::mm", 100 * index + 1, 5) for index in range(4)]
+    assert summarize_trace(write(tmp_path / "t.json", spans + ops)).steps.count == 3
+
+
 @pytest.mark.parametrize(
     ("name", "group"),
     [
