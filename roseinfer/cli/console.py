@@ -55,3 +55,21 @@ def progress(what: str, unit: str = "steps") -> Iterator[OnProgress | None]:
     with Progress(*columns, console=stderr, transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str], OnProgress] | None]:
+    """A progress bar for each part of a longer work, shown from its first news on; None when not on a terminal."""
+    if settings.quiet or not stderr.is_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr, transient=True) as bars:
+
+        def stage(what: str) -> OnProgress:
+            task = bars.add_task(what, total=None, visible=False)
+            return lambda done, total: bars.update(task, completed=done, total=total, visible=True)
+
+        yield stage

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from operator import index
 from typing import TypeAlias, TypeGuard
 
+import torch
+
 from roseinfer.cache.block_pool import BlockPool
 from roseinfer.config import EngineConfig
 from roseinfer.engine.runner import Runner
@@ -37,9 +39,14 @@ class EngineCore:
     max_model_len: int
 
     @property
-    def dtype_name(self) -> str:
+    def dtype(self) -> torch.dtype:
         """Of weights, activations and KV cache."""
-        return str(self.runner.cache.data.dtype).removeprefix("torch.")
+        return self.runner.cache.data.dtype
+
+    @property
+    def dtype_name(self) -> str:
+        """`dtype` without its module."""
+        return str(self.dtype).removeprefix("torch.")
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt; of an empty one, the token that begins a text.

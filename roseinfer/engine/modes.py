@@ -31,7 +31,7 @@ class ModeScheduler(ABC):
         self.engine = engine
         self.last_plan: StepPlan | None = None
         """What the last step computed."""
-        self._scheduler = Scheduler(engine.pool, self._policy(engine.config))
+        self._scheduler = Scheduler(engine.pool, self.policy(engine.config))
         self._unfinished: dict[int, list[_Stream]] = {}  # by request id
         self._finished: list[Request] = []
         self._num_submitted = 0
@@ -52,7 +52,7 @@ class ModeScheduler(ABC):
         Raises UsageError for one that can never run; nothing is queued then.
         """
         submitted_s = time.perf_counter()
-        requests = self._requests(prompt, params or SamplingParams(), submitted_s)
+        requests = self.make_requests(prompt, params or SamplingParams(), submitted_s)
         request_id = requests[0].id
         if requests[0].max_new_tokens == 0:
             for request in requests:
@@ -112,10 +112,11 @@ class ModeScheduler(ABC):
 
     @staticmethod
     @abstractmethod
-    def _policy(config: EngineConfig) -> Policy:
+    def policy(config: EngineConfig) -> Policy:
         """The limits of this mode's batches."""
 
-    def _requests(self, prompt: Prompt, params: SamplingParams, submitted_s: float) -> list[Request]:
+    def make_requests(self, prompt: Prompt, params: SamplingParams, submitted_s: float = 0.0) -> list[Request]:
+        """The `n` requests that `submit` would queue for a prompt. Raises UsageError for what cannot run."""
         token_ids = self.engine.encode(prompt)
         self._check(params)
         room = self.engine.max_model_len - len(token_ids)
@@ -219,7 +220,7 @@ class OnlineScheduler(ModeScheduler):
     """Requests come and go at any time; every step brings the running ones one token further."""
 
     @staticmethod
-    def _policy(config: EngineConfig) -> Policy:
+    def policy(config: EngineConfig) -> Policy:
         return Policy(config.max_batch_size, config.max_batch_tokens, _ONLINE_PREFILL_BESIDE_DECODE)
 
 
@@ -227,7 +228,7 @@ class OfflineScheduler(ModeScheduler):
     """All requests are known before the run, and only the whole run's time counts."""
 
     @staticmethod
-    def _policy(config: EngineConfig) -> Policy:
+    def policy(config: EngineConfig) -> Policy:
         return Policy(config.max_batch_size, config.max_batch_tokens, config.max_batch_tokens, longest_first=True)
 
 
@@ -235,7 +236,7 @@ class NaiveScheduler(ModeScheduler):
     """One request at a time: what batching is measured against."""
 
     @staticmethod
-    def _policy(config: EngineConfig) -> Policy:
+    def policy(config: EngineConfig) -> Policy:
         return Policy(1, config.max_batch_tokens, config.max_batch_tokens)
 
 

@@ -1,80 +1,176 @@
-"""torch.profiler around a loop of steps: so many to wait, to warm up, and to record, into one trace file."""
+"""torch.profiler around a loop of steps, driven by a schedule, one trace file a cycle."""
 
+import gc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+import msgspec
 import torch
 import torch.autograd.profiler as autograd_profiler
-from torch.profiler import ProfilerActivity, profile, schedule
+from torch.profiler import ProfilerActivity, profile
 
 from roseinfer.config import ProfileConfig
 from roseinfer.errors import RoseinferError
 from roseinfer.profiling.quiet import without_usdt_lines
+from roseinfer.profiling.schedule import Action, Schedule
+
+
+class RecordedCycle(msgspec.Struct, frozen=True, kw_only=True):
+    """One cycle's trace file."""
+
+    cycle: int
+    trace: str
+    """File name inside the run directory."""
+    steps: int
+    partial: str | None
+    """Why fewer steps than asked for were recorded; None for a whole cycle."""
 
 
 class Recorder:
-    """One cycle of the profiler's schedule; call `step` after each step of the loop inside it.
+    """A context around a loop: `begin_step` before each step of it, `end_step` after.
 
-    The trace is written to `trace_path`, uncompressed: a caller compresses it outside the loop.
+    Leaving it, by an exception too, keeps what a cycle has recorded so far and marks it partial. Traces are written
+    plainly: a caller compresses them outside the loop.
     """
 
-    def __init__(self, config: ProfileConfig, device: torch.device, trace_path: Path) -> None:
-        self._before = config.wait + config.warmup
-        self._total = self._before + config.active
+    def __init__(self, config: ProfileConfig, device: torch.device, folder: Path) -> None:
+        self.schedule = Schedule(config)
+        self.cycles: list[RecordedCycle] = []
+        self.num_steps = 0
+        """Steps of the loop so far."""
+        self._config = config
         self._device = device
-        self._trace_path = trace_path
-        self._num_steps = 0
-        activities = [ProfilerActivity.CPU]
-        if device.type == "cuda":
-            activities.append(ProfilerActivity.CUDA)
-        with warnings.catch_warnings():
-            # torch warns of a schedule without warm-up, and of cycles that later ones replace: neither is a surprise.
-            warnings.simplefilter("ignore", UserWarning)
-            self._profiler = profile(
-                activities=activities,
-                schedule=schedule(wait=config.wait, warmup=config.warmup, active=config.active, repeat=1),
-                on_trace_ready=self._export,
-            )
+        self._folder = folder
+        self._profiler: profile | None = None
+        self._cycle = 0  # of the recording that goes on
+        self._recorded = 0
+        self._recording = False
+        self._step_span: autograd_profiler.record_function | None = None
 
     def __enter__(self) -> "Recorder":
         if autograd_profiler._is_profiler_enabled:
-            raise RoseinferError("another torch profiler is recording in this process: stop it first")
-        self._synchronize_before_active()
-        self._transition(self._profiler.start)
+            raise RoseinferError("another torch profiler is recording in this process: stop it before profiling")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._transition(self._profiler.stop)
-
-    @property
-    def is_active(self) -> bool:
-        """Whether the step that comes next, or runs now, is recorded."""
-        return self._before <= self._num_steps < self._total
+        self._leave_step()
+        if self._recording and self._recorded:
+            self._finish(_reason(error))
+        else:
+            self._discard()
 
     @property
     def is_done(self) -> bool:
-        return self._num_steps >= self._total
+        return self.schedule.is_done
 
-    def step(self) -> None:
-        """One step of the loop is over."""
-        self._num_steps += 1
-        self._synchronize_before_active()
-        self._transition(self._profiler.step)
+    @property
+    def is_recording(self) -> bool:
+        """Whether the step that runs now is recorded."""
+        return self._recording
 
-    def _synchronize_before_active(self) -> None:
-        """The profiler does not wait for the warm-up's kernels, which would then run inside the first active step."""
-        if self._num_steps == self._before and self._device.type == "cuda":
+    @property
+    def cycle(self) -> int:
+        """The cycle that the step that runs now belongs to."""
+        return self._cycle
+
+    def begin_step(self, matches: bool = True) -> None:
+        """A step is about to run; `matches` says whether it is of the phase to record."""
+        action = self.schedule.upcoming(matches)
+        if self._recording and (action is not Action.RECORD or self.schedule.cycle != self._cycle):
+            self._finish("the phase to record ended before the window was full")
+        if action is not Action.IDLE and self._profiler is None:
+            self._prepare()
+        if action is Action.RECORD:
+            if not self._recording:
+                self._start()
+            self._step_span = autograd_profiler.record_function(f"ProfilerStep#{self.num_steps}")
+            self._step_span.__enter__()  # type: ignore[no-untyped-call]
+
+    def end_step(self) -> None:
+        """The step is over."""
+        self._leave_step()
+        self.num_steps += 1
+        self._recorded += self._recording
+        if self.schedule.advance():
+            self._finish(None)
+
+    def _leave_step(self) -> None:
+        if self._step_span is not None:
+            self._step_span.__exit__(None, None, None)
+            self._step_span = None
+
+    def _prepare(self) -> None:
+        config = self._config
+        activities = [ProfilerActivity.CPU]
+        if self._device.type == "cuda":
+            activities.append(ProfilerActivity.CUDA)
+        self._profiler = profile(
+            activities=activities,
+            record_shapes=config.record_shapes,
+            with_stack=config.with_stack,
+            profile_memory=config.profile_memory,
+            with_modules=config.with_modules,
+        )
+        _quietly(self._profiler.prepare_trace)
+
+    def _start(self) -> None:
+        assert self._profiler is not None
+        if self._device.type == "cuda":
+            # The profiler does not wait for earlier kernels, which would then run inside the first recorded step.
             torch.cuda.synchronize(self._device)
+        self._cycle = self.schedule.cycle
+        self._recorded = 0
+        _quietly(self._profiler.start_trace)
+        self._recording = True
 
-    @staticmethod
-    def _transition(call: Callable[[], None]) -> None:
-        with without_usdt_lines(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            call()
+    def _finish(self, partial: str | None) -> None:
+        assert self._profiler is not None
+        profiler, self._profiler = self._profiler, None
+        self._recording = False
+        _quietly(profiler.stop_trace)
+        path = self._folder / f"rank0-cycle{self._cycle}.pt.trace.json"
+        # Known before it is written: a disk that fills up must not hide that there was a recording.
+        self.cycles.append(RecordedCycle(cycle=self._cycle, trace=path.name, steps=self._recorded, partial=partial))
+        profiler.export_chrome_trace(str(path))
+        _check_whole(path)
+        del profiler
+        gc.collect()  # without it, memory grows with every cycle
 
-    def _export(self, profiler: profile) -> None:
-        profiler.export_chrome_trace(str(self._trace_path))
+    def _discard(self) -> None:
+        """A profiler that was only warming up, or has seen no whole step, leaves nothing."""
+        if self._profiler is None:
+            return
+        profiler, self._profiler = self._profiler, None
+        if not self._recording:
+            _quietly(profiler.start_trace)
+        self._recording = False
+        _quietly(profiler.stop_trace)
+
+
+def _quietly(call: Callable[[], None]) -> None:
+    with without_usdt_lines(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        call()
+
+
+def _reason(error: BaseException | None) -> str:
+    if error is None:
+        return "the loop ended before the window was full"
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return f"the loop failed: {type(error).__name__}"
+
+
+def _check_whole(path: Path) -> None:
+    """The profiler writes from C++ and does not say when a disk is full: a whole trace ends with a brace."""
+    size = path.stat().st_size if path.exists() else 0
+    if size:
+        with path.open("rb") as file:
+            file.seek(max(0, size - 16))
+            if file.read().rstrip().endswith(b"}"):
+                return
+    raise RoseinferError(f"the trace {path} could not be written whole: is the disk full?")

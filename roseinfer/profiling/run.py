@@ -1,44 +1,42 @@
-"""A whole profile run: the unprofiled baseline first, then the recording, then the files."""
+"""A whole profile run of an engine: the unprofiled baseline first, then the recording."""
 
-import gzip
-import shutil
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
 import msgspec
 
-from roseinfer.config import RunConfig
+from roseinfer.config import ProfileConfig, RunConfig
+from roseinfer.costs.ceilings import ceilings
 from roseinfer.engine.core import Prompt
-from roseinfer.engine.device import device_name
 from roseinfer.engine.engine import Engine
+from roseinfer.engine.memory import parse_bytes
+from roseinfer.engine.scheduler import Phase, StepPlan
 from roseinfer.errors import RoseinferError, UsageError
+from roseinfer.profiling.dry_run import PlannedStep, planned_steps
+from roseinfer.profiling.estimate import OpCounter, trace_bytes
 from roseinfer.profiling.recorder import Recorder
-from roseinfer.profiling.run_dir import (
-    Manifest,
-    ProfiledStep,
-    Schedule,
-    check_writable,
-    create_run_dir,
-    point_latest_to,
-    write_json,
-)
-from roseinfer.trace import Summary, summarize_trace
-from roseinfer.workload.provenance import ModelInfo, current_versions
+from roseinfer.profiling.run_dir import ProfiledStep, check_writable
+from roseinfer.profiling.schedule import steps_needed
+from roseinfer.profiling.session import ProfileSession, SessionResult, record_session
+from roseinfer.workload.provenance import ModelInfo
 from roseinfer.workload.report import Report
 from roseinfer.workload.run import StepRecord, WorkloadResult, run_workload
 
 _WARM_UP_STEPS = 64
 """Most steps of the pass before the baseline: what runs for the first time loads kernels and grows memory pools."""
+_COUNTED_STEPS = 3
+"""Steps whose operators are counted, to estimate the trace's size."""
+
+OnProgress = Callable[[int, int], None]
 
 
 class ProfileResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a profile run left on disk, and its figures."""
+    """What a profile run left on disk, and the figures of its unprofiled pass."""
 
-    run_dir: Path
-    traces: list[Path]
+    session: SessionResult
     report: Report
-    summary: Summary
 
 
 def profile_run(
@@ -46,117 +44,172 @@ def profile_run(
     prompts: Sequence[Prompt],
     config: RunConfig,
     *,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_step: OnProgress | None = None,
+    on_compress: OnProgress | None = None,
+    on_warning: Callable[[str], None] | None = None,
 ) -> ProfileResult:
     """Profile the workload on the engine into a new run directory.
 
     The report comes from a pass with no profiler, before the process first touches one: a profiler slows what runs
-    under it, and on a GPU what runs after it, too. `on_progress` gets (steps done, steps in all) of the recording.
+    under it, and on a GPU what runs after it, too. Raises UsageError, with the arithmetic, for a schedule that the
+    workload cannot fill.
     """
-    profile_dir = Path(config.profile.profile_dir)
-    check_writable(profile_dir)
-    baseline = _baseline(engine, prompts, config)
-    run_dir = create_run_dir(profile_dir, config.workload.mode)
-    try:
-        return _record_into(run_dir, engine, prompts, config, baseline, on_progress)
-    except OSError as error:
-        raise RoseinferError(f"cannot write to {run_dir}: {error.strerror or error}") from None
-
-
-def _baseline(engine: Engine, prompts: Sequence[Prompt], config: RunConfig) -> WorkloadResult:
-    steps_seen = 0
-
-    def first_steps(_record: StepRecord) -> bool:
-        nonlocal steps_seen
-        steps_seen += 1
-        return steps_seen < _WARM_UP_STEPS
-
-    run_workload(engine, config.workload.mode, prompts, config.sampling, on_step=first_steps)
-    if steps_seen == 0:
-        raise UsageError("the workload has no step to profile: max_new_tokens is 0")
-    return run_workload(engine, config.workload.mode, prompts, config.sampling)
-
-
-def _record_into(
-    run_dir: Path,
-    engine: Engine,
-    prompts: Sequence[Prompt],
-    config: RunConfig,
-    baseline: WorkloadResult,
-    on_progress: Callable[[int, int], None] | None,
-) -> ProfileResult:
-    plain = run_dir / "rank0-cycle0.pt.trace.json"
-    steps = _record(engine, prompts, config, plain, on_progress)
-    trace = _compress(plain)
-    summary = summarize_trace(trace)
+    check_writable(Path(config.profile.profile_dir))
+    planned = planned_steps(engine, config.workload.mode, prompts, config.sampling)
+    _check_fits(config, planned)
+    ops_per_step = _warm_up(engine, prompts, config)
+    warnings = _size_warnings(config.profile, engine, ops_per_step)
+    for warning in warnings:
+        if on_warning is not None:
+            on_warning(warning)
+    baseline = run_workload(engine, config.workload.mode, prompts, config.sampling)
     report = Report.of(baseline)
-    write_json(run_dir / "summary.json", summary)
-    write_json(run_dir / "manifest.json", _manifest(engine, config, baseline, report, steps, trace))
-    point_latest_to(run_dir)
-    return ProfileResult(run_dir=run_dir, traces=[trace], report=report, summary=summary)
+    device = engine.runner.device
+    limits = ceilings(device, engine.dtype)
+    with record_session(config.profile, device, config.workload.mode, on_compress) as session:
+        session.warnings += warnings
+        session.details |= {
+            "config": msgspec.to_builtins(config, str_keys=True),
+            "model": ModelInfo.of(engine),
+            "ceilings": {"copy_bytes_per_s": limits.copy_bytes_per_s, "flops_per_s": limits.flops_per_s},
+            "baseline_step_ms": _baseline_step_ms(baseline),
+            "report": report,
+        }
+        _record(session, engine, prompts, config, _steady_batch(planned), on_step)
+    if session.result is None or not session.is_done:
+        raise RoseinferError(_ended_early(session, config.profile))
+    return ProfileResult(session=session.result, report=report)
 
 
-def _record(
-    engine: Engine,
-    prompts: Sequence[Prompt],
-    config: RunConfig,
-    trace_path: Path,
-    on_progress: Callable[[int, int], None] | None,
-) -> list[ProfiledStep]:
-    """Loop the workload, with fresh requests each time, until the schedule is done; the active steps."""
-    schedule = config.profile
-    total = schedule.wait + schedule.warmup + schedule.active
-    active: list[ProfiledStep] = []
-    done = 0
-
-    with Recorder(schedule, engine.runner.device, trace_path) as recorder:
-
-        def after_step(record: StepRecord) -> bool:
-            nonlocal done
-            if recorder.is_active:
-                active.append(ProfiledStep(done, 0, record.phase, record.batch, record.tokens, record.context_tokens))
-            done += 1
-            recorder.step()
-            if on_progress is not None:
-                on_progress(done, total)
-            return not recorder.is_done
-
-        while not recorder.is_done:
-            run_workload(engine, config.workload.mode, prompts, config.sampling, on_step=after_step)
-    return active
+def _ended_early(session: ProfileSession, config: ProfileConfig) -> str:
+    kept = f"; what was recorded is in {session.run_dir}" if session.result is not None else ""
+    if config.loop:
+        return f"no step of phase {config.phase} came, since EOS ended completions early{kept}: give --no-stop-on-eos"
+    return (
+        f"the workload ended after {session.recorder.num_steps} of the {steps_needed(config)} steps of the schedule, "
+        f"since EOS ended completions early{kept}: drop --no-loop or give --no-stop-on-eos"
+    )
 
 
-def _compress(plain: Path) -> Path:
-    """Gzip at level 1: torch's own level 9 takes several times as long for a tenth less."""
-    target = plain.with_name(f"{plain.name}.gz")
-    with plain.open("rb") as source, gzip.open(target, "wb", compresslevel=1) as sink:
-        shutil.copyfileobj(source, sink, 1 << 20)
-    plain.unlink()
-    return target
+def _check_fits(config: RunConfig, planned: list[PlannedStep]) -> None:
+    """Refuse now what could never be recorded."""
+    profile = config.profile
+    if not planned:
+        raise UsageError("the workload has no step to profile: max_new_tokens is 0")
+    if not any(_matches(profile, step.phase, step.batch, _steady_batch(planned)) for step in planned):
+        phases = ", ".join(sorted({step.phase for step in planned}))
+        raise UsageError(f"the workload has no step of phase {profile.phase}, only of: {phases}")
+    needed = steps_needed(profile)
+    if not profile.loop and len(planned) < needed:
+        raise UsageError(
+            f"the schedule takes {profile.skip_first} (skip first) + {profile.repeat} x ({profile.wait} wait + "
+            f"{profile.warmup} warm-up + {profile.active} active) = {needed} steps, but one pass of the workload has "
+            f"at most {len(planned)}: drop --no-loop, shorten the schedule or raise max_new_tokens"
+        )
 
 
-def _manifest(
-    engine: Engine,
-    config: RunConfig,
-    baseline: WorkloadResult,
-    report: Report,
-    steps: list[ProfiledStep],
-    trace: Path,
-) -> Manifest:
+def _warm_up(engine: Engine, prompts: Sequence[Prompt], config: RunConfig) -> float:
+    """Run the first steps unmeasured; how many operators the first few called, on average."""
+    counter = OpCounter()
+    steps = 0
+
+    def after_step(_record: StepRecord) -> bool:
+        nonlocal steps
+        steps += 1
+        return steps < _COUNTED_STEPS
+
+    with counter:
+        run_workload(engine, config.workload.mode, prompts, config.sampling, on_step=after_step)
+    counted = counter.count / max(steps, 1)
+
+    def until_warm(_record: StepRecord) -> bool:
+        nonlocal steps
+        steps += 1
+        return steps < _WARM_UP_STEPS
+
+    run_workload(engine, config.workload.mode, prompts, config.sampling, on_step=until_warm)
+    return counted
+
+
+def _size_warnings(config: ProfileConfig, engine: Engine, ops_per_step: float) -> list[str]:
+    limit = parse_bytes(config.max_trace_size)
+    if limit is None:
+        raise UsageError(f"max_trace_size {config.max_trace_size!r} is no size: write bytes like 1GiB")
+    size = trace_bytes(config, engine.runner.device, ops_per_step)
+    if size <= limit:
+        return []
+    return [
+        f"a trace of {config.active} active steps takes about {size / 2**30:.2f} GiB, uncompressed, and is held in "
+        f"memory until it is written; max_trace_size is {config.max_trace_size}: record fewer active steps"
+    ]
+
+
+def _baseline_step_ms(baseline: WorkloadResult) -> dict[str, float]:
     by_phase: dict[str, list[float]] = {}
     for step in baseline.steps:
         by_phase.setdefault(step.phase, []).append(step.wall_ms)
-    return Manifest(
-        versions=current_versions(),
-        device=device_name(engine.runner.device),
-        rank=0,
-        world_size=1,
-        config=config,
-        model=ModelInfo.of(engine),
-        schedule=Schedule(config.profile.wait, config.profile.warmup, config.profile.active),
-        baseline_step_ms={phase: median(times) for phase, times in by_phase.items()},
-        report=report,
-        steps=steps,
-        traces=[trace.name],
-        warnings=[],
+    return {phase: median(times) for phase, times in by_phase.items()}
+
+
+def _steady_batch(planned: list[PlannedStep]) -> int:
+    """The largest batch that the workload decodes."""
+    return max((step.batch for step in planned if step.phase == "decode"), default=0)
+
+
+def _matches(config: ProfileConfig, phase: Phase, batch: int, steady_batch: int) -> bool:
+    match config.phase:
+        case "any":
+            return True
+        case "prefill":
+            return phase != "decode"
+        case "decode":
+            return phase == "decode"
+        case "steady":
+            return phase == "decode" and batch == steady_batch
+
+
+def _record(
+    session: ProfileSession,
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    config: RunConfig,
+    steady_batch: int,
+    on_step: OnProgress | None,
+) -> None:
+    """Send the workload, again and again with fresh requests where it loops, until the schedule is done."""
+    recorder, total = session.recorder, steps_needed(config.profile)
+    steps: list[ProfiledStep] = []
+    session.details["steps"] = steps
+
+    def before_step(plan: StepPlan) -> None:
+        recorder.begin_step(_matches(config.profile, plan.phase, len(plan.chunks), steady_batch))
+
+    def after_step(record: StepRecord) -> bool:
+        if recorder.is_recording:
+            steps.append(_profiled(record, recorder))
+        recorder.end_step()
+        if on_step is not None:
+            on_step(min(recorder.num_steps, total), total)
+        return not recorder.is_done
+
+    while not recorder.is_done:
+        before = dataclasses.astuple(recorder.schedule)
+        run_workload(
+            engine, config.workload.mode, prompts, config.sampling, before_step=before_step, on_step=after_step
+        )
+        # A whole pass without progress: EOS keeps the phase to record from coming, now and in every later pass.
+        if not config.profile.loop or dataclasses.astuple(recorder.schedule) == before:
+            break
+
+
+def _profiled(record: StepRecord, recorder: Recorder) -> ProfiledStep:
+    return ProfiledStep(
+        index=recorder.num_steps,
+        cycle=recorder.cycle,
+        phase=record.phase,
+        batch=record.batch,
+        tokens=record.tokens,
+        context_tokens=record.context_tokens,
+        bytes=record.bytes,
+        flops=record.flops,
     )

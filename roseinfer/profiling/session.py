@@ -1,0 +1,161 @@
+"""Profiling any loop of steps into a run directory: what `roseinfer profile` uses, and what a library user can."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from roseinfer.config import ProfileConfig
+from roseinfer.engine.device import device_name, resolve_device
+from roseinfer.errors import RoseinferError
+from roseinfer.profiling.recorder import Recorder
+from roseinfer.profiling.run_dir import (
+    SCHEMA_VERSION,
+    Manifest,
+    compress,
+    create_run_dir,
+    point_latest_to,
+    remove_run_dir,
+    write_json,
+)
+from roseinfer.trace import Summary, summarize_trace
+from roseinfer.workload.provenance import current_versions
+
+_SCHEDULE_KEYS = ("skip_first", "wait", "warmup", "active", "repeat", "phase", "loop")
+
+
+class SessionResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a session left on disk."""
+
+    run_dir: Path
+    traces: list[Path]
+    summary: Summary
+    manifest: Manifest
+
+
+class ProfileSession:
+    """A recording that goes on, and afterwards its `result`: None when no step was recorded."""
+
+    def __init__(self, recorder: Recorder, run_dir: Path) -> None:
+        self.recorder = recorder
+        self.run_dir = run_dir
+        self.result: SessionResult | None = None
+        self.warnings: list[str] = []
+        self.details: dict[str, Any] = {}
+        """Further fields of the manifest."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the whole schedule is recorded, so that the loop may end."""
+        return self.recorder.is_done
+
+    def step(self) -> None:
+        """One step of the loop is over and the next one begins."""
+        self.recorder.end_step()
+        self.recorder.begin_step()
+
+
+@contextmanager
+def profile_session(config: ProfileConfig, *, device: str = "auto", name: str = "session") -> Iterator[ProfileSession]:
+    """Record steps of any loop as `config` says; call `step()` at the end of each.
+
+        with profile_session(ProfileConfig(wait=1, warmup=1, active=3)) as session:
+            for batch in batches:
+                model(batch)
+                session.step()
+        print(session.result.run_dir)
+
+    Everything runs on this thread. A profiler that others have started and that is still waiting or warming up cannot
+    be seen; it must not become active inside. `phase` and `loop` belong to engine runs and are refused here.
+    """
+    if config.phase != "any":
+        raise RoseinferError("a profile session knows no phases: leave phase at 'any'")
+    with record_session(config, resolve_device(device), name) as session:
+        session.recorder.begin_step()
+        yield session
+
+
+@contextmanager
+def record_session(
+    config: ProfileConfig,
+    device: torch.device,
+    name: str,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Iterator[ProfileSession]:
+    """A session whose loop calls the recorder's `begin_step` and `end_step` itself.
+
+    What was recorded is written at the end, also after an exception, which then goes on. `on_progress` gets the
+    (bytes done, bytes in all) of compressing.
+    """
+    run_dir = create_run_dir(Path(config.profile_dir), name)
+    recorder = Recorder(config, device, run_dir)
+    session = ProfileSession(recorder, run_dir)
+    try:
+        with recorder:
+            yield session
+    finally:
+        if recorder.cycles:
+            session.result = _write(session, config, device, on_progress)
+        else:
+            remove_run_dir(run_dir)
+
+
+def _write(
+    session: ProfileSession,
+    config: ProfileConfig,
+    device: torch.device,
+    on_progress: Callable[[int, int], None] | None,
+) -> SessionResult:
+    run_dir, cycles = session.run_dir, session.recorder.cycles
+    try:
+        traces = _compress_all([run_dir / cycle.trace for cycle in cycles], on_progress)
+        settings = msgspec.to_builtins(config)
+        described = [
+            msgspec.structs.replace(cycle, trace=trace.name) for cycle, trace in zip(cycles, traces, strict=True)
+        ]
+        partial = [
+            f"cycle {cycle.cycle} is partial, {cycle.steps} of {config.active} steps: {cycle.partial}"
+            for cycle in cycles
+            if cycle.partial is not None
+        ]
+        details = {"config": {"profile": settings}, **session.details}
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            versions=current_versions(),
+            device=device_name(device),
+            rank=0,
+            world_size=1,
+            schedule={key: settings[key] for key in _SCHEDULE_KEYS},
+            cycles=described,
+            traces=[trace.name for trace in traces],
+            warnings=session.warnings + partial,
+            **details,
+        )
+        write_json(run_dir / "manifest.json", manifest)
+        summary = summarize_trace(run_dir)
+        write_json(run_dir / "summary.json", summary)
+    except OSError as error:
+        raise RoseinferError(f"cannot write to {run_dir}: {error.strerror or error}") from None
+    point_latest_to(run_dir)
+    if device.type == "cuda" and summary.gpu is None:
+        raise RoseinferError(
+            f"the profiler saw no GPU work on {device}: CUPTI did not load, or another profiler holds it; "
+            f"the host's side is in {run_dir}"
+        )
+    return SessionResult(run_dir=run_dir, traces=traces, summary=summary, manifest=manifest)
+
+
+def _compress_all(plain: list[Path], on_progress: Callable[[int, int], None] | None) -> list[Path]:
+    total = sum(path.stat().st_size for path in plain)
+    done = 0
+
+    def advance(size: int) -> None:
+        nonlocal done
+        done += size
+        if on_progress is not None:
+            on_progress(done, total)
+
+    return [compress(path, advance) for path in plain]
