@@ -177,3 +177,8 @@ def test_an_engine_serves_several_schedulers_at_once(engine: Engine) -> None:
         first.step()
         second.step()
     assert first.run()[0].token_ids == second.run()[0].token_ids
+
+
+def test_every_position_draws_anew(engine: Engine) -> None:
+    (output,) = engine.generate(["a"], params(40, temperature=1e6, seed=3))
+    assert len(set(output.token_ids)) > 30  # of 258 tokens that are all about equally likely
