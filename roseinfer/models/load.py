@@ -62,7 +62,9 @@ def load_weights(
             raise ModelError(f"{source.name}: weight {name} has shape {found}, but the config says {expected}")
         view.copy_(tensor)
     if missing:
-        raise ModelError(f"{source.name}: {len(missing)} weights are missing, the first is {next(iter(missing))}")
+        naming = "" if source.format == "safetensors" else " (as Hugging Face calls it)"
+        first = next(iter(missing))
+        raise ModelError(f"{source.name}: {len(missing)} weights are missing, the first is {first}{naming}")
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Architectures by name."""
 
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from roseinfer.errors import ModelError
 from roseinfer.models.base import Architecture, Checkpoint, Dialect
@@ -34,12 +35,20 @@ def read_config(source_format: SourceFormat, checkpoint: Checkpoint) -> ModelCon
     if source_format == "trainer":
         name = "gpt2"  # the only one that the trainer trains
     else:
+        if quantization := checkpoint.fields.get("quantization_config"):
+            raise ModelError(
+                f"quantization {_method(quantization)!r} is not supported; supported: none, or a GGUF file"
+            )
         key = "general.architecture" if source_format == "gguf" else "model_type"
         name = str(checkpoint.fields.get(key))
     known = {
         model.name: found for model in _ARCHITECTURES.values() if (found := dialect(model, source_format)) is not None
     }
     return _among(known, name).config(checkpoint)
+
+
+def _method(quantization: Any) -> Any:
+    return quantization.get("quant_method") if isinstance(quantization, Mapping) else quantization
 
 
 def _among(known: dict[str, T], name: str) -> T:

@@ -67,18 +67,20 @@ def _load(path: Path) -> Mapping[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        # torch's message goes on for a page about switching the check off.
-        reason = str(error).partition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
-        raise ModelError(
-            f"{path} holds more than tensors and plain data ({reason or 'which cannot be read'}): save {_WHAT_IT_IS}"
-        ) from None
+        reason = _first_sentence(str(error).partition("WeightsUnpickler error:")[2]) or "which cannot be read"
+        raise ModelError(f"{path} holds more than tensors and plain data ({reason}): save {_WHAT_IT_IS}") from None
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror or error}") from None
     except (RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise ModelError(f"{path} is not a sound checkpoint: {' '.join(str(error).split())}") from None
+        raise ModelError(f"{path} is not a sound checkpoint: {_first_sentence(str(error))}") from None
     if not isinstance(checkpoint, Mapping):
         raise ModelError(f"{path} is no trainer checkpoint, {_WHAT_IT_IS}: it is a {type(checkpoint).__name__}")
     return checkpoint
+
+
+def _first_sentence(message: str) -> str:
+    """torch's messages go on for a page, about switching checks off or what may have happened to the file."""
+    return " ".join(message.split()).partition(". ")[0]
 
 
 def _part(checkpoint: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:

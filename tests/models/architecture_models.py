@@ -1,0 +1,133 @@
+"""Tiny random models of every architecture and RoPE scaling, as transformers builds them; no tokenizers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from stepping import run_traced
+from torch import Tensor
+
+from roseinfer.config import EngineConfig, SamplingParams
+from roseinfer.engine.factory import build_engine
+
+VOCAB_SIZE = 64
+TRAINED_CONTEXT = 24
+"""What the scaled models were trained for; the tests go beyond it."""
+
+DECODER: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 96,
+    # Wide enough that logits differ clearly.
+    "initializer_range": 0.3,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+SCALED = {"original_max_position_embeddings": TRAINED_CONTEXT, "rope_theta": 10000.0}
+YARN = {"rope_type": "yarn", "factor": 4.0, **SCALED}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, **SCALED}
+LINEAR = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
+DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
+WIDE = {"head_dim": 32}
+"""More frequencies, so that each scaling has some to keep, some to change, and some between."""
+
+MODELS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "llama, tied head": {"tie_word_embeddings": True},
+    "llama, head_dim apart from hidden size": {"head_dim": 12},
+    "llama, all biases": {"attention_bias": True, "mlp_bias": True},
+    "llama, llama3": {**WIDE, "rope_parameters": LLAMA3},
+    "llama, linear": {**WIDE, "max_position_embeddings": TRAINED_CONTEXT, "rope_parameters": LINEAR},
+    "llama, yarn": {**WIDE, "rope_parameters": YARN},
+    "llama, yarn over a short config": {
+        **WIDE,
+        "max_position_embeddings": TRAINED_CONTEXT,
+        "rope_parameters": {**YARN, "beta_fast": 2.0, "beta_slow": 0.5, "truncate": False},
+    },
+    "llama, yarn with mscale": {**WIDE, "rope_parameters": {**YARN, "mscale": 1.5, "mscale_all_dim": 0.5}},
+    "llama, yarn with attention_factor": {**WIDE, "rope_parameters": {**YARN, "attention_factor": 1.25}},
+    "llama, dynamic": {**WIDE, "rope_parameters": DYNAMIC},
+    "mistral": {"sliding_window": None},
+    "mistral, sliding window": {"sliding_window": 9},
+    "mistral, sliding window and yarn": {**WIDE, "sliding_window": 9, "rope_parameters": YARN},
+    "qwen2": {"head_dim": None},
+    "qwen2, tied head": {"head_dim": None, "tie_word_embeddings": True},
+    "qwen2, sliding window": {
+        "head_dim": None,
+        "use_sliding_window": True,
+        "sliding_window": 9,
+        "max_window_layers": 0,
+    },
+    "qwen2, sliding window in no layer": {
+        "head_dim": None,
+        "use_sliding_window": True,
+        "sliding_window": 9,
+        "max_window_layers": 2,
+    },
+    "qwen2, yarn": {"head_dim": None, "hidden_size": 64, "rope_parameters": YARN},
+    "qwen3": {},
+    "qwen3, head_dim apart from hidden size": {"head_dim": 24, "tie_word_embeddings": True},
+    "qwen3, attention bias": {"attention_bias": True},
+    "qwen3, yarn": {**WIDE, "rope_parameters": YARN},
+    "gpt2": {},
+    "gpt2, untied head": {"tie_word_embeddings": False},
+    "gpt2, exact GELU": {"activation_function": "gelu"},
+}
+"""By name, which begins with the model_type: what sets each apart."""
+
+GPT2: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 96,
+    "initializer_range": 0.3,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+
+
+def random_model(name: str) -> Any:
+    """One of MODELS in transformers, float32, with random biases and norms, too."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    kind = name.partition(",")[0]
+    fields = {**(GPT2 if kind == "gpt2" else DECODER), **MODELS[name]}
+    if fields.get("head_dim", 0) is None:
+        del fields["head_dim"]
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **fields), dtype=torch.float32).eval()
+    for parameter in model.parameters():
+        # transformers starts biases at 0 and norms at 1, where a forgotten or swapped one would not show.
+        if parameter.dim() == 1:
+            torch.nn.init.normal_(parameter, parameter.mean().item(), 0.2)
+    return model
+
+
+def random_prompt(num_tokens: int, seed: int = 0) -> list[int]:
+    """Token ids."""
+    return torch.randint(VOCAB_SIZE, (num_tokens,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def engine_logits(
+    model: Path, prompts: Sequence[Sequence[int]], max_new_tokens: int, **settings: Any
+) -> list[tuple[list[int], Tensor]]:
+    """Of each prompt: its tokens with the completion, and the logits after each of them but the last."""
+    config = EngineConfig(model=str(model), dtype="float32", device="cpu", prefix_cache=False, **settings)
+    params = SamplingParams(max_new_tokens=max_new_tokens, stop_on_eos=False)
+    return [(traced.token_ids, traced.logits) for traced in run_traced(build_engine(config), prompts, params)]
+
+
+@torch.inference_mode()
+def transformers_logits(model: Any, token_ids: Sequence[int]) -> Tensor:
+    """The logits after each token but the last, all tokens in one forward pass."""
+    logits: Tensor = model(torch.tensor([token_ids])).logits[0, :-1]
+    assert logits.std() > 0.1, "a model whose logits say nothing proves nothing"
+    return logits

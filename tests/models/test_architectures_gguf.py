@@ -1,0 +1,181 @@
+"""A GGUF file computes what the model computes that it was made from.
+
+The files are written here as llama.cpp's converter writes them: names from the gguf package, rows of Q and K reordered
+for Llama and Mistral, llama3 scaling as a tensor of divisors.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from architecture_models import engine_logits, random_model, random_prompt, transformers_logits
+
+from roseinfer.config import EngineConfig
+from roseinfer.engine.factory import build_engine
+from roseinfer.errors import ModelError
+
+GGUF_NAMES = {"mistral": "llama"}
+
+SAME_IN_GGUF = [
+    "llama",
+    "llama, tied head",
+    "llama, head_dim apart from hidden size",
+    "llama, all biases",
+    "llama, llama3",
+    "llama, linear",
+    "llama, yarn",
+    "mistral",
+    "mistral, sliding window",
+    "qwen2",
+    "qwen2, tied head",
+    "qwen2, yarn",
+    "qwen3",
+    "qwen3, head_dim apart from hidden size",
+    "qwen3, yarn",
+    "gpt2",
+    "gpt2, untied head",
+]
+
+
+@pytest.mark.parametrize("name", SAME_IN_GGUF)
+def test_logits_equal_transformers_at_every_position(name: str, tmp_path: Path) -> None:
+    oracle = random_model(name)
+    path = write_gguf(oracle, tmp_path / "model.gguf")
+    prompts = [random_prompt(5), random_prompt(60)]
+    for token_ids, logits in engine_logits(path, prompts, max_new_tokens=6, max_batch_tokens=23):
+        assert (logits - transformers_logits(oracle, token_ids)).abs().max() < 1e-4
+
+
+def test_divisors_of_frequencies_keep_their_precision_in_bfloat16(tmp_path: Path) -> None:
+    path = write_gguf(random_model("llama, llama3"), tmp_path / "model.gguf")
+    tables = []
+    for dtype in ("float32", "bfloat16"):
+        model: Any = build_engine(EngineConfig(model=str(path), dtype=dtype, device="cpu")).runner.model
+        tables.append(model.rope.table)
+    assert torch.equal(tables[0].bfloat16(), tables[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            lambda writer: writer.add_string("llama.rope.scaling.type", "longrope"),
+            "'longrope' is not supported",
+        ),
+        (
+            lambda writer: writer.add_float32("llama.rope.scaling.yarn_log_multiplier", 0.1),
+            "yarn_log_multiplier is not supported; supported: attn_factor, factor",
+        ),
+        (lambda writer: writer.add_float32("llama.rope.scaling.attn_factor", 1.5), "attn_factor 1.5 is not supported"),
+        (lambda writer: writer.add_uint32("llama.rope.dimension_count", 4), "dimension_count 4 .* supported: 8"),
+        (lambda writer: writer.add_uint32("llama.attention.value_length", 4), "value_length 4 .* supported: 8"),
+        (lambda writer: writer.add_uint32("llama.expert_count", 8), "expert_count 8 is not supported; supported: 0"),
+        (lambda writer: writer.add_uint32("llama.attention.sliding_window_pattern", 2), "some of the layers"),
+        (
+            lambda writer: writer.add_tensor("rope_factors_long.weight", np.ones(4, np.float32)),
+            r"rope_factors_long\.weight has no place in the llama architecture",
+        ),
+        (
+            lambda writer: writer.add_tensor("blk.0.ffn_gate_inp.weight", np.ones(4, np.float32)),
+            r"blk\.0\.ffn_gate_inp\.weight has no place",
+        ),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(
+    change: Callable[[gguf.GGUFWriter], None], line: str, tmp_path: Path
+) -> None:
+    path = write_gguf(random_model("llama"), tmp_path / "model.gguf", change)
+    with pytest.raises(ModelError, match=line) as refusal:
+        build_engine(EngineConfig(model=str(path), device="cpu"))
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_architecture_that_is_not_supported_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(path, "mamba")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ModelError, match="'mamba' is not supported; supported: gpt2, llama, qwen2, qwen3"):
+        build_engine(EngineConfig(model=str(path), device="cpu"))
+
+
+def write_gguf(model: Any, path: Path, change: Callable[[gguf.GGUFWriter], None] | None = None) -> Path:
+    """A transformers model as a GGUF file of float32 tensors."""
+    kind = model.config.model_type
+    arch = GGUF_NAMES.get(kind, kind)
+    writer = gguf.GGUFWriter(path, arch)
+    (_write_gpt2 if kind == "gpt2" else _write_decoder)(model, arch, writer)
+    if change is not None:
+        change(writer)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _write_decoder(model: Any, arch: str, writer: gguf.GGUFWriter) -> None:
+    config = model.config
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    rope = config.rope_parameters
+    writer.add_rope_freq_base(rope["rope_theta"])
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if head_dim * config.num_attention_heads != config.hidden_size:
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
+    if getattr(config, "sliding_window", None):
+        writer.add_sliding_window(config.sliding_window)
+    if rope["rope_type"] in ("linear", "yarn"):
+        writer.add_rope_scaling_type(gguf.RopeScalingType(rope["rope_type"]))
+        writer.add_rope_scaling_factor(rope["factor"])
+    if rope["rope_type"] == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    if rope["rope_type"] == "llama3":
+        plain = rope["rope_theta"] ** -(torch.arange(0, head_dim, 2) / head_dim)
+        writer.add_tensor("rope_freqs.weight", (plain / model.model.rotary_emb.inv_freq).numpy())
+    reordered = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads} if arch == "llama" else {}
+    for name, tensor in _named(model):
+        heads = next((heads for part, heads in reordered.items() if f".{part}." in name), None)
+        if heads is not None:
+            tensor = tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+        writer.add_tensor(_gguf_name(name, model, arch), tensor.contiguous().numpy())
+
+
+def _write_gpt2(model: Any, arch: str, writer: gguf.GGUFWriter) -> None:
+    config = model.config
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_context_length(config.n_positions)
+    writer.add_embedding_length(config.n_embd)
+    writer.add_block_count(config.n_layer)
+    writer.add_feed_forward_length(4 * config.n_embd)
+    writer.add_head_count(config.n_head)
+    writer.add_layer_norm_eps(config.layer_norm_epsilon)
+    for name, tensor in _named(model):
+        is_matrix = name.endswith(".weight") and ".h." in name and tensor.dim() == 2
+        writer.add_tensor(_gguf_name(name, model, arch), (tensor.t() if is_matrix else tensor).contiguous().numpy())
+
+
+def _named(model: Any) -> list[tuple[str, torch.Tensor]]:
+    """Each parameter once: a tied head is the embedding, under whose name it is stored."""
+    return [(name, parameter.detach()) for name, parameter in model.named_parameters()]
+
+
+def _gguf_name(name: str, model: Any, arch: str) -> str:
+    kind = next(kind for kind, known in gguf.MODEL_ARCH_NAMES.items() if known == arch)
+    names = gguf.get_tensor_name_map(kind, model.config.num_hidden_layers)
+    found = names.get_name(name, try_suffixes=(".weight", ".bias"))
+    assert found is not None, name
+    return found
