@@ -30,16 +30,15 @@ def profile(
     from roseinfer.cli.loading import load_engine
     from roseinfer.profiling.run import profile_run
     from roseinfer.profiling.run_dir import check_writable
-    from roseinfer.workload.requests import read_prompts, to_prompts
+    from roseinfer.workload.load import plan_load
 
     check_writable(Path(config.profile.profile_dir))
-    texts = read_prompts(config.workload)
     engine = load_engine(config.engine)
-    prompts = to_prompts(texts, engine, raw=config.workload.raw)
+    load = plan_load(config.workload, config.sampling, engine)
     with console.stages() as stage:
         result = profile_run(
             engine,
-            prompts,
+            load,
             config,
             on_step=stage and stage("Recording steps"),
             on_compress=stage and stage("Compressing"),

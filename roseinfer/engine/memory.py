@@ -7,7 +7,7 @@ import torch
 from roseinfer.engine.device import spare_memory_bytes
 from roseinfer.errors import UsageError
 
-_UNITS = {"": 1, "B": 1} | {
+_UNITS = {"": 1, "B": 1, "kB": 1000} | {
     f"{prefix}{suffix}": base**power
     for power, prefix in enumerate("KMGT", start=1)
     for suffix, base in (("B", 1000), ("iB", 1024))
@@ -19,7 +19,7 @@ _DEFAULT_SHARE = {"cpu": 0.5, "cuda": 0.9}
 
 def parse_bytes(text: str) -> int | None:
     """`512`, `500MB`, `1.5GiB` as bytes; None for what is no such amount."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B)?\s*", text)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT]?i?B)?\s*", text)
     unit = match[2] or "" if match else None
     return int(float(match[1]) * _UNITS[unit]) if match and unit in _UNITS else None
 

@@ -1,19 +1,19 @@
 """How many steps a workload takes, found by scheduling it without computing anything."""
 
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import msgspec
 
 from roseinfer.cache.block_pool import BlockPool
-from roseinfer.config import Mode, SamplingParams
-from roseinfer.engine.core import Prompt
+from roseinfer.config import Mode
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.request import Request
 from roseinfer.engine.scheduler import Phase, Scheduler
+from roseinfer.workload.load import PlannedRequest
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class PlannedStep:
     """What a step would compute."""
 
@@ -21,13 +21,32 @@ class PlannedStep:
     batch: int
 
 
-def planned_steps(engine: Engine, mode: Mode, prompts: Sequence[Prompt], params: SamplingParams) -> list[PlannedStep]:
-    """The steps of one pass, when nothing ends a completion early: no more can come than these."""
+def planned_steps(engine: Engine, mode: Mode, load: Sequence[PlannedRequest]) -> list[PlannedStep]:
+    """The steps of one pass, when nothing ends a completion early and all requests are there from the start."""
     scheduler = engine.scheduler(mode)
-    endless = msgspec.structs.replace(params, stop_on_eos=False, stop=(), stop_token_ids=(), min_new_tokens=0)
-    requests = [request for prompt in prompts for request in scheduler.make_requests(prompt, endless)]
+    prompts: list[list[int]] = []
+    requests: list[Request] = []
+    for planned in load:
+        token_ids = engine.encode(planned.prompt)
+        if planned.continues is not None:
+            said = load[planned.continues].params.max_new_tokens
+            token_ids = prompts[planned.continues] + [0] * said + token_ids
+        prompts.append(token_ids)
+        endless = msgspec.structs.replace(
+            planned.params, stop_on_eos=False, stop=(), stop_token_ids=(), min_new_tokens=0
+        )
+        for request in scheduler.make_requests(token_ids, endless):
+            request.id = len(prompts) - 1
+            requests.append(request)
     pool = BlockPool(engine.pool.num_blocks, engine.pool.block_size, prefix_cache=engine.pool.prefix_cache)
     return _schedule(Scheduler(pool, scheduler.policy(engine.config)), requests)
+
+
+def most_steps(engine: Engine, mode: Mode, load: Sequence[PlannedRequest]) -> int:
+    """No pass can take more steps: where requests arrive over time, each might run alone."""
+    if any(planned.arrival_s > 0 or planned.continues is not None for planned in load):
+        mode = "naive"
+    return len(planned_steps(engine, mode, load))
 
 
 def _schedule(scheduler: Scheduler, requests: list[Request]) -> list[PlannedStep]:

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from roseinfer.config import ProfileConfig
 from roseinfer.errors import RoseinferError
-from roseinfer.profiling.quiet import without_usdt_lines
+from roseinfer.profiling.quiet import without_chatter
 from roseinfer.profiling.schedule import Action, Schedule
 
 
@@ -133,11 +133,9 @@ class Recorder:
         self._recording = False
         _quietly(profiler.stop_trace)
         path = self._folder / f"rank0-cycle{self._cycle}.pt.trace.json"
-        # Known before it is written: a disk that fills up must not hide that there was a recording.
-        self.cycles.append(RecordedCycle(cycle=self._cycle, trace=path.name, steps=self._recorded, partial=partial))
-        profiler.export_chrome_trace(str(path))
+        _quietly(lambda: profiler.export_chrome_trace(str(path)))
         _check_whole(path)
-        del profiler
+        self.cycles.append(RecordedCycle(cycle=self._cycle, trace=path.name, steps=self._recorded, partial=partial))
         gc.collect()  # without it, memory grows with every cycle
 
     def _discard(self) -> None:
@@ -152,7 +150,7 @@ class Recorder:
 
 
 def _quietly(call: Callable[[], None]) -> None:
-    with without_usdt_lines(), warnings.catch_warnings():
+    with without_chatter(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         call()
 

@@ -9,20 +9,20 @@ import msgspec
 
 from roseinfer.config import ProfileConfig, RunConfig
 from roseinfer.costs.ceilings import ceilings
-from roseinfer.engine.core import Prompt
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.memory import parse_bytes
 from roseinfer.engine.scheduler import Phase, StepPlan
 from roseinfer.errors import RoseinferError, UsageError
-from roseinfer.profiling.dry_run import PlannedStep, planned_steps
+from roseinfer.profiling.dry_run import PlannedStep, most_steps, planned_steps
 from roseinfer.profiling.estimate import OpCounter, trace_bytes
 from roseinfer.profiling.recorder import Recorder
 from roseinfer.profiling.run_dir import ProfiledStep, check_writable
 from roseinfer.profiling.schedule import steps_needed
 from roseinfer.profiling.session import ProfileSession, SessionResult, record_session
+from roseinfer.workload.load import PlannedRequest
 from roseinfer.workload.provenance import ModelInfo
 from roseinfer.workload.report import Report
-from roseinfer.workload.run import StepRecord, WorkloadResult, run_workload
+from roseinfer.workload.run import StepRecord, WorkloadResult, run_load
 
 _WARM_UP_STEPS = 64
 """Most steps of the pass before the baseline: what runs for the first time loads kernels and grows memory pools."""
@@ -41,7 +41,7 @@ class ProfileResult(msgspec.Struct, frozen=True, kw_only=True):
 
 def profile_run(
     engine: Engine,
-    prompts: Sequence[Prompt],
+    load: Sequence[PlannedRequest],
     config: RunConfig,
     *,
     on_step: OnProgress | None = None,
@@ -55,14 +55,15 @@ def profile_run(
     workload cannot fill.
     """
     check_writable(Path(config.profile.profile_dir))
-    planned = planned_steps(engine, config.workload.mode, prompts, config.sampling)
-    _check_fits(config, planned)
-    ops_per_step = _warm_up(engine, prompts, config)
+    planned = planned_steps(engine, config.workload.mode, load)
+    _check_fits(config, planned, most_steps(engine, config.workload.mode, load))
+    ops_per_step = _warm_up(engine, load, config)
     warnings = _size_warnings(config.profile, engine, ops_per_step)
     for warning in warnings:
         if on_warning is not None:
             on_warning(warning)
-    baseline = run_workload(engine, config.workload.mode, prompts, config.sampling)
+    engine.pool.reset_prefix_cache()
+    baseline = run_load(engine, config.workload.mode, load)
     report = Report.of(baseline)
     device = engine.runner.device
     limits = ceilings(device, engine.dtype)
@@ -75,7 +76,7 @@ def profile_run(
             "baseline_step_ms": _baseline_step_ms(baseline),
             "report": report,
         }
-        _record(session, engine, prompts, config, _steady_batch(planned), on_step)
+        _record(session, engine, load, config, _steady_batch(planned), on_step)
     if session.result is None or not session.is_done:
         raise RoseinferError(_ended_early(session, config.profile))
     return ProfileResult(session=session.result, report=report)
@@ -91,7 +92,7 @@ def _ended_early(session: ProfileSession, config: ProfileConfig) -> str:
     )
 
 
-def _check_fits(config: RunConfig, planned: list[PlannedStep]) -> None:
+def _check_fits(config: RunConfig, planned: list[PlannedStep], most: int) -> None:
     """Refuse now what could never be recorded."""
     profile = config.profile
     if not planned:
@@ -100,15 +101,15 @@ def _check_fits(config: RunConfig, planned: list[PlannedStep]) -> None:
         phases = ", ".join(sorted({step.phase for step in planned}))
         raise UsageError(f"the workload has no step of phase {profile.phase}, only of: {phases}")
     needed = steps_needed(profile)
-    if not profile.loop and len(planned) < needed:
+    if not profile.loop and most < needed:
         raise UsageError(
             f"the schedule takes {profile.skip_first} (skip first) + {profile.repeat} x ({profile.wait} wait + "
             f"{profile.warmup} warm-up + {profile.active} active) = {needed} steps, but one pass of the workload has "
-            f"at most {len(planned)}: drop --no-loop, shorten the schedule or raise max_new_tokens"
+            f"at most {most}: drop --no-loop, shorten the schedule or raise max_new_tokens"
         )
 
 
-def _warm_up(engine: Engine, prompts: Sequence[Prompt], config: RunConfig) -> float:
+def _warm_up(engine: Engine, load: Sequence[PlannedRequest], config: RunConfig) -> float:
     """Run the first steps unmeasured; how many operators the first few called, on average."""
     counter = OpCounter()
     steps = 0
@@ -119,7 +120,7 @@ def _warm_up(engine: Engine, prompts: Sequence[Prompt], config: RunConfig) -> fl
         return steps < _COUNTED_STEPS
 
     with counter:
-        run_workload(engine, config.workload.mode, prompts, config.sampling, on_step=after_step)
+        run_load(engine, config.workload.mode, load, on_step=after_step)
     counted = counter.count / max(steps, 1)
 
     def until_warm(_record: StepRecord) -> bool:
@@ -127,7 +128,7 @@ def _warm_up(engine: Engine, prompts: Sequence[Prompt], config: RunConfig) -> fl
         steps += 1
         return steps < _WARM_UP_STEPS
 
-    run_workload(engine, config.workload.mode, prompts, config.sampling, on_step=until_warm)
+    run_load(engine, config.workload.mode, load, on_step=until_warm)
     return counted
 
 
@@ -171,7 +172,7 @@ def _matches(config: ProfileConfig, phase: Phase, batch: int, steady_batch: int)
 def _record(
     session: ProfileSession,
     engine: Engine,
-    prompts: Sequence[Prompt],
+    load: Sequence[PlannedRequest],
     config: RunConfig,
     steady_batch: int,
     on_step: OnProgress | None,
@@ -194,9 +195,8 @@ def _record(
 
     while not recorder.is_done:
         before = dataclasses.astuple(recorder.schedule)
-        run_workload(
-            engine, config.workload.mode, prompts, config.sampling, before_step=before_step, on_step=after_step
-        )
+        engine.pool.reset_prefix_cache()
+        run_load(engine, config.workload.mode, load, before_step=before_step, on_step=after_step)
         # A whole pass without progress: EOS keeps the phase to record from coming, now and in every later pass.
         if not config.profile.loop or dataclasses.astuple(recorder.schedule) == before:
             break

@@ -93,6 +93,9 @@ WALL_CLOCK = WallClock()
 OnStep = Callable[[StepRecord], bool | None]
 """Called after each step; False ends the pass."""
 
+BeforeStep = Callable[[StepPlan], None]
+"""Called before each step, with what it is going to compute."""
+
 
 def run_workload(
     engine: Engine,
@@ -111,6 +114,7 @@ def run_load(
     mode: Mode,
     load: Sequence[PlannedRequest],
     *,
+    before_step: BeforeStep | None = None,
     on_step: OnStep | None = None,
     clock: Clock = WALL_CLOCK,
 ) -> WorkloadResult:
@@ -118,7 +122,7 @@ def run_load(
 
     A pass that `on_step` ends aborts what is unfinished.
     """
-    return _Pass(engine, mode, load, clock).run(on_step)
+    return _Pass(engine, mode, load, clock).run(before_step, on_step)
 
 
 class _Pass:
@@ -141,13 +145,15 @@ class _Pass:
         self._outputs: list[RequestOutput] = []
         self._steps: list[tuple[StepPlan, float]] = []
 
-    def run(self, on_step: OnStep | None) -> WorkloadResult:
+    def run(self, before_step: BeforeStep | None, on_step: OnStep | None) -> WorkloadResult:
         statistics = self._engine.pool.statistics
         queried, hit = statistics.queried_tokens, statistics.hit_tokens
         goes_on = True
         while goes_on:
             self._submit_arrived()
             if self._scheduler.has_unfinished:
+                if before_step is not None:
+                    before_step(self._scheduler.next_plan())
                 goes_on = self._step(on_step)
             elif self._due:
                 self._clock.wait_until(self._due[0][0])

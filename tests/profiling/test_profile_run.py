@@ -13,8 +13,9 @@ from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.profiling.dry_run import planned_steps
-from roseinfer.profiling.run import profile_run
+from roseinfer.profiling.run import ProfileResult, profile_run
 from roseinfer.profiling.schedule import steps_needed
+from roseinfer.workload.load import at_once
 
 PROMPT = [1, 2, 3]
 
@@ -22,6 +23,10 @@ PROMPT = [1, 2, 3]
 @pytest.fixture(scope="module")
 def engine(tiny_llama: Path) -> Engine:
     return build_engine(EngineConfig(model=str(tiny_llama), dtype="float32"))
+
+
+def run(engine: Engine, prompts: list[list[int]], config: RunConfig, **options: Any) -> ProfileResult:
+    return profile_run(engine, at_once(prompts, config.sampling), config, **options)
 
 
 def run_config(folder: Path, mode: Mode, new_tokens: int, *, stop_on_eos: bool = False, **profile: Any) -> RunConfig:
@@ -58,12 +63,12 @@ def test_exactly_the_steps_asked_for_are_recorded_or_the_call_is_refused_with_th
     needed = steps_needed(config.profile)
     if length == 0:
         with pytest.raises(UsageError, match="max_new_tokens is 0"):
-            profile_run(engine, [PROMPT], config)
+            run(engine, [PROMPT], config)
     elif length < needed and not loop:
         with pytest.raises(UsageError, match=rf"= {needed} steps, but one pass of the workload has at most {length}"):
-            profile_run(engine, [PROMPT], config)
+            run(engine, [PROMPT], config)
     else:
-        result = profile_run(engine, [PROMPT], config).session
+        result = run(engine, [PROMPT], config).session
         steps = result.manifest.steps
         assert steps is not None
         active, repeat = config.profile.active, config.profile.repeat
@@ -80,7 +85,7 @@ def test_a_pass_that_eos_ends_early_keeps_what_was_recorded_and_fails(engine: En
     config = run_config(tmp_path, "online", 12, active=10, loop=False)
     config = msgspec.structs.replace(config, sampling=msgspec.structs.replace(config.sampling, stop_token_ids=(stop,)))
     with pytest.raises(RoseinferError, match=f"after {at + 1} of the 12 steps"):
-        profile_run(engine, [PROMPT], config)
+        run(engine, [PROMPT], config)
     manifest = json.loads((tmp_path / "latest" / "manifest.json").read_text())
     assert manifest["cycles"][0]["steps"] == len(manifest["steps"]) == at - 1
     assert manifest["cycles"][0]["partial"]
@@ -90,7 +95,7 @@ def test_a_pass_that_eos_ends_early_keeps_what_was_recorded_and_fails(engine: En
 def test_the_window_opens_with_the_phase_asked_for(engine: Engine, tmp_path: Path, phase: str) -> None:
     prompts = [PROMPT * count for count in (1, 2, 3)]
     config = run_config(tmp_path, "online", 6, wait=0, warmup=1, active=2, phase=phase)
-    result = profile_run(engine, prompts, config).session
+    result = run(engine, prompts, config).session
     assert result.manifest.steps is not None
     phases = {step.phase for step in result.manifest.steps}
     assert phases == ({"prefill"} if phase == "prefill" else {"decode"})
@@ -102,13 +107,13 @@ def test_the_window_opens_with_the_phase_asked_for(engine: Engine, tmp_path: Pat
 
 def test_a_phase_that_the_workload_does_not_have_is_refused(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no step of phase decode, only of: prefill"):
-        profile_run(engine, [PROMPT], run_config(tmp_path, "online", 1, phase="decode"))
+        run(engine, [PROMPT], run_config(tmp_path, "online", 1, phase="decode"))
 
 
 def test_the_manifest_says_what_each_step_had_to_do_and_how_long_it_takes_unprofiled(
     engine: Engine, tmp_path: Path
 ) -> None:
-    result = profile_run(engine, [PROMPT] * 2, run_config(tmp_path, "online", 8))
+    result = run(engine, [PROMPT] * 2, run_config(tmp_path, "online", 8))
     manifest = json.loads((result.session.run_dir / "manifest.json").read_text())
     assert set(manifest["baseline_step_ms"]) == {"prefill", "decode"}
     assert manifest["report"]["completion_tokens"] == 16
@@ -123,7 +128,7 @@ def test_the_manifest_says_what_each_step_had_to_do_and_how_long_it_takes_unprof
 def test_a_recording_that_is_too_large_is_announced_first(engine: Engine, tmp_path: Path) -> None:
     warnings: list[str] = []
     config = run_config(tmp_path, "online", 8, max_trace_size="10kB")
-    result = profile_run(engine, [PROMPT], config, on_warning=warnings.append)
+    result = run(engine, [PROMPT], config, on_warning=warnings.append)
     assert "GiB, uncompressed" in warnings[0]
     assert result.session.manifest.warnings == warnings
 
@@ -140,7 +145,7 @@ def test_the_dry_run_plans_the_steps_that_the_engine_then_takes(engine: Engine, 
         plan = scheduler.next_plan()
         taken.append((plan.phase, len(plan.chunks)))
         scheduler.step()
-    assert [(step.phase, step.batch) for step in planned_steps(engine, mode, prompts, params)] == taken
+    assert [(step.phase, step.batch) for step in planned_steps(engine, mode, at_once(prompts, params))] == taken
 
 
 def test_a_phase_that_eos_prevents_ends_the_run_with_one_line(engine: Engine, tmp_path: Path) -> None:
@@ -148,5 +153,5 @@ def test_a_phase_that_eos_prevents_ends_the_run_with_one_line(engine: Engine, tm
     config = run_config(tmp_path, "online", 8, phase="decode")
     config = msgspec.structs.replace(config, sampling=msgspec.structs.replace(config.sampling, stop_token_ids=(first,)))
     with pytest.raises(RoseinferError, match="no step of phase decode came"):
-        profile_run(engine, [PROMPT], config)
+        run(engine, [PROMPT], config)
     assert list(tmp_path.iterdir()) == []
