@@ -120,7 +120,7 @@ def run_load(
 ) -> WorkloadResult:
     """Submit requests to a fresh scheduler as they arrive, and step until all are done, or `on_step` returns False.
 
-    A pass that `on_step` ends aborts what is unfinished.
+    The prefix cache is empty at the start. A pass that `on_step` ends aborts what is unfinished.
     """
     return _Pass(engine, mode, load, clock).run(before_step, on_step)
 
@@ -146,6 +146,7 @@ class _Pass:
         self._steps: list[tuple[StepPlan, float]] = []
 
     def run(self, before_step: BeforeStep | None, on_step: OnStep | None) -> WorkloadResult:
+        self._engine.pool.reset_prefix_cache()
         statistics = self._engine.pool.statistics
         queried, hit = statistics.queried_tokens, statistics.hit_tokens
         goes_on = True
