@@ -1,0 +1,132 @@
+"""Latencies and rates against figures worked out by hand."""
+
+from typing import Any
+
+import pytest
+
+from roseinfer.bench.metrics import (
+    decode_speed,
+    e2e_s,
+    itl_s,
+    latency,
+    prefill_speed,
+    spread,
+    tpot_s,
+    ttft_s,
+)
+from roseinfer.bench.results import median_report
+from roseinfer.engine.request import RequestOutput
+from roseinfer.workload.run import StepRecord, WorkloadResult
+
+
+def output(*token_times_s: float, submitted_s: float = 10.0) -> RequestOutput:
+    return RequestOutput(
+        request_id=0,
+        sample_index=0,
+        prompt_token_ids=[1, 2],
+        token_ids=[7] * len(token_times_s),
+        text="",
+        finish_reason="length",
+        submitted_s=submitted_s,
+        token_times_s=list(token_times_s),
+        logprobs=None,
+    )
+
+
+def step(phase: Any, tokens: int, wall_ms: float) -> StepRecord:
+    return StepRecord(phase=phase, batch=1, tokens=tokens, context_tokens=tokens, bytes=0, flops=0, wall_ms=wall_ms)
+
+
+def result(*steps: StepRecord, add_s: float = 0.0, run_s: float = 1.0) -> WorkloadResult:
+    return WorkloadResult(
+        mode="online",
+        started_s=0.0,
+        add_s=add_s,
+        run_s=run_s,
+        arrivals_s=[0.0],
+        outputs=[output(11.0, 12.0)],
+        steps=list(steps),
+        preemptions=0,
+        queried_tokens=0,
+        cached_tokens=0,
+    )
+
+
+def test_a_requests_latencies_are_those_of_its_token_times() -> None:
+    four_tokens = output(10.5, 11.0, 11.25, 12.5)
+    assert ttft_s(four_tokens) == [0.5]
+    assert itl_s(four_tokens) == [0.5, 0.25, 1.25]
+    assert tpot_s(four_tokens) == [pytest.approx(2.0 / 3)]  # (E2E - TTFT) / (tokens - 1)
+    assert e2e_s(four_tokens) == [2.5]
+
+
+def test_a_single_token_has_no_time_between_tokens() -> None:
+    one_token = output(10.5)
+    assert (ttft_s(one_token), e2e_s(one_token)) == ([0.5], [0.5])
+    assert (itl_s(one_token), tpot_s(one_token)) == ([], [])
+
+
+def test_an_empty_completion_has_no_latencies() -> None:
+    assert [of(output()) for of in (ttft_s, itl_s, tpot_s, e2e_s)] == [[], [], [], []]
+
+
+def test_tpot_and_itl_are_different_figures() -> None:
+    """ITL weighs every gap alike, TPOT every request: one long request and one short one tell them apart."""
+    outputs = [output(11.0, 12.0, 13.0, 14.0), output(11.0, 15.0)]
+    gaps = latency([gap for out in outputs for gap in itl_s(out)])
+    per_token = latency([value for out in outputs for value in tpot_s(out)])
+    assert gaps is not None
+    assert per_token is not None
+    assert gaps.mean == pytest.approx(1750.0)
+    assert per_token.mean == pytest.approx(2500.0)
+
+
+def test_percentiles_lie_linearly_between_the_two_nearest_values() -> None:
+    found = latency([0.4, 0.1, 0.3, 0.2])
+    assert found is not None
+    assert found.mean == pytest.approx(250.0)
+    assert found.p50 == pytest.approx(250.0)
+    assert found.p90 == pytest.approx(370.0)  # 0.3 + 0.7 x 0.1
+    assert found.p99 == pytest.approx(397.0)
+
+
+def test_there_is_no_latency_of_nothing() -> None:
+    assert latency([]) is None
+
+
+def test_a_spread_has_the_sample_deviation() -> None:
+    found = spread([10.0, 14.0, 12.0])
+    assert (found.mean, found.std, found.min, found.max) == (12.0, 2.0, 10.0, 14.0)
+
+
+def test_a_single_value_has_no_spread() -> None:
+    assert spread([5.0]).std == 0.0
+
+
+def test_decode_speed_is_over_the_steps_that_only_decode() -> None:
+    first = result(step("prefill", 100, 50.0), step("decode", 4, 10.0), step("decode", 4, 30.0), step("mixed", 9, 99.0))
+    second = result(step("decode", 2, 20.0), step("decode", 2, 40.0))
+    found = decode_speed([first, second])
+    assert found is not None
+    assert found.steps == 2  # of one repeat
+    assert found.median_step_ms == 25.0
+    assert found.tokens_per_s == pytest.approx(120.0)  # 12 tokens in 100 ms
+
+
+def test_prefill_speed_is_over_the_steps_that_only_compute_prompts() -> None:
+    found = prefill_speed([result(step("prefill", 100, 50.0), step("prefill", 20, 10.0), step("mixed", 9, 1.0))])
+    assert found is not None
+    assert (found.steps, found.tokens_per_s) == (2, pytest.approx(2000.0))
+
+
+def test_phases_that_never_ran_alone_have_no_speed() -> None:
+    assert decode_speed([result(step("prefill", 3, 1.0))]) is None
+    assert prefill_speed([result(step("decode", 3, 1.0))]) is None
+
+
+@pytest.mark.parametrize(("totals_s", "median_s"), [([3.0], 3.0), ([3.0, 1.0, 2.0], 2.0), ([4.0, 1.0, 3.0, 2.0], 2.0)])
+def test_the_report_is_the_median_repeats(totals_s: list[float], median_s: float) -> None:
+    report = median_report([result(add_s=0.25, run_s=total_s - 0.25) for total_s in totals_s])
+    assert report.elapsed_total_s == pytest.approx(median_s)
+    assert report.completion_tokens_per_s == pytest.approx(2 / median_s)
+    assert report.total_tokens_per_s == pytest.approx(4 / median_s)

@@ -1,0 +1,41 @@
+"""How a benchmark is measured: a warm-up pass first, then the repeats, all of the same work."""
+
+import gc
+from pathlib import Path
+
+import pytest
+
+from roseinfer.bench.protocol import measure
+from roseinfer.config import EngineConfig, SamplingParams
+from roseinfer.engine.engine import Engine
+from roseinfer.engine.factory import build_engine
+from roseinfer.errors import UsageError
+
+pytestmark = pytest.mark.usefixtures("single_threaded")
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_llama: Path) -> Engine:
+    return build_engine(EngineConfig(model=str(tiny_llama), dtype="float32", device="cpu"))
+
+
+def test_the_warm_up_is_a_pass_that_is_not_counted(engine: Engine) -> None:
+    passes: list[int] = []
+    sampling = SamplingParams(max_new_tokens=3, temperature=1.0)
+    results = measure(engine, "online", ["a", "b"], sampling, repeats=2, on_pass=lambda: passes.append(1))
+    assert (len(results), len(passes)) == (2, 3)
+    first, second = ([out.token_ids for out in result.outputs] for result in results)
+    assert first == second
+    assert gc.isenabled()
+
+
+def test_no_repeat_profits_from_the_one_before(engine: Engine) -> None:
+    """A prefix cache that lasted from pass to pass would make every prompt but the first one's free."""
+    sampling = SamplingParams(max_new_tokens=2, stop_on_eos=False)
+    for result in measure(engine, "online", ["x" * 100], sampling, repeats=2):
+        assert [step.tokens for step in result.steps] == [100, 1]
+
+
+def test_a_workload_that_computes_nothing_is_refused(engine: Engine) -> None:
+    with pytest.raises(UsageError, match="nothing to measure"):
+        measure(engine, "online", ["a"], SamplingParams(max_new_tokens=0), repeats=1)

@@ -1,0 +1,66 @@
+"""One pass of a workload through a mode: its requests, its steps, its report."""
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from roseinfer.config import EngineConfig, Mode, SamplingParams
+from roseinfer.engine.engine import Engine
+from roseinfer.engine.factory import build_engine
+from roseinfer.workload.report import Report
+from roseinfer.workload.run import StepRecord, run_workload
+
+pytestmark = pytest.mark.usefixtures("single_threaded")
+
+PROMPTS = ["one", "three", "one"]
+FOUR_TOKENS = SamplingParams(max_new_tokens=4, stop_on_eos=False)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_llama: Path) -> Engine:
+    return build_engine(EngineConfig(model=str(tiny_llama), dtype="float32", device="cpu", max_batch_size=2))
+
+
+@pytest.mark.parametrize("mode", get_args(Mode))
+def test_every_request_is_answered_and_every_step_recorded(engine: Engine, mode: Mode) -> None:
+    result = run_workload(engine, mode, PROMPTS, FOUR_TOKENS)
+    assert result.mode == mode
+    assert [output.request_id for output in result.outputs] == [0, 1, 2]
+    assert sum(step.tokens for step in result.steps) == 11 + 3 * 3  # the last token of each is never computed
+    assert {step.batch for step in result.steps} <= ({1} if mode == "naive" else {1, 2})
+    assert all(step.wall_ms > 0 for step in result.steps)
+    assert all(step.context_tokens >= step.tokens for step in result.steps)
+    assert result.preemptions == 0
+    assert engine.pool.num_free == engine.pool.num_blocks
+
+
+def test_a_pass_ends_when_the_caller_has_seen_enough(engine: Engine) -> None:
+    seen: list[StepRecord] = []
+
+    def two_steps(record: StepRecord) -> bool:
+        seen.append(record)
+        return len(seen) < 2
+
+    result = run_workload(engine, "online", PROMPTS, FOUR_TOKENS, on_step=two_steps)
+    assert [(step.phase, step.batch, step.tokens) for step in seen] == [("prefill", 2, 8), ("decode", 2, 2)]
+    assert len(result.steps) == 2
+    assert [output.finish_reason for output in result.outputs] == ["abort"] * 3
+    assert engine.pool.num_free == engine.pool.num_blocks
+
+
+def test_the_report_counts_ids_and_divides_by_the_time(engine: Engine) -> None:
+    result = run_workload(engine, "online", PROMPTS, FOUR_TOKENS)
+    report = Report.of(result)
+    assert (report.mode, report.requests) == ("online", 3)
+    assert (report.prompt_tokens, report.completion_tokens, report.total_tokens) == (11, 12, 23)
+    assert report.elapsed_total_s == pytest.approx(result.add_s + result.run_s)
+    assert report.completion_tokens_per_s == pytest.approx(12 / report.elapsed_total_s)
+    assert report.total_tokens_per_s == pytest.approx(23 / report.elapsed_total_s)
+    assert dict(report.lines())["Completion tokens"] == "12"
+
+
+def test_a_pass_is_the_same_each_time(engine: Engine) -> None:
+    drawn = SamplingParams(max_new_tokens=6, temperature=1.0)
+    passes = [[out.token_ids for out in run_workload(engine, "online", PROMPTS, drawn).outputs] for _ in range(2)]
+    assert passes[0] == passes[1]
