@@ -1,92 +1,98 @@
-"""`roseinfer generate`: complete prompts, streaming the text."""
+"""`roseinfer generate`: complete prompts, streaming the text; batches as JSON lines; a chat."""
 
+import math
 import sys
-import time
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 import typer
 
-from roseinfer.cli import console
+from roseinfer.cli.generate_call import GenerateCall
 from roseinfer.cli.options import Debug, Json, Quiet, configured
-from roseinfer.config import RunConfig, WorkloadConfig
+from roseinfer.config import RunConfig, SamplingParams, WorkloadConfig, sampling_with
 from roseinfer.errors import UsageError
-
-if TYPE_CHECKING:
-    from roseinfer.engine.modes import ModeScheduler
-    from roseinfer.engine.request import RequestOutput
-
-
-class Statistics(msgspec.Struct, frozen=True):
-    """What a call to `generate` took."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    elapsed_s: float
-    ttft_ms: float | None
-    """From submission to the first token of all; None when nothing was generated."""
-    completion_tokens_per_s: float
-
-    @classmethod
-    def of(cls, outputs: "list[RequestOutput]", elapsed_s: float) -> "Statistics":
-        first_s = min((output.ttft_s for output in outputs if output.ttft_s is not None), default=None)
-        completion_tokens = sum(len(output.token_ids) for output in outputs)
-        return cls(
-            prompt_tokens=sum(len(output.prompt_token_ids) for output in outputs),
-            completion_tokens=completion_tokens,
-            elapsed_s=elapsed_s,
-            ttft_ms=None if first_s is None else first_s * 1e3,
-            completion_tokens_per_s=completion_tokens / elapsed_s,
-        )
-
-    def line(self) -> str:
-        first = "" if self.ttft_ms is None else f", first after {self.ttft_ms:.0f} ms"
-        return (
-            f"[generate] {self.prompt_tokens} prompt + {self.completion_tokens} completion tokens in "
-            f"{self.elapsed_s:.2f} s: {self.completion_tokens_per_s:.1f} tokens/s{first}"
-        )
 
 
 @configured("engine", "workload", "sampling")
 def generate(
     config: RunConfig,
-    prompts: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Prompts; - is stdin.")] = None,
+    prompts: Annotated[
+        list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Prompts; - is stdin, ids:1,2,3 is token ids.")
+    ] = None,
     *,
+    input_file: Annotated[
+        str | None,
+        typer.Option("--input", metavar="FILE", help="Requests as JSON lines; - is stdin.", rich_help_panel="Batch"),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", metavar="FILE", help="Write JSON lines; - is stdout.", rich_help_panel="Batch"),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Leave out ids that --output holds.", rich_help_panel="Batch")
+    ] = False,
+    system: Annotated[
+        str | None,
+        typer.Option("--system", metavar="TEXT", help="A chat's system message.", rich_help_panel="Workload"),
+    ] = None,
+    logit_bias: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--logit-bias",
+            metavar="ID=VALUE",
+            help="Added to a token's logit; may be given several times.",
+            rich_help_panel="Sampling",
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Complete prompts, streaming the text to stdout.
+    """Complete prompts, streaming the text to stdout. On a terminal, without a prompt: chat.
 
-    Several prompts run as one batch and are printed in order. Without a prompt, stdin is one.
+    Several prompts run as one batch and are printed in order. Without a prompt, a piped stdin is one.
+
+    Batches: each line of the --input file is an object with a "prompt", "messages" or "prompt_token_ids", and where
+    wanted an "id" (else the line's number) and keys of [sampling]. The answers go, one line each and in order, to the
+    --output file or to stdout. A line is written as soon as all before it are; --resume continues after an interrupt.
     """
-    workload = _with_arguments(config.workload, prompts or [])
-    from roseinfer.cli.loading import load_engine
-    from roseinfer.workload.requests import read_prompts, to_prompts
+    if logit_bias:
+        config = msgspec.structs.replace(config, sampling=_with_logit_bias(config.sampling, logit_bias))
+    config = msgspec.structs.replace(config, workload=_with_arguments(config.workload, prompts or []))
+    call = GenerateCall(config=config, input_file=input_file, output=output, resume=resume, system=system, json=json)
+    call.check()
+    if not call.has_prompt and not call.is_chat:
+        if sys.stdin.isatty():
+            raise UsageError("there is no prompt: give one as an argument, with --prompts-file, or on stdin")
+        config = msgspec.structs.replace(config, workload=_with_arguments(config.workload, ["-"]))
+        call = msgspec.structs.replace(call, config=config)
+    from roseinfer.cli import generation
 
-    texts = read_prompts(workload)
-    engine = load_engine(config.engine)
-    scheduler = engine.scheduler(workload.mode)
-    started_s = time.perf_counter()
-    for prompt in to_prompts(texts, engine, raw=workload.raw):
-        scheduler.submit(prompt, config.sampling)
-    if not json:
-        _stream(scheduler, texts)
-    outputs = scheduler.run()
-    statistics = Statistics.of(outputs, time.perf_counter() - started_s)
-    if json:
-        rows = [_row(text, output) for text, output in zip(texts, outputs, strict=True)]
-        console.print_json({"schema_version": 1, "model": engine.model_name, "outputs": rows, "statistics": statistics})
+    if call.is_chat:
+        generation.chat(call)
+    elif call.lines_to is not None:
+        generation.write_lines(call, call.lines_to)
+    elif json:
+        generation.print_document(call)
     else:
-        console.note(statistics.line())
+        generation.print_text(call)
+
+
+def _with_logit_bias(sampling: SamplingParams, pairs: list[str]) -> SamplingParams:
+    bias: dict[int, float] = {}
+    for pair in pairs:
+        token_id, _, value = pair.partition("=")
+        try:
+            bias[int(token_id)] = float(value)
+        except ValueError:
+            raise UsageError(f"--logit-bias {pair}: write ID=VALUE, such as 42=-5.5") from None
+        if not math.isfinite(bias[int(token_id)]):
+            raise UsageError(f"--logit-bias {pair}: the value is no finite number")
+    return sampling_with(sampling, {"logit_bias": bias})
 
 
 def _with_arguments(workload: WorkloadConfig, arguments: list[str]) -> WorkloadConfig:
-    """The workload with the prompts of the command line, or of stdin when there are none anywhere."""
-    if not arguments and not workload.prompts and workload.prompts_file is None:
-        if sys.stdin.isatty():
-            raise UsageError("there is no prompt: give one as an argument, with --prompts-file, or on stdin")
-        arguments = ["-"]
+    """The workload with the prompts of the command line."""
     if not arguments:
         return workload
     texts = tuple(_stdin_text() if argument == "-" else argument for argument in arguments)
@@ -98,40 +104,3 @@ def _stdin_text() -> str:
         return sys.stdin.read().rstrip("\n")
     except UnicodeDecodeError:
         raise UsageError("the prompt on stdin is not UTF-8 text") from None
-
-
-def _stream(scheduler: "ModeScheduler", texts: list[str]) -> None:
-    """Print completions in the prompts' order: one as it grows, those behind it once it is finished."""
-    pieces: list[list[str]] = [[] for _ in texts]
-    finished = [False] * len(texts)
-    shown = 0
-    if len(texts) > 1:
-        _write(f">>> {texts[0]}\n")
-    while shown < len(texts):
-        for event in scheduler.step():
-            pieces[event.request_id].append(event.text)
-            finished[event.request_id] = event.finish_reason is not None
-        # A request without any new token finishes without an event.
-        while shown < len(texts) and (finished[shown] or not scheduler.has_unfinished):
-            _write("".join(pieces[shown]))
-            shown += 1
-            _write("\n" if shown == len(texts) else f"\n\n>>> {texts[shown]}\n")
-        if shown < len(texts):
-            _write("".join(pieces[shown]))
-            pieces[shown].clear()
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
-
-
-def _row(text: str, output: "RequestOutput") -> dict[str, object]:
-    return {
-        "prompt": text,
-        "text": output.text,
-        "token_ids": output.token_ids,
-        "prompt_tokens": len(output.prompt_token_ids),
-        "finish_reason": output.finish_reason,
-        "ttft_ms": None if output.ttft_s is None else output.ttft_s * 1e3,
-    }

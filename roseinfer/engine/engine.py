@@ -1,6 +1,6 @@
 """The engine as a library user sees it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import TypeGuard
 
 from roseinfer.config import Mode, SamplingParams
@@ -45,7 +45,7 @@ class Engine(EngineCore):
         self,
         prompts: Prompt | Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
-    ) -> Iterator[TokenEvent]:
+    ) -> Generator[TokenEvent, None, None]:
         """Complete one prompt or several, token by token; prompts, `params` and errors as in `generate`.
 
         The texts of a completion's events concatenate to its text; the last one has a `finish_reason`. Completions of
@@ -75,7 +75,7 @@ def _is_single(prompts: Prompt | Sequence[Prompt]) -> TypeGuard[Prompt]:
     return len(prompts) > 0 and (isinstance(prompts[0], Mapping) or not isinstance(prompts[0], str | Sequence))
 
 
-def _events(scheduler: ModeScheduler, request_ids: list[int]) -> Iterator[TokenEvent]:
+def _events(scheduler: ModeScheduler, request_ids: list[int]) -> Generator[TokenEvent, None, None]:
     try:
         while scheduler.has_unfinished:
             yield from scheduler.step()

@@ -1,11 +1,27 @@
 """Which requests a workload sends."""
 
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from roseinfer.config import WorkloadConfig
-from roseinfer.engine.core import EngineCore, Prompt
+import msgspec
+
+from roseinfer.config import SamplingParams, WorkloadConfig
+from roseinfer.engine.core import EngineCore, Message, Prompt, is_message
 from roseinfer.errors import UsageError
+
+_IDS = re.compile(r"ids:\s*\d+(\s*,\s*\d+)*\s*")
+
+
+class WorkloadRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One request as the user gave it."""
+
+    id: str | int
+    """What its answer is called; by default its place, counted from 1."""
+    prompt: Prompt
+    """A text, token ids, or messages, before any chat template."""
+    params: SamplingParams
 
 
 def read_prompts(workload: WorkloadConfig) -> list[str]:
@@ -27,13 +43,45 @@ def read_prompts(workload: WorkloadConfig) -> list[str]:
 
 
 def to_prompts(texts: list[str], engine: EngineCore, *, raw: bool) -> list[Prompt]:
-    """Texts as the engine takes them: a user's turn for a chat model, unless `raw`."""
-    if raw or engine.chat_template is None:
-        return list(texts)
-    return [[{"role": "user", "content": text}] for text in texts]
+    """Texts as the engine takes them: `ids:1,2,3` is token ids, any other a user's turn for a chat model."""
+    return [to_prompt(parse_prompt(text), engine, raw=raw) for text in texts]
+
+
+def parse_prompt(text: str) -> Prompt:
+    """What a prompt on the command line or in a prompts file is: token ids where it reads `ids:1,2,3`, else text."""
+    if _IDS.fullmatch(text):
+        return [int(token_id) for token_id in text.removeprefix("ids:").split(",")]
+    return text
+
+
+def to_prompt(prompt: Prompt, engine: EngineCore, *, raw: bool = False, system: str | None = None) -> Prompt:
+    """A prompt as the engine takes it: text becomes a user's turn for a chat model, unless `raw`.
+
+    `system` is the message before the first, where a chat does not begin with its own.
+    """
+    messages: list[Message]
+    if isinstance(prompt, str):
+        if raw or engine.chat_template is None:
+            return prompt
+        messages = [{"role": "user", "content": prompt}]
+    else:
+        messages = [turn for turn in prompt if is_message(turn)]
+    if system is None or not messages or messages[0]["role"] == "system":
+        return messages if isinstance(prompt, str) else prompt
+    return [{"role": "system", "content": system}, *messages]
+
+
+def shown(prompt: Prompt) -> str:
+    """A prompt as a heading: its text, its ids, or the last message of a chat."""
+    if isinstance(prompt, str):
+        return prompt
+    messages: Sequence[Message] = [turn for turn in prompt if is_message(turn)]
+    return messages[-1]["content"] if messages else f"ids:{','.join(map(str, prompt))}"
 
 
 def _lines_of(name: str) -> list[str]:
+    if name.endswith(".jsonl"):
+        raise UsageError(f"{name} holds JSON lines, not a prompt a line: roseinfer generate --input reads them")
     try:
         text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
     except OSError as error:

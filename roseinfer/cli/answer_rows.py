@@ -1,0 +1,112 @@
+"""Answers as JSON: the rows of `--json`, and the lines of a file that a later run can continue."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from roseinfer.cli.batch import Answer
+from roseinfer.engine.request import RequestOutput
+from roseinfer.errors import RoseinferError, UsageError
+
+
+def rows(answer: Answer, *, has_text: bool) -> list[dict[str, Any]]:
+    """A row for each completion, or one with the error. `text` is null where the model has no tokenizer."""
+    if answer.error is not None:
+        return [{"id": answer.request.id, "error": answer.error}]
+    return [_row(answer, output, has_text) for output in answer.outputs]
+
+
+def _row(answer: Answer, output: RequestOutput, has_text: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "id": answer.request.id,
+        "sample_index": output.sample_index,
+        "n": answer.request.params.n,
+        "text": output.text if has_text else None,
+        "token_ids": output.token_ids,
+        "finish_reason": output.finish_reason,
+        "prompt_tokens": len(output.prompt_token_ids),
+        "ttft_ms": None if output.ttft_s is None else output.ttft_s * 1e3,
+        "e2e_ms": (output.token_times_s[-1] - output.submitted_s) * 1e3 if output.token_times_s else None,
+    }
+    return row if output.logprobs is None else {**row, "logprobs": output.logprobs}
+
+
+class AnswerLines:
+    """JSON lines, all rows of an answer at once."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self._file = file
+        self._name = name
+
+    def write(self, answer_rows: Sequence[dict[str, Any]]) -> None:
+        """Write an answer, out of this process's hands. Raises RoseinferError when the disk does not take it."""
+        try:
+            self._file.write(b"".join(msgspec.json.encode(row) + b"\n" for row in answer_rows))
+            self._file.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise RoseinferError(f"cannot write to {self._name}: {error.strerror}; --resume continues later") from None
+
+
+@contextmanager
+def open_lines(name: str, *, resume: bool) -> Iterator[AnswerLines]:
+    """A file of answers to write to, at its end with `resume`; `-` is standard output.
+
+    Raises UsageError for a file that cannot be written, or that holds something and is not to be resumed.
+    """
+    if name == "-":
+        yield AnswerLines(sys.stdout.buffer, "stdout")
+        return
+    path = Path(name)
+    try:
+        if not resume and path.is_file() and path.stat().st_size > 0:
+            raise UsageError(f"{name} holds answers already: --resume continues it; else remove it or name another")
+        file = path.open("ab")
+    except OSError as error:
+        raise UsageError(f"cannot write to {name}: {error.strerror}") from None
+    with file:
+        yield AnswerLines(file, name)
+
+
+def answered(name: str) -> set[str | int]:
+    """The ids of the whole answers in a file; what is left of a half-written one at its end is cut off.
+
+    Raises UsageError for a file that holds anything else.
+    """
+    ids: set[str | int] = set()
+    path = Path(name)
+    if not path.exists():
+        return ids
+    read = whole = 0  # bytes
+    try:
+        with path.open("r+b") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    break
+                read += len(line)
+                row = _decode(line)
+                if row is None:
+                    raise UsageError(f"{name} line {number} is no answer of generate: resume another file")
+                if "error" in row or row["sample_index"] == row["n"] - 1:
+                    ids.add(row["id"])
+                    whole = read
+            file.truncate(whole)
+    except OSError as error:
+        raise UsageError(f"cannot resume {name}: {error.strerror}") from None
+    return ids
+
+
+def _decode(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    if not isinstance(row, dict) or not isinstance(row.get("id"), str | int):
+        return None
+    counts = (row.get("sample_index"), row.get("n"))
+    return row if "error" in row or all(isinstance(count, int) for count in counts) else None

@@ -1,0 +1,58 @@
+"""Completions as text, in the order of their requests: one as it grows, those behind it once it is finished."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from roseinfer.cli.batch import Answer
+from roseinfer.engine.request import TokenEvent
+from roseinfer.workload.requests import WorkloadRequest, shown
+
+_Key = tuple[str | int, int]
+"""A request's id and the index of a completion."""
+
+
+class AnswerText:
+    """Takes events in any order. Several prompts have a heading each, and so have several completions of one."""
+
+    def __init__(self, requests: Sequence[WorkloadRequest], write: Callable[[str], object]) -> None:
+        self._write = write
+        self._queue = deque((request, sample) for request in requests for sample in range(request.params.n))
+        self._has_headings = len(requests) > 1
+        self._begun = False  # whether the first in the queue has its heading
+        self._pieces: dict[_Key, list[str]] = {}
+        self._ended: set[_Key] = set()
+
+    def add(self, request: WorkloadRequest, event: TokenEvent) -> None:
+        """A new token."""
+        key = (request.id, event.sample_index)
+        self._pieces.setdefault(key, []).append(event.text)
+        if event.finish_reason is not None:
+            self._ended.add(key)
+        self._advance()
+
+    def end(self, answer: Answer) -> None:
+        """A whole answer: also completions of no tokens, which have no events, end here."""
+        unseen = {(request.id, sample) for request, sample in self._queue if request is answer.request}
+        self._ended |= unseen
+        self._advance()
+
+    def _advance(self) -> None:
+        while self._queue:
+            request, sample = self._queue[0]
+            key = (request.id, sample)
+            if key not in self._pieces and key not in self._ended:
+                return
+            if not self._begun:
+                self._write(self._heading(request, sample))
+                self._begun = True
+            self._write("".join(self._pieces.pop(key, ())))
+            if key not in self._ended:
+                return
+            self._queue.popleft()
+            self._begun = False
+            self._write("\n\n" if self._queue else "\n")
+
+    def _heading(self, request: WorkloadRequest, sample: int) -> str:
+        n = request.params.n
+        prompt = f">>> {shown(request.prompt)}\n" if self._has_headings and sample == 0 else ""
+        return prompt + (f"--- {sample + 1} of {n}\n" if n > 1 else "")

@@ -1,0 +1,118 @@
+"""An interactive chat: `generate` on a terminal, without a prompt.
+
+Imports torch: only the command calls it, inside.
+"""
+
+import signal
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, suppress
+from types import FrameType
+
+from roseinfer.cli import console
+from roseinfer.config import SamplingParams
+from roseinfer.engine.core import Message, Prompt
+from roseinfer.engine.engine import Engine
+from roseinfer.engine.request import TokenEvent
+from roseinfer.errors import RoseinferError
+from roseinfer.workload.requests import parse_prompt
+
+_HELP = "/exit or Ctrl-D ends, /clear forgets the conversation, Ctrl-C stops an answer"
+
+
+class Chat:
+    """A conversation, kept as messages. Where the model has no chat template, each line is completed on its own."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        params: SamplingParams,
+        *,
+        system: str | None = None,
+        raw: bool = False,
+        note: Callable[[str], None] = console.note,
+    ) -> None:
+        self._engine = engine
+        self._params = params
+        self._has_turns = engine.chat_template is not None and not raw
+        self._note = note
+        self._system: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+        self.messages: list[Message] = list(self._system)
+
+    def run(self, read: Callable[[], str], write: Callable[[str], object]) -> None:
+        """Answer what `read` gives, line by line, until it raises EOFError or gives `/exit`."""
+        self._note(f"[chat] {self._engine.model_name}: {_HELP}")
+        if not self._has_turns:
+            self._note("[chat] no chat template in use: each line is completed on its own")
+        while True:
+            try:
+                line = read().strip()
+            except EOFError:
+                write("\n")
+                return
+            except UnicodeDecodeError:
+                self._note("[chat] that is not UTF-8 text")
+                continue
+            if line == "/exit":
+                return
+            if line == "/clear":
+                self.messages = list(self._system)
+            elif line.startswith("/"):
+                self._note(f"[chat] unknown command {line}: {_HELP}")
+            elif line:
+                self._answer(line, write)
+
+    def _answer(self, line: str, write: Callable[[str], object]) -> None:
+        """One turn. What fails, as when the context is full, leaves the conversation as it was."""
+        pieces: list[str] = []
+        reason: str | None = None
+        try:
+            with _interrupts() as is_interrupted, closing(self._stream(line)) as events:
+                for event in events:
+                    pieces.append(event.text)
+                    write(event.text)
+                    reason = event.finish_reason
+                    if is_interrupted():
+                        break
+        except RoseinferError as error:
+            self._note(f"[chat] {error}; /clear starts anew" if self.messages else f"[chat] {error}")
+            return
+        write("\n")
+        answer = "".join(pieces)
+        if pieces and reason is None:
+            self._note("[chat] stopped")
+        elif reason == "length":
+            self._note(f"[chat] cut after {len(pieces)} tokens: --max-new-tokens, or the model's context")
+        if answer and self._has_turns:
+            self.messages += ({"role": "user", "content": line}, {"role": "assistant", "content": answer})
+
+    def _stream(self, line: str) -> Generator[TokenEvent, None, None]:
+        prompt: Prompt = [*self.messages, {"role": "user", "content": line}] if self._has_turns else parse_prompt(line)
+        return self._engine.stream(prompt, self._params)
+
+
+def read_line() -> str:
+    """A line from the terminal, with the editing keys of readline where Python has it."""
+    with suppress(ImportError):
+        import readline  # noqa: F401 - `input` uses it once it is imported
+    return input(">>> ")
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into an answer to ask for; the second is a KeyboardInterrupt as ever.
+
+    An exception in the midst of a step could leave blocks of the KV cache behind.
+    """
+    seen = False
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal seen
+        if seen:
+            signal.default_int_handler(number, frame)
+        seen = True
+
+    before = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield lambda: seen
+    finally:
+        signal.signal(signal.SIGINT, before)
