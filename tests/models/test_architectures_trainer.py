@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from roseinfer.config import EngineConfig
 from roseinfer.engine.factory import build_engine
 from roseinfer.errors import ModelError, UsageError
+from roseinfer.weights.reader import open_weights
+from roseinfer.weights.resolve import resolve
 
 CONFIG = {
     "vocab_size": 64,
@@ -121,6 +123,14 @@ def test_a_tied_head_may_be_left_out(tmp_path: Path) -> None:
     path = save(trained, tmp_path / "run.pt", model=state)
     ((token_ids, logits),) = engine_logits(path, [random_prompt(9)], 3)
     assert (logits - trained(torch.tensor(token_ids))[:-1]).abs().max() < 1e-4
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
+def test_the_file_is_mapped_so_that_the_optimizer_takes_no_memory(tmp_path: Path) -> None:
+    path = save(Trained(), tmp_path / "run.pt")
+    reader = open_weights(resolve(str(path), "auto", ()))
+    assert str(path) in Path("/proc/self/maps").read_text()
+    assert not any(name.startswith(("optimizer", "exp_avg")) for name in reader.names())
 
 
 class Unsafe:
