@@ -25,6 +25,10 @@ def summarize(
     baseline: Annotated[
         Path | None, typer.Option("--baseline", metavar="OLD", help="A trace or folder to compare with.")
     ] = None,
+    again: Annotated[
+        bool,
+        typer.Option("--rerun", help="Profile a run directory's workload again, with today's code, and compare."),
+    ] = False,
     fail_above: Annotated[
         str | None,
         typer.Option("--fail-above", metavar="5%", help="Exit with 3 when a step got slower by more than this."),
@@ -42,13 +46,19 @@ def summarize(
     debug: Debug = False,
 ) -> int:
     """Explain a torch.profiler trace: where the time goes, why the GPU waits, and what to do about it."""
-    limit = _limit(fail_above, baseline)
+    if again and baseline is not None:
+        raise UsageError("--rerun compares with the run itself: leave --baseline out")
+    limit = _limit(fail_above, trace if again else baseline)
     if as_json and markdown:
         raise UsageError("--json and --markdown exclude each other")
     from roseinfer.trace import compare
 
     summary = _read(trace)
-    if baseline is not None:
+    if again:
+        from roseinfer.cli.rerun import rerun
+
+        summary = compare(rerun(trace), summary, limit)
+    elif baseline is not None:
         summary = compare(summary, _read(baseline), limit)
     if html is not None:
         _write_page(html, summary)
@@ -66,7 +76,7 @@ def _limit(fail_above: str | None, baseline: Path | None) -> float | None:
     if not found:
         raise UsageError(f"--fail-above takes a percentage such as 5%, got {fail_above!r}")
     if baseline is None:
-        raise UsageError("--fail-above needs --baseline: there is nothing to be slower than")
+        raise UsageError("--fail-above needs --baseline or --rerun: there is nothing to be slower than")
     return float(found.group(1))
 
 
