@@ -1,13 +1,14 @@
-"""Latencies and rates out of request outputs and step records."""
+"""Latencies and rates out of request figures and step records."""
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
 from statistics import median
 
 import msgspec
 import numpy as np
 
-from roseinfer.engine.request import RequestOutput
+from roseinfer.bench.request_figures import RequestFigures
+from roseinfer.costs.ceilings import Ceilings
+from roseinfer.engine.scheduler import Phase
 from roseinfer.workload.run import StepRecord, WorkloadResult
 
 
@@ -24,6 +25,7 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
     """A rate over the repeats; `std` is the sample standard deviation, 0 for a single repeat."""
 
     mean: float
+    median: float
     std: float
     min: float
     max: float
@@ -33,22 +35,28 @@ class DecodeSpeed(msgspec.Struct, frozen=True, kw_only=True):
     """The steps that only decode."""
 
     steps: int
+    """Of one repeat."""
     median_step_ms: float
     tokens_per_s: float
+    mbu_percent: float
+    """Bytes that the steps had to move over their time x the measured bandwidth."""
 
 
 class PrefillSpeed(msgspec.Struct, frozen=True, kw_only=True):
     """The steps that only compute prompts."""
 
     steps: int
+    """Of one repeat."""
     tokens_per_s: float
+    mfu_percent: float
+    """FLOPs that the steps had to do over their time x the measured matmul rate."""
 
 
-def latency(values_s: Sequence[float]) -> Latency | None:
-    """Of durations in seconds; None of none."""
-    if not values_s:
+def latency(values_s: Iterable[float | None]) -> Latency | None:
+    """Of durations in seconds, leaving out None; None of none."""
+    values_ms = np.asarray([value for value in values_s if value is not None]) * 1e3
+    if not values_ms.size:
         return None
-    values_ms = np.asarray(values_s) * 1e3
     p50, p90, p99 = (float(value) for value in np.percentile(values_ms, (50, 90, 99)))
     return Latency(mean=float(values_ms.mean()), p50=p50, p90=p90, p99=p99)
 
@@ -56,55 +64,78 @@ def latency(values_s: Sequence[float]) -> Latency | None:
 def spread(values: Sequence[float]) -> Spread:
     """Of at least one value."""
     array = np.asarray(values)
-    std = float(array.std(ddof=1)) if len(array) > 1 else 0.0
-    return Spread(mean=float(array.mean()), std=std, min=float(array.min()), max=float(array.max()))
-
-
-def ttft_s(output: RequestOutput) -> list[float]:
-    """Submission to first token: one value, none for an empty completion."""
-    return [] if output.ttft_s is None else [output.ttft_s]
-
-
-def itl_s(output: RequestOutput) -> list[float]:
-    """Every gap between two consecutive tokens."""
-    times = output.token_times_s
-    return [after - before for before, after in pairwise(times)]
-
-
-def tpot_s(output: RequestOutput) -> list[float]:
-    """(E2E - TTFT) / (completion tokens - 1): one value, none for completions of one token."""
-    times = output.token_times_s
-    return [(times[-1] - times[0]) / (len(times) - 1)] if len(times) > 1 else []
-
-
-def e2e_s(output: RequestOutput) -> list[float]:
-    """Submission to last token: one value, none for an empty completion."""
-    return [output.token_times_s[-1] - output.submitted_s] if output.token_times_s else []
-
-
-def decode_speed(results: Sequence[WorkloadResult]) -> DecodeSpeed | None:
-    """Over the pure decode steps of all repeats; `steps` counts those of one repeat."""
-    steps = _steps(results, "decode")
-    if not steps:
-        return None
-    return DecodeSpeed(
-        steps=len(_steps(results[:1], "decode")),
-        median_step_ms=median(step.wall_ms for step in steps),
-        tokens_per_s=_tokens_per_s(steps),
+    return Spread(
+        mean=float(array.mean()),
+        median=float(np.median(array)),
+        std=float(array.std(ddof=1)) if len(array) > 1 else 0.0,
+        min=float(array.min()),
+        max=float(array.max()),
     )
 
 
-def prefill_speed(results: Sequence[WorkloadResult]) -> PrefillSpeed | None:
-    """Over the pure prefill steps of all repeats; `steps` counts those of one repeat."""
-    steps = _steps(results, "prefill")
+def outliers(values: Sequence[float]) -> list[int]:
+    """Indexes of values that lie far from the others: a modified z-score above 3.5 (Iglewicz and Hoaglin, 1993).
+
+    Among fewer than four nothing stands out, and less than 2 % from the median is no news.
+    """
+    if len(values) < 4:
+        return []
+    middle = median(values)
+    deviations = [abs(value - middle) for value in values]
+    limit = max(3.5 * median(deviations) / 0.6745, 0.02 * abs(middle))
+    return [index for index, deviation in enumerate(deviations) if deviation > limit]
+
+
+def ttft(figures: Iterable[RequestFigures]) -> Latency | None:
+    return latency(each.ttft_s for each in figures)
+
+
+def itl(figures: Iterable[RequestFigures]) -> Latency | None:
+    return latency(gap for each in figures for gap in each.itl_s)
+
+
+def tpot(figures: Iterable[RequestFigures]) -> Latency | None:
+    return latency(each.tpot_s for each in figures)
+
+
+def e2e(figures: Iterable[RequestFigures]) -> Latency | None:
+    return latency(each.e2e_s for each in figures)
+
+
+def decode_speed(results: Sequence[WorkloadResult], ceilings: Ceilings) -> DecodeSpeed | None:
+    """Over the pure decode steps of all repeats; None without any."""
+    steps = steps_of(results, "decode")
     if not steps:
         return None
-    return PrefillSpeed(steps=len(_steps(results[:1], "prefill")), tokens_per_s=_tokens_per_s(steps))
+    return DecodeSpeed(
+        steps=len(steps_of(results[:1], "decode")),
+        median_step_ms=median(step.wall_ms for step in steps),
+        tokens_per_s=tokens_per_s(steps),
+        mbu_percent=100 * sum(step.bytes for step in steps) / _seconds(steps) / ceilings.copy_bytes_per_s,
+    )
 
 
-def _steps(results: Sequence[WorkloadResult], phase: str) -> list[StepRecord]:
+def prefill_speed(results: Sequence[WorkloadResult], ceilings: Ceilings) -> PrefillSpeed | None:
+    """Over the pure prefill steps of all repeats; None without any."""
+    steps = steps_of(results, "prefill")
+    if not steps:
+        return None
+    return PrefillSpeed(
+        steps=len(steps_of(results[:1], "prefill")),
+        tokens_per_s=tokens_per_s(steps),
+        mfu_percent=100 * sum(step.flops for step in steps) / _seconds(steps) / ceilings.flops_per_s,
+    )
+
+
+def steps_of(results: Sequence[WorkloadResult], phase: Phase) -> list[StepRecord]:
+    """The steps of one phase."""
     return [step for result in results for step in result.steps if step.phase == phase]
 
 
-def _tokens_per_s(steps: Sequence[StepRecord]) -> float:
-    return sum(step.tokens for step in steps) / sum(step.wall_ms for step in steps) * 1e3
+def tokens_per_s(steps: Sequence[StepRecord]) -> float:
+    """New tokens over the steps' own time."""
+    return sum(step.tokens for step in steps) / _seconds(steps)
+
+
+def _seconds(steps: Sequence[StepRecord]) -> float:
+    return sum(step.wall_ms for step in steps) / 1e3

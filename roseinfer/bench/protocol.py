@@ -1,41 +1,55 @@
-"""How a benchmark is measured: one warm-up pass, then the timed repeats, each with a fresh scheduler."""
+"""How a benchmark is measured: one warm-up pass, then the timed repeats, each with a fresh scheduler.
+
+No repeat finds in the prefix cache what another one left there, the garbage collector is quiet, and nothing profiles.
+"""
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from roseinfer.config import Mode, SamplingParams
-from roseinfer.engine.core import Prompt
+from roseinfer.bench.memory import forget_peak_memory
+from roseinfer.config import Mode
 from roseinfer.engine.engine import Engine
 from roseinfer.errors import UsageError
-from roseinfer.workload.run import WorkloadResult, run_workload
+from roseinfer.workload.load import PlannedRequest
+from roseinfer.workload.run import WALL_CLOCK, Clock, WorkloadResult, run_load
+
+WARM_UP_PASSES = 1
 
 
 def measure(
     engine: Engine,
     mode: Mode,
-    prompts: Sequence[Prompt],
-    sampling: SamplingParams,
+    load: Sequence[PlannedRequest],
     *,
     repeats: int,
     on_pass: Callable[[], None] | None = None,
+    clock: Clock = WALL_CLOCK,
 ) -> list[WorkloadResult]:
     """The timed passes of one mode. `on_pass` is called after each pass, the warm-up's included.
 
     Raises UsageError for a workload that computes nothing, whose rates would mean nothing.
     """
-    if sampling.max_new_tokens == 0:
+    if all(request.params.max_new_tokens == 0 for request in load):
         raise UsageError("there is nothing to measure: max_new_tokens is 0")
-    run_workload(engine, mode, prompts, sampling)
+    for _ in range(WARM_UP_PASSES):
+        timed_pass(engine, mode, load, clock)
+        if on_pass is not None:
+            on_pass()
+    forget_peak_memory(engine.runner.device)
     results = []
-    if on_pass is not None:
-        on_pass()
     for _ in range(repeats):
-        with _quiet_collector():
-            results.append(run_workload(engine, mode, prompts, sampling))
+        results.append(timed_pass(engine, mode, load, clock))
         if on_pass is not None:
             on_pass()
     return results
+
+
+def timed_pass(engine: Engine, mode: Mode, load: Sequence[PlannedRequest], clock: Clock = WALL_CLOCK) -> WorkloadResult:
+    """One pass over an empty prefix cache."""
+    engine.pool.reset_prefix_cache()
+    with _quiet_collector():
+        return run_load(engine, mode, load, clock=clock)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What `bench --json` prints."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from statistics import median
 
 import msgspec
 
@@ -10,16 +11,21 @@ from roseinfer.bench.metrics import (
     PrefillSpeed,
     Spread,
     decode_speed,
-    e2e_s,
-    itl_s,
-    latency,
+    e2e,
+    itl,
+    outliers,
     prefill_speed,
     spread,
-    tpot_s,
-    ttft_s,
+    steps_of,
+    tokens_per_s,
+    tpot,
+    ttft,
 )
+from roseinfer.bench.protocol import WARM_UP_PASSES
+from roseinfer.bench.request_figures import RequestFigures, request_figures
+from roseinfer.bench.slo import Goodput, Slo, goodput
 from roseinfer.config import EngineConfig, Mode, SamplingParams, WorkloadConfig
-from roseinfer.engine.request import RequestOutput
+from roseinfer.costs.ceilings import Ceilings
 from roseinfer.workload.provenance import ModelInfo, Versions
 from roseinfer.workload.report import Report
 from roseinfer.workload.run import WorkloadResult
@@ -34,6 +40,8 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     threads: int
     """CPU threads that torch computes with."""
+    ceilings: Ceilings
+    """What the device reached in measurements of its own."""
 
 
 class Elapsed(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,14 +52,47 @@ class Elapsed(msgspec.Struct, frozen=True, kw_only=True):
     total: float
 
 
+class RepeatFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """One timed pass. Latencies are medians; None where nothing was measured."""
+
+    elapsed_s: float
+    completion_tokens_per_s: float
+    ttft_ms: float | None
+    tpot_ms: float | None
+    decode_step_ms: float | None
+    prefill_tokens_per_s: float | None
+    decode_tokens_per_s: float | None
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """One value that a search tried."""
+
+    value: float
+    met_percent: float
+
+
+class Search(msgspec.Struct, frozen=True, kw_only=True):
+    """How the run's batch limit or request rate was found."""
+
+    parameter: str
+    """max_batch_size or request_rate."""
+    found: float
+    trials: list[Trial]
+
+
 class BenchRun(msgspec.Struct, frozen=True, kw_only=True):
-    """One mode's figures. Counts and `elapsed_s` are of the repeat with the median time; latencies are over all."""
+    """One measured configuration.
+
+    Counts and `elapsed_s` are of the repeat with the median time; latencies are over the requests of all repeats.
+    """
 
     name: str
     mode: Mode
+    max_batch_size: int
     workload: WorkloadConfig
     sampling: SamplingParams
     seed: int
+    warmup: int
     repeats: int
     requests: int
     prompt_tokens: int
@@ -66,7 +107,17 @@ class BenchRun(msgspec.Struct, frozen=True, kw_only=True):
     e2e_ms: Latency | None
     decode: DecodeSpeed | None
     prefill: PrefillSpeed | None
+    goodput: Goodput | None
+    prefix_cache_hit_percent: float
     preemptions: int
+    """Over all repeats."""
+    peak_memory_bytes: int
+    startup_s: float
+    """From the command's start to a loaded engine."""
+    per_repeat: list[RepeatFigures]
+    outliers: list[int]
+    """Repeats, counted from 0, whose time stands out from the others'."""
+    search: Search | None = None
 
 
 class BenchResults(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +127,26 @@ class BenchResults(msgspec.Struct, frozen=True, kw_only=True):
     environment: Environment
     model: ModelInfo
     engine: EngineConfig
+    """As built; a run's own `max_batch_size` may be smaller."""
     runs: list[BenchRun]
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """What one configuration's protocol gave."""
+
+    name: str
+    mode: Mode
+    max_batch_size: int
+    workload: WorkloadConfig
+    sampling: SamplingParams
+    seed: int
+    results: Sequence[WorkloadResult]
+    peak_memory_bytes: int
+
+    @property
+    def figures(self) -> list[RequestFigures]:
+        """The requests of all repeats."""
+        return [each for repeat, result in enumerate(self.results) for each in request_figures(result, repeat)]
 
 
 def median_report(results: Sequence[WorkloadResult]) -> Report:
@@ -86,22 +156,22 @@ def median_report(results: Sequence[WorkloadResult]) -> Report:
 
 
 def bench_run(
-    name: str, workload: WorkloadConfig, sampling: SamplingParams, seed: int, results: Sequence[WorkloadResult]
+    measured: Measured, ceilings: Ceilings, *, startup_s: float, slo: Slo | None = None, search: Search | None = None
 ) -> BenchRun:
-    """One mode's figures out of its repeats."""
+    """One configuration's figures out of its repeats."""
+    results, figures = measured.results, measured.figures
     report = median_report(results)
     reports = [Report.of(result) for result in results]
-    outputs = [output for result in results for output in result.outputs]
-
-    def over_requests(durations_s: Callable[[RequestOutput], list[float]]) -> Latency | None:
-        return latency([value for output in outputs for value in durations_s(output)])
-
+    total_s = [each.elapsed_total_s for each in reports]
+    queried = sum(result.queried_tokens for result in results)
     return BenchRun(
-        name=name,
+        name=measured.name,
         mode=report.mode,
-        workload=msgspec.structs.replace(workload, mode=report.mode),
-        sampling=sampling,
-        seed=seed,
+        max_batch_size=measured.max_batch_size,
+        workload=msgspec.structs.replace(measured.workload, mode=report.mode),
+        sampling=measured.sampling,
+        seed=measured.seed,
+        warmup=WARM_UP_PASSES,
         repeats=len(results),
         requests=report.requests,
         prompt_tokens=report.prompt_tokens,
@@ -110,11 +180,33 @@ def bench_run(
         elapsed_s=Elapsed(add=report.elapsed_add_s, run=report.elapsed_run_s, total=report.elapsed_total_s),
         completion_tokens_per_s=spread([each.completion_tokens_per_s for each in reports]),
         total_tokens_per_s=spread([each.total_tokens_per_s for each in reports]),
-        ttft_ms=over_requests(ttft_s),
-        itl_ms=over_requests(itl_s),
-        tpot_ms=over_requests(tpot_s),
-        e2e_ms=over_requests(e2e_s),
-        decode=decode_speed(results),
-        prefill=prefill_speed(results),
+        ttft_ms=ttft(figures),
+        itl_ms=itl(figures),
+        tpot_ms=tpot(figures),
+        e2e_ms=e2e(figures),
+        decode=decode_speed(results, ceilings),
+        prefill=prefill_speed(results, ceilings),
+        goodput=None if slo is None else goodput(slo, figures, sum(total_s)),
+        prefix_cache_hit_percent=100 * sum(result.cached_tokens for result in results) / max(queried, 1),
         preemptions=sum(result.preemptions for result in results),
+        peak_memory_bytes=measured.peak_memory_bytes,
+        startup_s=startup_s,
+        per_repeat=[_repeat(result, repeat) for repeat, result in enumerate(results)],
+        outliers=outliers(total_s),
+        search=search,
+    )
+
+
+def _repeat(result: WorkloadResult, repeat: int) -> RepeatFigures:
+    report, figures = Report.of(result), request_figures(result, repeat)
+    first, gap = ttft(figures), tpot(figures)
+    prefill, decode = steps_of([result], "prefill"), steps_of([result], "decode")
+    return RepeatFigures(
+        elapsed_s=report.elapsed_total_s,
+        completion_tokens_per_s=report.completion_tokens_per_s,
+        ttft_ms=None if first is None else first.p50,
+        tpot_ms=None if gap is None else gap.p50,
+        decode_step_ms=median(step.wall_ms for step in decode) if decode else None,
+        prefill_tokens_per_s=tokens_per_s(prefill) if prefill else None,
+        decode_tokens_per_s=tokens_per_s(decode) if decode else None,
     )

@@ -1,20 +1,47 @@
 """`roseinfer bench`: how fast is it?"""
 
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
+import msgspec
 import typer
-from rich.table import Table
 
 from roseinfer.cli import console
+from roseinfer.cli.bench_lists import listed, positive_float, positive_int, whole_number
+from roseinfer.cli.bench_plot import check_plot, draw_plot
 from roseinfer.cli.options import Debug, Json, Quiet, configured
 from roseinfer.config import Mode, RunConfig
+from roseinfer.errors import UsageError
 
 if TYPE_CHECKING:
-    from roseinfer.bench.metrics import Latency
-    from roseinfer.bench.results import BenchRun
+    from roseinfer.bench.grid import Cell
+    from roseinfer.bench.results import BenchResults, BenchRun, Measured, Trial
+    from roseinfer.bench.session import Parameter
+    from roseinfer.bench.slo import Slo
+    from roseinfer.engine.engine import Engine
+
+Output = Literal["table", "md", "csv", "json", "jsonl"]
+
+_AXES = ("mode", "max_batch_size", "prompt_length", "max_new_tokens", "request_rate")
+"""Config keys that this command takes several values of."""
+
+_EXIT_REGRESSION = 3
 
 
-@configured("engine", "workload", "sampling", base="default", without=("mode",))
+def _axis(name: str, about: str) -> Any:
+    return typer.Option(name, metavar="N[,N...]", help=about, rich_help_panel="Grid")
+
+
+@configured(
+    "engine",
+    "workload",
+    "load",
+    "sampling",
+    base="default",
+    without=_AXES,
+    defaults={"sampling": {"stop_on_eos": False}},
+)
 def bench(
     config: RunConfig,
     *,
@@ -22,72 +49,139 @@ def bench(
         Literal["naive", "offline", "online", "all"] | None,
         typer.Option("--mode", help="How requests are scheduled; all: each mode in turn.", rich_help_panel="Workload"),
     ] = None,
+    max_batch_size: Annotated[str | None, _axis("--max-batch-size", "Most requests a step.")] = None,
+    prompt_length: Annotated[str | None, _axis("--prompt-length", "Draw prompts of so many ids; or 100..1024.")] = None,
+    max_new_tokens: Annotated[str | None, _axis("--max-new-tokens", "Most tokens of a completion.")] = None,
+    request_rate: Annotated[
+        str | None, _axis("--request-rate", "Requests that arrive per second; unset: all at once.")
+    ] = None,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Timed passes after one warm-up pass.")] = 3,
+    slo: Annotated[
+        str | None, typer.Option("--slo", metavar="LIMITS", help="Count requests within ttft=200ms,tpot=20ms.")
+    ] = None,
+    find_max_batch: Annotated[
+        bool, typer.Option("--find-max-batch", help="Find the largest batch limit that meets --slo.")
+    ] = False,
+    find_max_rate: Annotated[
+        bool, typer.Option("--find-max-rate", help="Find the largest request rate that meets --slo.")
+    ] = False,
+    baseline: Annotated[
+        Path | None, typer.Option("--baseline", metavar="FILE", help="Compare with an older bench --json.")
+    ] = None,
+    fail_above: Annotated[
+        str | None, typer.Option("--fail-above", metavar="PERCENT", help="Exit 3 when --baseline was better by more.")
+    ] = None,
+    output: Annotated[Output, typer.Option("--output", "-o", help="How results are printed.")] = "table",
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Draw throughput and latency (.svg, .png).")
+    ] = None,
+    save_requests: Annotated[
+        Path | None, typer.Option("--save-requests", metavar="FILE", help="Write every request's times as JSON lines.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
-) -> None:
+) -> int:
     """Measure a workload, without a profiler: throughput and latencies, over several repeats.
 
-    Without --config, the shipped run `default` is measured.
+    Options of the panel Grid take several values, and every combination is measured. EOS is ignored unless
+    --stop-on-eos or a config says otherwise. Without --config, the shipped run `default` is measured.
     """
-    from roseinfer.bench.protocol import measure
-    from roseinfer.bench.results import BenchResults, Environment, bench_run, median_report
+    started_s = time.perf_counter()
+    parameter = _searched(find_max_batch, find_max_rate, slo, mode)
+    limit_percent, older = _baseline(baseline, fail_above)
+    if plot is not None:
+        check_plot(plot)
+    from roseinfer.bench.grid import Axes, cells
+    from roseinfer.bench.slo import parse_slo
+    from roseinfer.cli.bench_output import print_changes, print_results
+
+    axes = Axes(
+        modes=get_args(Mode) if mode == "all" else [mode] if mode is not None else [],
+        max_batch_sizes=listed("--max-batch-size", max_batch_size, positive_int, "whole numbers"),
+        prompt_lengths=listed("--prompt-length", prompt_length, str, "lengths"),
+        max_new_tokens=listed("--max-new-tokens", max_new_tokens, whole_number, "whole numbers"),
+        request_rates=listed("--request-rate", request_rate, positive_float, "numbers"),
+    )
+    objective = None if slo is None else parse_slo(slo)
+    to_measure = cells(config, axes)
+    if parameter is not None and len(to_measure) > 1:
+        raise UsageError("a search starts from one configuration: give one value of each option")
+    measured, results = _measure(config, to_measure, repeats, objective, parameter, started_s)
+    if save_requests is not None:
+        from roseinfer.bench.request_figures import save_requests as save
+
+        save(save_requests, [(each.name, each.figures) for each in measured])
+    if plot is not None:
+        draw_plot(plot, results.runs)
+    print_results(results, measured, "json" if json else output, grid=axes.is_grid)
+    if older is None:
+        return 0
+    regressed = print_changes(older, results, limit_percent, to_stderr=json or output != "table")
+    return _EXIT_REGRESSION if regressed else 0
+
+
+def _searched(batch: bool, rate: bool, slo: str | None, mode: str | None) -> "Parameter | None":
+    """What to search for, if anything."""
+    if batch and rate:
+        raise UsageError("--find-max-batch and --find-max-rate are two searches: choose one")
+    if not batch and not rate:
+        return None
+    if slo is None:
+        raise UsageError("a search needs an objective to meet: give --slo ttft=200ms,tpot=20ms")
+    if mode == "all":
+        raise UsageError("a search runs in one mode: give --mode online or --mode offline")
+    return "max_batch_size" if batch else "request_rate"
+
+
+def _baseline(path: Path | None, fail_above: str | None) -> "tuple[float | None, BenchResults | None]":
+    if path is None:
+        if fail_above is not None:
+            raise UsageError("--fail-above needs a --baseline to compare with")
+        return None, None
+    from roseinfer.bench.comparison import parse_percent, read_baseline
+
+    return None if fail_above is None else parse_percent(fail_above), read_baseline(path)
+
+
+def _note_trial(trial: "Trial") -> None:
+    console.note(f"[bench] tried {trial.value:g}: {trial.met_percent:.0f} % of the requests met the objective")
+
+
+def _measure(
+    config: RunConfig,
+    to_measure: "list[Cell]",
+    repeats: int,
+    slo: "Slo | None",
+    parameter: "Parameter | None",
+    started_s: float,
+) -> "tuple[list[Measured], BenchResults]":
+    """Load one engine that is large enough for all, and measure each configuration on it."""
+    from roseinfer.bench.results import BenchResults, Environment, bench_run
+    from roseinfer.bench.session import find_largest, measure_cell
     from roseinfer.cli.loading import load_engine
-    from roseinfer.cli.report import print_report
+    from roseinfer.costs.ceilings import ceilings
     from roseinfer.engine.device import device_name, num_threads
     from roseinfer.workload.provenance import ModelInfo, current_versions
-    from roseinfer.workload.requests import read_prompts, to_prompts
 
-    modes: tuple[Mode, ...] = get_args(Mode) if mode == "all" else (mode or config.workload.mode,)
-    texts = read_prompts(config.workload)
-    engine = load_engine(config.engine)
-    prompts = to_prompts(texts, engine, raw=config.workload.raw)
-    runs = []
-    for each in modes:
-        with console.progress(f"Measuring {each}", unit="passes") as on_progress:
-            done = 0
-
-            def after_pass() -> None:
-                nonlocal done
-                done += 1
-                if on_progress is not None:
-                    on_progress(done, repeats + 1)
-
-            results = measure(engine, each, prompts, config.sampling, repeats=repeats, on_pass=after_pass)
-        runs.append(bench_run(each, config.workload, config.sampling, config.engine.seed, results))
-        if not json:
-            print_report(median_report(results))
-            console.stdout.print()
-    if not json:
-        console.stdout.print(_table(runs))
-        return
+    largest = max(cell.max_batch_size for cell in to_measure)
+    built = msgspec.structs.replace(config.engine, max_batch_size=largest)
+    engine: Engine = load_engine(built)
+    startup_s = time.perf_counter() - started_s
+    limits = ceilings(engine.runner.device, engine.runner.cache.data.dtype)
+    measured: list[Measured] = []
+    runs: list[BenchRun] = []
+    for cell in to_measure:
+        search = None
+        if parameter is not None and slo is not None:
+            cell, search = find_largest(engine, cell, parameter, slo, on_trial=_note_trial)
+        with console.progress(f"Measuring {cell.name}", unit="passes") as on_progress:
+            measured.append(measure_cell(engine, cell, repeats=repeats, on_progress=on_progress))
+        runs.append(bench_run(measured[-1], limits, startup_s=startup_s, slo=slo, search=search))
     environment = Environment(
-        versions=current_versions(), device=device_name(engine.runner.device), threads=num_threads()
+        versions=current_versions(),
+        device=device_name(engine.runner.device),
+        threads=num_threads(),
+        ceilings=limits,
     )
-    console.print_json(
-        BenchResults(environment=environment, model=ModelInfo.of(engine), engine=config.engine, runs=runs)
-    )
-
-
-def _table(runs: "list[BenchRun]") -> Table:
-    table = Table(title="Latencies: median (p99) over requests, ms", title_justify="left")
-    table.add_column("mode")
-    for column in ("tokens/s", "TTFT", "TPOT", "ITL", "E2E", "decode step"):
-        table.add_column(column, justify="right")
-    for run in runs:
-        rate = run.completion_tokens_per_s
-        table.add_row(
-            run.mode,
-            f"{rate.mean:.1f} ± {rate.std:.1f}",
-            _cell(run.ttft_ms),
-            _cell(run.tpot_ms),
-            _cell(run.itl_ms),
-            _cell(run.e2e_ms),
-            "-" if run.decode is None else f"{run.decode.median_step_ms:.2f}",
-        )
-    return table
-
-
-def _cell(latency: "Latency | None") -> str:
-    return "-" if latency is None else f"{latency.p50:.1f} ({latency.p99:.1f})"
+    return measured, BenchResults(environment=environment, model=ModelInfo.of(engine), engine=built, runs=runs)

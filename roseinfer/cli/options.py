@@ -134,7 +134,8 @@ _FLAGS = (
     _Flag("profile", "sort_by", "Order of the top-ops table.", config.SortKey),
 )
 
-Command = Callable[..., None]
+Command = Callable[..., int | None]
+"""What Typer calls; the exit code, or None for 0."""
 
 
 def configured(
@@ -152,13 +153,13 @@ def configured(
 
     def decorate(command: Command) -> Command:
         @wraps(command)
-        def wrapper(*args: Any, config_name: str | None = None, **options: Any) -> None:
+        def wrapper(*args: Any, config_name: str | None = None, **options: Any) -> int | None:
             overrides: dict[str, dict[str, Any]] = {}
             for flag in flags:
                 value = options.pop(flag.name)
                 if value is not None and value != []:
                     overrides.setdefault(flag.table, {})[flag.key] = value
-            command(load_config(config_name or base, overrides, defaults), *args, **options)
+            return command(load_config(config_name or base, overrides, defaults), *args, **options)
 
         own = list(inspect.signature(command).parameters.values())[1:]
         name = inspect.Parameter("config_name", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigName)

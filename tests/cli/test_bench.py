@@ -22,7 +22,7 @@ REPORT = [
     r"Throughput \(total\): (\d+\.\d+) tokens/s",
 ]
 LATENCY = {"mean", "p50", "p90", "p99"}
-SPREAD = {"mean", "std", "min", "max"}
+SPREAD = {"mean", "std", "median", "min", "max"}
 
 
 def reports(stdout: str) -> list[tuple[str, ...]]:

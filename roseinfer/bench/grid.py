@@ -1,0 +1,79 @@
+"""Which configurations one call measures: every combination of the values that were listed."""
+
+from collections.abc import Sequence
+from dataclasses import replace as replace_field
+from itertools import product
+
+import msgspec
+from msgspec.structs import replace
+
+from roseinfer.config import Mode, RunConfig, SamplingParams, WorkloadConfig
+from roseinfer.engine.engine import Engine
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
+    """One configuration to measure."""
+
+    name: str
+    mode: Mode
+    max_batch_size: int
+    workload: WorkloadConfig
+    sampling: SamplingParams
+
+
+class Axes(msgspec.Struct, frozen=True, kw_only=True):
+    """The values of each axis; an empty one leaves what the configuration says."""
+
+    modes: Sequence[Mode] = ()
+    max_batch_sizes: Sequence[int] = ()
+    prompt_lengths: Sequence[int | str] = ()
+    max_new_tokens: Sequence[int] = ()
+    request_rates: Sequence[float] = ()
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether there is more to compare than modes."""
+        axes = (self.max_batch_sizes, self.prompt_lengths, self.max_new_tokens, self.request_rates)
+        return any(len(axis) > 1 for axis in axes)
+
+
+def cells(config: RunConfig, axes: Axes) -> list[Cell]:
+    """All combinations, the mode changing slowest and the batch limit fastest.
+
+    A combination is named by its mode, and in a grid also by what llama-bench calls it: pp512+tg128.
+    """
+    combinations = product(
+        axes.modes or (config.workload.mode,),
+        axes.prompt_lengths or (None,),
+        axes.max_new_tokens or (config.sampling.max_new_tokens,),
+        axes.request_rates or (config.workload.request_rate,),
+        axes.max_batch_sizes or (config.engine.max_batch_size,),
+    )
+    found = []
+    for mode, prompt_length, max_new_tokens, rate, batch in combinations:
+        workload = replace(config.workload, mode=mode, request_rate=rate)
+        if prompt_length is not None:
+            workload = replace(workload, prompts=(), prompts_file=None, prompt_length=prompt_length)
+        sampling = replace(config.sampling, max_new_tokens=max_new_tokens)
+        found.append(
+            Cell(
+                name=_name(mode, batch, workload, sampling) if axes.is_grid else mode,
+                mode=mode,
+                max_batch_size=batch,
+                workload=workload,
+                sampling=sampling,
+            )
+        )
+    return found
+
+
+def with_batch_limit(engine: Engine, max_batch_size: int) -> Engine:
+    """The same loaded engine with a smaller limit, at no cost."""
+    return replace_field(engine, config=replace(engine.config, max_batch_size=max_batch_size))
+
+
+def _name(mode: Mode, batch: int, workload: WorkloadConfig, sampling: SamplingParams) -> str:
+    prompt = "" if workload.prompt_length is None else f"pp{workload.prompt_length}+"
+    completion = sampling.max_new_tokens if workload.completion_length is None else workload.completion_length
+    rate = "" if workload.request_rate is None else f" rate={workload.request_rate:g}"
+    return f"{mode} {prompt}tg{completion} bs={batch}{rate}"

@@ -1,0 +1,78 @@
+"""One request of one timed pass: the raw record that every latency is computed from, and that can be saved."""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+
+from roseinfer.engine.request import FinishReason
+from roseinfer.errors import UsageError
+from roseinfer.workload.run import WorkloadResult
+
+
+class RequestFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """When things happened to one completion, in seconds after the pass began."""
+
+    repeat: int
+    request_id: int
+    sample_index: int
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: FinishReason
+    arrival_s: float
+    """When it came; latencies count from here, not from when the engine had time to take it up."""
+    submitted_s: float
+    token_times_s: list[float]
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Arrival to first token; None for an empty completion."""
+        return self.token_times_s[0] - self.arrival_s if self.token_times_s else None
+
+    @property
+    def itl_s(self) -> list[float]:
+        """Every gap between two consecutive tokens."""
+        return [after - before for before, after in pairwise(self.token_times_s)]
+
+    @property
+    def tpot_s(self) -> float | None:
+        """(E2E - TTFT) / (completion tokens - 1); None for completions of fewer than two tokens."""
+        times = self.token_times_s
+        return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
+
+    @property
+    def e2e_s(self) -> float | None:
+        """Arrival to last token; None for an empty completion."""
+        return self.token_times_s[-1] - self.arrival_s if self.token_times_s else None
+
+
+def request_figures(result: WorkloadResult, repeat: int) -> list[RequestFigures]:
+    """One record a completion, in the order of submission."""
+    started_s = result.started_s
+    return [
+        RequestFigures(
+            repeat=repeat,
+            request_id=output.request_id,
+            sample_index=output.sample_index,
+            prompt_tokens=len(output.prompt_token_ids),
+            completion_tokens=len(output.token_ids),
+            finish_reason=output.finish_reason,
+            arrival_s=result.arrivals_s[output.request_id] - started_s,
+            submitted_s=output.submitted_s - started_s,
+            token_times_s=[time_s - started_s for time_s in output.token_times_s],
+        )
+        for output in result.outputs
+    ]
+
+
+def save_requests(path: Path, runs: Iterable[tuple[str, Sequence[RequestFigures]]]) -> None:
+    """Write JSON lines: each record with the name of its run. Raises UsageError where the file cannot be written."""
+    encode = msgspec.json.encode
+    try:
+        with path.open("wb") as file:
+            for name, figures in runs:
+                for each in figures:
+                    file.write(encode({"run": name, **msgspec.structs.asdict(each)}) + b"\n")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None

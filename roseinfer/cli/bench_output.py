@@ -1,0 +1,92 @@
+"""Printing what a benchmark found."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from roseinfer.cli import console
+from roseinfer.cli.bench_tables import (
+    CHANGE_COLUMNS,
+    RUN_COLUMNS,
+    RUN_TITLE,
+    SPEED_COLUMNS,
+    change_rows,
+    csv_text,
+    markdown_table,
+    rich_table,
+    run_rows,
+    speed_rows,
+)
+from roseinfer.cli.report import print_report
+
+if TYPE_CHECKING:
+    from roseinfer.bench.results import BenchResults, BenchRun, Measured
+
+_NAMES = len(SPEED_COLUMNS) - 1
+
+
+def print_results(results: "BenchResults", measured: "Sequence[Measured]", output: str, *, grid: bool) -> None:
+    """On stdout, in the format that was asked for; a grid also as llama-bench's table."""
+    if output == "json":
+        console.print_json(results)
+    elif output == "jsonl":
+        for run in results.runs:
+            shared = {"environment": results.environment, "model": results.model, "engine": results.engine}
+            _print(msgspec.json.encode({"schema_version": results.schema_version, **shared, "run": run}).decode())
+    elif output == "csv":
+        _print(csv_text(results).rstrip("\n"))
+    elif output == "md":
+        if grid:
+            _print(markdown_table(SPEED_COLUMNS, speed_rows(results), _NAMES) + "\n")
+        _print(f"{RUN_TITLE}\n\n{markdown_table(RUN_COLUMNS, run_rows(results.runs))}")
+    else:
+        _print_tables(results, measured, grid)
+
+
+def print_changes(older: "BenchResults", results: "BenchResults", limit: float | None, *, to_stderr: bool) -> bool:
+    """The comparison, and whether something got worse by more than `limit` percent and more than the noise."""
+    from roseinfer.bench.comparison import compare, differences
+
+    changes = compare(older, results.runs)
+    for difference in differences(older, results):
+        console.note(f"[bench] not the same as the baseline: {difference}")
+    out = console.stderr if to_stderr else console.stdout
+    out.print(rich_table(CHANGE_COLUMNS, change_rows(changes, limit), "Against the baseline", left=2))
+    return limit is not None and any(change.is_regression(limit) for change in changes)
+
+
+def _print_tables(results: "BenchResults", measured: "Sequence[Measured]", grid: bool) -> None:
+    from roseinfer.bench.results import median_report
+
+    if grid:
+        console.stdout.print(rich_table(SPEED_COLUMNS, speed_rows(results), left=_NAMES))
+    else:
+        for each in measured:
+            print_report(median_report(each.results))
+            console.stdout.print()
+    console.stdout.print(rich_table(RUN_COLUMNS, run_rows(results.runs), RUN_TITLE))
+    for run in results.runs:
+        for line in _remarks(run):
+            _print(line)
+
+
+def _remarks(run: "BenchRun") -> list[str]:
+    """What a reader should know beside the figures."""
+    remarks = []
+    if run.search is not None:
+        assert run.goodput is not None
+        remarks.append(f"Largest {run.search.parameter} that meets {run.goodput.slo}: {run.search.found:g}")
+    if run.goodput is not None:
+        met = f"{run.goodput.met_percent:.1f} % of requests met {run.goodput.slo}"
+        remarks.append(f"{run.name}: goodput {run.goodput.requests_per_s:.2f} requests/s, {met}")
+    if run.preemptions:
+        remarks.append(f"{run.name}: {run.preemptions} preemptions: raise --kv-cache-memory or lower --max-batch-size")
+    if run.outliers:
+        which = ", ".join(str(repeat + 1) for repeat in run.outliers)
+        remarks.append(f"{run.name}: repeat {which} of {run.repeats} stands out: something else may have run")
+    return remarks
+
+
+def _print(text: str) -> None:
+    console.stdout.print(text, markup=False, highlight=False, soft_wrap=True)

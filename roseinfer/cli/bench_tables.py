@@ -1,0 +1,172 @@
+"""Benchmark results as tables: for a terminal, as Markdown, as CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+from statistics import mean, stdev
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from roseinfer.bench.comparison import Change
+    from roseinfer.bench.metrics import Latency
+    from roseinfer.bench.results import BenchResults, BenchRun
+
+Row = tuple[str, ...]
+
+RUN_COLUMNS: Row = ("run", "tokens/s", "TTFT", "TPOT", "ITL", "E2E", "step", "MBU", "MFU")
+"""MBU is of the decode steps, MFU of the prefill steps."""
+SPEED_COLUMNS: Row = ("model", "parameters", "dtype", "mode", "batch", "test", "t/s")
+CHANGE_COLUMNS: Row = ("run", "figure", "before", "after", "change", "noise", "")
+RUN_TITLE = "Latencies: median (p99) over requests, and the median decode step, ms"
+
+
+def run_rows(runs: "Sequence[BenchRun]") -> list[Row]:
+    """A line a run: latencies, and how near decode and prefill came to the device's ceilings."""
+    return [
+        (
+            run.name,
+            f"{_figure(run.completion_tokens_per_s.mean)}\n± {_figure(run.completion_tokens_per_s.std)}",
+            _latency(run.ttft_ms),
+            _latency(run.tpot_ms),
+            _latency(run.itl_ms),
+            _latency(run.e2e_ms),
+            "-" if run.decode is None else _figure(run.decode.median_step_ms),
+            "-" if run.decode is None else f"{run.decode.mbu_percent:.1f} %",
+            "-" if run.prefill is None else f"{run.prefill.mfu_percent:.1f} %",
+        )
+        for run in runs
+    ]
+
+
+def speed_rows(results: "BenchResults") -> list[Row]:
+    """Lines as llama-bench prints them: prefill (pp) and decode after that prompt (tg @ d) of each run."""
+    model = results.model
+    rows: list[Row] = []
+    for run in results.runs:
+        about = (model.name, f"{model.parameters / 1e6:.1f} M", model.dtype, run.mode, str(run.max_batch_size))
+        prefill = [repeat.prefill_tokens_per_s for repeat in run.per_repeat]
+        decode = [repeat.decode_tokens_per_s for repeat in run.per_repeat]
+        rows.append((*about, prefill_name(run), _rate(prefill)))
+        rows.append((*about, decode_name(run), _rate(decode)))
+    return rows
+
+
+def change_rows(changes: "Sequence[Change]", limit_percent: float | None) -> list[Row]:
+    """A line a figure; the last cell calls a change past the limit by its name."""
+    return [
+        (
+            change.run,
+            change.metric,
+            f"{change.before:.2f}",
+            f"{change.after:.2f}",
+            f"{change.change_percent:+.1f} %",
+            f"± {change.noise_percent:.1f} %",
+            _judged(change, limit_percent),
+        )
+        for change in changes
+    ]
+
+
+def prefill_name(run: "BenchRun") -> str:
+    """llama-bench's name for prompts of this length."""
+    return f"pp{run.workload.prompt_length or round(run.prompt_tokens / run.requests)}"
+
+
+def decode_name(run: "BenchRun") -> str:
+    """llama-bench's name for completions of this length after such a prompt."""
+    length = run.workload.completion_length or run.sampling.max_new_tokens
+    return f"tg{length} @ d{prefill_name(run).removeprefix('pp')}"
+
+
+def rich_table(columns: Row, rows: Sequence[Row], title: str | None = None, left: int = 1) -> Table:
+    """For a terminal; the first `left` columns hold names."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def markdown_table(columns: Row, rows: Sequence[Row], left: int = 1) -> str:
+    """For a pull request."""
+    rule = [":--" if index < left else "--:" for index in range(len(columns))]
+    lines = [columns, rule, *([cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def csv_text(results: "BenchResults") -> str:
+    """A line a run, every figure in a column of its own."""
+    lines = [_flat(results, run) for run in results.runs]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue()
+
+
+def _flat(results: "BenchResults", run: "BenchRun") -> dict[str, object]:
+    fields: dict[str, object] = {
+        "name": run.name,
+        "model": results.model.name,
+        "dtype": results.model.dtype,
+        "device": results.environment.device,
+        "mode": run.mode,
+        "max_batch_size": run.max_batch_size,
+        "prompt_length": run.workload.prompt_length,
+        "completion_length": run.workload.completion_length or run.sampling.max_new_tokens,
+        "request_rate": run.workload.request_rate,
+        "repeats": run.repeats,
+        "requests": run.requests,
+        "prompt_tokens": run.prompt_tokens,
+        "completion_tokens": run.completion_tokens,
+        "elapsed_add_s": run.elapsed_s.add,
+        "elapsed_run_s": run.elapsed_s.run,
+        "elapsed_total_s": run.elapsed_s.total,
+    }
+    for name in ("completion_tokens_per_s", "total_tokens_per_s"):
+        rate = getattr(run, name)
+        fields |= {name: rate.mean, f"{name}_median": rate.median, f"{name}_std": rate.std}
+    for name in ("ttft_ms", "itl_ms", "tpot_ms", "e2e_ms"):
+        latency = getattr(run, name)
+        for part in ("mean", "p50", "p90", "p99"):
+            fields[f"{name}_{part}"] = None if latency is None else getattr(latency, part)
+    decode, prefill, goodput = run.decode, run.prefill, run.goodput
+    return fields | {
+        "decode_step_ms": decode and decode.median_step_ms,
+        "decode_tokens_per_s": decode and decode.tokens_per_s,
+        "mbu_percent": decode and decode.mbu_percent,
+        "prefill_tokens_per_s": prefill and prefill.tokens_per_s,
+        "mfu_percent": prefill and prefill.mfu_percent,
+        "goodput_requests_per_s": goodput and goodput.requests_per_s,
+        "goodput_met_percent": goodput and goodput.met_percent,
+        "prefix_cache_hit_percent": run.prefix_cache_hit_percent,
+        "preemptions": run.preemptions,
+        "peak_memory_bytes": run.peak_memory_bytes,
+        "startup_s": run.startup_s,
+    }
+
+
+def _latency(latency: "Latency | None") -> str:
+    return "-" if latency is None else f"{_figure(latency.p50)}\n({_figure(latency.p99)})"
+
+
+def _figure(value: float) -> str:
+    """Three significant digits, and all before the point."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _rate(per_repeat: "Sequence[float | None]") -> str:
+    values = [value for value in per_repeat if value is not None]
+    if not values:
+        return "-"
+    return f"{_figure(mean(values))} ± {_figure(stdev(values) if len(values) > 1 else 0.0)}"
+
+
+def _judged(change: "Change", limit_percent: float | None) -> str:
+    if limit_percent is None or change.worse_percent <= limit_percent:
+        return ""
+    return "regression" if change.is_regression(limit_percent) else "within the noise"
