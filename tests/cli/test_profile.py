@@ -153,7 +153,7 @@ def test_the_manifest_says_how_it_was_made(profiled: tuple[Profiled, str], tiny_
     assert manifest["config"]["workload"]["mode"] == mode
     model = manifest["model"]
     assert (model["name"], model["architecture"], model["dtype"]) == (str(tiny_llama), "llama", "float32")
-    assert manifest["schedule"] == {"wait": 1, "warmup": 1, "active": 4}
+    assert manifest["schedule"].items() >= {"wait": 1, "warmup": 1, "active": 4}.items()
     assert manifest["traces"] == ["rank0-cycle0.pt.trace.json.gz"]
     assert manifest["baseline_step_ms"]["prefill"] > 0
     assert manifest["report"]["requests"] == 3
@@ -167,8 +167,9 @@ def test_the_report_comes_before_the_table_and_the_path_last(profiled: tuple[Pro
     assert lines[-1] == f"[profile] wrote: {run.run_dir / run.trace_path.name}"
 
 
-def test_nothing_chatters_on_stderr(profiled: tuple[Profiled, str]) -> None:
-    assert profiled[0].stderr == ""
+def test_nothing_but_profile_itself_speaks_on_stderr(profiled: tuple[Profiled, str]) -> None:
+    """torch prints lines of its own for each session, which are none of the user's business."""
+    assert all(line.startswith("[profile] ") for line in profiled[0].stderr.splitlines())
 
 
 def test_without_wait_and_warmup_the_first_steps_are_recorded(tiny_llama: Path, tmp_path: Path) -> None:
