@@ -1,0 +1,127 @@
+"""Many requests through a KV pool that is far too small: nothing may be lost, leaked or changed.
+
+    python benchmarks/soak.py [--requests 2000]
+
+A tiny random model, so that the scheduler is what works. Prompts partly begin alike; lengths, sampling and seeds are
+drawn; some requests are aborted. Every completed request is then run alone in a roomy engine, and must be the same.
+"""
+
+import argparse
+import json
+import random
+import resource
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from roseinfer.config import EngineConfig, SamplingParams
+from roseinfer.engine.engine import Engine
+from roseinfer.engine.factory import build_engine
+
+_BATCH, _BLOCK = 64, 16
+_LONGEST_PROMPT, _LONGEST_COMPLETION = 240, 100
+_SHAPE = {
+    "model_type": "llama",
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+}
+
+
+def _requests(count: int, rng: random.Random) -> list[tuple[list[int], SamplingParams]]:
+    prefixes = [[rng.randrange(512) for _ in range(rng.randint(16, 160))] for _ in range(20)]
+    requests = []
+    for _ in range(count):
+        prefix = rng.choice(prefixes) if rng.random() < 0.6 else []
+        prompt = prefix + [rng.randrange(512) for _ in range(rng.randint(1, 80))]
+        params = SamplingParams(
+            max_new_tokens=rng.randint(0, _LONGEST_COMPLETION),
+            temperature=rng.choice((0.0, 0.7, 1.2)),
+            top_k=rng.choice((0, 20)),
+            top_p=rng.choice((1.0, 0.9)),
+            seed=rng.randrange(1 << 40),
+        )
+        requests.append((prompt, params))
+    return requests
+
+
+def _engine(folder: str, blocks: int, batch: int, *, prefix_cache: bool) -> Engine:
+    # float64: a request alone and the same in a batch must agree in every token, and only rounding could differ.
+    block_bytes = 2 * 2 * 2 * 16 * 8 * _BLOCK  # keys and values, layers, heads, head_dim, bytes, tokens
+    return build_engine(
+        EngineConfig(
+            model=folder,
+            load_format="dummy",
+            dtype="float64",
+            device="cpu",
+            max_batch_size=batch,
+            block_size=_BLOCK,
+            kv_cache_memory=f"{blocks * block_bytes}",
+            prefix_cache=prefix_cache,
+        )
+    )
+
+
+def soak(count: int, seed: int) -> dict[str, Any]:
+    rng = random.Random(seed)
+    requests = _requests(count, rng)
+    mean_tokens = sum(len(prompt) + params.max_new_tokens for prompt, params in requests) / count
+    wanted = int(_BATCH * mean_tokens / _BLOCK)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(_SHAPE))
+        engine = _engine(folder, wanted // 10, _BATCH, prefix_cache=True)
+        roomy = _engine(folder, wanted, 1, prefix_cache=False)
+    scheduler = engine.scheduler("online")
+    ids = [scheduler.submit(prompt, params) for prompt, params in requests]
+    aborted = set(rng.sample(ids, count // 20))
+    doomed = sorted(aborted)
+    steps, begun_s = 0, time.perf_counter()
+    while scheduler.has_unfinished:
+        scheduler.step()
+        steps += 1
+        if doomed and steps % 7 == 0:
+            scheduler.abort(doomed.pop(0))
+    elapsed_s = time.perf_counter() - begun_s
+    outputs = scheduler.run()
+    different = [
+        output.request_id
+        for output in outputs
+        if output.finish_reason != "abort"
+        and output.token_ids != roomy.generate(*requests[output.request_id])[0].token_ids
+    ]
+    pool, statistics = engine.pool, engine.pool.statistics
+    return {
+        "requests": count,
+        "finished": len(outputs),
+        "aborted": sum(output.finish_reason == "abort" for output in outputs),
+        "different_from_alone": len(different),
+        "blocks": pool.num_blocks,
+        "blocks_wanted": wanted,
+        "blocks_leaked": pool.num_blocks - pool.num_free,
+        "preemptions": scheduler.num_preemptions,
+        "prefix_cache_hit_percent": round(statistics.hit_percent, 1),
+        "blocks_evicted": statistics.evicted_blocks,
+        "steps": steps,
+        "completion_tokens": sum(len(output.token_ids) for output in outputs),
+        "elapsed_s": round(elapsed_s, 1),
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    print(json.dumps(soak(arguments.requests, arguments.seed), indent=2))
+
+
+if __name__ == "__main__":
+    main()
