@@ -30,11 +30,13 @@ class Chat:
         system: str | None = None,
         raw: bool = False,
         note: Callable[[str], None] = console.note,
+        fail: Callable[[str], None] = console.print_error,
     ) -> None:
         self._engine = engine
         self._params = params
         self._has_turns = engine.chat_template is not None and not raw
         self._note = note
+        self._fail = fail
         self._system: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self.messages: list[Message] = list(self._system)
 
@@ -50,14 +52,14 @@ class Chat:
                 write("\n")
                 return
             except UnicodeDecodeError:
-                self._note("[chat] that is not UTF-8 text")
+                self._fail("that is not UTF-8 text")
                 continue
             if line == "/exit":
                 return
             if line == "/clear":
                 self.messages = list(self._system)
             elif line.startswith("/"):
-                self._note(f"[chat] unknown command {line}: {_HELP}")
+                self._fail(f"unknown command {line}: {_HELP}")
             elif line:
                 self._answer(line, write)
 
@@ -74,7 +76,7 @@ class Chat:
                     if is_interrupted():
                         break
         except RoseinferError as error:
-            self._note(f"[chat] {error}; /clear starts anew" if self.messages else f"[chat] {error}")
+            self._fail(f"{error}; /clear starts anew" if self.messages else str(error))
             return
         write("\n")
         answer = "".join(pieces)

@@ -48,13 +48,16 @@ def generate(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Complete prompts, streaming the text to stdout. On a terminal, without a prompt: chat.
+    """Complete prompts, streaming the text to stdout.
 
-    Several prompts run as one batch and are printed in order. Without a prompt, a piped stdin is one.
+    Several prompts run as one batch and are printed in order.
+    Without a prompt: a chat on a terminal, else stdin is one prompt.
 
-    Batches: each line of the --input file is an object with a "prompt", "messages" or "prompt_token_ids", and where
-    wanted an "id" (else the line's number) and keys of [sampling]. The answers go, one line each and in order, to the
-    --output file or to stdout. A line is written as soon as all before it are; --resume continues after an interrupt.
+    Each line of the --input file is a request, an object with a "prompt",
+    "messages" or "prompt_token_ids", and where wanted an "id" (else the
+    line's number) and sampling settings: {"prompt": "Hi", "top_k": 5}.
+    Answers go to --output, or stdout, in order, a line a completion, each
+    as soon as all before it are done; --resume continues the file.
     """
     if logit_bias:
         config = msgspec.structs.replace(config, sampling=_with_logit_bias(config.sampling, logit_bias))

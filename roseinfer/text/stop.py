@@ -6,7 +6,9 @@ from collections.abc import Sequence
 class StopStrings:
     """Looks for stop strings in streamed text, also when they straddle pieces; what they match is never let through.
 
-    Text that may be the beginning of a stop string is held back until the next piece decides.
+    Text that may be the beginning of a stop string is held back until the next piece decides. Of several stop strings
+    that one counts which is complete first, and of those complete at once the longest: so the text does not depend on
+    where the pieces part.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -19,11 +21,12 @@ class StopStrings:
         if self.found:
             return ""
         text = self._held + piece
-        places = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        places = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
         if places:
             self.found = True
             self._held = ""
-            return text[: min(places)]
+            _, start = min(places)
+            return text[:start]
         kept = max((_overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - kept :]
         return text[: len(text) - kept]

@@ -1,0 +1,284 @@
+"""`generate --input` and `--output`: requests and answers as JSON lines, in order, and continued after an interrupt."""
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import ENVIRONMENT, command, roseinfer, succeeds
+
+from roseinfer import Engine, EngineConfig, SamplingParams, UsageError, build_engine
+from roseinfer.cli.batch import answers
+from roseinfer.workload.request_lines import count_requests
+from roseinfer.workload.requests import WorkloadRequest
+
+REQUESTS: list[dict[str, Any]] = [
+    {"prompt": "one", "id": "first"},
+    {"prompt_token_ids": [1, 2, 3], "max_new_tokens": 3},
+    {"prompt": "two three", "temperature": 0, "stop_on_eos": True},
+    {"prompt": "four", "id": 77, "n": 3, "logprobs": 2, "max_new_tokens": 5},
+    {"prompt": "five", "max_new_tokens": 0},
+    {"prompt": "six", "do_sample": False, "seed": 5},
+]
+IDS = ["first", 2, 3, 77, 77, 77, 5, 6]
+UNTIMED = ("id", "sample_index", "n", "text", "token_ids", "finish_reason", "prompt_tokens", "logprobs")
+
+
+def lines(requests: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(request) + "\n" for request in requests)
+
+
+def rows(text: str) -> list[dict[str, Any]]:
+    """The rows of JSON lines, without the times."""
+    return [{key: row[key] for key in UNTIMED if key in row} for row in map(json.loads, text.splitlines())]
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_llama: Path) -> Engine:
+    return build_engine(EngineConfig(model=str(tiny_llama), dtype="float64", seed=3))
+
+
+@pytest.fixture
+def tiny(tiny_llama: Path) -> list[object]:
+    """Sampled, and exact whatever the batch."""
+    model = ["--model", tiny_llama, "--dtype", "float64", "--max-batch-size", 2]
+    return [*model, "--seed", 3, "--temperature", 1, "--max-new-tokens", 8, "--no-stop-on-eos"]
+
+
+@pytest.fixture(scope="module")
+def expected(engine: Engine) -> list[dict[str, Any]]:
+    """The rows by the engine's own `generate`."""
+    base = {"temperature": 1.0, "max_new_tokens": 8, "stop_on_eos": False}
+    prompts, params = [], []
+    for request in REQUESTS:
+        settings = {**base, **{key: value for key, value in request.items() if key not in ("id", "do_sample")}}
+        settings = {key: value for key, value in settings.items() if not key.startswith("prompt")}
+        params.append(SamplingParams(**(settings | ({"temperature": 0.0} if "do_sample" in request else {}))))
+        prompts.append(request.get("prompt", request.get("prompt_token_ids")))
+    found = []
+    for request_id, output in zip(IDS, engine.generate(prompts, params), strict=True):
+        row = {
+            "id": request_id,
+            "sample_index": output.sample_index,
+            "n": params[output.request_id].n,
+            "text": output.text,
+            "token_ids": output.token_ids,
+            "finish_reason": output.finish_reason,
+            "prompt_tokens": len(output.prompt_token_ids),
+        }
+        if output.logprobs is not None:
+            row["logprobs"] = [
+                {"logprob": each.logprob, "top": [list(pair) for pair in each.top]} for each in output.logprobs
+            ]
+        found.append(row)
+    return found
+
+
+def close(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    """Equal, log-probabilities to rounding."""
+    without = [[{k: v for k, v in row.items() if k != "logprobs"} for row in side] for side in (found, expected)]
+    assert without[0] == without[1]
+    for row, other in zip(found, expected, strict=True):
+        assert ("logprobs" in row) == ("logprobs" in other)
+        for left, right in zip(row.get("logprobs", ()), other.get("logprobs", ()), strict=True):
+            assert left["logprob"] == pytest.approx(right["logprob"])
+            assert [pair[0] for pair in left["top"]] == [pair[0] for pair in right["top"]]
+
+
+def test_answers_come_in_input_order_with_each_lines_own_settings(
+    tiny: list[object], expected: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    file = tmp_path / "in.jsonl"
+    file.write_text(lines(REQUESTS))
+    done = succeeds("generate", "--input", file, *tiny)
+    close(rows(done.stdout), expected)
+    assert "completion tokens" in done.stderr
+    timed = [row for row in map(json.loads, done.stdout.splitlines()) if row["token_ids"]]
+    assert all(0 < row["ttft_ms"] <= row["e2e_ms"] for row in timed)
+
+
+def test_stdin_holds_requests_and_blank_lines_count_as_lines(tiny: list[object]) -> None:
+    done = succeeds("generate", "--input", "-", *tiny, stdin='{"prompt": "one"}\n\n  \n{"prompt": "two"}')
+    assert [row["id"] for row in rows(done.stdout)] == [1, 4]
+
+
+def test_a_resumed_file_is_that_of_one_run_wherever_it_was_cut(
+    tiny: list[object], expected: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(lines(REQUESTS))
+    call = ["generate", "--input", source, "--output", target, "--resume", *tiny]
+    assert succeeds(*call).stdout == ""
+    whole = target.read_bytes()
+    close(rows(whole.decode()), expected)
+    starts = [0, *(place + 1 for place, byte in enumerate(whole) if byte == ord("\n"))]
+    # Within the first line, after it, among the three completions of one request, and before the very last byte.
+    for cut in (10, starts[1], starts[4], starts[5] + 7, len(whole) - 1):
+        target.write_bytes(whole[:cut])
+        succeeds(*call)
+        assert target.read_bytes().startswith(whole[: max(start for start in starts[:4] if start <= cut)])
+        close(rows(target.read_text()), expected)
+    before = target.read_bytes()
+    done = succeeds(*call)
+    assert target.read_bytes() == before
+    assert "0 prompt + 0 completion tokens" in done.stderr
+
+
+def test_prompts_of_the_command_line_can_be_written_as_lines(tiny: list[object], tmp_path: Path) -> None:
+    target = tmp_path / "out.jsonl"
+    done = succeeds("generate", "one", "two", *tiny, "--output", target, "--json")
+    assert [row["id"] for row in rows(target.read_text())] == [1, 2]
+    document = json.loads(done.stdout)
+    assert (document["output"], document["statistics"]["completion_tokens"]) == (str(target), 16)
+    assert "outputs" not in document
+
+
+def test_a_refused_request_has_its_error_as_answer_and_the_others_run(tiny: list[object], tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(lines([{"prompt": "one"}, {"prompt": "x" * 200}, {"prompt": "three"}]))
+    done = roseinfer("generate", "--input", source, "--output", target, *tiny, "--quiet")
+    assert done.returncode == 1
+    assert done.stderr == f"error: 1 of 3 requests were refused: see the errors in {target}\n"
+    first, refused, third = map(json.loads, target.read_text().splitlines())
+    assert (len(first["token_ids"]), len(third["token_ids"])) == (8, 8)
+    assert refused["id"] == 2
+    assert "200 tokens" in refused["error"]
+    # What was refused stands in the file, and is not tried again.
+    assert succeeds("generate", "--input", source, "--output", target, *tiny, "--resume").returncode == 0
+
+
+def test_a_broken_line_on_stdin_comes_after_the_answers_before_it(tiny: list[object]) -> None:
+    done = roseinfer("generate", "--input", "-", *tiny, stdin='{"prompt": "one"}\n{"prompt": \n')
+    assert done.returncode == 2
+    assert [row["id"] for row in rows(done.stdout)] == [1]
+    assert "stdin line 2: not valid JSON" in done.stderr
+
+
+def test_ctrl_c_leaves_whole_lines_and_says_how_to_go_on(tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(lines([{"prompt": f"number {number}"} for number in range(200)]))
+    model = ["--model", "gpt2", "--load-format", "dummy", "--max-new-tokens", 8, "--max-batch-size", 2]
+    process = subprocess.Popen(
+        command("generate", "--input", source, "--output", target, *model),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and (not target.exists() or target.read_bytes().count(b"\n") < 2):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert stdout == b""
+    text = target.read_text()
+    assert text.endswith("\n")
+    found = rows(text)
+    assert [row["id"] for row in found] == list(range(1, len(found) + 1))
+    assert 2 <= len(found) < 200
+    note, last = stderr.decode().splitlines()
+    assert f"{len(found)} answers: --resume continues" in note
+    assert last == "error: interrupted"
+
+
+def test_no_more_requests_are_read_than_the_scheduler_has_room_for(engine: Engine) -> None:
+    read = 0
+
+    def requests() -> Iterator[WorkloadRequest]:
+        nonlocal read
+        for place in range(300):
+            read += 1
+            yield WorkloadRequest(id=place, prompt="ab", params=SamplingParams(max_new_tokens=1 + place % 5))
+
+    found = []
+    for answer in answers(engine.scheduler("online"), requests(), lambda prompt: prompt, as_they_fit=True):
+        found.append(answer.request.id)
+        assert read - len(found) < 64 * engine.config.max_batch_size
+        if len(found) == 1:
+            assert read <= 4 * engine.config.max_batch_size
+    assert found == list(range(300))
+
+
+def test_a_consumer_that_leaves_early_leaves_no_block_behind(engine: Engine) -> None:
+    requests = [WorkloadRequest(id=place, prompt="ab", params=SamplingParams(max_new_tokens=20)) for place in range(20)]
+    free = engine.pool.num_free
+    stream = answers(engine.scheduler("online"), requests, lambda prompt: prompt, as_they_fit=True)
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert engine.pool.num_free == free
+
+
+BAD_LINES = {
+    "an unknown key": ('{"prompt": "a", "temprature": 1}', ["unknown key temprature", "temperature"]),
+    "no JSON": ("{prompt}", ["not valid JSON"]),
+    "no UTF-8": (b'{"prompt": "caf\xe9"}', ["not valid JSON"]),
+    "no object": ('["a"]', ["object"]),
+    "no prompt": ('{"id": 1}', ["no prompt", "prompt_token_ids"]),
+    "two prompts": ('{"prompt": "a", "messages": []}', ["prompt and messages"]),
+    "a prompt that is a number": ('{"prompt": 3}', ["prompt: expected a text"]),
+    "messages without a role": ('{"messages": [{"content": "a"}]}', ["messages", "role"]),
+    "no messages": ('{"messages": []}', ["messages", "not empty"]),
+    "ids that are words": ('{"prompt_token_ids": ["a"]}', ["prompt_token_ids", "integers"]),
+    "an id that is a list": ('{"prompt": "a", "id": []}', ["id: expected"]),
+    "an id twice": ('{"prompt": "a", "id": "same"}', ["'same'", "line 1"]),
+    "a wrong type": ('{"prompt": "a", "top_k": "many"}', ["sampling.top_k", "int"]),
+    "a wrong value": ('{"prompt": "a", "top_p": 0}', ["sampling.top_p"]),
+    "sampling at temperature 0": ('{"prompt": "a", "do_sample": true, "temperature": 0}', ["temperature 0"]),
+    "completions of nothing": ('{"prompt": "a", "n": 0}', ["sampling.n"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LINES)
+def test_a_wrong_line_is_named_with_its_key(case: str, tmp_path: Path) -> None:
+    line, hints = BAD_LINES[case]
+    source = tmp_path / "in.jsonl"
+    content = line if isinstance(line, bytes) else line.encode()
+    source.write_bytes(b'{"prompt": "b", "id": "same"}\n' + content + b"\n")
+    with pytest.raises(UsageError) as raised:
+        count_requests(str(source), SamplingParams())
+    assert str(raised.value).startswith(f"{source} line 2: ")
+    for hint in hints:
+        assert hint in str(raised.value)
+
+
+def test_a_wrong_line_ends_the_call_before_anything_runs(tiny_llama: Path, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(lines([*REQUESTS, {"prompt": "a", "topk": 1}]))
+    done = roseinfer("generate", "--input", source, "--output", target, "--model", tiny_llama)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert f"error: {source} line 7: unknown key topk" in done.stderr
+    assert not target.exists()
+
+
+WRONG_CALLS = {
+    "prompts and --input": (["hi", "--input", "{input}"], "choose one"),
+    "--input and --num-requests": (["--input", "{input}", "--num-requests", "3"], "--num-requests"),
+    "--resume without a file": (["hi", "--resume"], "--output"),
+    "--resume of stdout": (["hi", "--resume", "--output", "-"], "--output"),
+    "two things on stdout": (["hi", "--json", "--output", "-"], "choose one"),
+    "an output file with answers": (["hi", "--output", "{input}"], "--resume"),
+    "resuming what is no answers": (["hi", "--output", "{input}", "--resume"], "line 1 is no answer"),
+    "an output that cannot be": (["hi", "--output", "{tmp}/none/out.jsonl"], "cannot write"),
+    "a missing input": (["--input", "{tmp}/none.jsonl"], "none.jsonl"),
+    "an empty input": (["--input", "{empty}"], "no requests"),
+    "JSON lines as a prompts file": (["--prompts-file", "{input}"], "--input"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_CALLS)
+def test_a_wrong_call_says_what_to_do(case: str, tiny_llama: Path, tmp_path: Path) -> None:
+    arguments, hint = WRONG_CALLS[case]
+    places = {"input": tmp_path / "in.jsonl", "empty": tmp_path / "empty.jsonl", "tmp": tmp_path}
+    places["input"].write_text('{"prompt": "a"}\n')
+    places["empty"].write_text("\n")
+    call = [argument.format(**places) for argument in arguments]
+    done = roseinfer("generate", *call, "--model", tiny_llama)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert hint in done.stderr
+    assert places["input"].read_text() == '{"prompt": "a"}\n'

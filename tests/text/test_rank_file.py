@@ -1,0 +1,116 @@
+"""Tokenizers by name: tiktoken rank files, a tokenizer.json, GPT-2's own."""
+
+import base64
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiktoken
+from hypothesis import given
+from unicode_text import texts
+
+from roseinfer.errors import ModelError, UsageError
+from roseinfer.text.assets import load_text
+from roseinfer.text.gpt2 import GPT2_RANKS, Gpt2Tokenizer
+from roseinfer.text.rank_file import TiktokenTokenizer, tokenizer_from_ranks
+from roseinfer.text.words import LLAMA3_WORDS
+from roseinfer.weights.resolve import resolve
+
+BYTES = [bytes([byte]) for byte in range(256)]
+SHAPE = resolve("llama-3-8b", "dummy", ("llama-3-8b",))
+
+
+def write_ranks(path: Path, tokens: list[bytes]) -> Path:
+    path.write_text("".join(f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(tokens)))
+    return path
+
+
+def filled(count: int) -> list[bytes]:
+    """The bytes, some words, and fillers up to this many tokens."""
+    words = [b"he", b"ll", b"hell", b"hello", b" w", b" wo"]
+    return [*BYTES, *words, *(f"filler{number}".encode() for number in range(count - 256 - len(words)))]
+
+
+def test_a_small_file_merges_by_rank(tmp_path: Path) -> None:
+    tokenizer = tokenizer_from_ranks(write_ranks(tmp_path / "small.tiktoken", [*BYTES, b"he", b"ll", b"hell"]))
+    assert tokenizer.encode("hello") == [258, ord("o")]
+    assert tokenizer.decode([258, ord("o"), 259, 10**9, -1]) == "hello"
+    assert (tokenizer.vocab_size, tokenizer.bos_token_id, tokenizer.eos_token_ids) == (259, None, frozenset())
+
+
+@given(text=texts)
+def test_gpt2s_file_gives_gpt2s_tokenizer(text: str, gpt2: Gpt2Tokenizer) -> None:
+    assert from_gpt2_file().encode(text) == gpt2.encode(text)
+
+
+def test_gpt2_is_a_name_for_any_model(gpt2: Gpt2Tokenizer) -> None:
+    text = load_text(SHAPE, tokenizer="gpt2")
+    assert isinstance(text.tokenizer, Gpt2Tokenizer)
+    assert text.eos_token_ids == from_gpt2_file().eos_token_ids == gpt2.eos_token_ids
+
+
+@cache
+def from_gpt2_file() -> TiktokenTokenizer:
+    return tokenizer_from_ranks(GPT2_RANKS)
+
+
+def test_llama_3s_file_splits_as_llama_3_and_has_its_control_tokens(tmp_path: Path) -> None:
+    tokens = filled(128000)
+    tokenizer = tokenizer_from_ranks(write_ranks(tmp_path / "tokenizer.model", tokens))
+    oracle = tiktoken.Encoding(
+        "oracle", pat_str=LLAMA3_WORDS, mergeable_ranks={t: r for r, t in enumerate(tokens)}, special_tokens={}
+    )
+    assert tokenizer.encode("hello 12345") == [128000, *oracle.encode_ordinary("hello 12345")]
+    chat = tokenizer.encode("<|begin_of_text|><|start_header_id|>user<|eot_id|>", allow_special=True)
+    assert (chat[:2], chat[-1]) == ([128000, 128006], 128009)
+    assert tokenizer.decode(chat) == "user"
+    assert (tokenizer.vocab_size, tokenizer.eos_token_ids) == (128256, {128001, 128008, 128009})
+
+
+def test_qwens_file_has_its_chat_tokens(tmp_path: Path) -> None:
+    tokenizer = tokenizer_from_ranks(write_ranks(tmp_path / "qwen.tiktoken", filled(151643)))
+    assert tokenizer.encode("<|im_start|>hello<|im_end|>", allow_special=True) == [151644, 259, 151645]
+    assert 151644 not in tokenizer.encode("<|im_start|>")
+    assert tokenizer.eos_token_ids == {151643, 151645}
+
+
+BROKEN = {
+    "a text": b"Just some words.\n",
+    "no base64": b"!!!! 0\n",
+    "a token twice": b"".join(base64.b64encode(byte) + b" 0\n" for byte in BYTES),
+    "too few bytes": b"YQ== 0\n",
+    "nothing": b"",
+    "bytes": bytes(range(256)),
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_a_file_that_is_none_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "broken.tiktoken"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"broken\.tiktoken"):
+        load_text(SHAPE, tokenizer=str(path))
+
+
+@pytest.mark.parametrize("name", ["gpt3", "none/tokenizer.json", "x" * 5000])
+def test_a_name_that_is_no_file_says_what_to_give(name: str) -> None:
+    with pytest.raises(UsageError, match=r"gpt2, a tokenizer\.json, or a tiktoken file"):
+        load_text(SHAPE, tokenizer=name)
+
+
+def test_a_tokenizer_json_replaces_a_models_own_which_may_be_broken(tmp_path: Path, transformers_demo: Any) -> None:
+    model, other = tmp_path / "model", tmp_path / "other"
+    transformers_demo.save_pretrained(other)
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps({"eos_token_id": 7}))
+    (model / "tokenizer.json").write_text("broken")
+    (model / "chat_template.jinja").write_text("the model's")
+    text = load_text(resolve(str(model), "dummy", ()), tokenizer=str(other / "tokenizer.json"))
+    assert text.tokenizer is not None
+    assert text.tokenizer.encode("Hello world") == transformers_demo.encode("Hello world")
+    assert text.chat_template is not None
+    assert text.chat_template.render([]) == "the model's"
+    # What the model says about its end, and what the tokenizer's files say.
+    assert text.eos_token_ids == {7, 2}
