@@ -56,7 +56,7 @@ class EngineCore:
         """
         if isinstance(prompt, str):
             token_ids = self._tokenizer().encode(prompt)
-        elif len(prompt) and isinstance(prompt[0], Mapping):
+        elif isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):
             token_ids = self._encode_chat(prompt)
         else:
             token_ids = _token_ids(prompt)

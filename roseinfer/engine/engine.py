@@ -69,10 +69,13 @@ def _submit(
 
 
 def _is_single(prompts: Prompt | Sequence[Prompt]) -> TypeGuard[Prompt]:
-    """Whether this is one prompt; in a list of prompts, each is a text or a sequence."""
+    """Whether this is one prompt: a text, messages, or ids, which in an array have no dimensions."""
     if isinstance(prompts, str):
         return True
-    return len(prompts) > 0 and (isinstance(prompts[0], Mapping) or not isinstance(prompts[0], str | Sequence))
+    if len(prompts) == 0:
+        return False
+    first = prompts[0]
+    return isinstance(first, Mapping) or not (isinstance(first, Sequence) or getattr(first, "ndim", False))
 
 
 def _events(scheduler: ModeScheduler, request_ids: list[int]) -> Generator[TokenEvent, None, None]:
