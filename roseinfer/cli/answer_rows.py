@@ -44,8 +44,10 @@ class AnswerLines:
 
     def write(self, answer_rows: Sequence[dict[str, Any]]) -> None:
         """Write an answer, out of this process's hands. Raises RoseinferError when the disk does not take it."""
+        data = memoryview(b"".join(msgspec.json.encode(row) + b"\n" for row in answer_rows))
         try:
-            self._file.write(b"".join(msgspec.json.encode(row) + b"\n" for row in answer_rows))
+            while data:
+                data = data[self._file.write(data) :]
             self._file.flush()
         except BrokenPipeError:
             raise
@@ -66,7 +68,7 @@ def open_lines(name: str, *, resume: bool) -> Iterator[AnswerLines]:
     try:
         if not resume and path.is_file() and path.stat().st_size > 0:
             raise UsageError(f"{name} holds answers already: --resume continues it; else remove it or name another")
-        file = path.open("ab")
+        file = path.open("ab", buffering=0)  # nothing is left to write when it is closed
     except OSError as error:
         raise UsageError(f"cannot write to {name}: {error.strerror}") from None
     with file:

@@ -158,6 +158,13 @@ def test_a_broken_line_on_stdin_comes_after_the_answers_before_it(tiny: list[obj
     assert "stdin line 2: not valid JSON" in done.stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_one_line(tiny: list[object]) -> None:
+    done = roseinfer("generate", "one", *tiny, "--output", "/dev/full")
+    assert done.returncode == 1
+    assert done.stderr == "error: cannot write to /dev/full: No space left on device; --resume continues later\n"
+
+
 def test_ctrl_c_leaves_whole_lines_and_says_how_to_go_on(tmp_path: Path) -> None:
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text(lines([{"prompt": f"number {number}"} for number in range(200)]))

@@ -1,12 +1,13 @@
 """Stop strings end a text where one is complete, whatever pieces the text comes in."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from roseinfer.text.stop import StopStrings
 
 # Few characters, so that stop strings occur, overlap, and begin without ending.
-ALPHABET = "abé\n🙂"
+ALPHABET = "ab🙂"
 texts = st.text(ALPHABET, max_size=40)
 stop_lists = st.lists(st.text(ALPHABET, min_size=1, max_size=4), max_size=4)
 
@@ -47,6 +48,12 @@ def test_no_more_is_held_back_than_may_begin_a_stop(text: str, stops: list[str])
     if not search.found:
         held = text[len(emitted) :]
         assert held == "" or any(stop.startswith(held) and stop != held for stop in stops)
+
+
+@pytest.mark.parametrize("pieces", [["xabcd"], [*"xabcd"], ["xab", "cd"]])
+def test_a_stop_within_a_longer_one_is_complete_first(pieces: list[str]) -> None:
+    search = StopStrings(["abcd", "bc"])
+    assert "".join([search.add(piece) for piece in pieces] + [search.finish()]) == "xa"
 
 
 def test_a_stop_over_three_pieces_is_not_shown() -> None:
