@@ -1,6 +1,7 @@
 """An engine whose steps take the times it is told, on a clock that nothing else moves."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -86,39 +87,46 @@ class ScriptedScheduler:
             self._finished.append(request)
 
 
+TINY = ModelConfig(
+    architecture="gpt2",
+    vocab_size=100,
+    hidden_size=8,
+    num_layers=1,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=4,
+    intermediate_size=16,
+    max_position_embeddings=4096,
+    norm_eps=1e-5,
+    tie_word_embeddings=True,
+)
+
+
+DEFAULTS = EngineConfig()
+
+
+@dataclass
 class ScriptedEngine:
-    """Prefill takes `token_s` a token and decode `decode_s` a step, unless a test says otherwise."""
+    """Prefill takes `token_s` a token, and decode `decode_s` a step and `request_s` a request in it."""
 
-    model_config = ModelConfig(
-        architecture="gpt2",
-        vocab_size=100,
-        hidden_size=8,
-        num_layers=1,
-        num_heads=2,
-        num_kv_heads=2,
-        head_dim=4,
-        intermediate_size=16,
-        max_position_embeddings=4096,
-        norm_eps=1e-5,
-        tie_word_embeddings=True,
+    decode_s: float = 0.01
+    token_s: float = 0.001
+    request_s: float = 0.0
+    submit_s: float = 0.0
+    config: EngineConfig = DEFAULTS
+    model_config: ModelConfig = TINY
+    clock: SimulatedClock = field(default_factory=SimulatedClock)
+    pool: BlockPool = field(default_factory=lambda: BlockPool(4096, 4))
+    dtype = torch.float32
+    chat_template = None
+    runner = SimpleNamespace(
+        device=torch.device("cpu"), cache=SimpleNamespace(data=torch.empty(0, dtype=torch.float32))
     )
-
-    def __init__(
-        self, *, max_batch_size: int = 8, decode_s: float = 0.01, token_s: float = 0.001, submit_s: float = 0.0
-    ) -> None:
-        self.clock = SimulatedClock()
-        self.config = EngineConfig(max_batch_size=max_batch_size)
-        self.pool = BlockPool(4096, 4)
-        self.dtype = torch.float32
-        self.runner = SimpleNamespace(
-            device=torch.device("cpu"), cache=SimpleNamespace(data=torch.empty(0, dtype=torch.float32))
-        )
-        self.chat_template = None
-        self.decode_s, self.token_s, self.submit_s = decode_s, token_s, submit_s
 
     def step_s(self, plan: StepPlan) -> float:
         prefill = sum(chunk.num_tokens for chunk in plan.chunks if not chunk.is_decode)
-        return prefill * self.token_s + (self.decode_s if any(chunk.is_decode for chunk in plan.chunks) else 0.0)
+        decodes = sum(chunk.is_decode for chunk in plan.chunks)
+        return prefill * self.token_s + (self.decode_s + decodes * self.request_s if decodes else 0.0)
 
     def scheduler(self, mode: Mode) -> ScriptedScheduler:
         size = 1 if mode == "naive" else self.config.max_batch_size

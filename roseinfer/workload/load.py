@@ -11,7 +11,8 @@ from roseinfer.engine.core import EngineCore, Prompt
 from roseinfer.errors import UsageError
 from roseinfer.workload.arrivals import arrival_times_s
 from roseinfer.workload.lengths import parse_lengths
-from roseinfer.workload.requests import read_prompts, to_prompts
+from roseinfer.workload.request_lines import read_requests
+from roseinfer.workload.requests import read_prompts, to_prompt, to_prompts
 
 _LARGEST_TOKEN_ID = 10_000
 """Of drawn prompts: small engines' benchmarks draw from 0..10000, and the same ids make results comparable."""
@@ -42,8 +43,11 @@ def plan_load(workload: WorkloadConfig, sampling: SamplingParams, engine: Engine
     if workload.request_rate is not None and workload.mode != "online":
         raise UsageError(f"request_rate is for mode online: in mode {workload.mode} all requests are there at once")
     rng = random.Random(workload.seed)
-    prompts = _read(workload, engine) if workload.prompt_length is None else _drawn(workload, engine, rng)
-    conversations = len(prompts) // workload.turns
+    if workload.prompt_length is None:
+        given = _read(workload, sampling, engine)
+    else:
+        given = [(prompt, sampling) for prompt in _drawn(workload, engine, rng)]
+    conversations = len(given) // workload.turns
     arrivals_s = arrival_times_s(conversations, workload.request_rate, workload.burst_size, workload.seed)
     lengths = None
     if workload.completion_length is not None:
@@ -51,11 +55,11 @@ def plan_load(workload: WorkloadConfig, sampling: SamplingParams, engine: Engine
     return [
         PlannedRequest(
             prompt=prompt,
-            params=sampling if lengths is None else replace(sampling, max_new_tokens=lengths.draw(rng)),
+            params=params if lengths is None else replace(params, max_new_tokens=lengths.draw(rng)),
             arrival_s=arrivals_s[index % conversations],
             continues=index - conversations if index >= conversations else None,
         )
-        for index, prompt in enumerate(prompts)
+        for index, (prompt, params) in enumerate(given)
     ]
 
 
@@ -79,7 +83,18 @@ def _drawn(workload: WorkloadConfig, engine: EngineCore, rng: random.Random) -> 
     return prompts
 
 
-def _read(workload: WorkloadConfig, engine: EngineCore) -> list[Prompt]:
+def _read(
+    workload: WorkloadConfig, sampling: SamplingParams, engine: EngineCore
+) -> list[tuple[Prompt, SamplingParams]]:
+    """Prompts as given, or the lines of a file; JSON lines may bring sampling settings of their own."""
     if workload.turns > 1 or workload.shared_prefix_length:
         raise UsageError("turns and shared_prefix_length need drawn prompts: give a prompt_length")
-    return to_prompts(read_prompts(workload), engine, raw=workload.raw)
+    path = workload.prompts_file
+    if path is None or not path.endswith(".jsonl") or workload.prompts:
+        return [(prompt, sampling) for prompt in to_prompts(read_prompts(workload), engine, raw=workload.raw)]
+    requests = list(read_requests(path, sampling))
+    if not requests:
+        raise UsageError(f'{path} has no requests: write one a line, such as {{"prompt": "Hello"}}')
+    count = workload.num_requests or len(requests)
+    taken = [requests[index % len(requests)] for index in range(count)]
+    return [(to_prompt(request.prompt, engine, raw=workload.raw), request.params) for request in taken]

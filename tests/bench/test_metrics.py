@@ -2,21 +2,17 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
-from roseinfer.bench.metrics import (
-    decode_speed,
-    e2e_s,
-    itl_s,
-    latency,
-    prefill_speed,
-    spread,
-    tpot_s,
-    ttft_s,
-)
+from roseinfer.bench.metrics import decode_speed, itl, latency, outliers, prefill_speed, spread, tpot
+from roseinfer.bench.request_figures import RequestFigures, request_figures
 from roseinfer.bench.results import median_report
+from roseinfer.costs.ceilings import Ceilings
 from roseinfer.engine.request import RequestOutput
 from roseinfer.workload.run import StepRecord, WorkloadResult
+
+CEILINGS = Ceilings(copy_bytes_per_s=1e9, flops_per_s=1e9)
 
 
 def output(*token_times_s: float, submitted_s: float = 10.0) -> RequestOutput:
@@ -31,6 +27,13 @@ def output(*token_times_s: float, submitted_s: float = 10.0) -> RequestOutput:
         token_times_s=list(token_times_s),
         logprobs=None,
     )
+
+
+def figures(*token_times_s: float, arrival_s: float = 10.0) -> RequestFigures:
+    """Of a request that waited for a second before it could be submitted."""
+    out = output(*token_times_s, submitted_s=arrival_s + 1)
+    (found,) = request_figures(msgspec.structs.replace(result(), outputs=[out], arrivals_s=[arrival_s]), 0)
+    return found
 
 
 def step(phase: Any, tokens: int, wall_ms: float) -> StepRecord:
@@ -52,29 +55,29 @@ def result(*steps: StepRecord, add_s: float = 0.0, run_s: float = 1.0) -> Worklo
     )
 
 
-def test_a_requests_latencies_are_those_of_its_token_times() -> None:
-    four_tokens = output(10.5, 11.0, 11.25, 12.5)
-    assert ttft_s(four_tokens) == [0.5]
-    assert itl_s(four_tokens) == [0.5, 0.25, 1.25]
-    assert tpot_s(four_tokens) == [pytest.approx(2.0 / 3)]  # (E2E - TTFT) / (tokens - 1)
-    assert e2e_s(four_tokens) == [2.5]
+def test_a_requests_latencies_are_those_of_its_token_times_after_its_arrival() -> None:
+    four_tokens = figures(11.5, 12.0, 12.25, 13.5)
+    assert four_tokens.ttft_s == 1.5
+    assert four_tokens.itl_s == [0.5, 0.25, 1.25]
+    assert four_tokens.tpot_s == pytest.approx(2.0 / 3)  # (E2E - TTFT) / (tokens - 1)
+    assert four_tokens.e2e_s == 3.5
 
 
 def test_a_single_token_has_no_time_between_tokens() -> None:
-    one_token = output(10.5)
-    assert (ttft_s(one_token), e2e_s(one_token)) == ([0.5], [0.5])
-    assert (itl_s(one_token), tpot_s(one_token)) == ([], [])
+    one_token = figures(11.5)
+    assert (one_token.ttft_s, one_token.e2e_s) == (1.5, 1.5)
+    assert (one_token.itl_s, one_token.tpot_s) == ([], None)
 
 
 def test_an_empty_completion_has_no_latencies() -> None:
-    assert [of(output()) for of in (ttft_s, itl_s, tpot_s, e2e_s)] == [[], [], [], []]
+    empty = figures()
+    assert (empty.ttft_s, empty.itl_s, empty.tpot_s, empty.e2e_s) == (None, [], None, None)
 
 
 def test_tpot_and_itl_are_different_figures() -> None:
     """ITL weighs every gap alike, TPOT every request: one long request and one short one tell them apart."""
-    outputs = [output(11.0, 12.0, 13.0, 14.0), output(11.0, 15.0)]
-    gaps = latency([gap for out in outputs for gap in itl_s(out)])
-    per_token = latency([value for out in outputs for value in tpot_s(out)])
+    both = [figures(11.0, 12.0, 13.0, 14.0), figures(11.0, 15.0)]
+    gaps, per_token = itl(both), tpot(both)
     assert gaps is not None
     assert per_token is not None
     assert gaps.mean == pytest.approx(1750.0)
@@ -92,11 +95,12 @@ def test_percentiles_lie_linearly_between_the_two_nearest_values() -> None:
 
 def test_there_is_no_latency_of_nothing() -> None:
     assert latency([]) is None
+    assert latency([None]) is None
 
 
 def test_a_spread_has_the_sample_deviation() -> None:
     found = spread([10.0, 14.0, 12.0])
-    assert (found.mean, found.std, found.min, found.max) == (12.0, 2.0, 10.0, 14.0)
+    assert (found.mean, found.median, found.std, found.min, found.max) == (12.0, 12.0, 2.0, 10.0, 14.0)
 
 
 def test_a_single_value_has_no_spread() -> None:
@@ -106,7 +110,7 @@ def test_a_single_value_has_no_spread() -> None:
 def test_decode_speed_is_over_the_steps_that_only_decode() -> None:
     first = result(step("prefill", 100, 50.0), step("decode", 4, 10.0), step("decode", 4, 30.0), step("mixed", 9, 99.0))
     second = result(step("decode", 2, 20.0), step("decode", 2, 40.0))
-    found = decode_speed([first, second])
+    found = decode_speed([first, second], CEILINGS)
     assert found is not None
     assert found.steps == 2  # of one repeat
     assert found.median_step_ms == 25.0
@@ -114,14 +118,16 @@ def test_decode_speed_is_over_the_steps_that_only_decode() -> None:
 
 
 def test_prefill_speed_is_over_the_steps_that_only_compute_prompts() -> None:
-    found = prefill_speed([result(step("prefill", 100, 50.0), step("prefill", 20, 10.0), step("mixed", 9, 1.0))])
+    found = prefill_speed(
+        [result(step("prefill", 100, 50.0), step("prefill", 20, 10.0), step("mixed", 9, 1.0))], CEILINGS
+    )
     assert found is not None
     assert (found.steps, found.tokens_per_s) == (2, pytest.approx(2000.0))
 
 
 def test_phases_that_never_ran_alone_have_no_speed() -> None:
-    assert decode_speed([result(step("prefill", 3, 1.0))]) is None
-    assert prefill_speed([result(step("decode", 3, 1.0))]) is None
+    assert decode_speed([result(step("prefill", 3, 1.0))], CEILINGS) is None
+    assert prefill_speed([result(step("decode", 3, 1.0))], CEILINGS) is None
 
 
 @pytest.mark.parametrize(("totals_s", "median_s"), [([3.0], 3.0), ([3.0, 1.0, 2.0], 2.0), ([4.0, 1.0, 3.0, 2.0], 2.0)])
@@ -130,3 +136,17 @@ def test_the_report_is_the_median_repeats(totals_s: list[float], median_s: float
     assert report.elapsed_total_s == pytest.approx(median_s)
     assert report.completion_tokens_per_s == pytest.approx(2 / median_s)
     assert report.total_tokens_per_s == pytest.approx(4 / median_s)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1.0, 1.1, 0.9, 1.0, 3.0], [4]),
+        ([1.0, 1.0, 1.0, 1.01], []),  # a hundredth is no news
+        ([1.0, 1.0, 1.0, 1.5], [3]),
+        ([1.0, 9.0, 1.0], []),  # too few to tell
+        ([1.0, 2.0, 3.0, 4.0, 5.0], []),
+    ],
+)
+def test_outliers_lie_far_from_where_the_others_lie(values: list[float], expected: list[int]) -> None:
+    assert outliers(values) == expected

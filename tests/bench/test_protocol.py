@@ -10,6 +10,7 @@ from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 from roseinfer.errors import UsageError
+from roseinfer.workload.load import at_once
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 
@@ -22,7 +23,7 @@ def engine(tiny_llama: Path) -> Engine:
 def test_the_warm_up_is_a_pass_that_is_not_counted(engine: Engine) -> None:
     passes: list[int] = []
     sampling = SamplingParams(max_new_tokens=3, temperature=1.0)
-    results = measure(engine, "online", ["a", "b"], sampling, repeats=2, on_pass=lambda: passes.append(1))
+    results = measure(engine, "online", at_once(["a", "b"], sampling), repeats=2, on_pass=lambda: passes.append(1))
     assert (len(results), len(passes)) == (2, 3)
     first, second = ([out.token_ids for out in result.outputs] for result in results)
     assert first == second
@@ -32,10 +33,10 @@ def test_the_warm_up_is_a_pass_that_is_not_counted(engine: Engine) -> None:
 def test_no_repeat_profits_from_the_one_before(engine: Engine) -> None:
     """A prefix cache that lasted from pass to pass would make every prompt but the first one's free."""
     sampling = SamplingParams(max_new_tokens=2, stop_on_eos=False)
-    for result in measure(engine, "online", ["x" * 100], sampling, repeats=2):
+    for result in measure(engine, "online", at_once(["x" * 100], sampling), repeats=2):
         assert [step.tokens for step in result.steps] == [100, 1]
 
 
 def test_a_workload_that_computes_nothing_is_refused(engine: Engine) -> None:
     with pytest.raises(UsageError, match="nothing to measure"):
-        measure(engine, "online", ["a"], SamplingParams(max_new_tokens=0), repeats=1)
+        measure(engine, "online", at_once(["a"], SamplingParams(max_new_tokens=0)), repeats=1)

@@ -1,12 +1,18 @@
 """`roseinfer bench`: the origin's report for every mode, and the same as JSON."""
 
+import csv
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from command import roseinfer as run_roseinfer
 from command import succeeds
+from jsonschema import Draft202012Validator
+
+import roseinfer
 
 MODES = ["naive", "offline", "online"]
 REPORT = [
@@ -92,5 +98,113 @@ def test_json_holds_every_figure_of_a_run(document: dict[str, Any], index: int) 
     assert run["prefill"]["tokens_per_s"] > 0
 
 
+def test_json_validates_against_the_published_schema_in_every_mode(document: dict[str, Any]) -> None:
+    schema = json.loads((Path(roseinfer.__file__).parent / "bench" / "bench.schema.json").read_bytes())
+    Draft202012Validator(schema).validate(document)
+    assert {run["mode"] for run in document["runs"]} == set(MODES)
+
+
 def test_all_modes_are_measured_in_order(document: dict[str, Any]) -> None:
     assert [run["mode"] for run in document["runs"]] == MODES
+
+
+def test_every_figure_follows_by_hand_from_the_saved_requests(tiny_llama: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "requests.jsonl"
+    workload = ["--prompt-length", "3..20", "--completion-length", "2..6", "--num-requests", 7, "--request-rate", 400]
+    engine = ["--model", tiny_llama, "--dtype", "float32", "--max-batch-size", 2]
+    slo = ["--slo", "ttft=1s,tpot=1s"]
+    done = succeeds("bench", *engine, *workload, *slo, "--repeats", 2, "--save-requests", saved, "--json")
+    run = json.loads(done.stdout)["runs"][0]
+    requests = [json.loads(line) for line in saved.read_text().splitlines()]
+    assert [(request["repeat"], request["request_id"]) for request in requests] == [
+        (r, i) for r in (0, 1) for i in range(7)
+    ]
+    assert {request["run"] for request in requests} == {run["name"]}
+
+    for repeat in (0, 1):
+        tokens = [len(request["token_times_s"]) for request in requests if request["repeat"] == repeat]
+        assert sum(tokens) == run["completion_tokens"]
+        elapsed_s = run["per_repeat"][repeat]["elapsed_s"]
+        assert run["per_repeat"][repeat]["completion_tokens_per_s"] == pytest.approx(sum(tokens) / elapsed_s)
+        last_s = max(request["token_times_s"][-1] for request in requests if request["repeat"] == repeat)
+        assert last_s <= elapsed_s
+    assert sum(request["prompt_tokens"] for request in requests) == 2 * run["prompt_tokens"]
+    assert run["elapsed_s"]["total"] == min(repeat["elapsed_s"] for repeat in run["per_repeat"])
+    assert run["elapsed_s"]["total"] == pytest.approx(run["elapsed_s"]["add"] + run["elapsed_s"]["run"])
+    assert all(request["arrival_s"] <= request["submitted_s"] < request["token_times_s"][0] for request in requests)
+
+    ttft = [request["token_times_s"][0] - request["arrival_s"] for request in requests]
+    e2e = [request["token_times_s"][-1] - request["arrival_s"] for request in requests]
+    itl = [gap for request in requests for gap in np.diff(request["token_times_s"])]
+    tpot = [np.diff(request["token_times_s"]).mean() for request in requests]
+    for name, values_s in (("ttft_ms", ttft), ("e2e_ms", e2e), ("itl_ms", itl), ("tpot_ms", tpot)):
+        assert run[name]["mean"] == pytest.approx(np.mean(values_s) * 1e3)
+        for part, percent in (("p50", 50), ("p90", 90), ("p99", 99)):
+            assert run[name][part] == pytest.approx(np.percentile(values_s, percent) * 1e3)
+    assert run["goodput"]["met_percent"] == 100
+
+
+def test_a_grid_is_a_table_like_llama_benchs_in_every_format(tiny_llama: Path, tmp_path: Path) -> None:
+    call = ["bench", "--model", tiny_llama, "--dtype", "float32", "--repeats", 1, "--max-batch-size", "1,2"]
+    grid = [*call, "--prompt-length", 16, "--max-new-tokens", "4"]
+    plot = tmp_path / "plot.svg"
+    markdown = succeeds(*grid, "--output", "md", "--plot", plot).stdout
+    for batch in (1, 2):
+        assert re.search(rf"\| float32 \| online \| {batch} \| pp16 \| [\d.]+ ± 0.00 \|", markdown)
+        assert re.search(rf"\| float32 \| online \| {batch} \| tg4 @ d16 \| [\d.]+ ± 0.00 \|", markdown)
+    assert "| online pp16+tg4 bs=2 |" in markdown
+    assert "<svg" in plot.read_text()
+
+    rows = list(csv.DictReader(succeeds(*grid, "--output", "csv").stdout.splitlines()))
+    assert [(row["max_batch_size"], row["prompt_length"], row["requests"]) for row in rows] == [
+        ("1", "16", "1"),
+        ("2", "16", "2"),
+    ]
+    lines = [json.loads(line) for line in succeeds(*grid, "-o", "jsonl").stdout.splitlines()]
+    assert [line["run"]["max_batch_size"] for line in lines] == [1, 2]
+    assert all(line["environment"]["device"] for line in lines)
+
+
+def test_a_regression_past_the_limit_exits_3_and_says_where(tiny_llama: Path, tmp_path: Path) -> None:
+    call = ["bench", "--model", tiny_llama, "--dtype", "float32", "--prompt", "one", "--max-new-tokens", 4]
+    document = json.loads(succeeds(*call, "--repeats", 1, "--json").stdout)
+    old = tmp_path / "old.json"
+    for faster, code in ((1000, 3), (1 / 1000, 0)):
+        changed = json.loads(json.dumps(document))
+        repeat = changed["runs"][0]["per_repeat"][0]
+        repeat["completion_tokens_per_s"] *= faster
+        for latency in ("ttft_ms", "tpot_ms", "decode_step_ms"):
+            repeat[latency] /= faster
+        old.write_text(json.dumps(changed))
+        done = run_roseinfer(*call, "--repeats", 1, "--baseline", old, "--fail-above", "90%")
+        assert done.returncode == code, done.stderr
+        assert "Against the baseline" in done.stdout
+        assert ("regression" in done.stdout) == (code == 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--max-batch-size", "1,x"], "--max-batch-size '1,x' is no list of whole numbers"),
+        (["--max-batch-size", "0"], "is no list of whole numbers"),
+        (["--max-new-tokens", "4,4"], "names a value twice"),
+        (["--request-rate", "-1"], "is no list of numbers"),
+        (["--prompt-length", "a"], "prompt_length 'a' is no length"),
+        (["--plot", "x.pdf"], "ends in .svg or .png"),
+        (["--plot", "none/x.svg"], "folder does not exist"),
+        (["--find-max-batch"], "needs an objective"),
+        (["--find-max-batch", "--find-max-rate", "--slo", "ttft=1s"], "choose one"),
+        (["--find-max-rate", "--slo", "ttft=1s", "--max-batch-size", "1,2"], "one value of each option"),
+        (["--slo", "fast"], "is unknown"),
+        (["--fail-above", "5%"], "needs a --baseline"),
+        (["--baseline", "none.json"], "cannot read baseline"),
+        (["--request-rate", "2", "--mode", "offline"], "request_rate is for mode online"),
+    ],
+)
+def test_wrong_calls_of_bench_are_refused(arguments: list[str], message: str, capsys: Any, tiny_llama: Path) -> None:
+    from roseinfer.cli.app import run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["roseinfer", "bench", "--model", str(tiny_llama), *arguments])
+        assert run() == 2
+    assert message in capsys.readouterr().err

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from scripted import ScriptedEngine
+from scripted import TINY, ScriptedEngine
 
 from roseinfer.config import SamplingParams, WorkloadConfig, load_config
 from roseinfer.errors import UsageError
@@ -15,9 +15,7 @@ SAMPLING = SamplingParams(max_new_tokens=5)
 
 
 def engine(vocab_size: int = 50_257) -> ScriptedEngine:
-    scripted = ScriptedEngine()
-    scripted.model_config = replace(scripted.model_config, vocab_size=vocab_size)
-    return scripted
+    return ScriptedEngine(model_config=replace(TINY, vocab_size=vocab_size))
 
 
 def planned(vocab_size: int = 50_257, sampling: SamplingParams = SAMPLING, **workload: object) -> list[PlannedRequest]:
@@ -86,6 +84,14 @@ def test_prompts_of_a_file_can_have_drawn_completion_lengths(tmp_path: Path) -> 
     load = planned(prompts_file=str(tmp_path / "prompts.txt"), completion_length="10..20", num_requests=4)
     assert [request.prompt for request in load] == ["one", "two", "one", "two"]
     assert all(10 <= request.params.max_new_tokens <= 20 for request in load)
+
+
+def test_json_lines_bring_their_own_settings(tmp_path: Path) -> None:
+    lines = '{"prompt": "one", "max_new_tokens": 3}\n{"prompt_token_ids": [4, 5]}\n'
+    (tmp_path / "requests.jsonl").write_text(lines)
+    load = planned(prompts_file=str(tmp_path / "requests.jsonl"), num_requests=3)
+    assert [request.prompt for request in load] == ["one", [4, 5], "one"]
+    assert [request.params.max_new_tokens for request in load] == [3, 5, 3]
 
 
 @pytest.mark.parametrize(

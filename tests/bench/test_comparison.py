@@ -1,0 +1,108 @@
+"""Comparing with a baseline: the change, its noise, and what counts as a regression."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from scripted import ScriptedEngine
+
+from roseinfer.bench.comparison import Change, compare, differences, parse_percent, read_baseline
+from roseinfer.bench.grid import Cell
+from roseinfer.bench.results import BenchResults, BenchRun, Environment, bench_run
+from roseinfer.bench.session import measure_cell
+from roseinfer.config import EngineConfig, SamplingParams, WorkloadConfig
+from roseinfer.costs.ceilings import Ceilings
+from roseinfer.errors import UsageError
+from roseinfer.workload.provenance import ModelInfo, current_versions
+
+
+def results(decode_s: list[float], name: str = "online", new_tokens: int = 11, **workload: Any) -> BenchResults:
+    """Of an engine whose decode step takes another time in each repeat."""
+    times = iter([decode_s[0], *decode_s])
+
+    class Drifting(ScriptedEngine):
+        def scheduler(self, mode: Any) -> Any:
+            self.decode_s = next(times)
+            return super().scheduler(mode)
+
+    engine = Drifting(token_s=1e-9)
+    cell = Cell(
+        name=name,
+        mode="online",
+        max_batch_size=1,
+        workload=WorkloadConfig(**{"prompt_length": 4, "num_requests": 1, **workload}),
+        sampling=SamplingParams(max_new_tokens=new_tokens),
+    )
+    measured = measure_cell(engine.as_engine, cell, repeats=len(decode_s), clock=engine.clock)
+    run: BenchRun = bench_run(measured, Ceilings(1e9, 1e9), startup_s=0.0)
+    return BenchResults(
+        environment=Environment(versions=current_versions(), device="d", threads=1, ceilings=Ceilings(1e9, 1e9)),
+        model=ModelInfo("m", "gpt2", 1, "float32"),
+        engine=EngineConfig(),
+        runs=[run],
+    )
+
+
+def changes(before: list[float], after: list[float]) -> dict[str, Change]:
+    return {change.metric: change for change in compare(results(before), results(after).runs)}
+
+
+def test_a_slower_step_shows_in_rate_and_latencies_with_its_direction() -> None:
+    found = changes([0.010], [0.011])
+    assert found["decode step, ms"].change_percent == pytest.approx(10)
+    assert found["TPOT, ms"].worse_percent == pytest.approx(10)
+    assert found["completion tokens/s"].change_percent == pytest.approx(-100 / 11)
+    assert found["completion tokens/s"].worse_percent == pytest.approx(100 / 11)
+    assert found["decode step, ms"].is_regression(5)
+    assert not found["decode step, ms"].is_regression(15)
+
+
+def test_a_faster_step_is_no_regression() -> None:
+    assert not any(change.is_regression(0) for change in changes([0.010], [0.009]).values())
+
+
+def test_noise_is_twice_the_standard_error_of_the_difference() -> None:
+    found = changes([0.009, 0.010, 0.011], [0.010, 0.011, 0.012])["decode step, ms"]
+    # Both have a standard deviation of 1 ms over three repeats.
+    assert found.noise_percent == pytest.approx(100 * 2 * (2 * 1 / 3) ** 0.5 / 10)
+    assert found.change_percent == pytest.approx(10)
+    assert not found.is_regression(5), "10 % is less than the noise of 16 %"
+
+
+def test_figures_that_were_not_measured_are_not_compared() -> None:
+    before, after = results([0.010], new_tokens=1), results([0.011], new_tokens=1)
+    assert [change.metric for change in compare(before, after.runs)] == ["completion tokens/s", "TTFT, ms"]
+
+
+def test_a_baseline_without_the_run_is_refused() -> None:
+    with pytest.raises(UsageError, match="no run named other, only online"):
+        compare(results([0.01]), results([0.01], name="other").runs)
+
+
+def test_what_else_changed_is_said() -> None:
+    now = results([0.01], prompt_length=5)
+    now = msgspec.structs.replace(now, model=ModelInfo("m", "gpt2", 1, "bfloat16"))
+    assert differences(results([0.01]), now) == ["dtype: float32 then, bfloat16 now", "online: another workload"]
+
+
+def test_a_baseline_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    document = results([0.01])
+    (tmp_path / "old.json").write_bytes(msgspec.json.encode(document))
+    assert read_baseline(tmp_path / "old.json") == document
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff"])
+def test_a_file_that_is_no_result_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "old.json").write_bytes(content)
+    with pytest.raises(UsageError, match="is no result of bench --json"):
+        read_baseline(tmp_path / "old.json")
+    with pytest.raises(UsageError, match="cannot read baseline"):
+        read_baseline(tmp_path / "none.json")
+
+
+def test_percentages() -> None:
+    assert (parse_percent("5%"), parse_percent(" 2.5 "), parse_percent("0%")) == (5.0, 2.5, 0.0)
+    for text in ("", "x", "-1%", "nan", "inf"):
+        with pytest.raises(UsageError, match="is no percentage: write 5%"):
+            parse_percent(text)

@@ -1,0 +1,21 @@
+"""The published JSON Schema is the one of the code."""
+
+import json
+
+from jsonschema import Draft202012Validator
+
+from roseinfer.bench.schema import SCHEMA_PATH, published_bytes
+
+
+def test_the_published_schema_is_up_to_date() -> None:
+    assert SCHEMA_PATH.read_bytes() == published_bytes(), "run python -m roseinfer.bench.schema"
+
+
+def test_it_is_a_valid_schema_that_allows_nothing_more_and_nothing_less() -> None:
+    schema = json.loads(SCHEMA_PATH.read_bytes())
+    Draft202012Validator.check_schema(schema)
+    objects = [definition for definition in schema["$defs"].values() if "properties" in definition]
+    assert objects
+    for definition in objects:
+        assert definition["additionalProperties"] is False
+        assert set(definition["required"]) == set(definition["properties"])
