@@ -1,0 +1,323 @@
+"""Attention of one new token a request over the paged KV cache (PagedAttention, Kwon et al., 2023).
+
+Each request's keys are cut into splits, so that a small batch fills the device too (Flash-Decoding, Dao et al., 2023);
+the split that ends last adds the others up, so that a layer takes one kernel. All query heads that share a key head are
+one program's: keys and values are read once.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from roseinfer.kernels.runtime import (
+    gdc_launch_dependents,
+    gdc_wait,
+    launch_options,
+    next_power_of_two,
+    num_multiprocessors,
+    runs_triton,
+    tl,
+    triton,
+)
+
+_MAX_SPLITS = 32
+_MAX_PROGRAMS = 1 << 16
+"""Requests x key heads that one launch takes."""
+
+
+@dataclass(frozen=True)
+class DecodeTiles:
+    """How a launch is cut up."""
+
+    tile: int
+    """Tokens that a program computes with at once."""
+    min_tiles: int
+    """No split is shorter than this many tiles: a short request is not worth adding up."""
+    num_splits: int
+    num_warps: int
+    num_stages: int
+
+
+def paged_decode_attention(
+    q: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    block_tables: Tensor,
+    context_lens: Tensor,
+    *,
+    scale: float | None = None,
+    sliding_window: int | None = None,
+) -> Tensor:
+    """Each request's newest token attends to all its tokens, itself included.
+
+    q [requests, heads, head_dim]; key_cache and value_cache [num_blocks, block_size, kv_heads, head_dim], any strides
+    but the last; block_tables [requests, max_blocks] and context_lens [requests], int32 or int64, the new token
+    counted -> [requests, heads, head_dim]. `scale` is head_dim ** -0.5 by default. A request of length 0 gives zeros.
+    Table entries past a request's length are not looked at.
+    """
+    block_size = key_cache.shape[1]
+    fits = block_size & (block_size - 1) == 0 and q.shape[-1] <= 256 and q.shape[0] * key_cache.shape[2] < _MAX_PROGRAMS
+    chosen = paged_decode_attention_triton if fits and runs_triton(q, key_cache, value_cache) else None
+    return (chosen or paged_decode_attention_reference)(
+        q, key_cache, value_cache, block_tables, context_lens, scale=scale, sliding_window=sliding_window
+    )
+
+
+def paged_decode_attention_reference(
+    q: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    block_tables: Tensor,
+    context_lens: Tensor,
+    *,
+    scale: float | None = None,
+    sliding_window: int | None = None,
+) -> Tensor:
+    """The same with torch operations, over every block of every table, in float32 or float64."""
+    requests, heads, head_dim = q.shape
+    compute = torch.promote_types(q.dtype, torch.float32)
+    positions = torch.arange(block_tables.shape[1] * key_cache.shape[1], device=q.device)
+    seen = positions < context_lens[:, None]  # [requests, tokens]
+    blocks = torch.where(seen[:, :: key_cache.shape[1]], block_tables, 0)
+    if sliding_window is not None:
+        seen = seen & (positions >= context_lens[:, None] - sliding_window)
+    keys = key_cache[blocks].flatten(1, 2).to(compute)  # [requests, tokens, kv_heads, head_dim]
+    values = value_cache[blocks].flatten(1, 2).to(compute).masked_fill(~seen[:, :, None, None], 0)
+    grouped = q.to(compute).view(requests, keys.shape[2], -1, head_dim)
+    scores = torch.einsum("rkgd,rtkd->rkgt", grouped, keys) * (head_dim**-0.5 if scale is None else scale)
+    weights = scores.masked_fill(~seen[:, None, None], -math.inf).softmax(-1).nan_to_num(0)
+    return torch.einsum("rkgt,rtkd->rkgd", weights, values).reshape(requests, heads, head_dim).to(q.dtype)
+
+
+def paged_decode_attention_triton(
+    q: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    block_tables: Tensor,
+    context_lens: Tensor,
+    *,
+    scale: float | None = None,
+    sliding_window: int | None = None,
+    tiles: DecodeTiles | None = None,
+) -> Tensor:
+    """The same in one Triton kernel. Its grid depends on shapes alone; launches of one stream must not overlap."""
+    requests, heads, head_dim = q.shape
+    _, block_size, kv_heads, _ = key_cache.shape
+    group = heads // kv_heads
+    tiles = tiles or decode_tiles(q, kv_heads, block_tables.shape[1] * block_size)
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    # Of each split: a sum for every dimension; the largest score and the sum of weights.
+    partial_out, partial_stats = out, out
+    if tiles.num_splits > 1:
+        partial_out = q.new_empty((requests, kv_heads, tiles.num_splits, group, head_dim), dtype=torch.float32)
+        partial_stats = q.new_empty((requests, kv_heads, tiles.num_splits, group, 2), dtype=torch.float32)
+    _decode_kernel[(kv_heads, tiles.num_splits, requests)](
+        q,
+        key_cache,
+        value_cache,
+        block_tables,
+        context_lens,
+        out,
+        partial_out,
+        partial_stats,
+        _arrivals(q.device),
+        (head_dim**-0.5 if scale is None else scale) * math.log2(math.e),
+        q.stride(0),
+        q.stride(1),
+        key_cache.stride(0),
+        key_cache.stride(1),
+        key_cache.stride(2),
+        value_cache.stride(0),
+        value_cache.stride(1),
+        value_cache.stride(2),
+        block_tables.stride(0),
+        KV_HEADS=kv_heads,
+        GROUP=group,
+        GROUP_PADDED=1 if group == 1 else max(16, next_power_of_two(group)),
+        HEAD_DIM=head_dim,
+        DIM_PADDED=max(16, next_power_of_two(head_dim)),
+        BLOCK_SIZE=block_size,
+        TILE=tiles.tile,
+        MIN_TILES=tiles.min_tiles,
+        NUM_SPLITS=tiles.num_splits,
+        SPLITS_PADDED=next_power_of_two(tiles.num_splits),
+        WINDOW=sliding_window or 0,
+        num_warps=tiles.num_warps,
+        num_stages=tiles.num_stages,
+        **launch_options(q),
+    )
+    return out
+
+
+def decode_tiles(q: Tensor, kv_heads: int, max_tokens: int) -> DecodeTiles:
+    """A choice from shapes alone, so that a captured launch serves every length that fits the tables."""
+    requests, heads, head_dim = q.shape
+    tile, min_tiles = (64 if head_dim <= 128 else 32), 2
+    programs = requests * kv_heads
+    wanted = -(-2 * num_multiprocessors(q.device) // programs)
+    possible = -(-max_tokens // (tile * min_tiles))
+    return DecodeTiles(
+        tile=tile,
+        min_tiles=min_tiles,
+        num_splits=max(1, min(wanted, possible, _MAX_SPLITS)),
+        num_warps=4 if heads // kv_heads <= 16 else 8,
+        num_stages=3 if q.element_size() == 2 else 2,
+    )
+
+
+@functools.lru_cache
+def _arrivals(device: torch.device) -> Tensor:
+    """Of each request and key head, how many splits have arrived: zero between launches."""
+    return torch.zeros(_MAX_PROGRAMS, dtype=torch.int32, device=device)
+
+
+@triton.jit
+def _decode_kernel(
+    q,
+    key_cache,
+    value_cache,
+    block_tables,
+    context_lens,
+    out,
+    partial_out,
+    partial_stats,
+    arrivals,
+    scale,
+    q_request_stride,
+    q_head_stride,
+    key_block_stride,
+    key_token_stride,
+    key_head_stride,
+    value_block_stride,
+    value_token_stride,
+    value_head_stride,
+    table_stride,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    GROUP_PADDED: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    DIM_PADDED: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    TILE: tl.constexpr,
+    MIN_TILES: tl.constexpr,
+    NUM_SPLITS: tl.constexpr,
+    SPLITS_PADDED: tl.constexpr,
+    WINDOW: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    kv_head = tl.program_id(0)
+    split = tl.program_id(1)
+    request = tl.program_id(2)
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
+    length = tl.load(context_lens + request).to(tl.int32)
+    first = 0
+    if WINDOW > 0:
+        first = tl.maximum(length - WINDOW, 0)
+    num_tiles = tl.cdiv(length - first, TILE)
+    split_tiles = tl.maximum(tl.cdiv(num_tiles, NUM_SPLITS), MIN_TILES)
+    active = tl.cdiv(num_tiles, split_tiles)  # splits that have something to do; the others leave
+    if split >= tl.maximum(active, 1):
+        return
+    start = first + split * split_tiles * TILE
+    stop = tl.minimum(length, start + split_tiles * TILE)
+
+    head = tl.arange(0, GROUP_PADDED)
+    dim = tl.arange(0, DIM_PADDED)
+    token = tl.arange(0, TILE)
+    in_group = head < GROUP
+    in_dim = dim < HEAD_DIM
+    table = block_tables + request.to(tl.int64) * table_stride
+    keys = key_cache + kv_head * key_head_stride
+    values = value_cache + kv_head * value_head_stride
+    queries = q + request * q_request_stride + kv_head * GROUP * q_head_stride
+
+    if GROUP_PADDED == 1:
+        # Without tensor cores: each place of the tile keeps its own running softmax; they are joined once, at the end.
+        query = tl.load(queries + dim, mask=in_dim, other=0.0).to(tl.float32) * scale
+        peak = tl.full((TILE,), -1e30, tl.float32)
+        total = tl.zeros((TILE,), tl.float32)
+        summed = tl.zeros((TILE, DIM_PADDED), tl.float32)
+        for at in range(start, stop, TILE):
+            position = at + token
+            live = position < stop
+            block = tl.load(table + position // BLOCK_SIZE, mask=live, other=0).to(tl.int64)
+            mask = live[:, None] & in_dim[None, :]
+            key_place = block * key_block_stride + (position % BLOCK_SIZE) * key_token_stride
+            value_place = block * value_block_stride + (position % BLOCK_SIZE) * value_token_stride
+            key = tl.load(keys + key_place[:, None] + dim[None, :], mask=mask, other=0.0)
+            value = tl.load(values + value_place[:, None] + dim[None, :], mask=mask, other=0.0)
+            score = tl.where(live, tl.sum(key.to(tl.float32) * query[None, :], 1), float("-inf"))
+            new_peak = tl.maximum(peak, score)
+            kept = tl.exp2(peak - new_peak)
+            weight = tl.exp2(score - new_peak)
+            total = total * kept + weight
+            summed = summed * kept[:, None] + weight[:, None] * value.to(tl.float32)
+            peak = new_peak
+        highest = tl.max(peak, 0)
+        share = tl.exp2(peak - highest)
+        row_peak = tl.zeros((1,), tl.float32) + highest
+        row_total = tl.zeros((1,), tl.float32) + tl.sum(total * share, 0)
+        row_summed = tl.sum(summed * share[:, None], 0)[None, :]
+    else:
+        query_place = queries + head[:, None] * q_head_stride + dim[None, :]
+        query = tl.load(query_place, mask=in_group[:, None] & in_dim[None, :], other=0.0)
+        row_peak = tl.full((GROUP_PADDED,), -1e30, tl.float32)
+        row_total = tl.zeros((GROUP_PADDED,), tl.float32)
+        row_summed = tl.zeros((GROUP_PADDED, DIM_PADDED), tl.float32)
+        for at in range(start, stop, TILE):
+            position = at + token
+            live = position < stop
+            block = tl.load(table + position // BLOCK_SIZE, mask=live, other=0).to(tl.int64)
+            mask = live[:, None] & in_dim[None, :]
+            key_place = block * key_block_stride + (position % BLOCK_SIZE) * key_token_stride
+            value_place = block * value_block_stride + (position % BLOCK_SIZE) * value_token_stride
+            key = tl.load(keys + key_place[:, None] + dim[None, :], mask=mask, other=0.0)
+            value = tl.load(values + value_place[:, None] + dim[None, :], mask=mask, other=0.0)
+            score = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+            score = tl.where(live[None, :], score, float("-inf"))
+            new_peak = tl.maximum(row_peak, tl.max(score, 1))
+            kept = tl.exp2(row_peak - new_peak)
+            weight = tl.exp2(score - new_peak[:, None])
+            row_total = row_total * kept + tl.sum(weight, 1)
+            row_summed = row_summed * kept[:, None]
+            row_summed += tl.dot(weight.to(value.dtype), value, input_precision="ieee")
+            row_peak = new_peak
+
+    lane = request * KV_HEADS + kv_head
+    result = out + (lane.to(tl.int64) * GROUP + head[:, None]) * HEAD_DIM + dim[None, :]
+    result_mask = in_group[:, None] & in_dim[None, :]
+    if active <= 1:
+        divisor = tl.where(row_total > 0, row_total, 1.0)  # a request of length 0
+        tl.store(result, (row_summed / divisor[:, None]).to(out.dtype.element_ty), mask=result_mask)
+        return
+    if NUM_SPLITS > 1:
+        part = lane.to(tl.int64) * NUM_SPLITS
+        rows = (part + split) * GROUP + head
+        tl.store(partial_out + rows[:, None] * HEAD_DIM + dim[None, :], row_summed, mask=result_mask)
+        tl.store(partial_stats + rows * 2, row_peak, mask=in_group)
+        tl.store(partial_stats + rows * 2 + 1, row_total, mask=in_group)
+        tl.debug_barrier()  # every thread's part is written before the arrival is told
+        arrived = tl.atomic_add(arrivals + lane, 1, sem="acq_rel", scope="gpu")
+        if arrived == active - 1:
+            tl.store(arrivals + lane, 0)
+            other = tl.arange(0, SPLITS_PADDED)
+            present = other < active
+            for member in tl.static_range(GROUP):
+                other_rows = (part + other) * GROUP + member
+                peaks = tl.load(partial_stats + other_rows * 2, mask=present, other=-1e30, cache_modifier=".cg")
+                totals = tl.load(partial_stats + other_rows * 2 + 1, mask=present, other=0.0, cache_modifier=".cg")
+                sums = tl.load(
+                    partial_out + other_rows[:, None] * HEAD_DIM + dim[None, :],
+                    mask=present[:, None] & in_dim[None, :],
+                    other=0.0,
+                    cache_modifier=".cg",
+                )
+                part_share = tl.exp2(peaks - tl.max(peaks, 0))
+                joined = tl.sum(sums * part_share[:, None], 0) / tl.sum(totals * part_share, 0)
+                target = out + (lane.to(tl.int64) * GROUP + member) * HEAD_DIM + dim
+                tl.store(target, joined.to(out.dtype.element_ty), mask=in_dim)

@@ -1,0 +1,72 @@
+"""Where Triton comes from, and where its kernels may run.
+
+Torch builds without CUDA never import Triton, and need none installed; TRITON_INTERPRET=1, set before this module is
+imported, makes them do so, for tests.
+"""
+
+import functools
+import os
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Kernels run in Triton's interpreter, on the CPU."""
+
+
+class _Absent:
+    """What `triton` and `tl` are where nothing can run a kernel: enough for a kernel's definition to be read."""
+
+    constexpr = Any
+
+    @staticmethod
+    def jit(function: Any) -> Any:
+        return function
+
+
+HAS_TRITON = (torch.version.cuda is not None or INTERPRETED) and find_spec("triton") is not None
+triton: Any = import_module("triton") if HAS_TRITON else _Absent
+tl: Any = import_module("triton.language") if HAS_TRITON else _Absent
+_cuda: Any = import_module("triton.language.extra.cuda") if HAS_TRITON else None
+gdc_wait: Any = getattr(_cuda, "gdc_wait", None)
+gdc_launch_dependents: Any = getattr(_cuda, "gdc_launch_dependents", None)
+
+DTYPES = frozenset({torch.bfloat16, torch.float16, torch.float32})
+"""What the kernels compute with; anything else, float64 above all, goes to the references."""
+
+
+def runs_triton(*tensors: Tensor | None) -> bool:
+    """Whether kernels can take these tensors: on a CUDA device, in one of the dtypes, last dimension contiguous."""
+    return HAS_TRITON and all(
+        x is None or (x.is_cuda and x.dtype in DTYPES and x.stride(-1) == 1 and x.numel() > 0) for x in tensors
+    )
+
+
+def launch_options(x: Tensor) -> dict[str, Any]:
+    """Programmatic dependent launch, where the device has it, for a kernel with the constexpr `PDL`.
+
+    Such a kernel may start before its predecessor in the stream is done: it must call gdc_wait() before it touches
+    anything but weights, and should call gdc_launch_dependents() after that, so that at most two kernels overlap.
+    """
+    if x.is_cuda and _has_dependent_launch(x.device.index or 0):
+        return {"PDL": True, "launch_pdl": True}
+    return {"PDL": False}
+
+
+@functools.lru_cache
+def num_multiprocessors(device: torch.device) -> int:
+    """The device's; for the interpreter a Hopper's, so that tests take the same paths."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
+
+
+def next_power_of_two(number: int) -> int:
+    """The smallest power of two that is `number` or more."""
+    return 1 << max(number - 1, 0).bit_length()
+
+
+@functools.lru_cache
+def _has_dependent_launch(device_index: int) -> bool:
+    return gdc_wait is not None and not INTERPRETED and torch.cuda.get_device_capability(device_index) >= (9, 0)

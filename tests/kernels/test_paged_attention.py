@@ -1,0 +1,112 @@
+"""The decode kernel computes attention, however lengths, heads and splits fall."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from devices import DEVICE, DTYPES, tolerance
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from paged_cases import PagedCase, paged_case
+
+from roseinfer.kernels.paged_attention import (
+    DecodeTiles,
+    paged_decode_attention,
+    paged_decode_attention_reference,
+    paged_decode_attention_triton,
+)
+
+pytestmark = pytest.mark.usefixtures("single_threaded")
+
+
+def check(case: PagedCase, window: int | None = None, tiles: DecodeTiles | None = None) -> None:
+    arguments = (case.q, case.key_cache, case.value_cache, case.block_tables, case.context_lens)
+    out = paged_decode_attention_triton(*arguments, sliding_window=window, tiles=tiles)
+    expected = paged_decode_attention_reference(*arguments, sliding_window=window)
+    torch.testing.assert_close(out, expected, **tolerance(case.q.dtype))
+
+
+def tiles(num_splits: int, *, tile: int = 16, min_tiles: int = 1) -> DecodeTiles:
+    return DecodeTiles(tile=tile, min_tiles=min_tiles, num_splits=num_splits, num_warps=4, num_stages=2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 1)])
+def test_every_head_size_and_dtype(dtype: torch.dtype, head_dim: int, heads: int, kv_heads: int) -> None:
+    check(paged_case([1, 70, 200], heads=heads, kv_heads=kv_heads, head_dim=head_dim, dtype=dtype))
+
+
+@given(
+    lengths=st.lists(st.integers(0, 90), min_size=1, max_size=3),
+    block_size=st.sampled_from([8, 16, 32]),
+    heads=st.sampled_from([(1, 1), (2, 2), (4, 2), (3, 1)]),
+    window=st.one_of(st.none(), st.integers(1, 60)),
+    num_splits=st.integers(1, 7),
+    min_tiles=st.integers(1, 2),
+    seed=st.integers(0, 1 << 20),
+)
+@settings(max_examples=25, deadline=None)
+def test_lengths_windows_and_splits_fall_anywhere(
+    lengths: list[int],
+    block_size: int,
+    heads: tuple[int, int],
+    window: int | None,
+    num_splits: int,
+    min_tiles: int,
+    seed: int,
+) -> None:
+    case = paged_case(
+        lengths,
+        heads=heads[0],
+        kv_heads=heads[1],
+        head_dim=16,
+        dtype=torch.float32,
+        block_size=block_size,
+        index_dtype=torch.int64,
+        seed=seed,
+    )
+    check(case, window, tiles(num_splits, min_tiles=min_tiles))
+
+
+@pytest.mark.parametrize("num_splits", [1, 4])
+@pytest.mark.parametrize("heads", [1, 4])
+def test_a_padding_row_of_length_0_gives_zeros(num_splits: int, heads: int) -> None:
+    case = paged_case([40, 0], heads=heads, kv_heads=1, head_dim=32, dtype=torch.float16)
+    arguments = (case.q, case.key_cache, case.value_cache, case.block_tables, case.context_lens)
+    out = paged_decode_attention_triton(*arguments, tiles=tiles(num_splits))
+    assert out[0].abs().sum() > 0
+    assert not out[1].any()
+    assert not paged_decode_attention_reference(*arguments)[1].any()
+
+
+def test_splits_can_be_launched_again_and_again() -> None:
+    case = paged_case([75, 33], heads=2, kv_heads=1, head_dim=16, dtype=torch.float32)
+    for _ in range(3):
+        check(case, tiles=tiles(4))
+
+
+def test_slots_past_the_end_are_never_read() -> None:
+    case = paged_case([19], heads=2, kv_heads=2, head_dim=16, dtype=torch.float32)
+    last = case.block_tables[0, 1]
+    case.key_cache[last, 3:] = math.nan
+    case.value_cache[last, 3:] = math.nan
+    arguments = (case.q, case.key_cache, case.value_cache, case.block_tables, case.context_lens)
+    assert paged_decode_attention_triton(*arguments).isfinite().all()
+    assert paged_decode_attention_reference(*arguments).isfinite().all()
+
+
+def test_large_scores_do_not_overflow() -> None:
+    case = paged_case([50], heads=4, kv_heads=2, head_dim=32, dtype=torch.float32)
+    check(replace(case, q=case.q * 1000), tiles=tiles(3))
+
+
+def test_the_entry_computes_float64_too() -> None:
+    case = paged_case([5, 40], heads=4, kv_heads=2, head_dim=8, dtype=torch.float64)
+    out = paged_decode_attention(case.q, case.key_cache, case.value_cache, case.block_tables, case.context_lens)
+    blocks = case.block_tables[1, :3].long()
+    keys, values = (x[blocks].flatten(0, 1)[:40, 0] for x in (case.key_cache, case.value_cache))
+    weights = (keys @ case.q[1, 0] / math.sqrt(8)).softmax(0)
+    torch.testing.assert_close(out[1, 0], weights @ values)
+    assert out.device.type == DEVICE.type
