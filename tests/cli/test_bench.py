@@ -208,3 +208,26 @@ def test_wrong_calls_of_bench_are_refused(arguments: list[str], message: str, ca
         patch.setattr("sys.argv", ["roseinfer", "bench", "--model", str(tiny_llama), *arguments])
         assert run() == 2
     assert message in capsys.readouterr().err
+
+
+def test_ctrl_c_keeps_what_was_measured_and_exits_130(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from roseinfer.bench import session
+    from roseinfer.cli.app import run
+
+    measure_cell, names = session.measure_cell, []
+
+    def interrupted_in_the_second(engine: Any, cell: Any, **options: Any) -> Any:
+        names.append(cell.name)
+        if len(names) == 2:
+            raise KeyboardInterrupt
+        return measure_cell(engine, cell, **options)
+
+    monkeypatch.setattr(session, "measure_cell", interrupted_in_the_second)
+    call = ["bench", "--model", str(tiny_llama), "--prompt-length", "8", "--max-new-tokens", "1,2,3", "-o", "jsonl"]
+    monkeypatch.setattr("sys.argv", ["roseinfer", *call])
+    assert run() == 130
+    out, err = capfd.readouterr()
+    assert [json.loads(line)["run"]["name"] for line in out.splitlines()] == names[:1]
+    assert "interrupted after 1 of 3 configurations" in err
