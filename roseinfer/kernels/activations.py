@@ -1,0 +1,103 @@
+"""The activation functions of MLPs."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from roseinfer.kernels.runtime import (
+    gdc_launch_dependents,
+    gdc_wait,
+    launch_options,
+    runs_triton,
+    tl,
+    triton,
+)
+
+_BLOCK = 1024
+
+
+def silu_and_mul(gate_up: Tensor) -> Tensor:
+    """SiLU(gate) x up: [rows, 2 * size], gates first -> [rows, size] (SwiGLU, Shazeer, 2020)."""
+    return (silu_and_mul_triton if _fits(gate_up) else silu_and_mul_reference)(gate_up)
+
+
+def silu_and_mul_reference(gate_up: Tensor) -> Tensor:
+    """The same with torch operations."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def silu_and_mul_triton(gate_up: Tensor) -> Tensor:
+    """The same in one Triton kernel, rounded once."""
+    return _launch(gate_up, gate_up.shape[1] // 2, "silu_and_mul")
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU by its tanh approximation, [rows, size] (Hendrycks and Gimpel, 2016)."""
+    return (gelu_tanh_triton if _fits(x) else gelu_tanh_reference)(x)
+
+
+def gelu_tanh_reference(x: Tensor) -> Tensor:
+    """The same with torch operations."""
+    return F.gelu(x, approximate="tanh")
+
+
+def gelu_tanh_triton(x: Tensor) -> Tensor:
+    """The same in one Triton kernel."""
+    return _launch(x, x.shape[1], "gelu_tanh")
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU by the error function, [rows, size] (Hendrycks and Gimpel, 2016)."""
+    return (gelu_triton if _fits(x) else gelu_reference)(x)
+
+
+def gelu_reference(x: Tensor) -> Tensor:
+    """The same with torch operations."""
+    return F.gelu(x)
+
+
+def gelu_triton(x: Tensor) -> Tensor:
+    """The same in one Triton kernel."""
+    return _launch(x, x.shape[1], "gelu")
+
+
+def _fits(x: Tensor) -> bool:
+    return x.dim() == 2 and runs_triton(x)
+
+
+def _launch(x: Tensor, size: int, kind: str) -> Tensor:
+    rows = x.shape[0]
+    out = torch.empty((rows, size), dtype=x.dtype, device=x.device)
+    _activation_kernel[(rows, triton.cdiv(size, _BLOCK))](
+        x, out, x.stride(0), size, KIND=kind, BLOCK=_BLOCK, num_warps=4, **launch_options(x)
+    )
+    return out
+
+
+@triton.jit
+def activate(x, KIND: tl.constexpr):
+    """An activation of float32 values: "silu", "gelu_tanh" or "gelu"."""
+    if KIND == "silu":
+        return x * tl.sigmoid(x)
+    if KIND == "gelu_tanh":
+        # (1 + tanh(y)) / 2 = sigmoid(2 y)
+        return x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
+    return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+
+
+@triton.jit
+def _activation_kernel(x, out, x_stride, size, KIND: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < size
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
+    value = tl.load(x + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
+    if KIND == "silu_and_mul":
+        up = tl.load(x + row * x_stride + size + column, mask=inside, other=0.0).to(tl.float32)
+        result = activate(value, "silu") * up
+    else:
+        result = activate(value, KIND)
+    tl.store(out + row * size + column, result.to(out.dtype.element_ty), mask=inside)

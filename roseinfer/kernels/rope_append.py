@@ -1,0 +1,220 @@
+"""From the fused projection to attention in one pass: norms of queries and keys, rotary positions, the KV cache.
+
+Rotation is half-split, as in `roseinfer.models.rope`: x[i] and x[i + head_dim / 2] turn together.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from roseinfer.kernels.runtime import (
+    gdc_launch_dependents,
+    gdc_wait,
+    launch_options,
+    next_power_of_two,
+    runs_triton,
+    tl,
+    triton,
+)
+
+_FEW_PROGRAMS = 4096
+"""Up to so many heads of tokens, a program takes one: what counts then is how soon the last one ends."""
+
+
+def rope_append(
+    qkv: Tensor,
+    table: Tensor | None,
+    positions: Tensor,
+    slots: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+    eps: float = 1e-6,
+) -> Tensor:
+    """Store each token's keys and values in the cache, and give its queries.
+
+    qkv [tokens, (num_heads + 2 * num_kv_heads) * head_dim]; table [max_positions, head_dim], cosines then sines, None
+    for a model without rotary positions; positions and slots [tokens], int32 or int64: a slot is
+    block x block_size + offset, and what has a negative one is stored nowhere; key_cache and value_cache
+    [num_blocks, block_size, kv_heads, head_dim], any strides but the last; q_norm and k_norm [head_dim], weights of an
+    RMS norm of each head before it turns -> [tokens, num_heads, head_dim].
+    """
+    fits = head_dim % 2 == 0 and qkv.dim() == 2 and runs_triton(qkv, table, key_cache, value_cache, q_norm, k_norm)
+    return (rope_append_triton if fits else rope_append_reference)(
+        qkv, table, positions, slots, key_cache, value_cache, num_heads, num_kv_heads, head_dim, q_norm, k_norm, eps
+    )
+
+
+def rope_append_reference(
+    qkv: Tensor,
+    table: Tensor | None,
+    positions: Tensor,
+    slots: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+    eps: float = 1e-6,
+) -> Tensor:
+    """The same with torch operations, in float32 or float64, rounded once."""
+    heads = qkv.unflatten(-1, (-1, head_dim)).to(torch.promote_types(qkv.dtype, torch.float32))
+    q, k, v = heads.split((num_heads, num_kv_heads, num_kv_heads), dim=1)
+    if q_norm is not None:
+        q = F.rms_norm(q, (head_dim,), q_norm.to(q.dtype), eps)
+    if k_norm is not None:
+        k = F.rms_norm(k, (head_dim,), k_norm.to(k.dtype), eps)
+    if table is not None:
+        cos, sin = table[positions].to(q.dtype).unsqueeze(1).chunk(2, dim=-1)
+        q, k = (
+            torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+            for first, second in (x.chunk(2, dim=-1) for x in (q, k))
+        )
+    kept = slots >= 0
+    blocks, offsets = slots[kept] // key_cache.shape[1], slots[kept] % key_cache.shape[1]
+    key_cache[blocks, offsets] = k[kept].to(key_cache.dtype)
+    value_cache[blocks, offsets] = v[kept].to(value_cache.dtype)
+    return q.to(qkv.dtype)
+
+
+def rope_append_triton(
+    qkv: Tensor,
+    table: Tensor | None,
+    positions: Tensor,
+    slots: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+    eps: float = 1e-6,
+) -> Tensor:
+    """The same in one Triton kernel."""
+    tokens = qkv.shape[0]
+    q = torch.empty((tokens, num_heads, head_dim), dtype=qkv.dtype, device=qkv.device)
+    all_heads = num_heads + 2 * num_kv_heads
+    tile = 1 if tokens * all_heads <= _FEW_PROGRAMS else min(8, next_power_of_two(all_heads))
+    _rope_append_kernel[(tokens, triton.cdiv(all_heads, tile))](
+        qkv,
+        qkv if table is None else table,
+        positions,
+        slots,
+        key_cache,
+        value_cache,
+        qkv if q_norm is None else q_norm,
+        qkv if k_norm is None else k_norm,
+        q,
+        eps,
+        qkv.stride(0),
+        0 if table is None else table.stride(0),
+        key_cache.stride(0),
+        key_cache.stride(1),
+        key_cache.stride(2),
+        value_cache.stride(0),
+        value_cache.stride(1),
+        value_cache.stride(2),
+        NUM_HEADS=num_heads,
+        NUM_KV_HEADS=num_kv_heads,
+        HALF=head_dim // 2,
+        HALF_PADDED=next_power_of_two(head_dim // 2),
+        BLOCK_SIZE=key_cache.shape[1],
+        TILE=tile,
+        HAS_TABLE=table is not None,
+        HAS_Q_NORM=q_norm is not None,
+        HAS_K_NORM=k_norm is not None,
+        num_warps=1 if tile == 1 else 4,
+        **launch_options(qkv),
+    )
+    return q
+
+
+@triton.jit
+def _rope_append_kernel(
+    qkv,
+    table,
+    positions,
+    slots,
+    key_cache,
+    value_cache,
+    q_norm,
+    k_norm,
+    q,
+    eps,
+    qkv_stride,
+    table_stride,
+    key_block_stride,
+    key_token_stride,
+    key_head_stride,
+    value_block_stride,
+    value_token_stride,
+    value_head_stride,
+    NUM_HEADS: tl.constexpr,
+    NUM_KV_HEADS: tl.constexpr,
+    HALF: tl.constexpr,
+    HALF_PADDED: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    TILE: tl.constexpr,
+    HAS_TABLE: tl.constexpr,
+    HAS_Q_NORM: tl.constexpr,
+    HAS_K_NORM: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    token = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1) * TILE + tl.arange(0, TILE)  # queries, then keys, then values
+    dim = tl.arange(0, HALF_PADDED)
+    in_half = dim < HALF
+    is_query = head < NUM_HEADS
+    is_value = (head >= NUM_HEADS + NUM_KV_HEADS) & (head < NUM_HEADS + 2 * NUM_KV_HEADS)
+    is_key = (head >= NUM_HEADS) & (head < NUM_HEADS + NUM_KV_HEADS)
+    inside = (head < NUM_HEADS + 2 * NUM_KV_HEADS)[:, None] & in_half[None, :]
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
+    source = qkv + token * qkv_stride + head[:, None] * (2 * HALF) + dim[None, :]
+    first = tl.load(source, mask=inside, other=0.0).to(tl.float32)  # [heads, head_dim / 2]
+    second = tl.load(source + HALF, mask=inside, other=0.0).to(tl.float32)
+    slot = tl.load(slots + token).to(tl.int64)
+
+    if HAS_Q_NORM or HAS_K_NORM:
+        scale = tl.rsqrt((tl.sum(first * first, 1) + tl.sum(second * second, 1)) / (2 * HALF) + eps)[:, None]
+    if HAS_Q_NORM:
+        low = tl.load(q_norm + dim, mask=in_half, other=0.0).to(tl.float32)
+        high = tl.load(q_norm + HALF + dim, mask=in_half, other=0.0).to(tl.float32)
+        first = tl.where(is_query[:, None], first * scale * low[None, :], first)
+        second = tl.where(is_query[:, None], second * scale * high[None, :], second)
+    if HAS_K_NORM:
+        low = tl.load(k_norm + dim, mask=in_half, other=0.0).to(tl.float32)
+        high = tl.load(k_norm + HALF + dim, mask=in_half, other=0.0).to(tl.float32)
+        first = tl.where(is_key[:, None], first * scale * low[None, :], first)
+        second = tl.where(is_key[:, None], second * scale * high[None, :], second)
+    if HAS_TABLE:
+        angle = table + tl.load(positions + token).to(tl.int64) * table_stride + dim
+        cos = tl.load(angle, mask=in_half, other=0.0).to(tl.float32)[None, :]
+        sin = tl.load(angle + HALF, mask=in_half, other=0.0).to(tl.float32)[None, :]
+        turned = first * cos - second * sin
+        second = tl.where(is_value[:, None], second, second * cos + first * sin)
+        first = tl.where(is_value[:, None], first, turned)
+
+    query_place = q + (token * NUM_HEADS + head[:, None]) * (2 * HALF) + dim[None, :]
+    query_mask = is_query[:, None] & in_half[None, :]
+    tl.store(query_place, first.to(q.dtype.element_ty), mask=query_mask)
+    tl.store(query_place + HALF, second.to(q.dtype.element_ty), mask=query_mask)
+    block, offset = slot // BLOCK_SIZE, slot % BLOCK_SIZE
+    key_place = key_cache + block * key_block_stride + offset * key_token_stride
+    key_place += (head - NUM_HEADS)[:, None] * key_head_stride + dim[None, :]
+    key_mask = is_key[:, None] & in_half[None, :] & (slot >= 0)
+    tl.store(key_place, first.to(key_cache.dtype.element_ty), mask=key_mask)
+    tl.store(key_place + HALF, second.to(key_cache.dtype.element_ty), mask=key_mask)
+    value_place = value_cache + block * value_block_stride + offset * value_token_stride
+    value_place += (head - NUM_HEADS - NUM_KV_HEADS)[:, None] * value_head_stride + dim[None, :]
+    value_mask = is_value[:, None] & in_half[None, :] & (slot >= 0)
+    tl.store(value_place, first.to(value_cache.dtype.element_ty), mask=value_mask)
+    tl.store(value_place + HALF, second.to(value_cache.dtype.element_ty), mask=value_mask)
