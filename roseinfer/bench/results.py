@@ -119,6 +119,13 @@ class BenchRun(msgspec.Struct, frozen=True, kw_only=True):
     """Repeats, counted from 0, whose time stands out from the others'."""
     search: Search | None = None
 
+    @property
+    def is_beyond_ceilings(self) -> bool:
+        """Whether steps were faster than the device's measured rates allow."""
+        mbu = self.decode.mbu_percent if self.decode is not None else 0.0
+        mfu = self.prefill.mfu_percent if self.prefill is not None else 0.0
+        return max(mbu, mfu) > 100
+
 
 class BenchResults(msgspec.Struct, frozen=True, kw_only=True):
     """The document."""

@@ -16,7 +16,7 @@ from roseinfer.errors import UsageError
 
 if TYPE_CHECKING:
     from roseinfer.bench.grid import Cell
-    from roseinfer.bench.results import BenchResults, BenchRun, Measured, Trial
+    from roseinfer.bench.results import BenchResults, Measured, Search, Trial
     from roseinfer.bench.session import Parameter
     from roseinfer.bench.slo import Slo
     from roseinfer.engine.engine import Engine
@@ -165,10 +165,10 @@ def _measure(
 
     The last of the three says that Ctrl-C came, after at least one configuration was measured.
     """
-    from roseinfer.bench.results import BenchResults, Environment, bench_run
+    from roseinfer.bench.results import BenchResults, BenchRun, Environment, bench_run
     from roseinfer.bench.session import find_largest, measure_cell
     from roseinfer.cli.loading import load_engine
-    from roseinfer.costs.ceilings import ceilings
+    from roseinfer.costs.ceilings import Ceilings, ceilings
     from roseinfer.engine.device import device_name, num_threads
     from roseinfer.workload.provenance import ModelInfo, current_versions
 
@@ -178,7 +178,7 @@ def _measure(
     startup_s = time.perf_counter() - started_s
     limits = ceilings(engine.runner.device, engine.runner.cache.data.dtype)
     measured: list[Measured] = []
-    runs: list[BenchRun] = []
+    searches: list[Search | None] = []
     interrupted = False
     for cell in to_measure:
         try:
@@ -192,7 +192,19 @@ def _measure(
                 raise
             interrupted = True
             break
-        runs.append(bench_run(measured[-1], limits, startup_s=startup_s, slo=slo, search=search))
+        searches.append(search)
+
+    def judged(limits: Ceilings) -> list[BenchRun]:
+        return [
+            bench_run(each, limits, startup_s=startup_s, slo=slo, search=search)
+            for each, search in zip(measured, searches, strict=True)
+        ]
+
+    runs = judged(limits)
+    if any(run.is_beyond_ceilings for run in runs):
+        # They were measured while the device had something else to do.
+        limits = ceilings(engine.runner.device, engine.runner.cache.data.dtype, fresh=True)
+        runs = judged(limits)
     environment = Environment(
         versions=current_versions(),
         device=device_name(engine.runner.device),

@@ -231,3 +231,21 @@ def test_ctrl_c_keeps_what_was_measured_and_exits_130(
     out, err = capfd.readouterr()
     assert [json.loads(line)["run"]["name"] for line in out.splitlines()] == names[:1]
     assert "interrupted after 1 of 3 configurations" in err
+
+
+def test_ceilings_that_a_run_beats_are_measured_again(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    from roseinfer.cli.app import run
+    from roseinfer.costs import ceilings as module
+    from roseinfer.costs.ceilings import Ceilings
+
+    rates = iter([Ceilings(1.0, 1.0), Ceilings(1e15, 1e15)])
+    monkeypatch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(module, "measure_ceilings", lambda device, dtype: next(rates))
+    call = ["bench", "--model", str(tiny_llama), "--prompt-length", "8", "--max-new-tokens", "3", "--json"]
+    monkeypatch.setattr("sys.argv", ["roseinfer", *call])
+    assert run() == 0
+    document = json.loads(capfdbinary.readouterr().out)
+    assert document["environment"]["ceilings"] == {"copy_bytes_per_s": 1e15, "flops_per_s": 1e15}
+    assert 0 < document["runs"][0]["decode"]["mbu_percent"] < 100

@@ -1,0 +1,293 @@
+"""The same workload, weights and machine for roseinfer and for the engines installed beside it.
+
+    python benchmarks/compare.py --config latency
+    python benchmarks/compare.py --config small-engines-gpt2 --peers transformers --rounds 3
+
+Each engine runs in a process of its own, one after the other, `--rounds` times around. All get the same prompts as
+token ids and the same weights: a Hugging Face directory as it is, or an export of what roseinfer loaded; llama.cpp
+gets the GGUF file. Decoding is greedy, EOS is ignored. Prints ratios and how far greedy completions agree, and writes
+a record to benchmarks/results.
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median, stdev
+from typing import Any
+
+STARTED_S = time.perf_counter()
+
+import msgspec  # noqa: E402
+from contenders import CONTENDERS, Job, Outcome, Pass, installed, run_contender  # noqa: E402
+
+RESULTS = Path(__file__).parent / "results"
+LEAST_AGREEMENT = 0.9
+"""Of completions' leading tokens; below it, two engines hardly ran the same model."""
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine's figures, over all its passes."""
+
+    version: str
+    settings: str
+    startup_s: float
+    completion_tokens_per_s: float
+    """Median."""
+    completion_tokens_per_s_std: float
+    completion_tokens_per_s_best: float
+    """Of the pass that other work disturbed least."""
+    ttft_ms: float | None
+    """Median over requests and passes."""
+    tpot_ms: float | None
+    requests_that_agree_percent: float
+    """Whose completions are roseinfer's, token for token."""
+    leading_tokens_that_agree_percent: float
+    """Of all completion tokens, those before the first difference."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """What is written to benchmarks/results."""
+
+    command: str
+    date: str
+    note: str | None
+    environment: dict[str, Any]
+    workload: dict[str, Any]
+    engines: dict[str, Figures]
+    ratios: dict[str, dict[str, float]]
+    """Of roseinfer to each other engine; above 1, roseinfer is faster."""
+
+
+def main() -> None:
+    arguments = _arguments()
+    if arguments.worker is not None:
+        name, job_file, outcome_file = arguments.worker
+        job = msgspec.json.decode(Path(job_file).read_bytes(), type=Job)
+        Path(outcome_file).write_bytes(msgspec.json.encode(run_contender(name, job, STARTED_S)))
+        return
+    with tempfile.TemporaryDirectory(prefix="roseinfer-compare-") as folder:
+        work = Path(folder)
+        job, environment, workload = _prepare(arguments, work)
+        outcomes = _run_all(_contenders(arguments, job), job, arguments.rounds, work)
+    record = _record(arguments, environment, workload, job, outcomes)
+    _print(record)
+    path = arguments.output or RESULTS / f"{arguments.config}-{job.device.partition(':')[0]}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+    print(f"wrote {path}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="latency", help="a shipped run or a TOML file")
+    parser.add_argument("--model", help="another model than the config's")
+    parser.add_argument("--load-format", help="dummy: random weights")
+    parser.add_argument("--device", help="cpu, cuda, cuda:N or auto")
+    parser.add_argument("--dtype", help="of weights and activations, in every engine")
+    parser.add_argument("--num-requests", type=int, help="fewer requests than the config's")
+    parser.add_argument("--max-batch-size", type=int, help="most requests that run together, in every engine")
+    parser.add_argument("--peers", nargs="*", choices=[name for name in CONTENDERS if name != "roseinfer"])
+    parser.add_argument("--repeats", type=int, default=3, help="timed passes a process")
+    parser.add_argument("--rounds", type=int, default=1, help="processes an engine, in turn with the others'")
+    parser.add_argument("--note", help="what a reader of the record should know")
+    parser.add_argument("--output", type=Path, help="the record; by default in benchmarks/results")
+    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _prepare(arguments: argparse.Namespace, work: Path) -> tuple[Job, dict[str, Any], dict[str, Any]]:
+    """Draw the workload and share the weights; the process that measures loads its own engine."""
+    from shared_weights import export, num_threads
+
+    from roseinfer.config import load_config
+    from roseinfer.engine.device import device_name
+    from roseinfer.engine.factory import build_engine
+    from roseinfer.models.shapes import SHAPES
+    from roseinfer.weights.resolve import resolve
+    from roseinfer.workload.load import plan_load
+    from roseinfer.workload.provenance import current_versions
+
+    engine_flags = ("model", "load_format", "device", "dtype", "max_batch_size")
+    overrides = {
+        "engine": {key: value for key in engine_flags if (value := getattr(arguments, key)) is not None},
+        "workload": {} if arguments.num_requests is None else {"num_requests": arguments.num_requests},
+    }
+    config = load_config(arguments.config, overrides)
+    engine = build_engine(config.engine)
+    load = plan_load(config.workload, config.sampling, engine)
+    source = resolve(config.engine.model, config.engine.load_format, SHAPES)
+    is_directory = source.path is not None and source.path.is_dir() and source.format != "dummy"
+    model_dir = source.path if is_directory else export(engine, work / "model")
+    job = Job(
+        model_dir=str(model_dir),
+        gguf=str(source.path) if source.format == "gguf" else None,
+        dtype=engine.dtype_name,
+        device=str(engine.runner.device),
+        threads=num_threads(),
+        max_batch_size=config.engine.max_batch_size,
+        max_model_len=min(
+            engine.max_model_len,
+            max(len(engine.encode(request.prompt)) + request.params.max_new_tokens for request in load),
+        ),
+        engine={
+            **msgspec.structs.asdict(config.engine),
+            "model": str(model_dir),
+            "load_format": "auto",
+            "dtype": engine.dtype_name,
+        },
+        mode=config.workload.mode,
+        prompts=[engine.encode(request.prompt) for request in load],
+        max_new_tokens=[request.params.max_new_tokens for request in load],
+        repeats=arguments.repeats,
+    )
+    environment = {
+        "versions": msgspec.to_builtins(current_versions()),
+        "device": device_name(engine.runner.device),
+        "threads": job.threads,
+    }
+    workload = {
+        "config": arguments.config,
+        "model": engine.model_name,
+        "parameters": engine.num_parameters,
+        "dtype": job.dtype,
+        "mode": job.mode,
+        "max_batch_size": job.max_batch_size,
+        "requests": len(load),
+        "prompt_tokens": sum(map(len, job.prompts)),
+        "completion_tokens": sum(job.max_new_tokens),
+        "repeats": arguments.repeats,
+        "rounds": arguments.rounds,
+    }
+    return job, environment, workload
+
+
+def _contenders(arguments: argparse.Namespace, job: Job) -> list[str]:
+    """Ourselves and whoever was asked for, or is installed."""
+    peers = arguments.peers
+    if peers is None:
+        peers = [name for name in CONTENDERS if name != "roseinfer" and installed(name)]
+    if "llama-cpp-python" in peers and job.gguf is None:
+        print("llama-cpp-python is left out: it needs a GGUF model")
+        peers = [name for name in peers if name != "llama-cpp-python"]
+    return ["roseinfer", *peers]
+
+
+def _run_all(names: list[str], job: Job, rounds: int, work: Path) -> dict[str, list[Outcome]]:
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in names}
+    job_file, outcome_file = work / "job.json", work / "outcome.json"
+    job_file.write_bytes(msgspec.json.encode(job))
+    for turn in range(rounds):
+        for name in names:
+            print(f"round {turn + 1} of {rounds}: {name}", flush=True)
+            command = [sys.executable, __file__, "--worker", name, str(job_file), str(outcome_file)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+            if done.returncode != 0:
+                raise SystemExit(f"{name} failed:\n{done.stdout}")
+            outcomes[name].append(msgspec.json.decode(outcome_file.read_bytes(), type=Outcome))
+    return outcomes
+
+
+def _record(
+    arguments: argparse.Namespace,
+    environment: dict[str, Any],
+    workload: dict[str, Any],
+    job: Job,
+    outcomes: dict[str, list[Outcome]],
+) -> Record:
+    ours = outcomes["roseinfer"][-1].completions
+    engines = {name: _figures(runs, job, ours) for name, runs in outcomes.items()}
+    return Record(
+        command=shlex.join(["python", "benchmarks/compare.py", *sys.argv[1:]]),
+        date=time.strftime("%Y-%m-%d"),
+        note=arguments.note,
+        environment=environment,
+        workload=workload,
+        engines=engines,
+        ratios={name: _ratios(engines["roseinfer"], peer) for name, peer in engines.items() if name != "roseinfer"},
+    )
+
+
+def _figures(runs: list[Outcome], job: Job, ours: list[list[int]]) -> Figures:
+    passes: list[Pass] = [each for run in runs for each in run.passes]
+    tokens = sum(job.max_new_tokens)
+    rates = [tokens / each.elapsed_s for each in passes]
+    same = [_agreeing(mine, other) for mine, other in zip(ours, runs[-1].completions, strict=True)]
+    equal = sum(mine == other for mine, other in zip(ours, runs[-1].completions, strict=True))
+    return Figures(
+        version=runs[0].version,
+        settings=runs[0].settings,
+        startup_s=median(run.startup_s for run in runs),
+        completion_tokens_per_s=median(rates),
+        completion_tokens_per_s_std=stdev(rates) if len(rates) > 1 else 0.0,
+        completion_tokens_per_s_best=max(rates),
+        ttft_ms=_median_ms([value for each in passes for value in each.ttft_s or ()]),
+        tpot_ms=_median_ms([value for each in passes for value in each.tpot_s or ()]),
+        requests_that_agree_percent=100 * equal / len(ours),
+        leading_tokens_that_agree_percent=100 * sum(same) / tokens,
+    )
+
+
+def _agreeing(mine: list[int], other: list[int]) -> int:
+    """Tokens before the first difference."""
+    for index, (a, b) in enumerate(zip(mine, other, strict=False)):
+        if a != b:
+            return index
+    return min(len(mine), len(other))
+
+
+def _median_ms(values_s: list[float]) -> float | None:
+    return median(values_s) * 1e3 if values_s else None
+
+
+def _ratios(ours: Figures, peer: Figures) -> dict[str, float]:
+    rates = ("completion_tokens_per_s", "completion_tokens_per_s_best")
+    ratios = {name: getattr(ours, name) / getattr(peer, name) for name in rates}
+    for name in ("ttft_ms", "tpot_ms", "startup_s"):
+        mine, theirs = getattr(ours, name), getattr(peer, name)
+        if mine and theirs:
+            ratios[name] = theirs / mine
+    return ratios
+
+
+def _print(record: Record) -> None:
+    columns = (
+        "engine",
+        "version",
+        "tokens/s",
+        "best",
+        "TTFT, ms",
+        "TPOT, ms",
+        "ready, s",
+        "same completions",
+        "same start",
+    )
+    rows = [columns]
+    for name, figures in record.engines.items():
+        rows.append(
+            (
+                name,
+                figures.version,
+                f"{figures.completion_tokens_per_s:.1f} ± {figures.completion_tokens_per_s_std:.1f}",
+                f"{figures.completion_tokens_per_s_best:.1f}",
+                *("-" if value is None else f"{value:.1f}" for value in (figures.ttft_ms, figures.tpot_ms)),
+                f"{figures.startup_s:.1f}",
+                f"{figures.requests_that_agree_percent:.0f} %",
+                f"{figures.leading_tokens_that_agree_percent:.0f} %",
+            )
+        )
+    widths = [max(len(row[index]) for row in rows) for index in range(len(columns))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for name, ratios in record.ratios.items():
+        print(f"roseinfer over {name}: " + ", ".join(f"{what} {ratio:.2f}x" for what, ratio in ratios.items()))
+    for name, figures in record.engines.items():
+        if figures.leading_tokens_that_agree_percent < 100 * LEAST_AGREEMENT:
+            print(f"{name} says something else than roseinfer after a while: near ties, or not the same model")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""The engines that `compare.py` runs, each in a process of its own, all on the same job.
+
+A contender loads the model, runs the job once to warm up and then `repeats` times, greedily and without stopping at
+EOS, and says when each request's tokens were there. Nothing here is imported by more than its own process needs.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any
+
+import msgspec
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What every contender does."""
+
+    model_dir: str
+    gguf: str | None
+    dtype: str
+    device: str
+    threads: int
+    max_batch_size: int
+    max_model_len: int
+    engine: dict[str, Any]
+    """Our own [engine] settings."""
+    mode: str
+    prompts: list[list[int]]
+    max_new_tokens: list[int]
+    repeats: int
+
+
+class Pass(msgspec.Struct, frozen=True, kw_only=True):
+    """One timed pass; None where an engine does not tell."""
+
+    elapsed_s: float
+    ttft_s: list[float] | None
+    """Of each request, from the start of the pass."""
+    tpot_s: list[float] | None
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What a contender did."""
+
+    version: str
+    settings: str
+    startup_s: float
+    """From an empty process, imports included, to a loaded model."""
+    passes: list[Pass]
+    completions: list[list[int]]
+    """Token ids of the last pass."""
+
+
+Load = Callable[[Job], tuple[str, Callable[[], tuple[Pass, list[list[int]]]]]]
+"""Loads the model; returns settings worth recording, and a function that makes one pass."""
+
+
+def roseinfer(job: Job) -> tuple[str, Callable[[], tuple[Pass, list[list[int]]]]]:
+    """Ours, through its public factory."""
+    from roseinfer.bench.protocol import timed_pass
+    from roseinfer.bench.request_figures import request_figures
+    from roseinfer.config import EngineConfig, SamplingParams
+    from roseinfer.engine.factory import build_engine
+    from roseinfer.workload.load import PlannedRequest
+
+    engine = build_engine(msgspec.convert(job.engine, EngineConfig))
+    load = [
+        PlannedRequest(prompt=prompt, params=SamplingParams(max_new_tokens=tokens, stop_on_eos=False))
+        for prompt, tokens in zip(job.prompts, job.max_new_tokens, strict=True)
+    ]
+
+    def run() -> tuple[Pass, list[list[int]]]:
+        result = timed_pass(engine, job.mode, load)  # type: ignore[arg-type]
+        figures = request_figures(result, 0)
+        return Pass(
+            elapsed_s=result.add_s + result.run_s,
+            ttft_s=[each.ttft_s for each in figures if each.ttft_s is not None],
+            tpot_s=[each.tpot_s for each in figures if each.tpot_s is not None],
+        ), [output.token_ids for output in result.outputs]
+
+    return f"mode {job.mode}, {engine.dtype_name}", run
+
+
+def transformers(job: Job) -> tuple[str, Callable[[], tuple[Pass, list[list[int]]]]]:
+    """`generate` with its default dynamic cache, in static batches padded on the left."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.generation.streamers import BaseStreamer
+
+    torch.set_num_threads(job.threads)
+    model = AutoModelForCausalLM.from_pretrained(job.model_dir, dtype=getattr(torch, job.dtype)).to(job.device).eval()
+
+    class Clock(BaseStreamer):
+        """When each step's tokens were there; the first call brings the prompt."""
+
+        def __init__(self) -> None:
+            self.times_s: list[float] = []
+
+        def put(self, value: Any) -> None:
+            self.times_s.append(time.perf_counter())
+
+        def end(self) -> None:
+            pass
+
+    def batches() -> Iterator[range]:
+        for start in range(0, len(job.prompts), job.max_batch_size):
+            yield range(start, min(start + job.max_batch_size, len(job.prompts)))
+
+    def run() -> tuple[Pass, list[list[int]]]:
+        completions: list[list[int]] = []
+        ttft_s, tpot_s = [], []
+        started_s = time.perf_counter()
+        for batch in batches():
+            longest = max(len(job.prompts[index]) for index in batch)
+            ids = torch.tensor([[0] * (longest - len(job.prompts[i])) + job.prompts[i] for i in batch])
+            mask = torch.tensor([[0] * (longest - len(job.prompts[i])) + [1] * len(job.prompts[i]) for i in batch])
+            tokens, clock = max(job.max_new_tokens[index] for index in batch), Clock()
+            with torch.inference_mode():
+                out = model.generate(
+                    ids.to(job.device),
+                    attention_mask=mask.to(job.device),
+                    max_new_tokens=tokens,
+                    min_new_tokens=tokens,
+                    do_sample=False,
+                    pad_token_id=0,
+                    streamer=clock if len(batch) == 1 else None,
+                )
+            completions += [
+                row[longest : longest + job.max_new_tokens[index]]
+                for index, row in zip(batch, out.tolist(), strict=True)
+            ]
+            if len(batch) == 1:
+                first, *_, last = clock.times_s[1:]
+                ttft_s.append(first - started_s)
+                tpot_s.append((last - first) / max(len(clock.times_s) - 2, 1))
+        elapsed_s = time.perf_counter() - started_s
+        return Pass(elapsed_s=elapsed_s, ttft_s=ttft_s or None, tpot_s=tpot_s or None), completions
+
+    return f"generate, {model.config._attn_implementation}, {job.dtype}", run
+
+
+def llama_cpp(job: Job) -> tuple[str, Callable[[], tuple[Pass, list[list[int]]]]]:
+    """One request after another, on the GGUF file's own quantized weights."""
+    from llama_cpp import Llama
+
+    assert job.gguf is not None
+    gpu_layers = 0 if job.device == "cpu" else -1
+    model = Llama(
+        job.gguf, n_ctx=job.max_model_len, n_threads=job.threads, n_threads_batch=job.threads, n_gpu_layers=gpu_layers,
+        verbose=False,
+    )  # fmt: skip
+
+    def run() -> tuple[Pass, list[list[int]]]:
+        completions, ttft_s, tpot_s = [], [], []
+        started_s = time.perf_counter()
+        for prompt, tokens in zip(job.prompts, job.max_new_tokens, strict=True):
+            model.reset()
+            completion, times_s = [], []
+            for token in model.generate(prompt, temp=0.0, reset=True):
+                times_s.append(time.perf_counter())
+                completion.append(int(token))
+                if len(completion) == tokens:
+                    break
+            completions.append(completion)
+            ttft_s.append(times_s[0] - started_s)
+            tpot_s.append((times_s[-1] - times_s[0]) / max(len(times_s) - 1, 1))
+        return Pass(elapsed_s=time.perf_counter() - started_s, ttft_s=ttft_s, tpot_s=tpot_s), completions
+
+    return "GGUF, quantized", run
+
+
+def vllm(job: Job) -> tuple[str, Callable[[], tuple[Pass, list[list[int]]]]]:
+    """Its offline `LLM`, with prefix caching off so that repeats do the same work."""
+    from vllm import LLM, SamplingParams
+
+    engine = LLM(
+        model=job.model_dir,
+        skip_tokenizer_init=True,
+        dtype=job.dtype,
+        max_num_seqs=job.max_batch_size,
+        max_model_len=job.max_model_len,
+        enable_prefix_caching=False,
+    )
+    params = [
+        SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True, detokenize=False)
+        for tokens in job.max_new_tokens
+    ]
+    prompts = [{"prompt_token_ids": prompt} for prompt in job.prompts]
+
+    def run() -> tuple[Pass, list[list[int]]]:
+        started_s = time.perf_counter()
+        outputs = engine.generate(prompts, params, use_tqdm=False)
+        elapsed_s = time.perf_counter() - started_s
+        return Pass(elapsed_s=elapsed_s, ttft_s=None, tpot_s=None), [list(out.outputs[0].token_ids) for out in outputs]
+
+    return f"LLM.generate, {job.dtype}", run
+
+
+CONTENDERS: dict[str, tuple[str, Load]] = {
+    "roseinfer": ("roseinfer", roseinfer),
+    "transformers": ("transformers", transformers),
+    "llama-cpp-python": ("llama_cpp", llama_cpp),
+    "vllm": ("vllm", vllm),
+}
+"""By the name of its package: the module it is imported as, and how to run it."""
+
+
+def installed(name: str) -> bool:
+    """Whether this Python can import it."""
+    return find_spec(CONTENDERS[name][0]) is not None
+
+
+def run_contender(name: str, job: Job, started_s: float) -> Outcome:
+    """The whole of one process."""
+    settings, run = CONTENDERS[name][1](job)
+    startup_s = time.perf_counter() - started_s
+    run()
+    passes = []
+    for _ in range(job.repeats):
+        timed, completions = run()
+        passes.append(timed)
+    return Outcome(
+        version=version(name), settings=settings, startup_s=startup_s, passes=passes, completions=completions
+    )
