@@ -48,6 +48,10 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Most tokens that one step computes, over all its requests."""
     max_model_len: PositiveInt | None = None
     """Most tokens, prompt and completion together, that a request may have; the model's context length when unset."""
+    cuda_graphs: bool = True
+    """On a GPU, decode by replaying CUDA graphs."""
+    max_decode_steps: PositiveInt = 16
+    """With CUDA graphs: most tokens a request that one launch decodes, where nothing can end inside it."""
     block_size: PositiveInt = 16
     """Tokens per KV block."""
     kv_cache_memory: str | None = None

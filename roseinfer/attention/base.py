@@ -25,6 +25,19 @@ class StepLayout:
     """Where each new token's keys and values go: block x block_size + offset. [tokens], int64, on the device."""
 
 
+@dataclass(frozen=True)
+class DecodeLayout:
+    """A step of one new token a request, all of it on the device: what a CUDA graph can replay."""
+
+    cache: KVCache
+    block_tables: Tensor
+    """[requests, most blocks], int32; behind a request's last block anything that is a block."""
+    context_lens: Tensor
+    """[requests], int32, the new token included."""
+    slots: Tensor
+    """[requests], int64."""
+
+
 class AttentionBackend(Protocol):
     """Causal attention over the paged KV cache."""
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from roseinfer.attention.base import StepLayout
+from roseinfer.attention.base import DecodeLayout, StepLayout
 from roseinfer.cache.kv_cache import KVCache
 from roseinfer.spans import span
 
@@ -51,10 +51,12 @@ class PagedAttention:
         groups = [self._group(members, firsts, layout, cache.block_size) for members in _grouped(layout)]
         return PagedMetadata(cache, layout.slots, groups)
 
-    def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, metadata: PagedMetadata) -> Tensor:
+    def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, metadata: PagedMetadata | DecodeLayout) -> Tensor:
         with span("roseinfer.kv.append"):
             metadata.cache.write(layer, metadata.slots, k, v)
         with span("roseinfer.attention"):
+            if isinstance(metadata, DecodeLayout):
+                return self._decode(q, metadata.cache.data[layer], metadata)
             data = metadata.cache.data[layer]  # [2, num_blocks, block_size, kv_heads, head_dim]
             if len(metadata.groups) == 1:
                 return _attend(q, data, metadata.groups[0])
@@ -62,6 +64,19 @@ class PagedAttention:
             for group in metadata.groups:
                 out[group.tokens] = _attend(q, data, group)
             return out
+
+    def _decode(self, q: Tensor, data: Tensor, layout: DecodeLayout) -> Tensor:
+        from roseinfer.kernels.paged_attention import paged_decode_attention  # triton is not everywhere
+
+        return paged_decode_attention(
+            q,
+            data[0],
+            data[1],
+            layout.block_tables,
+            layout.context_lens,
+            scale=q.shape[-1] ** -0.5,
+            sliding_window=self._window,
+        )
 
     def _group(self, members: Sequence[int], firsts: list[int], layout: StepLayout, block_size: int) -> _Group:
         device = layout.slots.device

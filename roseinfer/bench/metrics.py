@@ -37,6 +37,7 @@ class DecodeSpeed(msgspec.Struct, frozen=True, kw_only=True):
     steps: int
     """Of one repeat."""
     median_step_ms: float
+    """Of one token a request: a launch of several decode steps counts as so many."""
     tokens_per_s: float
     mbu_percent: float
     """Bytes that the steps had to move over their time x the measured bandwidth."""
@@ -109,7 +110,7 @@ def decode_speed(results: Sequence[WorkloadResult], ceilings: Ceilings) -> Decod
         return None
     return DecodeSpeed(
         steps=len(steps_of(results[:1], "decode")),
-        median_step_ms=median(step.wall_ms for step in steps),
+        median_step_ms=median(step.wall_ms * step.batch / step.tokens for step in steps),
         tokens_per_s=tokens_per_s(steps),
         mbu_percent=100 * sum(step.bytes for step in steps) / _seconds(steps) / ceilings.copy_bytes_per_s,
     )

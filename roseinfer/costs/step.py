@@ -65,13 +65,17 @@ def step_cost(
 def plan_cost(model: ModelConfig, element_bytes: int, plan: StepPlan) -> StepCost:
     """The cost of a scheduler's plan; a sliding window bounds what its attention reads."""
     window = model.sliding_window
+    pairs = sum(_pairs(chunk, window) for chunk in plan.chunks)
+    # Tokens that are decoded one after the other read the context again each time.
+    keys = pairs if plan.decode_steps > 1 else sum(_keys(chunk, window) for chunk in plan.chunks)
     return step_cost(
         model,
         element_bytes,
         tokens=plan.num_tokens,
-        context_tokens=sum(_keys(chunk, window) for chunk in plan.chunks),
-        attention_pairs=sum(_pairs(chunk, window) for chunk in plan.chunks),
-        sampled=sum(chunk.samples for chunk in plan.chunks),
+        context_tokens=keys,
+        attention_pairs=pairs,
+        sampled=plan.decode_steps * sum(chunk.samples for chunk in plan.chunks),
+        passes=plan.decode_steps,
     )
 
 

@@ -37,6 +37,8 @@ class EngineCore:
     chat_template: ChatTemplate | None
     eos_token_ids: frozenset[int]
     max_model_len: int
+    max_decode_steps: int = 1
+    """Most tokens a request that one launch decodes."""
 
     @property
     def dtype(self) -> torch.dtype:

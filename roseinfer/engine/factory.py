@@ -5,10 +5,12 @@ from contextlib import contextmanager
 
 import torch
 
+from roseinfer.attention.base import AttentionBackend
 from roseinfer.attention.registry import attention_backend
 from roseinfer.cache.block_pool import BlockPool
 from roseinfer.cache.kv_cache import KVCache
 from roseinfer.config import EngineConfig
+from roseinfer.engine.decode_graphs import DecodeGraphs
 from roseinfer.engine.device import resolve_device, resolve_dtype
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.memory import kv_cache_bytes
@@ -45,17 +47,21 @@ def build_engine(config: EngineConfig, *, on_progress: Callable[[int, int], None
     else:
         load_weights(model, reader, source, dtype, on_progress)
     cache = _kv_cache(config, model_config, max_model_len, dtype, device)
+    attention = attention_backend(config.attention, model_config.sliding_window)
+    graphs = _decode_graphs(config, model, cache, attention, max_model_len)
     return Engine(
         config=config,
         model_config=model_config,
         model_name=source.name,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        runner=Runner(model, cache, attention_backend(config.attention, model_config.sliding_window), device),
-        pool=BlockPool(cache.num_blocks, cache.block_size, prefix_cache=config.prefix_cache),
+        runner=Runner(model, cache, attention, device, graphs),
+        # The last block is nobody's: padding rows of CUDA graphs write to it.
+        pool=BlockPool(cache.num_blocks - 1, cache.block_size, prefix_cache=config.prefix_cache),
         tokenizer=text.tokenizer,
         chat_template=text.chat_template,
         eos_token_ids=text.eos_token_ids,
         max_model_len=max_model_len,
+        max_decode_steps=1 if graphs is None else graphs.max_steps,
     )
 
 
@@ -99,12 +105,29 @@ def _kv_cache(
         )
     return KVCache(
         num_layers=model.num_layers,
-        num_blocks=min(wanted, affordable),
+        num_blocks=min(wanted, affordable) + 1,
         block_size=config.block_size,
         num_kv_heads=model.num_kv_heads,
         head_dim=model.head_dim,
         dtype=dtype,
         device=device,
+    )
+
+
+def _decode_graphs(
+    config: EngineConfig, model: CausalLM, cache: KVCache, attention: AttentionBackend, max_model_len: int
+) -> DecodeGraphs | None:
+    """Where decoding can be captured: on a GPU, with the backend whose decode is all on the device."""
+    if cache.data.device.type != "cuda" or not config.cuda_graphs or config.attention != "paged":
+        return None
+    return DecodeGraphs(
+        model,
+        cache,
+        attention,
+        max_batch_size=config.max_batch_size,
+        max_blocks=-(-max_model_len // config.block_size),
+        max_steps=config.max_decode_steps,
+        scrap_block=cache.num_blocks - 1,
     )
 
 

@@ -6,6 +6,7 @@ One thread drives a mode: `submit` requests, then `step`, or `run`, until nothin
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 
 from roseinfer.config import EngineConfig, Mode, SamplingParams
 from roseinfer.engine.core import EngineCore, Prompt
@@ -31,7 +32,8 @@ class ModeScheduler(ABC):
         self.engine = engine
         self.last_plan: StepPlan | None = None
         """What the last step computed."""
-        self._scheduler = Scheduler(engine.pool, self.policy(engine.config))
+        policy = replace(self.policy(engine.config), max_decode_steps=engine.max_decode_steps)
+        self._scheduler = Scheduler(engine.pool, policy)
         self._unfinished: dict[int, list[_Stream]] = {}  # by request id
         self._finished: list[Request] = []
         self._num_submitted = 0
@@ -84,7 +86,12 @@ class ModeScheduler(ABC):
                 requests = self._scheduler.commit(plan, [token.token_id for token in sampled])
             now_s = time.perf_counter()
             with span("roseinfer.detokenize"):
-                events = [self._event(*news, now_s) for news in zip(requests, sampled, strict=True)]
+                # Of a launch of several decode steps, only the last token of each request can end it.
+                before_last = len(requests) - len(plan.chunks) if plan.decode_steps > 1 else 0
+                events = [
+                    self._event(request, token, now_s, is_last=index >= before_last)
+                    for index, (request, token) in enumerate(zip(requests, sampled, strict=True))
+                ]
         self.last_plan = plan
         return events
 
@@ -156,7 +163,7 @@ class ModeScheduler(ABC):
             if wrong := [token_id for token_id in token_ids if not 0 <= token_id < vocab_size]:
                 raise UsageError(f"{name}: token id {wrong[0]} is outside the model's vocabulary of {vocab_size}")
 
-    def _event(self, request: Request, sampled: SampledToken, now_s: float) -> TokenEvent:
+    def _event(self, request: Request, sampled: SampledToken, now_s: float, *, is_last: bool) -> TokenEvent:
         stream = self._unfinished[request.id][0]
         for candidate in self._unfinished[request.id]:
             if candidate.request is request:
@@ -167,17 +174,18 @@ class ModeScheduler(ABC):
         text = stream.add(sampled.token_id)
         if stream.stopped and request.finish_reason != "stop":
             self._scheduler.stop(request)
-        if request.finish_reason is not None:
+        finish_reason = request.finish_reason if is_last else None
+        if finish_reason is not None:
             text += stream.finish()
         request.text += text
-        if request.finish_reason is not None:
+        if finish_reason is not None:
             self._finish(stream)
         return TokenEvent(
             request_id=request.id,
             sample_index=request.sample_index,
             token_id=sampled.token_id,
             text=text,
-            finish_reason=request.finish_reason,
+            finish_reason=finish_reason,
             logprobs=sampled.logprobs,
         )
 

@@ -91,6 +91,17 @@ class Request:
         self._counts_tokens = self.params.has_penalty
 
     @property
+    def draws_plainly(self) -> bool:
+        """Whether a token is drawn from the model's own logits, and nothing else of them is asked for."""
+        params = self.params
+        return not (params.logit_bias or params.has_penalty or self.banned_token_ids) and params.logprobs is None
+
+    @property
+    def ends_by_length_only(self) -> bool:
+        """Whether nothing that is drawn can end the completion early."""
+        return self.draws_plainly and not self.stop_token_ids and not self.params.stop
+
+    @property
     def banned_token_ids(self) -> frozenset[int]:
         """Tokens that may not come next."""
         return self.stop_token_ids if self.num_new_tokens < self.params.min_new_tokens else frozenset()

@@ -1,6 +1,7 @@
 """Carrying out a step plan: inputs, forward, sampling."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from roseinfer.attention.base import AttentionBackend, AttentionMetadata, StepLayout
 from roseinfer.cache.kv_cache import KVCache
+from roseinfer.engine.decode_graphs import DecodeGraphs
 from roseinfer.engine.request import Request, TokenLogprobs
 from roseinfer.engine.scheduler import BlockCopy, StepPlan
 from roseinfer.models.base import CausalLM
@@ -27,15 +29,33 @@ class SampledToken(NamedTuple):
 class Runner:
     """Owns the model, the KV tensors and the attention backend."""
 
-    def __init__(self, model: CausalLM, cache: KVCache, attention: AttentionBackend, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: CausalLM,
+        cache: KVCache,
+        attention: AttentionBackend,
+        device: torch.device,
+        graphs: DecodeGraphs | None = None,
+    ) -> None:
         self.model = model
         self.cache = cache
         self.attention = attention
         self.device = device
+        self.graphs = graphs
 
     @torch.inference_mode()
     def execute(self, plan: StepPlan, copies: Sequence[BlockCopy] = ()) -> list[SampledToken]:
         """Make the copies, run the step; a token for each chunk that samples, in the plan's order."""
+        if self.graphs is not None and self.graphs.runs(plan):
+            with span("roseinfer.prepare_inputs"):
+                self.cache.copy_blocks(copies)
+                self.graphs.prepare(plan)
+            with span("roseinfer.model.forward"):
+                self.graphs.launch()
+            with span("roseinfer.sample"):
+                return [SampledToken(token_id, None) for token_id in self.graphs.drawn()]
+        if plan.decode_steps > 1:
+            return self._run_ahead(plan, copies)
         with span("roseinfer.prepare_inputs"):
             self.cache.copy_blocks(copies)
             token_ids, positions, last_rows, metadata = self._inputs(plan)
@@ -46,6 +66,20 @@ class Runner:
             return []
         with span("roseinfer.sample"):
             return self._sample(logits, [chunk.request for chunk in plan.chunks if chunk.samples])
+
+    def _run_ahead(self, plan: StepPlan, copies: Sequence[BlockCopy]) -> list[SampledToken]:
+        """Several decode steps, one by one: what a CUDA graph does without the host."""
+        requests = [chunk.request for chunk in plan.chunks]
+        sampled: list[SampledToken] = []
+        for step in range(plan.decode_steps):
+            chunks = [replace(chunk, start=chunk.start + step, num_tokens=1) for chunk in plan.chunks]
+            drawn = self.execute(replace(plan, chunks=tuple(chunks), decode_steps=1), copies if step == 0 else ())
+            sampled += drawn
+            for request, token in zip(requests, drawn, strict=True):
+                request.token_ids.append(token.token_id)
+        for request in requests:  # the scheduler commits them
+            del request.token_ids[-plan.decode_steps :]
+        return sampled
 
     def _inputs(self, plan: StepPlan) -> tuple[Tensor, Tensor, Tensor, AttentionMetadata]:
         token_ids: list[int] = []

@@ -8,7 +8,7 @@ preempted request differ only in n.
 from bisect import insort
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from roseinfer.cache.block_pool import BlockPool
@@ -31,6 +31,8 @@ class Policy:
     """Most prompt tokens in a step that also decodes: what bounds the wait between a running request's tokens."""
     longest_first: bool = False
     """Start the longest completions first, so that a batch does not end with one straggler; else first come first."""
+    max_decode_steps: int = 1
+    """Most tokens a request that one launch decodes, where nothing can end inside it."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,12 @@ class Chunk:
     num_tokens: int
     samples: bool
     """Whether the chunk reaches the request's last token, so that the next one can be drawn."""
+    is_decode: bool
+    """Whether it computes what was just drawn; several tokens then come one after the other."""
 
     @property
     def stop(self) -> int:
         return self.start + self.num_tokens
-
-    @property
-    def is_decode(self) -> bool:
-        return self.num_tokens == 1 and self.start >= len(self.request.prompt_token_ids)
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,8 @@ class StepPlan:
     chunks: tuple[Chunk, ...]
     admitted: tuple[Admission, ...]
     preempted: tuple[Request, ...]
+    decode_steps: int = 1
+    """Tokens that each request of a pure decode draws, one after the other, in one launch."""
 
     @property
     def num_tokens(self) -> int:
@@ -87,6 +89,8 @@ class StepPlan:
     @property
     def num_context_tokens(self) -> int:
         """Tokens that the step's attention reads, the new ones included."""
+        if self.decode_steps > 1:
+            return sum(sum(range(chunk.start + 1, chunk.stop + 1)) for chunk in self.chunks)
         return sum(chunk.stop for chunk in self.chunks)
 
     @property
@@ -144,7 +148,8 @@ class Scheduler:
             for request in reversed(self._waiting):
                 if not draft.admit(request):
                     break
-        return StepPlan(tuple(draft.chunks), tuple(draft.admitted), tuple(draft.preempted))
+        steps = draft.run_ahead()
+        return StepPlan(tuple(draft.chunks), tuple(draft.admitted), tuple(draft.preempted), steps)
 
     def begin(self, plan: StepPlan) -> list[BlockCopy]:
         """Preempt, admit and allocate as planned; what to copy before the step runs."""
@@ -179,9 +184,16 @@ class Scheduler:
         return copies
 
     def commit(self, plan: StepPlan, sampled: Sequence[int]) -> list[Request]:
-        """Take the sampled tokens, one for each chunk that samples, in order; the requests that got them."""
+        """Take the sampled tokens, one for each chunk that samples, in order; the requests that got them.
+
+        Of a launch of several decode steps, the tokens of one step come after those of the one before.
+        """
         token_ids = iter(sampled)
         news: list[Request] = []
+        for _ in range(plan.decode_steps - 1):
+            for chunk in plan.chunks:
+                chunk.request.append(next(token_ids))
+                news.append(chunk.request)
         for chunk in plan.chunks:
             request = chunk.request
             request.num_computed_tokens = chunk.stop
@@ -325,7 +337,27 @@ class _Draft:
         left = len(request.token_ids) - start
         is_decode = left == 1 and start >= len(request.prompt_token_ids)
         tokens = min(left, self.budget) if is_decode else min(left, self.budget, self._prefill_budget)
-        return Chunk(request, start, tokens, samples=tokens == left)
+        return Chunk(request, start, tokens, samples=tokens == left, is_decode=is_decode)
+
+    def run_ahead(self) -> int:
+        """Turn a decode step into one of several tokens a request, where no request can end inside; how many."""
+        most = self.scheduler.policy.max_decode_steps
+        if most == 1 or self.admitted or self.preempted or not all(chunk.is_decode for chunk in self.chunks):
+            return 1
+        requests = [chunk.request for chunk in self.chunks]
+        if not requests or not all(request.ends_by_length_only for request in requests):
+            return 1
+        steps = min(most, *(request.max_new_tokens - request.num_new_tokens for request in requests))
+        while steps > 1 and self._more_blocks(steps) > self._free:
+            steps //= 2
+        if steps > 1:
+            self.chunks = [replace(chunk, num_tokens=steps) for chunk in self.chunks]
+        return steps
+
+    def _more_blocks(self, steps: int) -> int:
+        """Blocks that the chunks need beyond those of a single step."""
+        blocks_for = self._pool.blocks_for
+        return sum(blocks_for(chunk.start + steps) - blocks_for(chunk.stop) for chunk in self.chunks)
 
     def _take(self, chunk: Chunk, blocks: int) -> None:
         self.chunks.append(chunk)

@@ -36,8 +36,9 @@ def figures(*token_times_s: float, arrival_s: float = 10.0) -> RequestFigures:
     return found
 
 
-def step(phase: Any, tokens: int, wall_ms: float) -> StepRecord:
-    return StepRecord(phase=phase, batch=1, tokens=tokens, context_tokens=tokens, bytes=0, flops=0, wall_ms=wall_ms)
+def step(phase: Any, tokens: int, wall_ms: float, batch: int | None = None) -> StepRecord:
+    batch = batch or (tokens if phase == "decode" else 1)
+    return StepRecord(phase=phase, batch=batch, tokens=tokens, context_tokens=tokens, bytes=0, flops=0, wall_ms=wall_ms)
 
 
 def result(*steps: StepRecord, add_s: float = 0.0, run_s: float = 1.0) -> WorkloadResult:
@@ -115,6 +116,13 @@ def test_decode_speed_is_over_the_steps_that_only_decode() -> None:
     assert found.steps == 2  # of one repeat
     assert found.median_step_ms == 25.0
     assert found.tokens_per_s == pytest.approx(120.0)  # 12 tokens in 100 ms
+
+
+def test_a_launch_of_several_decode_steps_counts_a_token_at_a_time() -> None:
+    found = decode_speed([result(step("decode", 8, 40.0, batch=2), step("decode", 2, 10.0))], CEILINGS)
+    assert found is not None
+    assert found.median_step_ms == 10.0  # four steps of 10 ms, then one
+    assert found.tokens_per_s == pytest.approx(200.0)
 
 
 def test_prefill_speed_is_over_the_steps_that_only_compute_prompts() -> None:

@@ -131,7 +131,18 @@ def test_a_step_reads_every_weight_but_the_tables_it_looks_up(name: str, request
 
 def plan_of(*chunks: tuple[int, int, bool]) -> StepPlan:
     """A plan of (start, tokens, whether it samples)."""
-    return StepPlan(tuple(Chunk(_request(start + n), start, n, samples) for start, n, samples in chunks), (), ())
+    planned = (Chunk(_request(start + n), start, n, samples, is_decode=n == 1) for start, n, samples in chunks)
+    return StepPlan(tuple(planned), (), ())
+
+
+@pytest.mark.parametrize("steps", [2, 5])
+def test_a_launch_of_several_decode_steps_costs_as_much_as_the_steps(llama: Engine, steps: int) -> None:
+    starts = (3, 17)
+    one_by_one = [plan_of(*((start + index, 1, True) for start in starts)) for index in range(steps)]
+    single = [plan_cost(llama.model_config, 4, plan) for plan in one_by_one]
+    chunks = tuple(Chunk(_request(start + steps), start, steps, True, is_decode=True) for start in starts)
+    together = plan_cost(llama.model_config, 4, StepPlan(chunks, (), (), decode_steps=steps))
+    assert (together.bytes, together.flops) == (sum(c.bytes for c in single), sum(c.flops for c in single))
 
 
 def _request(length: int) -> Request:

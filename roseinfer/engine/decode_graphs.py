@@ -1,0 +1,235 @@
+"""Decode steps as CUDA graphs: model and sampling in one replay, fed by what the replay before has drawn.
+
+A graph is captured for each of a few batch sizes and ways to sample; a smaller batch runs in the next larger one, its
+padding rows writing to a block that no request has. Replays of one launch follow each other without the host: the
+tokens drawn, positions and slots stay on the device, and the host reads all tokens of the launch at its end.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from roseinfer.attention.base import AttentionBackend, DecodeLayout
+from roseinfer.cache.kv_cache import KVCache
+from roseinfer.engine.request import Request
+from roseinfer.engine.scheduler import StepPlan
+from roseinfer.models.base import CausalLM
+from roseinfer.sampling.sampler import SamplingBatch, sample
+
+Kind = Literal["greedy", "top_k", "all"]
+"""How the rows of a graph draw: by the best logit, from the best few, from any."""
+
+_WIDEST_TOP_K = 64
+"""The largest top-k that the `top_k` kind ranks; larger ones rank the whole vocabulary."""
+
+
+_INPUTS = ("token_ids", "positions", "block_tables", "temperature", "top_k", "top_p", "min_p", "seeds", "advance")
+"""The buffers that the host fills."""
+
+
+def batch_sizes(largest: int) -> list[int]:
+    """The batch sizes to capture: small ones closely, so that little is padded where launches are everything."""
+    sizes = [size for size in (1, 2, 4) if size < largest]
+    sizes += range(8, min(largest, 64), 8)
+    sizes += range(64, largest, 32)
+    return [*sizes, largest]
+
+
+@dataclass(frozen=True)
+class _Buffers:
+    """What the graphs read and write, at fixed addresses. Rows are requests, [rows] unless said otherwise."""
+
+    token_ids: Tensor
+    positions: Tensor
+    block_tables: Tensor  # [rows, most blocks], int32
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    min_p: Tensor
+    seeds: Tensor
+    advance: Tensor  # 1, or 0 for padding rows, which stay where they are
+    drawn: Tensor  # [most steps, rows]
+    step: Tensor  # [1], which row of `drawn` is next
+
+    @classmethod
+    def of(cls, rows: int, blocks: int, steps: int, device: torch.device) -> "_Buffers":
+        def integers(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.int64, device=device)
+
+        def floats() -> Tensor:
+            return torch.zeros(rows, dtype=torch.float32, device=device)
+
+        tables = torch.zeros((rows, blocks), dtype=torch.int32, device=device)
+        return cls(
+            token_ids=integers(rows),
+            positions=integers(rows),
+            block_tables=tables,
+            temperature=floats(),
+            top_k=integers(rows),
+            top_p=floats(),
+            min_p=floats(),
+            seeds=integers(rows),
+            advance=integers(rows),
+            drawn=integers(steps, rows),
+            step=integers(1),
+        )
+
+
+class DecodeGraphs:
+    """Captures a graph when a batch first needs it, and replays it from then on."""
+
+    def __init__(
+        self,
+        model: CausalLM,
+        cache: KVCache,
+        attention: AttentionBackend,
+        *,
+        max_batch_size: int,
+        max_blocks: int,
+        max_steps: int,
+        scrap_block: int,
+    ) -> None:
+        self.max_steps = max_steps
+        self._model, self._cache, self._attention = model, cache, attention
+        device = cache.data.device
+        self._sizes = batch_sizes(max_batch_size)
+        self._scrap = scrap_block
+        self._device = _Buffers.of(max_batch_size, max_blocks, max_steps, device)
+        # The same on the host, in memory that the device reads without a copy in between.
+        host = _Buffers.of(max_batch_size, max_blocks, max_steps, torch.device("cpu"))
+        self._host = _Buffers(**{name: getattr(host, name).pin_memory() for name in host.__dataclass_fields__})
+        self._host.block_tables.fill_(scrap_block)
+        self._tables = self._host.block_tables.numpy()
+        self._graphs: dict[tuple[int, Kind], torch.cuda.CUDAGraph] = {}
+        self._pool: Any = None  # torch's type for it has no public name
+        self._rows: list[tuple[Request, int]] = []  # of the last launch, with the tokens computed after it
+        self._table_lens: list[int] = [0] * max_batch_size
+        self._launch: tuple[torch.cuda.CUDAGraph, int, int] | None = None
+
+    def runs(self, plan: StepPlan) -> bool:
+        """Whether a plan is a decode that the graphs can do; the others need logits on the way."""
+        return (
+            plan.phase == "decode"
+            and len(plan.chunks) <= self._sizes[-1]
+            and all(chunk.request.draws_plainly for chunk in plan.chunks)
+        )
+
+    def prepare(self, plan: StepPlan) -> None:
+        """Bring the buffers to the state before the plan's first token, copying only what is not there already."""
+        requests = [chunk.request for chunk in plan.chunks]
+        size = next(size for size in self._sizes if size >= len(requests))
+        host, device = self._host, self._device
+        rows = [(chunk.request, chunk.start) for chunk in plan.chunks]
+        # A request that was admitted may have come back with other blocks.
+        if plan.admitted or rows != self._rows:
+            self._set_rows(requests, size)
+        changed = False
+        for row, request in enumerate(requests):
+            table = request.block_table
+            if len(table) != self._table_lens[row]:
+                self._tables[row, self._table_lens[row] : len(table)] = table[self._table_lens[row] :]
+                self._table_lens[row] = len(table)
+                changed = True
+        if changed:
+            device.block_tables[:size].copy_(host.block_tables[:size], non_blocking=True)
+        device.step.zero_()
+        kind = _kind(requests)
+        graph = self._graphs.get((size, kind))
+        if graph is None:
+            graph = self._graphs[size, kind] = self._capture(size, kind)
+            self._set_rows(requests, size)  # capturing has run the step on the buffers
+            device.step.zero_()
+        self._rows = [(chunk.request, chunk.stop) for chunk in plan.chunks]
+        self._launch = (graph, plan.decode_steps, len(requests))
+
+    def launch(self) -> None:
+        """Replay as often as the prepared plan says."""
+        assert self._launch is not None
+        graph, steps, _ = self._launch
+        for _ in range(steps):
+            graph.replay()
+
+    def drawn(self) -> list[int]:
+        """Wait for the launch; its tokens, those of one step after those of the one before."""
+        assert self._launch is not None
+        _, steps, rows = self._launch
+        host = self._host.drawn[:steps]
+        host.copy_(self._device.drawn[:steps], non_blocking=True)
+        torch.cuda.current_stream(self._device.drawn.device).synchronize()
+        tokens: list[int] = host[:, :rows].flatten().tolist()
+        return tokens
+
+    def _set_rows(self, requests: list[Request], size: int) -> None:
+        """Other requests than in the last launch, or the same after a step that was no graph's: copy all of it."""
+        host, device, count = self._host, self._device, len(requests)
+        params = [request.params for request in requests]
+        host.token_ids[:count] = torch.tensor([request.token_ids[-1] for request in requests])
+        host.positions[:count] = torch.tensor([len(request.token_ids) - 1 for request in requests])
+        host.seeds[:count] = torch.tensor([request.seed for request in requests])
+        host.top_k[:count] = torch.tensor([p.top_k for p in params])
+        host.temperature[:count] = torch.tensor([p.temperature for p in params])
+        host.top_p[:count] = torch.tensor([p.top_p for p in params])
+        host.min_p[:count] = torch.tensor([p.min_p for p in params])
+        # Padding rows: one token of context, in the scrap block.
+        host.token_ids[count:size] = 0
+        host.positions[count:size] = 0
+        host.temperature[count:size] = 0
+        host.advance[:count] = 1
+        host.advance[count:size] = 0
+        self._tables[:size] = self._scrap
+        self._table_lens[:size] = [0] * size
+        for row, request in enumerate(requests):
+            self._tables[row, : len(request.block_table)] = request.block_table
+            self._table_lens[row] = len(request.block_table)
+        for name in _INPUTS:
+            getattr(device, name)[:size].copy_(getattr(host, name)[:size], non_blocking=True)
+
+    def _capture(self, size: int, kind: Kind) -> torch.cuda.CUDAGraph:
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):  # what runs for the first time compiles and allocates, which a capture must not
+                self._step(size, kind)
+                self._device.step.zero_()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            self._step(size, kind)
+        self._pool = self._pool or graph.pool()
+        return graph
+
+    def _step(self, size: int, kind: Kind) -> None:
+        """One decode step on the first `size` rows of the buffers, which it leaves ready for the next one."""
+        buffers, block_size = self._device, self._cache.block_size
+        token_ids, positions = buffers.token_ids[:size], buffers.positions[:size]
+        tables = buffers.block_tables[:size]
+        blocks = tables.gather(1, (positions // block_size).unsqueeze(1)).squeeze(1)
+        slots = blocks.to(torch.int64) * block_size + positions % block_size
+        after = positions + 1
+        layout = DecodeLayout(self._cache, tables, after.to(torch.int32), slots)
+        hidden = self._model(token_ids, positions, self._attention, layout)
+        batch = SamplingBatch(
+            temperature=buffers.temperature[:size],
+            top_k=buffers.top_k[:size],
+            top_p=buffers.top_p[:size],
+            min_p=buffers.min_p[:size],
+            seeds=buffers.seeds[:size],
+            positions=after,
+            changes=None,
+            all_greedy=kind == "greedy",
+            max_top_k=_WIDEST_TOP_K if kind == "top_k" else 0,
+        )
+        drawn = sample(self._model.logits(hidden), batch)
+        buffers.drawn[:, :size].index_copy_(0, buffers.step, drawn.unsqueeze(0))
+        token_ids.copy_(drawn)
+        positions.add_(buffers.advance[:size])
+        buffers.step.add_(1)
+
+
+def _kind(requests: list[Request]) -> Kind:
+    drawn = [request.params for request in requests if request.params.temperature > 0]
+    if not drawn:
+        return "greedy"
+    return "top_k" if all(0 < params.top_k <= _WIDEST_TOP_K for params in drawn) else "all"

@@ -1,0 +1,90 @@
+"""Several decode steps in one launch: the same tokens, text and events as one step at a time."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import VOCAB_SIZE
+
+from roseinfer.cache.block_pool import BlockPool
+from roseinfer.config import EngineConfig, Mode, SamplingParams
+from roseinfer.engine.engine import Engine
+from roseinfer.engine.factory import build_engine
+
+pytestmark = pytest.mark.usefixtures("single_threaded")
+
+PROMPTS = st.lists(st.integers(0, VOCAB_SIZE - 1), min_size=1, max_size=20)
+PARAMS = st.builds(
+    SamplingParams,
+    max_new_tokens=st.integers(1, 30),
+    temperature=st.sampled_from((0.0, 1.0)),
+    stop_on_eos=st.booleans(),
+    n=st.integers(1, 2),
+    logprobs=st.sampled_from((None, None, None, 1)),
+)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_llama: Path) -> Engine:
+    return build_engine(EngineConfig(model=str(tiny_llama), dtype="float64", device="cpu", block_size=4))
+
+
+@given(
+    requests=st.lists(st.tuples(PROMPTS, PARAMS), min_size=1, max_size=6),
+    most=st.integers(2, 16),
+    mode=st.sampled_from(get_args(Mode)),
+    spare_blocks=st.integers(0, 20),
+)
+@settings(max_examples=40, deadline=None)
+def test_the_result_is_that_of_one_step_at_a_time(
+    engine: Engine, requests: list[tuple[list[int], SamplingParams]], most: int, mode: Mode, spare_blocks: int
+) -> None:
+    # Pools of their own: what one remembers of the shared KV tensors, the other overwrites.
+    expected = replace(engine, pool=BlockPool(200, 4)).scheduler(mode)
+    needed = max(-(-(len(prompt) + params.max_new_tokens) // 4) for prompt, params in requests)
+    ahead = replace(engine, max_decode_steps=most, pool=BlockPool(needed + spare_blocks, 4)).scheduler(mode)
+    for prompt, params in requests:
+        expected.submit(prompt, params)
+        ahead.submit(prompt, params)
+    tokens: Counter[tuple[int, int]] = Counter()
+    ended: set[tuple[int, int]] = set()
+    while ahead.has_unfinished:
+        for event in ahead.step():
+            key = (event.request_id, event.sample_index)
+            assert key not in ended, "no token comes after the last one"
+            tokens[key] += 1
+            if event.finish_reason is not None:
+                ended.add(key)
+    for output, alone in zip(ahead.run(), expected.run(), strict=True):
+        key = (output.request_id, output.sample_index)
+        assert output.token_ids == alone.token_ids
+        assert (output.text, output.finish_reason) == (alone.text, alone.finish_reason)
+        assert len(output.token_ids) == tokens[key]
+        assert key in ended
+    assert ahead.engine.pool.num_free == ahead.engine.pool.num_blocks
+
+
+def test_a_launch_takes_as_many_steps_as_the_shortest_request_has_left(engine: Engine) -> None:
+    scheduler = replace(engine, max_decode_steps=8).scheduler("online")
+    for tokens in (6, 20):
+        scheduler.submit([1, 2, 3], SamplingParams(max_new_tokens=tokens, stop_on_eos=False))
+    labels = []
+    while scheduler.has_unfinished:
+        labels.append(scheduler.next_plan().label)
+        scheduler.step()
+    assert labels == ["prefill bs=2 tokens=6", "decode bs=2 tokens=10", "decode bs=1 tokens=8", "decode bs=1 tokens=6"]
+
+
+@pytest.mark.parametrize("params", [{"stop_on_eos": True}, {"stop": ("x",)}, {"stop_token_ids": (3,)}, {"logprobs": 1}])
+def test_requests_that_may_end_early_or_need_the_logits_take_one_step_at_a_time(
+    engine: Engine, params: dict[str, object]
+) -> None:
+    scheduler = replace(engine, max_decode_steps=8).scheduler("online")
+    scheduler.submit([1, 2, 3], SamplingParams(**{"max_new_tokens": 5, "stop_on_eos": False, **params}))
+    while scheduler.has_unfinished:
+        assert scheduler.next_plan().decode_steps == 1
+        scheduler.step()
