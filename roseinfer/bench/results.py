@@ -213,7 +213,7 @@ def _repeat(result: WorkloadResult, repeat: int) -> RepeatFigures:
         completion_tokens_per_s=report.completion_tokens_per_s,
         ttft_ms=None if first is None else first.p50,
         tpot_ms=None if gap is None else gap.p50,
-        decode_step_ms=median(step.wall_ms for step in decode) if decode else None,
+        decode_step_ms=median(step.wall_ms * step.batch / step.tokens for step in decode) if decode else None,
         prefill_tokens_per_s=tokens_per_s(prefill) if prefill else None,
         decode_tokens_per_s=tokens_per_s(decode) if decode else None,
     )
