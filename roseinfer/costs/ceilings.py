@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from roseinfer.costs.cache_folder import cache_folder
+from roseinfer.cache_folder import cache_folder
 from roseinfer.engine.device import device_name, num_threads
 
 _BUDGET_S = 0.15

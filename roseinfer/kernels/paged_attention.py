@@ -5,7 +5,6 @@ the split that ends last adds the others up, so that a layer takes one kernel. A
 one program's: keys and values are read once.
 """
 
-import functools
 import math
 from dataclasses import dataclass
 
@@ -13,6 +12,8 @@ import torch
 from torch import Tensor
 
 from roseinfer.kernels.runtime import (
+    MAX_ARRIVALS,
+    arrivals,
     gdc_launch_dependents,
     gdc_wait,
     launch_options,
@@ -24,8 +25,6 @@ from roseinfer.kernels.runtime import (
 )
 
 _MAX_SPLITS = 32
-_MAX_PROGRAMS = 1 << 16
-"""Requests x key heads that one launch takes."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def paged_decode_attention(
     Table entries past a request's length are not looked at.
     """
     block_size = key_cache.shape[1]
-    fits = block_size & (block_size - 1) == 0 and q.shape[-1] <= 256 and q.shape[0] * key_cache.shape[2] < _MAX_PROGRAMS
+    fits = block_size & (block_size - 1) == 0 and q.shape[-1] <= 256 and q.shape[0] * key_cache.shape[2] <= MAX_ARRIVALS
     chosen = paged_decode_attention_triton if fits and runs_triton(q, key_cache, value_cache) else None
     return (chosen or paged_decode_attention_reference)(
         q, key_cache, value_cache, block_tables, context_lens, scale=scale, sliding_window=sliding_window
@@ -103,7 +102,7 @@ def paged_decode_attention_triton(
     sliding_window: int | None = None,
     tiles: DecodeTiles | None = None,
 ) -> Tensor:
-    """The same in one Triton kernel. Its grid depends on shapes alone; launches of one stream must not overlap."""
+    """The same in one Triton kernel. Its grid depends on shapes alone; launch it on one stream at a time."""
     requests, heads, head_dim = q.shape
     _, block_size, kv_heads, _ = key_cache.shape
     group = heads // kv_heads
@@ -123,7 +122,7 @@ def paged_decode_attention_triton(
         out,
         partial_out,
         partial_stats,
-        _arrivals(q.device),
+        arrivals(q.device),
         (head_dim**-0.5 if scale is None else scale) * math.log2(math.e),
         q.stride(0),
         q.stride(1),
@@ -168,12 +167,6 @@ def decode_tiles(q: Tensor, kv_heads: int, max_tokens: int) -> DecodeTiles:
     )
 
 
-@functools.lru_cache
-def _arrivals(device: torch.device) -> Tensor:
-    """Of each request and key head, how many splits have arrived: zero between launches."""
-    return torch.zeros(_MAX_PROGRAMS, dtype=torch.int32, device=device)
-
-
 @triton.jit
 def _decode_kernel(
     q,
@@ -184,7 +177,7 @@ def _decode_kernel(
     out,
     partial_out,
     partial_stats,
-    arrivals,
+    arrived_splits,
     scale,
     q_request_stride,
     q_head_stride,
@@ -302,9 +295,9 @@ def _decode_kernel(
         tl.store(partial_stats + rows * 2, row_peak, mask=in_group)
         tl.store(partial_stats + rows * 2 + 1, row_total, mask=in_group)
         tl.debug_barrier()  # every thread's part is written before the arrival is told
-        arrived = tl.atomic_add(arrivals + lane, 1, sem="acq_rel", scope="gpu")
+        arrived = tl.atomic_add(arrived_splits + lane, 1, sem="acq_rel", scope="gpu")
         if arrived == active - 1:
-            tl.store(arrivals + lane, 0)
+            tl.store(arrived_splits + lane, 0)
             other = tl.arange(0, SPLITS_PADDED)
             present = other < active
             for member in tl.static_range(GROUP):

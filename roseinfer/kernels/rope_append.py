@@ -64,8 +64,8 @@ def rope_append_reference(
     eps: float = 1e-6,
 ) -> Tensor:
     """The same with torch operations, in float32 or float64, rounded once."""
-    heads = qkv.unflatten(-1, (-1, head_dim)).to(torch.promote_types(qkv.dtype, torch.float32))
-    q, k, v = heads.split((num_heads, num_kv_heads, num_kv_heads), dim=1)
+    heads = qkv.reshape(len(qkv), -1, head_dim).to(torch.promote_types(qkv.dtype, torch.float32))
+    q, k, v = heads[:, :num_heads], heads[:, num_heads:-num_kv_heads], heads[:, -num_kv_heads:]
     if q_norm is not None:
         q = F.rms_norm(q, (head_dim,), q_norm.to(q.dtype), eps)
     if k_norm is not None:

@@ -34,6 +34,9 @@ _cuda: Any = import_module("triton.language.extra.cuda") if HAS_TRITON else None
 gdc_wait: Any = getattr(_cuda, "gdc_wait", None)
 gdc_launch_dependents: Any = getattr(_cuda, "gdc_launch_dependents", None)
 
+MAX_ARRIVALS = 1 << 16
+"""Results of one launch that several programs may contribute to."""
+
 DTYPES = frozenset({torch.bfloat16, torch.float16, torch.float32})
 """What the kernels compute with; anything else, float64 above all, goes to the references."""
 
@@ -60,6 +63,16 @@ def launch_options(x: Tensor) -> dict[str, Any]:
 def num_multiprocessors(device: torch.device) -> int:
     """The device's; for the interpreter a Hopper's, so that tests take the same paths."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
+
+
+@functools.lru_cache
+def arrivals(device: torch.device) -> Tensor:
+    """Counters of a launch whose last program to arrive joins what the others left: [MAX_ARRIVALS], int32.
+
+    They are zero between launches: that last program clears its own. So launches that share a device take turns, and
+    the first one, which makes them, comes before any graph is captured.
+    """
+    return torch.zeros(MAX_ARRIVALS, dtype=torch.int32, device=device)
 
 
 def next_power_of_two(number: int) -> int:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from roseinfer.cache_folder import cache_folder
 from roseinfer.costs import ceilings as module
-from roseinfer.costs.cache_folder import cache_folder
 from roseinfer.costs.ceilings import Ceilings, ceilings, measure_ceilings
 
 CPU = torch.device("cpu")
