@@ -41,6 +41,15 @@ class DecodeLayout:
 class AttentionBackend(Protocol):
     """Causal attention over the paged KV cache."""
 
+    @property
+    def reads_cache(self) -> bool:
+        """Whether `attend` works: new keys and values may then be in the cache before."""
+        ...
+
+    def attend(self, layer: int, q: Tensor, metadata: AttentionMetadata) -> Tensor:
+        """`forward` without its first half: the new tokens' keys and values are in the cache already."""
+        ...
+
     def prepare(self, layout: StepLayout, cache: KVCache) -> AttentionMetadata:
         """Everything that all layers of one step share."""
         ...

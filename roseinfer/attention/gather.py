@@ -30,6 +30,8 @@ class GatheredPast:
 class GatherAttention:
     """Padded attention over gathered blocks."""
 
+    reads_cache = False
+
     def __init__(self, sliding_window: int | None = None) -> None:
         self._window = sliding_window
 
@@ -64,6 +66,9 @@ class GatherAttention:
                 enable_gqa=q.shape[1] != k.shape[1],
             )
             return out.transpose(1, 2)[metadata.rows, metadata.columns]
+
+    def attend(self, layer: int, q: Tensor, metadata: GatheredPast) -> Tensor:
+        raise TypeError("the gathered past does not hold the step's own tokens")
 
     @staticmethod
     def _gather(cache: KVCache, layer: int, tables: list[Tensor], context_lens: list[int]) -> tuple[Tensor, Tensor]:

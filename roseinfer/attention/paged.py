@@ -39,6 +39,8 @@ class PagedMetadata:
 class PagedAttention:
     """Grouped attention over block tables."""
 
+    reads_cache = True
+
     def __init__(self, sliding_window: int | None = None) -> None:
         self._window = sliding_window
 
@@ -54,6 +56,9 @@ class PagedAttention:
     def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, metadata: PagedMetadata | DecodeLayout) -> Tensor:
         with span("roseinfer.kv.append"):
             metadata.cache.write(layer, metadata.slots, k, v)
+        return self.attend(layer, q, metadata)
+
+    def attend(self, layer: int, q: Tensor, metadata: PagedMetadata | DecodeLayout) -> Tensor:
         with span("roseinfer.attention"):
             if isinstance(metadata, DecodeLayout):
                 return self._decode(q, metadata.cache.data[layer], metadata)

@@ -1,19 +1,19 @@
 """The activation functions of MLPs, by name."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from roseinfer.errors import ModelError
+from roseinfer.kernels.activations import gelu, gelu_tanh
 
 ActivationName = Literal["gelu", "gelu_tanh", "silu"]
 
 ACTIVATIONS: dict[ActivationName, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,  # exact, by the error function (Hendrycks and Gimpel, 2016)
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
     "silu": F.silu,
 }
 

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from roseinfer.attention.base import AttentionBackend, AttentionMetadata
 from roseinfer.errors import ModelError
-from roseinfer.models.activation import ACTIVATIONS
+from roseinfer.kernels.activations import silu_and_mul
 from roseinfer.models.base import CausalLM
 from roseinfer.models.config import ModelConfig
 from roseinfer.models.layers import Embedding, FusedLinear, Linear, RMSNorm
 from roseinfer.models.rope import RotaryEmbedding, rotate
+from roseinfer.models.step_tensors import StepTensors
 
 
 class Decoder(CausalLM):
@@ -35,12 +36,11 @@ class Decoder(CausalLM):
     def forward(
         self, token_ids: Tensor, positions: Tensor, attention: AttentionBackend, metadata: AttentionMetadata
     ) -> Tensor:
-        hidden = self.embed(token_ids)
-        rotation = self.rope.rotation(positions)
+        hidden, residual = self.embed(token_ids), None
+        step = StepTensors(token_ids, positions, self.rope, attention, metadata)
         for layer in self.layers:
-            hidden = layer(hidden, rotation, attention, metadata)
-        normed: Tensor = self.norm(hidden)
-        return normed
+            hidden, residual = layer(hidden, residual, step)
+        return self.norm.after(hidden, residual)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, self.embed.weight if self.head is None else self.head.weight)
@@ -75,29 +75,30 @@ class DecoderLayer(nn.Module):
         self.output = Linear(query, hidden, bias=config.output_bias)
         self.mlp_norm = RMSNorm(hidden, config.norm_eps)
         self.gate_up = FusedLinear(hidden, {"gate_proj": intermediate, "up_proj": intermediate}, bias=config.mlp_bias)
-        self.activation = ACTIVATIONS[config.activation]
         self.down = Linear(intermediate, hidden, bias=config.mlp_bias)
 
-    def forward(
-        self,
-        hidden: Tensor,
-        rotation: tuple[Tensor, Tensor],
-        attention: AttentionBackend,
-        metadata: AttentionMetadata,
-    ) -> Tensor:
-        heads = self.qkv(self.attention_norm(hidden)).unflatten(-1, (-1, self.head_dim))
-        q, k, v = heads.split((self.num_heads, self.num_kv_heads, self.num_kv_heads), dim=1)
+    def forward(self, hidden: Tensor, residual: Tensor | None, step: StepTensors) -> tuple[Tensor, Tensor]:
+        """What the layer before added, and the stream that it was to be added to; the same of this layer."""
+        normed, residual = self.attention_norm.after(hidden, residual)
+        attended = self._attend(self.qkv(normed), step)
+        normed, residual = self.mlp_norm.after(self.output(attended.flatten(1)), residual)
+        gate_up = self.gate_up(normed)
+        return self.down(silu_and_mul(gate_up)), residual
+
+    def _attend(self, qkv: Tensor, step: StepTensors) -> Tensor:
+        if step.appends_first:
+            return step.append_and_attend(
+                self.index, qkv, self.num_heads, self.num_kv_heads, self.head_dim, self.q_norm, self.k_norm
+            )
+        heads = qkv.view(len(qkv), -1, self.head_dim)
+        q, k, v = heads.split((self.num_heads, self.num_kv_heads, self.num_kv_heads), dim=1)  # type: ignore[no-untyped-call]
         # Queries and keys turn together: half as many kernels as one after the other.
         qk = heads[:, : -self.num_kv_heads]
         if self.q_norm is not None and self.k_norm is not None:
             qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=1)
-        turned = rotate(qk, rotation)
+        turned = rotate(qk, step.rotation)
         q, k = turned[:, : self.num_heads], turned[:, self.num_heads :]
-        attended = attention.forward(self.index, q, k, v, metadata)
-        hidden = hidden + self.output(attended.flatten(1))
-        gate, up = self.gate_up(self.mlp_norm(hidden)).chunk(2, dim=-1)
-        mlp: Tensor = self.down(self.activation(gate) * up)
-        return hidden + mlp
+        return step.attention.forward(self.index, q, k, v, step.metadata)
 
     def weight_views(self) -> dict[str, Tensor]:
         """This layer's weights by their name below `model.layers.N.`."""

@@ -13,6 +13,7 @@ from roseinfer.models.config import ModelConfig
 from roseinfer.models.fields import gguf_vocab_size, optional, require, require_feature, size
 from roseinfer.models.gpt2_trainer import GPT2_TRAINER
 from roseinfer.models.layers import Embedding, LayerNorm, Linear, parameter
+from roseinfer.models.step_tensors import StepTensors
 
 
 class GPT2(CausalLM):
@@ -31,11 +32,11 @@ class GPT2(CausalLM):
     def forward(
         self, token_ids: Tensor, positions: Tensor, attention: AttentionBackend, metadata: AttentionMetadata
     ) -> Tensor:
-        hidden = self.embed(token_ids) + self.embed_positions(positions)
+        hidden, residual = self.embed(token_ids) + self.embed_positions(positions), None
+        step = StepTensors(token_ids, positions, None, attention, metadata)
         for layer in self.layers:
-            hidden = layer(hidden, attention, metadata)
-        normed: Tensor = self.norm(hidden)
-        return normed
+            hidden, residual = layer(hidden, residual, step)
+        return self.norm.after(hidden, residual)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, self.embed.weight if self.head_weight is None else self.head_weight, self.head_bias)
@@ -58,7 +59,7 @@ class GPT2Layer(nn.Module):
     def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__()
         self.index = index
-        self.head_dim = config.head_dim
+        self.num_heads, self.head_dim = config.num_heads, config.head_dim
         hidden, intermediate = config.hidden_size, config.intermediate_size
         self.attention_norm = LayerNorm(hidden, config.norm_eps, bias=config.norm_bias)
         self.qkv = Linear(hidden, 3 * hidden, bias=config.qkv_bias)
@@ -68,13 +69,18 @@ class GPT2Layer(nn.Module):
         self.activation = ACTIVATIONS[config.activation]
         self.down = Linear(intermediate, hidden, bias=config.mlp_bias)
 
-    def forward(self, hidden: Tensor, attention: AttentionBackend, metadata: AttentionMetadata) -> Tensor:
-        qkv = self.qkv(self.attention_norm(hidden))
-        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in qkv.chunk(3, dim=-1))
-        attended = attention.forward(self.index, q, k, v, metadata)
-        hidden = hidden + self.output(attended.flatten(1))
-        mlp: Tensor = self.down(self.activation(self.up(self.mlp_norm(hidden))))
-        return hidden + mlp
+    def forward(self, hidden: Tensor, residual: Tensor | None, step: StepTensors) -> tuple[Tensor, Tensor]:
+        """What the layer before added, and the stream that it was to be added to; the same of this layer."""
+        normed, residual = self.attention_norm.after(hidden, residual)
+        attended = self._attend(self.qkv(normed), step)
+        normed, residual = self.mlp_norm.after(self.output(attended.flatten(1)), residual)
+        return self.down(self.activation(self.up(normed))), residual
+
+    def _attend(self, qkv: Tensor, step: StepTensors) -> Tensor:
+        if step.appends_first:
+            return step.append_and_attend(self.index, qkv, self.num_heads, self.num_heads, self.head_dim)
+        q, k, v = qkv.view(len(qkv), 3, self.num_heads, self.head_dim).unbind(1)
+        return step.attention.forward(self.index, q, k, v, step.metadata)
 
     def weight_views(self) -> dict[str, Tensor]:
         """This layer's weights by their name below `transformer.h.N.`; checkpoints hold matrices as [in, out]."""

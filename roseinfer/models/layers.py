@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from roseinfer.kernels.norms import add_layer_norm, add_rms_norm
+
 
 def parameter(*shape: int) -> nn.Parameter:
     """An uninitialized weight on the current default device, in the current default dtype."""
@@ -53,6 +55,10 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
 
+    def after(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Add x [tokens, size] to the residual stream, None at its start; the norm of the sum, and the sum."""
+        return add_rms_norm(x, residual, self.weight, self.eps)
+
 
 class LayerNorm(nn.Module):
     """Layer normalization (Ba et al., 2016)."""
@@ -65,6 +71,10 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, (x.shape[-1],), self.weight, self.bias, self.eps)
+
+    def after(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Add x [tokens, size] to the residual stream, None at its start; the norm of the sum, and the sum."""
+        return add_layer_norm(x, residual, self.weight, self.bias, self.eps)
 
 
 class Embedding(nn.Module):

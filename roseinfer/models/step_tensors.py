@@ -1,0 +1,65 @@
+"""What all layers of a model share during one step."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from roseinfer.attention.base import AttentionBackend, AttentionMetadata
+from roseinfer.kernels.rope_append import rope_append
+from roseinfer.models.layers import RMSNorm
+from roseinfer.models.rope import RotaryEmbedding
+from roseinfer.spans import span
+
+
+@dataclass(frozen=True)
+class StepTensors:
+    """Packed inputs, and how to attend."""
+
+    token_ids: Tensor  # [tokens]
+    positions: Tensor  # [tokens]
+    rope: RotaryEmbedding | None
+    """None for a model with learned positions."""
+    attention: AttentionBackend
+    metadata: AttentionMetadata
+
+    @cached_property
+    def rotation(self) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the step's positions, [tokens, 1, head_dim / 2] each."""
+        assert self.rope is not None
+        return self.rope.rotation(self.positions)
+
+    @property
+    def appends_first(self) -> bool:
+        """Whether one kernel brings keys and values into the cache before the backend reads them there."""
+        return self.positions.is_cuda and self.attention.reads_cache
+
+    def append_and_attend(
+        self,
+        layer: int,
+        qkv: Tensor,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        q_norm: RMSNorm | None = None,
+        k_norm: RMSNorm | None = None,
+    ) -> Tensor:
+        """From the fused projection [tokens, (heads + 2 kv_heads) x head_dim] to attention's result."""
+        cache, slots = self.metadata.cache, self.metadata.slots
+        with span("roseinfer.kv.append"):
+            keys, values = cache.data[layer]
+            q = rope_append(
+                qkv,
+                None if self.rope is None else self.rope.table,
+                self.positions,
+                slots,
+                keys,
+                values,
+                num_heads,
+                num_kv_heads,
+                head_dim,
+                None if q_norm is None else q_norm.weight,
+                None if k_norm is None else k_norm.weight,
+                0.0 if q_norm is None else q_norm.eps,
+            )
+        return self.attention.attend(layer, q, self.metadata)
