@@ -154,7 +154,7 @@ def paged_decode_attention_triton(
 def decode_tiles(q: Tensor, kv_heads: int, max_tokens: int) -> DecodeTiles:
     """A choice from shapes alone, so that a captured launch serves every length that fits the tables."""
     requests, heads, head_dim = q.shape
-    tile, min_tiles = (64 if head_dim <= 128 else 32), 2
+    tile, min_tiles = (64 if head_dim <= 128 else 64 // q.element_size()), 2
     programs = requests * kv_heads
     wanted = -(-2 * num_multiprocessors(q.device) // programs)
     possible = -(-max_tokens // (tile * min_tiles))

@@ -1,0 +1,109 @@
+"""The prefill kernel computes causal attention for whole prompts, chunks and single tokens, in one batch."""
+
+import math
+
+import pytest
+import torch
+from devices import DEVICE, DTYPES, tolerance
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from paged_cases import paged_case
+
+from roseinfer.kernels.paged_attention import paged_decode_attention_reference
+from roseinfer.kernels.paged_prefill import (
+    PrefillTiles,
+    paged_prefill_attention,
+    paged_prefill_attention_reference,
+    paged_prefill_attention_triton,
+)
+
+pytestmark = pytest.mark.usefixtures("single_threaded")
+
+
+def compare(
+    requests: list[tuple[int, int]],
+    *,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    dtype: torch.dtype,
+    block_size: int = 16,
+    window: int | None = None,
+    tiles: PrefillTiles | None = None,
+    seed: int = 0,
+) -> None:
+    """Requests are (tokens that are there already, new tokens)."""
+    new = [count for _, count in requests]
+    case = paged_case(
+        [past + count for past, count in requests],
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        dtype=dtype,
+        block_size=block_size,
+        queries=sum(new),
+        seed=seed,
+    )
+    starts = torch.tensor([0, *torch.tensor(new).cumsum(0).tolist()], dtype=torch.int32, device=DEVICE)
+    arguments = (case.q, case.key_cache, case.value_cache, case.block_tables, starts, case.context_lens)
+    options = {"max_query_len": max(new) + 3, "sliding_window": window}
+    ours = paged_prefill_attention_triton(*arguments, **options, tiles=tiles)
+    torch.testing.assert_close(ours, paged_prefill_attention_reference(*arguments, **options), **tolerance(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
+def test_every_head_size_and_dtype(dtype: torch.dtype, head_dim: int) -> None:
+    compare([(0, 37), (50, 5)], heads=4, kv_heads=2, head_dim=head_dim, dtype=dtype)
+
+
+@given(
+    requests=st.lists(st.tuples(st.integers(0, 60), st.integers(1, 40)), min_size=1, max_size=3),
+    block_size=st.sampled_from([8, 16, 32]),
+    heads=st.sampled_from([(1, 1), (2, 2), (4, 2), (3, 1)]),
+    window=st.one_of(st.none(), st.integers(1, 40)),
+    queries=st.sampled_from([16, 32]),
+    keys=st.sampled_from([16, 32]),
+    seed=st.integers(0, 1 << 20),
+)
+@settings(max_examples=20, deadline=None)
+def test_chunks_windows_and_tiles_fall_anywhere(
+    requests: list[tuple[int, int]],
+    block_size: int,
+    heads: tuple[int, int],
+    window: int | None,
+    queries: int,
+    keys: int,
+    seed: int,
+) -> None:
+    compare(
+        requests,
+        heads=heads[0],
+        kv_heads=heads[1],
+        head_dim=16,
+        dtype=torch.float32,
+        block_size=block_size,
+        window=window,
+        tiles=PrefillTiles(queries, keys, 4, 2),
+        seed=seed,
+    )
+
+
+@pytest.mark.parametrize("window", [None, 7])
+def test_a_single_new_token_is_decode(window: int | None) -> None:
+    case = paged_case([1, 30, 17], heads=4, kv_heads=2, head_dim=16, dtype=torch.float64)
+    starts = torch.arange(4, device=DEVICE)
+    cache = (case.key_cache, case.value_cache, case.block_tables)
+    torch.testing.assert_close(
+        paged_prefill_attention(case.q, *cache, starts, case.context_lens, max_query_len=1, sliding_window=window),
+        paged_decode_attention_reference(case.q, *cache, case.context_lens, sliding_window=window),
+    )
+
+
+def test_what_the_cache_holds_past_the_end_is_never_read() -> None:
+    case = paged_case([19], heads=2, kv_heads=2, head_dim=16, dtype=torch.float32, queries=19)
+    case.key_cache[case.block_tables[0, 1], 3:] = math.nan
+    case.value_cache[case.block_tables[0, 1], 3:] = math.nan
+    starts = torch.tensor([0, 19], device=DEVICE)
+    arguments = (case.q, case.key_cache, case.value_cache, case.block_tables, starts, case.context_lens)
+    assert paged_prefill_attention_triton(*arguments, max_query_len=19).isfinite().all()
