@@ -1,0 +1,302 @@
+"""Every kernel against torch (cuBLAS among it) at the decode shapes of three models: one JSON document.
+
+    python -m benchmarks.kernels [--tune]
+
+Each figure is for one call out of a CUDA graph of many, on inputs that together exceed the device's caches. A kernel
+that fails says so in its row.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from roseinfer.kernels import activations
+from roseinfer.kernels.norms import add_layer_norm, add_layer_norm_reference, add_rms_norm, add_rms_norm_reference
+from roseinfer.kernels.paged_attention import DecodeTiles, paged_decode_attention, paged_decode_attention_triton
+from roseinfer.kernels.paged_prefill import paged_prefill_attention
+from roseinfer.kernels.rope_append import rope_append
+from roseinfer.kernels.skinny_linear import Norm, skinny_linear, tune
+from roseinfer.kernels.tuning import replay_us, tuned
+from roseinfer.models.config import ModelConfig
+from roseinfer.models.shapes import SHAPES
+
+MODELS = ("gpt2", "qwen3-0.6b", "llama-3-8b")
+DTYPE = torch.bfloat16
+BLOCK_SIZE = 16
+CONTEXT = 256
+CACHE_BYTES = 1 << 27
+"""More than a device keeps close: inputs are read in turn from as much."""
+SECONDS = 85
+
+
+class Rows:
+    """The table so far; time is what it runs out of."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self._end = time.monotonic() + SECONDS
+
+    def add(
+        self, kernel: str, model: str, batch: int, moved_bytes: float, **ways: Callable[[], Callable[[int], Any]]
+    ) -> None:
+        """Time each way: it makes its inputs and gives a function of which of them to use."""
+        row: dict[str, Any] = {"kernel": kernel, "model": model, "batch": batch, "bytes": round(moved_bytes)}
+        for way, make in ways.items():
+            if time.monotonic() > self._end:
+                row[way] = "not run: out of time"
+                continue
+            try:
+                call = make()
+                copies = copies_of(moved_bytes)
+                calls = max(copies, 12)
+                us = replay_us(partial(repeat, call, calls, copies), runs=5) / calls
+                row[way] = {"us": round(us, 2), "tb_per_s": round(moved_bytes / us / 1e6, 3)}
+            except Exception as error:  # the other kernels' figures are worth having
+                row[way] = f"{type(error).__name__}: {str(error)[:200]}"
+            torch.cuda.empty_cache()
+        self.rows.append(row)
+        print(json.dumps(row), file=sys.stderr, flush=True)
+
+
+def repeat(call: Callable[[int], Any], calls: int, copies: int) -> None:
+    for index in range(calls):
+        call(index % copies)
+
+
+def copies_of(moved_bytes: float) -> int:
+    return max(2, min(40, int(CACHE_BYTES / max(moved_bytes, 1))))
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, device="cuda", dtype=DTYPE)
+
+
+def linears(rows: Rows, name: str, config: ModelConfig, batch: int) -> None:
+    hidden, heads = config.hidden_size, config.num_heads * config.head_dim
+    kv = config.num_kv_heads * config.head_dim
+    gated = config.activation == "silu"
+    shapes = {
+        "qkv": (heads + 2 * kv, hidden),
+        "output": (hidden, heads),
+        "gate_up" if gated else "up": (config.intermediate_size * (2 if gated else 1), hidden),
+        "down": (hidden, config.intermediate_size),
+        "head": (config.vocab_size, hidden),
+    }
+    gain = random(hidden)
+    for part, (outputs, size) in shapes.items():
+        moved = 2 * (outputs * size + batch * (outputs + size))
+
+        def inputs(
+            outputs: int = outputs, size: int = size, moved: int = moved
+        ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+            return random(batch, size), [random(outputs, size) for _ in range(copies_of(moved))]
+
+        def cublas(inputs: Any = inputs) -> Callable[[int], Any]:
+            x, weights = inputs()
+            return lambda index: F.linear(x, weights[index])
+
+        def ours(inputs: Any = inputs) -> Callable[[int], Any]:
+            x, weights = inputs()
+            return lambda index: skinny_linear(x, weights[index])
+
+        def fused(inputs: Any = inputs, part: str = part, outputs: int = outputs) -> Callable[[int], Any]:
+            x, weights = inputs()
+            into = part in ("output", "down")
+            options: dict[str, Any] = {
+                "norm": None if into else Norm(gain, 1e-6, None, not gated),
+                "residual": random(batch, outputs) if into else None,
+                "activation": {"gate_up": "silu_and_mul", "up": "gelu_tanh"}.get(part),
+            }
+            return lambda index: skinny_linear(x, weights[index], **options)
+
+        ways = {"torch": cublas, "triton": ours}
+        if batch <= 8:
+            ways["fused"] = fused
+        rows.add(f"linear {part} {outputs}x{size}", name, batch, moved, **ways)
+
+
+def attention(rows: Rows, name: str, config: ModelConfig, batch: int) -> None:
+    heads, kv_heads, head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+    per_request = CONTEXT // BLOCK_SIZE
+    moved = 2 * 2 * batch * CONTEXT * kv_heads * head_dim
+    copies = copies_of(moved)
+    max_blocks = config.max_position_embeddings // BLOCK_SIZE
+    q = random(batch, heads, head_dim)
+    lengths = torch.full((batch,), CONTEXT - 3, dtype=torch.int32, device="cuda")
+    tables = torch.zeros(batch, min(max_blocks, 512), dtype=torch.int32, device="cuda")
+    tables[:, :per_request] = torch.randperm(batch * per_request, device="cuda").view(batch, -1)
+
+    def caches() -> list[torch.Tensor]:
+        return [random(2, batch * per_request, BLOCK_SIZE, kv_heads, head_dim) for _ in range(copies)]
+
+    def ours() -> Callable[[int], Any]:
+        data = caches()
+        return lambda index: paged_decode_attention(q, data[index][0], data[index][1], tables, lengths)
+
+    def with_tiles(tiles: DecodeTiles) -> Callable[[int], Any]:
+        data = caches()
+        return lambda index: paged_decode_attention_triton(
+            q, data[index][0], data[index][1], tables, lengths, tiles=tiles
+        )
+
+    def dense() -> Callable[[int], Any]:
+        """Torch's attention on keys and values that already lie side by side: less than the kernel has to do."""
+        data = [random(2, batch, kv_heads, CONTEXT, head_dim) for _ in range(copies)]
+        query = q.unsqueeze(2)
+        return lambda index: F.scaled_dot_product_attention(query, data[index][0], data[index][1], enable_gqa=True)
+
+    variants = {
+        f"tile{tile}x{least} splits{splits} warps{warps} stages{stages}": partial(
+            with_tiles, DecodeTiles(tile, least, splits, warps, stages)
+        )
+        for tile, least, splits, warps, stages in (
+            (64, 1, 16, 4, 3),
+            (64, 2, 4, 4, 3),
+            (64, 1, 1, 4, 3),
+            (32, 2, 16, 4, 3),
+            (128, 1, 8, 4, 2),
+            (128, 1, 8, 8, 2),
+        )
+    }
+    rows.add(f"decode attention, {CONTEXT} tokens", name, batch, moved, torch=dense, triton=ours, **variants)
+
+
+def small(rows: Rows, name: str, config: ModelConfig, batch: int) -> None:
+    hidden, heads, kv_heads, head_dim = config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim
+    x, residual, gain = random(batch, hidden), random(batch, hidden), random(hidden)
+    if config.activation == "silu":
+        norm, reference = partial(add_rms_norm, eps=1e-6), partial(add_rms_norm_reference, eps=1e-6)
+        kind, width = "silu_and_mul", 2 * config.intermediate_size
+    else:
+        norm = partial(add_layer_norm, bias=gain, eps=1e-5)
+        reference = partial(add_layer_norm_reference, bias=gain, eps=1e-5)
+        kind, width = "gelu_tanh", config.intermediate_size
+    rows.add(
+        "norm with residual",
+        name,
+        batch,
+        2 * 4 * batch * hidden,
+        torch=lambda: lambda _: reference(x, residual, gain),
+        triton=lambda: lambda _: norm(x, residual, gain),
+    )
+    wide = random(batch, width)
+    plain, ours = getattr(activations, f"{kind}_reference"), getattr(activations, kind)
+    rows.add(
+        kind, name, batch, 4 * batch * width, torch=lambda: lambda _: plain(wide), triton=lambda: lambda _: ours(wide)
+    )
+
+    qkv = random(batch, (heads + 2 * kv_heads) * head_dim)
+    table = None if config.rope is None else random(1024, head_dim)
+    norms = (random(head_dim), random(head_dim)) if config.qk_norm else (None, None)
+    cache = random(2, 2 * batch + 1, BLOCK_SIZE, kv_heads, head_dim)
+    positions = torch.arange(batch, device="cuda")
+    slots = positions * BLOCK_SIZE + 3
+
+    def unfused(_: int) -> torch.Tensor:
+        split = qkv.view(batch, -1, head_dim)
+        turning = split[:, : heads + kv_heads]
+        if norms[0] is not None:
+            turning = F.rms_norm(turning, (head_dim,), norms[0], 1e-6)
+        if table is not None:
+            cos, sin = table[positions].unsqueeze(1).chunk(2, dim=-1)
+            first, second = turning.chunk(2, dim=-1)
+            turning = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+        flat = cache.flatten(1, 2)
+        flat[0].index_copy_(0, slots, turning[:, heads:])
+        flat[1].index_copy_(0, slots, split[:, heads + kv_heads :])
+        return turning[:, :heads]
+
+    rows.add(
+        "rope and append",
+        name,
+        batch,
+        2 * 2 * qkv.numel(),
+        torch=lambda: unfused,
+        triton=lambda: (
+            lambda _: rope_append(qkv, table, positions, slots, cache[0], cache[1], heads, kv_heads, head_dim, *norms)
+        ),
+    )
+
+
+def prefill(rows: Rows, name: str, config: ModelConfig) -> None:
+    heads, kv_heads, head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+    requests, length = 8, 512
+    q = random(requests * length, heads, head_dim)
+    cache = random(2, requests * length // BLOCK_SIZE, BLOCK_SIZE, kv_heads, head_dim)
+    tables = torch.randperm(requests * length // BLOCK_SIZE, device="cuda", dtype=torch.int32).view(requests, -1)
+    starts = torch.arange(requests + 1, device="cuda", dtype=torch.int32) * length
+    lengths = torch.full((requests,), length, dtype=torch.int32, device="cuda")
+    dense = random(3, requests, heads, length, head_dim)
+    rows.add(
+        f"prefill attention, {requests} x {length}",
+        name,
+        requests,
+        2 * (2 * q.numel() + cache.numel()),
+        torch=lambda: lambda _: F.scaled_dot_product_attention(dense[0], dense[1], dense[2], is_causal=True),
+        triton=lambda: (
+            lambda _: paged_prefill_attention(q, cache[0], cache[1], tables, starts, lengths, max_query_len=length)
+        ),
+    )
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--tune", action="store_true", help="first measure and keep the best tiles of each linear layer"
+    )
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("benchmarks.kernels needs a CUDA device")
+    device = torch.device("cuda", torch.cuda.current_device())
+    if arguments.tune:
+        tune_all(device)
+    rows = Rows()
+    for batch in (1, 64):
+        for name in MODELS:
+            for part in (attention, small, linears):
+                try:
+                    part(rows, name, SHAPES[name], batch)
+                except Exception as error:  # setting up failed: go on with the next
+                    rows.rows.append(
+                        {"kernel": part.__name__, "model": name, "batch": batch, "error": str(error)[:200]}
+                    )
+    for name in MODELS:
+        prefill(rows, name, SHAPES[name])
+    document = {
+        "device": torch.cuda.get_device_name(device),
+        "torch": str(torch.__version__),
+        "dtype": str(DTYPE).removeprefix("torch."),
+        "tuned": {key: list(choice) for key, choice in tuned(device).items()},
+        "rows": rows.rows,
+    }
+    print(json.dumps(document))
+
+
+def tune_all(device: torch.device) -> None:
+    """The layers of the models at one row."""
+    shapes = set()
+    for name in MODELS:
+        config = SHAPES[name]
+        hidden, heads = config.hidden_size, config.num_heads * config.head_dim
+        gated = config.activation == "silu"
+        shapes |= {
+            (1, heads + 2 * config.num_kv_heads * config.head_dim, hidden, False),
+            (1, hidden, heads, False),
+            (1, config.intermediate_size, hidden, gated),
+            (1, hidden, config.intermediate_size, False),
+            (1, config.vocab_size, hidden, False),
+        }
+    for shape in sorted(shapes):
+        print(json.dumps(tune([shape], device, DTYPE)), file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

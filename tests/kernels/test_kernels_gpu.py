@@ -1,0 +1,184 @@
+"""On a GPU, every kernel equals its reference at the sizes and in the dtypes that models have."""
+
+import pytest
+import torch
+from devices import DEVICE, generator, tolerance
+from paged_cases import paged_case
+
+from roseinfer.kernels import activations
+from roseinfer.kernels.norms import (
+    add_layer_norm,
+    add_layer_norm_reference,
+    add_rms_norm,
+    add_rms_norm_reference,
+)
+from roseinfer.kernels.paged_attention import paged_decode_attention, paged_decode_attention_reference
+from roseinfer.kernels.paged_prefill import paged_prefill_attention, paged_prefill_attention_reference
+from roseinfer.kernels.rope_append import rope_append, rope_append_reference
+from roseinfer.kernels.skinny_linear import (
+    Activation,
+    Norm,
+    skinny_linear,
+    skinny_linear_reference,
+    skinny_linear_triton,
+)
+
+pytestmark = pytest.mark.gpu
+
+DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+EVERY_DTYPE = pytest.mark.parametrize("dtype", DTYPES)
+# Each combination is compiled: not all of them, but each dtype and each shape of heads.
+HEADS = [(12, 12, 64), (16, 8, 128), (32, 8, 128), (8, 8, 80), (6, 2, 96), (8, 1, 256)]
+EVERY_HEADS = pytest.mark.parametrize(
+    ("dtype", "heads", "kv_heads", "head_dim"),
+    [(torch.bfloat16, *shape) for shape in HEADS]
+    + [(dtype, *shape) for dtype in DTYPES[1:] for shape in (HEADS[0], HEADS[1], HEADS[5])],
+)
+WINDOWS = pytest.mark.parametrize("window", [None, 100])
+
+
+@EVERY_HEADS
+@WINDOWS
+@pytest.mark.parametrize("lengths", [[700], [0, 1, 17, 64, 300, 1025], [40] * 64])
+def test_decode_attention(
+    dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int, window: int | None, lengths: list[int]
+) -> None:
+    case = paged_case(lengths, heads=heads, kv_heads=kv_heads, head_dim=head_dim, dtype=dtype, spare_blocks=200)
+    arguments = (case.q, case.key_cache, case.value_cache, case.block_tables, case.context_lens)
+    expected = paged_decode_attention_reference(*arguments, sliding_window=window)
+    for _ in range(2):
+        ours = paged_decode_attention(*arguments, sliding_window=window)
+        torch.testing.assert_close(ours, expected, **tolerance(dtype))
+
+
+@EVERY_HEADS
+@WINDOWS
+@pytest.mark.parametrize("requests", [[(0, 1), (513, 200), (100, 33), (64, 64)], [(20, 1)] * 8])
+def test_prefill_attention(
+    dtype: torch.dtype,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    window: int | None,
+    requests: list[tuple[int, int]],
+) -> None:
+    new = [count for _, count in requests]
+    case = paged_case(
+        [past + count for past, count in requests],
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        dtype=dtype,
+        queries=sum(new),
+    )
+    starts = torch.tensor([0, *torch.tensor(new).cumsum(0).tolist()], dtype=torch.int32, device=DEVICE)
+    arguments = (case.q, case.key_cache, case.value_cache, case.block_tables, starts, case.context_lens)
+    options = {"max_query_len": max(new), "sliding_window": window}
+    torch.testing.assert_close(
+        paged_prefill_attention(*arguments, **options),
+        paged_prefill_attention_reference(*arguments, **options),
+        **tolerance(dtype),
+    )
+
+
+@EVERY_HEADS
+@pytest.mark.parametrize("tokens", [1, 64, 1500])
+@pytest.mark.parametrize("plain", [False, True])
+def test_rope_append(dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int, tokens: int, plain: bool) -> None:
+    source = generator(tokens)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=source).to(dtype).to(DEVICE)
+
+    qkv, table = random(tokens, (heads + 2 * kv_heads) * head_dim), None if plain else random(2048, head_dim)
+    norms = (None, None) if plain else (random(head_dim), random(head_dim))
+    positions = torch.randint(0, 2048, (tokens,), generator=source).to(DEVICE)
+    slots = torch.randperm(16 * 100, generator=source)[:tokens].to(DEVICE)
+    cache = random(2, 100, 16, kv_heads, head_dim)
+    expected_cache = cache.clone()
+    shape = (heads, kv_heads, head_dim)
+    ours = rope_append(qkv, table, positions, slots, cache[0], cache[1], *shape, *norms)
+    expected = rope_append_reference(qkv, table, positions, slots, *expected_cache, *shape, *norms)
+    torch.testing.assert_close(ours, expected, **tolerance(dtype))
+    torch.testing.assert_close(cache, expected_cache, **tolerance(dtype))
+
+
+@EVERY_DTYPE
+@pytest.mark.parametrize("size", [768, 1024, 4096])
+@pytest.mark.parametrize("rows", [1, 64, 3000])
+def test_norms_and_activations(dtype: torch.dtype, size: int, rows: int) -> None:
+    x, residual = torch.randn(2, rows, size, generator=generator(size)).to(dtype).to(DEVICE)
+    weight, bias = torch.randn(2, size, generator=generator(1)).to(dtype).to(DEVICE)
+    close = tolerance(dtype)
+    for added in (residual, None):
+        for pair in (
+            (add_rms_norm(x, added, weight, 1e-6), add_rms_norm_reference(x, added, weight, 1e-6)),
+            (add_layer_norm(x, added, weight, bias, 1e-5), add_layer_norm_reference(x, added, weight, bias, 1e-5)),
+        ):
+            for ours, expected in zip(*pair, strict=True):
+                torch.testing.assert_close(ours, expected, **close)
+    for name in ("silu_and_mul", "gelu_tanh", "gelu"):
+        expected = getattr(activations, f"{name}_reference")(x)
+        torch.testing.assert_close(getattr(activations, name)(x), expected, **close)
+
+
+@EVERY_DTYPE
+@pytest.mark.parametrize("rows", [1, 2, 4, 7, 8])
+@pytest.mark.parametrize(("outputs", "size"), [(2304, 768), (768, 3072), (1000, 1024), (50257, 768), (512, 14336)])
+def test_skinny_linear(dtype: torch.dtype, rows: int, outputs: int, size: int) -> None:
+    source = generator(rows)
+    x = torch.randn(rows, size, generator=source).to(dtype).to(DEVICE)
+    weight = (torch.randn(outputs, size, generator=source) * size**-0.5).to(dtype).to(DEVICE)
+    bias = torch.randn(outputs, generator=source).to(dtype).to(DEVICE)
+    ours = skinny_linear_triton(x, weight, bias)
+    torch.testing.assert_close(ours, skinny_linear_reference(x, weight, bias), **tolerance(dtype))
+
+
+@EVERY_DTYPE
+@pytest.mark.parametrize("rows", [1, 4, 30])
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("activation", [None, "silu_and_mul", "gelu", "gelu_tanh"])
+def test_skinny_linear_with_its_neighbours(
+    dtype: torch.dtype, rows: int, centered: bool, activation: Activation | None
+) -> None:
+    source = generator(rows)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=source).to(dtype).to(DEVICE)
+
+    x, residual = random(rows, 1024), random(rows, 3072)
+    weight = random(6144 if activation == "silu_and_mul" else 3072, 1024) * 0.03
+    parts = {
+        "norm": Norm(random(1024), 1e-6, random(1024) if centered else None, centered),
+        "activation": activation,
+        "residual": residual,
+    }
+    ours = skinny_linear(x, weight, random(len(weight)) * 0, **parts)
+    torch.testing.assert_close(ours, skinny_linear_reference(x, weight, **parts), **tolerance(dtype))
+
+
+def test_a_chain_with_dependent_launches_replays_in_a_graph() -> None:
+    """Each kernel may start before the one before it ends, and yet sees its result, again and again."""
+    source = generator(0)
+    weights = [(torch.randn(1024, 1024, generator=source) / 32).to(torch.bfloat16).to(DEVICE) for _ in range(20)]
+    gain = torch.ones(1024, dtype=torch.bfloat16, device=DEVICE)
+    x = torch.randn(1, 1024, generator=source).to(torch.bfloat16).to(DEVICE)
+
+    def chain(launch: bool) -> torch.Tensor:
+        hidden = x
+        for weight in weights:
+            hidden = (skinny_linear if launch else skinny_linear_reference)(
+                hidden, weight, norm=Norm(gain, 1e-6), residual=hidden
+            )
+            hidden = (add_rms_norm if launch else add_rms_norm_reference)(hidden, None, gain, 1e-6)[0]
+        return hidden
+
+    chain(True)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = chain(True)
+    for seed in range(5):
+        x.copy_(torch.randn(1, 1024, generator=generator(seed)))
+        graph.replay()
+        torch.testing.assert_close(out, chain(False), rtol=0.1, atol=0.1)
