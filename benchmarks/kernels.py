@@ -1,6 +1,6 @@
 """Every kernel against torch (cuBLAS among it) at the decode shapes of three models: one JSON document.
 
-    python -m benchmarks.kernels [--tune]
+    python -m benchmarks.kernels [--tune] [--variants]
 
 Each figure is for one call out of a CUDA graph of many, on inputs that together exceed the device's caches. A kernel
 that fails says so in its row.
@@ -22,7 +22,7 @@ from roseinfer.kernels.norms import add_layer_norm, add_layer_norm_reference, ad
 from roseinfer.kernels.paged_attention import DecodeTiles, paged_decode_attention, paged_decode_attention_triton
 from roseinfer.kernels.paged_prefill import paged_prefill_attention
 from roseinfer.kernels.rope_append import rope_append
-from roseinfer.kernels.skinny_linear import Norm, skinny_linear, tune
+from roseinfer.kernels.skinny_linear import MAX_ROWS, Norm, skinny_linear, tune
 from roseinfer.kernels.tuning import replay_us, tuned
 from roseinfer.models.config import ModelConfig
 from roseinfer.models.shapes import SHAPES
@@ -116,13 +116,13 @@ def linears(rows: Rows, name: str, config: ModelConfig, batch: int) -> None:
             }
             return lambda index: skinny_linear(x, weights[index], **options)
 
-        ways = {"torch": cublas, "triton": ours}
-        if batch <= 8:
-            ways["fused"] = fused
+        ways = {"torch": cublas}
+        if batch <= MAX_ROWS:  # above, it is torch's own
+            ways |= {"triton": ours, "fused": fused}
         rows.add(f"linear {part} {outputs}x{size}", name, batch, moved, **ways)
 
 
-def attention(rows: Rows, name: str, config: ModelConfig, batch: int) -> None:
+def attention(rows: Rows, name: str, config: ModelConfig, batch: int, *, variants: bool) -> None:
     heads, kv_heads, head_dim = config.num_heads, config.num_kv_heads, config.head_dim
     per_request = CONTEXT // BLOCK_SIZE
     moved = 2 * 2 * batch * CONTEXT * kv_heads * head_dim
@@ -152,7 +152,7 @@ def attention(rows: Rows, name: str, config: ModelConfig, batch: int) -> None:
         query = q.unsqueeze(2)
         return lambda index: F.scaled_dot_product_attention(query, data[index][0], data[index][1], enable_gqa=True)
 
-    variants = {
+    others = {
         f"tile{tile}x{least} splits{splits} warps{warps} stages{stages}": partial(
             with_tiles, DecodeTiles(tile, least, splits, warps, stages)
         )
@@ -165,7 +165,15 @@ def attention(rows: Rows, name: str, config: ModelConfig, batch: int) -> None:
             (128, 1, 8, 8, 2),
         )
     }
-    rows.add(f"decode attention, {CONTEXT} tokens", name, batch, moved, torch=dense, triton=ours, **variants)
+    rows.add(
+        f"decode attention, {CONTEXT} tokens",
+        name,
+        batch,
+        moved,
+        torch=dense,
+        triton=ours,
+        **(others if variants else {}),
+    )
 
 
 def small(rows: Rows, name: str, config: ModelConfig, batch: int) -> None:
@@ -252,6 +260,7 @@ def main() -> None:
     parser.add_argument(
         "--tune", action="store_true", help="first measure and keep the best tiles of each linear layer"
     )
+    parser.add_argument("--variants", action="store_true", help="other tiles of decode attention, too")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("benchmarks.kernels needs a CUDA device")
@@ -261,13 +270,11 @@ def main() -> None:
     rows = Rows()
     for batch in (1, 64):
         for name in MODELS:
-            for part in (attention, small, linears):
+            for part in (partial(attention, variants=arguments.variants), small, linears):
                 try:
                     part(rows, name, SHAPES[name], batch)
                 except Exception as error:  # setting up failed: go on with the next
-                    rows.rows.append(
-                        {"kernel": part.__name__, "model": name, "batch": batch, "error": str(error)[:200]}
-                    )
+                    rows.rows.append({"kernel": str(part), "model": name, "batch": batch, "error": str(error)[:200]})
     for name in MODELS:
         prefill(rows, name, SHAPES[name])
     document = {
