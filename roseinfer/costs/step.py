@@ -115,7 +115,7 @@ def _weights(model: ModelConfig) -> _Weights:
     matrices = sum(module.weight.numel() for module in built.modules() if isinstance(module, Linear))
     head = next((module for module in built.children() if isinstance(module, Linear)), None)
     own_head = sum(parameter.numel() for parameter in head.parameters()) if head is not None else 0
-    total = sum(parameter.numel() for parameter in built.parameters())
+    total = sum(view.numel() for view in built.weight_views().values())
     return _Weights(
         layers=total - own_head - sum(table.numel() for table in tables),
         matrices=matrices - (head.weight.numel() if head is not None else 0),

@@ -53,7 +53,7 @@ def build_engine(config: EngineConfig, *, on_progress: Callable[[int, int], None
         config=config,
         model_config=model_config,
         model_name=source.name,
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        num_parameters=sum(view.numel() for view in model.weight_views().values()),
         runner=Runner(model, cache, attention, device, graphs),
         # The last block is nobody's: padding rows of CUDA graphs write to it.
         pool=BlockPool(cache.num_blocks - 1, cache.block_size, prefix_cache=config.prefix_cache),

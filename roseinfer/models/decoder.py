@@ -5,7 +5,6 @@ and keys, sliding windows.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from roseinfer.attention.base import AttentionBackend, AttentionMetadata
@@ -43,7 +42,7 @@ class Decoder(CausalLM):
         return self.norm.after(hidden, residual)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self.embed.weight if self.head is None else self.head.weight)
+        return self.embed.logits(hidden) if self.head is None else self.head.fused(hidden)
 
     def weight_views(self) -> dict[str, Tensor]:
         views: dict[str, Tensor] = {"model.embed_tokens.weight": self.embed.weight}
@@ -77,8 +76,17 @@ class DecoderLayer(nn.Module):
         self.gate_up = FusedLinear(hidden, {"gate_proj": intermediate, "up_proj": intermediate}, bias=config.mlp_bias)
         self.down = Linear(intermediate, hidden, bias=config.mlp_bias)
 
-    def forward(self, hidden: Tensor, residual: Tensor | None, step: StepTensors) -> tuple[Tensor, Tensor]:
-        """What the layer before added, and the stream that it was to be added to; the same of this layer."""
+    def forward(self, hidden: Tensor, residual: Tensor | None, step: StepTensors) -> tuple[Tensor, Tensor | None]:
+        """What the layer before added, and the stream that it was to be added to; the same of this layer.
+
+        Without a second part, the first is the stream itself.
+        """
+        if step.few_rows:
+            stream = hidden if residual is None else hidden + residual
+            attended = self._attend(self.qkv.fused(stream, norm=self.attention_norm), step)
+            stream = self.output.fused(attended.flatten(1), residual=stream)
+            gated = self.gate_up.fused(stream, norm=self.mlp_norm, activation="silu_and_mul")
+            return self.down.fused(gated, residual=stream), None
         normed, residual = self.attention_norm.after(hidden, residual)
         attended = self._attend(self.qkv(normed), step)
         normed, residual = self.mlp_norm.after(self.output(attended.flatten(1)), residual)

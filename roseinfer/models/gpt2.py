@@ -1,7 +1,7 @@
 """GPT-2: LayerNorm, learned positions, multi-head attention, GELU (Radford et al., 2019)."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,7 +39,9 @@ class GPT2(CausalLM):
         return self.norm.after(hidden, residual)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self.embed.weight if self.head_weight is None else self.head_weight, self.head_bias)
+        if self.head_weight is None:
+            return self.embed.logits(hidden, self.head_bias)
+        return F.linear(hidden, self.head_weight, self.head_bias)
 
     def weight_views(self) -> dict[str, Tensor]:
         views: dict[str, Tensor] = {
@@ -66,15 +68,24 @@ class GPT2Layer(nn.Module):
         self.output = Linear(hidden, hidden, bias=config.output_bias)
         self.mlp_norm = LayerNorm(hidden, config.norm_eps, bias=config.norm_bias)
         self.up = Linear(hidden, intermediate, bias=config.mlp_bias)
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation: Literal["gelu", "gelu_tanh"] = "gelu" if config.activation == "gelu" else "gelu_tanh"
         self.down = Linear(intermediate, hidden, bias=config.mlp_bias)
 
-    def forward(self, hidden: Tensor, residual: Tensor | None, step: StepTensors) -> tuple[Tensor, Tensor]:
-        """What the layer before added, and the stream that it was to be added to; the same of this layer."""
+    def forward(self, hidden: Tensor, residual: Tensor | None, step: StepTensors) -> tuple[Tensor, Tensor | None]:
+        """What the layer before added, and the stream that it was to be added to; the same of this layer.
+
+        Without a second part, the first is the stream itself.
+        """
+        if step.few_rows:
+            stream = hidden if residual is None else hidden + residual
+            attended = self._attend(self.qkv.fused(stream, norm=self.attention_norm), step)
+            stream = self.output.fused(attended.flatten(1), residual=stream)
+            active = self.up.fused(stream, norm=self.mlp_norm, activation=self.activation)
+            return self.down.fused(active, residual=stream), None
         normed, residual = self.attention_norm.after(hidden, residual)
         attended = self._attend(self.qkv(normed), step)
         normed, residual = self.mlp_norm.after(self.output(attended.flatten(1)), residual)
-        return self.down(self.activation(self.up(normed))), residual
+        return self.down(ACTIVATIONS[self.activation](self.up(normed))), residual
 
     def _attend(self, qkv: Tensor, step: StepTensors) -> Tensor:
         if step.appends_first:

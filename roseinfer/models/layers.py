@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from roseinfer.kernels.norms import add_layer_norm, add_rms_norm
+from roseinfer.kernels.skinny_linear import Activation, Norm, skinny_linear
 
 
 def parameter(*shape: int) -> nn.Parameter:
@@ -22,6 +23,18 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
+
+    def fused(
+        self,
+        x: Tensor,
+        *,
+        norm: "RMSNorm | LayerNorm | None" = None,
+        activation: Activation | None = None,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """activation(norm(x) W^T + b) + residual; on a GPU, few rows take one kernel."""
+        chosen = None if norm is None else norm.description
+        return skinny_linear(x, self.weight, self.bias, norm=chosen, activation=activation, residual=residual)
 
 
 class FusedLinear(Linear):
@@ -59,6 +72,11 @@ class RMSNorm(nn.Module):
         """Add x [tokens, size] to the residual stream, None at its start; the norm of the sum, and the sum."""
         return add_rms_norm(x, residual, self.weight, self.eps)
 
+    @property
+    def description(self) -> Norm:
+        """For kernels that have a norm inside."""
+        return Norm(self.weight, self.eps)
+
 
 class LayerNorm(nn.Module):
     """Layer normalization (Ba et al., 2016)."""
@@ -76,13 +94,33 @@ class LayerNorm(nn.Module):
         """Add x [tokens, size] to the residual stream, None at its start; the norm of the sum, and the sum."""
         return add_layer_norm(x, residual, self.weight, self.bias, self.eps)
 
+    @property
+    def description(self) -> Norm:
+        """For kernels that have a norm inside."""
+        return Norm(self.weight, self.eps, self.bias, centered=True)
+
 
 class Embedding(nn.Module):
-    """Rows of a table: token ids or positions [tokens] -> [tokens, size]."""
+    """Rows of a table: token ids or positions [tokens] -> [tokens, size].
+
+    The table has up to 63 rows more than are used: as a head, a matrix of an odd number of rows would take a GPU
+    several times as long.
+    """
 
     def __init__(self, rows: int, size: int) -> None:
         super().__init__()
-        self.weight = parameter(rows, size)
+        self.rows = rows
+        self.table = parameter(-(-rows // 64) * 64, size)
+
+    @property
+    def weight(self) -> Tensor:
+        """The rows that are used, [rows, size]."""
+        return self.table[: self.rows]
 
     def forward(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self.weight)
+        return F.embedding(ids, self.table)
+
+    def logits(self, hidden: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The table as a head: [tokens, size] -> [tokens, rows]."""
+        logits = skinny_linear(hidden, self.table if hidden.is_cuda else self.weight)[:, : self.rows]
+        return logits if bias is None else logits + bias

@@ -11,6 +11,8 @@ from roseinfer.models.layers import RMSNorm
 from roseinfer.models.rope import RotaryEmbedding
 from roseinfer.spans import span
 
+_FEW_ROWS = 4
+
 
 @dataclass(frozen=True)
 class StepTensors:
@@ -28,6 +30,11 @@ class StepTensors:
         """Cosines and sines of the step's positions, [tokens, 1, head_dim / 2] each."""
         assert self.rope is not None
         return self.rope.rotation(self.positions)
+
+    @property
+    def few_rows(self) -> bool:
+        """Whether matrix products are walks over the weights, which take along what stands before and after them."""
+        return self.positions.is_cuda and len(self.positions) <= _FEW_ROWS
 
     @property
     def appends_first(self) -> bool:
