@@ -1,6 +1,7 @@
 """Models that many tests share, made once a session; what runs where there is no GPU."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,11 @@ from tiny import save_gpt2, save_llama
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when a kernel is defined, so before any is imported
+
+
+def pytest_configure() -> None:
+    """Take Ctrl-C, also where a shell that runs the tests in the background ignores it: processes inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
