@@ -27,23 +27,11 @@ def profile(
     The workload repeats, with fresh requests, until the schedule is done. The report's figures come from a pass
     without the profiler. Without --config, the shipped run `default` is profiled.
     """
-    from roseinfer.cli.loading import load_engine
-    from roseinfer.profiling.run import profile_run
+    from roseinfer.cli.recording import record_run
     from roseinfer.profiling.run_dir import check_writable
-    from roseinfer.workload.load import plan_load
 
     check_writable(Path(config.profile.profile_dir))
-    engine = load_engine(config.engine)
-    load = plan_load(config.workload, config.sampling, engine)
-    with console.stages() as stage:
-        result = profile_run(
-            engine,
-            load,
-            config,
-            on_step=stage and stage("Recording steps"),
-            on_compress=stage and stage("Compressing"),
-            on_warning=lambda warning: console.note(f"[profile] warning: {warning}"),
-        )
+    result = record_run(config)
     if json:
         session = result.session
         console.print_json(

@@ -25,23 +25,11 @@ def rerun(run_dir: Path) -> "Summary":
     Raises UsageError for a directory that no engine's run made.
     """
     config = _config_of(run_dir)
-    from roseinfer.cli.loading import load_engine
-    from roseinfer.profiling.run import profile_run
-    from roseinfer.workload.load import plan_load
+    from roseinfer.cli.recording import record_run
 
     beside = msgspec.structs.replace(config.profile, profile_dir=str(run_dir.resolve().parent))
     config = msgspec.structs.replace(config, profile=beside)
-    engine = load_engine(config.engine)
-    load = plan_load(config.workload, config.sampling, engine)
-    with console.stages() as stage:
-        result = profile_run(
-            engine,
-            load,
-            config,
-            on_step=stage and stage("Recording steps"),
-            on_compress=stage and stage("Compressing"),
-            on_warning=lambda warning: console.note(f"[profile] warning: {warning}"),
-        )
+    result = record_run(config)
     console.note(f"[profile] wrote: {result.session.run_dir}")
     return result.session.summary
 

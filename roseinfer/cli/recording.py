@@ -1,0 +1,22 @@
+"""A profile run for a command, with its progress. Imports torch: only commands call it, inside."""
+
+from roseinfer.cli import console
+from roseinfer.cli.loading import load_engine
+from roseinfer.config import RunConfig
+from roseinfer.profiling.run import ProfileResult, profile_run
+from roseinfer.workload.load import plan_load
+
+
+def record_run(config: RunConfig) -> ProfileResult:
+    """Build the engine, plan its load, and profile it."""
+    engine = load_engine(config.engine)
+    load = plan_load(config.workload, config.sampling, engine)
+    with console.stages() as stage:
+        return profile_run(
+            engine,
+            load,
+            config,
+            on_step=stage and stage("Recording steps"),
+            on_compress=stage and stage("Compressing"),
+            on_warning=lambda warning: console.note(f"[profile] warning: {warning}"),
+        )
