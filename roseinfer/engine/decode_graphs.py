@@ -17,9 +17,13 @@ from roseinfer.engine.request import Request
 from roseinfer.engine.scheduler import StepPlan
 from roseinfer.models.base import CausalLM
 from roseinfer.sampling.sampler import SamplingBatch, sample
+from roseinfer.spans import span
 
 Kind = Literal["greedy", "top_k", "all"]
 """How the rows of a graph draw: by the best logit, from the best few, from any."""
+
+GraphKey = tuple[int, Kind]
+"""What a graph is captured for: its batch size and how its rows draw."""
 
 _WIDEST_TOP_K = 64
 """The largest top-k that the `top_k` kind ranks; larger ones rank the whole vocabulary."""
@@ -116,6 +120,40 @@ class DecodeGraphs:
             and all(chunk.request.draws_plainly for chunk in plan.chunks)
         )
 
+    @property
+    def captured(self) -> list[GraphKey]:
+        """What there are graphs for so far."""
+        return list(self._graphs)
+
+    def key_of(self, plan: StepPlan) -> GraphKey | None:
+        """The graph that a plan replays; None where none can."""
+        if not self.runs(plan):
+            return None
+        requests = [chunk.request for chunk in plan.chunks]
+        return next(size for size in self._sizes if size >= len(requests)), _kind(requests)
+
+    @torch.inference_mode()
+    def capture_again(self) -> None:
+        """Replace every graph: a profiler may not see into those captured before its first session."""
+        keys = self.captured
+        self._graphs.clear()
+        self._pool = None  # it ended with its last graph
+        for key in keys:
+            self._set_padding(key[0])
+            self._graphs[key] = self._capture(*key)
+
+    @torch.inference_mode()
+    def rehearse(self, key: GraphKey, *, replay: bool) -> None:
+        """One step of padding rows alone, by the graph or launch by launch; to be called between requests.
+
+        It touches no request's blocks, and what runs afterwards brings its own rows.
+        """
+        self._set_padding(key[0])
+        if replay:
+            self._graphs[key].replay()
+        else:
+            self._step(*key)
+
     def prepare(self, plan: StepPlan) -> None:
         """Bring the buffers to the state before the plan's first token, copying only what is not there already."""
         requests = [chunk.request for chunk in plan.chunks]
@@ -186,6 +224,11 @@ class DecodeGraphs:
         for name in _INPUTS:
             getattr(device, name)[:size].copy_(getattr(host, name)[:size], non_blocking=True)
 
+    def _set_padding(self, size: int) -> None:
+        self._set_rows([], size)
+        self._rows = []
+        self._device.step.zero_()
+
     def _capture(self, size: int, kind: Kind) -> torch.cuda.CUDAGraph:
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
@@ -204,28 +247,31 @@ class DecodeGraphs:
         """One decode step on the first `size` rows of the buffers, which it leaves ready for the next one."""
         buffers, block_size = self._device, self._cache.block_size
         token_ids, positions = buffers.token_ids[:size], buffers.positions[:size]
-        tables = buffers.block_tables[:size]
-        blocks = tables.gather(1, (positions // block_size).unsqueeze(1)).squeeze(1)
-        slots = blocks.to(torch.int64) * block_size + positions % block_size
-        after = positions + 1
-        layout = DecodeLayout(self._cache, tables, after.to(torch.int32), slots)
-        hidden = self._model(token_ids, positions, self._attention, layout)
-        batch = SamplingBatch(
-            temperature=buffers.temperature[:size],
-            top_k=buffers.top_k[:size],
-            top_p=buffers.top_p[:size],
-            min_p=buffers.min_p[:size],
-            seeds=buffers.seeds[:size],
-            positions=after,
-            changes=None,
-            all_greedy=kind == "greedy",
-            max_top_k=_WIDEST_TOP_K if kind == "top_k" else 0,
-        )
-        drawn = sample(self._model.logits(hidden), batch)
-        buffers.drawn[:, :size].index_copy_(0, buffers.step, drawn.unsqueeze(0))
-        token_ids.copy_(drawn)
-        positions.add_(buffers.advance[:size])
-        buffers.step.add_(1)
+        with span("roseinfer.prepare_inputs"):
+            tables = buffers.block_tables[:size]
+            blocks = tables.gather(1, (positions // block_size).unsqueeze(1)).squeeze(1)
+            slots = blocks.to(torch.int64) * block_size + positions % block_size
+            after = positions + 1
+            layout = DecodeLayout(self._cache, tables, after.to(torch.int32), slots)
+        with span("roseinfer.model.forward"):
+            logits = self._model.logits(self._model(token_ids, positions, self._attention, layout))
+        with span("roseinfer.sample"):
+            batch = SamplingBatch(
+                temperature=buffers.temperature[:size],
+                top_k=buffers.top_k[:size],
+                top_p=buffers.top_p[:size],
+                min_p=buffers.min_p[:size],
+                seeds=buffers.seeds[:size],
+                positions=after,
+                changes=None,
+                all_greedy=kind == "greedy",
+                max_top_k=_WIDEST_TOP_K if kind == "top_k" else 0,
+            )
+            drawn = sample(logits, batch)
+            buffers.drawn[:, :size].index_copy_(0, buffers.step, drawn.unsqueeze(0))
+            token_ids.copy_(drawn)
+            positions.add_(buffers.advance[:size])
+            buffers.step.add_(1)
 
 
 def _kind(requests: list[Request]) -> Kind:
