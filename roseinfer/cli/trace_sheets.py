@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from roseinfer.trace.summary import NO_SPAN, Change, Comparison, OpSummary, SpanSummary, Summary
+from roseinfer.trace.summary import NO_SPAN, Change, Comparison, DeviceSummary, OpSummary, SpanSummary, Summary
 
 SortBy = Literal["self", "total", "calls"]
 Kind = Literal["name", "text", "number"]
@@ -35,22 +35,43 @@ def device_sheet(summary: Summary) -> Sheet:
     """Busy and idle time, by cause."""
     rows = [
         [
-            f"{device.rank}:{device.id} {device.name}".strip()
-            if len(summary.trace.ranks) > 1
-            else f"{device.id} {device.name}",
+            _device_name(device, summary),
             f"{device.busy_percent:.1f}",
             milliseconds(device.window_ms),
+            milliseconds(device.idle_ms),
             milliseconds(device.idle_by_cause.host_late_ms),
             milliseconds(device.idle_by_cause.launch_call_ms),
             milliseconds(device.idle_by_cause.device_queue_ms),
             milliseconds(device.idle_by_cause.unlinked_ms),
-            f"{device.gpu_events:,}",
-            f"{device.small_percent:.1f}",
         ]
         for device in summary.devices
     ]
-    columns = ("*GPU", "Busy %", "Window", "Late", "Call", "Queue", "Unlinked", "Events", "<5us %")
+    columns = ("*GPU", "Busy %", "Window", "Idle", "Late", "Call", "Queue", "Unlinked")
     return _sheet("GPU windows, and idle time in them by cause, ms", columns, rows)
+
+
+def event_sheet(summary: Summary) -> Sheet:
+    """How many GPU events there are, how small they are, and who launched them."""
+    rows = [
+        [
+            _device_name(device, summary),
+            f"{device.gpu_events:,}",
+            f"{device.small_percent:.1f}",
+            f"{device.kernels:,}",
+            f"{device.small_kernels_percent:.1f}",
+            f"{device.launches:,}",
+            f"{device.replayed_percent:.1f}",
+            f"{device.median_event_us:,.1f}",
+        ]
+        for device in summary.devices
+    ]
+    columns = ("*GPU", "Events", "<5us %", "Kernels", "<5us %", "Launches", "Graph %", "Median us")
+    return _sheet("GPU events, the kernels among them, and their launches", columns, rows)
+
+
+def _device_name(device: DeviceSummary, summary: Summary) -> str:
+    number = f"{device.rank}:{device.id}" if len(summary.trace.ranks) > 1 else str(device.id)
+    return f"{number} {device.name}".strip()
 
 
 def step_sheet(summary: Summary) -> Sheet:
@@ -62,14 +83,18 @@ def step_sheet(summary: Summary) -> Sheet:
             f"{row.count:,}",
             milliseconds(row.median_ms),
             milliseconds(row.p90_ms),
-            *([milliseconds(row.gpu_ms_per_step), f"{row.gpu_events_per_step:,.0f}"] if has_gpu else []),
+            *(
+                [milliseconds(row.gpu_ms_per_step), f"{row.gpu_events_per_step:,.0f}", f"{row.launches_per_step:,.0f}"]
+                if has_gpu
+                else []
+            ),
             "?" if row.tokens_per_step is None else f"{row.tokens_per_step:,.1f}",
         ]
         for phase, row in summary.steps.phases.items()
     ]
-    gpu = ("GPU ms/step", "Events/step") if has_gpu else ()
-    columns = ("-Phase", "Steps", "Median ms", "p90 ms", *gpu, "Tokens/step")
-    return _sheet(f"Steps, from {summary.steps.source} spans", columns, rows)
+    gpu = ("GPU ms", "Events", "Launches") if has_gpu else ()
+    columns = ("-Phase", "Steps", "Median ms", "p90 ms", *gpu, "Tokens")
+    return _sheet(f"Steps, from {summary.steps.source} spans, and what is in one", columns, rows)
 
 
 def span_sheet(summary: Summary) -> Sheet:
@@ -271,6 +296,7 @@ def all_sheets(summary: Summary, top: int, sort_by: SortBy) -> list[Sheet]:
     sheets = [
         *(comparison_sheets(summary.comparison, few) if summary.comparison else []),
         device_sheet(summary),
+        event_sheet(summary),
         rank_sheet(summary),
         step_sheet(summary),
         roofline_sheet(summary),

@@ -82,9 +82,9 @@ def print_verdict(console: Console, verdict: Verdict) -> None:
     """The answer first: headline, evidence, advice."""
     console.print(Text(verdict.headline, style=_STYLES.get(verdict.kind, "bold")))
     for line in verdict.evidence:
-        console.print(Padding(Text(f"- {line}"), (0, 0, 0, 2)))
+        console.print(Padding(Text(f"- {line}"), (0, 0, 0, 2), expand=False))
     for line in verdict.advice:
-        console.print(Padding(Text(f"-> {line}", style="cyan"), (0, 0, 0, 2)))
+        console.print(Padding(Text(f"-> {line}", style="cyan"), (0, 0, 0, 2), expand=False))
 
 
 def print_report(console: Console, summary: Summary, top: int = 15, sort_by: SortBy = "self") -> None:
@@ -92,7 +92,7 @@ def print_report(console: Console, summary: Summary, top: int = 15, sort_by: Sor
     print_verdict(console, summary.verdict)
     for doubt in summary.trust:
         style = "yellow" if doubt.level == "warning" else "dim"
-        console.print(Padding(Text(f"{doubt.level}: {doubt.message}", style=style), (0, 0, 0, 2)))
+        console.print(Padding(Text(f"{doubt.level}: {doubt.message}", style=style), (0, 0, 0, 2), expand=False))
     for device in summary.devices:
         label = f"GPU {device.id} " if len(summary.trace.ranks) < 2 else f"rank {device.rank} GPU {device.id} "
         strip = timeline_strip(device.timeline, console.width - len(label) - 15)

@@ -9,6 +9,7 @@ from roseinfer.trace.columns import Trace
 from roseinfer.trace.devices import summarize_devices
 from roseinfer.trace.facts import Facts, gather_facts, launching_activity
 from roseinfer.trace.folder import find_traces
+from roseinfer.trace.host_side import Findings
 from roseinfer.trace.intervals import union_length
 from roseinfer.trace.manifest import Manifest, find_manifest
 from roseinfer.trace.ops import summarize_ops
@@ -51,7 +52,7 @@ def summarize_columns(trace: Trace, manifest: Manifest | None = None) -> Summary
     """The summary of a trace in memory."""
     facts = gather_facts(trace, manifest)
     gpu, devices = summarize_devices(trace, facts.attribution, facts.gaps)
-    steps = summarize_steps(trace, facts.steps, facts.event_step)
+    steps = summarize_steps(trace, facts.steps, facts.event_step, facts.attribution, facts.gaps)
     spans = summarize_spans(facts.spans, facts.costs, facts.mapped)
     cpu, top_ops, what_if = _cpu(facts), summarize_ops(facts), bounds(facts, gpu)
     repetition = find_repetition(facts)
@@ -79,7 +80,7 @@ def summarize_columns(trace: Trace, manifest: Manifest | None = None) -> Summary
         top_ops=top_ops,
         ranks=summarize_ranks(facts),
         typical_step=draw_typical_step(facts),
-        verdict=judge(trace.counts.events, gpu, steps, spans, gaps, repetition, syncs, what_if, top_ops),
+        verdict=judge(trace.counts.events, cpu, top_ops, Findings(gpu, steps, spans, gaps, repetition, syncs, what_if)),
         trust=doubts(facts, steps),
     )
 

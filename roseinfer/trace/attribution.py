@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from roseinfer.trace.columns import NO_CORRELATION, Ints, Trace
 from roseinfer.trace.innermost import innermost_at
+from roseinfer.trace.intervals import distinct
 from roseinfer.trace.spans import SpanTable
 
 UNLINKED = -1
@@ -28,11 +29,18 @@ class Attribution(msgspec.Struct, frozen=True, eq=False):
     """Index into the span table of the innermost span around the launch; -1 for none."""
     by_graph: NDArray[np.bool_]
     """Whether one launch started several GPU events: a graph replay."""
+    replayed: NDArray[np.bool_]
+    """Whether the launch is a graph launch by its name, also of a graph with a single event."""
 
     @property
     def linked(self) -> NDArray[np.bool_]:
         """[gpu]"""
         return self.launch >= 0
+
+    def launches(self, at: Ints | slice) -> Ints:
+        """The different launches of some GPU events, ascending."""
+        found = self.launch[at]
+        return distinct(found[found >= 0])
 
 
 def attribute(trace: Trace, spans: SpanTable) -> Attribution:
@@ -49,8 +57,17 @@ def attribute(trace: Trace, spans: SpanTable) -> Attribution:
     count = np.bincount(at, minlength=len(trace.calls))
     by_graph = np.zeros(len(launch), np.bool_)
     by_graph[linked] = count[at] > 1
+    graph_names = [index for index, name in enumerate(trace.names) if "graphlaunch" in name.lower()]
+    replayed = np.zeros(len(launch), np.bool_)
+    replayed[linked] = np.isin(trace.calls.name[at], graph_names)
     return Attribution(
-        launch=launch, launch_start_ns=start, launch_end_ns=end, thread=thread, span=span, by_graph=by_graph
+        launch=launch,
+        launch_start_ns=start,
+        launch_end_ns=end,
+        thread=thread,
+        span=span,
+        by_graph=by_graph,
+        replayed=replayed,
     )
 
 

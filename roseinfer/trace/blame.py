@@ -9,7 +9,7 @@ import numpy as np
 from roseinfer.trace.activity import Activity, waits
 from roseinfer.trace.columns import Ints
 from roseinfer.trace.facts import Facts
-from roseinfer.trace.innermost import Pieces, cut_by_innermost, innermost_at
+from roseinfer.trace.innermost import Pieces, cut_by_innermost
 from roseinfer.trace.intervals import distinct
 from roseinfer.trace.step_stats import steps_at
 from roseinfer.trace.summary import NO_SPAN, GapGroup, to_ms, to_percent
@@ -62,11 +62,10 @@ def _add(
     start, end, event = start[some], end[some], event[some]
     if len(event) == 0:
         return
-    spans = facts.spans
     pieces = _pieces(facts, activity, cause, start, end, event)
     begin = _begins(pieces, start)
-    span = innermost_at(spans.forest, spans.thread, facts.attribution.thread[event][pieces.stretch], begin)
-    span_group = np.append(spans.group, -1)[span].astype(np.int64)
+    pieces, begin, span = _cut_by_span(facts, cause, pieces, begin, event)
+    span_group = np.append(facts.spans.group, -1)[span].astype(np.int64)
     owned = np.flatnonzero(pieces.owner >= 0)
     name, is_call = np.full(len(begin), -1, np.int64), np.zeros(len(begin), np.bool_)
     name[owned], is_call[owned] = activity.name[pieces.owner[owned]], activity.call[pieces.owner[owned]] >= 0
@@ -107,12 +106,28 @@ def _pieces(facts: Facts, activity: Activity, cause: Cause, start: Ints, end: In
     attribution = facts.attribution
     if cause == "host_late":
         found = cut_by_innermost(activity.forest, activity.thread, attribution.thread[event], start, end)
-        order = np.argsort(found.stretch, kind="stable")
-        return Pieces(*(column[order] for column in found))
+        return _in_order(found)
     owner = np.full(len(event), -1, np.int64)
     if cause == "launch_call":
         owner = activity.of_call[attribution.launch[event]].astype(np.int64)
     return Pieces(np.arange(len(event)), owner, end - start)
+
+
+def _cut_by_span(facts: Facts, cause: Cause, pieces: Pieces, begin: Ints, event: Ints) -> tuple[Pieces, Ints, Ints]:
+    """(pieces, their begins, their innermost spans): the host's time by the span it was in, else by who launched."""
+    spans, attribution = facts.spans, facts.attribution
+    if cause not in ("host_late", "launch_call"):
+        return pieces, begin, attribution.span[event][pieces.stretch]
+    thread = attribution.thread[event][pieces.stretch]
+    found = _in_order(cut_by_innermost(spans.forest, spans.thread, thread, begin, begin + pieces.length_ns))
+    cut = Pieces(pieces.stretch[found.stretch], pieces.owner[found.stretch], found.length_ns)
+    return cut, _begins(found, begin), found.owner
+
+
+def _in_order(pieces: Pieces) -> Pieces:
+    """The same pieces, those of one stretch together and in order of time."""
+    order = np.argsort(pieces.stretch, kind="stable")
+    return Pieces(*(column[order] for column in pieces))
 
 
 def _begins(pieces: Pieces, start: Ints) -> Ints:

@@ -5,9 +5,10 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from roseinfer.trace.attribution import Attribution
-from roseinfer.trace.columns import KERNEL, Trace
+from roseinfer.trace.columns import KERNEL, Ints, Trace
 from roseinfer.trace.idle import Gaps
 from roseinfer.trace.intervals import covered_shares, union
 from roseinfer.trace.summary import DeviceSummary, GpuSummary, IdleByCause, to_ms, to_percent
@@ -31,6 +32,9 @@ class _Totals(msgspec.Struct):
     kernels: int = 0
     linked: int = 0
     small: int = 0
+    small_kernels: int = 0
+    launches: int = 0
+    replayed: int = 0
 
 
 def summarize_devices(
@@ -52,12 +56,12 @@ def summarize_devices(
         everything.append(totals)
         at = np.isin(trace.gpu.device, members)
         timeline = [share for index in members for share in _timeline(trace, index, TIMELINE_BUCKETS // len(members))]
-        fields = _fields(totals, float(np.median(trace.gpu.end_ns[at] - trace.gpu.start_ns[at])))
+        fields = _fields(totals, _medians(trace, attribution, at))
         name = trace.devices[members[0]].name
         rows.append(DeviceSummary(id=key[1], rank=key[0], name=name, timeline=timeline, **fields))
     if not rows:
         return None, []
-    return GpuSummary(**_fields(_sum(everything), float(np.median(trace.gpu.end_ns - trace.gpu.start_ns)))), rows
+    return GpuSummary(**_fields(_sum(everything), _medians(trace, attribution, slice(None)))), rows
 
 
 def _totals(trace: Trace, attribution: Attribution, gaps: Gaps, device: int) -> _Totals:
@@ -65,6 +69,7 @@ def _totals(trace: Trace, attribution: Attribution, gaps: Gaps, device: int) -> 
     start, end = trace.gpu.start_ns[low:high], trace.gpu.end_ns[low:high]
     here = gaps.device == device
     busy_start, busy_end = union(start, end)
+    kernel, small = trace.gpu.kind[low:high] == KERNEL, end - start < SMALL_NS
     return _Totals(
         window=int(end.max() - start.min()),
         busy=int((busy_end - busy_start).sum()),
@@ -73,17 +78,33 @@ def _totals(trace: Trace, attribution: Attribution, gaps: Gaps, device: int) -> 
         device_queue=int(gaps.device_queue_ns[here].sum()),
         unlinked=int(gaps.unlinked_ns[here].sum()),
         events=int(high - low),
-        kernels=int(np.count_nonzero(trace.gpu.kind[low:high] == KERNEL)),
+        kernels=int(np.count_nonzero(kernel)),
         linked=int(np.count_nonzero(attribution.linked[low:high])),
-        small=int(np.count_nonzero(end - start < SMALL_NS)),
+        small=int(np.count_nonzero(small)),
+        small_kernels=int(np.count_nonzero(small & kernel)),
+        launches=len(attribution.launches(slice(low, high))),
+        replayed=int(np.count_nonzero(attribution.replayed[low:high])),
     )
+
+
+def _medians(trace: Trace, attribution: Attribution, at: NDArray[np.bool_] | slice) -> dict[str, float]:
+    start, linked = trace.gpu.start_ns[at], attribution.linked[at]
+    queued = (start - attribution.launch_end_ns[at])[linked]
+    return {
+        "median_event_us": _median_us(trace.gpu.end_ns[at] - start),
+        "median_launch_to_start_us": _median_us(np.maximum(queued, 0)),
+    }
+
+
+def _median_us(values_ns: Ints) -> float:
+    return round(float(np.median(values_ns)) / 1000, 3) if len(values_ns) else 0.0
 
 
 def _sum(parts: Sequence[_Totals]) -> _Totals:
     return _Totals(*(sum(getattr(part, name) for part in parts) for name in _Totals.__struct_fields__))
 
 
-def _fields(totals: _Totals, median_ns: float) -> dict[str, Any]:
+def _fields(totals: _Totals, medians: dict[str, float]) -> dict[str, Any]:
     return {
         "busy_percent": to_percent(totals.busy, totals.window),
         "window_ms": to_ms(totals.window),
@@ -99,7 +120,10 @@ def _fields(totals: _Totals, median_ns: float) -> dict[str, Any]:
         "kernels": totals.kernels,
         "linked_percent": to_percent(totals.linked, totals.events),
         "small_percent": to_percent(totals.small, totals.events),
-        "median_event_us": round(median_ns / 1000, 3),
+        "small_kernels_percent": to_percent(totals.small_kernels, totals.kernels),
+        "launches": totals.launches,
+        "replayed_percent": to_percent(totals.replayed, totals.events),
+        **medians,
     }
 
 

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from roseinfer.trace.attribution import Attribution
-from roseinfer.trace.columns import Ints, Trace
+from roseinfer.trace.columns import KERNEL, Ints, Trace
 from roseinfer.trace.devices import SMALL_NS
 from roseinfer.trace.manifest import Graph
 from roseinfer.trace.spans import SpanTable
@@ -32,6 +32,7 @@ class MappedSpans(msgspec.Struct, frozen=True, eq=False):
     """1 for the first event of its group in a replay."""
     gpu_ns: Ints
     events: Ints
+    kernels: Ints
     small: Ints
     unmatched_replays: int
     replays: int
@@ -84,6 +85,7 @@ def map_replays(trace: Trace, spans: SpanTable, attribution: Attribution, graphs
         first_of_replay=table[:, 4],
         gpu_ns=duration,
         events=np.ones(len(table), np.int64),
+        kernels=(trace.gpu.kind[table[:, 0]] == KERNEL).astype(np.int64),
         small=(duration < SMALL_NS).astype(np.int64),
         unmatched_replays=unmatched,
         replays=len(replays),

@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 
 from roseinfer.trace.attribution import Attribution
-from roseinfer.trace.columns import Ints, Trace
+from roseinfer.trace.columns import KERNEL, Ints, Trace
 from roseinfer.trace.devices import SMALL_NS
 from roseinfer.trace.graphs import MappedSpans
 from roseinfer.trace.idle import Gaps
@@ -19,6 +19,7 @@ class SpanCosts(msgspec.Struct, frozen=True, eq=False):
 
     gpu_ns: Ints
     gpu_events: Ints
+    kernels: Ints
     small: Ints
     idle_ns: Ints
     """Host-late and launch-call time."""
@@ -43,6 +44,7 @@ def span_costs(trace: Trace, spans: SpanTable, ops: Forest, attribution: Attribu
     return SpanCosts(
         gpu_ns=_sum_at(where, duration, size),
         gpu_events=_sum_at(where, np.ones(len(where), np.int64), size),
+        kernels=_sum_at(where, (trace.gpu.kind == KERNEL).astype(np.int64), size),
         small=_sum_at(where, (duration < SMALL_NS).astype(np.int64), size),
         idle_ns=_sum_at(pieces.owner, pieces.length_ns, size),
         op_ns=_sum_at(op_span, ops.end_ns[top] - ops.start_ns[top], size),
@@ -78,6 +80,7 @@ def summarize_spans(spans: SpanTable, costs: SpanCosts, mapped: MappedSpans) -> 
         "self_gpu": by_group(costs.gpu_ns) + mapped.moved(mapped.gpu_ns, len(names)),
         "events": inclusive(costs.gpu_events) + mapped.outside(mapped.events, len(names)),
         "self_events": by_group(costs.gpu_events) + mapped.moved(mapped.events, len(names)),
+        "kernels": inclusive(costs.kernels) + mapped.outside(mapped.kernels, len(names)),
         "small": inclusive(costs.small) + mapped.outside(mapped.small, len(names)),
         "idle": by_group(costs.idle_ns),
         "op": by_group(costs.op_ns),
@@ -106,6 +109,8 @@ def _row(name: str, parent: str | None, columns: dict[str, Ints], index: int) ->
         gpu_events=column("events"),
         self_gpu_events=column("self_events"),
         gpu_events_per_call=round(column("events") / calls, 3) if calls else 0.0,
+        self_gpu_events_per_call=round(column("self_events") / calls, 3) if calls else 0.0,
+        kernels=column("kernels"),
         small_percent=to_percent(column("small"), column("events")),
         idle_caused_ms=to_ms(column("idle")),
         self_op_ms=to_ms(column("op")),

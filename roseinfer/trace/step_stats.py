@@ -1,11 +1,13 @@
 """Steps in figures: per phase, and the ones that stand out."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from roseinfer.trace.attribution import Attribution
 from roseinfer.trace.columns import Ints, Trace
+from roseinfer.trace.idle import Gaps
 from roseinfer.trace.steps import Steps
-from roseinfer.trace.summary import Outlier, PhaseSummary, StepsSummary, to_ms
+from roseinfer.trace.summary import Outlier, PhaseSummary, StepsSummary, to_ms, to_percent
 
 _MAX_OUTLIERS = 10
 _OUTLIER_SPREADS = 6.0
@@ -26,13 +28,21 @@ def steps_of_events(trace: Trace, steps: Steps, attribution: Attribution) -> Int
     return np.where(attribution.linked, found, -1)
 
 
-def summarize_steps(trace: Trace, steps: Steps, event_step: Ints) -> StepsSummary:
+def summarize_steps(trace: Trace, steps: Steps, event_step: Ints, attribution: Attribution, gaps: Gaps) -> StepsSummary:
     """Count, median, p90, spread, GPU work and tokens of each phase's steps, and the outliers."""
     durations = steps.end_ns - steps.start_ns
-    inside = event_step >= 0
     gpu = trace.gpu
-    events = np.bincount(event_step[inside], minlength=len(steps))
-    gpu_ns = np.bincount(event_step[inside], weights=(gpu.end_ns - gpu.start_ns)[inside], minlength=len(steps))
+
+    def by_step(step: Ints, values: Ints | NDArray[np.bool_]) -> NDArray[np.float64]:
+        """[steps] sums of values, without those of step -1."""
+        return np.asarray(np.bincount(step + 1, weights=values, minlength=len(steps) + 1)[1:], np.float64)
+
+    launched = steps_at(steps, trace.calls.start_ns[attribution.launches(slice(None))])
+    events = by_step(event_step, np.ones(len(event_step), np.int64))
+    replayed = by_step(event_step, attribution.replayed)
+    gpu_ns = by_step(event_step, gpu.end_ns - gpu.start_ns)
+    launches = by_step(launched, np.ones(len(launched), np.int64))
+    host_idle_ns = by_step(event_step[gaps.event], gaps.host_late_ns + gaps.launch_call_ns)
     phases: dict[str, PhaseSummary] = {}
     outliers: list[Outlier] = []
     for phase in sorted({label.phase for label in steps.labels}):
@@ -45,6 +55,9 @@ def summarize_steps(trace: Trace, steps: Steps, event_step: Ints) -> StepsSummar
             p90_ms=to_ms(np.percentile(durations[at], 90)),
             std_ms=to_ms(np.std(durations[at], ddof=1)) if len(at) > 1 else 0.0,
             gpu_events_per_step=round(float(events[at].mean()), 3),
+            launches_per_step=round(float(launches[at].mean()), 3),
+            replayed_percent=to_percent(replayed[at].sum(), events[at].sum()),
+            host_idle_ms_per_step=to_ms(host_idle_ns[at].mean()),
             gpu_ms_per_step=to_ms(gpu_ns[at].mean()),
             tokens_per_step=round(sum(known) / len(known), 3) if len(known) == len(tokens) else None,
         )

@@ -50,8 +50,16 @@ class GpuSummary(msgspec.Struct, frozen=True, kw_only=True):
     linked_percent: float
     """Events whose launch is in the trace."""
     small_percent: float
-    """Events shorter than 5 us."""
+    """GPU events shorter than 5 us."""
+    small_kernels_percent: float
+    """Kernels shorter than 5 us, of all kernels."""
     median_event_us: float
+    launches: int
+    """Launch calls in the trace that started GPU events; a graph replay is one."""
+    replayed_percent: float
+    """GPU events started by graph launches."""
+    median_launch_to_start_us: float
+    """From the end of the launch call to the event's start: time in the queue, long where the host runs far ahead."""
 
 
 class DeviceSummary(GpuSummary, frozen=True, kw_only=True):
@@ -81,6 +89,12 @@ class PhaseSummary(msgspec.Struct, frozen=True):
     std_ms: float
     """Standard deviation of the sample; 0 with one step."""
     gpu_events_per_step: float
+    launches_per_step: float
+    """Launch calls that started them; a graph replay is one."""
+    replayed_percent: float
+    """Share of the GPU events that graph launches started."""
+    host_idle_ms_per_step: float
+    """Host-late and launch-call time before the GPU events launched in a step."""
     gpu_ms_per_step: float
     """Mean of the durations of the GPU events launched in a step, added up."""
     tokens_per_step: float | None
@@ -119,6 +133,9 @@ class SpanSummary(msgspec.Struct, frozen=True, kw_only=True):
     gpu_events: int
     self_gpu_events: int
     gpu_events_per_call: float
+    self_gpu_events_per_call: float
+    kernels: int
+    """The kernels among `gpu_events`."""
     small_percent: float
     idle_caused_ms: float
     """Host-late and launch-call time while this was the innermost span of the launching thread."""

@@ -8,6 +8,8 @@ from roseinfer.trace.summary import GpuSummary, WhatIf, to_ms, to_percent
 _SPANS = 3
 _MIN_EVENTS_PER_CALL = 8
 _MIN_SHARE = 0.02
+_FEW_LAUNCHES = 4
+"""A step of so few launches is as good as one of a single launch."""
 
 
 def bounds(facts: Facts, gpu: GpuSummary | None) -> list[WhatIf]:
@@ -17,15 +19,16 @@ def bounds(facts: Facts, gpu: GpuSummary | None) -> list[WhatIf]:
     cause = gpu.idle_by_cause
     found = [
         _bound("no host-late gaps", cause.host_late_ms, gpu.window_ms),
-        _bound(
-            "one launch a step: no host-late and no launch-call gaps",
-            cause.host_late_ms + cause.launch_call_ms,
-            gpu.window_ms,
-        ),
+        _bound(_no_launch_gaps(facts, gpu), cause.host_late_ms + cause.launch_call_ms, gpu.window_ms),
         *_one_kernel_each(facts, gpu),
         _bound("no idle time at all", gpu.idle_ms, gpu.window_ms),
     ]
     return [bound for bound in found if bound.saves_ms > _MIN_SHARE * gpu.window_ms]
+
+
+def _no_launch_gaps(facts: Facts, gpu: GpuSummary) -> str:
+    change = "no host-late and no launch-call gaps"
+    return change if 0 < gpu.launches <= _FEW_LAUNCHES * len(facts.steps) else f"one launch a step: {change}"
 
 
 def _one_kernel_each(facts: Facts, gpu: GpuSummary) -> list[WhatIf]:

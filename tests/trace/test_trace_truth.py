@@ -15,6 +15,7 @@ from roseinfer.trace import Summary, summarize_trace
 from roseinfer.trace.summary import NO_SPAN, SpanSummary
 
 US = 1e-3  # one microsecond, in ms
+HOST = ("host_late", "launch_call")
 
 
 def span_of(summary: Summary, name: str) -> SpanSummary:
@@ -43,7 +44,8 @@ def test_the_origins_gpu(origin: Summary) -> None:
     cause = gpu.idle_by_cause
     assert (cause.host_late_ms, cause.launch_call_ms, cause.device_queue_ms) == (near(83.2), near(28.2), near(9.7))
     assert cause.unlinked_ms == 0
-    assert gpu.small_percent == near(92.5)
+    assert (gpu.small_percent, gpu.small_kernels_percent) == (near(92.5), near(91.5))
+    assert (gpu.launches, gpu.replayed_percent) == (4953, 0.0)
 
 
 def test_the_origins_spans(origin: Summary) -> None:
@@ -51,11 +53,12 @@ def test_the_origins_spans(origin: Summary) -> None:
     assert (past.calls, past.gpu_events, past.gpu_events_per_call) == (3, 3 * 408, 408)
     assert (past.wall_ms, past.gpu_ms) == (near(32.2), near(2.01))
     forward = span_of(origin, "roseinfer.model.forward")
-    assert (forward.calls, forward.gpu_events) == (3, 1284)
+    assert (forward.calls, forward.gpu_events, forward.kernels) == (3, 1284, 1212)
     assert (forward.wall_ms, forward.gpu_ms) == (near(45.4), near(3.29))
     append = span_of(origin, "roseinfer.kv.append_token")
     assert (append.gpu_events, append.gpu_ms) == (576, near(1.40))
-    assert span_of(origin, "ProfilerStep").self_gpu_events == 616 * 3
+    unannotated = span_of(origin, "ProfilerStep")
+    assert (unannotated.self_gpu_events, unannotated.self_gpu_events_per_call) == (616 * 3, 616)
     assert span_of(origin, NO_SPAN).gpu_events == 0
 
 
@@ -64,7 +67,7 @@ def test_the_origins_verdict(origin: Summary) -> None:
     assert "build_batched_past" in origin.verdict.headline
     assert "408 GPU events a step" in origin.verdict.headline
     assert 2 <= len(origin.verdict.evidence) <= 5
-    assert any("CUDA graph" in line for line in origin.verdict.advice)
+    assert any("Capture the decode step in a CUDA graph" in line for line in origin.verdict.advice)
     repeated = next(row for row in origin.repetition if row.span.endswith("build_batched_past"))
     assert (repeated.pattern_launches, repeated.repeats, repeated.removable_per_step) == (34, 12, 374)
     assert next(sync for sync in origin.syncs if "_local_scalar_dense" in sync.op).per_step == 8
@@ -75,7 +78,9 @@ def test_the_matmuls_verdict(matmul: Summary) -> None:
     assert matmul.gpu is not None
     assert matmul.gpu.busy_percent == near(99.8)
     assert matmul.gpu.linked_percent == 75.0
-    assert matmul.gpu.small_percent == 50.0
+    assert (matmul.gpu.small_percent, matmul.gpu.small_kernels_percent) == (50.0, 0.0)
+    assert matmul.gpu.median_launch_to_start_us == near(99_000)
+    assert matmul.steps.count == 3
     assert matmul.verdict.kind == "gpu_bound"
     assert matmul.verdict.headline.startswith("Healthy")
     assert any("warm-up leaked" in doubt.message for doubt in matmul.trust)
@@ -91,7 +96,10 @@ def check_sums(summary: Summary) -> None:
         assert min(parts) >= 0
         assert row.busy_ms + row.idle_ms == pytest.approx(row.window_ms, abs=1e-5)
         assert sum(parts) == pytest.approx(row.idle_ms, abs=1e-5)
-        assert 0 <= row.busy_percent <= 100
+        shares = (row.busy_percent, row.linked_percent, row.small_percent, row.small_kernels_percent)
+        assert all(0 <= share <= 100 for share in (*shares, row.replayed_percent))
+        assert 0 <= row.kernels <= row.gpu_events
+        assert row.launches <= row.gpu_events
     if summary.gpu:
         cause = summary.gpu.idle_by_cause
         total = sum(op.total_ms for op in summary.top_ops if op.device == "gpu")
@@ -102,9 +110,13 @@ def check_sums(summary: Summary) -> None:
         assert sum(gap.ms for gap in summary.gaps) <= summary.gpu.idle_ms + 1e-4
         if len(summary.gaps) < 40:
             assert sum(gap.ms for gap in summary.gaps) == pytest.approx(summary.gpu.idle_ms, abs=1e-4)
+            for span in summary.spans:
+                mine = [gap.ms for gap in summary.gaps if gap.span == span.name and gap.cause in HOST]
+                assert sum(mine) == pytest.approx(span.idle_caused_ms, abs=1e-4)
     for span in summary.spans:
         assert 0 <= span.self_wall_ms <= span.wall_ms + 1e-6 or span.calls > 1
         assert span.self_gpu_events <= span.gpu_events or span.name == NO_SPAN
+        assert span.kernels <= span.gpu_events
     for device in ("cpu", "gpu"):
         shares = [op.percent for op in summary.top_ops if op.device == device]
         assert sum(shares) == pytest.approx(100, abs=0.01 * len(shares) + 1e-6) or sum(shares) == 0
