@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from roseinfer.config import SamplingParams
+from roseinfer.kernels.argmax import argmax
 from roseinfer.sampling.logits import History, LogitChanges
 from roseinfer.sampling.uniform import uniform
 
@@ -66,7 +67,7 @@ def sample(logits: Tensor, batch: SamplingBatch) -> Tensor:
     if batch.changes is not None:
         logits = batch.changes.apply(logits)
     if batch.all_greedy:
-        return logits.argmax(dim=-1)
+        return argmax(logits)
     # Rounding to float32 in the middle of a float64 model would make equal runs differ.
     work = logits if logits.dtype == torch.float64 else logits.float()
     vocab_size = logits.shape[-1]

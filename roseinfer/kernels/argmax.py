@@ -1,0 +1,94 @@
+"""The best logit of each row, by programs that share a row: a vocabulary is too long for one of them."""
+
+import torch
+from torch import Tensor
+
+from roseinfer.kernels.runtime import (
+    MAX_ARRIVALS,
+    arrivals,
+    gdc_launch_dependents,
+    gdc_wait,
+    launch_options,
+    next_power_of_two,
+    runs_triton,
+    tl,
+    triton,
+)
+
+_BLOCK = 4096
+"""Logits of one program."""
+_MAX_PARTS = 1024
+"""Programs of one row whose results one of them joins."""
+
+
+def argmax(x: Tensor) -> Tensor:
+    """[rows, size] -> the index of each row's largest value, the lowest among equals: [rows], int64."""
+    fits = x.dim() == 2 and runs_triton(x) and len(x) <= MAX_ARRIVALS and x.shape[1] <= _BLOCK * _MAX_PARTS
+    return argmax_triton(x) if fits else argmax_reference(x)
+
+
+def argmax_reference(x: Tensor) -> Tensor:
+    """The same with one torch operation, which promises the first among equals, too."""
+    return x.argmax(dim=-1)
+
+
+def argmax_triton(x: Tensor) -> Tensor:
+    """The same in one Triton kernel; launch it on one stream at a time."""
+    rows, size = x.shape
+    parts = triton.cdiv(size, _BLOCK)
+    out = torch.empty(rows, dtype=torch.int64, device=x.device)
+    best = torch.empty((rows, parts), dtype=torch.int64, device=x.device)
+    _argmax_kernel[(parts, rows)](
+        x,
+        out,
+        best,
+        arrivals(x.device),
+        x.stride(0),
+        size,
+        PARTS=parts,
+        PARTS_PADDED=next_power_of_two(parts),
+        BLOCK=_BLOCK,
+        num_warps=8,
+        **launch_options(x),
+    )
+    return out
+
+
+@triton.jit
+def _argmax_kernel(
+    x,
+    out,
+    best,
+    arrived_parts,
+    x_stride,
+    size,
+    PARTS: tl.constexpr,
+    PARTS_PADDED: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    part = tl.program_id(0)
+    row = tl.program_id(1)
+    column = part * BLOCK + tl.arange(0, BLOCK)
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
+    values = tl.load(x + row.to(tl.int64) * x_stride + column, mask=column < size, other=float("-inf"))
+    # One integer that sorts as (value, lower index): the float's bits, made to sort as an integer, come first. -0.0
+    # becomes 0.0, which it equals.
+    bits = (values.to(tl.float32) + 0.0).to(tl.int32, bitcast=True)
+    ordered = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.int64)
+    keys = tl.where(column < size, (ordered << 32) + (0x7FFFFFFF - column), -0x7FFFFFFFFFFFFFFF)
+    found = tl.max(keys, 0)
+    if PARTS == 1:
+        tl.store(out + row, 0x7FFFFFFF - (found & 0x7FFFFFFF))
+    else:
+        places = best + row * PARTS
+        tl.store(places + part, found)
+        tl.debug_barrier()  # the result is written before the arrival is told
+        arrived = tl.atomic_add(arrived_parts + row, 1, sem="acq_rel", scope="gpu")
+        if arrived == PARTS - 1:
+            tl.store(arrived_parts + row, 0)
+            other = tl.arange(0, PARTS_PADDED)
+            others = tl.load(places + other, mask=other < PARTS, other=-0x7FFFFFFFFFFFFFFF, cache_modifier=".cg")
+            tl.store(out + row, 0x7FFFFFFF - (tl.max(others, 0) & 0x7FFFFFFF))
