@@ -46,6 +46,8 @@ def build_engine(config: EngineConfig, *, on_progress: Callable[[int, int], None
         fill_dummy_weights(model, config.seed)
     else:
         load_weights(model, reader, source, dtype, on_progress)
+    num_parameters = sum(view.numel() for view in model.weight_views().values())
+    model.pack()
     cache = _kv_cache(config, model_config, max_model_len, dtype, device)
     attention = attention_backend(config.attention, model_config.sliding_window)
     graphs = _decode_graphs(config, model, cache, attention, max_model_len)
@@ -53,7 +55,7 @@ def build_engine(config: EngineConfig, *, on_progress: Callable[[int, int], None
         config=config,
         model_config=model_config,
         model_name=source.name,
-        num_parameters=sum(view.numel() for view in model.weight_views().values()),
+        num_parameters=num_parameters,
         runner=Runner(model, cache, attention, device, graphs),
         # The last block is nobody's: padding rows of CUDA graphs write to it.
         pool=BlockPool(cache.num_blocks - 1, cache.block_size, prefix_cache=config.prefix_cache),

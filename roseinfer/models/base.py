@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from roseinfer.attention.base import AttentionBackend, AttentionMetadata
 from roseinfer.models.config import ModelConfig
+from roseinfer.models.layers import Linear
 
 Transform = Callable[[Tensor], Tensor]
 WeightPlace = tuple[str, Transform | None]
@@ -30,12 +31,18 @@ class CausalLM(nn.Module, ABC):
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [rows, hidden_size] -> logits [rows, vocab_size]."""
 
+    def pack(self) -> None:
+        """Lay the loaded weights out as a CPU's kernels read them; on other devices nothing happens."""
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.pack()
+
     @abstractmethod
     def weight_views(self) -> dict[str, Tensor]:
         """Every weight to load, by its name in a Hugging Face checkpoint.
 
         A view has the checkpoint's shape and writes through into the model's own, possibly fused or transposed,
-        parameter. Tied heads appear once.
+        parameter, as long as that is not packed. Tied heads appear once.
         """
 
 

@@ -44,6 +44,11 @@ class Decoder(CausalLM):
     def logits(self, hidden: Tensor) -> Tensor:
         return self.embed.logits(hidden) if self.head is None else self.head.fused(hidden)
 
+    def pack(self) -> None:
+        super().pack()
+        if self.head is None:
+            self.embed.pack_head()
+
     def weight_views(self) -> dict[str, Tensor]:
         views: dict[str, Tensor] = {"model.embed_tokens.weight": self.embed.weight}
         for index, layer in enumerate(self.layers):
@@ -51,7 +56,7 @@ class Decoder(CausalLM):
             views |= {f"model.layers.{index}.{name}": view for name, view in layer.weight_views().items()}
         views["model.norm.weight"] = self.norm.weight
         if self.head is not None:
-            views["lm_head.weight"] = self.head.weight
+            views["lm_head.weight"] = self.head.matrix
         return views
 
 
@@ -113,8 +118,8 @@ class DecoderLayer(nn.Module):
         views: dict[str, Tensor] = {
             "input_layernorm.weight": self.attention_norm.weight,
             "post_attention_layernorm.weight": self.mlp_norm.weight,
-            "self_attn.o_proj.weight": self.output.weight,
-            "mlp.down_proj.weight": self.down.weight,
+            "self_attn.o_proj.weight": self.output.matrix,
+            "mlp.down_proj.weight": self.down.matrix,
         }
         if self.q_norm is not None and self.k_norm is not None:
             views["self_attn.q_norm.weight"] = self.q_norm.weight

@@ -43,6 +43,11 @@ class GPT2(CausalLM):
             return self.embed.logits(hidden, self.head_bias)
         return F.linear(hidden, self.head_weight, self.head_bias)
 
+    def pack(self) -> None:
+        super().pack()
+        if self.head_weight is None:
+            self.embed.pack_head()
+
     def weight_views(self) -> dict[str, Tensor]:
         views: dict[str, Tensor] = {
             "transformer.wte.weight": self.embed.weight,
@@ -99,7 +104,7 @@ class GPT2Layer(nn.Module):
         views |= _present("ln_2", self.mlp_norm.weight, self.mlp_norm.bias)
         matrices = {"attn.c_attn": self.qkv, "attn.c_proj": self.output, "mlp.c_fc": self.up, "mlp.c_proj": self.down}
         for name, linear in matrices.items():
-            views |= _present(name, linear.weight.t(), linear.bias)
+            views |= _present(name, linear.matrix.t(), linear.bias)
         return views
 
 

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from roseinfer.kernels.norms import add_layer_norm, add_rms_norm
+from roseinfer.kernels.packed_linear import pack, packable, packed_linear, unpacked
 from roseinfer.kernels.skinny_linear import Activation, Norm, skinny_linear
 
 
@@ -22,7 +23,18 @@ class Linear(nn.Module):
         self.bias = parameter(out_features) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+        linear = packed_linear if self.weight.is_mkldnn else F.linear
+        return linear(x, self.weight, self.bias)
+
+    def pack(self) -> None:
+        """Lay a loaded weight out as the CPU's kernels read it, where that is faster; the plain one is let go."""
+        if packable(self.weight):
+            self.weight = nn.Parameter(pack(self.weight), requires_grad=False)
+
+    @property
+    def matrix(self) -> Tensor:
+        """The weight [out_features, in_features] in plain order: itself, or a copy of a packed one."""
+        return unpacked(self.weight)
 
     def fused(
         self,
@@ -33,6 +45,8 @@ class Linear(nn.Module):
         residual: Tensor | None = None,
     ) -> Tensor:
         """activation(norm(x) W^T + b) + residual; on a GPU, few rows take one kernel."""
+        if self.weight.is_mkldnn and norm is None and activation is None:
+            return self(x) if residual is None else self(x) + residual
         chosen = None if norm is None else norm.description
         return skinny_linear(x, self.weight, self.bias, norm=chosen, activation=activation, residual=residual)
 
@@ -49,7 +63,7 @@ class FusedLinear(Linear):
         start = 0
         for part, rows in self.parts.items():
             if part == name:
-                views = {"weight": self.weight[start : start + rows]}
+                views = {"weight": self.matrix[start : start + rows]}
                 if self.bias is not None:
                     views["bias"] = self.bias[start : start + rows]
                 return views
@@ -111,6 +125,7 @@ class Embedding(nn.Module):
         super().__init__()
         self.rows = rows
         self.table = parameter(-(-rows // 64) * 64, size)
+        self._packed_head: Tensor | None = None
 
     @property
     def weight(self) -> Tensor:
@@ -122,5 +137,12 @@ class Embedding(nn.Module):
 
     def logits(self, hidden: Tensor, bias: Tensor | None = None) -> Tensor:
         """The table as a head: [tokens, size] -> [tokens, rows]."""
+        if self._packed_head is not None:
+            return packed_linear(hidden, self._packed_head, bias)
         logits = skinny_linear(hidden, self.table if hidden.is_cuda else self.weight)[:, : self.rows]
         return logits if bias is None else logits + bias
+
+    def pack_head(self) -> None:
+        """Keep a second copy of a loaded table, laid out as the CPU's kernels read a head, where that is faster."""
+        if packable(self.weight):
+            self._packed_head = pack(self.weight)
