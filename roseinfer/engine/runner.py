@@ -12,11 +12,13 @@ from roseinfer.cache.kv_cache import KVCache
 from roseinfer.engine.decode_graphs import DecodeGraphs
 from roseinfer.engine.request import Request, TokenLogprobs
 from roseinfer.engine.scheduler import BlockCopy, StepPlan
+from roseinfer.engine.step_inputs import StepInputs
 from roseinfer.models.base import CausalLM
 from roseinfer.sampling.logits import History
 from roseinfer.sampling.logprobs import logprobs
 from roseinfer.sampling.sampler import SamplingBatch, sample
 from roseinfer.spans import span
+from roseinfer.upload import upload
 
 
 class SampledToken(NamedTuple):
@@ -82,27 +84,17 @@ class Runner:
         return sampled
 
     def _inputs(self, plan: StepPlan) -> tuple[Tensor, Tensor, Tensor, AttentionMetadata]:
-        token_ids: list[int] = []
-        positions: list[int] = []
-        slots: list[int] = []
-        last_rows: list[int] = []
-        block_size = self.cache.block_size
-        for chunk in plan.chunks:
-            request, start, stop = chunk.request, chunk.start, chunk.stop
-            token_ids += request.token_ids[start:stop]
-            positions += range(start, stop)
-            table = request.block_table
-            slots += [table[at // block_size] * block_size + at % block_size for at in range(start, stop)]
-            if chunk.samples:
-                last_rows.append(len(token_ids) - 1)
+        inputs = StepInputs.of(plan, self.cache.block_size)
+        token_ids, positions, slots, last_rows = upload(
+            self.device, inputs.token_ids, inputs.positions, inputs.slots, inputs.last_rows
+        )
         layout = StepLayout(
             query_lens=[chunk.num_tokens for chunk in plan.chunks],
             context_lens=[chunk.start for chunk in plan.chunks],
             block_tables=[chunk.request.block_table for chunk in plan.chunks],
-            slots=self._tensor(slots),
+            slots=slots,
         )
-        metadata = self.attention.prepare(layout, self.cache)
-        return self._tensor(token_ids), self._tensor(positions), self._tensor(last_rows), metadata
+        return token_ids, positions, last_rows, self.attention.prepare(layout, self.cache)
 
     def _sample(self, logits: Tensor, requests: list[Request]) -> list[SampledToken]:
         batch = SamplingBatch.build(
@@ -118,6 +110,3 @@ class Runner:
             SampledToken(token_id, None if row is None else TokenLogprobs(*row))
             for token_id, row in zip(drawn.tolist(), rows, strict=True)
         ]
-
-    def _tensor(self, values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=self.device)

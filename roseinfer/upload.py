@@ -1,0 +1,36 @@
+"""What the host computed for one step, on the device by one copy."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Array: TypeAlias = npt.NDArray[Any]
+
+_ALIGNMENT = 64
+"""Bytes that every array begins at a multiple of. Triton compiles a kernel again for a pointer that is aligned to 16
+bytes no longer, so where an array happens to lie in the copy must not change that."""
+
+
+def upload(device: torch.device, *arrays: Array) -> list[Tensor]:
+    """The arrays as tensors on the device, of their shapes and dtypes; the host does not wait for the copy.
+
+    Each call stages in memory of its own: a step may be launched while the copy for the one before is still under
+    way, and must not overwrite its source. Torch's host allocator caches pinned memory, so that is no allocation, and
+    hands out what a non-blocking copy reads only after that copy's event.
+    """
+    starts, total = [], 0
+    for array in arrays:
+        starts.append(total)
+        total += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
+    staging = torch.empty(total, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    place = staging.numpy()
+    for array, start in zip(arrays, starts, strict=True):
+        place[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    there = staging.to(device, non_blocking=True)
+    return [
+        there[start : start + array.nbytes].view(getattr(torch, array.dtype.name)).view(array.shape)
+        for array, start in zip(arrays, starts, strict=True)
+    ]
