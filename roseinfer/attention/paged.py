@@ -1,11 +1,12 @@
 """The default backend: attention over the blocks that each request has, with torch operations alone.
 
 Requests of similar length form a group and run as one operation each; a group's longest member is at most twice as
-long as its shortest, so padding stays small however much the lengths in a batch differ.
+long as its shortest, so padding stays small however much the lengths in a batch differ. A request that runs alone, its
+blocks one behind the other, is read in place.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +21,34 @@ from roseinfer.spans import span
 class _Group:
     """Requests that run together. Padded places repeat a valid one, and nobody reads their result."""
 
+    requests: int
+    max_query: int
+    num_keys: int
+    """Of the longest request, new tokens included."""
+    first_slot: int | None
+    """Of a single request whose blocks follow each other: its keys are a slice of the cache."""
+    blocks: Tensor  # [requests * max_blocks], of each request, the last one repeated; empty with a first_slot
+    mask: Tensor | None
+    """What is added to the scores, [requests, 1, max_query, num_keys]: 0, or -inf where a query may not look. None
+    where each may look at all of them."""
+    packing: "_Packing | None"
+    """None where the group is the whole step, without padding."""
+    _masks: dict[int, Tensor] = field(default_factory=dict)
+
+    def mask_for(self, sharing: int) -> Tensor | None:
+        """The mask for `sharing` query heads in a row; once made, all layers have it."""
+        if self.mask is None or self.max_query == 1:
+            return self.mask
+        if sharing not in self._masks:
+            self._masks[sharing] = self.mask.repeat(1, 1, sharing, 1)
+        return self._masks[sharing]
+
+
+@dataclass(frozen=True)
+class _Packing:
+    """Where a group's queries come from, and where their results go."""
+
     rows: Tensor  # [requests, max_query], packed token of each query
-    blocks: Tensor  # [requests, max_blocks], of each request, the last one repeated
-    mask: Tensor  # [requests, 1, max_query, max_blocks * block_size], True where a query may look
     valid: Tensor  # [tokens of the group], places of the flattened rows that are no padding
     tokens: Tensor  # [tokens of the group], their packed tokens
 
@@ -50,7 +76,7 @@ class PagedAttention:
         for length in layout.query_lens:
             firsts.append(total)
             total += length
-        groups = [self._group(members, firsts, layout, cache.block_size) for members in _grouped(layout)]
+        groups = [self._group(members, firsts, layout, cache) for members in _grouped(layout)]
         return PagedMetadata(cache, layout.slots, groups)
 
     def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, metadata: PagedMetadata | DecodeLayout) -> Tensor:
@@ -62,12 +88,12 @@ class PagedAttention:
         with span("roseinfer.attention"):
             if isinstance(metadata, DecodeLayout):
                 return self._decode(q, metadata.cache.data[layer], metadata)
-            data = metadata.cache.data[layer]  # [2, num_blocks, block_size, kv_heads, head_dim]
             if len(metadata.groups) == 1:
-                return _attend(q, data, metadata.groups[0])
+                return _attend(layer, q, metadata.cache, metadata.groups[0])
             out = torch.empty_like(q)
             for group in metadata.groups:
-                out[group.tokens] = _attend(q, data, group)
+                assert group.packing is not None
+                out[group.packing.tokens] = _attend(layer, q, metadata.cache, group)
             return out
 
     def _decode(self, q: Tensor, data: Tensor, layout: DecodeLayout) -> Tensor:
@@ -83,33 +109,62 @@ class PagedAttention:
             sliding_window=self._window,
         )
 
-    def _group(self, members: Sequence[int], firsts: list[int], layout: StepLayout, block_size: int) -> _Group:
+    def _group(self, members: Sequence[int], firsts: list[int], layout: StepLayout, cache: KVCache) -> _Group:
         device = layout.slots.device
         query_lens = [layout.query_lens[index] for index in members]
+        context_lens = [layout.context_lens[index] for index in members]
         tables = [layout.block_tables[index] for index in members]
-        longest, max_query = max(map(len, tables)), max(query_lens)
-        rows: list[list[int]] = []
-        valid: list[int] = []
-        tokens: list[int] = []
-        for place, (index, length) in enumerate(zip(members, query_lens, strict=True)):
-            first = firsts[index]
-            own = range(first, first + length)
-            rows.append([*own, *[own[-1]] * (max_query - length)])
-            valid += range(place * max_query, place * max_query + length)
-            tokens += own
-        contexts = torch.tensor([layout.context_lens[index] for index in members], device=device)
-        queries = contexts[:, None] + torch.arange(max_query, device=device)  # [requests, max_query], positions
-        keys = torch.arange(longest * block_size, device=device)
-        mask = keys <= queries[:, :, None]
-        if self._window is not None:
-            mask &= keys > queries[:, :, None] - self._window
-        return _Group(
-            rows=torch.tensor(rows, device=device),
-            blocks=torch.tensor([[*table, *[table[-1]] * (longest - len(table))] for table in tables], device=device),
-            mask=mask.unsqueeze(1),
-            valid=torch.tensor(valid, device=device),
-            tokens=torch.tensor(tokens, device=device),
+        num_keys = max(context + new for context, new in zip(context_lens, query_lens, strict=True))
+        alone = len(members) == 1 and all(
+            after == before + 1 for before, after in zip(tables[0], tables[0][1:], strict=False)
         )
+        longest = max(map(len, tables))
+        whole = len(members) == len(layout.query_lens) and min(query_lens) == max(query_lens)
+        return _Group(
+            requests=len(members),
+            max_query=max(query_lens),
+            num_keys=num_keys,
+            first_slot=tables[0][0] * cache.block_size if alone else None,
+            blocks=torch.tensor(
+                [] if alone else [block for table in tables for block in table + [table[-1]] * (longest - len(table))],
+                dtype=torch.int64,
+                device=device,
+            ),
+            mask=self._mask(query_lens, context_lens, num_keys, device, cache.data.dtype),
+            packing=None if whole else _packing([firsts[index] for index in members], query_lens, device),
+        )
+
+    def _mask(
+        self, query_lens: list[int], context_lens: list[int], num_keys: int, device: torch.device, dtype: torch.dtype
+    ) -> Tensor | None:
+        decodes = max(query_lens) == 1 and min(context_lens) == num_keys - 1
+        if decodes and (self._window is None or num_keys <= self._window):
+            return None
+        contexts = torch.tensor(context_lens, device=device)
+        queries = contexts[:, None, None] + torch.arange(max(query_lens), device=device)[:, None]  # positions
+        keys = torch.arange(num_keys, device=device)
+        hidden = keys > queries  # [requests, max_query, num_keys]
+        if self._window is not None:
+            hidden |= keys <= queries - self._window
+        return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, float("-inf")).unsqueeze(1)
+
+
+def _packing(firsts: list[int], query_lens: list[int], device: torch.device) -> _Packing:
+    """Of requests whose first queries are the packed tokens `firsts`."""
+    max_query = max(query_lens)
+    rows: list[list[int]] = []
+    valid: list[int] = []
+    tokens: list[int] = []
+    for place, (first, length) in enumerate(zip(firsts, query_lens, strict=True)):
+        own = range(first, first + length)
+        rows.append([*own, *[own[-1]] * (max_query - length)])
+        valid += range(place * max_query, place * max_query + length)
+        tokens += own
+    return _Packing(
+        rows=torch.tensor(rows, device=device),
+        valid=torch.tensor(valid, device=device),
+        tokens=torch.tensor(tokens, device=device),
+    )
 
 
 def _grouped(layout: StepLayout) -> list[list[int]]:
@@ -134,16 +189,25 @@ def _grouped(layout: StepLayout) -> list[list[int]]:
     return [sorted(group) for group in groups]
 
 
-def _attend(q: Tensor, data: Tensor, group: _Group) -> Tensor:
+def _attend(layer: int, q: Tensor, cache: KVCache, group: _Group) -> Tensor:
     """The group's packed queries' result, [tokens of the group, heads, head_dim]."""
-    keys, values = data[:, group.blocks].flatten(2, 3)  # [requests, max_blocks * block_size, kv_heads, head_dim] each
-    kv_heads = keys.shape[2]
-    requests, max_query = group.rows.shape
+    keys, values = (_read(flat, cache.block_size, group).transpose(1, 2) for flat in cache.flat[layer])
+    requests, max_query, kv_heads, head_dim = group.requests, group.max_query, keys.shape[1], q.shape[2]
     # Query heads that share a key head stand beside each other as further queries: keys are read once, not copied.
-    sharing, head_dim = q.shape[1] // kv_heads, q.shape[2]
-    queries = q[group.rows].view(requests, max_query, kv_heads, sharing, head_dim)
+    sharing = q.shape[1] // kv_heads
+    queries = q if group.packing is None else q[group.packing.rows]
+    queries = queries.reshape(requests, max_query, kv_heads, sharing, head_dim)
     queries = queries.permute(0, 2, 3, 1, 4).flatten(2, 3)  # [requests, kv_heads, sharing * max_query, head_dim]
-    mask = group.mask.repeat(1, 1, sharing, 1) if max_query > 1 else group.mask
-    out = F.scaled_dot_product_attention(queries, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask)
-    out = out.reshape(requests, kv_heads, sharing, max_query, head_dim).permute(0, 3, 1, 2, 4)
-    return out.reshape(requests * max_query, kv_heads * sharing, head_dim)[group.valid]
+    out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=group.mask_for(sharing))
+    out = out.view(requests, kv_heads, sharing, max_query, head_dim).permute(0, 3, 1, 2, 4)
+    out = out.reshape(requests * max_query, kv_heads * sharing, head_dim)
+    return out if group.packing is None else out[group.packing.valid]
+
+
+def _read(flat: Tensor, block_size: int, group: _Group) -> Tensor:
+    """Keys or values of the group's requests, [requests, num_keys, kv_heads, head_dim]."""
+    if group.first_slot is not None:
+        return flat[group.first_slot : group.first_slot + group.num_keys].unsqueeze(0)
+    # Whole blocks, by index_select: on a CPU it copies at the memory's speed, other ways to index are six times slower.
+    gathered = flat.view(-1, block_size, *flat.shape[1:]).index_select(0, group.blocks)
+    return gathered.view(group.requests, -1, *flat.shape[1:])[:, : group.num_keys]

@@ -27,12 +27,15 @@ class KVCache:
         self.block_size = block_size
         shape = (num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim)
         self.data = _zeros(shape, dtype, device)
+        # Views are made once: on a CPU, making one takes as long as the smallest operation on it.
+        self.flat = [(keys, values) for keys, values in self.data.flatten(2, 3)]
+        """Each layer's keys and values by slot, [num_blocks * block_size, kv_heads, head_dim] each."""
 
     def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
         """Store new keys and values [tokens, kv_heads, head_dim] at `slots` [tokens]."""
-        flat = self.data[layer].flatten(1, 2)  # [2, num_blocks * block_size, kv_heads, head_dim]
-        flat[0].index_copy_(0, slots, k)
-        flat[1].index_copy_(0, slots, v)
+        keys, values = self.flat[layer]
+        keys.index_copy_(0, slots, k)
+        values.index_copy_(0, slots, v)
 
     def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
         """Copy whole blocks, of all layers, from the first to the second number of each pair."""

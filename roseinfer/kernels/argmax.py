@@ -28,8 +28,11 @@ def argmax(x: Tensor) -> Tensor:
 
 
 def argmax_reference(x: Tensor) -> Tensor:
-    """The same with one torch operation, which promises the first among equals, too."""
-    return x.argmax(dim=-1)
+    """The same with one torch operation, which promises the first among equals, too.
+
+    On a CPU, torch's argmax of a 16-bit row takes six times as long as its max.
+    """
+    return x.max(dim=-1).indices
 
 
 def argmax_triton(x: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def packed_linear_reference(x: Tensor, weight: Tensor, bias: Tensor | None = Non
 @functools.lru_cache(maxsize=1)
 def _packed_dtypes() -> frozenset[torch.dtype]:
     """What oneDNN multiplies here without converting the weights in every call."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return frozenset()
     bfloat16 = {torch.bfloat16} if torch.ops.mkldnn._is_mkldnn_bf16_supported() else set()
     return frozenset({torch.float32} | bfloat16)

@@ -23,8 +23,9 @@ class Linear(nn.Module):
         self.bias = parameter(out_features) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        linear = packed_linear if self.weight.is_mkldnn else F.linear
-        return linear(x, self.weight, self.bias)
+        if self.weight.is_mkldnn:
+            return packed_linear(x, self.weight, self.bias)
+        return F.linear(x, self.weight, self.bias)
 
     def pack(self) -> None:
         """Lay a loaded weight out as the CPU's kernels read it, where that is faster; the plain one is let go."""
@@ -46,7 +47,8 @@ class Linear(nn.Module):
     ) -> Tensor:
         """activation(norm(x) W^T + b) + residual; on a GPU, few rows take one kernel."""
         if self.weight.is_mkldnn and norm is None and activation is None:
-            return self(x) if residual is None else self(x) + residual
+            out = self.forward(x)
+            return out if residual is None else out + residual
         chosen = None if norm is None else norm.description
         return skinny_linear(x, self.weight, self.bias, norm=chosen, activation=activation, residual=residual)
 

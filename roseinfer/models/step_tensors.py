@@ -27,7 +27,7 @@ class StepTensors:
 
     @cached_property
     def rotation(self) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the step's positions, [tokens, 1, head_dim / 2] each."""
+        """Cosines and signed sines of the step's positions, [tokens, 1, head_dim] each."""
         assert self.rope is not None
         return self.rope.rotation(self.positions)
 

@@ -45,6 +45,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
     block_size=st.sampled_from([1, 3, 16]),
     heads=st.sampled_from([(1, 1), (4, 2), (6, 1), (3, 3)]),
     window=st.one_of(st.none(), st.integers(1, 30)),
+    in_place=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
 @settings(max_examples=40, deadline=None)
@@ -54,6 +55,7 @@ def test_each_token_attends_to_itself_and_to_all_before_it_in_its_request(
     block_size: int,
     heads: tuple[int, int],
     window: int | None,
+    in_place: bool,
     seed: int,
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -73,7 +75,8 @@ def test_each_token_attends_to_itself_and_to_all_before_it_in_its_request(
         device=torch.device("cpu"),
     )
     cache.data.copy_(random(*cache.data.shape))  # what former requests left behind
-    numbers = iter(torch.randperm(num_blocks, generator=generator).tolist())
+    # Blocks one behind the other, or anywhere.
+    numbers = iter(range(1, num_blocks) if in_place else torch.randperm(num_blocks, generator=generator).tolist())
     tables = [[next(numbers) for _ in range(-(-(past + new) // block_size))] for past, new in lengths]
 
     def slots(request: int, start: int, stop: int) -> Tensor:
