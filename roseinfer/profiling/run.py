@@ -9,12 +9,14 @@ import msgspec
 
 from roseinfer.config import ProfileConfig, RunConfig
 from roseinfer.costs.ceilings import ceilings
+from roseinfer.costs.step import plan_cost
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.memory import parse_bytes
 from roseinfer.engine.scheduler import Phase, StepPlan
 from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.profiling.dry_run import PlannedStep, most_steps, planned_steps
 from roseinfer.profiling.estimate import OpCounter, trace_bytes
+from roseinfer.profiling.graph_maps import GraphMaps
 from roseinfer.profiling.recorder import Recorder
 from roseinfer.profiling.run_dir import ProfiledStep, check_writable
 from roseinfer.profiling.schedule import steps_needed
@@ -22,7 +24,7 @@ from roseinfer.profiling.session import ProfileSession, SessionResult, record_se
 from roseinfer.workload.load import PlannedRequest
 from roseinfer.workload.provenance import ModelInfo
 from roseinfer.workload.report import Report
-from roseinfer.workload.run import StepRecord, WorkloadResult, run_load
+from roseinfer.workload.run import WorkloadResult, run_load
 
 _WARM_UP_STEPS = 64
 """Most steps of the pass before the baseline: what runs for the first time loads kernels and grows memory pools."""
@@ -67,6 +69,9 @@ def profile_run(
     report = Report.of(baseline)
     device = engine.runner.device
     limits = ceilings(device, engine.dtype)
+    maps = None if engine.runner.graphs is None else GraphMaps(engine.runner.graphs, device)
+    if maps is not None:
+        maps.make()
     with record_session(config.profile, device, config.workload.mode, on_compress) as session:
         session.warnings += warnings
         session.details |= {
@@ -76,10 +81,22 @@ def profile_run(
             "baseline_step_ms": _baseline_step_ms(baseline),
             "report": report,
         }
-        _record(session, engine, load, config, _steady_batch(planned), on_step)
+        plans: list[StepPlan] = []
+        try:
+            _record(session, engine, load, config, _steady_batch(planned), plans, on_step)
+        finally:
+            if maps is not None:
+                _keep_maps(session, maps, plans)
     if session.result is None or not session.is_done:
         raise RoseinferError(_ended_early(session, config.profile))
     return ProfileResult(session=session.result, report=report)
+
+
+def _keep_maps(session: ProfileSession, maps: GraphMaps, plans: list[StepPlan]) -> None:
+    if session.is_done:
+        maps.make()  # of what was captured since
+    session.details["graphs"], warnings = maps.replayed_by(plans)
+    session.warnings += warnings
 
 
 def _ended_early(session: ProfileSession, config: ProfileConfig) -> str:
@@ -114,7 +131,7 @@ def _warm_up(engine: Engine, load: Sequence[PlannedRequest], config: RunConfig) 
     counter = OpCounter()
     steps = 0
 
-    def after_step(_record: StepRecord) -> bool:
+    def after_step(_plan: StepPlan) -> bool:
         nonlocal steps
         steps += 1
         return steps < _COUNTED_STEPS
@@ -123,7 +140,7 @@ def _warm_up(engine: Engine, load: Sequence[PlannedRequest], config: RunConfig) 
         run_load(engine, config.workload.mode, load, on_step=after_step)
     counted = counter.count / max(steps, 1)
 
-    def until_warm(_record: StepRecord) -> bool:
+    def until_warm(_plan: StepPlan) -> bool:
         nonlocal steps
         steps += 1
         return steps < _WARM_UP_STEPS
@@ -175,19 +192,25 @@ def _record(
     load: Sequence[PlannedRequest],
     config: RunConfig,
     steady_batch: int,
+    plans: list[StepPlan],
     on_step: OnProgress | None,
 ) -> None:
-    """Send the workload, again and again with fresh requests where it loops, until the schedule is done."""
+    """Send the workload, again and again with fresh requests where it loops, until the schedule is done.
+
+    `plans` gets those of the recorded steps.
+    """
     recorder, total = session.recorder, steps_needed(config.profile)
     steps: list[ProfiledStep] = []
     session.details["steps"] = steps
 
     def before_step(plan: StepPlan) -> None:
         recorder.begin_step(_matches(config.profile, plan.phase, len(plan.chunks), steady_batch))
-
-    def after_step(record: StepRecord) -> bool:
         if recorder.is_recording:
-            steps.append(_profiled(record, recorder))
+            plans.append(plan)
+
+    def after_step(plan: StepPlan) -> bool:
+        if recorder.is_recording:
+            steps.append(_profiled(engine, plan, recorder))
         recorder.end_step()
         if on_step is not None:
             on_step(min(recorder.num_steps, total), total)
@@ -202,14 +225,15 @@ def _record(
             break
 
 
-def _profiled(record: StepRecord, recorder: Recorder) -> ProfiledStep:
+def _profiled(engine: Engine, plan: StepPlan, recorder: Recorder) -> ProfiledStep:
+    cost = plan_cost(engine.model_config, engine.dtype.itemsize, plan)
     return ProfiledStep(
         index=recorder.num_steps,
         cycle=recorder.cycle,
-        phase=record.phase,
-        batch=record.batch,
-        tokens=record.tokens,
-        context_tokens=record.context_tokens,
-        bytes=record.bytes,
-        flops=record.flops,
+        phase=plan.phase,
+        batch=len(plan.chunks),
+        tokens=plan.num_tokens,
+        context_tokens=plan.num_context_tokens,
+        bytes=cost.bytes,
+        flops=cost.flops,
     )

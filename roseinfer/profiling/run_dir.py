@@ -11,6 +11,7 @@ import msgspec
 
 from roseinfer.errors import RoseinferError
 from roseinfer.profiling.recorder import RecordedCycle
+from roseinfer.trace.manifest import Graph
 from roseinfer.workload.provenance import ModelInfo, Versions
 from roseinfer.workload.report import Report
 
@@ -56,6 +57,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     report: Report | None = None
     """Of the same unprofiled pass."""
     steps: list[ProfiledStep] | None = None
+    graphs: list[Graph] | None = None
+    """The CUDA graphs that the recorded steps replayed, with the spans of their GPU events."""
 
 
 def check_writable(profile_dir: Path) -> None:

@@ -37,6 +37,8 @@ class Graph(msgspec.Struct, frozen=True):
 
     events: list[GraphEvent]
     key: Any = None
+    parents: dict[str, str] | None = None
+    """The span that each of those spans was in, none for the outermost; None where that is not known."""
 
 
 class Manifest(msgspec.Struct, frozen=True):

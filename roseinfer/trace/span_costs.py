@@ -86,7 +86,7 @@ def summarize_spans(spans: SpanTable, costs: SpanCosts, mapped: MappedSpans) -> 
         "op": by_group(costs.op_ns),
         "calls": np.bincount(spans.group, minlength=len(names)) + mapped.calls(len(names)),
     }
-    parents = _usual_parents(spans)
+    parents = mapped.parents | _usual_parents(spans)
     order = np.argsort(-columns["wall"][:-1], kind="stable").tolist()
     rows = [_row(names[index], parents.get(index), columns, index) for index in order]
     if not rows and not costs.gpu_events[-1]:

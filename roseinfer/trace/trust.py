@@ -118,10 +118,29 @@ def _graphs(facts: Facts) -> list[Trust]:
     mapped = facts.mapped
     if not mapped.replays:
         return []
-    if mapped.unmatched_replays == mapped.replays:
+    graphs = facts.manifest.graphs if facts.manifest else []
+    if not graphs:
         message = f"{mapped.replays:,} graph replays: their GPU events count for the span around the replay."
-    elif mapped.unmatched_replays:
-        message = f"{mapped.unmatched_replays:,} of {mapped.replays:,} graph replays match no graph of the manifest."
-    else:
-        return []
-    return [Trust("info", message)]
+        return [Trust("info", message)]
+    notes: list[Trust] = []
+    if mapped.unmatched:
+        first = mapped.unmatched[0]
+        nearest = min((len(graph.events) for graph in graphs), key=lambda size: abs(size - first))
+        difference = "others" if nearest == first else f"{nearest:,}"
+        notes.append(
+            Trust(
+                "warning" if len(mapped.unmatched) > mapped.replays // 20 else "info",
+                f"{len(mapped.unmatched):,} of {mapped.replays:,} graph replays match no graph of the manifest and "
+                f"count for the span around the replay: the first has {first:,} GPU events, the nearest graph "
+                f"{difference}.",
+            )
+        )
+    if mapped.unmapped_events:
+        notes.append(
+            Trust(
+                "info",
+                f"{mapped.unmapped_events:,} GPU events of graph replays have no span in the manifest and count for "
+                "the span around the replay.",
+            )
+        )
+    return notes
