@@ -1,0 +1,94 @@
+"""The order in which graphs are run, captured again and replayed for their maps, without a GPU."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import roseinfer.profiling.graph_maps as graph_maps
+from roseinfer.engine.decode_graphs import GraphKey
+from roseinfer.errors import RoseinferError
+from roseinfer.profiling.graph_maps import GraphMaps, StepEvents
+from roseinfer.spans import span
+from roseinfer.trace.manifest import GraphEvent
+
+
+class ScriptedGraphs:
+    """In place of an engine's graphs: keeps what it is told to do. A plan is the key of the graph that it replays."""
+
+    def __init__(self, *captured: GraphKey) -> None:
+        self.captured = list(captured)
+        self.calls: list[Any] = []
+
+    def key_of(self, plan: GraphKey | None) -> GraphKey | None:
+        return plan
+
+    def capture_again(self) -> None:
+        self.calls.append("capture")
+
+    def rehearse(self, key: GraphKey, *, replay: bool) -> None:
+        self.calls.append(("replay" if replay else "run", key))
+        with span("roseinfer.sample"):
+            torch.ones(1).add_(1)
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One GPU event a run, since a CPU records none."""
+    read = graph_maps.read_runs
+
+    def read_runs(path: Path) -> dict[int, StepEvents]:
+        assert read(path) == {}
+        return {run: StepEvents([GraphEvent(f"k{run}", "roseinfer.sample")]) for run in range(4)}
+
+    monkeypatch.setattr(graph_maps, "read_runs", read_runs)
+
+
+def maps_of(graphs: ScriptedGraphs) -> GraphMaps:
+    return GraphMaps(graphs, torch.device("cpu"))  # type: ignore[arg-type]
+
+
+def test_graphs_are_captured_again_between_the_first_session_and_the_first_replay(events: None) -> None:
+    graphs = ScriptedGraphs((1, "greedy"), (4, "all"))
+    maps = maps_of(graphs)
+    maps.make()
+    kinds = [call if call == "capture" else call[0] for call in graphs.calls]
+    assert kinds == ["run"] * 4 + ["capture"] + ["replay"] * 4
+    assert {call[1] for call in graphs.calls if call != "capture"} == set(graphs.captured)
+    maps.make()
+    assert len(graphs.calls) == 9, "what has a map is left alone"
+
+
+def test_only_graphs_that_were_replayed_are_kept_and_later_ones_get_a_map_too(events: None) -> None:
+    graphs = ScriptedGraphs((1, "greedy"), (4, "all"))
+    maps = maps_of(graphs)
+    maps.make()
+    plans: Any = [None, (4, "all"), (8, "all"), (4, "all")]
+    graphs.captured.append((8, "all"))
+    found, warnings = maps.replayed_by(plans)
+    assert [graph.key for graph in found] == ["decode bs=4 all"]
+    assert warnings == ["1 graphs were captured during the recording and have no map"]
+    maps.make()
+    found, warnings = maps.replayed_by(plans)
+    assert [graph.key for graph in found] == ["decode bs=4 all", "decode bs=8 all"]
+    assert warnings == []
+    assert graphs.calls.count("capture") == 1
+
+
+def test_without_gpu_events_there_is_no_map(tmp_path: Path) -> None:
+    maps = maps_of(ScriptedGraphs((1, "greedy")))
+    maps.make()
+    plans: Any = [(1, "greedy")]
+    assert maps.replayed_by(plans) == ([], [])
+
+
+def test_a_failure_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> None:
+        raise RoseinferError("the disk is full")
+
+    monkeypatch.setattr(graph_maps, "read_runs", fail)
+    maps = maps_of(ScriptedGraphs((1, "greedy")))
+    maps.make()
+    plans: Any = [(1, "greedy")]
+    assert maps.replayed_by(plans) == ([], ["graph replays could not be mapped to spans: the disk is full"])
