@@ -156,18 +156,19 @@ def gap_sheet(summary: Summary, top: int) -> Sheet:
 
 
 def repetition_sheet(summary: Summary, top: int) -> Sheet:
-    """Sequences that could be one launch."""
+    """Sequences that could be one launch; of no use where the GPU is busy anyway."""
+    graph, what = ("a CUDA graph", "launches") if summary.gpu else ("torch.compile", "operators")
     rows = [
         [
             row.span,
             f"{row.pattern_launches:,}",
             f"{row.repeats:,}",
             f"{row.removable_per_step:,} of {row.launches_per_step:,}",
-            "one batched kernel" if row.remedy == "batch" else "a CUDA graph",
+            graph if row.remedy == "graph" else "one batched kernel" if summary.gpu else "one batched operator",
         ]
-        for row in summary.repetition[:top]
+        for row in summary.repetition[: top if summary.verdict.kind != "gpu_bound" else 0]
     ]
-    return _sheet("Repeated launches in a step", ("*Span", "Sequence", "Repeats", "Removable", "-By"), rows)
+    return _sheet(f"Repeated {what} in a step", ("*Span", "Sequence", "Repeats", "Removable", "-By"), rows)
 
 
 def sync_sheet(summary: Summary, top: int) -> Sheet:
@@ -246,7 +247,8 @@ def op_sheet(summary: Summary, top: int, sort_by: SortBy) -> Sheet:
             rows.append(
                 [f"{len(left)} more", device.upper(), f"{calls:,}", milliseconds(self_ms), f"{share:.1f}", "", ""]
             )
-    title = f"Top operators and kernels by {'calls' if sort_by == 'calls' else sort_by + ' time'}"
+    what = "operators and kernels" if summary.gpu else "operators"
+    title = f"Top {what} by {'calls' if sort_by == 'calls' else sort_by + ' time'}"
     return _sheet(title, ("*Name", "-On", "Calls", "Self ms", "Self %", "Total ms", "Mean us"), rows)
 
 

@@ -55,7 +55,7 @@ def summarize_columns(trace: Trace, manifest: Manifest | None = None) -> Summary
     steps = summarize_steps(trace, facts.steps, facts.event_step, facts.attribution, facts.gaps)
     spans = summarize_spans(facts.spans, facts.costs, facts.mapped)
     cpu, top_ops, what_if = _cpu(facts), summarize_ops(facts), bounds(facts, gpu)
-    repetition = find_repetition(facts)
+    repetition, ranks = find_repetition(facts), summarize_ranks(facts)
     activity = launching_activity(facts)  # the largest table, so the last
     gaps, syncs = rank_gaps(facts, activity), find_syncs(facts, activity)
     del activity
@@ -78,11 +78,24 @@ def summarize_columns(trace: Trace, manifest: Manifest | None = None) -> Summary
         roofline=roofline(manifest, steps),
         comparison=None,
         top_ops=top_ops,
-        ranks=summarize_ranks(facts),
+        ranks=ranks,
         typical_step=draw_typical_step(facts),
-        verdict=judge(trace.counts.events, cpu, top_ops, Findings(gpu, steps, spans, gaps, repetition, syncs, what_if)),
+        verdict=judge(
+            _events_of_work(trace),
+            trace.counts.unknown,
+            cpu,
+            top_ops,
+            Findings(gpu, steps, spans, gaps, repetition, syncs, what_if, ranks),
+        ),
         trust=doubts(facts, steps),
     )
+
+
+def _events_of_work(trace: Trace) -> int:
+    """Events that say what ran. A recording without any still holds metadata and the profiler's own step."""
+    own = [index for index, name in enumerate(trace.names) if name.startswith("ProfilerStep#")]
+    spans = int(np.count_nonzero(~np.isin(trace.spans.name, own)))
+    return len(trace.ops) + len(trace.calls) + len(trace.gpu) + spans
 
 
 def _cpu(facts: Facts) -> CpuSummary:

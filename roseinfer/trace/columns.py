@@ -61,7 +61,7 @@ class Counts(msgspec.Struct, frozen=True):
     dropped: int
     """Decoded events with impossible times."""
     unknown: int
-    """Complete events of no category that torch.profiler writes."""
+    """Events of categories or phases that torch.profiler does not write."""
     python_functions: int
     profiler_overhead_ns: int
 

@@ -1,37 +1,100 @@
-"""The verdict on a trace without GPU work."""
+"""The verdict on a trace without GPU work: operators or Python, and which of them."""
 
-from roseinfer.trace.summary import NO_SPAN, CpuSummary, OpSummary, Repetition, SpanSummary, StepsSummary, Verdict
+from roseinfer.trace.host_side import MAX_EVIDENCE, Findings
+from roseinfer.trace.naming import counted
+from roseinfer.trace.summary import NO_SPAN, CpuSummary, OpSummary, SpanSummary, Verdict
+
+_SMALL_OP_US = 10.0
+_MANY_OPS = 500
+_PYTHON_BOUND_PERCENT = 60.0
+_LARGE_PERCENT = 20.0
+"""Of the window: an operator that takes less is not the first thing to change."""
+_PRODUCTS = ("mm", "matmul", "linear", "conv", "attention", "int8pack", "int4pack")
+_COPIES = ("copy_", "cat", "clone", "contiguous", "index", "stack", "fill_", "zero_")
 
 
-def judge_cpu(
-    cpu: CpuSummary,
-    steps: StepsSummary,
-    spans: list[SpanSummary],
-    top_ops: list[OpSummary],
-    repetition: list[Repetition],
-) -> Verdict:
-    """The largest operator and the heaviest span, and whether Python or the operators take the time."""
-    evidence: list[str] = []
-    advice: list[str] = []
+def judge_cpu(cpu: CpuSummary, top_ops: list[OpSummary], found: Findings) -> Verdict:
+    """One headline, evidence, and advice that fits it; the GPU plays no part."""
     ops = sorted(top_ops, key=lambda op: -op.self_ms)
+    heavy = max(
+        (span for span in found.spans if span.name != NO_SPAN and span.self_wall_ms > 0),
+        key=lambda span: span.self_wall_ms,
+        default=None,
+    )
+    busy = cpu.top_level_busy_percent
     if ops:
-        evidence.append(f"{ops[0].name} takes {ops[0].percent:.0f} % of operator time in {ops[0].calls:,} calls.")
-    heavy = max((span for span in spans if span.name != NO_SPAN), key=lambda span: span.self_wall_ms, default=None)
-    if heavy and heavy.self_wall_ms > 0:
-        python = max(0.0, heavy.self_wall_ms - heavy.self_op_ms)
-        evidence.append(
-            f"{heavy.name} takes {heavy.self_wall_ms:,.1f} ms by itself in {heavy.calls:,} calls: "
-            f"{heavy.self_op_ms:,.1f} ms in operators, {python:,.1f} ms in plain Python."
+        headline = (
+            f"CPU only: operators run {busy:.0f} % of the time; the largest is {ops[0].name} "
+            f"({ops[0].percent:.0f} % of operator time)."
         )
-        if python > heavy.self_op_ms:
-            advice.append(f"Python is the larger part of {heavy.name}: batch its operators.")
-    if repetition:
-        row = repetition[0]
-        evidence.append(
-            f"{row.span} repeats a sequence of {row.pattern_launches} operators {row.repeats} times a step."
+    else:
+        headline = "CPU only: the trace holds no GPU work and no operators."
+    return Verdict(
+        "cpu_only", headline, _evidence(cpu, ops, heavy, found)[:MAX_EVIDENCE], _advice(busy, ops, heavy, found)
+    )
+
+
+def _evidence(cpu: CpuSummary, ops: list[OpSummary], heavy: SpanSummary | None, found: Findings) -> list[str]:
+    other = cpu.window_ms * (1 - cpu.top_level_busy_percent / 100)
+    lines = [
+        f"Of {cpu.window_ms:,.1f} ms, {cpu.window_ms - other:,.1f} ms are in operators; {other:,.1f} ms are plain "
+        "Python, waiting, or libraries that the profiler does not see."
+    ]
+    if ops:
+        calls, mean_us = _calls_and_mean(ops)
+        lines.append(f"{counted(calls, 'operator call')}, {mean_us:,.1f} us each on average without inner ones.")
+        lines.append(
+            f"{ops[0].name} takes {ops[0].self_ms:,.1f} ms in {counted(ops[0].calls, 'call')}, "
+            f"{ops[0].percent:.0f} % of operator time."
         )
-    if not advice and ops:
-        advice.append(f"Start with {ops[0].name}: fewer or larger calls, more threads, or a smaller dtype.")
-    headline = "CPU only: the trace holds no GPU work"
-    headline += f"; {ops[0].name} is the largest operator ({ops[0].percent:.0f} % of operator time)." if ops else "."
-    return Verdict("cpu_only", headline, evidence, advice)
+    if heavy:
+        lines.append(
+            f"{heavy.name} takes {heavy.self_wall_ms:,.1f} ms by itself in {counted(heavy.calls, 'call')}: "
+            f"{heavy.self_op_ms:,.1f} ms in operators, {_python_ms(heavy):,.1f} ms outside of them."
+        )
+    if found.repetition:
+        row = found.repetition[0]
+        lines.append(f"{row.span} repeats a sequence of {row.pattern_launches} operators {row.repeats} times a step.")
+    return lines
+
+
+def _advice(busy: float, ops: list[OpSummary], heavy: SpanSummary | None, found: Findings) -> list[str]:
+    advice: list[str] = []
+    if heavy and "DataLoader" in heavy.name and _python_ms(heavy) > heavy.self_op_ms:
+        advice.append("The loop waits for its data: more DataLoader workers, more prefetching, or cheaper transforms.")
+    elif heavy and busy < _PYTHON_BOUND_PERCENT and _python_ms(heavy) > heavy.self_op_ms:
+        many = heavy.self_op_ms > 0.1 * heavy.self_wall_ms
+        what = (
+            "batch its operators, or compile it" if many else "with_stack=True records which Python functions they are"
+        )
+        advice.append(f"Most of {heavy.name} is outside of operators ({_python_ms(heavy):,.1f} ms): {what}.")
+    if not ops:
+        return advice or ["Record operators too (ProfilerActivity.CPU), or make spans around what shall be explained."]
+    calls, mean_us = _calls_and_mean(ops)
+    if calls >= _MANY_OPS and mean_us < _SMALL_OP_US:
+        per_step = f" ({calls / found.steps.count:,.0f} a step)" if found.steps.count else ""
+        advice.append(
+            f"Call fewer, larger operators{per_step}: at {mean_us:.1f} us each, calling them is much of their cost. "
+            "A larger batch, fused operators or torch.compile do that."
+        )
+    if not advice or busy * ops[0].percent >= 100 * _LARGE_PERCENT:
+        advice.append(f"For {ops[0].name}: {_remedy(ops[0].name.lower())}.")
+    return advice
+
+
+def _remedy(name: str) -> str:
+    if any(word in name for word in _PRODUCTS):
+        return "a smaller dtype or quantized weights, more threads, or a larger batch"
+    if any(word in name for word in _COPIES):
+        return "move less memory; write into place instead of copying and joining"
+    return "fewer calls, or fuse it with its neighbours"
+
+
+def _python_ms(span: SpanSummary) -> float:
+    return max(0.0, span.self_wall_ms - span.self_op_ms)
+
+
+def _calls_and_mean(ops: list[OpSummary]) -> tuple[int, float]:
+    """(calls of all operators, mean us of one without those inside it)."""
+    calls = sum(op.calls for op in ops)
+    return calls, 1000 * sum(op.self_ms for op in ops) / calls

@@ -7,6 +7,7 @@ from roseinfer.trace.summary import (
     GapGroup,
     GpuSummary,
     PhaseSummary,
+    RankSummary,
     Repetition,
     SpanSummary,
     StepsSummary,
@@ -30,6 +31,7 @@ class Findings(NamedTuple):
     repetition: list[Repetition]
     syncs: list[Sync]
     what_if: list[WhatIf]
+    ranks: list[RankSummary]
 
     @property
     def slowest(self) -> tuple[str, PhaseSummary | None]:
@@ -83,7 +85,7 @@ def host_evidence(found: Findings, gpu: GpuSummary) -> list[str]:
     ]
     if found.is_replayed:
         evidence.append(_replay_evidence(found, gpu))
-    elif gpu.small_percent >= 50:
+    elif gpu.small_percent >= 50 and gpu.launches:
         evidence.append(
             f"{gpu.small_percent:.1f} % of {gpu.gpu_events:,} GPU events are under 5 us "
             f"({gpu.small_kernels_percent:.1f} % of kernels; median {gpu.median_event_us:.1f} us): "
@@ -102,6 +104,7 @@ def host_evidence(found: Findings, gpu: GpuSummary) -> list[str]:
             f"{count} synchronizing call{'s' * (count > 1)} take {_waiting_ms(found, gpu):.1f} ms, "
             f"most in {worst.call} ({worst.op}, {_in_span(worst.span)})."
         )
+    evidence += exposed_evidence(found)
     if len(evidence) < 2:
         evidence.append(
             f"{gpu.gpu_events:,} GPU events, the median of {gpu.median_event_us:,.1f} us, in {gpu.launches:,} launches."
@@ -119,17 +122,46 @@ def host_advice(found: Findings, gpu: GpuSummary) -> list[str]:
         )
     if _waiting_ms(found, gpu):
         worst = found.syncs[0]
-        advice.append(f"Remove the waits {_in_span(worst.span)} ({worst.op}): {worst.note}.")
+        if worst.op == "Python" and found.is_replayed:
+            advice.append(f"Read results one step late: {worst.call} {_in_span(worst.span)} waits {worst.ms:,.1f} ms.")
+        else:
+            advice.append(f"Remove the waits {_in_span(worst.span)} ({worst.op}): {worst.note}.")
     if host_ms > 0.3 * gpu.window_ms:
         advice += _launch_advice(found, gpu)
     python = sum(gap.ms for gap in found.gaps if gap.doing == "python")
     if python > 0.3 * gpu.idle_by_cause.host_late_ms and not found.is_replayed:
         advice.append(f"Plan ahead of the GPU: plain Python between operators costs it {python:,.1f} ms.")
     advice += _queue_advice(gpu)
+    advice += exposed_advice(found)
     if found.what_if:
         best = found.what_if[0]
         advice.append(f"Bound: {best.change} saves at most {best.saves_ms:,.1f} ms ({best.speedup:.2f}x).")
     return advice
+
+
+def exposed_evidence(found: Findings) -> list[str]:
+    """Collectives that ran while the device did nothing else, where they take much of its time."""
+    rank = _most_exposed(found)
+    if rank is None:
+        return []
+    return [
+        f"Collectives take {rank.communication_ms:,.1f} ms on rank {rank.rank}; "
+        f"the GPU runs nothing else during {rank.exposed_communication_ms:,.1f} ms of that."
+    ]
+
+
+def exposed_advice(found: Findings) -> list[str]:
+    """What to do about them."""
+    if _most_exposed(found) is None:
+        return []
+    return [
+        "Overlap communication with computation, or make it smaller; ranks that wait for a slower one show here too."
+    ]
+
+
+def _most_exposed(found: Findings) -> RankSummary | None:
+    exposed = [row for row in found.ranks if row.exposed_communication_ms >= 0.1 * row.gpu_ms > 0]
+    return max(exposed, key=lambda row: row.exposed_communication_ms, default=None)
 
 
 def _batch(found: Findings) -> Repetition | None:

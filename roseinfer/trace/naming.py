@@ -1,4 +1,4 @@
-"""Kernel names at a length that people can read."""
+"""Names and numbers as people read them."""
 
 import re
 
@@ -7,6 +7,11 @@ _FUNCTOR = re.compile(r"\b(?!operator)\w+_(?:kernel_cuda|cuda|kernel_impl)\b|\b\
 _DOTTED = re.compile(r"[\w.]+\.[\w.]+$")
 """A span's name: its end says most."""
 _NOISE = ("(anonymous namespace)::", "at::native::", "at_cuda_detail::", "std::", "void ")
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 step`, `2 steps`."""
+    return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
 def short_name(name: str, width: int) -> str:

@@ -57,6 +57,9 @@ _GPU_KINDS = {
     "concurrent_kernel": KERNEL,
 }
 
+_PAIRED = ("B", "b")
+"""Phases that begin an event whose end is another event: other tools write them, torch.profiler does not."""
+
 _NO_ARGS = RawArgs()
 _LARGE_BYTES = 64 << 20
 
@@ -119,6 +122,7 @@ class _Builder:
     def _add_group(self, category: str | None, group: list[RawEvent]) -> None:
         if category == "ac2g":
             return
+        self.unknown += sum(event.ph in _PAIRED for event in group)
         group = [event for event in group if event.ph == "X"]
         if not group:
             return

@@ -29,6 +29,8 @@ _PRODUCTS = (
     "addmm",
     "linear",
     "_mm",
+    "cijk",  # rocBLAS
+    "xmma",
 )
 
 

@@ -11,6 +11,7 @@ from roseinfer.trace.summary import NO_SPAN, Sync, to_ms
 _MAX_ROWS = 30
 
 _NOTES = (
+    ("aten::item", "the host waits for a value: keep it on the device, or read it one step late"),
     ("_local_scalar_dense", ".item() or a Python truth test on a tensor: the host waits for the value"),
     ("nonzero", "the size of the result must be known on the host"),
     ("masked_select", "the size of the result must be known on the host"),

@@ -4,6 +4,7 @@ import numpy as np
 
 from roseinfer.trace.columns import Trace
 from roseinfer.trace.facts import Facts
+from roseinfer.trace.naming import counted
 from roseinfer.trace.summary import StepsSummary, Trust, to_percent
 
 _LAUNCHES = ("launchkernel", "graphlaunch", "memcpyasync", "memsetasync", "launchcooperative")
@@ -34,7 +35,8 @@ def _reading(trace: Trace) -> list[Trust]:
     if counts.dropped:
         notes.append(Trust("warning", f"{counts.dropped:,} events with impossible times are left out."))
     if counts.unknown:
-        notes.append(Trust("info", f"{counts.unknown:,} events of categories unknown to torch.profiler are ignored."))
+        message = f"{counts.unknown:,} events of kinds unknown to torch.profiler are ignored."
+        notes.append(Trust("warning" if 2 * counts.unknown >= counts.events else "info", message))
     if counts.events == 0:
         notes.append(Trust("warning", "The trace holds no events: the recording ended before its first active step."))
     return notes
@@ -82,12 +84,12 @@ def _is_launch(name: str) -> bool:
 
 
 def _steps(facts: Facts, steps: StepsSummary) -> list[Trust]:
+    trace = facts.trace
     if steps.count == 0:
-        return [Trust("info", "No steps are marked in the trace; figures are for the whole of it.")] * bool(
-            facts.trace.counts.events
-        )
+        has_work = len(trace.ops) + len(trace.calls) + len(trace.gpu) > 0
+        return [Trust("info", "No steps are marked in the trace; figures are for the whole of it.")] * has_work
     if steps.count < _FEW_STEPS:
-        return [Trust("info", f"Only {steps.count} steps: medians say little.")]
+        return [Trust("info", f"Only {counted(steps.count, 'step')}: medians say little.")]
     return []
 
 

@@ -3,9 +3,17 @@
 from typing import Literal
 
 from roseinfer.trace.cpu_side import judge_cpu
-from roseinfer.trace.host_side import MAX_EVIDENCE, Findings, events_of, host_advice, host_evidence
-from roseinfer.trace.naming import short_name
-from roseinfer.trace.summary import CpuSummary, GpuSummary, OpSummary, StepsSummary, Verdict
+from roseinfer.trace.host_side import (
+    MAX_EVIDENCE,
+    Findings,
+    events_of,
+    exposed_advice,
+    exposed_evidence,
+    host_advice,
+    host_evidence,
+)
+from roseinfer.trace.naming import counted, short_name
+from roseinfer.trace.summary import NO_SPAN, CpuSummary, GpuSummary, OpSummary, Verdict
 
 GPU_BOUND_PERCENT = 90.0
 HOST_BOUND_PERCENT = 70.0
@@ -25,15 +33,18 @@ def kind_of(gpu: GpuSummary | None, events: int) -> Literal["host_bound", "gpu_b
     return "balanced"
 
 
-def judge(events: int, cpu: CpuSummary, top_ops: list[OpSummary], found: Findings) -> Verdict:
-    """One headline, two to five lines of evidence, and advice that fits them."""
+def judge(events: int, unknown: int, cpu: CpuSummary, top_ops: list[OpSummary], found: Findings) -> Verdict:
+    """One headline, up to five lines of evidence, and advice that fits them.
+
+    `events` are those that say what ran; `unknown` ones, of other tools, say nothing.
+    """
     kind = kind_of(found.gpu, events)
     if kind == "empty":
-        return _empty()
+        return _empty(unknown)
     if found.gpu is None:
-        return judge_cpu(cpu, found.steps, found.spans, top_ops, found.repetition)
+        return judge_cpu(cpu, top_ops, found)
     if kind == "gpu_bound":
-        return _gpu_bound(found.gpu, [op for op in top_ops if op.device == "gpu"], found.steps)
+        return _gpu_bound(found, found.gpu, [op for op in top_ops if op.device == "gpu"])
     headline = _host_bound_headline(found, found.gpu) if kind == "host_bound" else _balanced_headline(found.gpu)
     return Verdict(kind, headline, host_evidence(found, found.gpu), host_advice(found, found.gpu))
 
@@ -44,33 +55,48 @@ def _balanced_headline(gpu: GpuSummary) -> str:
         "the host being late": cause.host_late_ms,
         "launch calls": cause.launch_call_ms,
         "the device's own queue": cause.device_queue_ms,
-        "before work whose launch is not in the trace": cause.unlinked_ms,
+        "unexplained: the launches are not in the trace": cause.unlinked_ms,
     }
     main = max(parts, key=lambda part: parts[part])
     name = "Balanced" if gpu.busy_percent >= HOST_BOUND_PERCENT else "Mixed"
-    return f"{name}: the GPU is busy {gpu.busy_percent:.1f} % of the time; most of the rest is {main}."
+    return f"{name}: the GPU is busy {gpu.busy_percent:.1f} % of the time; most of its idle time is {main}."
 
 
 def _host_bound_headline(found: Findings, gpu: GpuSummary) -> str:
     headline = f"Host-bound: the GPU is busy {gpu.busy_percent:.1f} % of the time and waits for the host"
+    if found.is_replayed:
+        headline += " between graph replays"
     first = found.first_span
     if first is None:
         return f"{headline}."
+    outside = sum(span.idle_caused_ms for span in found.spans if span.name == NO_SPAN)
+    if found.is_replayed and outside > first.idle_caused_ms:
+        return f"{headline}, most of it ({outside:,.1f} ms) outside all spans."
     if found.is_replayed:
-        return f"{headline} between graph replays; begin with {first.name} (it costs {first.idle_caused_ms:,.1f} ms)."
+        return f"{headline}; begin with {first.name} (the GPU waits {first.idle_caused_ms:,.1f} ms for it)."
     return f"{headline}; begin with {first.name} ({events_of(first, found.steps)})."
 
 
-def _empty() -> Verdict:
+def _empty(unknown: int) -> Verdict:
+    if unknown:
+        return Verdict(
+            "empty",
+            "Empty: the trace holds no operators, no spans and no GPU events of torch.profiler.",
+            [f"{counted(unknown, 'event')} of kinds that torch.profiler does not write."],
+            ["Summarize what torch.profiler's export_chrome_trace wrote; what other tools write is not understood."],
+        )
     return Verdict(
         "empty",
-        "Empty: the trace holds no events.",
+        "Empty: the trace holds no operators, no spans and no GPU events.",
         ["The recording ended before its first active step, or nothing ran while it was active."],
-        ["Record more steps than wait + warmup, and step the profiler once per scheduler step."],
+        [
+            "Record more steps than wait + warmup, step the profiler once a step, and export inside on_trace_ready: "
+            "afterwards the next, empty cycle is exported."
+        ],
     )
 
 
-def _gpu_bound(gpu: GpuSummary, top: list[OpSummary], steps: StepsSummary) -> Verdict:
+def _gpu_bound(found: Findings, gpu: GpuSummary, top: list[OpSummary]) -> Verdict:
     evidence = [
         f"Busy {gpu.busy_ms:,.1f} of {gpu.window_ms:,.1f} ms ({gpu.busy_percent:.1f} %); "
         f"{gpu.idle_ms:,.2f} ms idle in {gpu.gpu_events:,} GPU events."
@@ -84,13 +110,15 @@ def _gpu_bound(gpu: GpuSummary, top: list[OpSummary], steps: StepsSummary) -> Ve
     if gpu.median_launch_to_start_us >= 1000:
         ahead = gpu.median_launch_to_start_us / 1000
         evidence.append(f"The host runs ahead: work waits {ahead:,.1f} ms in the queue (median), which costs nothing.")
-    for phase, row in list(steps.phases.items())[:2]:
+    evidence += exposed_evidence(found)
+    for phase, row in list(found.steps.phases.items())[:2]:
         evidence.append(
             f"{phase}: {row.gpu_ms_per_step:.2f} ms of GPU work a step in {row.gpu_events_per_step:,.0f} events."
         )
     advice = [
         "Nothing to fix on the host. To go faster, make the GPU's work smaller: lower precision, better kernels, "
-        "less of it."
+        "less of it.",
+        *exposed_advice(found),
     ]
     headline = f"Healthy, GPU-bound: the GPU is busy {gpu.busy_percent:.1f} % of the time; nothing to fix on the host."
     return Verdict("gpu_bound", headline, evidence[:MAX_EVIDENCE], advice)

@@ -105,6 +105,16 @@ def test_without_steps_the_whole_trace_is_judged(tmp_path: Path) -> None:
     assert not any("Capture" in line for line in replayed.advice)
 
 
+def test_time_outside_all_spans_is_named_so(tmp_path: Path) -> None:
+    events = [one for one in graphed_steps() if not str(one["name"]).startswith("roseinfer.schedule")]
+    for one in events:
+        if str(one["name"]).startswith("roseinfer.step"):
+            one["ts"], one["dur"] = one["ts"] + 600, one["dur"] - 600
+    verdict = summary_of(tmp_path, events).verdict
+    assert "outside all spans" in verdict.headline
+    assert any("plain Python outside all spans" in line for line in verdict.advice)
+
+
 def test_gaps_inside_replays_are_no_fault_of_the_host(tmp_path: Path) -> None:
     replay = [kernel(100 + 2 * one, 1.4, 1, f"k{one}") for one in range(200)]
     step = [event("user_annotation", "roseinfer.step[decode bs=1 tokens=1]", 0, 60)]
@@ -117,3 +127,103 @@ def test_idle_time_without_launches_is_not_called_balanced(tmp_path: Path) -> No
     verdict = summary_of(tmp_path, [kernel(100 * one, 5, one + 1) for one in range(50)]).verdict
     assert verdict.headline.startswith("Mixed: the GPU is busy 5.1 %")
     assert any("Record CPU activity too" in line for line in verdict.advice)
+
+
+def rows(*events: tuple[str, str, float, float]) -> list[dict[str, Any]]:
+    return [event(cat, name, at, duration) for cat, name, at, duration in events]
+
+
+def test_many_small_operators_on_a_cpu(tmp_path: Path) -> None:
+    steps = rows(*(("user_annotation", f"ProfilerStep#{one}", 4000 * one, 3990) for one in range(3)))
+    ops = rows(*(("cpu_op", "aten::mul", 4000 * (one // 300) + 13 * (one % 300), 5) for one in range(900)))
+    verdict = summary_of(tmp_path, steps + ops).verdict
+    assert verdict.kind == "cpu_only"
+    assert "operators run 38 % of the time" in verdict.headline
+    assert any("300 a step" in line and "torch.compile" in line for line in verdict.advice)
+    assert any("Most of ProfilerStep is outside of operators" in line for line in verdict.advice)
+    assert len(verdict.evidence) >= 2
+
+
+def test_one_large_operator_on_a_cpu(tmp_path: Path) -> None:
+    verdict = summary_of(tmp_path, rows(("cpu_op", "aten::mm", 0, 900), ("cpu_op", "aten::add", 900, 50))).verdict
+    assert "operators run 100 % of the time; the largest is aten::mm (95 %" in verdict.headline
+    assert verdict.advice == [
+        "For aten::mm: a smaller dtype or quantized weights, more threads, or a larger batch.",
+    ]
+
+
+def test_a_loop_that_waits_for_its_data(tmp_path: Path) -> None:
+    loader = "enumerate(DataLoader)#_MultiProcessingDataLoaderIter.__next__"
+    events = rows(("user_annotation", loader, 0, 900), ("cpu_op", "aten::mm", 910, 80))
+    assert "waits for its data" in summary_of(tmp_path, events).verdict.advice[0]
+
+
+def test_spans_of_pure_python(tmp_path: Path) -> None:
+    verdict = summary_of(tmp_path, rows(("user_annotation", "plan", 0, 900))).verdict
+    assert verdict.headline == "CPU only: the trace holds no GPU work and no operators."
+    assert any("with_stack=True" in line for line in verdict.advice)
+
+
+@pytest.mark.parametrize("step", [[], [event("user_annotation", "ProfilerStep#5", 0, 45)]])
+def test_a_recording_of_nothing_is_empty_whatever_its_metadata(tmp_path: Path, step: list[dict[str, Any]]) -> None:
+    """What export_chrome_trace writes after the last cycle, outside on_trace_ready."""
+    marks = [
+        {"ph": "M", "name": "process_name", "ts": 1, "pid": 1, "tid": 0, "args": {"name": "python"}},
+        event("Trace", "PyTorch Profiler (0)", 0, 230),
+        {"ph": "i", "s": "g", "name": "Record Window End", "pid": "", "tid": "", "ts": 5},
+    ]
+    verdict = summary_of(tmp_path, marks + step).verdict
+    assert verdict.kind == "empty"
+    assert any("on_trace_ready" in line for line in verdict.advice)
+
+
+def test_traces_of_other_tools_are_said_to_be_unknown(tmp_path: Path) -> None:
+    begin_end = [
+        {"ph": phase, "cat": "cpu_op", "name": "f", "pid": 1, "tid": 1, "ts": at} for at, phase in enumerate("BEBE")
+    ]
+    converted = [event("nvtx", "forward", 0, 10), event("cuda", "gemm", 3, 4)]
+    for events in (begin_end, converted):
+        summary = summary_of(tmp_path, events)
+        assert summary.verdict.kind == "empty"
+        assert "2 events of kinds that torch.profiler does not write" in summary.verdict.evidence[0]
+        assert any(note.level == "warning" and "2 events of kinds unknown" in note.message for note in summary.trust)
+
+
+def test_work_that_waits_in_a_long_queue_is_no_overhead(tmp_path: Path) -> None:
+    events = [
+        one
+        for index in range(50)
+        for one in (launch(10 * index, 4, index + 1), kernel(5000 + 100 * index, 100, index + 1))
+    ]
+    summary = summary_of(tmp_path, events)
+    assert summary.gpu is not None
+    assert summary.gpu.median_launch_to_start_us == pytest.approx(5000 + 24.5 * 90 - 4)
+    assert summary.verdict.kind == "gpu_bound"
+    assert any("The host runs ahead" in line for line in summary.verdict.evidence)
+
+
+def test_exposed_collectives_are_said_and_hidden_ones_are_not(tmp_path: Path) -> None:
+    def trace(at: float) -> list[dict[str, Any]]:
+        launches = [launch(0, 1, 1), launch(1, 1, 2)]
+        return [*launches, kernel(10, 100, 1, "gemm"), kernel(at, 50, 2, "ncclDevKernel_AllReduce_Sum_bf16", stream=9)]
+
+    exposed = summary_of(tmp_path, trace(110)).verdict
+    assert any("Collectives take 0.1 ms" in line for line in exposed.evidence)
+    assert any("Overlap communication" in line for line in exposed.advice)
+    hidden = summary_of(tmp_path, trace(20)).verdict
+    assert not any("ollectives" in line for line in hidden.evidence)
+
+
+def test_gemms_of_rocm_are_not_to_be_batched(tmp_path: Path) -> None:
+    step = [event("user_annotation", "ProfilerStep#1", 0, 3000)]
+    work = [
+        one
+        for index in range(60)
+        for one in (
+            launch(40 * index, 5, index + 1, "hipModuleLaunchKernel"),
+            kernel(40 * index + 8, 3, index + 1, "Cijk_Alik_Bljk_BBS_BH_MT64x64x32"),
+        )
+    ]
+    summary = summary_of(tmp_path, step + work)
+    assert [row.remedy for row in summary.repetition] == ["graph"]
+    assert not any("Batch" in line for line in summary.verdict.advice)

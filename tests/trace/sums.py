@@ -1,0 +1,57 @@
+"""What must hold in every summary, whatever the trace. Needs no pytest: the fuzzer runs without it."""
+
+from roseinfer.trace import Summary
+from roseinfer.trace.summary import NO_SPAN
+
+_HOST = ("host_late", "launch_call")
+_GROUPS = 40  # at most so many groups of gaps are listed
+
+
+def is_near(found: float, expected: float, within: float = 1e-4) -> bool:
+    """Milliseconds are rounded to nanoseconds, and shares to two decimals, before they are added up."""
+    return abs(found - expected) <= within + 1e-9 * abs(expected)
+
+
+def check_sums(summary: Summary) -> None:
+    """Raises AssertionError where a sum or a share of the summary is wrong."""
+    for row in [*summary.devices, *([summary.gpu] if summary.gpu else [])]:
+        cause = row.idle_by_cause
+        parts = (cause.host_late_ms, cause.launch_call_ms, cause.device_queue_ms, cause.unlinked_ms)
+        assert min(parts) >= 0, row
+        assert is_near(row.busy_ms + row.idle_ms, row.window_ms), row
+        assert is_near(sum(parts), row.idle_ms), row
+        shares = (row.busy_percent, row.linked_percent, row.small_percent, row.small_kernels_percent)
+        assert all(0 <= share <= 100 for share in (*shares, row.replayed_percent)), row
+        assert 0 <= row.kernels <= row.gpu_events, row
+        assert row.launches <= row.gpu_events, row
+    if summary.gpu:
+        _check_gpu(summary, summary.gpu.idle_by_cause.host_late_ms + summary.gpu.idle_by_cause.launch_call_ms)
+    assert 0 <= summary.cpu.top_level_busy_percent <= 100, summary.cpu
+    for span in summary.spans:
+        assert 0 <= span.self_wall_ms <= span.wall_ms + 1e-6 or span.calls > 1, span
+        assert span.self_gpu_events <= span.gpu_events or span.name == NO_SPAN, span
+        assert span.kernels <= span.gpu_events, span
+        assert 0 <= span.small_percent <= 100, span
+    for device in ("cpu", "gpu"):
+        percents = [op.percent for op in summary.top_ops if op.device == device]
+        assert all(0 <= share <= 100 for share in percents)
+        assert is_near(sum(percents), 100, 0.01 * len(percents)) or sum(percents) == 0
+    for bound in summary.what_if:
+        assert 0 <= bound.saves_percent <= 100, bound
+        assert bound.speedup >= 1 or bound.speedup == 0, bound
+    assert sum(row.count for row in summary.steps.phases.values()) == summary.steps.count
+
+
+def _check_gpu(summary: Summary, host_ms: float) -> None:
+    assert summary.gpu is not None
+    total = sum(op.total_ms for op in summary.top_ops if op.device == "gpu")
+    assert is_near(sum(span.self_gpu_ms for span in summary.spans), total)
+    assert sum(span.self_gpu_events for span in summary.spans) == summary.gpu.gpu_events
+    assert is_near(sum(span.idle_caused_ms for span in summary.spans), host_ms)
+    gaps_ms = sum(gap.ms for gap in summary.gaps)
+    assert gaps_ms <= summary.gpu.idle_ms + 1e-4
+    if len(summary.gaps) < _GROUPS:
+        assert is_near(gaps_ms, summary.gpu.idle_ms)
+        for span in summary.spans:
+            mine = sum(gap.ms for gap in summary.gaps if gap.span == span.name and gap.cause in _HOST)
+            assert is_near(mine, span.idle_caused_ms), span
