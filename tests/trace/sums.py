@@ -7,8 +7,8 @@ _HOST = ("host_late", "launch_call")
 _GROUPS = 40  # at most so many groups of gaps are listed
 
 
-def is_near(found: float, expected: float, within: float = 1e-4) -> bool:
-    """Milliseconds are rounded to nanoseconds, and shares to two decimals, before they are added up."""
+def is_near(found: float, expected: float, within: float = 1e-5) -> bool:
+    """Times are whole nanoseconds, so a sum of some is off by float noise only; shares are rounded to two decimals."""
     return abs(found - expected) <= within + 1e-9 * abs(expected)
 
 
@@ -18,8 +18,8 @@ def check_sums(summary: Summary) -> None:
         cause = row.idle_by_cause
         parts = (cause.host_late_ms, cause.launch_call_ms, cause.device_queue_ms, cause.unlinked_ms)
         assert min(parts) >= 0, row
-        assert is_near(row.busy_ms + row.idle_ms, row.window_ms), row
-        assert is_near(sum(parts), row.idle_ms), row
+        assert is_near(row.busy_ms + row.idle_ms, row.window_ms, 5e-7), row
+        assert is_near(sum(parts), row.idle_ms, 5e-7), row
         shares = (row.busy_percent, row.linked_percent, row.small_percent, row.small_kernels_percent)
         assert all(0 <= share <= 100 for share in (*shares, row.replayed_percent)), row
         assert 0 <= row.kernels <= row.gpu_events, row
@@ -49,7 +49,7 @@ def _check_gpu(summary: Summary, host_ms: float) -> None:
     assert sum(span.self_gpu_events for span in summary.spans) == summary.gpu.gpu_events
     assert is_near(sum(span.idle_caused_ms for span in summary.spans), host_ms)
     gaps_ms = sum(gap.ms for gap in summary.gaps)
-    assert gaps_ms <= summary.gpu.idle_ms + 1e-4
+    assert gaps_ms <= summary.gpu.idle_ms + 1e-5
     if len(summary.gaps) < _GROUPS:
         assert is_near(gaps_ms, summary.gpu.idle_ms)
         for span in summary.spans:
