@@ -12,7 +12,8 @@ def to_markdown(summary: Summary, top: int = 15, sort_by: SortBy = "self") -> st
     parts = [f"### {_escape(summary.verdict.headline)}", ""]
     parts += [f"- {_escape(line)}" for line in summary.verdict.evidence]
     parts += [f"- **{_escape(line)}**" for line in summary.verdict.advice]
-    parts += ["", *(f"> {doubt.level}: {_escape(doubt.message)}" for doubt in summary.trust)]
+    if summary.trust:
+        parts += ["", *(f"> - {doubt.level}: {_escape(doubt.message)}" for doubt in summary.trust)]
     if summary.comparison:
         parts += ["", f"**{_escape(summary.comparison.headline)}**"]
     for sheet in all_sheets(summary, top, sort_by):

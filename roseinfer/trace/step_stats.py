@@ -68,9 +68,9 @@ def summarize_steps(trace: Trace, steps: Steps, event_step: Ints, attribution: A
 
 def _outliers(phase: str, at: Ints, durations: Ints) -> list[Outlier]:
     """Steps far above the median, by the median absolute deviation, which outliers themselves do not move."""
-    if len(at) < 5:
-        return []
     median = float(np.median(durations))
+    if len(at) < 5 or median == 0:
+        return []
     spread = 1.4826 * float(np.median(np.abs(durations - median)))
     limit = max(median + _OUTLIER_SPREADS * spread, median * _OUTLIER_SHARE)
     return [

@@ -294,7 +294,14 @@ def by_coverage(seconds: float, folder: Path, findings: Path) -> None:
         make = (lambda: hostile_trace(draw)) if data[:1] == b"\1" else (lambda: data[1:])
         guarded(make, folder, findings, render=tried % 8 == 0)
 
-    options = [f"-max_len={MAX_BYTES}", f"-max_total_time={int(seconds)}", "-rss_limit_mb=4096", "-print_final_stats=1"]
+    findings.mkdir(parents=True, exist_ok=True)
+    options = [
+        f"-artifact_prefix={findings}/",
+        f"-max_len={MAX_BYTES}",
+        f"-max_total_time={int(seconds)}",
+        "-rss_limit_mb=4096",
+        "-print_final_stats=1",
+    ]
     atheris.Setup([sys.argv[0], str(corpus), f"-dict={folder / 'words'}", "-timeout=60", *options], one)
     atheris.Fuzz()
 

@@ -149,6 +149,13 @@ def test_outliers_are_named(tmp_path: Path) -> None:
     assert [(one.step, one.times_median) for one in summary.steps.outliers] == [(4, 4.0)]
 
 
+def test_no_step_stands_out_from_steps_without_duration(tmp_path: Path) -> None:
+    spans = [event("user_annotation", f"ProfilerStep#{one}", 100 * one, 50 * (one == 1)) for one in range(6)]
+    ops = [event("cpu_op", "aten::mm", 100 * one, 0) for one in range(6)]
+    summary = summarize_trace(write(tmp_path / "t", spans + ops))
+    assert (summary.steps.count, summary.steps.outliers) == (6, [])
+
+
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
     """Runs `roseinfer summarize ...` here: (exit code, stdout, stderr)."""
     monkeypatch.setattr("sys.argv", ["roseinfer", "summarize", *map(str, args)])
