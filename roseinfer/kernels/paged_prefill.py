@@ -2,6 +2,10 @@
 
 FlashAttention (Dao, 2023, https://arxiv.org/abs/2307.08691) with keys read through block tables. A request's queries
 are its last tokens, so whole prompts, chunks of prompts and single tokens are one case.
+
+The rows that a program computes with are some tokens times the query heads that share a key head: keys are read once
+for all of these. Keys that all rows see need no mask and run in a loop of their own, before those on the diagonal and,
+with a window, on its far edge.
 """
 
 import math
@@ -20,12 +24,16 @@ from roseinfer.kernels.runtime import (
     triton,
 )
 
+_MAX_PACKED = 16
+"""Most query heads that one program takes: no more than the fewest rows of a tile."""
+
 
 @dataclass(frozen=True)
 class PrefillTiles:
     """How a launch is cut up."""
 
-    queries: int
+    rows: int
+    """Queries that a program computes with, tokens times heads: a power of two from 16 on."""
     keys: int
     num_warps: int
     num_stages: int
@@ -42,14 +50,16 @@ def paged_prefill_attention(
     max_query_len: int,
     scale: float | None = None,
     sliding_window: int | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Each new token attends to itself and to all before it in its request.
 
-    q [tokens, heads, head_dim], request after request; query_starts [requests + 1], where each request's tokens begin;
-    max_query_len, no less than any request's new tokens; key_cache and value_cache
-    [num_blocks, block_size, kv_heads, head_dim], any strides but the last, the new tokens stored already; block_tables
-    [requests, max_blocks]; context_lens [requests], new tokens counted -> [tokens, heads, head_dim]. Integers are int32
-    or int64. Rows of q that belong to no request are left undefined.
+    q [tokens, heads, head_dim], request after request; query_starts [requests + 1], where each request's tokens begin,
+    the first at 0; max_query_len, by which tiles are chosen: about the most new tokens of a request; key_cache and
+    value_cache [num_blocks, block_size, kv_heads, head_dim], any strides but the last, the new tokens stored already;
+    block_tables [requests, max_blocks]; context_lens [requests], new tokens counted; scale above 0, head_dim ** -0.5 by
+    default -> [tokens, heads, head_dim], in `out` if that is given, which is contiguous. Integers are int32 or int64.
+    Rows of q that belong to no request are left undefined.
     """
     block_size = key_cache.shape[1]
     fits = block_size & (block_size - 1) == 0 and q.shape[-1] <= 256 and runs_triton(q, key_cache, value_cache)
@@ -63,6 +73,7 @@ def paged_prefill_attention(
         max_query_len=max_query_len,
         scale=scale,
         sliding_window=sliding_window,
+        out=out,
     )
 
 
@@ -77,10 +88,11 @@ def paged_prefill_attention_reference(
     max_query_len: int,
     scale: float | None = None,
     sliding_window: int | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """The same with torch operations, a request at a time, in float32 or float64."""
     compute = torch.promote_types(q.dtype, torch.float32)
-    out = torch.zeros_like(q)
+    out = torch.zeros_like(q) if out is None else out
     starts, lengths = query_starts.tolist(), context_lens.tolist()
     for request, length in enumerate(lengths):
         rows = slice(starts[request], starts[request + 1])
@@ -116,14 +128,19 @@ def paged_prefill_attention_triton(
     max_query_len: int,
     scale: float | None = None,
     sliding_window: int | None = None,
+    out: Tensor | None = None,
     tiles: PrefillTiles | None = None,
 ) -> Tensor:
     """The same in one Triton kernel."""
-    _, heads, head_dim = q.shape
+    tokens, heads, head_dim = q.shape
     _, block_size, kv_heads, _ = key_cache.shape
-    tiles = tiles or prefill_tiles(q, max_query_len)
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    _prefill_kernel[(triton.cdiv(max_query_len, tiles.queries), heads, len(context_lens))](
+    group, requests = heads // kv_heads, len(context_lens)
+    packed = _packed(group)
+    tiles = tiles or prefill_tiles(q, kv_heads, max_query_len)
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
+    # Each request's last tile may be part empty: so many tiles are enough, wherever the requests begin.
+    num_tiles = tokens // (tiles.rows // packed) + requests
+    _prefill_kernel[(num_tiles * (heads // packed),)](
         q,
         key_cache,
         value_cache,
@@ -131,6 +148,7 @@ def paged_prefill_attention_triton(
         query_starts,
         context_lens,
         out,
+        requests,
         (head_dim**-0.5 if scale is None else scale) * math.log2(math.e),
         q.stride(0),
         q.stride(1),
@@ -142,11 +160,12 @@ def paged_prefill_attention_triton(
         value_cache.stride(2),
         block_tables.stride(0),
         HEADS=heads,
-        GROUP=heads // kv_heads,
+        GROUP=group,
+        PACKED=packed,
         HEAD_DIM=head_dim,
         DIM_PADDED=max(16, next_power_of_two(head_dim)),
         BLOCK_SIZE=block_size,
-        QUERIES=tiles.queries,
+        ROWS=tiles.rows,
         KEYS=tiles.keys,
         WINDOW=sliding_window or 0,
         num_warps=tiles.num_warps,
@@ -156,19 +175,30 @@ def paged_prefill_attention_triton(
     return out
 
 
-def prefill_tiles(q: Tensor, max_query_len: int) -> PrefillTiles:
-    """A choice from shapes alone."""
+def prefill_tiles(q: Tensor, kv_heads: int, max_query_len: int) -> PrefillTiles:
+    """A choice from shapes alone, of few: each is compiled when it is first needed."""
+    rows = max_query_len * _packed(q.shape[1] // kv_heads)
+    head_dim = q.shape[-1]
     if q.element_size() == 4:  # no tensor cores, twice the memory
-        small = q.shape[-1] > 128
-        return PrefillTiles(16, 16, num_warps=8, num_stages=1) if small else PrefillTiles(32, 32, 8, 2)
-    if q.shape[-1] > 128:
-        return PrefillTiles(queries=64, keys=32, num_warps=4, num_stages=2)
-    if max_query_len <= 64:
-        return PrefillTiles(queries=max(16, next_power_of_two(max_query_len)), keys=64, num_warps=4, num_stages=3)
-    return PrefillTiles(queries=128, keys=64, num_warps=8, num_stages=3)
+        if head_dim > 128:
+            return PrefillTiles(rows=16, keys=16, num_warps=8, num_stages=1)
+        return PrefillTiles(rows=32, keys=32 if head_dim <= 64 else 16, num_warps=8, num_stages=2)
+    if rows <= 16:
+        return PrefillTiles(rows=16, keys=64 if head_dim <= 128 else 32, num_warps=4, num_stages=3)
+    if head_dim > 128:  # with 4 warps, or with 64 keys, registers spill
+        return PrefillTiles(rows=64 if rows <= 64 else 128, keys=32, num_warps=8, num_stages=2)
+    if rows <= 64:
+        return PrefillTiles(rows=64, keys=64, num_warps=4, num_stages=3)
+    return PrefillTiles(rows=128, keys=64, num_warps=8, num_stages=3)
 
 
-@triton.jit
+def _packed(group: int) -> int:
+    """How many of the query heads that share a key head one program takes."""
+    return max(count for count in range(1, _MAX_PACKED + 1) if group % count == 0)
+
+
+# Compiled again for a single request, or for a multiple of 16, it would be no faster.
+@triton.jit(do_not_specialize=["requests"])
 def _prefill_kernel(
     q,
     key_cache,
@@ -177,6 +207,7 @@ def _prefill_kernel(
     query_starts,
     context_lens,
     out,
+    requests,
     scale,
     q_token_stride,
     q_head_stride,
@@ -189,69 +220,153 @@ def _prefill_kernel(
     table_stride,
     HEADS: tl.constexpr,
     GROUP: tl.constexpr,
+    PACKED: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     DIM_PADDED: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
-    QUERIES: tl.constexpr,
+    ROWS: tl.constexpr,
     KEYS: tl.constexpr,
     WINDOW: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    # The last queries look at the most keys: they start first.
-    query_tile = tl.num_programs(0) - 1 - tl.program_id(0)
-    head = tl.program_id(1)
-    request = tl.program_id(2)
+    PROGRAMS_A_TILE: tl.constexpr = HEADS // PACKED
+    TOKENS: tl.constexpr = ROWS // PACKED
+    # The last queries of a request look at the most keys: they start first, all heads of them together.
+    tile = tl.num_programs(0) // PROGRAMS_A_TILE - 1 - tl.program_id(0) // PROGRAMS_A_TILE
+    head = tl.program_id(0) % PROGRAMS_A_TILE * PACKED
     kv_head = head // GROUP
     if PDL:
         gdc_wait()
         gdc_launch_dependents()
+
+    # A request's first tile is its first token // TOKENS + its number: the last one at or before this tile is ours.
+    request = -1
+    for first in range(0, requests, 128):
+        index = first + tl.arange(0, 128)
+        begin = tl.load(query_starts + index, mask=index < requests, other=0).to(tl.int32)
+        request += tl.sum(((index < requests) & (begin // TOKENS + index <= tile)).to(tl.int32), 0)
     query_start = tl.load(query_starts + request).to(tl.int32)
     num_queries = tl.load(query_starts + request + 1).to(tl.int32) - query_start
-    if query_tile * QUERIES >= num_queries:
+    first_query = (tile - request - query_start // TOKENS) * TOKENS
+    if first_query >= num_queries:
         return
     length = tl.load(context_lens + request).to(tl.int32)
 
-    row = query_tile * QUERIES + tl.arange(0, QUERIES)
+    row = tl.arange(0, ROWS)
     dim = tl.arange(0, DIM_PADDED)
-    in_dim = dim < HEAD_DIM
-    row_mask = (row < num_queries)[:, None] & in_dim[None, :]
-    token = (query_start + row).to(tl.int64)
-    query = tl.load(q + token[:, None] * q_token_stride + head * q_head_stride + dim[None, :], mask=row_mask, other=0.0)
-    own = length - num_queries + row  # each query's position
-    table = block_tables + request.to(tl.int64) * table_stride
+    query_of_row = first_query + row // PACKED
+    row_mask = ((row < TOKENS * PACKED) & (query_of_row < num_queries))[:, None] & (dim < HEAD_DIM)[None, :]
+    token = (query_start + query_of_row).to(tl.int64)
+    row_head = head + row % PACKED
+    query_place = q + token[:, None] * q_token_stride + row_head[:, None] * q_head_stride + dim[None, :]
+    query = tl.load(query_place, mask=row_mask, other=0.0)
+    own = length - num_queries + query_of_row  # each query's position
+    table = block_tables + tl.cast(request, tl.int64) * table_stride
     keys = key_cache + kv_head * key_head_stride
     values = value_cache + kv_head * value_head_stride
 
-    first_own = length - num_queries + query_tile * QUERIES
-    stop = tl.minimum(first_own + QUERIES, length)
+    first_own = length - num_queries + first_query
+    stop = tl.minimum(first_own + TOKENS, length)
+    seen_by_all = (first_own + 1) // KEYS * KEYS  # as far as the diagonal goes
     start = 0
+    peak = tl.full((ROWS,), -1e30, tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    summed = tl.zeros((ROWS, DIM_PADDED), tl.float32)
     if WINDOW > 0:
-        start = tl.maximum(first_own - WINDOW + 1, 0) // KEYS * KEYS
-    peak = tl.full((QUERIES,), -1e30, tl.float32)
-    total = tl.zeros((QUERIES,), tl.float32)
-    summed = tl.zeros((QUERIES, DIM_PADDED), tl.float32)
-    for at in range(start, stop, KEYS):
-        position = at + tl.arange(0, KEYS)
-        live = position < stop
-        block = tl.load(table + position // BLOCK_SIZE, mask=live, other=0).to(tl.int64)
-        mask = live[:, None] & in_dim[None, :]
-        key_place = block * key_block_stride + (position % BLOCK_SIZE) * key_token_stride
-        value_place = block * value_block_stride + (position % BLOCK_SIZE) * value_token_stride
-        key = tl.load(keys + key_place[:, None] + dim[None, :], mask=mask, other=0.0)
-        score = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
-        seen = (position[None, :] <= own[:, None]) & live[None, :]
-        if WINDOW > 0:
-            seen = seen & (position[None, :] > own[:, None] - WINDOW)
-        score = tl.where(seen, score, float("-inf"))
-        new_peak = tl.maximum(peak, tl.max(score, 1))
-        kept = tl.exp2(peak - new_peak)
-        weight = tl.exp2(score - new_peak[:, None])
-        total = total * kept + tl.sum(weight, 1)
-        summed = summed * kept[:, None]
-        value = tl.load(values + value_place[:, None] + dim[None, :], mask=mask, other=0.0)
-        summed += tl.dot(weight.to(value.dtype), value, input_precision="ieee")
-        peak = new_peak
+        far = tl.maximum(first_own - WINDOW + 1, 0) // KEYS * KEYS
+        inside = tl.maximum(first_own + TOKENS - WINDOW, 0)  # the first key that the last query sees
+        start = tl.minimum(tl.cdiv(inside, KEYS) * KEYS, seen_by_all)
+        peak, total, summed = _attend_keys(
+            far, start, stop, True,
+            query, own, keys, values, table, scale, peak, total, summed,
+            key_block_stride, key_token_stride, value_block_stride, value_token_stride,
+            HEAD_DIM, DIM_PADDED, BLOCK_SIZE, KEYS, WINDOW,
+        )  # fmt: skip
+    peak, total, summed = _attend_keys(
+        start, seen_by_all, stop, False,
+        query, own, keys, values, table, scale, peak, total, summed,
+        key_block_stride, key_token_stride, value_block_stride, value_token_stride,
+        HEAD_DIM, DIM_PADDED, BLOCK_SIZE, KEYS, WINDOW,
+    )  # fmt: skip
+    peak, total, summed = _attend_keys(
+        seen_by_all, stop, stop, True,
+        query, own, keys, values, table, scale, peak, total, summed,
+        key_block_stride, key_token_stride, value_block_stride, value_token_stride,
+        HEAD_DIM, DIM_PADDED, BLOCK_SIZE, KEYS, WINDOW,
+    )  # fmt: skip
 
     result = summed / tl.where(total > 0, total, 1.0)[:, None]
-    place = out + (token[:, None] * HEADS + head) * HEAD_DIM + dim[None, :]
+    place = out + (token * HEADS + row_head)[:, None] * HEAD_DIM + dim[None, :]
     tl.store(place, result.to(out.dtype.element_ty), mask=row_mask)
+
+
+@triton.jit
+def _attend_keys(
+    start,
+    stop,
+    limit,
+    MASKED: tl.constexpr,
+    query,
+    own,
+    keys,
+    values,
+    table,
+    scale,
+    peak,
+    total,
+    summed,
+    key_block_stride,
+    key_token_stride,
+    value_block_stride,
+    value_token_stride,
+    HEAD_DIM: tl.constexpr,
+    DIM_PADDED: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    KEYS: tl.constexpr,
+    WINDOW: tl.constexpr,
+):
+    """Add the keys from `start`, a multiple of KEYS, to `stop` to a running softmax; none from `limit` on is read.
+
+    Without a mask, `stop` is a multiple of KEYS too, and every row sees all of them.
+    """
+    lane = tl.arange(0, KEYS)
+    dim = tl.arange(0, DIM_PADDED)
+    for at in range(start, stop, KEYS):
+        position = at + lane
+        if KEYS % BLOCK_SIZE == 0:  # what of it does not change leaves the loop
+            block_index = at // BLOCK_SIZE + lane // BLOCK_SIZE
+            offset = lane % BLOCK_SIZE
+        else:
+            block_index = position // BLOCK_SIZE
+            offset = position % BLOCK_SIZE
+        if MASKED:
+            live = position < limit
+            block = tl.load(table + block_index, mask=live, other=0).to(tl.int64)
+        else:
+            block = tl.load(table + block_index).to(tl.int64)
+        key_place = keys + (block * key_block_stride + offset * key_token_stride)[:, None] + dim[None, :]
+        value_place = values + (block * value_block_stride + offset * value_token_stride)[:, None] + dim[None, :]
+        if MASKED:
+            mask = live[:, None] & (dim < HEAD_DIM)[None, :]
+            key = tl.load(key_place, mask=mask, other=0.0)
+            value = tl.load(value_place, mask=mask, other=0.0)
+        elif HEAD_DIM < DIM_PADDED:
+            mask = (dim < HEAD_DIM)[None, :]
+            key = tl.load(key_place, mask=mask, other=0.0)
+            value = tl.load(value_place, mask=mask, other=0.0)
+        else:
+            key = tl.load(key_place)
+            value = tl.load(value_place)
+        score = tl.dot(query, tl.trans(key), input_precision="ieee")
+        if MASKED:
+            seen = (position[None, :] <= own[:, None]) & live[None, :]
+            if WINDOW > 0:
+                seen = seen & (position[None, :] > own[:, None] - WINDOW)
+            score = tl.where(seen, score, float("-inf"))
+        new_peak = tl.maximum(peak, tl.max(score, 1) * scale)
+        kept = tl.exp2(peak - new_peak)
+        weight = tl.exp2(score * scale - new_peak[:, None])
+        total = total * kept + tl.sum(weight, 1)
+        summed = tl.dot(weight.to(value.dtype), value, summed * kept[:, None], input_precision="ieee")
+        peak = new_peak
+    return peak, total, summed

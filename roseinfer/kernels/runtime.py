@@ -23,8 +23,8 @@ class _Absent:
     constexpr = Any
 
     @staticmethod
-    def jit(function: Any) -> Any:
-        return function
+    def jit(function: Any = None, **_options: Any) -> Any:
+        return function if function is not None else lambda decorated: decorated
 
 
 HAS_TRITON = (torch.version.cuda is not None or INTERPRETED) and find_spec("triton") is not None

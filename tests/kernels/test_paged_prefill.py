@@ -60,19 +60,19 @@ def test_every_head_size_and_dtype(dtype: torch.dtype, head_dim: int) -> None:
 @given(
     requests=st.lists(st.tuples(st.integers(0, 60), st.integers(1, 40)), min_size=1, max_size=3),
     block_size=st.sampled_from([8, 16, 32]),
-    heads=st.sampled_from([(1, 1), (2, 2), (4, 2), (3, 1)]),
-    window=st.one_of(st.none(), st.integers(1, 40)),
-    queries=st.sampled_from([16, 32]),
+    heads=st.sampled_from([(1, 1), (2, 2), (4, 2), (3, 1), (10, 2), (16, 1)]),
+    window=st.one_of(st.none(), st.integers(1, 70)),
+    rows=st.sampled_from([16, 32]),
     keys=st.sampled_from([16, 32]),
     seed=st.integers(0, 1 << 20),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_chunks_windows_and_tiles_fall_anywhere(
     requests: list[tuple[int, int]],
     block_size: int,
     heads: tuple[int, int],
     window: int | None,
-    queries: int,
+    rows: int,
     keys: int,
     seed: int,
 ) -> None:
@@ -84,9 +84,18 @@ def test_chunks_windows_and_tiles_fall_anywhere(
         dtype=torch.float32,
         block_size=block_size,
         window=window,
-        tiles=PrefillTiles(queries, keys, 4, 2),
+        tiles=PrefillTiles(rows, keys, 4, 2),
         seed=seed,
     )
+
+
+@pytest.mark.parametrize("heads", [17, 32, 34], ids=lambda heads: f"{heads} heads of one key head")
+def test_more_heads_share_a_key_head_than_one_program_takes(heads: int) -> None:
+    compare([(3, 9)], heads=heads, kv_heads=1, head_dim=16, dtype=torch.float32)
+
+
+def test_many_requests_some_without_new_tokens_find_their_tiles() -> None:
+    compare([(index % 5 + 1, index % 4) for index in range(150)], heads=2, kv_heads=1, head_dim=16, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("window", [None, 7])
@@ -98,6 +107,18 @@ def test_a_single_new_token_is_decode(window: int | None) -> None:
         paged_prefill_attention(case.q, *cache, starts, case.context_lens, max_query_len=1, sliding_window=window),
         paged_decode_attention_reference(case.q, *cache, case.context_lens, sliding_window=window),
     )
+
+
+def test_results_go_where_the_caller_says() -> None:
+    case = paged_case([19, 4], heads=2, kv_heads=2, head_dim=16, dtype=torch.float32, queries=10)
+    starts = torch.tensor([0, 8, 10], device=DEVICE)
+    arguments = (case.q, case.key_cache, case.value_cache, case.block_tables, starts, case.context_lens)
+    for attend in (paged_prefill_attention_triton, paged_prefill_attention_reference):
+        whole = torch.full((14, 2, 16), 7.0, device=DEVICE)
+        out = attend(*arguments, max_query_len=8, out=whole[4:])
+        assert out.data_ptr() == whole[4:].data_ptr()
+        torch.testing.assert_close(out, attend(*arguments, max_query_len=8))
+        assert (whole[:4] == 7).all()
 
 
 def test_what_the_cache_holds_past_the_end_is_never_read() -> None:
