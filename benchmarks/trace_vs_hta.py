@@ -3,7 +3,8 @@
     python -m venv /tmp/hta && /tmp/hta/bin/pip install HolisticTraceAnalysis
     python benchmarks/trace_vs_hta.py --hta-python /tmp/hta/bin/python --megabytes 100
 
-HTA loads the trace and computes its idle-time and kernel breakdowns; `summarize` does all it does.
+HTA loads the trace and computes its idle-time and kernel breakdowns; `summarize` does all it does. Both run several
+times, in turn, so that what else the machine does hits both; the best run of each counts.
 """
 
 import argparse
@@ -41,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hta-python", default=sys.executable)
     parser.add_argument("--megabytes", type=float, default=100.0)
+    parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rank0.json"
@@ -49,12 +51,19 @@ def main() -> None:
         text = path.read_bytes().replace(plain, plain + b' "distributedInfo": {"rank": 0},', 1)
         path.write_bytes(text)
         del text
-        ours = min((measured("summarize", path) for _ in range(3)), key=lambda found: found["seconds"])
-        theirs = min((hta(args.hta_python, Path(folder)) for _ in range(3)), key=lambda found: found["seconds"])
-        for name, found in (("roseinfer", ours), ("HTA", theirs)):
-            print(f"{name:10s} {found['seconds']:7.2f} s {found['peak_mb']:8.1f} MB")
-        times, memory = theirs["seconds"] / ours["seconds"], theirs["peak_mb"] / ours["peak_mb"]
-        print(f"{times:.1f}x the time, {memory:.1f}x the memory")
+        contenders = {
+            "roseinfer": lambda: measured("summarize", path),
+            "HTA": lambda: hta(args.hta_python, Path(folder)),
+        }
+        best: dict[str, dict[str, float]] = {}
+        for _ in range(args.repeats):
+            for name, run in contenders.items():
+                found = run()
+                print(f"{name:10s} {found['seconds']:7.2f} s {found['peak_mb']:8.1f} MB")
+                known = best.setdefault(name, found)
+                best[name] = {key: min(known[key], found[key]) for key in ("seconds", "peak_mb")}
+        ratios = {key: best["HTA"][key] / best["roseinfer"][key] for key in ("seconds", "peak_mb")}
+        print(f"best of each: {ratios['seconds']:.1f}x the time, {ratios['peak_mb']:.1f}x the memory")
 
 
 if __name__ == "__main__":
