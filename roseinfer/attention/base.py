@@ -46,6 +46,11 @@ class AttentionBackend(Protocol):
         """Whether `attend` works: new keys and values may then be in the cache before."""
         ...
 
+    @property
+    def takes_decode_layout(self) -> bool:
+        """Whether `forward` and `attend` take a DecodeLayout as metadata, without `prepare`."""
+        ...
+
     def attend(self, layer: int, q: Tensor, metadata: AttentionMetadata) -> Tensor:
         """`forward` without its first half: the new tokens' keys and values are in the cache already."""
         ...

@@ -31,6 +31,7 @@ class GatherAttention:
     """Padded attention over gathered blocks."""
 
     reads_cache = False
+    takes_decode_layout = False
 
     def __init__(self, sliding_window: int | None = None) -> None:
         self._window = sliding_window

@@ -1,4 +1,4 @@
-"""The default backend: attention over the blocks that each request has, with torch operations alone.
+"""The default backend on a CPU: attention over the blocks that each request has, with torch operations alone.
 
 Requests of similar length form a group and run as one operation each; a group's longest member is at most twice as
 long as its shortest, so padding stays small however much the lengths in a batch differ. A request that runs alone, its
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from roseinfer.attention.base import DecodeLayout, StepLayout
+from roseinfer.attention.base import StepLayout
 from roseinfer.cache.kv_cache import KVCache
 from roseinfer.spans import span
 
@@ -66,6 +66,7 @@ class PagedAttention:
     """Grouped attention over block tables."""
 
     reads_cache = True
+    takes_decode_layout = False
 
     def __init__(self, sliding_window: int | None = None) -> None:
         self._window = sliding_window
@@ -79,15 +80,13 @@ class PagedAttention:
         groups = [self._group(members, firsts, layout, cache) for members in _grouped(layout)]
         return PagedMetadata(cache, layout.slots, groups)
 
-    def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, metadata: PagedMetadata | DecodeLayout) -> Tensor:
+    def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, metadata: PagedMetadata) -> Tensor:
         with span("roseinfer.kv.append"):
             metadata.cache.write(layer, metadata.slots, k, v)
         return self.attend(layer, q, metadata)
 
-    def attend(self, layer: int, q: Tensor, metadata: PagedMetadata | DecodeLayout) -> Tensor:
+    def attend(self, layer: int, q: Tensor, metadata: PagedMetadata) -> Tensor:
         with span("roseinfer.attention"):
-            if isinstance(metadata, DecodeLayout):
-                return self._decode(q, metadata.cache.data[layer], metadata)
             if len(metadata.groups) == 1:
                 return _attend(layer, q, metadata.cache, metadata.groups[0])
             out = torch.empty_like(q)
@@ -95,19 +94,6 @@ class PagedAttention:
                 assert group.packing is not None
                 out[group.packing.tokens] = _attend(layer, q, metadata.cache, group)
             return out
-
-    def _decode(self, q: Tensor, data: Tensor, layout: DecodeLayout) -> Tensor:
-        from roseinfer.kernels.paged_attention import paged_decode_attention  # triton is not everywhere
-
-        return paged_decode_attention(
-            q,
-            data[0],
-            data[1],
-            layout.block_tables,
-            layout.context_lens,
-            scale=q.shape[-1] ** -0.5,
-            sliding_window=self._window,
-        )
 
     def _group(self, members: Sequence[int], firsts: list[int], layout: StepLayout, cache: KVCache) -> _Group:
         device = layout.slots.device

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from roseinfer.attention.base import AttentionBackend
 from roseinfer.attention.gather import GatherAttention
 from roseinfer.attention.paged import PagedAttention
+from roseinfer.attention.paged_kernels import PagedKernelAttention
+from roseinfer.cache.kv_cache import KVCache
 from roseinfer.config import AttentionName
 
 _BACKENDS: dict[AttentionName, Callable[[int | None], AttentionBackend]] = {
@@ -13,6 +15,13 @@ _BACKENDS: dict[AttentionName, Callable[[int | None], AttentionBackend]] = {
 }
 
 
-def attention_backend(name: AttentionName, sliding_window: int | None = None) -> AttentionBackend:
-    """The backend called `name`, in which a token looks at itself and at most `sliding_window` - 1 tokens before."""
+def attention_backend(
+    name: AttentionName, sliding_window: int | None = None, cache: KVCache | None = None
+) -> AttentionBackend:
+    """The backend called `name`, in which a token looks at itself and at most `sliding_window` - 1 tokens before.
+
+    `paged` is the one of Triton kernels where these can read the cache that is given, else the one of torch operations.
+    """
+    if name == "paged" and cache is not None and PagedKernelAttention.fits(cache):
+        return PagedKernelAttention(sliding_window)
     return _BACKENDS[name](sliding_window)

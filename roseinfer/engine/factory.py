@@ -49,7 +49,7 @@ def build_engine(config: EngineConfig, *, on_progress: Callable[[int, int], None
     num_parameters = sum(view.numel() for view in model.weight_views().values())
     model.pack()
     cache = _kv_cache(config, model_config, max_model_len, dtype, device)
-    attention = attention_backend(config.attention, model_config.sliding_window)
+    attention = attention_backend(config.attention, model_config.sliding_window, cache)
     graphs = _decode_graphs(config, model, cache, attention, max_model_len)
     return Engine(
         config=config,
@@ -120,7 +120,7 @@ def _decode_graphs(
     config: EngineConfig, model: CausalLM, cache: KVCache, attention: AttentionBackend, max_model_len: int
 ) -> DecodeGraphs | None:
     """Where decoding can be captured: on a GPU, with the backend whose decode is all on the device."""
-    if cache.data.device.type != "cuda" or not config.cuda_graphs or config.attention != "paged":
+    if cache.data.device.type != "cuda" or not config.cuda_graphs or not attention.takes_decode_layout:
         return None
     return DecodeGraphs(
         model,

@@ -1,0 +1,135 @@
+"""The default backend on a GPU: attention over block tables by two Triton kernels.
+
+A request of one new token is a decode and has a kernel that cuts its keys into splits; all others, whole prompts and
+chunks of them, share a launch of the prefill kernel. What the kernels are told of a step is a few integers a request.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from roseinfer.attention.base import DecodeLayout, StepLayout
+from roseinfer.cache.kv_cache import KVCache
+from roseinfer.kernels.paged_attention import paged_decode_attention
+from roseinfer.kernels.paged_prefill import paged_prefill_attention
+from roseinfer.kernels.runtime import next_power_of_two, runs_triton
+from roseinfer.spans import span
+from roseinfer.upload import upload
+
+_NARROWEST_TABLE = 16
+
+
+@dataclass(frozen=True)
+class _Prefills:
+    """Requests for the prefill kernel; their tokens follow each other."""
+
+    block_tables: Tensor  # [requests, blocks], int32
+    context_lens: Tensor  # [requests], int32, new tokens included
+    query_starts: Tensor  # [requests + 1], int32, the first is 0
+    max_query_len: int
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One step's requests: decodes, then prefills."""
+
+    cache: KVCache
+    slots: Tensor  # [tokens]
+    decodes: DecodeLayout | None
+    prefills: _Prefills | None
+
+
+class PagedKernelAttention:
+    """Triton kernels over block tables."""
+
+    reads_cache = True
+    takes_decode_layout = True
+
+    def __init__(self, sliding_window: int | None = None) -> None:
+        self._window = sliding_window
+
+    @staticmethod
+    def fits(cache: KVCache) -> bool:
+        """Whether the kernels themselves, and not their references, would read this cache."""
+        power_of_two = cache.block_size & (cache.block_size - 1) == 0
+        return power_of_two and cache.data.shape[-1] <= 256 and runs_triton(cache.data)
+
+    def prepare(self, layout: StepLayout, cache: KVCache) -> _Step:
+        """Bring starts, lengths and block tables to the device, by one copy."""
+        # Requests of one token that stand behind a longer one go with the prefills: that kernel takes any length, and
+        # without gaps between the groups each is a slice. Schedulers put running requests first, so they are few.
+        query_lens = np.array(layout.query_lens, dtype=np.int32)
+        longer = np.flatnonzero(query_lens > 1)
+        count = int(longer[0]) if len(longer) else len(query_lens)
+        context_lens = query_lens + np.array(layout.context_lens, dtype=np.int32)
+        starts = np.zeros(len(query_lens) - count + 1, dtype=np.int32)
+        query_lens[count:].cumsum(out=starts[1:])
+        decode_tables, decode_lens, prefill_tables, prefill_lens, query_starts = upload(
+            layout.slots.device,
+            padded_tables(layout.block_tables[:count]),
+            context_lens[:count],
+            padded_tables(layout.block_tables[count:]),
+            context_lens[count:],
+            starts,
+        )
+        decodes = DecodeLayout(cache, decode_tables, decode_lens, layout.slots[:count])
+        prefills = _Prefills(prefill_tables, prefill_lens, query_starts, int(query_lens.max()))
+        return _Step(cache, layout.slots, decodes if count else None, prefills if len(longer) else None)
+
+    def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, metadata: _Step | DecodeLayout) -> Tensor:
+        with span("roseinfer.kv.append"):
+            metadata.cache.write(layer, metadata.slots, k, v)
+        return self.attend(layer, q, metadata)
+
+    def attend(self, layer: int, q: Tensor, metadata: _Step | DecodeLayout) -> Tensor:
+        with span("roseinfer.attention"):
+            if isinstance(metadata, DecodeLayout):
+                return self._decode(layer, q, metadata)
+            decodes, prefills = metadata.decodes, metadata.prefills
+            if prefills is None:
+                assert decodes is not None
+                return self._decode(layer, q, decodes)
+            if decodes is None:
+                return self._prefill(layer, q, metadata.cache, prefills)
+            count = len(decodes.slots)
+            out = torch.empty_like(q)
+            out[:count] = self._decode(layer, q[:count], decodes)
+            self._prefill(layer, q[count:], metadata.cache, prefills, out[count:])
+            return out
+
+    def _decode(self, layer: int, q: Tensor, decodes: DecodeLayout) -> Tensor:
+        keys, values = decodes.cache.data[layer]
+        return paged_decode_attention(
+            q, keys, values, decodes.block_tables, decodes.context_lens, sliding_window=self._window
+        )
+
+    def _prefill(self, layer: int, q: Tensor, cache: KVCache, prefills: _Prefills, out: Tensor | None = None) -> Tensor:
+        keys, values = cache.data[layer]
+        return paged_prefill_attention(
+            q,
+            keys,
+            values,
+            prefills.block_tables,
+            prefills.query_starts,
+            prefills.context_lens,
+            max_query_len=prefills.max_query_len,
+            sliding_window=self._window,
+            out=out,
+        )
+
+
+def padded_tables(tables: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:
+    """Block tables as one array [requests, blocks], padded with block 0.
+
+    The number of blocks is a power of two: kernels are compiled for classes of it, and those shall be few.
+    """
+    counts = np.array([len(table) for table in tables], dtype=np.int64)
+    width = next_power_of_two(max([_NARROWEST_TABLE, *counts.tolist()]))
+    padded = np.zeros((len(tables), width), dtype=np.int32)
+    padded[np.arange(width) < counts[:, None]] = np.fromiter(chain.from_iterable(tables), np.int32, counts.sum())
+    return padded

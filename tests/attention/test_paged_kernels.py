@@ -1,0 +1,195 @@
+"""The backend of Triton kernels computes what the reference backend does, for any mixture of requests."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from roseinfer.attention.base import DecodeLayout, StepLayout
+from roseinfer.attention.gather import GatherAttention
+from roseinfer.attention.paged import PagedAttention
+from roseinfer.attention.paged_kernels import PagedKernelAttention, padded_tables
+from roseinfer.attention.registry import attention_backend
+from roseinfer.cache.kv_cache import KVCache
+from roseinfer.kernels import paged_attention, paged_prefill
+
+pytestmark = pytest.mark.usefixtures("single_threaded")
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.float64: 1e-12}
+
+launches: Counter[str] = Counter()
+
+
+def counted(name: str, launch: Callable[..., Tensor], *arguments: Any, **options: Any) -> Tensor:
+    launches[name] += 1
+    return launch(*arguments, **options)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def kernels_in_the_interpreter() -> Iterator[None]:
+    """Without a GPU the backend launches its kernels all the same, and each launch is counted."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in ((paged_attention, "paged_decode_attention"), (paged_prefill, "paged_prefill_attention")):
+            patch.setattr(module, "runs_triton", lambda *tensors: all(x.dtype != torch.float64 for x in tensors))
+            patch.setattr(module, f"{name}_triton", partial(counted, name, getattr(module, f"{name}_triton")))
+        yield
+
+
+def cache_of(num_blocks: int, block_size: int, kv_heads: int, head_dim: int, dtype: torch.dtype, seed: int) -> KVCache:
+    cache = KVCache(
+        num_layers=2,
+        num_blocks=num_blocks,
+        block_size=block_size,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        dtype=dtype,
+        device=DEVICE,
+    )
+    cache.data.copy_(torch.randn(cache.data.shape, generator=torch.Generator().manual_seed(seed)))
+    return cache
+
+
+def layout_of(requests: list[tuple[int, int]], num_blocks: int, block_size: int, seed: int) -> StepLayout:
+    """Requests are (tokens in the cache, new tokens); their blocks lie anywhere."""
+    numbers = iter(torch.randperm(num_blocks, generator=torch.Generator().manual_seed(seed)).tolist())
+    tables = [[next(numbers) for _ in range(-(-(past + new) // block_size))] for past, new in requests]
+    slots = [
+        table[at // block_size] * block_size + at % block_size
+        for table, (past, new) in zip(tables, requests, strict=True)
+        for at in range(past, past + new)
+    ]
+    return StepLayout(
+        query_lens=[new for _, new in requests],
+        context_lens=[past for past, _ in requests],
+        block_tables=tables,
+        slots=torch.tensor(slots, device=DEVICE),
+    )
+
+
+def compare(
+    requests: list[tuple[int, int]],
+    *,
+    heads: int,
+    kv_heads: int,
+    head_dim: int = 16,
+    block_size: int = 16,
+    window: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> Counter[str]:
+    """Both backends on the same step and the same cache; the kernels that were launched."""
+    num_blocks = sum(-(-(past + new) // block_size) for past, new in requests) + 1
+    layout = layout_of(requests, num_blocks, block_size, seed)
+    ours, reference = PagedKernelAttention(window), GatherAttention(window)
+    cache, expected_cache = (cache_of(num_blocks, block_size, kv_heads, head_dim, dtype, seed) for _ in range(2))
+    step, expected_step = ours.prepare(layout, cache), reference.prepare(layout, expected_cache)
+    tokens, before = sum(layout.query_lens), launches.copy()
+    source = torch.Generator().manual_seed(seed + 1)
+    for layer in range(2):
+        q, k, v = (
+            torch.randn(tokens, count, head_dim, generator=source).to(dtype).to(DEVICE)
+            for count in (heads, kv_heads, kv_heads)
+        )
+        out = ours.forward(layer, q, k, v, step)
+        expected = reference.forward(layer, q, k, v, expected_step)
+        torch.testing.assert_close(out, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+        torch.testing.assert_close(ours.attend(layer, q, step), out)  # the tokens are in the cache by now
+    torch.testing.assert_close(cache.data, expected_cache.data, rtol=0, atol=0)
+    return launches - before
+
+
+@given(
+    requests=st.lists(st.tuples(st.integers(0, 60), st.one_of(st.just(1), st.integers(1, 30))), min_size=1, max_size=5),
+    ordered=st.booleans(),
+    heads=st.sampled_from([(2, 2), (4, 2), (6, 1)]),
+    block_size=st.sampled_from([4, 16]),
+    window=st.one_of(st.none(), st.integers(1, 40)),
+    seed=st.integers(0, 1 << 20),
+)
+@settings(max_examples=12, deadline=None)
+def test_any_mixture_of_decodes_chunks_and_prompts(
+    requests: list[tuple[int, int]],
+    ordered: bool,
+    heads: tuple[int, int],
+    block_size: int,
+    window: int | None,
+    seed: int,
+) -> None:
+    if ordered:
+        requests = sorted(requests, key=lambda request: request[1] > 1)
+    compare(requests, heads=heads[0], kv_heads=heads[1], block_size=block_size, window=window, seed=seed)
+
+
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_mixed_step_takes_both_kernels_at_every_head_size(head_dim: int, dtype: torch.dtype) -> None:
+    used = compare([(20, 1), (33, 1), (16, 9), (0, 21)], heads=4, kv_heads=2, head_dim=head_dim, dtype=dtype)
+    assert used == {"paged_decode_attention": 4, "paged_prefill_attention": 4}
+
+
+@pytest.mark.parametrize(
+    ("requests", "kernel"),
+    [
+        ([(20, 1), (0, 1)], "paged_decode_attention"),
+        ([(20, 2), (0, 7)], "paged_prefill_attention"),
+        ([(20, 2), (9, 1)], "paged_prefill_attention"),
+    ],
+    ids=["decodes", "prefills", "a decode behind a prefill"],
+)
+def test_a_step_of_one_kind_takes_one_kernel(requests: list[tuple[int, int]], kernel: str) -> None:
+    assert compare(requests, heads=2, kv_heads=1) == {kernel: 4}
+
+
+def test_decodes_that_lie_on_the_device_need_no_preparation() -> None:
+    requests = [(20, 1), (5, 1), (40, 1)]
+    layout = layout_of(requests, num_blocks=8, block_size=16, seed=0)
+    cache = cache_of(8, 16, 2, 16, torch.float32, seed=0)
+    q, k, v = torch.randn(3, 3, 2, 16, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    on_device = DecodeLayout(
+        cache,
+        torch.from_numpy(padded_tables(layout.block_tables)).to(DEVICE),
+        torch.tensor([past + 1 for past, _ in requests], dtype=torch.int32, device=DEVICE),
+        layout.slots,
+    )
+    backend = PagedKernelAttention()
+    torch.testing.assert_close(
+        backend.forward(1, q, k, v, on_device), backend.forward(1, q, k, v, backend.prepare(layout, cache))
+    )
+
+
+def test_what_the_kernels_cannot_read_goes_to_their_references() -> None:
+    used = compare([(20, 1), (16, 9)], heads=4, kv_heads=2, dtype=torch.float64)
+    used += compare([(20, 1), (16, 9)], heads=4, kv_heads=2, block_size=12)
+    assert not used
+
+
+def test_tables_are_as_wide_as_the_longest_and_few_widths_occur() -> None:
+    tables = [[3, 1, 2], [], list(range(17))]
+    padded = padded_tables(tables)
+    assert padded.shape == (3, 32)
+    for row, table in zip(padded.tolist(), tables, strict=True):
+        assert row == table + [0] * (32 - len(table))
+    assert padded_tables([]).shape == (0, 16)
+    assert {padded_tables([[0] * count]).shape[1] for count in range(100)} == {16, 32, 64, 128}
+
+
+def test_where_kernels_cannot_run_paged_attention_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("roseinfer.attention.paged_kernels.runs_triton", lambda x: x.dtype == torch.float32)
+
+    def chosen(block_size: int = 16, head_dim: int = 16, dtype: torch.dtype = torch.float32) -> type:
+        return type(attention_backend("paged", None, cache_of(2, block_size, 1, head_dim, dtype, seed=0)))
+
+    assert chosen() is PagedKernelAttention
+    assert chosen(block_size=12) is PagedAttention
+    assert chosen(head_dim=264) is PagedAttention
+    assert chosen(dtype=torch.float64) is PagedAttention
+    assert isinstance(attention_backend("paged"), PagedAttention)
+    cache = cache_of(2, 16, 1, 16, torch.float32, seed=0)
+    assert isinstance(attention_backend("gather", None, cache), GatherAttention)
