@@ -1,5 +1,6 @@
 """What the host computed for one step, on the device by one copy."""
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,17 +16,24 @@ bytes no longer, so where an array happens to lie in the copy must not change th
 
 
 def upload(device: torch.device, *arrays: Array) -> list[Tensor]:
-    """The arrays as tensors on the device, of their shapes and dtypes; the host does not wait for the copy.
+    """Copies of the arrays as tensors on the device, of their shapes and dtypes; the host does not wait for them.
 
     Each call stages in memory of its own: a step may be launched while the copy for the one before is still under
     way, and must not overwrite its source. Torch's host allocator caches pinned memory, so that is no allocation, and
     hands out what a non-blocking copy reads only after that copy's event.
     """
+    if device.type == "cpu":
+        return [torch.from_numpy(array.copy()) for array in arrays]
+    return staged(device, arrays, pin_memory=True)
+
+
+def staged(device: torch.device, arrays: Sequence[Array], *, pin_memory: bool) -> list[Tensor]:
+    """The arrays one behind the other in host memory, brought to the device, and taken apart there."""
     starts, total = [], 0
     for array in arrays:
         starts.append(total)
         total += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
-    staging = torch.empty(total, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    staging = torch.empty(total, dtype=torch.uint8, pin_memory=pin_memory)
     place = staging.numpy()
     for array, start in zip(arrays, starts, strict=True):
         place[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)

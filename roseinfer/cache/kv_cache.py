@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from roseinfer.upload import upload
+
 
 class KVCache:
     """Keys and values of all layers: data [layers, 2, num_blocks, block_size, kv_heads, head_dim]."""
@@ -40,7 +42,7 @@ class KVCache:
     def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
         """Copy whole blocks, of all layers, from the first to the second number of each pair."""
         if copies:
-            sources, targets = torch.tensor(copies, dtype=torch.int64, device=self.data.device).unbind(1)
+            sources, targets = upload(self.data.device, *np.array(copies, dtype=np.int64).T)
             self.data[:, :, targets] = self.data[:, :, sources]
 
     def read(self, layer: int, blocks: Tensor) -> tuple[Tensor, Tensor]:

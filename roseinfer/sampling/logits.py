@@ -4,10 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from roseinfer.config import SamplingParams
+from roseinfer.upload import upload
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,10 @@ def _places(entries: list[tuple[int, int, float]], device: torch.device) -> _Pla
         return None
     rows, token_ids, values = zip(*entries, strict=True)
     return _Places(
-        torch.tensor(rows, device=device),
-        torch.tensor(token_ids, device=device),
-        torch.tensor(values, dtype=torch.float64).to(device),
+        *upload(
+            device,
+            np.array(rows, dtype=np.int64),
+            np.array(token_ids, dtype=np.int64),
+            np.array(values, dtype=np.float64),
+        )
     )

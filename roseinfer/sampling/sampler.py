@@ -7,6 +7,7 @@ generator's state is shared, so a request's text does not depend on what else is
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from roseinfer.config import SamplingParams
 from roseinfer.kernels.argmax import argmax
 from roseinfer.sampling.logits import History, LogitChanges
 from roseinfer.sampling.uniform import uniform
+from roseinfer.upload import upload
 
 
 @dataclass(frozen=True)
@@ -42,20 +44,22 @@ class SamplingBatch:
     ) -> "SamplingBatch":
         """Rows in the order of the logits; positions count tokens before the one to draw."""
         drawn = [p.top_k for p in params if p.temperature > 0]
-
-        def floats(values: list[float]) -> Tensor:
-            return torch.tensor(values, dtype=torch.float32, device=device)
-
-        def integers(values: Sequence[int]) -> Tensor:
-            return torch.tensor(values, dtype=torch.int64, device=device)
-
+        temperature, top_p, min_p, top_k, row_seeds, row_positions = upload(
+            device,
+            np.array([p.temperature for p in params], dtype=np.float32),
+            np.array([p.top_p for p in params], dtype=np.float32),
+            np.array([p.min_p for p in params], dtype=np.float32),
+            np.array([p.top_k for p in params], dtype=np.int64),
+            np.array(seeds, dtype=np.int64),
+            np.array(positions, dtype=np.int64),
+        )
         return cls(
-            temperature=floats([p.temperature for p in params]),
-            top_k=integers([p.top_k for p in params]),
-            top_p=floats([p.top_p for p in params]),
-            min_p=floats([p.min_p for p in params]),
-            seeds=integers(seeds),
-            positions=integers(positions),
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            seeds=row_seeds,
+            positions=row_positions,
             changes=LogitChanges.build(params, histories, device) if histories else None,
             all_greedy=not drawn,
             max_top_k=max(drawn) if drawn and min(drawn) > 0 else 0,

@@ -9,7 +9,7 @@ from roseinfer.config import SamplingParams
 from roseinfer.engine.request import Request
 from roseinfer.engine.scheduler import Chunk, StepPlan
 from roseinfer.engine.step_inputs import StepInputs
-from roseinfer.upload import upload
+from roseinfer.upload import staged, upload
 
 chunks_drawn = st.lists(
     st.tuples(st.integers(0, 50), st.integers(1, 30), st.integers(0, 5), st.booleans()), min_size=1, max_size=6
@@ -60,12 +60,12 @@ def test_uploaded_arrays_keep_values_shapes_and_dtypes_and_begin_aligned() -> No
         np.zeros(0, dtype=np.int64),
         np.array([[0.5]], dtype=np.float32),
     ]
-    tensors = upload(torch.device("cpu"), *arrays)
-    for array, tensor in zip(arrays, tensors, strict=True):
-        assert tensor.dtype == getattr(torch, array.dtype.name)
-        assert tuple(tensor.shape) == array.shape
-        assert tensor.tolist() == array.tolist()
-        assert (tensor.data_ptr() - tensors[0].data_ptr()) % 64 == 0
-    again = upload(torch.device("cpu"), *arrays)
-    again[0].zero_()
-    assert tensors[0].tolist() == [0, 1, 2, 3, 4]
+    cpu = torch.device("cpu")
+    in_one_copy = staged(cpu, arrays, pin_memory=False)
+    assert [(tensor.data_ptr() - in_one_copy[0].data_ptr()) % 64 for tensor in in_one_copy] == [0] * len(arrays)
+    for tensors in (in_one_copy, upload(cpu, *arrays)):
+        for array, tensor in zip(arrays, tensors, strict=True):
+            assert tensor.dtype == getattr(torch, array.dtype.name)
+            assert tuple(tensor.shape) == array.shape
+            assert tensor.tolist() == array.tolist()
+        tensors[0].zero_()  # nobody else's memory
