@@ -1,9 +1,11 @@
 """Every kernel against torch (cuBLAS among it) at the decode shapes of three models: one JSON document.
 
-    python -m benchmarks.kernels [--tune] [--variants]
+    python -m benchmarks.kernels [--variants]
+    python -m benchmarks.kernels --tune [--seconds 150] [--rows 1,64] [--models gpt2,llama-3-8b]
 
 Each figure is for one call out of a CUDA graph of many, on inputs that together exceed the device's caches. A kernel
-that fails says so in its row.
+that fails says so in its row. With --tune, the linear layers' tiles are measured in the models' own layers instead, and
+what is fastest is kept for later processes.
 """
 
 import argparse
@@ -17,12 +19,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from benchmarks.tune_linears import tune_linears
 from roseinfer.kernels import activations
-from roseinfer.kernels.norms import add_layer_norm, add_layer_norm_reference, add_rms_norm, add_rms_norm_reference
+from roseinfer.kernels.norms import Norm, add_layer_norm, add_layer_norm_reference, add_rms_norm, add_rms_norm_reference
 from roseinfer.kernels.paged_attention import DecodeTiles, paged_decode_attention, paged_decode_attention_triton
 from roseinfer.kernels.paged_prefill import paged_prefill_attention
 from roseinfer.kernels.rope_append import rope_append
-from roseinfer.kernels.skinny_linear import MAX_ROWS, Norm, skinny_linear, tune
+from roseinfer.kernels.skinny_linear import skinny_linear
 from roseinfer.kernels.tuning import replay_us, tuned
 from roseinfer.models.config import ModelConfig
 from roseinfer.models.shapes import SHAPES
@@ -116,10 +119,7 @@ def linears(rows: Rows, name: str, config: ModelConfig, batch: int) -> None:
             }
             return lambda index: skinny_linear(x, weights[index], **options)
 
-        ways = {"torch": cublas}
-        if batch <= MAX_ROWS:  # above, it is torch's own
-            ways |= {"triton": ours, "fused": fused}
-        rows.add(f"linear {part} {outputs}x{size}", name, batch, moved, **ways)
+        rows.add(f"linear {part} {outputs}x{size}", name, batch, moved, torch=cublas, triton=ours, fused=fused)
 
 
 def attention(rows: Rows, name: str, config: ModelConfig, batch: int, *, variants: bool) -> None:
@@ -257,16 +257,27 @@ def prefill(rows: Rows, name: str, config: ModelConfig) -> None:
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--tune", action="store_true", help="first measure and keep the best tiles of each linear layer"
-    )
+    parser.add_argument("--tune", action="store_true", help="measure and keep the best tiles of the linear layers")
+    parser.add_argument("--seconds", type=float, default=150, help="what tuning may take")
+    parser.add_argument("--rows", default="1,64", help="batch sizes to tune for")
+    parser.add_argument("--models", default=",".join(MODELS), help="built-in shapes to tune for")
+    parser.add_argument("--jobs", type=int, default=8, help="kernels that tuning compiles at a time")
     parser.add_argument("--variants", action="store_true", help="other tiles of decode attention, too")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("benchmarks.kernels needs a CUDA device")
     device = torch.device("cuda", torch.cuda.current_device())
+    about = {
+        "device": torch.cuda.get_device_name(device),
+        "torch": str(torch.__version__),
+        "dtype": str(DTYPE).removeprefix("torch."),
+    }
     if arguments.tune:
-        tune_all(device)
+        models = {name: SHAPES[name] for name in arguments.models.split(",")}
+        counts = [int(count) for count in arguments.rows.split(",")]
+        chains = tune_linears(models, counts, device, DTYPE, arguments.seconds, arguments.jobs)
+        print(json.dumps({**about, "chains": chains, "tuned": tuned(device)}))
+        return
     rows = Rows()
     for batch in (1, 64):
         for name in MODELS:
@@ -277,32 +288,7 @@ def main() -> None:
                     rows.rows.append({"kernel": str(part), "model": name, "batch": batch, "error": str(error)[:200]})
     for name in MODELS:
         prefill(rows, name, SHAPES[name])
-    document = {
-        "device": torch.cuda.get_device_name(device),
-        "torch": str(torch.__version__),
-        "dtype": str(DTYPE).removeprefix("torch."),
-        "tuned": {key: list(choice) for key, choice in tuned(device).items()},
-        "rows": rows.rows,
-    }
-    print(json.dumps(document))
-
-
-def tune_all(device: torch.device) -> None:
-    """The layers of the models at one row."""
-    shapes = set()
-    for name in MODELS:
-        config = SHAPES[name]
-        hidden, heads = config.hidden_size, config.num_heads * config.head_dim
-        gated = config.activation == "silu"
-        shapes |= {
-            (1, heads + 2 * config.num_kv_heads * config.head_dim, hidden, False),
-            (1, hidden, heads, False),
-            (1, config.intermediate_size, hidden, gated),
-            (1, hidden, config.intermediate_size, False),
-            (1, config.vocab_size, hidden, False),
-        }
-    for shape in sorted(shapes):
-        print(json.dumps(tune([shape], device, DTYPE)), file=sys.stderr, flush=True)
+    print(json.dumps({**about, "tuned": tuned(device), "rows": rows.rows}))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The activation functions of MLPs."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,6 +14,9 @@ from roseinfer.kernels.runtime import (
     tl,
     triton,
 )
+
+Activation = Literal["silu_and_mul", "gelu", "gelu_tanh"]
+"""The functions below, by name."""
 
 _BLOCK = 1024
 

@@ -1,5 +1,7 @@
 """A residual addition and the norm that follows it, in one pass over the row."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,6 +18,15 @@ from roseinfer.kernels.runtime import (
 
 _MAX_SIZE = 1 << 15
 """Elements of a row that one program holds."""
+
+
+class Norm(NamedTuple):
+    """A norm of each row, for kernels that have one inside: RMS, or with `centered` a layer norm."""
+
+    weight: Tensor
+    eps: float
+    bias: Tensor | None = None
+    centered: bool = False
 
 
 def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -1,21 +1,10 @@
-"""The activation functions of MLPs, by name."""
+"""The names of MLPs' activation functions."""
 
-from collections.abc import Callable
 from typing import Literal
 
-import torch.nn.functional as F
-from torch import Tensor
-
 from roseinfer.errors import ModelError
-from roseinfer.kernels.activations import gelu, gelu_tanh
 
 ActivationName = Literal["gelu", "gelu_tanh", "silu"]
-
-ACTIVATIONS: dict[ActivationName, Callable[[Tensor], Tensor]] = {
-    "gelu": gelu,
-    "gelu_tanh": gelu_tanh,
-    "silu": F.silu,
-}
 
 _HUGGING_FACE: dict[ActivationName, tuple[str, ...]] = {
     "gelu": ("gelu",),

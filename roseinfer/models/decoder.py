@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from roseinfer.attention.base import AttentionBackend, AttentionMetadata
 from roseinfer.errors import ModelError
-from roseinfer.kernels.activations import silu_and_mul
 from roseinfer.models.base import CausalLM
 from roseinfer.models.config import ModelConfig
 from roseinfer.models.layers import Embedding, FusedLinear, Linear, RMSNorm
@@ -42,7 +41,7 @@ class Decoder(CausalLM):
         return self.norm.after(hidden, residual)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return self.embed.logits(hidden) if self.head is None else self.head.fused(hidden)
+        return self.embed.logits(hidden) if self.head is None else self.head.into(hidden)
 
     def pack(self) -> None:
         super().pack()
@@ -86,17 +85,10 @@ class DecoderLayer(nn.Module):
 
         Without a second part, the first is the stream itself.
         """
-        if step.few_rows:
-            stream = hidden if residual is None else hidden + residual
-            attended = self._attend(self.qkv.fused(stream, norm=self.attention_norm), step)
-            stream = self.output.fused(attended.flatten(1), residual=stream)
-            gated = self.gate_up.fused(stream, norm=self.mlp_norm, activation="silu_and_mul")
-            return self.down.fused(gated, residual=stream), None
-        normed, residual = self.attention_norm.after(hidden, residual)
-        attended = self._attend(self.qkv(normed), step)
-        normed, residual = self.mlp_norm.after(self.output(attended.flatten(1)), residual)
-        gate_up = self.gate_up(normed)
-        return self.down(silu_and_mul(gate_up)), residual
+        qkv, stream = self.qkv.after_norm(self.attention_norm, hidden, residual)
+        hidden, residual = self.output.onto(self._attend(qkv, step).flatten(1), stream)
+        gated, stream = self.gate_up.after_norm(self.mlp_norm, hidden, residual, "silu_and_mul")
+        return self.down.onto(gated, stream)
 
     def _attend(self, qkv: Tensor, step: StepTensors) -> Tensor:
         if step.appends_first:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from roseinfer.attention.base import AttentionBackend, AttentionMetadata
-from roseinfer.models.activation import ACTIVATIONS, activation_from_hf
+from roseinfer.models.activation import activation_from_hf
 from roseinfer.models.base import Architecture, CausalLM, Checkpoint, Dialect, WeightPlace
 from roseinfer.models.config import ModelConfig
 from roseinfer.models.fields import gguf_vocab_size, optional, require, require_feature, size
@@ -81,16 +81,10 @@ class GPT2Layer(nn.Module):
 
         Without a second part, the first is the stream itself.
         """
-        if step.few_rows:
-            stream = hidden if residual is None else hidden + residual
-            attended = self._attend(self.qkv.fused(stream, norm=self.attention_norm), step)
-            stream = self.output.fused(attended.flatten(1), residual=stream)
-            active = self.up.fused(stream, norm=self.mlp_norm, activation=self.activation)
-            return self.down.fused(active, residual=stream), None
-        normed, residual = self.attention_norm.after(hidden, residual)
-        attended = self._attend(self.qkv(normed), step)
-        normed, residual = self.mlp_norm.after(self.output(attended.flatten(1)), residual)
-        return self.down(ACTIVATIONS[self.activation](self.up(normed))), residual
+        qkv, stream = self.qkv.after_norm(self.attention_norm, hidden, residual)
+        hidden, residual = self.output.onto(self._attend(qkv, step).flatten(1), stream)
+        active, stream = self.up.after_norm(self.mlp_norm, hidden, residual, self.activation)
+        return self.down.onto(active, stream)
 
     def _attend(self, qkv: Tensor, step: StepTensors) -> Tensor:
         if step.appends_first:

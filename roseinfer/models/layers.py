@@ -4,9 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from roseinfer.kernels.norms import add_layer_norm, add_rms_norm
+from roseinfer.kernels import activations
+from roseinfer.kernels.activations import Activation
+from roseinfer.kernels.norms import Norm, add_layer_norm, add_rms_norm
 from roseinfer.kernels.packed_linear import pack, packable, packed_linear, unpacked
-from roseinfer.kernels.skinny_linear import Activation, Norm, skinny_linear
+from roseinfer.kernels.skinny_linear import fused_tiles, skinny_linear
 
 
 def parameter(*shape: int) -> nn.Parameter:
@@ -37,20 +39,38 @@ class Linear(nn.Module):
         """The weight [out_features, in_features] in plain order: itself, or a copy of a packed one."""
         return unpacked(self.weight)
 
-    def fused(
+    def into(self, x: Tensor, activation: Activation | None = None) -> Tensor:
+        """activation(x W^T + b)."""
+        if x.is_cuda:
+            return skinny_linear(x, self.weight, self.bias, activation=activation)
+        out: Tensor = self(x)
+        if activation is not None:
+            out = getattr(activations, activation)(out)
+        return out
+
+    def after_norm(
         self,
-        x: Tensor,
-        *,
-        norm: "RMSNorm | LayerNorm | None" = None,
+        norm: "RMSNorm | LayerNorm",
+        hidden: Tensor,
+        residual: Tensor | None,
         activation: Activation | None = None,
-        residual: Tensor | None = None,
-    ) -> Tensor:
-        """activation(norm(x) W^T + b) + residual; on a GPU, few rows take one kernel."""
-        if self.weight.is_mkldnn and norm is None and activation is None:
-            out = self.forward(x)
-            return out if residual is None else out + residual
-        chosen = None if norm is None else norm.description
-        return skinny_linear(x, self.weight, self.bias, norm=chosen, activation=activation, residual=residual)
+    ) -> tuple[Tensor, Tensor]:
+        """activation(norm(stream) W^T + b), and the stream: hidden + residual, or hidden if that is None.
+
+        On a GPU, few rows take one kernel.
+        """
+        if residual is None and hidden.is_cuda:
+            inside = norm.description
+            if fused_tiles(hidden, self.weight, self.bias, norm=inside, activation=activation) is not None:
+                return skinny_linear(hidden, self.weight, self.bias, norm=inside, activation=activation), hidden
+        normed, stream = norm.after(hidden, residual)
+        return self.into(normed, activation), stream
+
+    def onto(self, x: Tensor, stream: Tensor) -> tuple[Tensor, Tensor | None]:
+        """x W^T + b and the stream that it is to be added to; or, where one kernel does it, their sum and None."""
+        if x.is_cuda and fused_tiles(x, self.weight, self.bias, residual=stream) is not None:
+            return skinny_linear(x, self.weight, self.bias, residual=stream), None
+        return self.into(x), stream
 
 
 class FusedLinear(Linear):

@@ -11,8 +11,6 @@ from roseinfer.models.layers import RMSNorm
 from roseinfer.models.rope import RotaryEmbedding
 from roseinfer.spans import span
 
-_FEW_ROWS = 4
-
 
 @dataclass(frozen=True)
 class StepTensors:
@@ -30,11 +28,6 @@ class StepTensors:
         """Cosines and signed sines of the step's positions, [tokens, 1, head_dim] each."""
         assert self.rope is not None
         return self.rope.rotation(self.positions)
-
-    @property
-    def few_rows(self) -> bool:
-        """Whether matrix products are walks over the weights, which take along what stands before and after them."""
-        return self.positions.is_cuda and len(self.positions) <= _FEW_ROWS
 
     @property
     def appends_first(self) -> bool:

@@ -6,7 +6,9 @@ from devices import DEVICE, generator, tolerance
 from paged_cases import paged_case
 
 from roseinfer.kernels import activations
+from roseinfer.kernels.activations import Activation
 from roseinfer.kernels.norms import (
+    Norm,
     add_layer_norm,
     add_layer_norm_reference,
     add_rms_norm,
@@ -15,13 +17,9 @@ from roseinfer.kernels.norms import (
 from roseinfer.kernels.paged_attention import paged_decode_attention, paged_decode_attention_reference
 from roseinfer.kernels.paged_prefill import paged_prefill_attention, paged_prefill_attention_reference
 from roseinfer.kernels.rope_append import rope_append, rope_append_reference
-from roseinfer.kernels.skinny_linear import (
-    Activation,
-    Norm,
-    skinny_linear,
-    skinny_linear_reference,
-    skinny_linear_triton,
-)
+from roseinfer.kernels.skinny_gemv import skinny_gemv
+from roseinfer.kernels.skinny_linear import skinny_linear, skinny_linear_reference
+from roseinfer.kernels.skinny_matmul import MatmulTiles, skinny_matmul
 
 pytestmark = pytest.mark.gpu
 
@@ -130,7 +128,7 @@ def test_skinny_linear(dtype: torch.dtype, rows: int, outputs: int, size: int) -
     x = torch.randn(rows, size, generator=source).to(dtype).to(DEVICE)
     weight = (torch.randn(outputs, size, generator=source) * size**-0.5).to(dtype).to(DEVICE)
     bias = torch.randn(outputs, generator=source).to(dtype).to(DEVICE)
-    ours = skinny_linear_triton(x, weight, bias)
+    ours = skinny_gemv(x, weight, bias)
     torch.testing.assert_close(ours, skinny_linear_reference(x, weight, bias), **tolerance(dtype))
 
 
@@ -157,19 +155,90 @@ def test_skinny_linear_with_its_neighbours(
     torch.testing.assert_close(ours, skinny_linear_reference(x, weight, **parts), **tolerance(dtype))
 
 
-def test_a_chain_with_dependent_launches_replays_in_a_graph() -> None:
+MATMUL_TILES = [
+    MatmulTiles(16, 128, 4, 4, 3, 256),
+    MatmulTiles(32, 64, 2, 4, 4, 1024),
+    MatmulTiles(64, 64, 8, 4, 3, 0),
+    MatmulTiles(64, 128, 1, 8, 2, 128),
+    MatmulTiles(128, 64, 3, 8, 3, 256),
+]
+
+
+@pytest.mark.parametrize("tiles", MATMUL_TILES, ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "outputs", "size"),
+    [
+        (torch.bfloat16, 2304, 768),
+        (torch.bfloat16, 768, 3072),
+        (torch.bfloat16, 1000, 576),
+        (torch.float16, 1000, 576),
+    ],
+)
+def test_skinny_matmul(dtype: torch.dtype, outputs: int, size: int, tiles: MatmulTiles) -> None:
+    source = generator(size)
+    weight = (torch.randn(outputs, size, generator=source) * size**-0.5).to(dtype).to(DEVICE)
+    bias = torch.randn(outputs, generator=source).to(dtype).to(DEVICE)
+    for rows in (5, 16, 33, 64, 128):
+        x = torch.randn(rows, size, generator=source).to(dtype).to(DEVICE)
+        ours = skinny_matmul(x, weight, bias, tiles=tiles)
+        torch.testing.assert_close(ours, skinny_linear_reference(x, weight, bias), **tolerance(dtype))
+        for _ in range(5):  # whichever split ends last
+            assert torch.equal(skinny_matmul(x, weight, bias, tiles=tiles), ours)
+
+
+@pytest.mark.parametrize("tiles", MATMUL_TILES[:3], ids=str)
+@pytest.mark.parametrize("rows", [9, 64])
+@pytest.mark.parametrize(
+    ("norm", "activation", "with_residual"),
+    [
+        ("rms", None, False),
+        ("rms", "silu_and_mul", False),
+        ("layer", None, False),
+        ("layer", "gelu_tanh", True),
+        (None, "silu_and_mul", False),
+        (None, None, True),
+    ],
+)
+def test_skinny_matmul_with_its_neighbours(
+    rows: int,
+    norm: str | None,
+    activation: Activation | None,
+    with_residual: bool,
+    tiles: MatmulTiles,
+) -> None:
+    source = generator(rows)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=source).to(torch.bfloat16).to(DEVICE)
+
+    x = random(rows, 768) + 0.5
+    weight = random(2000 if activation == "silu_and_mul" else 1000, 768) * 0.03
+    gain = random(768)
+    before = {None: None, "rms": Norm(gain, 1e-6), "layer": Norm(gain, 1e-5, random(768), True)}[norm]
+    parts = {"norm": before, "activation": activation, "residual": random(rows, 1000) if with_residual else None}
+    bias = random(len(weight)) * 0.1
+    ours = skinny_matmul(x, weight, bias, tiles=tiles, **parts)
+    torch.testing.assert_close(ours, skinny_linear_reference(x, weight, bias, **parts), rtol=3e-2, atol=6e-2)
+
+
+@pytest.mark.parametrize("rows", [1, 64])
+def test_a_chain_with_dependent_launches_replays_in_a_graph(rows: int) -> None:
     """Each kernel may start before the one before it ends, and yet sees its result, again and again."""
     source = generator(0)
     weights = [(torch.randn(1024, 1024, generator=source) / 32).to(torch.bfloat16).to(DEVICE) for _ in range(20)]
     gain = torch.ones(1024, dtype=torch.bfloat16, device=DEVICE)
-    x = torch.randn(1, 1024, generator=source).to(torch.bfloat16).to(DEVICE)
+    x = torch.randn(rows, 1024, generator=source).to(torch.bfloat16).to(DEVICE)
 
     def chain(launch: bool) -> torch.Tensor:
         hidden = x
-        for weight in weights:
-            hidden = (skinny_linear if launch else skinny_linear_reference)(
-                hidden, weight, norm=Norm(gain, 1e-6), residual=hidden
-            )
+        for index, weight in enumerate(weights):
+            parts = {"norm": Norm(gain, 1e-6), "residual": hidden}
+            if not launch:
+                hidden = skinny_linear_reference(hidden, weight, **parts)
+            elif rows == 1:
+                hidden = skinny_gemv(hidden, weight, **parts)
+            else:
+                hidden = skinny_matmul(hidden, weight, tiles=MATMUL_TILES[index % len(MATMUL_TILES)], **parts)
             hidden = (add_rms_norm if launch else add_rms_norm_reference)(hidden, None, gain, 1e-6)[0]
         return hidden
 
@@ -179,6 +248,9 @@ def test_a_chain_with_dependent_launches_replays_in_a_graph() -> None:
     with torch.cuda.graph(graph):
         out = chain(True)
     for seed in range(5):
-        x.copy_(torch.randn(1, 1024, generator=generator(seed)))
+        x.copy_(torch.randn(rows, 1024, generator=generator(seed)))
         graph.replay()
-        torch.testing.assert_close(out, chain(False), rtol=0.1, atol=0.1)
+        first = out.clone()
+        torch.testing.assert_close(first, chain(False), rtol=0.1, atol=0.1)
+        graph.replay()
+        assert torch.equal(out, first)

@@ -1,0 +1,236 @@
+"""A linear layer for a few rows, with the norm before it and the activation and residual after it in the same kernel.
+
+With one row or a few, a matrix product is a walk over the weights: they are read once, at the memory's speed, while
+the rows wait in registers. Under programmatic dependent launch each program fetches its first weights before its
+predecessor is done.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from roseinfer.kernels.activations import Activation, activate
+from roseinfer.kernels.norms import Norm
+from roseinfer.kernels.prefetch import prefetch_columns
+from roseinfer.kernels.runtime import gdc_launch_dependents, gdc_wait, launch_options, tl, triton
+
+MAX_GEMV_ROWS = 8
+"""Rows of x that the kernel takes."""
+
+
+@dataclass(frozen=True)
+class GemvTiles:
+    """How a launch is cut up."""
+
+    outputs: int
+    """Outputs (rows of the weight) that a program computes."""
+    columns: int
+    """Of the weight, that it reads at once."""
+    num_warps: int
+    prefetch: int = 0
+    """Columns behind those, that it asks for before it waits for its predecessor."""
+
+
+def skinny_gemv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    norm: Norm | None = None,
+    activation: Activation | None = None,
+    residual: Tensor | None = None,
+    tiles: GemvTiles | None = None,
+) -> Tensor:
+    """activation(norm(x) W^T + b) + residual in one Triton kernel, for up to 8 rows; shapes as of `skinny_linear`."""
+    rows, size = x.shape
+    gated = activation == "silu_and_mul"
+    outputs = weight.shape[0] // 2 if gated else weight.shape[0]
+    tiles = tiles or gemv_tiles(rows, outputs, size, gated=gated)
+    out = torch.empty((rows, outputs), dtype=x.dtype, device=x.device)
+    _gemv_kernel[(triton.cdiv(outputs, tiles.outputs),)](
+        x,
+        weight,
+        x if bias is None else bias,
+        x if residual is None else residual,
+        x if norm is None else norm.weight,
+        x if norm is None or norm.bias is None else norm.bias,
+        out,
+        outputs,
+        x.stride(0),
+        weight.stride(0),
+        0 if residual is None else residual.stride(0),
+        0.0 if norm is None else norm.eps,
+        ROWS=rows,
+        SIZE=size,
+        OUTPUTS=tiles.outputs,
+        COLUMNS=tiles.columns,
+        PREFETCH=tiles.prefetch,
+        ACTIVATION="none" if activation is None else activation,
+        NORM="none" if norm is None else "layer" if norm.centered else "rms",
+        HAS_NORM_BIAS=norm is not None and norm.bias is not None,
+        HAS_BIAS=bias is not None,
+        HAS_RESIDUAL=residual is not None,
+        num_warps=tiles.num_warps,
+        **launch_options(x),
+    )
+    return out
+
+
+def gemv_tiles(rows: int, outputs: int, size: int, *, gated: bool = False) -> GemvTiles:
+    """What was best on an H200 for the layers of three models; `benchmarks.kernels --tune` measures others.
+
+    A program walks in at least two strides, so that it has the next weights under way, and a thread holds 32 of them.
+    """
+    columns = min(2048, max(size & -size, 256))
+    while columns > 256 and (size < 2 * columns or (size > 6 * columns and columns > 1024)):
+        columns //= 2
+    matrices = 2 if gated else 1
+    per_program = max(2, 2048 // (columns * matrices))
+    num_warps = max(1, per_program * columns * matrices // 1024)
+    return GemvTiles(outputs=per_program if rows == 1 else per_program // 2, columns=columns, num_warps=num_warps)
+
+
+@triton.jit
+def _gemv_kernel(
+    x,
+    weight,
+    bias,
+    residual,
+    norm_weight,
+    norm_bias,
+    out,
+    num_outputs,
+    x_stride,
+    weight_stride,
+    residual_stride,
+    eps,
+    ROWS: tl.constexpr,
+    SIZE: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PREFETCH: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    NORM: tl.constexpr,
+    HAS_NORM_BIAS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    GATED: tl.constexpr = ACTIVATION == "silu_and_mul"
+    output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    column = tl.arange(0, COLUMNS)
+    live = output < num_outputs
+    place = weight + output.to(tl.int64)[:, None] * weight_stride + column[None, :]
+    up_place = place + num_outputs.to(tl.int64) * weight_stride
+    mask = live[:, None] & (column < SIZE)[None, :]
+    tile = tl.load(place, mask=mask, other=0.0, cache_modifier=".cg")
+    if GATED:
+        up_tile = tl.load(up_place, mask=mask, other=0.0, cache_modifier=".cg")
+    if PDL:
+        if PREFETCH > 0:
+            behind = tl.minimum(output, num_outputs - 1).to(tl.int64)
+            ELEMENT_BYTES: tl.constexpr = weight.dtype.element_ty.primitive_bitwidth // 8
+            prefetch_columns(weight + behind * weight_stride, COLUMNS, SIZE, PREFETCH, ELEMENT_BYTES)
+            if GATED:
+                prefetch_columns(
+                    weight + (num_outputs + behind) * weight_stride, COLUMNS, SIZE, PREFETCH, ELEMENT_BYTES
+                )
+        gdc_wait()
+        gdc_launch_dependents()
+
+    if NORM == "layer":
+        means, deviations = _row_statistics(x, x_stride, eps, ROWS, SIZE, COLUMNS)
+    sums = _zeros(ROWS, OUTPUTS, COLUMNS)
+    up_sums = _zeros(ROWS, OUTPUTS, COLUMNS) if GATED else ()
+    squares = ()
+    if NORM == "rms":
+        for _row in tl.static_range(ROWS):
+            squares = squares + (tl.zeros((COLUMNS,), tl.float32),)
+
+    for start in range(0, SIZE, COLUMNS):
+        at = start + column
+        inside = at < SIZE
+        following = live[:, None] & (at + COLUMNS < SIZE)[None, :]
+        next_tile = tl.load(place + start + COLUMNS, mask=following, other=0.0)
+        weights = tile.to(tl.float32)
+        if GATED:
+            next_up_tile = tl.load(up_place + start + COLUMNS, mask=following, other=0.0)
+            up_weights = up_tile.to(tl.float32)
+        if NORM != "none":
+            gain = tl.load(norm_weight + at, mask=inside, other=0.0).to(tl.float32)
+        if HAS_NORM_BIAS:
+            shift = tl.load(norm_bias + at, mask=inside, other=0.0).to(tl.float32)
+        new_sums = ()
+        new_up_sums = ()
+        new_squares = ()
+        for row in tl.static_range(ROWS):
+            values = tl.load(x + row * x_stride + at, mask=inside, other=0.0).to(tl.float32)
+            if NORM == "rms":
+                # Divided by their root mean square at the end: it need not be known before.
+                new_squares = new_squares + (squares[row] + values * values,)
+                values = values * gain
+            if NORM == "layer":
+                values = (values - means[row]) * deviations[row] * gain
+                if HAS_NORM_BIAS:
+                    values += shift
+            new_sums = new_sums + (sums[row] + weights * values[None, :],)
+            if GATED:
+                new_up_sums = new_up_sums + (up_sums[row] + up_weights * values[None, :],)
+        sums = new_sums
+        tile = next_tile
+        if GATED:
+            up_sums = new_up_sums
+            up_tile = next_up_tile
+        if NORM == "rms":
+            squares = new_squares
+
+    for row in tl.static_range(ROWS):
+        result = tl.sum(sums[row], 1)
+        if NORM == "rms":
+            scale = tl.rsqrt(tl.sum(squares[row], 0) / SIZE + eps)
+            result *= scale
+        if HAS_BIAS:
+            result += tl.load(bias + output, mask=live, other=0.0).to(tl.float32)
+        if GATED:
+            up_result = tl.sum(up_sums[row], 1)
+            if NORM == "rms":
+                up_result *= scale
+            if HAS_BIAS:
+                up_result += tl.load(bias + num_outputs + output, mask=live, other=0.0).to(tl.float32)
+            result = activate(result, "silu") * up_result
+        elif ACTIVATION != "none":
+            result = activate(result, ACTIVATION)
+        if HAS_RESIDUAL:
+            result += tl.load(residual + row * residual_stride + output, mask=live, other=0.0).to(tl.float32)
+        tl.store(out + row * num_outputs + output, result.to(out.dtype.element_ty), mask=live)
+
+
+@triton.jit
+def _zeros(ROWS: tl.constexpr, OUTPUTS: tl.constexpr, COLUMNS: tl.constexpr):
+    sums = ()
+    for _row in tl.static_range(ROWS):
+        sums = sums + (tl.zeros((OUTPUTS, COLUMNS), tl.float32),)
+    return sums
+
+
+@triton.jit
+def _row_statistics(x, x_stride, eps, ROWS: tl.constexpr, SIZE: tl.constexpr, COLUMNS: tl.constexpr):
+    """Each row's mean and the inverse of its standard deviation."""
+    column = tl.arange(0, COLUMNS)
+    means = ()
+    deviations = ()
+    for row in tl.static_range(ROWS):
+        total = tl.zeros((COLUMNS,), tl.float32)
+        for start in range(0, SIZE, COLUMNS):
+            at = start + column
+            total += tl.load(x + row * x_stride + at, mask=at < SIZE, other=0.0).to(tl.float32)
+        mean = tl.sum(total, 0) / SIZE
+        square = tl.zeros((COLUMNS,), tl.float32)
+        for start in range(0, SIZE, COLUMNS):
+            at = start + column
+            offset = tl.load(x + row * x_stride + at, mask=at < SIZE, other=0.0).to(tl.float32) - mean
+            square += tl.where(at < SIZE, offset * offset, 0.0)
+        means = means + (mean,)
+        deviations = deviations + (tl.rsqrt(tl.sum(square, 0) / SIZE + eps),)
+    return means, deviations

@@ -1,0 +1,298 @@
+"""A linear layer for a decode batch on tensor cores, with its norm, activation and residual in the same kernel.
+
+A batch of 64 rows still moves little but weights, and every kernel around such a product costs about as much as the
+product itself; so there is one kernel. Where outputs are too few to fill the device, the weights' columns are cut into
+splits as well (split-K), and the split that ends last adds the others up (as Stream-K does, Osama et al., 2023), always
+in the same order: results do not depend on which that is. Hopper's wgmma wants 64 rows of its first operand: wide tiles
+put the weights there (out^T = W x^T), narrow ones x. Under programmatic dependent launch each program brings weights
+into L2 before its predecessor is done.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from roseinfer.kernels.activations import Activation, activate
+from roseinfer.kernels.norms import Norm
+from roseinfer.kernels.prefetch import prefetch_columns
+from roseinfer.kernels.runtime import (
+    MAX_ARRIVALS,
+    arrivals,
+    gdc_launch_dependents,
+    gdc_wait,
+    launch_options,
+    next_power_of_two,
+    tl,
+    triton,
+)
+
+MAX_MATMUL_ROWS = 128
+"""Rows of x that the kernel takes; with more, the library's products are as good."""
+
+
+@dataclass(frozen=True)
+class MatmulTiles:
+    """How a launch is cut up."""
+
+    outputs: int
+    """Outputs (rows of the weight; with "silu_and_mul" pairs of them) that a program computes."""
+    columns: int
+    """Of x and the weight, that it multiplies at once."""
+    splits: int
+    """Programs that share the columns."""
+    num_warps: int
+    num_stages: int
+    prefetch: int
+    """Columns of its weights that a program asks for before it waits for its predecessor."""
+
+
+def padded_rows(rows: int) -> int:
+    """The rows that a tile has room for."""
+    return max(16, next_power_of_two(rows))
+
+
+def takes(rows: int, norm: Norm | None, activation: Activation | None) -> bool:
+    """Whether the kernel knows this: no model has a layer norm before a gated MLP."""
+    return 0 < rows <= MAX_MATMUL_ROWS and not (norm is not None and norm.centered and activation == "silu_and_mul")
+
+
+def skinny_matmul(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    norm: Norm | None = None,
+    activation: Activation | None = None,
+    residual: Tensor | None = None,
+    tiles: MatmulTiles,
+) -> Tensor:
+    """activation(norm(x) W^T + b) + residual in one Triton kernel; shapes as of `skinny_linear`.
+
+    Sums are float32, the result is rounded once. With a norm, what is multiplied is x times the norm's weight, rounded
+    to x's dtype, and the rest of the norm is applied to the sums. Of an RMS norm that is as exact as to round the
+    normed values: the relative error of a factor is the same. Of a layer norm the mean is taken off last: what rounding
+    adds is of the order of what x, a rounded number itself, has lost already. float16 needs x times weight to be in its
+    range.
+    """
+    rows, size = x.shape
+    gated = activation == "silu_and_mul"
+    outputs = weight.shape[0] // 2 if gated else weight.shape[0]
+    out = torch.empty((rows, outputs), dtype=x.dtype, device=x.device)
+    split_size = triton.cdiv(triton.cdiv(size, tiles.columns), tiles.splits) * tiles.columns
+    splits = triton.cdiv(size, split_size)
+    programs = triton.cdiv(outputs, tiles.outputs)
+    padded = padded_rows(rows)
+    # Of each split: its sums, and what the norm needs of each row and of each output.
+    slot = padded * tiles.outputs * (2 if gated else 1) + 2 * padded + 2 * tiles.outputs
+    partials = out
+    if splits > 1:
+        assert programs <= MAX_ARRIVALS
+        partials = torch.empty((programs, splits, slot), dtype=torch.float32, device=x.device)
+    _matmul_kernel[(programs, splits)](
+        x,
+        weight,
+        x if bias is None else bias,
+        x if residual is None else residual,
+        x if norm is None else norm.weight,
+        x if norm is None or norm.bias is None else norm.bias,
+        out,
+        partials,
+        arrivals(x.device),
+        rows,
+        outputs,
+        x.stride(0),
+        weight.stride(0),
+        0 if residual is None else residual.stride(0),
+        0.0 if norm is None else norm.eps,
+        SIZE=size,
+        SPLIT_SIZE=split_size,
+        SPLITS=splits,
+        SLOT=slot,
+        ROWS=padded,
+        OUTPUTS=tiles.outputs,
+        COLUMNS=tiles.columns,
+        PREFETCH=min(tiles.prefetch, next_power_of_two(split_size)),
+        ACTIVATION="none" if activation is None else activation,
+        NORM="none" if norm is None else "layer" if norm.centered else "rms",
+        HAS_NORM_BIAS=norm is not None and norm.bias is not None,
+        HAS_BIAS=bias is not None,
+        HAS_RESIDUAL=residual is not None,
+        num_warps=tiles.num_warps,
+        num_stages=tiles.num_stages,
+        **launch_options(x),
+    )
+    return out
+
+
+@triton.jit(do_not_specialize=["num_rows"])  # a batch of another size is no reason to compile
+def _matmul_kernel(
+    x,
+    weight,
+    bias,
+    residual,
+    norm_weight,
+    norm_bias,
+    out,
+    partials,
+    arrived_splits,
+    num_rows,
+    num_outputs,
+    x_stride,
+    weight_stride,
+    residual_stride,
+    eps,
+    SIZE: tl.constexpr,
+    SPLIT_SIZE: tl.constexpr,
+    SPLITS: tl.constexpr,
+    SLOT: tl.constexpr,
+    ROWS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PREFETCH: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    NORM: tl.constexpr,
+    HAS_NORM_BIAS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    GATED: tl.constexpr = ACTIVATION == "silu_and_mul"
+    WEIGHTS_FIRST: tl.constexpr = OUTPUTS >= 64 or ROWS < 64
+    WHOLE: tl.constexpr = SIZE % SPLIT_SIZE == 0
+    tile = tl.program_id(0)
+    split = tl.program_id(1)
+    within = tl.arange(0, OUTPUTS)
+    output = tile * OUTPUTS + within
+    row = tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)
+    begin = split * SPLIT_SIZE
+    # Past the ends stand the last output and the last row again: loads need no mask, and nobody stores the results.
+    weight_rows = weight + tl.minimum(output, num_outputs - 1).to(tl.int64) * weight_stride
+    up_rows = weight_rows + num_outputs.to(tl.int64) * weight_stride
+    x_rows = x + tl.minimum(row, num_rows - 1) * x_stride
+    if PDL:
+        if PREFETCH > 0:
+            ELEMENT_BYTES: tl.constexpr = weight.dtype.element_ty.primitive_bitwidth // 8
+            prefetch_columns(weight_rows, begin, SIZE, PREFETCH, ELEMENT_BYTES)
+            if GATED:
+                prefetch_columns(up_rows, begin, SIZE, PREFETCH, ELEMENT_BYTES)
+        gdc_wait()
+        gdc_launch_dependents()
+
+    sums = tl.zeros((OUTPUTS, ROWS) if WEIGHTS_FIRST else (ROWS, OUTPUTS), tl.float32)
+    up_sums = sums
+    squares = tl.zeros((ROWS,), tl.float32)
+    totals = tl.zeros((ROWS,), tl.float32)
+    # Of a layer norm: each output's weights times the norm's weight and bias, in two of the 16 columns of a product.
+    extra = tl.arange(0, 16)[:, None]
+    weight_sums = tl.zeros((OUTPUTS, 16) if WEIGHTS_FIRST else (16, OUTPUTS), tl.float32)
+    for start in range(0, SPLIT_SIZE, COLUMNS):
+        at = begin + start + column
+        if WHOLE:
+            values = tl.load(x_rows[:, None] + at[None, :])
+            weights = tl.load(weight_rows[:, None] + at[None, :])
+            if GATED:
+                up_weights = tl.load(up_rows[:, None] + at[None, :])
+        else:
+            inside = (at < SIZE)[None, :]
+            values = tl.load(x_rows[:, None] + at[None, :], mask=inside, other=0.0)
+            weights = tl.load(weight_rows[:, None] + at[None, :], mask=inside, other=0.0)
+            if GATED:
+                up_weights = tl.load(up_rows[:, None] + at[None, :], mask=inside, other=0.0)
+        if NORM != "none":
+            gain = tl.load(norm_weight + at, mask=at < SIZE, other=0.0)
+            wide = values.to(tl.float32)
+            squares += tl.sum(wide * wide, 1)
+            values = (values * gain[None, :]).to(weights.dtype)
+            if NORM == "layer":
+                totals += tl.sum(wide, 1)
+                shift = tl.zeros_like(gain)
+                if HAS_NORM_BIAS:
+                    shift = tl.load(norm_bias + at, mask=at < SIZE, other=0.0)
+                both = tl.where(extra == 0, gain[None, :], tl.where(extra == 1, shift[None, :], 0.0))
+                weight_sums = _multiply(weights, both.to(weights.dtype), weight_sums, WEIGHTS_FIRST)
+        sums = _multiply(weights, values, sums, WEIGHTS_FIRST)
+        if GATED:
+            up_sums = _multiply(up_weights, values, up_sums, WEIGHTS_FIRST)
+
+    if WEIGHTS_FIRST:
+        sums = tl.trans(sums)
+        up_sums = tl.trans(up_sums)
+        weight_sums = tl.trans(weight_sums)
+    gains = tl.sum(tl.where(extra == 0, weight_sums, 0.0), 0)
+    shifts = tl.sum(tl.where(extra == 1, weight_sums, 0.0), 0)
+    if SPLITS > 1:
+        PRODUCT: tl.constexpr = ROWS * OUTPUTS
+        NORM_AT: tl.constexpr = 2 * PRODUCT if GATED else PRODUCT
+        first = partials + tile.to(tl.int64) * SPLITS * SLOT
+        place = row[:, None] * OUTPUTS + within[None, :]
+        own = first + split * SLOT
+        tl.store(own + place, sums)
+        if GATED:
+            tl.store(own + PRODUCT + place, up_sums)
+        if NORM != "none":
+            tl.store(own + NORM_AT + row, squares)
+        if NORM == "layer":
+            tl.store(own + NORM_AT + ROWS + row, totals)
+            tl.store(own + NORM_AT + 2 * ROWS + within, gains)
+            tl.store(own + NORM_AT + 2 * ROWS + OUTPUTS + within, shifts)
+        tl.debug_barrier()  # every thread's part is written before the arrival is told
+        arrived = tl.atomic_add(arrived_splits + tile, 1, sem="acq_rel", scope="gpu")
+        if arrived < SPLITS - 1:
+            return
+        tl.store(arrived_splits + tile, 0)
+        sums = _joined(first + place, SPLITS, SLOT)
+        if GATED:
+            up_sums = _joined(first + PRODUCT + place, SPLITS, SLOT)
+        if NORM != "none":
+            squares = _joined(first + NORM_AT + row, SPLITS, SLOT)
+        if NORM == "layer":
+            totals = _joined(first + NORM_AT + ROWS + row, SPLITS, SLOT)
+            gains = _joined(first + NORM_AT + 2 * ROWS + within, SPLITS, SLOT)
+            shifts = _joined(first + NORM_AT + 2 * ROWS + OUTPUTS + within, SPLITS, SLOT)
+
+    live = output < num_outputs
+    result = sums
+    if NORM == "rms":
+        scale = tl.rsqrt(squares / SIZE + eps)
+        result *= scale[:, None]
+    if NORM == "layer":
+        mean = totals / SIZE
+        scale = tl.rsqrt(tl.maximum(squares / SIZE - mean * mean, 0.0) + eps)
+        result = (result - mean[:, None] * gains[None, :]) * scale[:, None] + shifts[None, :]
+    if HAS_BIAS:
+        result += tl.load(bias + output, mask=live, other=0.0).to(tl.float32)[None, :]
+    if GATED:
+        up_result = up_sums
+        if NORM == "rms":
+            up_result *= scale[:, None]
+        if HAS_BIAS:
+            up_result += tl.load(bias + num_outputs + output, mask=live, other=0.0).to(tl.float32)[None, :]
+        result = activate(result, "silu") * up_result
+    elif ACTIVATION != "none":
+        result = activate(result, ACTIVATION)
+    mask = (row < num_rows)[:, None] & live[None, :]
+    if HAS_RESIDUAL:
+        place_before = row[:, None] * residual_stride + output[None, :]
+        result += tl.load(residual + place_before, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out + row[:, None] * num_outputs + output[None, :], result.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _multiply(weights, values, sums, WEIGHTS_FIRST: tl.constexpr):
+    """Products of weights [outputs, columns] and values [rows, columns], added to sums."""
+    if WEIGHTS_FIRST:
+        added = tl.dot(weights, tl.trans(values), sums, input_precision="ieee")
+    else:
+        added = tl.dot(values, tl.trans(weights), sums, input_precision="ieee")
+    return added
+
+
+@triton.jit
+def _joined(first, SPLITS: tl.constexpr, SLOT: tl.constexpr):
+    """The sum of what each split left."""
+    total = tl.load(first, cache_modifier=".cg")
+    for split in tl.static_range(1, SPLITS):
+        total += tl.load(first + split * SLOT, cache_modifier=".cg")
+    return total
