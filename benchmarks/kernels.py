@@ -23,7 +23,6 @@ from benchmarks.tune_linears import tune_linears
 from roseinfer.kernels import activations
 from roseinfer.kernels.norms import Norm, add_layer_norm, add_layer_norm_reference, add_rms_norm, add_rms_norm_reference
 from roseinfer.kernels.paged_attention import DecodeTiles, paged_decode_attention, paged_decode_attention_triton
-from roseinfer.kernels.paged_prefill import paged_prefill_attention
 from roseinfer.kernels.rope_append import rope_append
 from roseinfer.kernels.skinny_linear import skinny_linear
 from roseinfer.kernels.tuning import replay_us, tuned
@@ -233,27 +232,6 @@ def small(rows: Rows, name: str, config: ModelConfig, batch: int) -> None:
     )
 
 
-def prefill(rows: Rows, name: str, config: ModelConfig) -> None:
-    heads, kv_heads, head_dim = config.num_heads, config.num_kv_heads, config.head_dim
-    requests, length = 8, 512
-    q = random(requests * length, heads, head_dim)
-    cache = random(2, requests * length // BLOCK_SIZE, BLOCK_SIZE, kv_heads, head_dim)
-    tables = torch.randperm(requests * length // BLOCK_SIZE, device="cuda", dtype=torch.int32).view(requests, -1)
-    starts = torch.arange(requests + 1, device="cuda", dtype=torch.int32) * length
-    lengths = torch.full((requests,), length, dtype=torch.int32, device="cuda")
-    dense = random(3, requests, heads, length, head_dim)
-    rows.add(
-        f"prefill attention, {requests} x {length}",
-        name,
-        requests,
-        2 * (2 * q.numel() + cache.numel()),
-        torch=lambda: lambda _: F.scaled_dot_product_attention(dense[0], dense[1], dense[2], is_causal=True),
-        triton=lambda: (
-            lambda _: paged_prefill_attention(q, cache[0], cache[1], tables, starts, lengths, max_query_len=length)
-        ),
-    )
-
-
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -286,8 +264,6 @@ def main() -> None:
                     part(rows, name, SHAPES[name], batch)
                 except Exception as error:  # setting up failed: go on with the next
                     rows.rows.append({"kernel": str(part), "model": name, "batch": batch, "error": str(error)[:200]})
-    for name in MODELS:
-        prefill(rows, name, SHAPES[name])
     print(json.dumps({**about, "tuned": tuned(device), "rows": rows.rows}))
 
 
