@@ -20,6 +20,7 @@ NonNegativeInt = Annotated[int, msgspec.Meta(ge=0, le=_INT64_MAX)]
 
 LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+QuantizeName = Literal["auto", "none", "int8", "int4"]
 AttentionName = Literal["paged", "gather"]
 Mode = Literal["naive", "offline", "online"]
 SortKey = Literal["self", "total", "calls"]
@@ -38,6 +39,10 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     load_format: LoadFormat = "auto"
     dtype: DTypeName = "auto"
     """Of weights, activations and KV cache. auto: bfloat16 where the device computes in it, else float32."""
+    quantize: QuantizeName = "auto"
+    """Weights of matrix products, on a CPU, in few bits. int8: a scale a row; int4: a scale and an offset for 32
+    elements, the head in int8; none: in dtype, a GGUF file's dequantized. auto: those that a GGUF file holds quantized
+    stay so where dtype is auto too, in int4 as they are and in int8 from other types; else none."""
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: a GPU when there is one."""
     attention: AttentionName = "paged"

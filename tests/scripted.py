@@ -118,6 +118,7 @@ class ScriptedEngine:
     clock: SimulatedClock = field(default_factory=SimulatedClock)
     pool: BlockPool = field(default_factory=lambda: BlockPool(4096, 4))
     dtype = torch.float32
+    weight_bytes = None
     chat_template = None
     runner = SimpleNamespace(
         device=torch.device("cpu"), cache=SimpleNamespace(data=torch.empty(0, dtype=torch.float32))

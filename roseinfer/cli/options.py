@@ -70,6 +70,7 @@ _FLAGS = (
     _Flag("engine", "tokenizer", "Not the model's own: gpt2, a tokenizer.json, a tiktoken file.", metavar="NAME|FILE"),
     _Flag("engine", "load_format", "Where weights come from; dummy: random.", config.LoadFormat),
     _Flag("engine", "dtype", "Of weights, activations and KV cache.", config.DTypeName),
+    _Flag("engine", "quantize", "Weights in few bits, on a CPU; auto: as a GGUF file has them.", config.QuantizeName),
     _Flag("engine", "device", "cpu, cuda, cuda:N or auto (default).", metavar="DEVICE"),
     _Flag("engine", "attention", "The attention backend.", config.AttentionName),
     _Flag("engine", "max_batch_size", "Most requests a step.", int),

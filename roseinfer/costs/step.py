@@ -3,16 +3,16 @@
 With e bytes an element, for T new tokens of which S rows are sampled, attention over C context tokens and P
 query-key pairs, and R passes over the weights (1, but for launches of several decode steps):
 
-    bytes = R (layers + head [if S > 0]) e     weights, each read once a pass
-          + T (embedding widths) e             rows looked up, learned positions included
+    bytes = R (layers + head [if S > 0])       weights as they are kept, quantized ones too, each read once a pass
+          + T (embedding rows)                 rows looked up, learned positions included
           + (T + C) kv e                       keys and values: new ones written, the context's read
           + 2 S vocab e                        logits, written and read
     flops = 2 T (layer matrices) + 2 S vocab hidden + 4 P layers heads head_dim
 
-`layers` counts every parameter between the embedding and the head, `layer matrices` those that are multiplied, and
-`kv` is 2 layers kv_heads head_dim. Left out: activations between kernels, which a perfect kernel keeps on the chip;
-block tables, indexes and rotation angles, which are small; and arithmetic outside matrix products. So the cost is a
-floor. Blocks that requests share are counted once a request.
+`layers` are the bytes of all parameters between the embedding and the head, `layer matrices` the elements of those
+that are multiplied, and `kv` is 2 layers kv_heads head_dim. Left out: activations between kernels, which a perfect
+kernel keeps on the chip; block tables, indexes and rotation angles, which are small; and arithmetic outside matrix
+products. So the cost is a floor. Blocks that requests share are counted once a request.
 """
 
 from functools import lru_cache
@@ -22,7 +22,8 @@ import torch
 
 from roseinfer.engine.scheduler import Chunk, StepPlan
 from roseinfer.models.config import ModelConfig
-from roseinfer.models.layers import Embedding, Linear
+from roseinfer.models.footprint import WeightBytes
+from roseinfer.models.layers import Linear
 from roseinfer.models.registry import architecture
 
 
@@ -45,24 +46,28 @@ def step_cost(
     attention_pairs: int | None = None,
     sampled: int,
     passes: int = 1,
+    weights: WeightBytes | None = None,
 ) -> StepCost:
     """The cost of a step that computes `tokens` new tokens and draws `sampled` next ones.
 
     `context_tokens` are those whose keys and values attention reads, the new ones included, summed over requests;
     `attention_pairs` the query-key pairs, the same as context_tokens (the default) where each request computes one
-    token. `passes` is how often the weights are read: once, but for launches of several decode steps.
+    token. `passes` is how often the weights are read: once, but for launches of several decode steps. `weights` are
+    those of a loaded model, which may be quantized; without them, each takes element_bytes.
     """
-    weights = _weights(model)
+    plain = _plain(model)
     pairs = context_tokens if attention_pairs is None else attention_pairs
-    elements = passes * (weights.layers + (weights.head if sampled else 0))
-    elements += tokens * weights.embedding_width + 2 * sampled * model.vocab_size
-    kv_bytes = (tokens + context_tokens) * model.kv_bytes_per_token(element_bytes)
-    flops = 2 * tokens * weights.matrices + 2 * sampled * model.vocab_size * model.hidden_size
+    if weights is None:
+        weights = plain.weights.scaled(element_bytes)
+    num_bytes = passes * (weights.layers + (weights.head if sampled else 0)) + tokens * weights.lookup
+    num_bytes += 2 * sampled * model.vocab_size * element_bytes
+    num_bytes += (tokens + context_tokens) * model.kv_bytes_per_token(element_bytes)
+    flops = 2 * tokens * plain.matrices + 2 * sampled * model.vocab_size * model.hidden_size
     flops += 4 * pairs * model.num_layers * model.num_heads * model.head_dim
-    return StepCost(elements * element_bytes + kv_bytes, flops)
+    return StepCost(num_bytes, flops)
 
 
-def plan_cost(model: ModelConfig, element_bytes: int, plan: StepPlan) -> StepCost:
+def plan_cost(model: ModelConfig, element_bytes: int, plan: StepPlan, weights: WeightBytes | None = None) -> StepCost:
     """The cost of a scheduler's plan; a sliding window bounds what its attention reads."""
     window = model.sliding_window
     pairs = sum(_pairs(chunk, window) for chunk in plan.chunks)
@@ -76,6 +81,7 @@ def plan_cost(model: ModelConfig, element_bytes: int, plan: StepPlan) -> StepCos
         attention_pairs=pairs,
         sampled=plan.decode_steps * sum(chunk.samples for chunk in plan.chunks),
         passes=plan.decode_steps,
+        weights=weights,
     )
 
 
@@ -93,32 +99,21 @@ def _pairs(chunk: Chunk, window: int | None) -> int:
     return (first + first + growing - 1) * growing // 2 + (chunk.num_tokens - growing) * window
 
 
-class _Weights(msgspec.Struct, frozen=True):
-    """Elements of a model's parameters, by what a step does with them."""
+class _Plain(msgspec.Struct, frozen=True):
+    """A model's parameters at one byte an element."""
 
-    layers: int
-    """Between the embedding and the head, norms and biases included."""
+    weights: WeightBytes
     matrices: int
-    """Of those, what is multiplied with every token."""
-    head: int
-    """The embedding's table again, where they are tied."""
-    embedding_width: int
-    """Looked up for every token, over all tables."""
+    """Elements that are multiplied with every token."""
 
 
 @lru_cache(maxsize=16)
-def _weights(model: ModelConfig) -> _Weights:
+def _plain(model: ModelConfig) -> _Plain:
     """Counted on the architecture's own module, built without memory: a new architecture needs no formula here."""
     with torch.device("meta"):
         built = architecture(model.architecture).build(model)
-    tables = [module.weight for module in built.modules() if isinstance(module, Embedding)]
-    matrices = sum(module.weight.numel() for module in built.modules() if isinstance(module, Linear))
-    head = next((module for module in built.children() if isinstance(module, Linear)), None)
-    own_head = sum(parameter.numel() for parameter in head.parameters()) if head is not None else 0
-    total = sum(view.numel() for view in built.weight_views().values())
-    return _Weights(
-        layers=total - own_head - sum(table.numel() for table in tables),
-        matrices=matrices - (head.weight.numel() if head is not None else 0),
-        head=own_head or model.vocab_size * model.hidden_size,
-        embedding_width=sum(table.shape[1] for table in tables),
+    heads = list(built.children())
+    matrices = sum(
+        module.weight.numel() for module in built.modules() if isinstance(module, Linear) and module not in heads
     )
+    return _Plain(WeightBytes.of(built).scaled(1 / built.embed.table.itemsize), matrices)

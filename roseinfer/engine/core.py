@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from operator import index
 from typing import TypeAlias, TypeGuard
 
@@ -12,6 +13,7 @@ from roseinfer.config import EngineConfig
 from roseinfer.engine.runner import Runner
 from roseinfer.errors import UsageError
 from roseinfer.models.config import ModelConfig
+from roseinfer.models.footprint import WeightBytes
 from roseinfer.text.chat import ChatTemplate
 from roseinfer.text.tokenizer import Tokenizer
 
@@ -40,9 +42,14 @@ class EngineCore:
     max_decode_steps: int = 1
     """Most tokens a request that one launch decodes."""
 
+    @cached_property
+    def weight_bytes(self) -> WeightBytes:
+        """What the weights weigh as they are kept, quantized ones included."""
+        return WeightBytes.of(self.runner.model)
+
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights, activations and KV cache."""
+        """Of weights, activations and KV cache; quantized weights take fewer bits."""
         return self.runner.cache.data.dtype
 
     @property

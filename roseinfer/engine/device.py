@@ -1,10 +1,11 @@
 """Where to run, in which dtype, and how much memory is there."""
 
 import os
+from typing import Literal
 
 import torch
 
-from roseinfer.config import DTypeName
+from roseinfer.config import DTypeName, EngineConfig
 from roseinfer.errors import UsageError
 
 _DTYPES: dict[DTypeName, torch.dtype] = {
@@ -36,6 +37,20 @@ def resolve_dtype(name: DTypeName, device: torch.device) -> torch.dtype:
         return _DTYPES[name]
     computes_bfloat16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_computes_bfloat16()
     return torch.bfloat16 if computes_bfloat16 else torch.float32
+
+
+def resolve_quantization(
+    config: EngineConfig, device: torch.device, dtype: torch.dtype, *, is_gguf: bool
+) -> Literal["none", "int8", "int4", "stored"]:
+    """In how many bits weights are kept; stored: as a GGUF file has them. UsageError where that cannot be."""
+    if config.quantize == "auto":
+        keeps = is_gguf and config.dtype == "auto" and device.type == "cpu"
+        return "stored" if keeps else "none"
+    if config.quantize != "none" and device.type != "cpu":
+        raise UsageError(f"quantize {config.quantize} runs on a CPU only: drop it, or choose device cpu")
+    if config.quantize != "none" and dtype not in (torch.bfloat16, torch.float32):
+        raise UsageError(f"quantize {config.quantize} computes in bfloat16 or float32: choose one of them as dtype")
+    return config.quantize
 
 
 def spare_memory_bytes(device: torch.device) -> int:

@@ -11,7 +11,7 @@ from roseinfer.cache.block_pool import BlockPool
 from roseinfer.cache.kv_cache import KVCache
 from roseinfer.config import EngineConfig
 from roseinfer.engine.decode_graphs import DecodeGraphs
-from roseinfer.engine.device import resolve_device, resolve_dtype
+from roseinfer.engine.device import resolve_device, resolve_dtype, resolve_quantization
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.memory import kv_cache_bytes
 from roseinfer.engine.runner import Runner
@@ -35,6 +35,7 @@ def build_engine(config: EngineConfig, *, on_progress: Callable[[int, int], None
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
     source = resolve(config.model, config.load_format, SHAPES)
+    quantization = resolve_quantization(config, device, dtype, is_gguf=source.format == "gguf")
     reader = None if source.format == "dummy" else open_weights(source)
     model_config = load_config(source, reader)
     metadata = reader.description if reader is not None and source.format == "gguf" else None
@@ -42,12 +43,12 @@ def build_engine(config: EngineConfig, *, on_progress: Callable[[int, int], None
     _check_vocabulary(text.tokenizer, config, source.name, model_config.vocab_size)
     max_model_len = _max_model_len(config, model_config)
     model = _build(model_config.limited_to(max_model_len), dtype, device)
+    num_parameters = sum(view.numel() for view in model.weight_views().values())
     if reader is None:
         fill_dummy_weights(model, config.seed)
     else:
-        load_weights(model, reader, source, dtype, on_progress)
-    num_parameters = sum(view.numel() for view in model.weight_views().values())
-    model.pack()
+        load_weights(model, reader, source, dtype, on_progress, keep_quantized=quantization == "stored")
+    model.pack("none" if quantization == "stored" else quantization)
     cache = _kv_cache(config, model_config, max_model_len, dtype, device)
     attention = attention_backend(config.attention, model_config.sliding_window, cache)
     graphs = _decode_graphs(config, model, cache, attention, max_model_len)

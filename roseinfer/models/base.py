@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from roseinfer.attention.base import AttentionBackend, AttentionMetadata
 from roseinfer.models.config import ModelConfig
-from roseinfer.models.layers import Linear
+from roseinfer.models.layers import Embedding, Linear, Packing
 
 Transform = Callable[[Tensor], Tensor]
 WeightPlace = tuple[str, Transform | None]
@@ -20,6 +20,7 @@ class CausalLM(nn.Module, ABC):
     """A decoder-only language model over a step's packed tokens."""
 
     config: ModelConfig
+    embed: Embedding
 
     @abstractmethod
     def forward(
@@ -31,11 +32,13 @@ class CausalLM(nn.Module, ABC):
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [rows, hidden_size] -> logits [rows, vocab_size]."""
 
-    def pack(self) -> None:
-        """Lay the loaded weights out as a CPU's kernels read them; on other devices nothing happens."""
+    def pack(self, packing: Packing = "none") -> None:
+        """Bring the loaded weights into the form that a CPU's kernels read; on other devices nothing happens."""
         for module in self.modules():
             if isinstance(module, Linear):
-                module.pack()
+                module.pack(packing)
+        if self.config.tie_word_embeddings:
+            self.embed.pack_head(packing)
 
     @abstractmethod
     def weight_views(self) -> dict[str, Tensor]:

@@ -43,11 +43,6 @@ class Decoder(CausalLM):
     def logits(self, hidden: Tensor) -> Tensor:
         return self.embed.logits(hidden) if self.head is None else self.head.into(hidden)
 
-    def pack(self) -> None:
-        super().pack()
-        if self.head is None:
-            self.embed.pack_head()
-
     def weight_views(self) -> dict[str, Tensor]:
         views: dict[str, Tensor] = {"model.embed_tokens.weight": self.embed.weight}
         for index, layer in enumerate(self.layers):

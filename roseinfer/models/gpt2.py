@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from roseinfer.attention.base import AttentionBackend, AttentionMetadata
@@ -26,8 +25,9 @@ class GPT2(CausalLM):
         self.embed_positions = Embedding(config.max_position_embeddings, config.hidden_size)
         self.layers = nn.ModuleList(GPT2Layer(config, index) for index in range(config.num_layers))
         self.norm = LayerNorm(config.hidden_size, config.norm_eps, bias=config.norm_bias)
-        self.head_weight = None if config.tie_word_embeddings else parameter(config.vocab_size, config.hidden_size)
-        self.head_bias = parameter(config.vocab_size) if config.head_bias else None
+        tied = config.tie_word_embeddings
+        self.head = None if tied else Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
+        self.head_bias = parameter(config.vocab_size) if tied and config.head_bias else None
 
     def forward(
         self, token_ids: Tensor, positions: Tensor, attention: AttentionBackend, metadata: AttentionMetadata
@@ -39,14 +39,7 @@ class GPT2(CausalLM):
         return self.norm.after(hidden, residual)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        if self.head_weight is None:
-            return self.embed.logits(hidden, self.head_bias)
-        return F.linear(hidden, self.head_weight, self.head_bias)
-
-    def pack(self) -> None:
-        super().pack()
-        if self.head_weight is None:
-            self.embed.pack_head()
+        return self.embed.logits(hidden, self.head_bias) if self.head is None else self.head.into(hidden)
 
     def weight_views(self) -> dict[str, Tensor]:
         views: dict[str, Tensor] = {
@@ -57,7 +50,9 @@ class GPT2(CausalLM):
             assert isinstance(layer, GPT2Layer)
             views |= {f"transformer.h.{index}.{name}": view for name, view in layer.weight_views().items()}
         views |= _present("transformer.ln_f", self.norm.weight, self.norm.bias)
-        return views | _present("lm_head", self.head_weight, self.head_bias)
+        if self.head is None:
+            return views | _present("lm_head", None, self.head_bias)
+        return views | _present("lm_head", self.head.matrix, self.head.bias)
 
 
 class GPT2Layer(nn.Module):

@@ -1,5 +1,7 @@
 """Layers that the architectures share. All tensors are packed: the first dimension runs over the step's tokens."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,7 +10,11 @@ from roseinfer.kernels import activations
 from roseinfer.kernels.activations import Activation
 from roseinfer.kernels.norms import Norm, add_layer_norm, add_rms_norm
 from roseinfer.kernels.packed_linear import pack, packable, packed_linear, unpacked
+from roseinfer.kernels.quantized_linear import Groups, Int4Groups, Int8Rows, QuantizedWeight
 from roseinfer.kernels.skinny_linear import fused_tiles, skinny_linear
+
+Packing = Literal["none", "int8", "int4"]
+"""How the weights of matrix products are kept: as they are, in 8 bits by rows, or in 4 bits by groups of 32."""
 
 
 def parameter(*shape: int) -> nn.Parameter:
@@ -17,27 +23,56 @@ def parameter(*shape: int) -> nn.Parameter:
 
 
 class Linear(nn.Module):
-    """y = x W^T + b, with W [out_features, in_features]."""
+    """y = x W^T + b, with W [out_features, in_features].
+
+    `weight` is what a loader fills. On a CPU it may then be let go for a packed form of it: `pack`, `keep`.
+    """
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool) -> None:
         super().__init__()
         self.weight = parameter(out_features, in_features)
         self.bias = parameter(out_features) if bias else None
+        self.quantized: QuantizedWeight | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.quantized is not None:
+            return self.quantized.linear(x, self.bias)
         if self.weight.is_mkldnn:
             return packed_linear(x, self.weight, self.bias)
         return F.linear(x, self.weight, self.bias)
 
-    def pack(self) -> None:
-        """Lay a loaded weight out as the CPU's kernels read it, where that is faster; the plain one is let go."""
-        if packable(self.weight):
+    def pack(self, packing: Packing = "none") -> None:
+        """Bring a loaded weight into the form that the CPU's kernels read; the plain one is let go.
+
+        What does not fit into 4 bits gets 8, what does not fit into these stays as it is. A weight that is quantized
+        already does too.
+        """
+        if self.quantized is not None:
+            return
+        if packing == "int4" and Int4Groups.fits(self.weight):
+            self.keep(Groups.quantize(self.weight))
+        elif packing != "none" and Int8Rows.fits(self.weight):
+            self._replace(Int8Rows.quantize(self.weight))
+        elif packable(self.weight):
             self.weight = nn.Parameter(pack(self.weight), requires_grad=False)
+
+    def keep(self, groups: Groups) -> None:
+        """Take a weight that comes in 4 bits as it is."""
+        self._replace(Int4Groups.pack(groups))
+
+    def _replace(self, quantized: QuantizedWeight) -> None:
+        self.quantized = quantized
+        self.weight = nn.Parameter(self.weight.new_empty(0, self.weight.shape[1]), requires_grad=False)
 
     @property
     def matrix(self) -> Tensor:
         """The weight [out_features, in_features] in plain order: itself, or a copy of a packed one."""
-        return unpacked(self.weight)
+        return unpacked(self.weight) if self.quantized is None else self.quantized.dequantized(self.weight.dtype)
+
+    @property
+    def weight_bytes(self) -> int:
+        """What a product reads, without the bias."""
+        return self.weight.numel() * self.weight.itemsize if self.quantized is None else self.quantized.nbytes
 
     def into(self, x: Tensor, activation: Activation | None = None) -> Tensor:
         """activation(x W^T + b)."""
@@ -148,23 +183,46 @@ class Embedding(nn.Module):
         self.rows = rows
         self.table = parameter(-(-rows // 64) * 64, size)
         self._packed_head: Tensor | None = None
+        self._quantized: Int8Rows | None = None
 
     @property
     def weight(self) -> Tensor:
-        """The rows that are used, [rows, size]."""
-        return self.table[: self.rows]
+        """The rows that are used, [rows, size]: a view, or a copy of a quantized table."""
+        return self.table[: self.rows] if self._quantized is None else self._quantized.dequantized(self.table.dtype)
+
+    @property
+    def weight_bytes(self) -> int:
+        """What a product with the table as a head reads."""
+        return self.weight.nbytes if self._quantized is None else self._quantized.nbytes
+
+    @property
+    def row_bytes(self) -> int:
+        """What looking up a token reads."""
+        return self.table.shape[1] * self.table.itemsize if self._quantized is None else self._quantized.row_bytes
 
     def forward(self, ids: Tensor) -> Tensor:
+        if self._quantized is not None:
+            return self._quantized.rows(ids, self.table.dtype)
         return F.embedding(ids, self.table)
 
     def logits(self, hidden: Tensor, bias: Tensor | None = None) -> Tensor:
         """The table as a head: [tokens, size] -> [tokens, rows]."""
+        if self._quantized is not None:
+            return self._quantized.linear(hidden, bias)
         if self._packed_head is not None:
             return packed_linear(hidden, self._packed_head, bias)
         logits = skinny_linear(hidden, self.table if hidden.is_cuda else self.weight)[:, : self.rows]
         return logits if bias is None else logits + bias
 
-    def pack_head(self) -> None:
-        """Keep a second copy of a loaded table, laid out as the CPU's kernels read a head, where that is faster."""
-        if packable(self.weight):
+    def pack_head(self, packing: Packing = "none") -> None:
+        """Bring a loaded table, which is the head as well, into the form that the CPU's kernels read.
+
+        Quantized, to 8 bits always, it is what tokens are looked up in too; otherwise the head is a second copy.
+        """
+        if self._quantized is not None:
+            return
+        if packing != "none" and Int8Rows.fits(self.table):
+            self._quantized = Int8Rows.quantize(self.weight)
+            self.table = nn.Parameter(self.table.new_empty(0, self.table.shape[1]), requires_grad=False)
+        elif packable(self.weight):
             self._packed_head = pack(self.weight)

@@ -1,13 +1,17 @@
 """A model's shape and its parameters, from where it comes."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from roseinfer.errors import ModelError
+from roseinfer.kernels.quantized_linear import Groups
 from roseinfer.models.base import CausalLM, Checkpoint, WeightPlace
 from roseinfer.models.config import ModelConfig
 from roseinfer.models.registry import architecture, dialect, read_config
 from roseinfer.models.shapes import SHAPES
+from roseinfer.models.stored_packing import StoredPacking
 from roseinfer.weights.dummy import fill_dummy
 from roseinfer.weights.gguf_file import GgufReader
 from roseinfer.weights.json_file import read_json
@@ -36,14 +40,18 @@ def load_weights(
     source: ModelSource,
     dtype: torch.dtype,
     on_progress: ProgressCallback | None = None,
+    *,
+    keep_quantized: bool = False,
 ) -> None:
     """Copy every tensor of the checkpoint to where the model wants it.
 
+    With `keep_quantized`, what a GGUF file holds quantized is packed as `StoredPacking` says, not dequantized.
     Raises ModelError for a weight that is missing, of another shape, or not part of the architecture: a model that
     silently runs without it would be wrong.
     """
     missing = model.weight_views()
-    for name, tensor in reader.tensors(dtype, on_progress):
+    packing = StoredPacking(model) if keep_quantized and isinstance(reader, GgufReader) else None
+    for name, tensor in _tensors(reader, dtype, on_progress, keep_groups=packing is not None):
         place = _place(name, model.config, source)
         if place is None:
             continue
@@ -55,16 +63,25 @@ def load_weights(
             raise ModelError(
                 f"{source.name}: weight {name} has no place in the {model.config.architecture} architecture"
             )
+        values = tensor.codes if isinstance(tensor, Groups) else tensor
         if transform is not None:
-            tensor = transform(tensor)
-        if tensor.shape != view.shape:
-            expected, found = tuple(view.shape), tuple(tensor.shape)
+            values = transform(values)
+        if values.shape != view.shape:
+            expected, found = tuple(view.shape), tuple(values.shape)
             raise ModelError(f"{source.name}: weight {name} has shape {found}, but the config says {expected}")
-        view.copy_(tensor)
+        if isinstance(tensor, Groups):
+            assert packing is not None
+            packing.take_groups(view, tensor, transform)
+            continue
+        view.copy_(values)
+        if packing is not None and isinstance(reader, GgufReader) and reader.is_quantized(name):
+            packing.take_dequantized(view)
     if missing:
         naming = "" if source.format == "safetensors" else " (as Hugging Face calls it)"
         first = next(iter(missing))
         raise ModelError(f"{source.name}: {len(missing)} weights are missing, the first is {first}{naming}")
+    if packing is not None:
+        packing.finish()
 
 
 @torch.no_grad()
@@ -77,6 +94,14 @@ def fill_dummy_weights(model: CausalLM, seed: int) -> None:
         else:
             view.fill_(0.0 if name.endswith("bias") else 1.0)
     fill_dummy(matrices, seed)
+
+
+def _tensors(
+    reader: WeightReader, dtype: torch.dtype, on_progress: ProgressCallback | None, *, keep_groups: bool
+) -> Iterator[tuple[str, Tensor | Groups]]:
+    if keep_groups and isinstance(reader, GgufReader):
+        return reader.tensors_and_groups(dtype, on_progress)
+    return reader.tensors(dtype, on_progress)
 
 
 def _place(name: str, config: ModelConfig, source: ModelSource) -> WeightPlace | None:

@@ -1,4 +1,4 @@
-"""Weights from a GGUF file, dequantized."""
+"""Weights from a GGUF file, dequantized or in their 4-bit groups."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +10,8 @@ import numpy.typing as npt
 import torch
 
 from roseinfer.errors import ModelError
+from roseinfer.kernels.quantized_linear import Groups
+from roseinfer.weights.gguf_groups import read_groups
 from roseinfer.weights.gguf_header import GgufTensor, read_gguf_header
 
 # Blocks dequantized at a time: the temporaries stay in the CPU's cache, which makes it twice as fast as in one go.
@@ -64,7 +66,9 @@ class GgufReader:
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor, in float32."""
-        return self._read(np.memmap(self._path, np.uint8, "c"), self._tensors[name], torch.float32)
+        tensor = self._tensors[name]
+        raw = self._mapped()[tensor.offset : tensor.offset + self._bytes[name]]
+        return self._read(raw, tensor, torch.float32)
 
     def tensors(
         self, dtype: torch.dtype, on_progress: Callable[[int, int], None] | None = None
@@ -73,17 +77,40 @@ class GgufReader:
 
         A tensor that is stored in `dtype` already is a view of the mapped file: copy it, do not keep it.
         """
-        # Copy-on-write: torch wants writable memory, and the file must stay as it is.
-        data = np.memmap(self._path, np.uint8, "c")
+        for name, tensor, raw in self._stored(on_progress):
+            yield name, self._read(raw, tensor, dtype)
+
+    def tensors_and_groups(
+        self, dtype: torch.dtype, on_progress: Callable[[int, int], None] | None = None
+    ) -> Iterator[tuple[str, torch.Tensor | Groups]]:
+        """The same, but matrices in uniform 4-bit groups of 32 as these."""
+        for name, tensor, raw in self._stored(on_progress):
+            kind = self._gguf.GGMLQuantizationType(tensor.ggml_type)
+            block_bytes = self._gguf.GGML_QUANT_SIZES[kind][1]
+            groups = read_groups(kind.name, raw.reshape(-1, block_bytes), tensor.shape)
+            yield name, self._read(raw, tensor, dtype) if groups is None else groups
+
+    def is_quantized(self, name: str) -> bool:
+        """Whether a tensor's values are stored in few bits with shared scales."""
+        return self._gguf.GGMLQuantizationType(self._tensors[name].ggml_type).name not in _PLAIN
+
+    def _stored(
+        self, on_progress: Callable[[int, int], None] | None
+    ) -> Iterator[tuple[str, GgufTensor, npt.NDArray[np.uint8]]]:
+        """Every tensor's bytes, mapped."""
+        data = self._mapped()
         done = 0
         for name, tensor in self._tensors.items():
-            yield name, self._read(data, tensor, dtype)
+            yield name, tensor, data[tensor.offset : tensor.offset + self._bytes[name]]
             done += self._bytes[name]
             if on_progress is not None:
                 on_progress(done, self.total_bytes)
 
-    def _read(self, data: npt.NDArray[np.uint8], tensor: GgufTensor, dtype: torch.dtype) -> torch.Tensor:
-        raw = data[tensor.offset : tensor.offset + self._bytes[tensor.name]]
+    def _mapped(self) -> npt.NDArray[np.uint8]:
+        # Copy-on-write: torch wants writable memory, and the file must stay as it is.
+        return np.memmap(self._path, np.uint8, "c")
+
+    def _read(self, raw: npt.NDArray[np.uint8], tensor: GgufTensor, dtype: torch.dtype) -> torch.Tensor:
         plain = _PLAIN.get(self._gguf.GGMLQuantizationType(tensor.ggml_type).name)
         if plain is None:
             return self._dequantize(raw, tensor, dtype)

@@ -34,7 +34,7 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, engine: Engine, plan: StepPlan, wall_ms: float) -> "StepRecord":
-        cost = plan_cost(engine.model_config, engine.runner.cache.data.dtype.itemsize, plan)
+        cost = plan_cost(engine.model_config, engine.runner.cache.data.dtype.itemsize, plan, engine.weight_bytes)
         return cls(
             phase=plan.phase,
             batch=len(plan.chunks),

@@ -1,0 +1,43 @@
+"""What a model's weights weigh, in the form in which they are kept."""
+
+from typing import Self
+
+import msgspec
+from torch import nn
+
+from roseinfer.models.base import CausalLM
+from roseinfer.models.layers import Embedding, Linear
+
+
+class WeightBytes(msgspec.Struct, frozen=True):
+    """Bytes that a step reads, by what it does with them."""
+
+    layers: int
+    """Between the embedding and the head, norms and biases included."""
+    head: int
+    """The embedding's table again, where they are tied."""
+    lookup: int
+    """For each token, over all tables."""
+
+    @classmethod
+    def of(cls, model: CausalLM) -> Self:
+        """Counted on the model's own modules, packed or not, loaded or without memory."""
+        head = next((module for module in model.children() if isinstance(module, Linear)), None)
+        tables = [module for module in model.modules() if isinstance(module, Embedding)]
+        inner = [module for module in model.modules() if module is not head and not isinstance(module, Embedding)]
+        return cls(
+            layers=sum(map(_own_bytes, inner)),
+            head=model.embed.weight_bytes if head is None else _own_bytes(head),
+            lookup=sum(table.row_bytes for table in tables),
+        )
+
+    def scaled(self, factor: float) -> Self:
+        """The same weights at another number of bytes an element."""
+        return type(self)(*(round(factor * num_bytes) for num_bytes in (self.layers, self.head, self.lookup)))
+
+
+def _own_bytes(module: nn.Module) -> int:
+    """Of a module's weights, without those of the modules in it."""
+    plain = sum(parameter.numel() * parameter.itemsize for parameter in module.parameters(recurse=False))
+    quantized = module.quantized if isinstance(module, Linear) else None
+    return plain if quantized is None else plain + quantized.nbytes

@@ -1,0 +1,63 @@
+"""GGUF's 4-bit types that are uniform in groups of 32: their codes, scales and offsets, without dequantizing.
+
+Layouts: https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h (block_q4_0, block_q4_1, block_q4_K).
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from roseinfer.kernels.quantized_linear import GROUP, Groups
+
+_Blocks = npt.NDArray[np.uint8]  # [blocks, bytes of a block]
+_Floats = npt.NDArray[np.float32]
+_Planes = tuple[_Blocks, _Floats, _Floats]  # codes [groups, 32], scales [groups], offsets [groups]
+
+
+def read_groups(kind: str, blocks: _Blocks, shape: tuple[int, ...]) -> Groups | None:
+    """The groups of a matrix [outputs, size] of one of these types; None for what has no such groups."""
+    unpack = _TYPES.get(kind)
+    if unpack is None or len(shape) != 2 or shape[1] % GROUP:
+        return None
+    codes, scales, offsets = (torch.from_numpy(plane) for plane in unpack(blocks))
+    return Groups(codes.view(shape), scales.view(shape[0], -1), offsets.view(shape[0], -1))
+
+
+def _q4_0(blocks: _Blocks) -> _Planes:
+    """A half-precision scale, then 16 bytes of codes: the first 16 elements in the low bits."""
+    scales = _halves(blocks[:, :2])
+    return _nibbles(blocks[:, 2:], 16), scales, np.zeros_like(scales)
+
+
+def _q4_1(blocks: _Blocks) -> _Planes:
+    """The same with a minimum after the scale."""
+    scales, minima = _halves(blocks[:, :2]), _halves(blocks[:, 2:4])
+    return _nibbles(blocks[:, 4:], 16), scales, minima + 8 * scales
+
+
+def _q4_k(blocks: _Blocks) -> _Planes:
+    """Eight groups a block, their scales and minima in 6 bits each, with half-precision scales of their own."""
+    scale, minimum = _halves(blocks[:, 0:2])[:, None], _halves(blocks[:, 2:4])[:, None]
+    low, high, mixed = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
+    scales = scale * np.concatenate((low & 63, (mixed & 15) | (low >> 2 & 48)), axis=1)
+    minima = -minimum * np.concatenate((high & 63, (mixed >> 4) | (high >> 2 & 48)), axis=1)
+    return _nibbles(blocks[:, 16:], 32), scales.reshape(-1), (minima + 8 * scales).reshape(-1)
+
+
+def _nibbles(packed: _Blocks, run: int) -> _Blocks:
+    """Codes of groups of 32: of each `run` bytes, first all low bits, then all high ones."""
+    runs = packed.reshape(-1, run)
+    codes = np.empty((len(runs), 2, run), np.uint8)
+    np.bitwise_and(runs, 15, out=codes[:, 0])
+    np.right_shift(runs, 4, out=codes[:, 1])
+    return codes.reshape(-1, GROUP)
+
+
+def _halves(stored: _Blocks) -> _Floats:
+    """One half-precision number a block."""
+    return np.ascontiguousarray(stored).view(np.float16).astype(np.float32).reshape(-1)
+
+
+_TYPES: dict[str, Callable[[_Blocks], _Planes]] = {"Q4_0": _q4_0, "Q4_1": _q4_1, "Q4_K": _q4_k}
