@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from roseinfer.attention.paged_kernels import PagedKernelAttention
 from roseinfer.config import EngineConfig
 from roseinfer.engine.decode_graphs import DecodeGraphs
 from roseinfer.engine.factory import build_engine
@@ -20,7 +21,7 @@ def test_a_rehearsal_writes_to_no_block_of_a_request_and_runs_under_spans(
     graphs = DecodeGraphs(
         runner.model,
         runner.cache,
-        runner.attention,
+        PagedKernelAttention(),  # the backend that decodes on the device; its kernels have references
         max_batch_size=4,
         max_blocks=8,
         max_steps=2,
