@@ -12,8 +12,8 @@ from torch import Tensor
 
 from roseinfer.kernels.activations import Activation, activate
 from roseinfer.kernels.norms import Norm
-from roseinfer.kernels.prefetch import prefetch_columns
-from roseinfer.kernels.runtime import gdc_launch_dependents, gdc_wait, launch_options, tl, triton
+from roseinfer.kernels.prefetch import prefetch_columns, prefetch_vector
+from roseinfer.kernels.runtime import gdc_launch_dependents, gdc_wait, launch_options, next_power_of_two, tl, triton
 
 MAX_GEMV_ROWS = 8
 """Rows of x that the kernel takes."""
@@ -63,6 +63,7 @@ def skinny_gemv(
         0.0 if norm is None else norm.eps,
         ROWS=rows,
         SIZE=size,
+        PADDED=next_power_of_two(size),
         OUTPUTS=tiles.outputs,
         COLUMNS=tiles.columns,
         PREFETCH=tiles.prefetch,
@@ -107,6 +108,7 @@ def _gemv_kernel(
     eps,
     ROWS: tl.constexpr,
     SIZE: tl.constexpr,
+    PADDED: tl.constexpr,
     OUTPUTS: tl.constexpr,
     COLUMNS: tl.constexpr,
     PREFETCH: tl.constexpr,
@@ -127,20 +129,30 @@ def _gemv_kernel(
     tile = tl.load(place, mask=mask, other=0.0, cache_modifier=".cg")
     if GATED:
         up_tile = tl.load(up_place, mask=mask, other=0.0, cache_modifier=".cg")
+    if HAS_BIAS:
+        offset = tl.load(bias + output, mask=live, other=0.0).to(tl.float32)
+        if GATED:
+            up_offset = tl.load(bias + num_outputs + output, mask=live, other=0.0).to(tl.float32)
     if PDL:
+        # A step reads more than the cache keeps: the next layer's norm is as far away as its matrix.
+        if NORM != "none":
+            prefetch_vector(norm_weight, SIZE, PADDED)
+        if HAS_NORM_BIAS:
+            prefetch_vector(norm_bias, SIZE, PADDED)
         if PREFETCH > 0:
-            behind = tl.minimum(output, num_outputs - 1).to(tl.int64)
-            ELEMENT_BYTES: tl.constexpr = weight.dtype.element_ty.primitive_bitwidth // 8
-            prefetch_columns(weight + behind * weight_stride, COLUMNS, SIZE, PREFETCH, ELEMENT_BYTES)
+            behind = weight + tl.minimum(output, num_outputs - 1).to(tl.int64) * weight_stride
+            prefetch_columns(behind, COLUMNS, SIZE, PREFETCH)
             if GATED:
-                prefetch_columns(
-                    weight + (num_outputs + behind) * weight_stride, COLUMNS, SIZE, PREFETCH, ELEMENT_BYTES
-                )
+                prefetch_columns(behind + num_outputs.to(tl.int64) * weight_stride, COLUMNS, SIZE, PREFETCH)
         gdc_wait()
         gdc_launch_dependents()
 
+    before = ()
+    if HAS_RESIDUAL:
+        for row in tl.static_range(ROWS):
+            before = before + (tl.load(residual + row * residual_stride + output, mask=live, other=0.0),)
     if NORM == "layer":
-        means, deviations = _row_statistics(x, x_stride, eps, ROWS, SIZE, COLUMNS)
+        means, deviations = _row_statistics(x, x_stride, eps, ROWS, SIZE, PADDED)
     sums = _zeros(ROWS, OUTPUTS, COLUMNS)
     up_sums = _zeros(ROWS, OUTPUTS, COLUMNS) if GATED else ()
     squares = ()
@@ -191,18 +203,18 @@ def _gemv_kernel(
             scale = tl.rsqrt(tl.sum(squares[row], 0) / SIZE + eps)
             result *= scale
         if HAS_BIAS:
-            result += tl.load(bias + output, mask=live, other=0.0).to(tl.float32)
+            result += offset
         if GATED:
             up_result = tl.sum(up_sums[row], 1)
             if NORM == "rms":
                 up_result *= scale
             if HAS_BIAS:
-                up_result += tl.load(bias + num_outputs + output, mask=live, other=0.0).to(tl.float32)
+                up_result += up_offset
             result = activate(result, "silu") * up_result
         elif ACTIVATION != "none":
             result = activate(result, ACTIVATION)
         if HAS_RESIDUAL:
-            result += tl.load(residual + row * residual_stride + output, mask=live, other=0.0).to(tl.float32)
+            result += before[row].to(tl.float32)
         tl.store(out + row * num_outputs + output, result.to(out.dtype.element_ty), mask=live)
 
 
@@ -215,22 +227,16 @@ def _zeros(ROWS: tl.constexpr, OUTPUTS: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def _row_statistics(x, x_stride, eps, ROWS: tl.constexpr, SIZE: tl.constexpr, COLUMNS: tl.constexpr):
+def _row_statistics(x, x_stride, eps, ROWS: tl.constexpr, SIZE: tl.constexpr, PADDED: tl.constexpr):
     """Each row's mean and the inverse of its standard deviation."""
-    column = tl.arange(0, COLUMNS)
+    column = tl.arange(0, PADDED)
+    inside = column < SIZE
     means = ()
     deviations = ()
     for row in tl.static_range(ROWS):
-        total = tl.zeros((COLUMNS,), tl.float32)
-        for start in range(0, SIZE, COLUMNS):
-            at = start + column
-            total += tl.load(x + row * x_stride + at, mask=at < SIZE, other=0.0).to(tl.float32)
-        mean = tl.sum(total, 0) / SIZE
-        square = tl.zeros((COLUMNS,), tl.float32)
-        for start in range(0, SIZE, COLUMNS):
-            at = start + column
-            offset = tl.load(x + row * x_stride + at, mask=at < SIZE, other=0.0).to(tl.float32) - mean
-            square += tl.where(at < SIZE, offset * offset, 0.0)
+        values = tl.load(x + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
+        mean = tl.sum(values, 0) / SIZE
+        centered = tl.where(inside, values - mean, 0.0)
         means = means + (mean,)
-        deviations = deviations + (tl.rsqrt(tl.sum(square, 0) / SIZE + eps),)
+        deviations = deviations + (tl.rsqrt(tl.sum(centered * centered, 0) / SIZE + eps),)
     return means, deviations

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from roseinfer.kernels.activations import Activation, activate
 from roseinfer.kernels.norms import Norm
-from roseinfer.kernels.prefetch import prefetch_columns
+from roseinfer.kernels.prefetch import prefetch_columns, prefetch_vector
 from roseinfer.kernels.runtime import (
     MAX_ARRIVALS,
     arrivals,
@@ -106,6 +106,7 @@ def skinny_matmul(
         0 if residual is None else residual.stride(0),
         0.0 if norm is None else norm.eps,
         SIZE=size,
+        PADDED=next_power_of_two(size),
         SPLIT_SIZE=split_size,
         SPLITS=splits,
         SLOT=slot,
@@ -143,6 +144,7 @@ def _matmul_kernel(
     residual_stride,
     eps,
     SIZE: tl.constexpr,
+    PADDED: tl.constexpr,
     SPLIT_SIZE: tl.constexpr,
     SPLITS: tl.constexpr,
     SLOT: tl.constexpr,
@@ -172,21 +174,32 @@ def _matmul_kernel(
     up_rows = weight_rows + num_outputs.to(tl.int64) * weight_stride
     x_rows = x + tl.minimum(row, num_rows - 1) * x_stride
     if PDL:
+        # A step reads more than the cache keeps: all weights are far away.
+        if NORM != "none":
+            prefetch_vector(norm_weight, SIZE, PADDED)
+        if HAS_NORM_BIAS:
+            prefetch_vector(norm_bias, SIZE, PADDED)
+        if HAS_BIAS:
+            prefetch_columns(bias + tl.arange(0, 1), tile * OUTPUTS, num_outputs, OUTPUTS)
         if PREFETCH > 0:
-            ELEMENT_BYTES: tl.constexpr = weight.dtype.element_ty.primitive_bitwidth // 8
-            prefetch_columns(weight_rows, begin, SIZE, PREFETCH, ELEMENT_BYTES)
+            prefetch_columns(weight_rows, begin, SIZE, PREFETCH)
             if GATED:
-                prefetch_columns(up_rows, begin, SIZE, PREFETCH, ELEMENT_BYTES)
+                prefetch_columns(up_rows, begin, SIZE, PREFETCH)
         gdc_wait()
         gdc_launch_dependents()
 
     sums = tl.zeros((OUTPUTS, ROWS) if WEIGHTS_FIRST else (ROWS, OUTPUTS), tl.float32)
     up_sums = sums
-    squares = tl.zeros((ROWS,), tl.float32)
-    totals = tl.zeros((ROWS,), tl.float32)
+    # Of eight columns each, which one thread holds: the threads' numbers are added up once, at the end.
+    squares = tl.zeros((ROWS, COLUMNS // 8), tl.float32)
+    totals = tl.zeros((ROWS, COLUMNS // 8), tl.float32)
     # Of a layer norm: each output's weights times the norm's weight and bias, in two of the 16 columns of a product.
     extra = tl.arange(0, 16)[:, None]
     weight_sums = tl.zeros((OUTPUTS, 16) if WEIGHTS_FIRST else (16, OUTPUTS), tl.float32)
+    if NORM != "none":
+        next_gain = tl.load(norm_weight + begin + column, mask=begin + column < SIZE, other=0.0)
+    if HAS_NORM_BIAS:
+        next_shift = tl.load(norm_bias + begin + column, mask=begin + column < SIZE, other=0.0)
     for start in range(0, SPLIT_SIZE, COLUMNS):
         at = begin + start + column
         if WHOLE:
@@ -201,21 +214,25 @@ def _matmul_kernel(
             if GATED:
                 up_weights = tl.load(up_rows[:, None] + at[None, :], mask=inside, other=0.0)
         if NORM != "none":
-            gain = tl.load(norm_weight + at, mask=at < SIZE, other=0.0)
+            gain = next_gain
+            next_gain = tl.load(norm_weight + at + COLUMNS, mask=at + COLUMNS < SIZE, other=0.0)
             wide = values.to(tl.float32)
-            squares += tl.sum(wide * wide, 1)
+            squares += tl.sum(tl.reshape(wide * wide, (ROWS, COLUMNS // 8, 8)), 2)
             values = (values * gain[None, :]).to(weights.dtype)
             if NORM == "layer":
-                totals += tl.sum(wide, 1)
+                totals += tl.sum(tl.reshape(wide, (ROWS, COLUMNS // 8, 8)), 2)
                 shift = tl.zeros_like(gain)
                 if HAS_NORM_BIAS:
-                    shift = tl.load(norm_bias + at, mask=at < SIZE, other=0.0)
+                    shift = next_shift
+                    next_shift = tl.load(norm_bias + at + COLUMNS, mask=at + COLUMNS < SIZE, other=0.0)
                 both = tl.where(extra == 0, gain[None, :], tl.where(extra == 1, shift[None, :], 0.0))
                 weight_sums = _multiply(weights, both.to(weights.dtype), weight_sums, WEIGHTS_FIRST)
         sums = _multiply(weights, values, sums, WEIGHTS_FIRST)
         if GATED:
             up_sums = _multiply(up_weights, values, up_sums, WEIGHTS_FIRST)
 
+    squares = tl.sum(squares, 1)
+    totals = tl.sum(totals, 1)
     if WEIGHTS_FIRST:
         sums = tl.trans(sums)
         up_sums = tl.trans(up_sums)
@@ -242,6 +259,16 @@ def _matmul_kernel(
         if arrived < SPLITS - 1:
             return
         tl.store(arrived_splits + tile, 0)
+
+    live = output < num_outputs
+    mask = (row < num_rows)[:, None] & live[None, :]
+    if HAS_RESIDUAL:
+        before = tl.load(residual + row[:, None] * residual_stride + output[None, :], mask=mask, other=0.0)
+    if HAS_BIAS:
+        offset = tl.load(bias + output, mask=live, other=0.0).to(tl.float32)[None, :]
+        if GATED:
+            up_offset = tl.load(bias + num_outputs + output, mask=live, other=0.0).to(tl.float32)[None, :]
+    if SPLITS > 1:
         sums = _joined(first + place, SPLITS, SLOT)
         if GATED:
             up_sums = _joined(first + PRODUCT + place, SPLITS, SLOT)
@@ -252,7 +279,6 @@ def _matmul_kernel(
             gains = _joined(first + NORM_AT + 2 * ROWS + within, SPLITS, SLOT)
             shifts = _joined(first + NORM_AT + 2 * ROWS + OUTPUTS + within, SPLITS, SLOT)
 
-    live = output < num_outputs
     result = sums
     if NORM == "rms":
         scale = tl.rsqrt(squares / SIZE + eps)
@@ -262,20 +288,18 @@ def _matmul_kernel(
         scale = tl.rsqrt(tl.maximum(squares / SIZE - mean * mean, 0.0) + eps)
         result = (result - mean[:, None] * gains[None, :]) * scale[:, None] + shifts[None, :]
     if HAS_BIAS:
-        result += tl.load(bias + output, mask=live, other=0.0).to(tl.float32)[None, :]
+        result += offset
     if GATED:
         up_result = up_sums
         if NORM == "rms":
             up_result *= scale[:, None]
         if HAS_BIAS:
-            up_result += tl.load(bias + num_outputs + output, mask=live, other=0.0).to(tl.float32)[None, :]
+            up_result += up_offset
         result = activate(result, "silu") * up_result
     elif ACTIVATION != "none":
         result = activate(result, ACTIVATION)
-    mask = (row < num_rows)[:, None] & live[None, :]
     if HAS_RESIDUAL:
-        place_before = row[:, None] * residual_stride + output[None, :]
-        result += tl.load(residual + place_before, mask=mask, other=0.0).to(tl.float32)
+        result += before.to(tl.float32)
     tl.store(out + row[:, None] * num_outputs + output[None, :], result.to(out.dtype.element_ty), mask=mask)
 
 
