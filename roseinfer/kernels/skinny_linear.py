@@ -34,11 +34,9 @@ def skinny_linear(
     x [rows, size], weight [outputs, size]; with "silu_and_mul" the weight holds all gates, then all ups, and the
     result has half as many columns. In one kernel, sums are float32 and rounded once; else each part is rounded.
     """
-    tiles = fused_tiles(x, weight, bias, norm=norm, activation=activation, residual=residual)
-    if isinstance(tiles, GemvTiles):
-        return skinny_gemv(x, weight, bias, norm=norm, activation=activation, residual=residual, tiles=tiles)
-    if isinstance(tiles, MatmulTiles):
-        return skinny_matmul(x, weight, bias, norm=norm, activation=activation, residual=residual, tiles=tiles)
+    fused = fused_linear(x, weight, bias, norm=norm, activation=activation, residual=residual)
+    if fused is not None:
+        return fused
     if norm is not None:
         if norm.centered:
             x = add_layer_norm(x, None, norm.weight, norm.bias, norm.eps)[0]
@@ -49,6 +47,24 @@ def skinny_linear(
     if activation is not None:
         out = getattr(activations, activation)(out)
     return out if residual is None else out + residual
+
+
+def fused_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    norm: Norm | None = None,
+    activation: Activation | None = None,
+    residual: Tensor | None = None,
+) -> Tensor | None:
+    """The same in one kernel; None where it is faster part by part."""
+    tiles = fused_tiles(x, weight, bias, norm=norm, activation=activation, residual=residual)
+    if isinstance(tiles, GemvTiles):
+        return skinny_gemv(x, weight, bias, norm=norm, activation=activation, residual=residual, tiles=tiles)
+    if isinstance(tiles, MatmulTiles):
+        return skinny_matmul(x, weight, bias, norm=norm, activation=activation, residual=residual, tiles=tiles)
+    return None
 
 
 def skinny_linear_reference(
@@ -83,7 +99,7 @@ def fused_tiles(
     activation: Activation | None = None,
     residual: Tensor | None = None,
 ) -> GemvTiles | MatmulTiles | None:
-    """How the one kernel for all of this is cut up, or None where it is faster part by part."""
+    """How that kernel is cut up; None where it is faster part by part."""
     rows = len(x)
     if not takes(rows, norm, activation) or x.dim() != 2 or x.dtype != weight.dtype:
         return None

@@ -11,7 +11,7 @@ from roseinfer.kernels.activations import Activation
 from roseinfer.kernels.norms import Norm, add_layer_norm, add_rms_norm
 from roseinfer.kernels.packed_linear import pack, packable, packed_linear, unpacked
 from roseinfer.kernels.quantized_linear import Groups, Int4Groups, Int8Rows, QuantizedWeight
-from roseinfer.kernels.skinny_linear import fused_tiles, skinny_linear
+from roseinfer.kernels.skinny_linear import fused_linear, skinny_linear
 
 Packing = Literal["none", "int8", "int4"]
 """How the weights of matrix products are kept: as they are, in 8 bits by rows, or in 4 bits by groups of 32."""
@@ -95,17 +95,16 @@ class Linear(nn.Module):
         On a GPU, few rows take one kernel.
         """
         if residual is None and hidden.is_cuda:
-            inside = norm.description
-            if fused_tiles(hidden, self.weight, self.bias, norm=inside, activation=activation) is not None:
-                return skinny_linear(hidden, self.weight, self.bias, norm=inside, activation=activation), hidden
+            out = fused_linear(hidden, self.weight, self.bias, norm=norm.description, activation=activation)
+            if out is not None:
+                return out, hidden
         normed, stream = norm.after(hidden, residual)
         return self.into(normed, activation), stream
 
     def onto(self, x: Tensor, stream: Tensor) -> tuple[Tensor, Tensor | None]:
         """x W^T + b and the stream that it is to be added to; or, where one kernel does it, their sum and None."""
-        if x.is_cuda and fused_tiles(x, self.weight, self.bias, residual=stream) is not None:
-            return skinny_linear(x, self.weight, self.bias, residual=stream), None
-        return self.into(x), stream
+        added = fused_linear(x, self.weight, self.bias, residual=stream) if x.is_cuda else None
+        return (self.into(x), stream) if added is None else (added, None)
 
 
 class FusedLinear(Linear):
