@@ -122,8 +122,10 @@ class _Builder:
     def _add_group(self, category: str | None, group: list[RawEvent]) -> None:
         if category == "ac2g":
             return
-        self.unknown += sum(event.ph in _PAIRED for event in group)
-        group = [event for event in group if event.ph == "X"]
+        complete = [event for event in group if event.ph == "X"]
+        if len(complete) < len(group):
+            self.unknown += sum(event.ph in _PAIRED for event in group)
+            group = complete
         if not group:
             return
         key = "" if category is None else category.lower()

@@ -15,10 +15,6 @@ class RawArgs(msgspec.Struct, gc=False):
     correlation: Id = None
     device: Id = None
     stream: Id = None
-    num_bytes: Id = msgspec.field(name="bytes", default=None)
-    graph_node_id: Id = msgspec.field(name="graph node id", default=None)
-    name: Id = None
-    labels: Id = None
 
 
 class RawEvent(msgspec.Struct, gc=False):
@@ -68,10 +64,6 @@ def lenient_event(value: Any) -> RawEvent | None:
             correlation=_id(args.get("correlation")),
             device=_id(args.get("device")),
             stream=_id(args.get("stream")),
-            num_bytes=_id(args.get("bytes")),
-            graph_node_id=_id(args.get("graph node id")),
-            name=_id(args.get("name")),
-            labels=_id(args.get("labels")),
         ),
     )
 
