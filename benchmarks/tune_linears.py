@@ -252,6 +252,7 @@ def neighbours(slot: Slot, way: Way) -> Iterator[Way]:
     if tiles is None:
         return
     yield replace(way, fused=not way.fused)
+    yield replace(way, tiles=replace(tiles, early=1 - tiles.early))
     if isinstance(tiles, GemvTiles):
         changes: list[dict[str, float]] = [
             {"outputs": 2},

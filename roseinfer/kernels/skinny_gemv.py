@@ -30,6 +30,8 @@ class GemvTiles:
     num_warps: int
     prefetch: int = 0
     """Columns behind those, that it asks for before it waits for its predecessor."""
+    early: int = 0
+    """1: its successor may start, and ask for its own weights, while it still waits itself."""
 
 
 def skinny_gemv(
@@ -67,6 +69,7 @@ def skinny_gemv(
         OUTPUTS=tiles.outputs,
         COLUMNS=tiles.columns,
         PREFETCH=tiles.prefetch,
+        EARLY=tiles.early == 1,
         ACTIVATION="none" if activation is None else activation,
         NORM="none" if norm is None else "layer" if norm.centered else "rms",
         HAS_NORM_BIAS=norm is not None and norm.bias is not None,
@@ -112,6 +115,7 @@ def _gemv_kernel(
     OUTPUTS: tl.constexpr,
     COLUMNS: tl.constexpr,
     PREFETCH: tl.constexpr,
+    EARLY: tl.constexpr,
     ACTIVATION: tl.constexpr,
     NORM: tl.constexpr,
     HAS_NORM_BIAS: tl.constexpr,
@@ -144,8 +148,11 @@ def _gemv_kernel(
             prefetch_columns(behind, COLUMNS, SIZE, PREFETCH)
             if GATED:
                 prefetch_columns(behind + num_outputs.to(tl.int64) * weight_stride, COLUMNS, SIZE, PREFETCH)
+        if EARLY:
+            gdc_launch_dependents()
         gdc_wait()
-        gdc_launch_dependents()
+        if not EARLY:
+            gdc_launch_dependents()
 
     before = ()
     if HAS_RESIDUAL:

@@ -45,6 +45,8 @@ class MatmulTiles:
     num_stages: int
     prefetch: int
     """Columns of its weights that a program asks for before it waits for its predecessor."""
+    early: int = 0
+    """1: its successor may start, and ask for its own weights, while it still waits itself."""
 
 
 def padded_rows(rows: int) -> int:
@@ -114,6 +116,7 @@ def skinny_matmul(
         OUTPUTS=tiles.outputs,
         COLUMNS=tiles.columns,
         PREFETCH=min(tiles.prefetch, next_power_of_two(split_size)),
+        EARLY=tiles.early == 1,
         ACTIVATION="none" if activation is None else activation,
         NORM="none" if norm is None else "layer" if norm.centered else "rms",
         HAS_NORM_BIAS=norm is not None and norm.bias is not None,
@@ -152,6 +155,7 @@ def _matmul_kernel(
     OUTPUTS: tl.constexpr,
     COLUMNS: tl.constexpr,
     PREFETCH: tl.constexpr,
+    EARLY: tl.constexpr,
     ACTIVATION: tl.constexpr,
     NORM: tl.constexpr,
     HAS_NORM_BIAS: tl.constexpr,
@@ -185,8 +189,11 @@ def _matmul_kernel(
             prefetch_columns(weight_rows, begin, SIZE, PREFETCH)
             if GATED:
                 prefetch_columns(up_rows, begin, SIZE, PREFETCH)
+        if EARLY:
+            gdc_launch_dependents()
         gdc_wait()
-        gdc_launch_dependents()
+        if not EARLY:
+            gdc_launch_dependents()
 
     sums = tl.zeros((OUTPUTS, ROWS) if WEIGHTS_FIRST else (ROWS, OUTPUTS), tl.float32)
     up_sums = sums

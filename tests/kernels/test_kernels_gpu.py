@@ -17,7 +17,7 @@ from roseinfer.kernels.norms import (
 from roseinfer.kernels.paged_attention import paged_decode_attention, paged_decode_attention_reference
 from roseinfer.kernels.paged_prefill import paged_prefill_attention, paged_prefill_attention_reference
 from roseinfer.kernels.rope_append import rope_append, rope_append_reference
-from roseinfer.kernels.skinny_gemv import skinny_gemv
+from roseinfer.kernels.skinny_gemv import GemvTiles, skinny_gemv
 from roseinfer.kernels.skinny_linear import skinny_linear, skinny_linear_reference
 from roseinfer.kernels.skinny_matmul import MatmulTiles, skinny_matmul
 
@@ -157,8 +157,8 @@ def test_skinny_linear_with_its_neighbours(
 
 MATMUL_TILES = [
     MatmulTiles(16, 128, 4, 4, 3, 256),
-    MatmulTiles(32, 64, 2, 4, 4, 1024),
-    MatmulTiles(64, 64, 8, 4, 3, 0),
+    MatmulTiles(32, 64, 2, 4, 4, 1024, 1),
+    MatmulTiles(64, 64, 8, 4, 3, 0, 1),
     MatmulTiles(64, 128, 1, 8, 2, 128),
     MatmulTiles(128, 64, 3, 8, 3, 256),
 ]
@@ -236,7 +236,9 @@ def test_a_chain_with_dependent_launches_replays_in_a_graph(rows: int) -> None:
             if not launch:
                 hidden = skinny_linear_reference(hidden, weight, **parts)
             elif rows == 1:
-                hidden = skinny_gemv(hidden, weight, **parts)
+                hidden = skinny_gemv(
+                    hidden, weight, tiles=GemvTiles(2, 256, 1 + index % 2, 512, index % 3 // 2), **parts
+                )
             else:
                 hidden = skinny_matmul(hidden, weight, tiles=MATMUL_TILES[index % len(MATMUL_TILES)], **parts)
             hidden = (add_rms_norm if launch else add_rms_norm_reference)(hidden, None, gain, 1e-6)[0]
