@@ -14,7 +14,7 @@ from roseinfer.trace.intervals import distinct
 from roseinfer.trace.step_stats import steps_at
 from roseinfer.trace.summary import NO_SPAN, GapGroup, to_ms, to_percent
 
-_MAX_GROUPS = 40
+_MAX_GROUPS = 100
 _BATCH = 1 << 15
 """Gaps looked at together: bounds the memory for their pieces."""
 
@@ -36,7 +36,7 @@ _Key = tuple[Cause, int, int, bool]
 
 
 def rank_gaps(facts: Facts, activity: Activity) -> list[GapGroup]:
-    """Groups of idle time, the longest first; at most 40, which together are at most the idle time."""
+    """Groups of idle time, the longest first; at most 100, which together are at most the idle time."""
     gaps = facts.gaps
     sums: defaultdict[_Key, _Sum] = defaultdict(_Sum)
     for low in range(0, len(gaps.start_ns), _BATCH):

@@ -4,7 +4,7 @@ from roseinfer.trace import Summary
 from roseinfer.trace.summary import NO_SPAN
 
 _HOST = ("host_late", "launch_call")
-_GROUPS = 40  # at most so many groups of gaps are listed
+_GROUPS = 100  # at most so many groups of gaps are listed
 
 
 def is_near(found: float, expected: float, within: float = 1e-5) -> bool:
