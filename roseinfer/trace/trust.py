@@ -7,7 +7,7 @@ from roseinfer.trace.facts import Facts
 from roseinfer.trace.naming import counted
 from roseinfer.trace.summary import StepsSummary, Trust, to_percent
 
-_LAUNCHES = ("launchkernel", "graphlaunch", "memcpyasync", "memsetasync", "launchcooperative")
+_LAUNCHES = ("launchkernel", "kernellaunch", "graphlaunch", "memcpyasync", "memsetasync", "launchcooperative")
 _FEW_STEPS = 3
 _INFLATED = 1.2
 
@@ -31,9 +31,10 @@ def _reading(trace: Trace) -> list[Trust]:
         notes.append(Trust("warning", f"The file is incomplete: {trace.truncated}; what could be read is summarized."))
     counts = trace.counts
     if counts.damaged:
-        notes.append(Trust("warning", f"{counts.damaged:,} damaged events could not be read and are left out."))
+        notes.append(Trust("warning", f"{counted(counts.damaged, 'damaged event')} could not be read: left out."))
     if counts.dropped:
-        notes.append(Trust("warning", f"{counts.dropped:,} events with impossible times are left out."))
+        what = "event with an impossible time" if counts.dropped == 1 else "events with impossible times"
+        notes.append(Trust("warning", f"{counts.dropped:,} {what}: left out."))
     if counts.unknown:
         message = f"{counts.unknown:,} events of kinds unknown to torch.profiler are ignored."
         notes.append(Trust("warning" if 2 * counts.unknown >= counts.events else "info", message))

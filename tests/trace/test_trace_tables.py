@@ -2,6 +2,7 @@
 
 import io
 import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -86,11 +87,24 @@ def test_the_page_is_self_contained(summary: Summary) -> None:
     assert not re.search(r"(src|href)=|url\(|https?://", page)
 
 
-def test_hostile_names_are_escaped_everywhere(tmp_path: object) -> None:
-    name = '<script>alert("x")</script>|`[bold]a[/]'
-    from pathlib import Path
+def test_repeats_on_a_cpu_are_no_launches(tmp_path: Path) -> None:
+    names = ["aten::mm", "aten::add", "aten::mul"] * 20
+    ops = [event("cpu_op", name, 10 * index, 9) for index, name in enumerate(names)]
+    cpu = summarize_trace(write(tmp_path / "t.json", [event("user_annotation", "ProfilerStep#1", 0, 999), *ops]))
+    found = next(sheet for sheet in all_sheets(cpu, 5, "self") if sheet.title == "Repeated operators in a step")
+    assert found.rows[0] == ["ProfilerStep", "3", "20", "57 of 60", "torch.compile"]
+    assert any(sheet.title == "Top operators by self time" for sheet in all_sheets(cpu, 5, "self"))
 
-    path = write(Path(str(tmp_path)) / "t.json", [event("cpu_op", name, 1, 2), event("user_annotation", name, 0, 9)])
+
+def test_repeats_are_not_shown_where_the_gpu_is_busy_anyway() -> None:
+    matmul = summarize_trace(MATMUL)
+    assert matmul.repetition
+    assert not any("Repeated" in sheet.title for sheet in all_sheets(matmul, 5, "self"))
+
+
+def test_hostile_names_are_escaped_everywhere(tmp_path: Path) -> None:
+    name = '<script>alert("x")</script>|`[bold]a[/]'
+    path = write(tmp_path / "t.json", [event("cpu_op", name, 1, 2), event("user_annotation", name, 0, 9)])
     hostile = summarize_trace(path)
     assert "<script>" not in to_html(hostile)
     assert '\n| `<script>alert("x")</script>\\|\'[bold]a[/]` |' in to_markdown(hostile)

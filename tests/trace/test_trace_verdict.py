@@ -227,3 +227,47 @@ def test_gemms_of_rocm_are_not_to_be_batched(tmp_path: Path) -> None:
     summary = summary_of(tmp_path, step + work)
     assert [row.remedy for row in summary.repetition] == ["graph"]
     assert not any("Batch" in line for line in summary.verdict.advice)
+
+
+def as_strings(one: dict[str, Any]) -> dict[str, Any]:
+    """The event with every id as a string."""
+    args = {key: str(value) for key, value in one.get("args", {}).items() if key != "grid"}
+    return {**one, "pid": str(one["pid"]), "tid": str(one["tid"]), "args": args}
+
+
+def test_ids_as_strings_change_nothing(tmp_path: Path) -> None:
+    expected = summary_of(tmp_path, graphed_steps(eager=3))
+    found = summary_of(tmp_path, [as_strings(one) for one in graphed_steps(eager=3)])
+    assert (found.gpu, found.spans, found.verdict) == (expected.gpu, expected.spans, expected.verdict)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "call"),
+    [
+        ("cuda_runtime", "hipLaunchKernel"),
+        ("hip_runtime", "hipExtModuleLaunchKernel"),
+        ("xpu_runtime", "urEnqueueKernelLaunch"),
+    ],
+)
+def test_launches_of_other_back_ends_are_linked(tmp_path: Path, runtime: str, call: str) -> None:
+    events = graphed_steps(replays=0, eager=80)
+    events = [{**one, "cat": runtime, "name": call} if one["cat"] == "cuda_runtime" else one for one in events]
+    summary = summary_of(tmp_path, events)
+    assert summary.gpu is not None
+    assert (summary.gpu.linked_percent, summary.gpu.launches) == (100, 80 * STEPS)
+    assert summary.verdict.kind == "host_bound"
+    assert any("80 GPU events one by one" in line for line in summary.verdict.advice)
+    assert not any("not recorded" in note.message for note in summary.trust)
+
+
+def test_events_with_negative_durations_are_left_out_and_said(tmp_path: Path) -> None:
+    events = [*graphed_steps(), {**kernel(50, 1, 99), "dur": -5}]
+    summary = summary_of(tmp_path, events)
+    assert summary.gpu == summary_of(tmp_path, graphed_steps()).gpu
+    assert any(note.level == "warning" and "1 event with an impossible time" in note.message for note in summary.trust)
+
+
+@pytest.mark.parametrize("call", ["cudaLaunchKernel", "hipModuleLaunchKernel", "urEnqueueKernelLaunch"])
+def test_launches_without_one_gpu_event_are_a_failed_recording(tmp_path: Path, call: str) -> None:
+    summary = summary_of(tmp_path, [event("cpu_op", "aten::mm", 0, 9), launch(2, 3, 1, call)])
+    assert any(note.level == "warning" and "GPU side was not recorded" in note.message for note in summary.trust)
