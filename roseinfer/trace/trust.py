@@ -9,6 +9,7 @@ from roseinfer.trace.summary import StepsSummary, Trust, to_percent
 
 _LAUNCHES = ("launchkernel", "kernellaunch", "graphlaunch", "memcpyasync", "memsetasync", "launchcooperative")
 _FEW_STEPS = 3
+_RUNS_AHEAD = 1.5
 _INFLATED = 1.2
 
 
@@ -89,9 +90,18 @@ def _steps(facts: Facts, steps: StepsSummary) -> list[Trust]:
     if steps.count == 0:
         has_work = len(trace.ops) + len(trace.calls) + len(trace.gpu) > 0
         return [Trust("info", "No steps are marked in the trace; figures are for the whole of it.")] * has_work
+    notes = [
+        Trust(
+            "info",
+            f"{phase}: a step's span takes {row.median_ms:.2f} ms, the GPU events launched in it "
+            f"{row.gpu_ms_per_step:.2f} ms: the host runs ahead, so the span is not the time of a step.",
+        )
+        for phase, row in steps.phases.items()
+        if row.gpu_ms_per_step > _RUNS_AHEAD * row.median_ms
+    ]
     if steps.count < _FEW_STEPS:
-        return [Trust("info", f"Only {counted(steps.count, 'step')}: medians say little.")]
-    return []
+        notes.append(Trust("info", f"Only {counted(steps.count, 'step')}: medians say little."))
+    return notes
 
 
 def _overhead(facts: Facts, steps: StepsSummary) -> list[Trust]:

@@ -87,6 +87,11 @@ def test_the_matmuls_verdict(matmul: Summary) -> None:
     assert matmul.what_if == []
 
 
+def test_spans_shorter_than_their_gpu_work_are_said_to_be_no_step_times(origin: Summary, matmul: Summary) -> None:
+    assert any("0.49 ms, the GPU events launched in it 32.45 ms" in doubt.message for doubt in matmul.trust)
+    assert not any("runs ahead" in doubt.message for doubt in origin.trust)
+
+
 @pytest.mark.parametrize("path", [ORIGIN, MATMUL])
 def test_sums_of_the_recorded_traces(path: Path) -> None:
     check_sums(summarize_trace(path))
