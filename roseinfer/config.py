@@ -57,6 +57,8 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """On a GPU, decode by replaying CUDA graphs."""
     max_decode_steps: PositiveInt = 16
     """With CUDA graphs: most tokens a request that one launch decodes, where nothing can end inside it."""
+    overlap: bool | None = None
+    """Launch a step before the host has read the tokens of the one before; when unset, on a GPU only."""
     block_size: PositiveInt = 16
     """Tokens per KV block."""
     kv_cache_memory: str | None = None

@@ -37,6 +37,7 @@ class ScriptedScheduler:
         self._scheduler = Scheduler(engine.pool, policy)
         self._requests: list[Request] = []
         self._finished: list[Request] = []
+        self._steps: list[tuple[StepPlan, float]] = []
         self.last_plan: StepPlan | None = None
 
     @property
@@ -69,12 +70,17 @@ class ScriptedScheduler:
         plan = self._scheduler.plan()
         self._scheduler.begin(plan)
         self._engine.clock.time_s += self._engine.step_s(plan)
+        self._steps.append((plan, self._engine.step_s(plan)))
         self.last_plan = plan
-        for request in self._scheduler.commit(plan, [7] * sum(chunk.samples for chunk in plan.chunks)):
+        for request, _ in self._scheduler.commit(plan, [7] * sum(chunk.samples for chunk in plan.chunks)):
             request.token_times_s.append(self._engine.clock.time_s)
             if request.finish_reason is not None:
                 self._finished.append(request)
         return []
+
+    def take_steps(self) -> list[tuple[StepPlan, float]]:
+        steps, self._steps = self._steps, []
+        return steps
 
     def take_outputs(self) -> list[RequestOutput]:
         finished, self._finished = self._finished, []

@@ -78,6 +78,13 @@ _FLAGS = (
     _Flag("engine", "max_model_len", "Most tokens a request, prompt and completion.", int),
     _Flag("engine", "cuda_graphs", "On a GPU, decode by CUDA graphs.", bool, names=("--cuda-graphs/--no-cuda-graphs",)),
     _Flag("engine", "max_decode_steps", "Tokens a request that one CUDA graph launch decodes at most.", int),
+    _Flag(
+        "engine",
+        "overlap",
+        "Launch a step before the last one's tokens are read.",
+        bool,
+        names=("--overlap/--no-overlap",),
+    ),
     _Flag("engine", "block_size", "Tokens a KV block.", int),
     _Flag("engine", "kv_cache_memory", "Bytes like 2GiB, or a share of what is left, like 50%.", metavar="AMOUNT"),
     _Flag(

@@ -41,6 +41,8 @@ class EngineCore:
     max_model_len: int
     max_decode_steps: int = 1
     """Most tokens a request that one launch decodes."""
+    overlap: bool = False
+    """Launch a step before the tokens of the one before are read."""
 
     @cached_property
     def weight_bytes(self) -> WeightBytes:

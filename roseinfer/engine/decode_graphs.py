@@ -2,22 +2,27 @@
 
 A graph is captured for each of a few batch sizes and ways to sample; a smaller batch runs in the next larger one, its
 padding rows writing to a block that no request has. Replays of one launch follow each other without the host: the
-tokens drawn, positions and slots stay on the device, and the host reads all tokens of the launch at its end.
+tokens drawn, positions and slots stay on the device. The next launch takes them there, so that it need not wait for
+the host to read them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from roseinfer.attention.base import AttentionBackend, DecodeLayout
 from roseinfer.cache.kv_cache import KVCache
-from roseinfer.engine.request import Request
-from roseinfer.engine.scheduler import StepPlan
+from roseinfer.engine.launch import Drawn
+from roseinfer.engine.request import PENDING, Request
+from roseinfer.engine.scheduler import Chunk, StepPlan
 from roseinfer.models.base import CausalLM
 from roseinfer.sampling.sampler import SamplingBatch, sample
 from roseinfer.spans import span
+from roseinfer.upload import upload
 
 Kind = Literal["greedy", "top_k", "all"]
 """How the rows of a graph draw: by the best logit, from the best few, from any."""
@@ -27,10 +32,6 @@ GraphKey = tuple[int, Kind]
 
 _WIDEST_TOP_K = 64
 """The largest top-k that the `top_k` kind ranks; larger ones rank the whole vocabulary."""
-
-
-_INPUTS = ("token_ids", "positions", "block_tables", "temperature", "top_k", "top_p", "min_p", "seeds", "advance")
-"""The buffers that the host fills."""
 
 
 def batch_sizes(largest: int) -> list[int]:
@@ -100,17 +101,13 @@ class DecodeGraphs:
         device = cache.data.device
         self._sizes = batch_sizes(max_batch_size)
         self._scrap = scrap_block
-        self._device = _Buffers.of(max_batch_size, max_blocks, max_steps, device)
-        # The same on the host, in memory that the device reads without a copy in between.
-        host = _Buffers.of(max_batch_size, max_blocks, max_steps, torch.device("cpu"))
-        self._host = _Buffers(**{name: getattr(host, name).pin_memory() for name in host.__dataclass_fields__})
-        self._host.block_tables.fill_(scrap_block)
-        self._tables = self._host.block_tables.numpy()
+        self._buffers = _Buffers.of(max_batch_size, max_blocks, max_steps, device)
+        self._tables = np.full((max_batch_size, max_blocks), scrap_block, dtype=np.int32)  # what the buffer holds
         self._graphs: dict[tuple[int, Kind], torch.cuda.CUDAGraph] = {}
         self._pool: Any = None  # torch's type for it has no public name
         self._rows: list[tuple[Request, int]] = []  # of the last launch, with the tokens computed after it
         self._table_lens: list[int] = [0] * max_batch_size
-        self._launch: tuple[torch.cuda.CUDAGraph, int, int] | None = None
+        self._prepared: tuple[torch.cuda.CUDAGraph, int] | None = None
 
     def runs(self, plan: StepPlan) -> bool:
         """Whether a plan is a decode that the graphs can do; the others need logits on the way."""
@@ -129,8 +126,7 @@ class DecodeGraphs:
         """The graph that a plan replays; None where none can."""
         if not self.runs(plan):
             return None
-        requests = [chunk.request for chunk in plan.chunks]
-        return next(size for size in self._sizes if size >= len(requests)), _kind(requests)
+        return self._key(plan)
 
     @torch.inference_mode()
     def capture_again(self) -> None:
@@ -154,80 +150,97 @@ class DecodeGraphs:
         else:
             self._step(*key)
 
-    def prepare(self, plan: StepPlan) -> None:
-        """Bring the buffers to the state before the plan's first token, copying only what is not there already."""
-        requests = [chunk.request for chunk in plan.chunks]
-        size = next(size for size in self._sizes if size >= len(requests))
-        host, device = self._host, self._device
-        rows = [(chunk.request, chunk.start) for chunk in plan.chunks]
-        # A request that was admitted may have come back with other blocks.
-        if plan.admitted or rows != self._rows:
-            self._set_rows(requests, size)
-        changed = False
-        for row, request in enumerate(requests):
-            table = request.block_table
-            if len(table) != self._table_lens[row]:
-                self._tables[row, self._table_lens[row] : len(table)] = table[self._table_lens[row] :]
-                self._table_lens[row] = len(table)
-                changed = True
-        if changed:
-            device.block_tables[:size].copy_(host.block_tables[:size], non_blocking=True)
-        device.step.zero_()
-        kind = _kind(requests)
-        graph = self._graphs.get((size, kind))
-        if graph is None:
-            graph = self._graphs[size, kind] = self._capture(size, kind)
-            self._set_rows(requests, size)  # capturing has run the step on the buffers
-            device.step.zero_()
-        self._rows = [(chunk.request, chunk.stop) for chunk in plan.chunks]
-        self._launch = (graph, plan.decode_steps, len(requests))
+    @property
+    def newest(self) -> Tensor:
+        """The tokens that the last launch leaves for the next one, [rows], in the order of its plan."""
+        return self._buffers.token_ids
 
-    def launch(self) -> None:
-        """Replay as often as the prepared plan says."""
-        assert self._launch is not None
-        graph, steps, _ = self._launch
+    def prepare(self, plan: StepPlan, before: Drawn) -> None:
+        """Bring the buffers to the state before the plan's first token, copying only what is not there already.
+
+        `before` is what the step before the plan draws.
+        """
+        key = self._key(plan)
+        graph = self._graphs.get(key)
+        if graph is None:
+            before = Drawn(before.tokens.clone(), before.rows)  # a capture overwrites the buffers
+            self._set_padding(key[0])
+            graph = self._graphs[key] = self._capture(*key)
+        # A request that was admitted may have come back with other blocks.
+        if plan.admitted or self._rows != [(chunk.request, chunk.start) for chunk in plan.chunks]:
+            self._set_rows(plan.chunks, key[0], before)
+        else:
+            self._add_blocks(plan.chunks)
+        self._buffers.step.zero_()
+        self._rows = [(chunk.request, chunk.stop) for chunk in plan.chunks]
+        self._prepared = graph, plan.decode_steps
+
+    def launch(self) -> Tensor:
+        """Replay as often as the prepared plan says; what that draws: [decode steps, rows or more]."""
+        assert self._prepared is not None
+        graph, steps = self._prepared
         for _ in range(steps):
             graph.replay()
+        return self._buffers.drawn[:steps]
 
-    def drawn(self) -> list[int]:
-        """Wait for the launch; its tokens, those of one step after those of the one before."""
-        assert self._launch is not None
-        _, steps, rows = self._launch
-        host = self._host.drawn[:steps]
-        host.copy_(self._device.drawn[:steps], non_blocking=True)
-        torch.cuda.current_stream(self._device.drawn.device).synchronize()
-        tokens: list[int] = host[:, :rows].flatten().tolist()
-        return tokens
+    def _key(self, plan: StepPlan) -> GraphKey:
+        requests = [chunk.request for chunk in plan.chunks]
+        return next(size for size in self._sizes if size >= len(requests)), _kind(requests)
 
-    def _set_rows(self, requests: list[Request], size: int) -> None:
+    def _add_blocks(self, chunks: Sequence[Chunk]) -> None:
+        """The requests of the launch before have got more blocks."""
+        longest = 0
+        for row, chunk in enumerate(chunks):
+            table, had = chunk.request.block_table, self._table_lens[row]
+            if len(table) != had:
+                self._tables[row, had : len(table)] = table[had:]
+                self._table_lens[row] = len(table)
+                longest = max(longest, len(table))
+        if longest:
+            self._copy_tables(len(chunks), longest)
+
+    def _set_rows(self, chunks: Sequence[Chunk], size: int, before: Drawn) -> None:
         """Other requests than in the last launch, or the same after a step that was no graph's: copy all of it."""
-        host, device, count = self._host, self._device, len(requests)
-        params = [request.params for request in requests]
-        host.token_ids[:count] = torch.tensor([request.token_ids[-1] for request in requests])
-        host.positions[:count] = torch.tensor([len(request.token_ids) - 1 for request in requests])
-        host.seeds[:count] = torch.tensor([request.seed for request in requests])
-        host.top_k[:count] = torch.tensor([p.top_k for p in params])
-        host.temperature[:count] = torch.tensor([p.temperature for p in params])
-        host.top_p[:count] = torch.tensor([p.top_p for p in params])
-        host.min_p[:count] = torch.tensor([p.min_p for p in params])
+        count, buffers = len(chunks), self._buffers
+        params = [chunk.request.params for chunk in chunks]
         # Padding rows: one token of context, in the scrap block.
-        host.token_ids[count:size] = 0
-        host.positions[count:size] = 0
-        host.temperature[count:size] = 0
-        host.advance[:count] = 1
-        host.advance[count:size] = 0
+        integers = np.zeros((6, size), dtype=np.int64)
+        floats = np.zeros((3, size), dtype=np.float32)
+        token_ids = [chunk.request.token_ids[chunk.start] for chunk in chunks]
+        drawing = [before.rows[c.request] if t == PENDING else -1 for c, t in zip(chunks, token_ids, strict=True)]
+        integers[5] = -1
+        integers[:, :count] = (
+            token_ids,
+            [chunk.start for chunk in chunks],
+            [p.top_k for p in params],
+            [chunk.request.seed for chunk in chunks],
+            [1] * count,
+            drawing,
+        )
+        floats[:, :count] = [p.temperature for p in params], [p.top_p for p in params], [p.min_p for p in params]
+        there, real = upload(buffers.positions.device, integers, floats)
+        if any(row >= 0 for row in drawing):
+            there[0] = torch.where(there[5] >= 0, before.tokens[there[5].clamp(min=0)], there[0])
+        targets = (buffers.token_ids, buffers.positions, buffers.top_k, buffers.seeds, buffers.advance)
+        for target, source in zip(targets, there[:5], strict=True):
+            target[:size].copy_(source)
+        for target, source in zip((buffers.temperature, buffers.top_p, buffers.min_p), real, strict=True):
+            target[:size].copy_(source)
         self._tables[:size] = self._scrap
-        self._table_lens[:size] = [0] * size
-        for row, request in enumerate(requests):
-            self._tables[row, : len(request.block_table)] = request.block_table
-            self._table_lens[row] = len(request.block_table)
-        for name in _INPUTS:
-            getattr(device, name)[:size].copy_(getattr(host, name)[:size], non_blocking=True)
+        self._table_lens[:size] = [len(chunk.request.block_table) for chunk in chunks] + [0] * (size - count)
+        for row, chunk in enumerate(chunks):
+            self._tables[row, : self._table_lens[row]] = chunk.request.block_table
+        self._copy_tables(size, max(self._table_lens[:size], default=0) or 1)
+
+    def _copy_tables(self, rows: int, columns: int) -> None:
+        """Of the columns further on nobody looks at what is there."""
+        (there,) = upload(self._buffers.positions.device, self._tables[:rows, :columns])
+        self._buffers.block_tables[:rows, :columns].copy_(there)
 
     def _set_padding(self, size: int) -> None:
-        self._set_rows([], size)
+        self._set_rows([], size, Drawn(self._buffers.token_ids, {}))
         self._rows = []
-        self._device.step.zero_()
+        self._buffers.step.zero_()
 
     def _capture(self, size: int, kind: Kind) -> torch.cuda.CUDAGraph:
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -235,7 +248,7 @@ class DecodeGraphs:
         with torch.cuda.stream(stream):
             for _ in range(2):  # what runs for the first time compiles and allocates, which a capture must not
                 self._step(size, kind)
-                self._device.step.zero_()
+                self._buffers.step.zero_()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
@@ -245,7 +258,7 @@ class DecodeGraphs:
 
     def _step(self, size: int, kind: Kind) -> None:
         """One decode step on the first `size` rows of the buffers, which it leaves ready for the next one."""
-        buffers, block_size = self._device, self._cache.block_size
+        buffers, block_size = self._buffers, self._cache.block_size
         token_ids, positions = buffers.token_ids[:size], buffers.positions[:size]
         with span("roseinfer.prepare_inputs"):
             tables = buffers.block_tables[:size]

@@ -65,6 +65,7 @@ def build_engine(config: EngineConfig, *, on_progress: Callable[[int, int], None
         eos_token_ids=text.eos_token_ids,
         max_model_len=max_model_len,
         max_decode_steps=1 if graphs is None else graphs.max_steps,
+        overlap=device.type == "cuda" if config.overlap is None else config.overlap,
     )
 
 

@@ -5,13 +5,14 @@ One thread drives a mode: `submit` requests, then `step`, or `run`, until nothin
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from roseinfer.config import EngineConfig, Mode, SamplingParams
 from roseinfer.engine.core import EngineCore, Prompt
+from roseinfer.engine.launch import Launch
 from roseinfer.engine.request import Request, RequestOutput, TokenEvent
-from roseinfer.engine.runner import SampledToken
 from roseinfer.engine.scheduler import Policy, Scheduler, StepPlan
 from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.sampling.uniform import derived_seed
@@ -31,17 +32,23 @@ class ModeScheduler(ABC):
     def __init__(self, engine: EngineCore) -> None:
         self.engine = engine
         self.last_plan: StepPlan | None = None
-        """What the last step computed."""
+        """What the last call of `step` launched; None where it only read what was launched before."""
         policy = replace(self.policy(engine.config), max_decode_steps=engine.max_decode_steps)
         self._scheduler = Scheduler(engine.pool, policy)
         self._unfinished: dict[int, list[_Stream]] = {}  # by request id
+        self._streams: dict[Request, _Stream] = {}  # the same, each by its own request
         self._finished: list[Request] = []
+        self._in_flight: _InFlight | None = None
+        self._events: list[TokenEvent] = []  # read, but not returned yet
+        self._steps: list[tuple[StepPlan, float]] = []
+        self._read_s = 0.0  # when the last step's tokens were there
         self._num_submitted = 0
         self._num_skipped = 0
 
     @property
     def has_unfinished(self) -> bool:
-        return self._scheduler.has_unfinished
+        """Whether `step` has something to do or to return."""
+        return bool(self._unfinished or self._events)
 
     @property
     def num_preemptions(self) -> int:
@@ -63,7 +70,9 @@ class ModeScheduler(ABC):
         else:
             for request in requests:
                 self._scheduler.add(request)
-            self._unfinished[request_id] = [_Stream(request, self.engine.tokenizer) for request in requests]
+            streams = [_Stream(request, self.engine.tokenizer) for request in requests]
+            self._unfinished[request_id] = streams
+            self._streams |= {stream.request: stream for stream in streams}
         self._num_submitted += 1
         return request_id
 
@@ -72,32 +81,75 @@ class ModeScheduler(ABC):
         self._num_skipped += 1
 
     def step(self) -> list[TokenEvent]:
-        """Run the model once over the next batch; the tokens it gave. Does nothing when nothing is unfinished."""
-        if not self.has_unfinished:
-            return []
-        with span("roseinfer.step", lambda: self._scheduler.plan().label):
-            with span("roseinfer.schedule"):
-                plan = self._scheduler.plan(span)
-                if not plan.chunks:
-                    raise RoseinferError("no KV block is free: another scheduler of this engine holds them all")
-                copies = self._scheduler.begin(plan)
-            sampled = self.engine.runner.execute(plan, copies)
-            with span("roseinfer.commit"):
-                requests = self._scheduler.commit(plan, [token.token_id for token in sampled])
-            now_s = time.perf_counter()
-            with span("roseinfer.detokenize"):
-                # Of a launch of several decode steps, only the last token of each request can end it.
-                before_last = len(requests) - len(plan.chunks) if plan.decode_steps > 1 else 0
-                events = [
-                    self._event(request, token, now_s, is_last=index >= before_last)
-                    for index, (request, token) in enumerate(zip(requests, sampled, strict=True))
-                ]
-        self.last_plan = plan
+        """Launch the model once over the next batch; the tokens that are there. Does nothing when all is finished.
+
+        With overlap, those are the tokens of the launch before, and the host reads them while this launch runs.
+        """
+        self.last_plan = None
+        if self._unfinished:
+            with span("roseinfer.step", lambda: self._scheduler.plan().label):
+                self._step()
+        events, self._events = self._events, []
         return events
 
-    def next_plan(self) -> StepPlan:
-        """What `step` would compute now; changes nothing."""
-        return self._scheduler.plan()
+    def next_plan(self) -> StepPlan | None:
+        """What `step` would launch now; None when all that is unfinished ends with tokens that are drawn already."""
+        plan = self._scheduler.plan()
+        if self._in_flight is None or (plan.chunks and not plan.preempted):
+            return plan if plan.chunks else None
+        # With the tokens in flight there may be room: requests end, and give their blocks back.
+        self._read()
+        return self._scheduler.plan() if self._unfinished else None
+
+    def take_steps(self) -> list[tuple[StepPlan, float]]:
+        """What was computed since the last call, and how long each step took, in seconds.
+
+        That is from its launch, or the end of the step before where that was later, until its tokens were there.
+        """
+        steps, self._steps = self._steps, []
+        return steps
+
+    def _step(self) -> None:
+        with span("roseinfer.schedule"):
+            plan = self._scheduler.plan(span)
+            if self._in_flight is not None and (plan.preempted or not plan.chunks):
+                # With the tokens in flight there may be room: requests end, and give their blocks back.
+                self._read()
+                if not self._unfinished:
+                    return
+                plan = self._scheduler.plan(span)
+            if not plan.chunks:
+                raise RoseinferError("no KV block is free: another scheduler of this engine holds them all")
+            copies = self._scheduler.begin(plan)
+        launched_s = time.perf_counter()
+        launch = self.engine.runner.launch(plan, copies)
+        self._scheduler.advance(plan)
+        if self._in_flight is not None:
+            self._read()
+        self._in_flight = _InFlight(plan, launch, launched_s)
+        self.last_plan = plan
+        if not (self.engine.overlap and self._scheduler.can_plan_ahead(plan)):
+            self._read()
+
+    def _read(self) -> None:
+        """Wait for the tokens in flight, and hand them out."""
+        assert self._in_flight is not None
+        (plan, launch, launched_s), self._in_flight = self._in_flight, None
+        with span("roseinfer.sample"):
+            sampled = launch.tokens()
+        now_s = time.perf_counter()
+        self._steps.append((plan, now_s - max(launched_s, self._read_s)))
+        self._read_s = now_s
+        with span("roseinfer.commit"):
+            news = self._scheduler.resolve(plan, sampled)
+            if launch.logprobs is not None:
+                asking = [chunk.request for chunk in plan.chunks if chunk.samples]
+                for request, row in zip(asking, launch.logprobs, strict=True):
+                    if row is not None:
+                        request.logprobs.append(row)
+        with span("roseinfer.detokenize"):
+            for request, token_ids in news:
+                self._hand_out(request, token_ids, now_s)
 
     def run(self) -> list[RequestOutput]:
         """Step until nothing is unfinished; the outputs of all requests not returned before, in submission order."""
@@ -163,31 +215,31 @@ class ModeScheduler(ABC):
             if wrong := [token_id for token_id in token_ids if not 0 <= token_id < vocab_size]:
                 raise UsageError(f"{name}: token id {wrong[0]} is outside the model's vocabulary of {vocab_size}")
 
-    def _event(self, request: Request, sampled: SampledToken, now_s: float, *, is_last: bool) -> TokenEvent:
-        stream = self._unfinished[request.id][0]
-        for candidate in self._unfinished[request.id]:
-            if candidate.request is request:
-                stream = candidate
-        request.token_times_s.append(now_s)
-        if sampled.logprobs is not None:
-            request.logprobs.append(sampled.logprobs)
-        text = stream.add(sampled.token_id)
-        if stream.stopped and request.finish_reason != "stop":
-            self._scheduler.stop(request)
-        finish_reason = request.finish_reason if is_last else None
-        if finish_reason is not None:
-            text += stream.finish()
-        request.text += text
-        if finish_reason is not None:
+    def _hand_out(self, request: Request, token_ids: Sequence[int], now_s: float) -> None:
+        """Make events of a request's new tokens, which end it where they bring a stop string."""
+        stream = self._streams[request]
+        last = len(token_ids) - 1
+        for at, token_id in enumerate(token_ids):
+            text = stream.add(token_id)
+            if stream.stopped:
+                self._scheduler.stop(request)
+            finish_reason = request.finish_reason if at == last else None
+            if finish_reason is not None:
+                text += stream.finish()
+            request.text += text
+            request.token_times_s.append(now_s)
+            self._events.append(
+                TokenEvent(
+                    request_id=request.id,
+                    sample_index=request.sample_index,
+                    token_id=token_id,
+                    text=text,
+                    finish_reason=finish_reason,
+                    logprobs=request.logprobs[-1] if request.logprobs else None,
+                )
+            )
+        if request.finish_reason is not None:
             self._finish(stream)
-        return TokenEvent(
-            request_id=request.id,
-            sample_index=request.sample_index,
-            token_id=sampled.token_id,
-            text=text,
-            finish_reason=finish_reason,
-            logprobs=sampled.logprobs,
-        )
 
     def _finish(self, stream: "_Stream") -> None:
         request = stream.request
@@ -195,7 +247,16 @@ class ModeScheduler(ABC):
         streams.remove(stream)
         if not streams:
             del self._unfinished[request.id]
+        del self._streams[request]
         self._finished.append(request)
+
+
+class _InFlight(NamedTuple):
+    """A launch whose tokens have not been read."""
+
+    plan: StepPlan
+    launch: Launch
+    launched_s: float
 
 
 class _Stream:
@@ -205,6 +266,8 @@ class _Stream:
         self.request = request
         self._detokenizer = detokenizer_for(tokenizer)
         self._stops = StopStrings(request.params.stop)
+        self._num_tokens = 0
+        self._num_without_stop = request.params.min_new_tokens - 1  # leading tokens that no stop string can end
 
     @property
     def stopped(self) -> bool:
@@ -214,7 +277,8 @@ class _Stream:
     def add(self, token_id: int) -> str:
         """The text that one more token lets through."""
         piece = self._detokenizer.add(token_id)
-        if self.request.num_new_tokens < self.request.params.min_new_tokens:
+        self._num_tokens += 1
+        if self._num_tokens <= self._num_without_stop:
             return piece
         return self._stops.add(piece)
 

@@ -1,6 +1,7 @@
 """One generation job, what a step tells of it, and what it ends as. No torch in here."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -9,6 +10,9 @@ import msgspec
 from roseinfer.config import SamplingParams
 
 FinishReason = Literal["stop", "length", "abort"]
+
+PENDING = -1
+"""The place of a token that is being drawn."""
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True):
@@ -77,6 +81,8 @@ class Request:
     block_table: list[int] = field(default_factory=list)
     block_keys: list[bytes] = field(default_factory=list)
     """Prefix-cache keys of the leading full blocks, as far as they were needed."""
+    num_pending: int = 0
+    """Tokens at the end of `token_ids` that a launch is drawing: placeholders until it is read."""
     finish_reason: FinishReason | None = None
     token_times_s: list[float] = field(default_factory=list)
     text: str = ""
@@ -108,22 +114,38 @@ class Request:
 
     @property
     def num_new_tokens(self) -> int:
-        """Tokens of the completion so far."""
+        """Tokens of the completion so far, pending ones included."""
         return len(self.token_ids) - len(self.prompt_token_ids)
 
     @property
     def completion_token_ids(self) -> list[int]:
         return self.token_ids[len(self.prompt_token_ids) :]
 
-    def append(self, token_id: int) -> None:
-        """Take one sampled token, and finish when it is the last."""
-        self.token_ids.append(token_id)
+    def expect(self, count: int) -> None:
+        """Make room for tokens that are being drawn."""
+        self.token_ids += [PENDING] * count
+        self.num_pending += count
+
+    def take(self, token_ids: Sequence[int]) -> Sequence[int]:
+        """Put drawn tokens in the place of the first pending ones, and finish with the last; those that count."""
+        stop = next((at for at, token_id in enumerate(token_ids, 1) if token_id in self.stop_token_ids), None)
+        token_ids = token_ids[:stop]
+        first = len(self.token_ids) - self.num_pending
+        self.token_ids[first : first + len(token_ids)] = token_ids
+        self.num_pending -= len(token_ids)
         if self._counts_tokens:
-            self.counts[token_id] += 1
-        if token_id in self.stop_token_ids:
-            self.finish_reason = "stop"
-        elif self.num_new_tokens >= self.max_new_tokens:
-            self.finish_reason = "length"
+            self.counts.update(token_ids)
+        if stop is not None:
+            self.finish("stop")
+        elif self.num_new_tokens - self.num_pending >= self.max_new_tokens:
+            self.finish("length")
+        return token_ids
+
+    def finish(self, reason: FinishReason) -> None:
+        """End here, whatever is being drawn."""
+        self.finish_reason = reason
+        del self.token_ids[len(self.token_ids) - self.num_pending :]
+        self.num_pending = 0
 
     def output(self) -> RequestOutput:
         assert self.finish_reason is not None, "an unfinished request has no output"

@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from roseinfer.attention.base import AttentionBackend, AttentionMetadata, StepLayout
 from roseinfer.cache.kv_cache import KVCache
 from roseinfer.engine.decode_graphs import DecodeGraphs
-from roseinfer.engine.request import Request, TokenLogprobs
-from roseinfer.engine.scheduler import BlockCopy, StepPlan
+from roseinfer.engine.launch import Drawn, Launch
+from roseinfer.engine.request import TokenLogprobs
+from roseinfer.engine.scheduler import BlockCopy, Chunk, StepPlan
 from roseinfer.engine.step_inputs import StepInputs
 from roseinfer.models.base import CausalLM
 from roseinfer.sampling.logits import History
@@ -19,13 +20,6 @@ from roseinfer.sampling.logprobs import logprobs
 from roseinfer.sampling.sampler import SamplingBatch, sample
 from roseinfer.spans import span
 from roseinfer.upload import upload
-
-
-class SampledToken(NamedTuple):
-    """What one row of a step drew."""
-
-    token_id: int
-    logprobs: TokenLogprobs | None
 
 
 class Runner:
@@ -44,20 +38,32 @@ class Runner:
         self.attention = attention
         self.device = device
         self.graphs = graphs
+        self._drawn = Drawn(torch.empty(0, dtype=torch.int64, device=device), {})
 
     @torch.inference_mode()
-    def execute(self, plan: StepPlan, copies: Sequence[BlockCopy] = ()) -> list[SampledToken]:
-        """Make the copies, run the step; a token for each chunk that samples, in the plan's order."""
+    def launch(self, plan: StepPlan, copies: Sequence[BlockCopy] = ()) -> Launch:
+        """Make the copies and run the step, which draws a token for each chunk that samples, in the plan's order.
+
+        Tokens that the launch before is drawing need not have been read.
+        """
         if self.graphs is not None and self.graphs.runs(plan):
             with span("roseinfer.prepare_inputs"):
                 self.cache.copy_blocks(copies)
-                self.graphs.prepare(plan)
+                self.graphs.prepare(plan, self._drawn)
             with span("roseinfer.model.forward"):
-                self.graphs.launch()
-            with span("roseinfer.sample"):
-                return [SampledToken(token_id, None) for token_id in self.graphs.drawn()]
-        if plan.decode_steps > 1:
-            return self._run_ahead(plan, copies)
+                tokens = self.graphs.launch()
+            return self._launched(plan, tokens, self.graphs.newest)
+        if plan.decode_steps == 1:
+            return self._launch_step(plan, copies)
+        # Several decode steps, one by one: what a CUDA graph does without the host.
+        drawn = []
+        for step in range(plan.decode_steps):
+            chunks = tuple(replace(chunk, start=chunk.start + step, num_tokens=1) for chunk in plan.chunks)
+            self._launch_step(replace(plan, chunks=chunks, decode_steps=1), copies if step == 0 else ())
+            drawn.append(self._drawn.tokens)
+        return Launch(torch.stack(drawn), len(plan.chunks))
+
+    def _launch_step(self, plan: StepPlan, copies: Sequence[BlockCopy]) -> Launch:
         with span("roseinfer.prepare_inputs"):
             self.cache.copy_blocks(copies)
             token_ids, positions, last_rows, metadata = self._inputs(plan)
@@ -65,29 +71,26 @@ class Runner:
             hidden = self.model(token_ids, positions, self.attention, metadata)
             logits = self.model.logits(hidden[last_rows]) if len(last_rows) else None
         if logits is None:
-            return []
+            return self._launched(plan, token_ids.new_empty(1, 0), token_ids)
         with span("roseinfer.sample"):
-            return self._sample(logits, [chunk.request for chunk in plan.chunks if chunk.samples])
+            drawn, rows = self._sample(logits, [chunk for chunk in plan.chunks if chunk.samples])
+            return self._launched(plan, drawn.unsqueeze(0), drawn, rows)
 
-    def _run_ahead(self, plan: StepPlan, copies: Sequence[BlockCopy]) -> list[SampledToken]:
-        """Several decode steps, one by one: what a CUDA graph does without the host."""
-        requests = [chunk.request for chunk in plan.chunks]
-        sampled: list[SampledToken] = []
-        for step in range(plan.decode_steps):
-            chunks = [replace(chunk, start=chunk.start + step, num_tokens=1) for chunk in plan.chunks]
-            drawn = self.execute(replace(plan, chunks=tuple(chunks), decode_steps=1), copies if step == 0 else ())
-            sampled += drawn
-            for request, token in zip(requests, drawn, strict=True):
-                request.token_ids.append(token.token_id)
-        for request in requests:  # the scheduler commits them
-            del request.token_ids[-plan.decode_steps :]
-        return sampled
+    def _launched(
+        self, plan: StepPlan, tokens: Tensor, newest: Tensor, logprobs: list[TokenLogprobs | None] | None = None
+    ) -> Launch:
+        requests = [chunk.request for chunk in plan.chunks if chunk.samples]
+        self._drawn = Drawn(newest, {request: row for row, request in enumerate(requests)})
+        return Launch(tokens, len(requests), logprobs)
 
     def _inputs(self, plan: StepPlan) -> tuple[Tensor, Tensor, Tensor, AttentionMetadata]:
         inputs = StepInputs.of(plan, self.cache.block_size)
-        token_ids, positions, slots, last_rows = upload(
-            self.device, inputs.token_ids, inputs.positions, inputs.slots, inputs.last_rows
+        sources = np.array([self._drawn.rows[plan.chunks[at].request] for at in inputs.pending_chunks], dtype=np.int64)
+        token_ids, positions, slots, last_rows, pending, rows = upload(
+            self.device, inputs.token_ids, inputs.positions, inputs.slots, inputs.last_rows, inputs.pending, sources
         )
+        if len(sources):
+            token_ids.index_copy_(0, pending, self._drawn.tokens[rows])
         layout = StepLayout(
             query_lens=[chunk.num_tokens for chunk in plan.chunks],
             context_lens=[chunk.start for chunk in plan.chunks],
@@ -96,17 +99,17 @@ class Runner:
         )
         return token_ids, positions, last_rows, self.attention.prepare(layout, self.cache)
 
-    def _sample(self, logits: Tensor, requests: list[Request]) -> list[SampledToken]:
+    def _sample(self, logits: Tensor, chunks: list[Chunk]) -> tuple[Tensor, list[TokenLogprobs | None] | None]:
+        requests = [chunk.request for chunk in chunks]
         batch = SamplingBatch.build(
             [request.params for request in requests],
             [request.seed for request in requests],
-            [len(request.token_ids) for request in requests],
+            [chunk.stop for chunk in chunks],
             self.device,
             [History(request.prompt_set, request.counts, request.banned_token_ids) for request in requests],
         )
         drawn = sample(logits, batch)
-        rows = logprobs(logits, drawn, [request.params.logprobs for request in requests])
-        return [
-            SampledToken(token_id, None if row is None else TokenLogprobs(*row))
-            for token_id, row in zip(drawn.tolist(), rows, strict=True)
-        ]
+        wanted = [request.params.logprobs for request in requests]
+        if all(count is None for count in wanted):
+            return drawn, None
+        return drawn, [None if row is None else TokenLogprobs(*row) for row in logprobs(logits, drawn, wanted)]

@@ -1,6 +1,7 @@
 """What to compute next: the policy of batching, with block accounting and no tensors.
 
-`plan` decides and changes nothing; `begin` carries the decision out; `commit` takes the sampled tokens. A request has
+`plan` decides and changes nothing; `begin` carries the decision out; `advance` counts it as done, and `resolve` takes
+the sampled tokens, after the next plan has begun or before. A request has
 `num_computed_tokens`, and a plan gives it n more: prefill, chunked prefill, decode and the recomputation of a
 preempted request differ only in n.
 """
@@ -183,45 +184,64 @@ class Scheduler:
             request.block_table += new
         return copies
 
-    def commit(self, plan: StepPlan, sampled: Sequence[int]) -> list[Request]:
-        """Take the sampled tokens, one for each chunk that samples, in order; the requests that got them.
+    def advance(self, plan: StepPlan) -> None:
+        """Count the plan as computed, its tokens as pending, so that the next step can be planned before they are read.
 
-        Of a launch of several decode steps, the tokens of one step come after those of the one before.
+        A request keeps its blocks until its last token is there.
         """
-        token_ids = iter(sampled)
-        news: list[Request] = []
-        for _ in range(plan.decode_steps - 1):
-            for chunk in plan.chunks:
-                chunk.request.append(next(token_ids))
-                news.append(chunk.request)
         for chunk in plan.chunks:
             request = chunk.request
             request.num_computed_tokens = chunk.stop
-            self._publish(chunk)
-            if not chunk.samples:
-                continue
-            request.append(next(token_ids))
-            news.append(request)
-            if request.finish_reason is not None:
-                self._running.remove(request)
-                self._release(request)
+            if chunk.samples:
+                request.expect(plan.decode_steps)
+                if request.num_new_tokens >= request.max_new_tokens:
+                    self._running.remove(request)
+
+    def can_plan_ahead(self, plan: StepPlan) -> bool:
+        """Whether the step after an advanced plan can be planned, and run, before the plan's tokens are read.
+
+        It can where there will be something to run, for tokens that the device knows; penalties and the like need them
+        on the host.
+        """
+        return bool(self._running) and all(chunk.request.draws_plainly for chunk in plan.chunks)
+
+    def resolve(self, plan: StepPlan, sampled: Sequence[int]) -> list[tuple[Request, Sequence[int]]]:
+        """Take the sampled tokens of an advanced plan, one for each chunk that samples, in order; who got which.
+
+        Of a launch of several decode steps, the tokens of one step come after those of the one before. A request that
+        has ended since the launch gets none.
+        """
+        news: list[tuple[Request, Sequence[int]]] = []
+        rows, row = sum(chunk.samples for chunk in plan.chunks), 0
+        for chunk in plan.chunks:
+            request = chunk.request
+            is_over = request.finish_reason is not None
+            if chunk.samples:
+                token_ids = sampled[row::rows]
+                row += 1
+                if not is_over:
+                    news.append((request, request.take(token_ids)))
+            if not is_over:
+                self._publish(chunk)
+                if request.finish_reason is not None:
+                    self._leave(request)
         return news
+
+    def commit(self, plan: StepPlan, sampled: Sequence[int]) -> list[tuple[Request, Sequence[int]]]:
+        """`advance` and `resolve` at once, for tokens that are there already."""
+        self.advance(plan)
+        return self.resolve(plan, sampled)
 
     def stop(self, request: Request) -> None:
         """End a request whose text says so; one that its last token ended anyway has left already."""
         if request.finish_reason is None:
-            self._running.remove(request)
-            self._release(request)
-        request.finish_reason = "stop"
+            self._leave(request)
+        request.finish("stop")
 
     def abort(self, request: Request) -> None:
-        """Drop a request that is waiting or running."""
-        request.finish_reason = "abort"
-        if request in self._running:
-            self._running.remove(request)
-        else:
-            self._waiting.remove(request)
-        self._release(request)
+        """Drop an unfinished request."""
+        self._leave(request)
+        request.finish("abort")
 
     def keys(self, request: Request, num_blocks: int) -> list[Key]:
         """Keys of a request's leading full blocks, hashed once."""
@@ -247,6 +267,13 @@ class Scheduler:
     def _queue(self, request: Request) -> None:
         order = _order(self.policy)
         insort(self._waiting, request, key=lambda r: tuple(-part for part in order(r)))
+
+    def _leave(self, request: Request) -> None:
+        """Out of the queues, where it still is in one, and away from its blocks."""
+        for queue in (self._running, self._waiting):
+            if request in queue:
+                queue.remove(request)
+        self._release(request)
 
     def _release(self, request: Request) -> None:
         self.pool.free(request.block_table)

@@ -6,6 +6,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from roseinfer.engine.request import PENDING
 from roseinfer.engine.scheduler import StepPlan
 
 Integers: TypeAlias = npt.NDArray[np.int64]
@@ -23,6 +24,10 @@ class StepInputs:
     """[tokens], where its keys and values go: block x block_size + offset."""
     last_rows: Integers
     """[chunks that sample], the last token of each."""
+    pending: Integers
+    """Places of tokens that the step before is still drawing: 0 stands there."""
+    pending_chunks: Integers
+    """The chunks that they belong to."""
 
     @classmethod
     def of(cls, plan: StepPlan, block_size: int) -> "StepInputs":
@@ -32,7 +37,9 @@ class StepInputs:
         blocks: list[int] = []  # those that the chunks write to, chunk after chunk
         before: list[int] = []  # of each chunk: how much further on in `blocks` they are than in its table
         for chunk in chunks:
-            token_ids += chunk.request.token_ids[chunk.start : chunk.stop]
+            known = chunk.request.token_ids[chunk.start : chunk.stop]
+            token_ids += known
+            token_ids += [PENDING] * (chunk.num_tokens - len(known))
             first = chunk.start // block_size
             before.append(len(blocks) - first)
             blocks += chunk.request.block_table[first : -(-chunk.stop // block_size)]
@@ -41,9 +48,14 @@ class StepInputs:
         starts = np.array([chunk.start for chunk in chunks], dtype=np.int64)
         positions = np.arange(len(token_ids)) + np.repeat(starts - ends + lengths, lengths)
         places = positions // block_size + np.repeat(np.array(before, dtype=np.int64), lengths)
+        tokens = np.array(token_ids, dtype=np.int64)
+        pending = np.flatnonzero(tokens == PENDING)
+        tokens[pending] = 0
         return cls(
-            token_ids=np.array(token_ids, dtype=np.int64),
+            token_ids=tokens,
             positions=positions,
             slots=np.array(blocks, dtype=np.int64)[places] * block_size + positions % block_size,
             last_rows=ends[[chunk.samples for chunk in chunks]] - 1,
+            pending=pending,
+            pending_chunks=ends.searchsorted(pending, side="right"),
         )

@@ -9,6 +9,7 @@ import msgspec
 
 from roseinfer.config import ProfileConfig, RunConfig
 from roseinfer.costs.ceilings import ceilings
+from roseinfer.costs.step import plan_cost
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.memory import parse_bytes
 from roseinfer.engine.scheduler import Phase, StepPlan
@@ -23,7 +24,7 @@ from roseinfer.profiling.session import ProfileSession, SessionResult, record_se
 from roseinfer.workload.load import PlannedRequest
 from roseinfer.workload.provenance import ModelInfo
 from roseinfer.workload.report import Report
-from roseinfer.workload.run import StepRecord, WorkloadResult, run_load
+from roseinfer.workload.run import WorkloadResult, run_load
 
 _WARM_UP_STEPS = 64
 """Most steps of the pass before the baseline: what runs for the first time loads kernels and grows memory pools."""
@@ -130,7 +131,7 @@ def _warm_up(engine: Engine, load: Sequence[PlannedRequest], config: RunConfig) 
     counter = OpCounter()
     steps = 0
 
-    def after_step(_record: StepRecord) -> bool:
+    def after_step(_plan: StepPlan) -> bool:
         nonlocal steps
         steps += 1
         return steps < _COUNTED_STEPS
@@ -139,7 +140,7 @@ def _warm_up(engine: Engine, load: Sequence[PlannedRequest], config: RunConfig) 
         run_load(engine, config.workload.mode, load, on_step=after_step)
     counted = counter.count / max(steps, 1)
 
-    def until_warm(_record: StepRecord) -> bool:
+    def until_warm(_plan: StepPlan) -> bool:
         nonlocal steps
         steps += 1
         return steps < _WARM_UP_STEPS
@@ -207,9 +208,9 @@ def _record(
         if recorder.is_recording:
             plans.append(plan)
 
-    def after_step(record: StepRecord) -> bool:
+    def after_step(plan: StepPlan) -> bool:
         if recorder.is_recording:
-            steps.append(_profiled(record, recorder))
+            steps.append(_profiled(engine, plan, recorder))
         recorder.end_step()
         if on_step is not None:
             on_step(min(recorder.num_steps, total), total)
@@ -224,14 +225,15 @@ def _record(
             break
 
 
-def _profiled(record: StepRecord, recorder: Recorder) -> ProfiledStep:
+def _profiled(engine: Engine, plan: StepPlan, recorder: Recorder) -> ProfiledStep:
+    cost = plan_cost(engine.model_config, engine.dtype.itemsize, plan, engine.weight_bytes)
     return ProfiledStep(
         index=recorder.num_steps,
         cycle=recorder.cycle,
-        phase=record.phase,
-        batch=record.batch,
-        tokens=record.tokens,
-        context_tokens=record.context_tokens,
-        bytes=record.bytes,
-        flops=record.flops,
+        phase=plan.phase,
+        batch=len(plan.chunks),
+        tokens=plan.num_tokens,
+        context_tokens=plan.num_context_tokens,
+        bytes=cost.bytes,
+        flops=cost.flops,
     )

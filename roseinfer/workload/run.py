@@ -31,6 +31,7 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
     flops: int
     """What it had to compute."""
     wall_ms: float
+    """From its launch, or the end of the step before where that was later, until its tokens were there."""
 
     @classmethod
     def of(cls, engine: Engine, plan: StepPlan, wall_ms: float) -> "StepRecord":
@@ -90,11 +91,11 @@ class WallClock:
 
 WALL_CLOCK = WallClock()
 
-OnStep = Callable[[StepRecord], bool | None]
-"""Called after each step; False ends the pass."""
-
 BeforeStep = Callable[[StepPlan], None]
-"""Called before each step, with what it is going to compute."""
+"""Called before each step, with what it is going to launch."""
+
+OnStep = Callable[[StepPlan], bool | None]
+"""Called after each step, with what it has launched; False ends the pass."""
 
 
 def run_workload(
@@ -153,8 +154,9 @@ class _Pass:
         while goes_on:
             self._submit_arrived()
             if self._scheduler.has_unfinished:
-                if before_step is not None:
-                    before_step(self._scheduler.next_plan())
+                plan = None if before_step is None else self._scheduler.next_plan()
+                if before_step is not None and plan is not None:
+                    before_step(plan)
                 goes_on = self._step(on_step)
             elif self._due:
                 self._clock.wait_until(self._due[0][0])
@@ -173,7 +175,7 @@ class _Pass:
             run_s=ended_s - self._started_s - self._add_s,
             arrivals_s=[arrival_s for _, arrival_s in self._submitted],
             outputs=outputs,
-            steps=[StepRecord.of(self._engine, plan, wall_ms) for plan, wall_ms in self._steps],
+            steps=[StepRecord.of(self._engine, plan, wall_s * 1e3) for plan, wall_s in self._steps],
             preemptions=self._scheduler.num_preemptions,
             queried_tokens=statistics.queried_tokens - queried,
             cached_tokens=statistics.hit_tokens - hit,
@@ -192,15 +194,12 @@ class _Pass:
             self._submitted.append((index, arrival_s))
 
     def _step(self, on_step: OnStep | None) -> bool:
-        begun_s = self._clock.now_s()
         self._scheduler.step()
-        wall_ms = (self._clock.now_s() - begun_s) * 1e3
-        plan = self._scheduler.last_plan
-        assert plan is not None
-        self._steps.append((plan, wall_ms))  # costs are counted after the pass: they are no part of it
+        self._steps += self._scheduler.take_steps()  # costs are counted after the pass: they are no part of it
         if self._next_turns:
             self._continue_conversations()
-        return on_step is None or on_step(StepRecord.of(self._engine, plan, wall_ms)) is not False
+        plan = self._scheduler.last_plan
+        return on_step is None or plan is None or on_step(plan) is not False
 
     def _continue_conversations(self) -> None:
         """Let the next turn arrive of what the last step has ended."""

@@ -55,7 +55,9 @@ def completion_alone(request: Request) -> list[int]:
     """What the request ends as when nothing else runs and nothing runs out."""
     alone = new_request(request.id, request.prompt_token_ids, request.max_new_tokens, sample_index=request.sample_index)
     while alone.finish_reason is None:
-        alone.append(next_token(alone))
+        token_id = next_token(alone)
+        alone.expect(1)
+        alone.take([token_id])
     return alone.completion_token_ids
 
 

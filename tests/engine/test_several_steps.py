@@ -35,18 +35,25 @@ def engine(tiny_llama: Path) -> Engine:
 
 @given(
     requests=st.lists(st.tuples(PROMPTS, PARAMS), min_size=1, max_size=6),
-    most=st.integers(2, 16),
+    most=st.integers(1, 16),
     mode=st.sampled_from(get_args(Mode)),
     spare_blocks=st.integers(0, 20),
+    overlap=st.booleans(),
 )
 @settings(max_examples=40, deadline=None)
 def test_the_result_is_that_of_one_step_at_a_time(
-    engine: Engine, requests: list[tuple[list[int], SamplingParams]], most: int, mode: Mode, spare_blocks: int
+    engine: Engine,
+    requests: list[tuple[list[int], SamplingParams]],
+    most: int,
+    mode: Mode,
+    spare_blocks: int,
+    overlap: bool,
 ) -> None:
     # Pools of their own: what one remembers of the shared KV tensors, the other overwrites.
     expected = replace(engine, pool=BlockPool(200, 4)).scheduler(mode)
     needed = max(-(-(len(prompt) + params.max_new_tokens) // 4) for prompt, params in requests)
-    ahead = replace(engine, max_decode_steps=most, pool=BlockPool(needed + spare_blocks, 4)).scheduler(mode)
+    pool = BlockPool(needed + spare_blocks, 4)
+    ahead = replace(engine, max_decode_steps=most, overlap=overlap, pool=pool).scheduler(mode)
     for prompt, params in requests:
         expected.submit(prompt, params)
         ahead.submit(prompt, params)
@@ -74,8 +81,9 @@ def test_a_launch_takes_as_many_steps_as_the_shortest_request_has_left(engine: E
         scheduler.submit([1, 2, 3], SamplingParams(max_new_tokens=tokens, stop_on_eos=False))
     labels = []
     while scheduler.has_unfinished:
-        labels.append(scheduler.next_plan().label)
         scheduler.step()
+        assert scheduler.last_plan is not None
+        labels.append(scheduler.last_plan.label)
     assert labels == ["prefill bs=2 tokens=6", "decode bs=2 tokens=10", "decode bs=1 tokens=8", "decode bs=1 tokens=6"]
 
 
@@ -86,5 +94,6 @@ def test_requests_that_may_end_early_or_need_the_logits_take_one_step_at_a_time(
     scheduler = replace(engine, max_decode_steps=8).scheduler("online")
     scheduler.submit([1, 2, 3], SamplingParams(**{"max_new_tokens": 5, "stop_on_eos": False, **params}))
     while scheduler.has_unfinished:
-        assert scheduler.next_plan().decode_steps == 1
         scheduler.step()
+        assert scheduler.last_plan is not None
+        assert scheduler.last_plan.decode_steps == 1

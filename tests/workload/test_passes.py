@@ -8,8 +8,9 @@ import pytest
 from roseinfer.config import EngineConfig, Mode, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
+from roseinfer.engine.scheduler import StepPlan
 from roseinfer.workload.report import Report
-from roseinfer.workload.run import StepRecord, run_workload
+from roseinfer.workload.run import run_workload
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 
@@ -36,14 +37,14 @@ def test_every_request_is_answered_and_every_step_recorded(engine: Engine, mode:
 
 
 def test_a_pass_ends_when_the_caller_has_seen_enough(engine: Engine) -> None:
-    seen: list[StepRecord] = []
+    seen: list[StepPlan] = []
 
-    def two_steps(record: StepRecord) -> bool:
-        seen.append(record)
+    def two_steps(plan: StepPlan) -> bool:
+        seen.append(plan)
         return len(seen) < 2
 
     result = run_workload(engine, "online", PROMPTS, FOUR_TOKENS, on_step=two_steps)
-    assert [(step.phase, step.batch, step.tokens) for step in seen] == [("prefill", 2, 8), ("decode", 2, 2)]
+    assert [(plan.phase, len(plan.chunks), plan.num_tokens) for plan in seen] == [("prefill", 2, 8), ("decode", 2, 2)]
     assert len(result.steps) == 2
     assert [output.finish_reason for output in result.outputs] == ["abort"] * 3
     assert engine.pool.num_free == engine.pool.num_blocks
