@@ -1,0 +1,86 @@
+"""Perplexity of a model's weights in each form that they can be kept in.
+
+    python benchmarks/perplexity.py
+    python benchmarks/perplexity.py --model DIRECTORY --text FILE --forms bfloat16 int8
+
+The text is cut into windows, each a request of its own; a window's first token is not counted. A form is measured
+twice: with prompts in chunks of many rows, where quantized weights are widened, and of few, as they are decoded, where
+torch's kernels for few bits read them as they are. Prints a Markdown table.
+"""
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from roseinfer.config import DEMO_MODEL, EngineConfig, SamplingParams
+from roseinfer.engine.engine import Engine
+from roseinfer.engine.factory import build_engine
+
+TEXT = Path(__file__).parents[1] / "tests" / "data" / "alice.txt"
+FORMS: dict[str, dict[str, str]] = {
+    "float32": {"dtype": "float32", "quantize": "none"},
+    "bfloat16": {"dtype": "bfloat16", "quantize": "none"},
+    "as in the file": {},
+    "int8": {"dtype": "bfloat16", "quantize": "int8"},
+    "int4": {"dtype": "bfloat16", "quantize": "int4"},
+}
+"""Engine settings by the name of a row; the first is what the others are compared with."""
+MANY_ROWS, FEW_ROWS = 512, 8
+
+
+def build(model: str, form: str, rows: int) -> Engine:
+    """An engine whose steps compute at most so many rows."""
+    settings = {"model": model, "device": "cpu", "prefix_cache": False, "max_batch_size": 1, **FORMS[form]}
+    return build_engine(EngineConfig(**settings, max_batch_tokens=rows))  # type: ignore[arg-type]
+
+
+@torch.inference_mode()
+def perplexity(engine: Engine, token_ids: list[int], window: int) -> float:
+    """exp of the mean negative log-likelihood of a text's tokens, given those before them in their window."""
+    model = engine.runner.model
+    states: list[torch.Tensor] = []
+    hook = model.register_forward_hook(lambda _module, _inputs, hidden: states.append(hidden))
+    loss, count = 0.0, 0
+    for start in range(0, len(token_ids) - 1, window):
+        piece = token_ids[start : start + window]
+        states.clear()
+        engine.generate([piece], SamplingParams(max_new_tokens=1, stop_on_eos=False))
+        hidden, targets = torch.cat(states)[: len(piece) - 1], torch.tensor(piece[1:])
+        rows = engine.config.max_batch_tokens
+        for part, wanted in zip(hidden.split(rows), targets.split(rows), strict=True):
+            loss += F.cross_entropy(model.logits(part).float(), wanted, reduction="sum").item()
+        count += len(targets)
+    hook.remove()
+    return math.exp(loss / count)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=DEMO_MODEL)
+    parser.add_argument("--text", type=Path, default=TEXT)
+    parser.add_argument("--window", type=int, default=512, help="tokens")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    arguments = parser.parse_args()
+    print("| weights | bytes a decode step reads | perplexity, many rows | few rows | against the first |")
+    print("|---|---|---|---|---|")
+    base = None
+    for form in arguments.forms:
+        found = []
+        for rows in (MANY_ROWS, FEW_ROWS):
+            engine = build(arguments.model, form, rows)
+            token_ids = engine.encode(arguments.text.read_text(encoding="utf-8"))
+            found.append(perplexity(engine, token_ids, arguments.window))
+        base = base or found[0]
+        read = engine.weight_bytes.layers + engine.weight_bytes.head
+        change = ", ".join(f"{100 * (value / base - 1):+.2f} %" for value in found)
+        print(f"| {form} | {read / 1e6:.1f} MB | {found[0]:.4f} | {found[1]:.4f} | {change} |", flush=True)
+    text = f"{len(token_ids)} tokens of {arguments.text.name}"
+    print(f"\n{text}, windows of {arguments.window}, {time.strftime('%Y-%m-%d')}")
+
+
+if __name__ == "__main__":
+    main()
