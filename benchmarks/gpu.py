@@ -1,9 +1,10 @@
-"""Decode steps on a GPU, beside what the device reaches in a copy and a matrix product.
+"""Speed on a GPU, beside what the device reaches in a copy and a matrix product.
 
-    python -m benchmarks.gpu [--repeats 3]
+    python -m benchmarks.gpu [--repeats 3] [--only decode|loads|origin]
 
-bf16, random weights, greedy, prompts of 128 tokens, 256 new ones; each configuration in a process of its own. Prints
-Markdown, then JSON.
+Decode: bf16, random weights, greedy, prompts of 128 tokens, 256 new ones. Loads: configs/small-engines*.toml.
+Origin: configs/origin-gpt2.toml with its own batch limit and with 16. Each configuration runs in a process of its own.
+Prints Markdown, then JSON.
 """
 
 import argparse
@@ -14,21 +15,33 @@ from typing import Any
 
 _MODELS = ("gpt2", "qwen3-0.6b", "llama-3-8b")
 _BATCHES = (1, 64)
+_LOADS = {"gpt2": "small-engines-gpt2", "qwen3-0.6b": "small-engines", "llama-3-8b": "small-engines"}
 
 
-def measure(model: str, batch: int, repeats: int) -> dict[str, Any]:
+def decode(model: str, batch: int) -> list[str]:
+    options = ["--model", model, "--load-format", "dummy", "--mode", "offline", "--dtype", "bfloat16"]
+    options += ["--prompt-length", "128", "--max-new-tokens", "256", "--max-model-len", "1024"]
+    return [*options, "--max-batch-size", str(batch), "--num-requests", str(batch)]
+
+
+def load(model: str) -> list[str]:
+    return ["--config", _LOADS[model], "--model", model, "--dtype", "bfloat16"]
+
+
+def origin(batch_limit: int) -> list[str]:
+    return ["--config", "origin-gpt2", "--max-batch-size", str(batch_limit)]
+
+
+def measure(name: str, options: list[str], repeats: int) -> dict[str, Any]:
     """One configuration, by `roseinfer bench`; its error line where it fails."""
-    command = [sys.executable, "-m", "roseinfer", "bench", "--json", "--model", model, "--load-format", "dummy"]
-    command += ["--mode", "offline", "--prompt-length", "128", "--max-new-tokens", "256", "--dtype", "bfloat16"]
-    command += ["--max-batch-size", str(batch), "--num-requests", str(batch), "--max-model-len", "1024"]
-    done = subprocess.run([*command, "--repeats", str(repeats)], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "roseinfer", "bench", "--json", *options, "--repeats", str(repeats)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        return {"model": model, "batch": batch, "error": done.stderr.strip().splitlines()[-1]}
+        return {"name": name, "error": done.stderr.strip().splitlines()[-1]}
     document = json.loads(done.stdout)
     run = document["runs"][0]
     return {
-        "model": model,
-        "batch": batch,
+        "name": name,
         "median_step_ms": round(run["decode"]["median_step_ms"], 3),
         "mbu_percent": round(run["decode"]["mbu_percent"], 1),
         "completion_tokens_per_s": round(run["completion_tokens_per_s"]["median"], 1),
@@ -40,12 +53,23 @@ def measure(model: str, batch: int, repeats: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", choices=("decode", "loads", "origin"))
     arguments = parser.parse_args()
-    rows = [measure(model, batch, arguments.repeats) for model in _MODELS for batch in _BATCHES]
-    print("| model | batch | decode step, ms | MBU % | tokens/s | ready, s |")
-    print("|---|---|---|---|---|---|")
+    configurations = {
+        "decode": {f"{model}, batch {batch}": decode(model, batch) for model in _MODELS for batch in _BATCHES},
+        "loads": {f"{model}, offline load": load(model) for model in _MODELS},
+        "origin": {f"origin's run, batch limit {limit}": origin(limit) for limit in (8, 16)},
+    }
+    rows = [
+        measure(name, options, arguments.repeats)
+        for part, each in configurations.items()
+        for name, options in each.items()
+        if arguments.only in (None, part)
+    ]
+    print("| | decode step, ms | MBU % | completion tokens/s | ready, s |")
+    print("|---|---|---|---|---|")
     for row in rows:
-        names = ("model", "batch", "median_step_ms", "mbu_percent", "completion_tokens_per_s", "startup_s")
+        names = ("name", "median_step_ms", "mbu_percent", "completion_tokens_per_s", "startup_s")
         print("| " + " | ".join(str(row.get(name, row.get("error", ""))) for name in names) + " |")
     print(json.dumps(rows, indent=1))
 

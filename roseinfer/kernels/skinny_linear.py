@@ -1,7 +1,8 @@
 """A linear layer with the norm before it and the activation and residual after it, by whatever computes it fastest.
 
-Up to 4 rows that is one kernel that walks over the weights (skinny_gemv); a decode batch takes tensor cores, where
-measured in one kernel (skinny_matmul); more rows take the library's products, with the rest by kernels of their own.
+Up to 4 rows that is a kernel that walks over the weights (skinny_gemv); a decode batch takes tensor cores, where
+measured by a kernel of ours (skinny_matmul); more rows take the library's products. What was not measured to be faster
+inside such a kernel has one of its own.
 """
 
 import torch
@@ -109,6 +110,8 @@ def fused_tiles(
     if rows <= GEMV_ROWS:
         if known is not None:
             return GemvTiles(*known) if known else None
+        if norm is not None or residual is not None:
+            return None  # on an H200 their own kernel, which does both, was faster
         gated = activation == "silu_and_mul"
         return gemv_tiles(rows, weight.shape[0] // (2 if gated else 1), weight.shape[1], gated=gated)
     # float16 has not the range for what a norm makes of its input before it divides.

@@ -1,4 +1,4 @@
-"""Choices that were measured on a device and kept in the user's cache folder."""
+"""Choices that were measured on a device: some come along, others are kept in the user's cache folder."""
 
 import contextlib
 import functools
@@ -18,8 +18,12 @@ Choice = tuple[int, ...]
 """Numbers that a kernel's tiles are made of; empty where torch's own operation won."""
 
 
+_SHIPPED = Path(__file__).parent / "choices"
+"""What `python -m benchmarks.kernels --tune` found, one file a kind of device."""
+
+
 class _Entry(msgspec.Struct, frozen=True):
-    """One file of the cache."""
+    """One file."""
 
     device: str
     torch: str
@@ -28,13 +32,17 @@ class _Entry(msgspec.Struct, frozen=True):
 
 @functools.lru_cache
 def tuned(device: torch.device) -> dict[str, Choice]:
-    """What is known of the device; read once a process."""
+    """What is known of the device, the user's own measurements before those that come along; read once a process."""
     name, path = _place(device)
-    try:
+    known: dict[str, Choice] = {}
+    shipped = _SHIPPED / f"{name.lower().replace(' ', '_')}.json"
+    if shipped.is_file():
+        known |= msgspec.json.decode(shipped.read_bytes(), type=_Entry).choices
+    with contextlib.suppress(OSError, msgspec.DecodeError):
         entry = msgspec.json.decode(path.read_bytes(), type=_Entry)
-    except (OSError, msgspec.DecodeError):
-        return {}
-    return dict(entry.choices) if (entry.device, entry.torch) == (name, _TORCH) else {}
+        if (entry.device, entry.torch) == (name, _TORCH):
+            known |= entry.choices
+    return known
 
 
 def remember(device: torch.device, choices: dict[str, Choice]) -> None:
