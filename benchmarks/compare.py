@@ -88,6 +88,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--load-format", help="dummy: random weights")
     parser.add_argument("--device", help="cpu, cuda, cuda:N or auto")
     parser.add_argument("--dtype", help="of weights and activations, in every engine")
+    parser.add_argument("--compile", action="store_true", default=None, help="roseinfer with its compiled kernels")
     parser.add_argument("--num-requests", type=int, help="fewer requests than the config's")
     parser.add_argument("--max-batch-size", type=int, help="most requests that run together, in every engine")
     parser.add_argument("--peers", nargs="*", choices=[name for name in CONTENDERS if name != "roseinfer"])
@@ -111,7 +112,7 @@ def _prepare(arguments: argparse.Namespace, work: Path) -> tuple[Job, dict[str, 
     from roseinfer.workload.load import plan_load
     from roseinfer.workload.provenance import current_versions
 
-    engine_flags = ("model", "load_format", "device", "dtype", "max_batch_size")
+    engine_flags = ("model", "load_format", "device", "dtype", "max_batch_size", "compile")
     overrides = {
         "engine": {key: value for key in engine_flags if (value := getattr(arguments, key)) is not None},
         "workload": {} if arguments.num_requests is None else {"num_requests": arguments.num_requests},

@@ -79,7 +79,8 @@ def roseinfer(job: Job) -> tuple[str, Callable[[], tuple[Pass, list[list[int]]]]
             tpot_s=[each.tpot_s for each in figures if each.tpot_s is not None],
         ), [output.token_ids for output in result.outputs]
 
-    return f"mode {job.mode}, {engine.dtype_name}", run
+    compiled = ", compiled kernels" if engine.config.compile else ""
+    return f"mode {job.mode}, {engine.dtype_name}{compiled}", run
 
 
 def transformers(job: Job) -> tuple[str, Callable[[], tuple[Pass, list[list[int]]]]]:

@@ -53,6 +53,9 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Most tokens that one step computes, over all its requests."""
     max_model_len: PositiveInt | None = None
     """Most tokens, prompt and completion together, that a request may have; the model's context length when unset."""
+    compile: bool = False
+    """On a CPU, run what stands between matrix products, and the layers of small decode steps, by kernels that the
+    machine's C++ compiler makes at the first start; from then on, by all engines of the process."""
     cuda_graphs: bool = True
     """On a GPU, decode by replaying CUDA graphs."""
     max_decode_steps: PositiveInt = 16

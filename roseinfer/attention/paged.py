@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from roseinfer.attention.base import StepLayout
+from roseinfer.attention.base import DecodeLayout, StepLayout
 from roseinfer.cache.kv_cache import KVCache
+from roseinfer.kernels import native
+from roseinfer.kernels.paged_attention import paged_decode_attention
 from roseinfer.spans import span
 
 
@@ -71,8 +73,13 @@ class PagedAttention:
     def __init__(self, sliding_window: int | None = None) -> None:
         self._window = sliding_window
 
-    def prepare(self, layout: StepLayout, cache: KVCache) -> PagedMetadata:
-        """Group the requests and build their indexes and masks, once for all layers."""
+    def prepare(self, layout: StepLayout, cache: KVCache) -> PagedMetadata | DecodeLayout:
+        """Group the requests and build their indexes and masks, once for all layers.
+
+        A step of one new token a request needs none where a kernel walks the block tables itself.
+        """
+        if max(layout.query_lens) == 1 and native.runs_native(cache.data) and native.attends(cache.data.shape[-1]):
+            return _decode_layout(layout, cache)
         firsts, total = [], 0
         for length in layout.query_lens:
             firsts.append(total)
@@ -80,13 +87,17 @@ class PagedAttention:
         groups = [self._group(members, firsts, layout, cache) for members in _grouped(layout)]
         return PagedMetadata(cache, layout.slots, groups)
 
-    def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, metadata: PagedMetadata) -> Tensor:
+    def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, metadata: PagedMetadata | DecodeLayout) -> Tensor:
         with span("roseinfer.kv.append"):
             metadata.cache.write(layer, metadata.slots, k, v)
         return self.attend(layer, q, metadata)
 
-    def attend(self, layer: int, q: Tensor, metadata: PagedMetadata) -> Tensor:
+    def attend(self, layer: int, q: Tensor, metadata: PagedMetadata | DecodeLayout) -> Tensor:
         with span("roseinfer.attention"):
+            if isinstance(metadata, DecodeLayout):
+                keys, values = metadata.cache.data[layer]
+                tables, lens = metadata.block_tables, metadata.context_lens
+                return paged_decode_attention(q, keys, values, tables, lens, sliding_window=self._window)
             if len(metadata.groups) == 1:
                 return _attend(layer, q, metadata.cache, metadata.groups[0])
             out = torch.empty_like(q)
@@ -133,6 +144,18 @@ class PagedAttention:
         if self._window is not None:
             hidden |= keys <= queries - self._window
         return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, float("-inf")).unsqueeze(1)
+
+
+def _decode_layout(layout: StepLayout, cache: KVCache) -> DecodeLayout:
+    width = max(map(len, layout.block_tables))
+    tables = [table + [table[-1]] * (width - len(table)) for table in layout.block_tables]
+    context_lens = [length + 1 for length in layout.context_lens]
+    return DecodeLayout(
+        cache=cache,
+        block_tables=torch.tensor(tables, dtype=torch.int32, device=cache.data.device),
+        context_lens=torch.tensor(context_lens, dtype=torch.int32, device=cache.data.device),
+        slots=layout.slots,
+    )
 
 
 def _packing(firsts: list[int], query_lens: list[int], device: torch.device) -> _Packing:

@@ -76,6 +76,13 @@ _FLAGS = (
     _Flag("engine", "max_batch_size", "Most requests a step.", int),
     _Flag("engine", "max_batch_tokens", "Most tokens a step.", int),
     _Flag("engine", "max_model_len", "Most tokens a request, prompt and completion.", int),
+    _Flag(
+        "engine",
+        "compile",
+        "On a CPU, kernels made by its C++ compiler (once).",
+        bool,
+        names=("--compile/--no-compile",),
+    ),
     _Flag("engine", "cuda_graphs", "On a GPU, decode by CUDA graphs.", bool, names=("--cuda-graphs/--no-cuda-graphs",)),
     _Flag("engine", "max_decode_steps", "Tokens a request that one CUDA graph launch decodes at most.", int),
     _Flag(

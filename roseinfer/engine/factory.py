@@ -16,6 +16,7 @@ from roseinfer.engine.engine import Engine
 from roseinfer.engine.memory import kv_cache_bytes
 from roseinfer.engine.runner import Runner
 from roseinfer.errors import ModelError, UsageError
+from roseinfer.kernels import native
 from roseinfer.models.base import CausalLM
 from roseinfer.models.config import ModelConfig
 from roseinfer.models.load import fill_dummy_weights, load_config, load_weights
@@ -33,6 +34,8 @@ def build_engine(config: EngineConfig, *, on_progress: Callable[[int, int], None
     Raises ModelError for a model that cannot be found, read or run, UsageError for a setting that cannot work.
     """
     device = resolve_device(config.device)
+    if config.compile:
+        _load_native(device)
     dtype = resolve_dtype(config.dtype, device)
     source = resolve(config.model, config.load_format, SHAPES)
     quantization = resolve_quantization(config, device, dtype, is_gguf=source.format == "gguf")
@@ -67,6 +70,12 @@ def build_engine(config: EngineConfig, *, on_progress: Callable[[int, int], None
         max_decode_steps=1 if graphs is None else graphs.max_steps,
         overlap=device.type == "cuda" if config.overlap is None else config.overlap,
     )
+
+
+def _load_native(device: torch.device) -> None:
+    if device.type != "cpu":
+        raise UsageError("--compile is for the CPU; on a GPU, Triton kernels and CUDA graphs do that: leave it out")
+    native.load()
 
 
 def _check_vocabulary(tokenizer: Tokenizer | None, config: EngineConfig, model: str, vocab_size: int) -> None:

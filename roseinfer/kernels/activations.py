@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from roseinfer.kernels import native
 from roseinfer.kernels.runtime import (
     gdc_launch_dependents,
     gdc_wait,
@@ -23,6 +24,8 @@ _BLOCK = 1024
 
 def silu_and_mul(gate_up: Tensor) -> Tensor:
     """SiLU(gate) x up: [rows, 2 * size], gates first -> [rows, size] (SwiGLU, Shazeer, 2020)."""
+    if native.runs_native(gate_up) and gate_up.dim() == 2 and gate_up.shape[1] % (2 * native.LANES) == 0:
+        return native.silu_and_mul(gate_up)
     return (silu_and_mul_triton if _fits(gate_up) else silu_and_mul_reference)(gate_up)
 
 

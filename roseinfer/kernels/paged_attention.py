@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from roseinfer.kernels import native
 from roseinfer.kernels.runtime import (
     MAX_ARRIVALS,
     arrivals,
@@ -57,7 +58,12 @@ def paged_decode_attention(
     counted -> [requests, heads, head_dim]. `scale` is head_dim ** -0.5 by default. A request of length 0 gives zeros.
     Table entries past a request's length are not looked at.
     """
-    block_size = key_cache.shape[1]
+    block_size, head_dim = key_cache.shape[1], q.shape[-1]
+    if native.runs_native(q, key_cache, value_cache) and native.attends(head_dim):
+        scale = head_dim**-0.5 if scale is None else scale
+        return native.paged_decode_attention(
+            q, key_cache, value_cache, block_tables, context_lens, scale, sliding_window
+        )
     fits = block_size & (block_size - 1) == 0 and q.shape[-1] <= 256 and q.shape[0] * key_cache.shape[2] <= MAX_ARRIVALS
     chosen = paged_decode_attention_triton if fits and runs_triton(q, key_cache, value_cache) else None
     return (chosen or paged_decode_attention_reference)(

@@ -165,6 +165,11 @@ class Int4Groups(QuantizedWeight):
     def dequantized(self, dtype: torch.dtype) -> Tensor:
         return self._transposed(dtype).t()
 
+    @property
+    def half(self) -> int:
+        """Rows of a weight whose codes are the low bits of a pack; as many again are the high bits."""
+        return _BLOCK_ROWS[torch.backends.cpu.get_cpu_capability()] // 2
+
     def _few_rows(self, x: Tensor) -> Tensor:
         out: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu.default(x, self.packed, GROUP, self.scales_and_offsets)
         return out
@@ -172,7 +177,7 @@ class Int4Groups(QuantizedWeight):
     def _transposed(self, dtype: torch.dtype) -> Tensor:
         """The values as they lie in a pack, [size, outputs]."""
         outputs, size = self.packed.shape[0], self.packed.shape[1] * 2
-        half = _BLOCK_ROWS[torch.backends.cpu.get_cpu_capability()] // 2
+        half = self.half
         pairs = self.packed.view(-1, size, half).transpose(0, 1)
         codes = torch.empty(size, pairs.shape[1], 2, half, dtype=torch.uint8)
         torch.bitwise_and(pairs, 15, out=codes[:, :, 0])

@@ -7,11 +7,13 @@ and keys, sliding windows.
 import torch
 from torch import Tensor, nn
 
-from roseinfer.attention.base import AttentionBackend, AttentionMetadata
+from roseinfer.attention.base import AttentionBackend, AttentionMetadata, DecodeLayout
 from roseinfer.errors import ModelError
+from roseinfer.kernels import native
 from roseinfer.models.base import CausalLM
 from roseinfer.models.config import ModelConfig
 from roseinfer.models.layers import Embedding, FusedLinear, Linear, RMSNorm
+from roseinfer.models.native_layers import NativeLayers
 from roseinfer.models.rope import RotaryEmbedding, rotate
 from roseinfer.models.step_tensors import StepTensors
 
@@ -28,6 +30,7 @@ class Decoder(CausalLM):
         self.rope = RotaryEmbedding(config.rope, config.head_dim, config.max_position_embeddings)
         self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self._native_layers: NativeLayers | None = None
         tied = config.tie_word_embeddings
         self.head = None if tied else Linear(config.hidden_size, config.vocab_size, bias=False)
 
@@ -35,6 +38,9 @@ class Decoder(CausalLM):
         self, token_ids: Tensor, positions: Tensor, attention: AttentionBackend, metadata: AttentionMetadata
     ) -> Tensor:
         hidden, residual = self.embed(token_ids), None
+        layers = self._native(metadata) if len(token_ids) <= native.MAX_ROWS else None
+        if layers is not None:
+            return self.norm.after(layers.run(hidden, positions, self.rope, metadata), None)[0]
         step = StepTensors(token_ids, positions, self.rope, attention, metadata)
         for layer in self.layers:
             hidden, residual = layer(hidden, residual, step)
@@ -42,6 +48,16 @@ class Decoder(CausalLM):
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.embed.logits(hidden) if self.head is None else self.head.into(hidden)
+
+    def _native(self, metadata: AttentionMetadata) -> NativeLayers | None:
+        """The layers as one compiled call; None for a step or a model that it cannot run."""
+        if not native.is_loaded() or not isinstance(metadata, DecodeLayout):
+            return None
+        if self._native_layers is None or self._native_layers.cache is not metadata.cache:
+            if not NativeLayers.fits(self.layers, self.config, metadata.cache):
+                return None
+            self._native_layers = NativeLayers(self.layers, self.config, metadata.cache)
+        return self._native_layers
 
     def weight_views(self) -> dict[str, Tensor]:
         views: dict[str, Tensor] = {"model.embed_tokens.weight": self.embed.weight}

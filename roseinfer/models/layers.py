@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from roseinfer.kernels import activations
+from roseinfer.kernels import activations, native
 from roseinfer.kernels.activations import Activation
 from roseinfer.kernels.norms import Norm, add_layer_norm, add_rms_norm
 from roseinfer.kernels.packed_linear import pack, packable, packed_linear, unpacked
@@ -33,12 +33,13 @@ class Linear(nn.Module):
         self.weight = parameter(out_features, in_features)
         self.bias = parameter(out_features) if bias else None
         self.quantized: QuantizedWeight | None = None
+        self._packed: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.quantized is not None:
             return self.quantized.linear(x, self.bias)
-        if self.weight.is_mkldnn:
-            return packed_linear(x, self.weight, self.bias)
+        if self._packed is not None:
+            return packed_linear(x, self._packed, self.bias)
         return F.linear(x, self.weight, self.bias)
 
     def pack(self, packing: Packing = "none") -> None:
@@ -54,7 +55,9 @@ class Linear(nn.Module):
         elif packing != "none" and Int8Rows.fits(self.weight):
             self._replace(Int8Rows.quantize(self.weight))
         elif packable(self.weight):
-            self.weight = nn.Parameter(pack(self.weight), requires_grad=False)
+            self._packed = pack(self.weight)
+            if not native.is_loaded():  # compiled kernels walk the plain weight, where rows are few
+                self.weight = nn.Parameter(self._packed, requires_grad=False)
 
     def keep(self, groups: Groups) -> None:
         """Take a weight that comes in 4 bits as it is."""

@@ -6,6 +6,7 @@ from functools import cached_property
 from torch import Tensor
 
 from roseinfer.attention.base import AttentionBackend, AttentionMetadata
+from roseinfer.kernels import native
 from roseinfer.kernels.rope_append import rope_append
 from roseinfer.models.layers import RMSNorm
 from roseinfer.models.rope import RotaryEmbedding
@@ -29,10 +30,10 @@ class StepTensors:
         assert self.rope is not None
         return self.rope.rotation(self.positions)
 
-    @property
+    @cached_property
     def appends_first(self) -> bool:
         """Whether one kernel brings keys and values into the cache before the backend reads them there."""
-        return self.positions.is_cuda and self.attention.reads_cache
+        return self.attention.reads_cache and (self.positions.is_cuda or native.runs_native(self.metadata.cache.data))
 
     def append_and_attend(
         self,

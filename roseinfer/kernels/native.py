@@ -1,0 +1,317 @@
+"""The CPU's kernels in C++ (native.cpp), compiled by the machine's own compiler when `--compile` asks.
+
+Between its matrix products, a decode step is hundreds of operations on a few kilobytes each, and torch needs longer to
+start one than to do it. Compiled, each of the kernels that a GPU runs in Triton is one call here, too: paged attention
+then reads keys and values where they lie. The library is compiled once per compiler, processor and source, and kept in
+the user's cache folder. Once loaded, the whole process uses it.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from roseinfer.cache_folder import cache_folder
+from roseinfer.errors import UsageError
+
+_SOURCE = Path(__file__).with_suffix(".cpp")
+_COMPILERS = ("c++", "g++", "clang++")
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+_THREADS = "-fopenmp"
+"""With it, the library finds torch's OpenMP already loaded, and shares its threads."""
+LANES = 16
+"""Elements that the kernels take at once: what they walk over is a multiple of it."""
+_MAX_HEAD_DIM = 256
+MAX_ROWS = 4
+"""Of a decode step whose layers are one call: with few rows, products are walks over the weights."""
+_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+_POINTER, _INTEGER, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+_ARGUMENTS: dict[str, list[Any]] = {
+    "add_rms_norm": [_POINTER] * 5 + [_INTEGER] * 4 + [_FLOAT],
+    "silu_and_mul": [_POINTER] * 2 + [_INTEGER] * 3,
+    "rope_append": [_POINTER] * 9 + [_INTEGER] * 6 + [_FLOAT],
+    "paged_decode_attention": [_POINTER] * 6 + [_INTEGER] * 9 + [_FLOAT],
+    "decode_layers": [_POINTER, _INTEGER, *[_POINTER] * 6, *[_INTEGER] * 9, _FLOAT, _FLOAT],
+}
+
+_functions: dict[tuple[str, torch.dtype], Any] = {}
+"""The loaded library's, by name and dtype; empty until `load`."""
+
+
+def load() -> bool:
+    """Make the kernels ready, compiling them where the cache folder has none; whether that was necessary.
+
+    Raises UsageError where there is no C++ compiler, or it fails.
+    """
+    if _functions:
+        return False
+    wanted = [os.environ["CXX"]] if "CXX" in os.environ else _COMPILERS
+    compiler = next(filter(None, map(shutil.which, wanted)), None)
+    if compiler is None:
+        raise UsageError("--compile needs a C++ compiler, and there is none: install g++ or clang++, or leave it out")
+    path = cache_folder() / f"native-{_identity(compiler)}.so"
+    compiled = not path.is_file()
+    if compiled:
+        _compile(compiler, path)
+    library = ctypes.CDLL(str(path))
+    for name, arguments in _ARGUMENTS.items():
+        for dtype, suffix in _DTYPES.items():
+            function = library[f"{name}_{suffix}"]
+            function.argtypes, function.restype = arguments, None
+            _functions[name, dtype] = function
+    return compiled
+
+
+def is_loaded() -> bool:
+    """Whether the process uses the compiled kernels."""
+    return bool(_functions)
+
+
+def unload() -> None:
+    """Leave the CPU to torch again."""
+    _functions.clear()
+
+
+def runs_native(*tensors: Tensor | None) -> bool:
+    """Whether the kernels are loaded and can take these: on the CPU, one dtype of theirs, last dimension contiguous."""
+    if not _functions:
+        return False
+    dtype = None
+    for x in tensors:
+        if x is None:
+            continue
+        dtype = dtype or x.dtype
+        if x.dtype is not dtype or not x.is_cpu or x.stride(-1) != 1:
+            return False
+    return dtype in _DTYPES
+
+
+def attends(head_dim: int) -> bool:
+    """Whether the attention kernel takes heads of this size."""
+    return head_dim % LANES == 0 and head_dim <= _MAX_HEAD_DIM
+
+
+def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """`norms.add_rms_norm` for rows of a multiple of 16."""
+    rows, size = x.shape
+    out = torch.empty((rows, size), dtype=x.dtype)
+    total = x if residual is None else torch.empty((rows, size), dtype=x.dtype)
+    _functions["add_rms_norm", x.dtype](
+        x.data_ptr(),
+        None if residual is None else residual.data_ptr(),
+        weight.data_ptr(),
+        None if residual is None else total.data_ptr(),
+        out.data_ptr(),
+        rows,
+        size,
+        x.stride(0),
+        0 if residual is None else residual.stride(0),
+        eps,
+    )
+    return out, total
+
+
+def silu_and_mul(gate_up: Tensor) -> Tensor:
+    """`activations.silu_and_mul` for rows of a multiple of 32."""
+    rows, size = gate_up.shape[0], gate_up.shape[1] // 2
+    out = torch.empty((rows, size), dtype=gate_up.dtype)
+    _functions["silu_and_mul", gate_up.dtype](gate_up.data_ptr(), out.data_ptr(), rows, size, gate_up.stride(0))
+    return out
+
+
+def rope_append(
+    qkv: Tensor,
+    table: Tensor | None,
+    positions: Tensor,
+    slots: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    q_norm: Tensor | None,
+    k_norm: Tensor | None,
+    eps: float,
+) -> Tensor:
+    """`rope_append.rope_append` for a head_dim of a multiple of 32, and caches in which slots follow each other."""
+    tokens, positions, slots = len(qkv), positions.to(torch.int64), slots.to(torch.int64)
+    q = torch.empty((tokens, num_heads, head_dim), dtype=qkv.dtype)
+    pointers = (x if x is None else x.data_ptr() for x in (q_norm, k_norm))
+    _functions["rope_append", qkv.dtype](
+        qkv.data_ptr(),
+        None if table is None else table.data_ptr(),
+        positions.data_ptr(),
+        slots.data_ptr(),
+        key_cache.data_ptr(),
+        value_cache.data_ptr(),
+        *pointers,
+        q.data_ptr(),
+        tokens,
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        qkv.stride(0),
+        key_cache.stride(1),
+        eps,
+    )
+    return q
+
+
+def paged_decode_attention(
+    q: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    block_tables: Tensor,
+    context_lens: Tensor,
+    scale: float,
+    sliding_window: int | None,
+) -> Tensor:
+    """`paged_attention.paged_decode_attention` for the sizes of head that `attends`."""
+    requests, heads, head_dim = q.shape
+    q, block_tables, context_lens = q.contiguous(), block_tables.to(torch.int32), context_lens.to(torch.int32)
+    out = torch.empty_like(q)
+    _functions["paged_decode_attention", q.dtype](
+        q.data_ptr(),
+        key_cache.data_ptr(),
+        value_cache.data_ptr(),
+        block_tables.data_ptr(),
+        context_lens.data_ptr(),
+        out.data_ptr(),
+        requests,
+        heads,
+        key_cache.shape[2],
+        head_dim,
+        block_tables.stride(0),
+        key_cache.shape[1],
+        key_cache.stride(0),
+        key_cache.stride(1),
+        sliding_window or 0,
+        scale,
+    )
+    return out
+
+
+class Weight(ctypes.Structure):
+    """How the weight of a linear layer is kept; native.cpp's `Weight` says what the fields mean."""
+
+    _fields_ = (
+        ("values", _POINTER),
+        ("scales", _POINTER),
+        ("bias", _POINTER),
+        ("kind", _INTEGER),
+        ("outputs", _INTEGER),
+        ("size", _INTEGER),
+        ("half", _INTEGER),
+    )
+
+
+class Layer(ctypes.Structure):
+    """What one layer of a decoder reads and writes."""
+
+    _fields_ = (
+        ("attention_norm", _POINTER),
+        ("mlp_norm", _POINTER),
+        ("q_norm", _POINTER),
+        ("k_norm", _POINTER),
+        ("keys", _POINTER),
+        ("values", _POINTER),
+        ("qkv", Weight),
+        ("output", Weight),
+        ("gate_up", Weight),
+        ("down", Weight),
+    )
+
+
+def decode_layers(
+    layers: "ctypes.Array[Layer]",
+    stream: Tensor,
+    table: Tensor,
+    positions: Tensor,
+    slots: Tensor,
+    block_tables: Tensor,
+    context_lens: Tensor,
+    *,
+    intermediate_size: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    block_size: int,
+    sliding_window: int | None,
+    eps: float,
+) -> None:
+    """All layers of a decoder for one new token a row, in place: embeddings [rows, hidden_size] -> residual stream.
+
+    table is the model's rotations; positions and slots int64, block_tables and context_lens int32.
+    """
+    rows, hidden_size = stream.shape
+    _functions["decode_layers", stream.dtype](
+        layers,
+        len(layers),
+        stream.data_ptr(),
+        table.data_ptr(),
+        positions.data_ptr(),
+        slots.data_ptr(),
+        block_tables.data_ptr(),
+        context_lens.data_ptr(),
+        rows,
+        hidden_size,
+        intermediate_size,
+        heads,
+        kv_heads,
+        head_dim,
+        block_tables.stride(0),
+        block_size,
+        sliding_window or 0,
+        eps,
+        head_dim**-0.5,
+    )
+
+
+def _identity(compiler: str) -> str:
+    """Of what a compiled library is good for: this source, these flags, this compiler, this processor."""
+    parts = [_SOURCE.read_bytes(), " ".join(_FLAGS).encode(), _output(compiler, "--version"), _processor()]
+    return hashlib.blake2b(b"\0".join(parts), digest_size=8).hexdigest()
+
+
+def _output(*command: str) -> bytes:
+    return subprocess.run(command, capture_output=True, check=False).stdout
+
+
+def _processor() -> bytes:
+    """What `-march=native` looks at: the same home folder may be on machines of several kinds."""
+    try:
+        lines = Path("/proc/cpuinfo").read_bytes().split(b"\n\n", 1)[0].split(b"\n")
+    except OSError:
+        return platform.processor().encode()
+    return b"\n".join(line for line in lines if line.startswith((b"model name", b"flags", b"Features", b"CPU part")))
+
+
+def _compile(compiler: str, path: Path) -> None:
+    """Into a file of another name, which then takes its place: two processes at once both end up with a whole one."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            library = Path(folder) / path.name
+            # Some compilers, Apple's above all, come without OpenMP: the kernels then use one thread.
+            for flags in ((*_FLAGS, _THREADS), _FLAGS):
+                run = subprocess.run(
+                    [compiler, *flags, str(_SOURCE), "-o", str(library)], capture_output=True, text=True, check=False
+                )
+                if run.returncode == 0:
+                    library.replace(path)
+                    return
+    except OSError as error:
+        raise UsageError(
+            f"--compile cannot write to {path.parent}: {error.strerror}; set ROSEINFER_CACHE_DIR"
+        ) from None
+    lines = run.stderr.strip().splitlines() or ["it said nothing"]
+    raise UsageError(f"--compile: {compiler} failed ({lines[0]}): install another one, name it in CXX, or leave it out")

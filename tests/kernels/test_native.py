@@ -1,0 +1,187 @@
+"""The compiled kernels of the CPU against their references in torch, and how they come about."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from devices import generator, tolerance
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from paged_cases import paged_case
+
+from roseinfer.errors import UsageError
+from roseinfer.kernels import native
+from roseinfer.kernels.activations import silu_and_mul, silu_and_mul_reference
+from roseinfer.kernels.norms import add_rms_norm, add_rms_norm_reference
+from roseinfer.kernels.paged_attention import paged_decode_attention, paged_decode_attention_reference
+from roseinfer.kernels.rope_append import rope_append, rope_append_reference
+
+COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
+
+pytestmark = [
+    pytest.mark.usefixtures("single_threaded", "loaded"),
+    pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler"),
+]
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        assert native.load()
+    yield
+    native.unload()
+
+
+@given(
+    rows=st.integers(1, 5),
+    size=st.integers(1, 40).map(lambda count: 16 * count),
+    residual=st.booleans(),
+    dtype=DTYPES,
+    seed=st.integers(0, 1 << 20),
+)
+@settings(max_examples=40, deadline=None)
+def test_norms(rows: int, size: int, residual: bool, dtype: torch.dtype, seed: int) -> None:
+    wide = torch.randn(2, rows, size + 8, generator=generator(seed)).to(dtype)
+    x, added = wide[0, :, :size], wide[1, :, 8:] if residual else None  # rows need not lie side by side
+    weight = torch.randn(size, generator=generator(1)).to(dtype)
+    assert native.runs_native(x, added, weight)
+    for ours, expected in zip(
+        add_rms_norm(x, added, weight, 1e-6), add_rms_norm_reference(x, added, weight, 1e-6), strict=True
+    ):
+        torch.testing.assert_close(ours, expected, **tolerance(dtype))
+
+
+@given(rows=st.integers(1, 5), parts=st.integers(1, 40), dtype=DTYPES, seed=st.integers(0, 1 << 20))
+@settings(max_examples=40, deadline=None)
+def test_activations(rows: int, parts: int, dtype: torch.dtype, seed: int) -> None:
+    x = (3 * torch.randn(rows, 32 * parts, generator=generator(seed))).to(dtype)
+    x[0, :4] = torch.tensor([400.0, -400.0, 88.0, -88.0])  # where an exponential could overflow
+    torch.testing.assert_close(silu_and_mul(x), silu_and_mul_reference(x), **tolerance(dtype))
+
+
+@given(
+    tokens=st.integers(1, 12),
+    heads=st.sampled_from([(1, 1), (3, 3), (4, 2), (6, 1)]),
+    head_dim=st.sampled_from([32, 64, 96, 128]),
+    with_table=st.booleans(),
+    with_norms=st.booleans(),
+    dtype=DTYPES,
+    seed=st.integers(0, 1 << 20),
+)
+@settings(max_examples=40, deadline=None)
+def test_rotation_and_append(
+    tokens: int,
+    heads: tuple[int, int],
+    head_dim: int,
+    with_table: bool,
+    with_norms: bool,
+    dtype: torch.dtype,
+    seed: int,
+) -> None:
+    source = generator(seed)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=source).to(dtype)
+
+    qkv = random(tokens, (heads[0] + 2 * heads[1]) * head_dim)
+    table = random(50, head_dim) if with_table else None
+    positions = torch.randint(0, 50, (tokens,), generator=source)
+    slots = torch.randperm(24, generator=source)[:tokens]
+    slots[0] = -1
+    norms = (random(head_dim), random(head_dim)) if with_norms else (None, None)
+    cache = random(2, 3, 8, heads[1], head_dim)
+    expected_cache = cache.clone()
+    shape = (*heads, head_dim)
+    q = rope_append(qkv, table, positions, slots, cache[0], cache[1], *shape, *norms)
+    expected = rope_append_reference(qkv, table, positions, slots, expected_cache[0], expected_cache[1], *shape, *norms)
+    torch.testing.assert_close(q, expected, **tolerance(dtype))
+    torch.testing.assert_close(cache, expected_cache, **tolerance(dtype))
+
+
+@given(
+    lengths=st.lists(st.integers(0, 200), min_size=1, max_size=4),
+    block_size=st.sampled_from([1, 3, 16]),
+    heads=st.sampled_from([(1, 1), (4, 2), (9, 3), (7, 1)]),
+    head_dim=st.sampled_from([16, 64, 80, 128, 256]),
+    window=st.one_of(st.none(), st.integers(1, 60)),
+    scale=st.sampled_from([1.0, 300.0]),
+    dtype=DTYPES,
+    seed=st.integers(0, 1 << 20),
+)
+@settings(max_examples=60, deadline=None)
+def test_paged_decode_attention(
+    lengths: list[int],
+    block_size: int,
+    heads: tuple[int, int],
+    head_dim: int,
+    window: int | None,
+    scale: float,
+    dtype: torch.dtype,
+    seed: int,
+) -> None:
+    case = paged_case(
+        lengths,
+        heads=heads[0],
+        kv_heads=heads[1],
+        head_dim=head_dim,
+        dtype=dtype,
+        block_size=block_size,
+        seed=seed,
+    )
+    arguments = (case.q.cpu(), case.key_cache.cpu(), case.value_cache.cpu(), case.block_tables.cpu())
+    lens = case.context_lens.cpu()
+    out = paged_decode_attention(*arguments, lens, sliding_window=window, scale=scale * head_dim**-0.5)
+    expected = paged_decode_attention_reference(*arguments, lens, sliding_window=window, scale=scale * head_dim**-0.5)
+    # Large scores make a softmax out of their own rounding.
+    close = tolerance(dtype) if scale == 1.0 else {"rtol": 0.05, "atol": 0.05}
+    torch.testing.assert_close(out, expected, **close)
+
+
+def test_other_dtypes_stay_with_torch() -> None:
+    x = torch.randn(2, 32, dtype=torch.float64)
+    assert not native.runs_native(x)
+    torch.testing.assert_close(silu_and_mul(x), silu_and_mul_reference(x))
+
+
+def test_a_second_process_finds_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path))
+    try:
+        native.unload()
+        assert native.load(), "compiled"
+        native.unload()
+        assert not native.load(), "found"
+        assert not native.load(), "there already"
+    finally:
+        native.load()
+    assert [path.suffix for path in tmp_path.iterdir()] == [".so"], "nothing else is left behind"
+
+
+def test_without_a_compiler_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    try:
+        native.unload()
+        with pytest.raises(UsageError, match="needs a C\\+\\+ compiler"):
+            native.load()
+    finally:
+        monkeypatch.undo()
+        native.load()
+
+
+def test_a_compiler_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "broken-c++"
+    broken.write_text("#!/bin/sh\necho 'no such architecture' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    monkeypatch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path / "cache"))
+    try:
+        native.unload()
+        with pytest.raises(UsageError, match=r"broken-c\+\+ failed \(no such architecture\)"):
+            native.load()
+    finally:
+        monkeypatch.undo()
+        native.load()

@@ -1,0 +1,122 @@
+"""A decoder whose layers run as one compiled call says what it says without."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from stepping import run_traced
+from tiny import save_llama
+
+from roseinfer.config import EngineConfig, SamplingParams
+from roseinfer.engine.engine import Engine
+from roseinfer.engine.factory import build_engine
+from roseinfer.kernels import native
+from roseinfer.models.native_layers import NativeLayers
+
+pytestmark = pytest.mark.skipif(
+    not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="there is no C++ compiler"
+)
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+}
+PROMPTS = ["some words", "x", "a longer one, past a block's end", "and another", "five", "six"]
+PARAMS = SamplingParams(max_new_tokens=20, stop_on_eos=False)
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def fresh(cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("ROSEINFER_CACHE_DIR", str(cache_dir))
+    native.unload()
+    yield
+    native.unload()
+
+
+def save(kind: str, folder: Path) -> Path:
+    """A tiny model with what tells this architecture's layers from the others'."""
+    if kind == "llama":
+        return save_llama(folder, **SIZES)
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    save_llama(folder, **SIZES)  # for its tokenizer
+    window = {"sliding_window": 9} if kind == "mistral" else {}
+    config = AutoConfig.for_model(
+        kind, vocab_size=258, num_hidden_layers=2, max_position_embeddings=128, initializer_range=0.3, **SIZES, **window
+    )
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    for parameter in model.parameters():
+        if parameter.dim() == 1:  # biases start at 0 and norms at 1, where a forgotten one would not show
+            torch.nn.init.normal_(parameter, parameter.mean().item(), 0.2)
+    model.save_pretrained(folder)
+    return folder
+
+
+def engine_of(model: Path, **settings: Any) -> Engine:
+    return build_engine(
+        EngineConfig(
+            **{"model": str(model), "dtype": "float32", "device": "cpu", "prefix_cache": False, "block_size": 4}
+            | settings
+        )
+    )
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "mistral"])
+def test_logits_are_those_of_torch(kind: str, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save(kind, tmp_path)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    calls = []
+    run = NativeLayers.run
+    monkeypatch.setattr(NativeLayers, "run", lambda self, *rest: calls.append(len(rest[0])) or run(self, *rest))
+    try:
+        # Three at a time, as one call; six at a time, as calls of single operations.
+        for batch in (1, 3, 6):
+            calls.clear()
+            native.unload()
+            plain = run_traced(engine_of(folder, max_batch_size=batch), PROMPTS, PARAMS)
+            assert not calls
+            compiled = run_traced(engine_of(folder, max_batch_size=batch, compile=True), PROMPTS, PARAMS)
+            assert bool(calls) == (batch <= native.MAX_ROWS)
+            for ours, expected in zip(compiled, plain, strict=True):
+                assert ours.token_ids == expected.token_ids
+                torch.testing.assert_close(ours.logits, expected.logits, rtol=1e-4, atol=2e-4)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_so_are_those_of_quantized_weights(quantize: Any, batch: int, tmp_path: Path) -> None:
+    folder = save("llama", tmp_path)
+    settings: dict[str, Any] = {"dtype": "bfloat16", "quantize": quantize, "max_batch_size": batch}
+    plain = run_traced(engine_of(folder, **settings), PROMPTS[:1], PARAMS)
+    compiled = run_traced(engine_of(folder, compile=True, **settings), PROMPTS[:1], PARAMS)
+    start = next(
+        (at for at, (a, b) in enumerate(zip(plain[0].token_ids, compiled[0].token_ids, strict=True)) if a != b), None
+    )
+    ours, expected = compiled[0].logits[:start].float(), plain[0].logits[:start].float()
+    assert len(ours) > len(PROMPTS[0]), "some of it was decoded alike"
+    # Both round to bfloat16 on the way, at other places.
+    assert (ours - expected).abs().mean() < 0.05 * expected.std()
+
+
+def test_a_model_of_other_sizes_runs_without(tiny_llama: Path, tiny_gpt2: Path) -> None:
+    for folder in (tiny_llama, tiny_gpt2):
+        plain = engine_of(folder).generate(PROMPTS, PARAMS)
+        compiled = engine_of(folder, compile=True).generate(PROMPTS, PARAMS)
+        assert [output.token_ids for output in compiled] == [output.token_ids for output in plain]
+        native.unload()
