@@ -27,9 +27,10 @@ class _Group:
     max_query: int
     num_keys: int
     """Of the longest request, new tokens included."""
-    first_slot: int | None
-    """Of a single request whose blocks follow each other: its keys are a slice of the cache."""
-    blocks: Tensor  # [requests * max_blocks], of each request, the last one repeated; empty with a first_slot
+    in_place: tuple[Tensor, ...] | None
+    """Of a single request whose blocks follow each other: each layer's keys and then values, as views of the cache,
+    [1, kv_heads, num_keys, head_dim]."""
+    blocks: Tensor  # [requests * max_blocks], of each request, the last one repeated; empty where keys are in place
     mask: Tensor | None
     """What is added to the scores, [requests, 1, max_query, num_keys]: 0, or -inf where a query may not look. None
     where each may look at all of them."""
@@ -121,7 +122,7 @@ class PagedAttention:
             requests=len(members),
             max_query=max(query_lens),
             num_keys=num_keys,
-            first_slot=tables[0][0] * cache.block_size if alone else None,
+            in_place=_in_place(cache, tables[0][0] * cache.block_size, num_keys) if alone else None,
             blocks=torch.tensor(
                 [] if alone else [block for table in tables for block in table + [table[-1]] * (longest - len(table))],
                 dtype=torch.int64,
@@ -200,10 +201,17 @@ def _grouped(layout: StepLayout) -> list[list[int]]:
 
 def _attend(layer: int, q: Tensor, cache: KVCache, group: _Group) -> Tensor:
     """The group's packed queries' result, [tokens of the group, heads, head_dim]."""
-    keys, values = (_read(flat, cache.block_size, group).transpose(1, 2) for flat in cache.flat[layer])
+    if group.in_place is not None:
+        keys, values = group.in_place[2 * layer : 2 * layer + 2]
+    else:
+        keys, values = (_read(flat, cache.block_size, group).transpose(1, 2) for flat in cache.flat[layer])
     requests, max_query, kv_heads, head_dim = group.requests, group.max_query, keys.shape[1], q.shape[2]
     # Query heads that share a key head stand beside each other as further queries: keys are read once, not copied.
     sharing = q.shape[1] // kv_heads
+    if max_query == 1 and group.packing is None:  # the steps that are so short that each view counts
+        queries = q.view(requests, kv_heads, sharing, head_dim)
+        out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=group.mask)
+        return out.reshape(q.shape)
     queries = q if group.packing is None else q[group.packing.rows]
     queries = queries.reshape(requests, max_query, kv_heads, sharing, head_dim)
     queries = queries.permute(0, 2, 3, 1, 4).flatten(2, 3)  # [requests, kv_heads, sharing * max_query, head_dim]
@@ -213,10 +221,14 @@ def _attend(layer: int, q: Tensor, cache: KVCache, group: _Group) -> Tensor:
     return out if group.packing is None else out[group.packing.valid]
 
 
+def _in_place(cache: KVCache, first_slot: int, num_keys: int) -> tuple[Tensor, ...]:
+    """Views for `_Group.in_place`, made for all layers in one go."""
+    slots = cache.data.flatten(2, 3)[:, :, None, first_slot : first_slot + num_keys]
+    return slots.transpose(3, 4).flatten(0, 1).unbind(0)
+
+
 def _read(flat: Tensor, block_size: int, group: _Group) -> Tensor:
-    """Keys or values of the group's requests, [requests, num_keys, kv_heads, head_dim]."""
-    if group.first_slot is not None:
-        return flat[group.first_slot : group.first_slot + group.num_keys].unsqueeze(0)
+    """A copy of the keys or values of the group's requests, [requests, num_keys, kv_heads, head_dim]."""
     # Whole blocks, by index_select: on a CPU it copies at the memory's speed, other ways to index are six times slower.
     gathered = flat.view(-1, block_size, *flat.shape[1:]).index_select(0, group.blocks)
     return gathered.view(group.requests, -1, *flat.shape[1:])[:, : group.num_keys]

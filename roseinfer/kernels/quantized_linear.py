@@ -40,12 +40,12 @@ class QuantizedWeight(ABC):
 
         The kernels for few rows read x rounded to bfloat16.
         """
-        if len(x) > self.max_rows:
+        if x.shape[0] > self.max_rows:
             return self._many_rows(x, bias)
-        rounded = x.to(torch.bfloat16).contiguous()
-        if rounded.data_ptr() % _ALIGNMENT:
-            rounded = rounded.clone()
-        out = self._few_rows(rounded).to(x.dtype)
+        if x.dtype == torch.bfloat16:  # most often: a call that finds nothing to convert takes time, too
+            out = self._few_rows(x)
+        else:
+            out = self._few_rows(x.to(torch.bfloat16)).to(x.dtype)
         return out if bias is None else out.add_(bias)
 
     @abstractmethod
@@ -101,6 +101,9 @@ class Int8Rows(QuantizedWeight):
         return self.codes[ids].to(dtype) * self.scales[ids].to(dtype)[:, None]
 
     def _few_rows(self, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        if x.data_ptr() % _ALIGNMENT:
+            x = x.clone()
         out: Tensor = torch.ops.aten._weight_int8pack_mm.default(x, self.codes, self.scales)
         return out
 
@@ -171,7 +174,8 @@ class Int4Groups(QuantizedWeight):
         return _BLOCK_ROWS[torch.backends.cpu.get_cpu_capability()] // 2
 
     def _few_rows(self, x: Tensor) -> Tensor:
-        out: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu.default(x, self.packed, GROUP, self.scales_and_offsets)
+        scales = self.scales_and_offsets
+        out: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu.default(x.contiguous(), self.packed, GROUP, scales)
         return out
 
     def _transposed(self, dtype: torch.dtype) -> Tensor:

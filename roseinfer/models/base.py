@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from roseinfer.attention.base import AttentionBackend, AttentionMetadata
 from roseinfer.models.config import ModelConfig
-from roseinfer.models.layers import Embedding, Linear, Packing
+from roseinfer.models.layers import Embedding, Linear, Packing, RMSNorm
 
 Transform = Callable[[Tensor], Tensor]
 WeightPlace = tuple[str, Transform | None]
@@ -37,6 +37,8 @@ class CausalLM(nn.Module, ABC):
         for module in self.modules():
             if isinstance(module, Linear):
                 module.pack(packing)
+            elif isinstance(module, RMSNorm):
+                module.pack()
         if self.config.tie_word_embeddings:
             self.embed.pack_head(packing)
 

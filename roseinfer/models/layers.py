@@ -8,13 +8,16 @@ from torch import Tensor, nn
 
 from roseinfer.kernels import activations, native
 from roseinfer.kernels.activations import Activation
-from roseinfer.kernels.norms import Norm, add_layer_norm, add_rms_norm
+from roseinfer.kernels.norms import Norm, add_layer_norm, add_rms_norm, add_rms_norm_mirrored
 from roseinfer.kernels.packed_linear import pack, packable, packed_linear, unpacked
 from roseinfer.kernels.quantized_linear import Groups, Int4Groups, Int8Rows, QuantizedWeight
 from roseinfer.kernels.skinny_linear import fused_linear, skinny_linear
 
 Packing = Literal["none", "int8", "int4"]
 """How the weights of matrix products are kept: as they are, in 8 bits by rows, or in 4 bits by groups of 32."""
+
+_FEW_ROWS = 16
+"""Rows of a step up to which operations cost a CPU more than what they compute."""
 
 
 def parameter(*shape: int) -> nn.Parameter:
@@ -137,12 +140,20 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = parameter(size)
         self.eps = eps
+        self._mirrored: Tensor | None = None
+
+    def pack(self) -> None:
+        """Bring a loaded weight into the form that is fastest on a CPU, where no kernel of its own is made for it."""
+        if self.weight.device.type == "cpu" and self.weight.dtype == torch.bfloat16 and not native.is_loaded():
+            self._mirrored = torch.cat((self.weight, self.weight))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
 
     def after(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         """Add x [tokens, size] to the residual stream, None at its start; the norm of the sum, and the sum."""
+        if self._mirrored is not None and len(x) <= _FEW_ROWS:
+            return add_rms_norm_mirrored(x, residual, self._mirrored, self.eps)
         return add_rms_norm(x, residual, self.weight, self.eps)
 
     @property

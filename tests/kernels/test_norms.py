@@ -9,6 +9,7 @@ from roseinfer.kernels.norms import (
     add_layer_norm_reference,
     add_layer_norm_triton,
     add_rms_norm,
+    add_rms_norm_mirrored,
     add_rms_norm_reference,
     add_rms_norm_triton,
 )
@@ -52,3 +53,16 @@ def test_the_entries_compute_float64_too() -> None:
     torch.testing.assert_close(normed.square().mean(1), torch.ones(3, dtype=torch.float64, device=DEVICE))
     assert total is x
     assert add_layer_norm(x, x, weight, None, 0.0)[0].mean(1).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("rows", [0, 1, 7])
+@pytest.mark.parametrize("spread", [1e-3, 1.0, 100.0])
+def test_a_layer_norm_of_mirrored_rows_is_the_rms_norm(rows: int, spread: float) -> None:
+    torch.manual_seed(0)
+    x, residual = (torch.randn(2, rows, 96) * spread).bfloat16()
+    weight = torch.randn(96).bfloat16()
+    for added in (None, residual):
+        normed, total = add_rms_norm_mirrored(x, added, torch.cat((weight, weight)), 1e-5)
+        expected, expected_total = add_rms_norm_reference(x, added, weight, 1e-5)
+        assert torch.equal(total, expected_total)
+        torch.testing.assert_close(normed, expected, atol=1e-6, rtol=2**-7)
