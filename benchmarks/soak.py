@@ -1,9 +1,10 @@
 """Many requests through a KV pool that is far too small: nothing may be lost, leaked or changed.
 
-    python benchmarks/soak.py [--requests 2000]
+    python -m benchmarks.soak [--requests 2000] [--device cuda --requests 10000 --alone 300]
 
 A tiny random model, so that the scheduler is what works. Prompts partly begin alike; lengths, sampling and seeds are
-drawn; some requests are aborted. Every completed request is then run alone in a roomy engine, and must be the same.
+drawn; some requests are aborted. Completed requests are then run alone in a roomy engine, and must be the same: in
+float64 on a CPU; on a GPU, where CUDA graphs and overlap compute float32, but for draws within its rounding.
 """
 
 import argparse
@@ -14,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine import Engine
@@ -52,15 +55,17 @@ def _requests(count: int, rng: random.Random) -> list[tuple[list[int], SamplingP
     return requests
 
 
-def _engine(folder: str, blocks: int, batch: int, *, prefix_cache: bool) -> Engine:
+def _engine(folder: str, device: str, blocks: int, batch: int, *, prefix_cache: bool) -> Engine:
     # float64: a request alone and the same in a batch must agree in every token, and only rounding could differ.
-    block_bytes = 2 * 2 * 2 * 16 * 8 * _BLOCK  # keys and values, layers, heads, head_dim, bytes, tokens
+    on_cpu = device == "cpu"
+    # Keys and values, layers, heads, head_dim, bytes, tokens; a GPU keeps one block for padding rows.
+    block_bytes = 2 * 2 * 2 * 16 * (8 if on_cpu else 4) * _BLOCK
     return build_engine(
         EngineConfig(
             model=folder,
             load_format="dummy",
-            dtype="float64",
-            device="cpu",
+            dtype="float64" if on_cpu else "float32",
+            device=device,
             max_batch_size=batch,
             block_size=_BLOCK,
             kv_cache_memory=f"{blocks * block_bytes}",
@@ -69,30 +74,33 @@ def _engine(folder: str, blocks: int, batch: int, *, prefix_cache: bool) -> Engi
     )
 
 
-def soak(count: int, seed: int) -> dict[str, Any]:
+def soak(count: int, seed: int, device: str, alone: int) -> dict[str, Any]:
     rng = random.Random(seed)
     requests = _requests(count, rng)
     mean_tokens = sum(len(prompt) + params.max_new_tokens for prompt, params in requests) / count
     wanted = int(_BATCH * mean_tokens / _BLOCK)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(_SHAPE))
-        engine = _engine(folder, wanted // 10, _BATCH, prefix_cache=True)
-        roomy = _engine(folder, wanted, 1, prefix_cache=False)
+        engine = _engine(folder, device, wanted // 10, _BATCH, prefix_cache=True)
+        roomy = _engine(folder, device, wanted, 1, prefix_cache=False)
     scheduler = engine.scheduler("online")
     ids = [scheduler.submit(prompt, params) for prompt, params in requests]
     aborted = set(rng.sample(ids, count // 20))
     doomed = sorted(aborted)
-    steps, begun_s = 0, time.perf_counter()
+    steps, finished, early_mib, begun_s = 0, 0, 0, time.perf_counter()
     while scheduler.has_unfinished:
-        scheduler.step()
+        finished += sum(event.finish_reason is not None for event in scheduler.step())
         steps += 1
+        if not early_mib and finished > count // 5:
+            early_mib = _memory_mib()
         if doomed and steps % 7 == 0:
             scheduler.abort(doomed.pop(0))
     elapsed_s = time.perf_counter() - begun_s
+    late_mib = _memory_mib()
     outputs = scheduler.run()
     different = [
         output.request_id
-        for output in outputs
+        for output in outputs[:alone]
         if output.finish_reason != "abort"
         and output.token_ids != roomy.generate(*requests[output.request_id])[0].token_ids
     ]
@@ -101,6 +109,7 @@ def soak(count: int, seed: int) -> dict[str, Any]:
         "requests": count,
         "finished": len(outputs),
         "aborted": sum(output.finish_reason == "abort" for output in outputs),
+        "run_alone": min(alone, len(outputs)),
         "different_from_alone": len(different),
         "blocks": pool.num_blocks,
         "blocks_wanted": wanted,
@@ -111,16 +120,26 @@ def soak(count: int, seed: int) -> dict[str, Any]:
         "steps": steps,
         "completion_tokens": sum(len(output.token_ids) for output in outputs),
         "elapsed_s": round(elapsed_s, 1),
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "memory_mib_at_a_fifth": early_mib,
+        "memory_mib_at_the_end": late_mib,
+        "device_memory_mib": torch.cuda.max_memory_reserved() // 2**20 if device != "cpu" else 0,
     }
+
+
+def _memory_mib() -> int:
+    """Most memory of this process so far; of a GPU's, what torch has taken comes on top."""
+    device = torch.cuda.max_memory_reserved() // 2**20 if torch.cuda.is_initialized() else 0
+    return device + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--alone", type=int, default=1 << 40, help="requests to run alone, too")
     arguments = parser.parse_args()
-    print(json.dumps(soak(arguments.requests, arguments.seed), indent=2))
+    print(json.dumps(soak(arguments.requests, arguments.seed, arguments.device, arguments.alone), indent=2))
 
 
 if __name__ == "__main__":

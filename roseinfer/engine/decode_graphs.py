@@ -110,11 +110,13 @@ class DecodeGraphs:
         self._prepared: tuple[torch.cuda.CUDAGraph, int] | None = None
 
     def runs(self, plan: StepPlan) -> bool:
-        """Whether a plan is a decode that the graphs can do; the others need logits on the way."""
-        return (
-            plan.phase == "decode"
-            and len(plan.chunks) <= self._sizes[-1]
-            and all(chunk.request.draws_plainly for chunk in plan.chunks)
+        """Whether the graphs can do a plan: one token a request, or several one after the other, drawn plainly.
+
+        A prompt of which one token is left to compute is no different from a decode.
+        """
+        return len(plan.chunks) <= self._sizes[-1] and all(
+            chunk.samples and chunk.num_tokens == plan.decode_steps and chunk.request.draws_plainly
+            for chunk in plan.chunks
         )
 
     @property

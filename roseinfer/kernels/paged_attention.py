@@ -160,14 +160,14 @@ def paged_decode_attention_triton(
 def decode_tiles(q: Tensor, kv_heads: int, max_tokens: int) -> DecodeTiles:
     """A choice from shapes alone, so that a captured launch serves every length that fits the tables.
 
-    Of what was measured on an H200 with contexts of 256 tokens. Splits are a power of two, so that batches of many
+    The best of what was measured on an H200 with contexts of 256 to 1000 tokens. Splits are a power of two, so that batches of many
     sizes share a few compiled kernels.
     """
     requests, heads, head_dim = q.shape
     wanted = -(-2 * num_multiprocessors(q.device) // (requests * kv_heads))
     is_alone = heads == kv_heads  # no head shares its keys: no tensor cores
     if wanted == 1:
-        tile, num_warps = (32, 2) if is_alone else (64, 4)
+        tile, num_warps = (16 if requests * kv_heads >= 2048 else 32, 2) if is_alone else (64, 4)
     else:
         tile, num_warps = (16, 1) if is_alone else (32, 4)
     if is_alone and head_dim > 64:
@@ -181,7 +181,7 @@ def decode_tiles(q: Tensor, kv_heads: int, max_tokens: int) -> DecodeTiles:
         min_tiles=1,
         num_splits=splits,
         num_warps=num_warps if heads // kv_heads <= 16 else 8,
-        num_stages=3 if q.element_size() == 2 else 2,
+        num_stages=2 if q.element_size() > 2 else 4 if wanted == 1 and head_dim <= 128 else 3,
     )
 
 

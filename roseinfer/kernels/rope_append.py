@@ -180,6 +180,12 @@ def _rope_append_kernel(
     is_value = (head >= NUM_HEADS + NUM_KV_HEADS) & (head < NUM_HEADS + 2 * NUM_KV_HEADS)
     is_key = (head >= NUM_HEADS) & (head < NUM_HEADS + NUM_KV_HEADS)
     inside = (head < NUM_HEADS + 2 * NUM_KV_HEADS)[:, None] & in_half[None, :]
+    if HAS_Q_NORM:
+        q_low = tl.load(q_norm + dim, mask=in_half, other=0.0).to(tl.float32)[None, :]
+        q_high = tl.load(q_norm + HALF + dim, mask=in_half, other=0.0).to(tl.float32)[None, :]
+    if HAS_K_NORM:
+        k_low = tl.load(k_norm + dim, mask=in_half, other=0.0).to(tl.float32)[None, :]
+        k_high = tl.load(k_norm + HALF + dim, mask=in_half, other=0.0).to(tl.float32)[None, :]
     if PDL:
         gdc_wait()
         gdc_launch_dependents()
@@ -191,15 +197,11 @@ def _rope_append_kernel(
     if HAS_Q_NORM or HAS_K_NORM:
         scale = tl.rsqrt((tl.sum(first * first, 1) + tl.sum(second * second, 1)) / (2 * HALF) + eps)[:, None]
     if HAS_Q_NORM:
-        low = tl.load(q_norm + dim, mask=in_half, other=0.0).to(tl.float32)
-        high = tl.load(q_norm + HALF + dim, mask=in_half, other=0.0).to(tl.float32)
-        first = tl.where(is_query[:, None], first * scale * low[None, :], first)
-        second = tl.where(is_query[:, None], second * scale * high[None, :], second)
+        first = tl.where(is_query[:, None], first * scale * q_low, first)
+        second = tl.where(is_query[:, None], second * scale * q_high, second)
     if HAS_K_NORM:
-        low = tl.load(k_norm + dim, mask=in_half, other=0.0).to(tl.float32)
-        high = tl.load(k_norm + HALF + dim, mask=in_half, other=0.0).to(tl.float32)
-        first = tl.where(is_key[:, None], first * scale * low[None, :], first)
-        second = tl.where(is_key[:, None], second * scale * high[None, :], second)
+        first = tl.where(is_key[:, None], first * scale * k_low, first)
+        second = tl.where(is_key[:, None], second * scale * k_high, second)
     if HAS_TABLE:
         angle = table + tl.load(positions + token).to(tl.int64) * table_stride + dim
         cos = tl.load(angle, mask=in_half, other=0.0).to(tl.float32)[None, :]
