@@ -4,9 +4,9 @@
     python benchmarks/compare.py --config small-engines-gpt2 --peers transformers --rounds 3
 
 Each engine runs in a process of its own, one after the other, `--rounds` times around. All get the same prompts as
-token ids and the same weights: a Hugging Face directory as it is, or an export of what roseinfer loaded; llama.cpp
-gets the GGUF file. Decoding is greedy, EOS is ignored. Prints ratios and how far greedy completions agree, and writes
-a record to benchmarks/results.
+token ids and the same weights: a Hugging Face directory as it is, or an export of what roseinfer loaded. A GGUF file
+goes to roseinfer and llama.cpp as it is, quantized; --dtype and --quantize say otherwise for roseinfer. Decoding is
+greedy, EOS is ignored. Prints ratios and how far greedy completions agree, and writes a record to benchmarks/results.
 """
 
 import argparse
@@ -88,6 +88,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--load-format", help="dummy: random weights")
     parser.add_argument("--device", help="cpu, cuda, cuda:N or auto")
     parser.add_argument("--dtype", help="of weights and activations, in every engine")
+    parser.add_argument("--quantize", help="of roseinfer's weights: auto, none, int8 or int4")
     parser.add_argument("--compile", action="store_true", default=None, help="roseinfer with its compiled kernels")
     parser.add_argument("--num-requests", type=int, help="fewer requests than the config's")
     parser.add_argument("--max-batch-size", type=int, help="most requests that run together, in every engine")
@@ -112,17 +113,18 @@ def _prepare(arguments: argparse.Namespace, work: Path) -> tuple[Job, dict[str, 
     from roseinfer.workload.load import plan_load
     from roseinfer.workload.provenance import current_versions
 
-    engine_flags = ("model", "load_format", "device", "dtype", "max_batch_size", "compile")
+    engine_flags = ("model", "load_format", "device", "dtype", "quantize", "max_batch_size", "compile")
     overrides = {
         "engine": {key: value for key in engine_flags if (value := getattr(arguments, key)) is not None},
         "workload": {} if arguments.num_requests is None else {"num_requests": arguments.num_requests},
     }
     config = load_config(arguments.config, overrides)
-    engine = build_engine(config.engine)
+    engine = build_engine(msgspec.structs.replace(config.engine, quantize="none"))
     load = plan_load(config.workload, config.sampling, engine)
     source = resolve(config.engine.model, config.engine.load_format, SHAPES)
     is_directory = source.path is not None and source.path.is_dir() and source.format != "dummy"
     model_dir = source.path if is_directory else export(engine, work / "model")
+    exported = {"model": str(model_dir), "load_format": "auto", "dtype": engine.dtype_name}
     job = Job(
         model_dir=str(model_dir),
         gguf=str(source.path) if source.format == "gguf" else None,
@@ -134,12 +136,7 @@ def _prepare(arguments: argparse.Namespace, work: Path) -> tuple[Job, dict[str, 
             engine.max_model_len,
             max(len(engine.encode(request.prompt)) + request.params.max_new_tokens for request in load),
         ),
-        engine={
-            **msgspec.structs.asdict(config.engine),
-            "model": str(model_dir),
-            "load_format": "auto",
-            "dtype": engine.dtype_name,
-        },
+        engine=msgspec.structs.asdict(config.engine) | ({} if source.format == "gguf" else exported),
         mode=config.workload.mode,
         prompts=[engine.encode(request.prompt) for request in load],
         max_new_tokens=[request.params.max_new_tokens for request in load],

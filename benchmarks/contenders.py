@@ -80,7 +80,8 @@ def roseinfer(job: Job) -> tuple[str, Callable[[], tuple[Pass, list[list[int]]]]
         ), [output.token_ids for output in result.outputs]
 
     compiled = ", compiled kernels" if engine.config.compile else ""
-    return f"mode {job.mode}, {engine.dtype_name}{compiled}", run
+    weights = f"{(engine.weight_bytes.layers + engine.weight_bytes.head) / 1e6:.0f} MB of weights a step"
+    return f"mode {job.mode}, {engine.dtype_name}, {weights}{compiled}", run
 
 
 def transformers(job: Job) -> tuple[str, Callable[[], tuple[Pass, list[list[int]]]]]:

@@ -42,10 +42,9 @@ class QuantizedWeight(ABC):
         """
         if x.shape[0] > self.max_rows:
             return self._many_rows(x, bias)
-        if x.dtype == torch.bfloat16:  # most often: a call that finds nothing to convert takes time, too
-            out = self._few_rows(x)
-        else:
-            out = self._few_rows(x.to(torch.bfloat16)).to(x.dtype)
+        # A conversion that finds nothing to do takes time, too.
+        narrow = x.dtype == torch.bfloat16
+        out = self._few_rows(x) if narrow else self._few_rows(x.to(torch.bfloat16)).to(x.dtype)
         return out if bias is None else out.add_(bias)
 
     @abstractmethod
