@@ -94,5 +94,6 @@ def test_what_replays_run_carries_the_span_it_was_captured_under(
     assert append.calls >= len(matched)
     assert not [note.message for note in session.summary.trust if "match no graph" in note.message]
 
+    engine.pool.reset_prefix_cache()  # a prompt in other pieces is rounded otherwise
     found = [output.token_ids for output in engine.generate(prompts, config.sampling)]
     assert found == expected
