@@ -130,6 +130,16 @@ class DecodeGraphs:
             return None
         return self._key(plan)
 
+    def is_captured(self, plan: StepPlan) -> bool:
+        """Whether there is a graph for a plan."""
+        return self._key(plan) in self._graphs
+
+    def capture(self, plan: StepPlan) -> None:
+        """Capture the graph of a plan. `newest` is lost."""
+        key = self._key(plan)
+        self._set_padding(key[0])
+        self._graphs[key] = self._capture(*key)
+
     @torch.inference_mode()
     def capture_again(self) -> None:
         """Replace every graph: a profiler may not see into those captured before its first session."""
@@ -160,14 +170,9 @@ class DecodeGraphs:
     def prepare(self, plan: StepPlan, before: Drawn) -> None:
         """Bring the buffers to the state before the plan's first token, copying only what is not there already.
 
-        `before` is what the step before the plan draws.
+        The plan's graph is captured; `before` is what the step before the plan draws.
         """
         key = self._key(plan)
-        graph = self._graphs.get(key)
-        if graph is None:
-            before = Drawn(before.tokens.clone(), before.rows)  # a capture overwrites the buffers
-            self._set_padding(key[0])
-            graph = self._graphs[key] = self._capture(*key)
         # A request that was admitted may have come back with other blocks.
         if plan.admitted or self._rows != [(chunk.request, chunk.start) for chunk in plan.chunks]:
             self._set_rows(plan.chunks, key[0], before)
@@ -175,7 +180,7 @@ class DecodeGraphs:
             self._add_blocks(plan.chunks)
         self._buffers.step.zero_()
         self._rows = [(chunk.request, chunk.stop) for chunk in plan.chunks]
-        self._prepared = graph, plan.decode_steps
+        self._prepared = self._graphs[key], plan.decode_steps
 
     def launch(self) -> Tensor:
         """Replay as often as the prepared plan says; what that draws: [decode steps, rows or more]."""

@@ -116,15 +116,22 @@ def _kv_cache(
             f"the KV cache has no room for a single block of {block_bytes / 2**20:.1f} MiB on {device}: "
             "raise kv_cache_memory, or lower block_size"
         )
-    return KVCache(
-        num_layers=model.num_layers,
-        num_blocks=min(wanted, affordable) + 1,
-        block_size=config.block_size,
-        num_kv_heads=model.num_kv_heads,
-        head_dim=model.head_dim,
-        dtype=dtype,
-        device=device,
-    )
+    num_blocks = min(wanted, affordable)
+    while True:
+        try:
+            return KVCache(
+                num_layers=model.num_layers,
+                num_blocks=num_blocks + 1,
+                block_size=config.block_size,
+                num_kv_heads=model.num_kv_heads,
+                head_dim=model.head_dim,
+                dtype=dtype,
+                device=device,
+            )
+        except torch.OutOfMemoryError:  # another program took it in the meantime, or it lies in pieces
+            if num_blocks == 1:
+                raise ModelError(f"{device} has no memory for a KV cache: close what else runs there") from None
+            num_blocks //= 2
 
 
 def _decode_graphs(

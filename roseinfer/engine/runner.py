@@ -1,5 +1,6 @@
 """Carrying out a step plan: inputs, forward, sampling."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,12 +15,15 @@ from roseinfer.engine.launch import Drawn, Launch
 from roseinfer.engine.request import TokenLogprobs
 from roseinfer.engine.scheduler import BlockCopy, Chunk, StepPlan
 from roseinfer.engine.step_inputs import StepInputs
+from roseinfer.errors import RoseinferError
 from roseinfer.models.base import CausalLM
 from roseinfer.sampling.logits import History
 from roseinfer.sampling.logprobs import logprobs
 from roseinfer.sampling.sampler import SamplingBatch, sample
 from roseinfer.spans import span
 from roseinfer.upload import upload
+
+_LOG = logging.getLogger("roseinfer")
 
 
 class Runner:
@@ -44,15 +48,26 @@ class Runner:
     def launch(self, plan: StepPlan, copies: Sequence[BlockCopy] = ()) -> Launch:
         """Make the copies and run the step, which draws a token for each chunk that samples, in the plan's order.
 
-        Tokens that the launch before is drawing need not have been read.
+        Tokens that the launch before is drawing need not have been read. Raises RoseinferError when the device has no
+        memory for the step.
         """
-        if self.graphs is not None and self.graphs.runs(plan):
+        try:
+            return self._launch(plan, copies)
+        except torch.OutOfMemoryError:
+            raise RoseinferError(
+                f"{self.device} has no memory for a step of {plan.num_tokens} tokens: lower max_batch_tokens, "
+                "max_batch_size or kv_cache_memory"
+            ) from None
+
+    def _launch(self, plan: StepPlan, copies: Sequence[BlockCopy]) -> Launch:
+        graphs = self._graphs_of(plan)
+        if graphs is not None:
             with span("roseinfer.prepare_inputs"):
                 self.cache.copy_blocks(copies)
-                self.graphs.prepare(plan, self._drawn)
+                graphs.prepare(plan, self._drawn)
             with span("roseinfer.model.forward"):
-                tokens = self.graphs.launch()
-            return self._launched(plan, tokens, self.graphs.newest)
+                tokens = graphs.launch()
+            return self._launched(plan, tokens, graphs.newest)
         if plan.decode_steps == 1:
             return self._launch_step(plan, copies)
         # Several decode steps, one by one: what a CUDA graph does without the host.
@@ -62,6 +77,19 @@ class Runner:
             self._launch_step(replace(plan, chunks=chunks, decode_steps=1), copies if step == 0 else ())
             drawn.append(self._drawn.tokens)
         return Launch(torch.stack(drawn), len(plan.chunks))
+
+    def _graphs_of(self, plan: StepPlan) -> DecodeGraphs | None:
+        """What runs the plan in one launch; None where it goes operator by operator."""
+        if self.graphs is None or not self.graphs.runs(plan):
+            return None
+        if not self.graphs.is_captured(plan):
+            self._drawn = Drawn(self._drawn.tokens.clone(), self._drawn.rows)  # a capture overwrites the buffers
+            try:
+                self.graphs.capture(plan)
+            except torch.OutOfMemoryError:
+                _LOG.warning("%s has no memory for CUDA graphs: going on without, more slowly", self.device)
+                self.graphs = None
+        return self.graphs
 
     def _launch_step(self, plan: StepPlan, copies: Sequence[BlockCopy]) -> Launch:
         with span("roseinfer.prepare_inputs"):
