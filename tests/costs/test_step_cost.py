@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from scripted import TINY
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -13,6 +14,7 @@ from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 from roseinfer.engine.request import Request
 from roseinfer.engine.scheduler import Chunk, StepPlan
+from roseinfer.models.footprint import WeightBytes
 
 # The tiny models of tests/tiny.py: hidden 32, 2 layers, 4 heads of 8, vocabulary 258.
 LLAMA_LAYER_MATRICES = 32 * (4 + 2 + 2) * 8 + 32 * 32 + 3 * 32 * 48  # q, k, v of 4 + 2 + 2 heads; o; gate, up, down
@@ -127,6 +129,15 @@ def test_a_step_reads_every_weight_but_the_tables_it_looks_up(name: str, request
     tables = 258 * 32 if name == "llama" else 128 * 32  # GPT-2's embedding is read, as the head
     cost = step_cost(engine.model_config, 4, tokens=0, context_tokens=0, sampled=1)
     assert cost.bytes == 4 * (engine.num_parameters - tables + 2 * 258)
+
+
+def test_weights_count_as_they_are_kept() -> None:
+    weights = WeightBytes(layers=1000, head=100, lookup=10)
+    plain = step_cost(TINY, 2, tokens=3, context_tokens=5, sampled=2, passes=4)
+    kept = step_cost(TINY, 2, tokens=3, context_tokens=5, sampled=2, passes=4, weights=weights)
+    states = (3 + 5) * TINY.kv_bytes_per_token(2) + 2 * 2 * TINY.vocab_size * 2
+    assert kept.bytes == 4 * (1000 + 100) + 3 * 10 + states
+    assert kept.flops == plain.flops
 
 
 def plan_of(*chunks: tuple[int, int, bool]) -> StepPlan:
