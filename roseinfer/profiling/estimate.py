@@ -10,6 +10,8 @@ from roseinfer.config import ProfileConfig
 _BYTES_PER_OP = {"cpu": 1050, "cuda": 2600}
 """Of uncompressed trace for each operator that reaches the dispatcher, measured on decode steps: an operator brings
 further ones that it calls, and on a GPU a launch, a kernel and the arrows between them."""
+_BYTES_PER_REPLAYED_EVENT = 720
+"""Of an event of a graph replay and its arrow from the launch, measured on an H200."""
 _FACTORS = {"record_shapes": 1.5, "with_stack": 5.0, "profile_memory": 1.6, "with_modules": 2.0}
 
 
@@ -27,10 +29,11 @@ class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def trace_bytes(config: ProfileConfig, device: torch.device, ops_per_step: float) -> int:
-    """A rough size of one cycle's trace, uncompressed."""
+def trace_bytes(config: ProfileConfig, device: torch.device, ops_per_step: float, replayed_per_step: int = 0) -> int:
+    """A rough size of one cycle's trace, uncompressed; `replayed_per_step` are GPU events of graph replays."""
     size = ops_per_step * config.active * _BYTES_PER_OP[device.type]
     for option, factor in _FACTORS.items():
         if getattr(config, option):
             size *= factor
+    size += replayed_per_step * config.active * _BYTES_PER_REPLAYED_EVENT
     return int(size)

@@ -77,6 +77,11 @@ class GraphMaps:
         for key, one, other in zip(keys, launched, replayed, strict=True):
             self._made[key] = map_graph(f"decode bs={key[0]} {key[1]}", one, other)
 
+    @property
+    def most_events(self) -> int:
+        """GPU events of the longest replay that has a map."""
+        return max((len(mapped.graph.events) for mapped in self._made.values()), default=0)
+
     def replayed_by(self, plans: Iterable[StepPlan]) -> tuple[list[Graph], list[str]]:
         """The maps of the graphs that some steps replayed, and warnings about those that are missing or have holes."""
         captured = self._graphs.captured

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import median
 
 import msgspec
+import torch
 
 from roseinfer.config import ProfileConfig, RunConfig
 from roseinfer.costs.ceilings import ceilings
@@ -60,18 +61,20 @@ def profile_run(
     planned = planned_steps(engine, config.workload.mode, load)
     _check_fits(config, planned, most_steps(engine, config.workload.mode, load))
     ops_per_step = _warm_up(engine, load, config)
-    warnings = _size_warnings(config.profile, engine, ops_per_step)
-    for warning in warnings:
-        if on_warning is not None:
-            on_warning(warning)
     engine.pool.reset_prefix_cache()
     baseline = run_load(engine, config.workload.mode, load)
     report = Report.of(baseline)
     device = engine.runner.device
     limits = ceilings(device, engine.dtype)
     maps = None if engine.runner.graphs is None else GraphMaps(engine.runner.graphs, device)
+    replayed = 0
     if maps is not None:
         maps.make()
+        replayed = maps.most_events * engine.max_decode_steps
+    warnings = _size_warnings(config.profile, device, ops_per_step, replayed)
+    for warning in warnings:
+        if on_warning is not None:
+            on_warning(warning)
     with record_session(config.profile, device, config.workload.mode, on_compress) as session:
         session.warnings += warnings
         session.details |= {
@@ -149,11 +152,11 @@ def _warm_up(engine: Engine, load: Sequence[PlannedRequest], config: RunConfig) 
     return counted
 
 
-def _size_warnings(config: ProfileConfig, engine: Engine, ops_per_step: float) -> list[str]:
+def _size_warnings(config: ProfileConfig, device: torch.device, ops_per_step: float, replayed: int) -> list[str]:
     limit = parse_bytes(config.max_trace_size)
     if limit is None:
         raise UsageError(f"max_trace_size {config.max_trace_size!r} is no size: write bytes like 1GiB")
-    size = trace_bytes(config, engine.runner.device, ops_per_step)
+    size = trace_bytes(config, device, ops_per_step, replayed)
     if size <= limit:
         return []
     return [
