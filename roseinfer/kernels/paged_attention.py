@@ -222,10 +222,10 @@ def _decode_kernel(
     kv_head = tl.program_id(0)
     split = tl.program_id(1)
     request = tl.program_id(2)
+    length = tl.load(context_lens + request).to(tl.int32)  # from the step's start, several launches ago
     if PDL:
         gdc_wait()
         gdc_launch_dependents()
-    length = tl.load(context_lens + request).to(tl.int32)
     first = 0
     if WINDOW > 0:
         first = tl.maximum(length - WINDOW, 0)

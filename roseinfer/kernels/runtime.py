@@ -52,8 +52,9 @@ def launch_options(x: Tensor) -> dict[str, Any]:
     """Programmatic dependent launch, where the device has it, for a kernel with the constexpr `PDL`.
 
     Such a kernel may start before its predecessor in the stream is done: it must call gdc_wait() before it touches
-    anything but weights, and should call gdc_launch_dependents() after that, so that at most two kernels overlap;
-    one that is measured to gain by it may call that first, so that its successor fetches weights earlier.
+    anything but weights and what was there three launches ago, such as a step's positions. It should call
+    gdc_launch_dependents() after that, so that at most two kernels overlap; one that is measured to gain by it may
+    call that first, so that its successor fetches weights earlier.
     """
     if x.is_cuda and _has_dependent_launch(x.device.index or 0):
         return {"PDL": True, "launch_pdl": True}
