@@ -160,8 +160,8 @@ def paged_decode_attention_triton(
 def decode_tiles(q: Tensor, kv_heads: int, max_tokens: int) -> DecodeTiles:
     """A choice from shapes alone, so that a captured launch serves every length that fits the tables.
 
-    The best of what was measured on an H200 with contexts of 256 to 1000 tokens. Splits are a power of two, so that batches of many
-    sizes share a few compiled kernels.
+    The best of what was measured on an H200 with contexts of 256 to 1000 tokens. Splits are a power of two, so that
+    batches of many sizes share a few compiled kernels.
     """
     requests, heads, head_dim = q.shape
     wanted = -(-2 * num_multiprocessors(q.device) // (requests * kv_heads))
