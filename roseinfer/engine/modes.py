@@ -135,7 +135,7 @@ class ModeScheduler(ABC):
         """Wait for the tokens in flight, and hand them out."""
         assert self._in_flight is not None
         (plan, launch, launched_s), self._in_flight = self._in_flight, None
-        with span("roseinfer.sample"):
+        with span("roseinfer.read_tokens"):
             sampled = launch.tokens()
         now_s = time.perf_counter()
         self._steps.append((plan, now_s - max(launched_s, self._read_s)))

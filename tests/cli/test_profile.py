@@ -18,6 +18,7 @@ IN_EVERY_STEP = [
     "roseinfer.prepare_inputs",
     "roseinfer.model.forward",
     "roseinfer.sample",
+    "roseinfer.read_tokens",
     "roseinfer.commit",
     "roseinfer.detokenize",
 ]
