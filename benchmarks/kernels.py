@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.tune_linears import tune_linears
+from roseinfer.config import SamplingParams
 from roseinfer.kernels import activations
 from roseinfer.kernels.norms import Norm, add_layer_norm, add_layer_norm_reference, add_rms_norm, add_rms_norm_reference
 from roseinfer.kernels.paged_attention import DecodeTiles, paged_decode_attention, paged_decode_attention_triton
@@ -28,6 +29,7 @@ from roseinfer.kernels.skinny_linear import skinny_linear
 from roseinfer.kernels.tuning import replay_us, tuned
 from roseinfer.models.config import ModelConfig
 from roseinfer.models.shapes import SHAPES
+from roseinfer.sampling.sampler import SamplingBatch, sample, sample_reference
 
 MODELS = ("gpt2", "qwen3-0.6b", "llama-3-8b")
 DTYPE = torch.bfloat16
@@ -229,6 +231,18 @@ def small(rows: Rows, name: str, config: ModelConfig, batch: int) -> None:
         triton=lambda: (
             lambda _: rope_append(qkv, table, positions, slots, cache[0], cache[1], heads, kv_heads, head_dim, *norms)
         ),
+    )
+
+    logits = random(batch, config.vocab_size)
+    params = [SamplingParams(temperature=0.9, top_k=40, top_p=0.9)] * batch
+    draws = SamplingBatch.build(params, range(batch), range(batch), logits.device)
+    rows.add(
+        "top-k draw",
+        name,
+        batch,
+        2 * logits.numel(),
+        torch=lambda: lambda _: sample_reference(logits, draws),
+        triton=lambda: lambda _: sample(logits, draws),
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from roseinfer.config import SamplingParams
 from roseinfer.kernels.argmax import argmax
+from roseinfer.kernels.top_k import draw_top_k, draws_top_k
 from roseinfer.sampling.logits import History, LogitChanges
 from roseinfer.sampling.uniform import uniform
 from roseinfer.upload import upload
@@ -72,6 +73,15 @@ def sample(logits: Tensor, batch: SamplingBatch) -> Tensor:
         logits = batch.changes.apply(logits)
     if batch.all_greedy:
         return argmax(logits)
+    if draws_top_k(logits, batch.max_top_k):
+        return draw_top_k(
+            logits, batch.temperature, batch.top_k, batch.top_p, batch.min_p, batch.seeds, batch.positions
+        )
+    return sample_reference(logits, batch)
+
+
+def sample_reference(logits: Tensor, batch: SamplingBatch) -> Tensor:
+    """The same with torch operations, of logits to which the batch's changes have been made."""
     # Rounding to float32 in the middle of a float64 model would make equal runs differ.
     work = logits if logits.dtype == torch.float64 else logits.float()
     vocab_size = logits.shape[-1]

@@ -1,0 +1,194 @@
+"""A token of each row's best few, drawn in one kernel that never sorts the vocabulary.
+
+A row is cut into parts, a program each. A part is seen as groups of logits: the k-th largest of the groups' maxima is
+no more than the part's k-th largest logit, so that whatever lies below it is dropped, and of random logits little more
+than k are left. (Selecting by maxima of groups is the first step of Dr. Top-k, Gaihre et al., 2021.) The part that ends
+last ranks what all of them left, by tiles of a bitonic top-k (Shanbhag, Pirk and Madden, 2018), and draws.
+"""
+
+import torch
+from torch import Tensor
+
+from roseinfer.kernels.runtime import (
+    MAX_ARRIVALS,
+    arrivals,
+    gdc_launch_dependents,
+    gdc_wait,
+    launch_options,
+    runs_triton,
+    tl,
+    triton,
+)
+
+WIDEST = 64
+"""The largest top-k that is drawn here: so many are ranked, whatever a row asks for."""
+_GROUPS = 256
+"""Groups of a part: a thread each."""
+_DEPTH = 16
+"""Logits of a group."""
+_TILE = 1024
+"""Of what the parts left, ranked at once: a little more than the parts of a vocabulary of 50,000 leave."""
+
+
+def draws_top_k(logits: Tensor, top_k: int) -> bool:
+    """Whether `draw_top_k` takes these logits [rows, size]; `top_k` is their largest, 0 where one keeps all."""
+    return 0 < top_k <= WIDEST and logits.dim() == 2 and 2 * len(logits) <= MAX_ARRIVALS and runs_triton(logits)
+
+
+def draw_top_k(
+    logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, seeds: Tensor, positions: Tensor
+) -> Tensor:
+    """Logits [rows, size] -> the index drawn in each row, [rows], int64; launch it on one stream at a time.
+
+    The parameters are [rows], float32 but for `top_k`, `seeds` and `positions`, which are int64. A row of temperature
+    0 takes its best; each other's `top_k` is from 1 to WIDEST. What is drawn is `sampling.sampler.sample`'s, with the
+    lower index first among equals and `sampling.uniform`'s number; only where that number lies within rounding of an
+    edge between two tokens, or top_p or min_p of one where a token is kept, may another come.
+    """
+    rows, size = logits.shape
+    parts = triton.cdiv(size, _GROUPS * _DEPTH)
+    # A group whose largest is dropped is dropped whole: WIDEST groups of each part are left at most. That is as much
+    # memory as 16-bit logits take, of which little is ever written.
+    room = parts * WIDEST * _DEPTH
+    candidates = torch.empty((rows, room), dtype=torch.int64, device=logits.device)
+    out = torch.empty(rows, dtype=torch.int64, device=logits.device)
+    _draw_kernel[(parts, rows)](
+        logits,
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        seeds,
+        positions,
+        out,
+        candidates,
+        arrivals(logits.device),
+        logits.stride(0),
+        size,
+        rows,
+        room,
+        parts,
+        WIDEST=WIDEST,
+        GROUPS=_GROUPS,
+        DEPTH=_DEPTH,
+        TILE=_TILE,
+        num_warps=_GROUPS // 32,
+        maxnreg=64,
+        **launch_options(logits),
+    )
+    return out
+
+
+@triton.jit
+def _mix(value):
+    """`sampling.uniform.mix`: SplitMix64's finalizer (Steele, Lea and Flood, 2014)."""
+    value = value + 0x9E3779B97F4A7C15
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB
+    return value ^ (value >> 31)
+
+
+@triton.jit
+def _key(logits, column, size):
+    """One integer that sorts as (value, lower index), as in `sampling.sampler.rank`."""
+    values = tl.load(logits + column, mask=column < size, other=float("-inf"))
+    bits = (values.to(tl.float32) + 0.0).to(tl.int32, bitcast=True)
+    ordered = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.int64)
+    return tl.where(column < size, (ordered << 32) + (0x7FFFFFFF - column), -0x7FFFFFFFFFFFFFFF)
+
+
+@triton.jit
+def _ranked_tile(candidates, start, count, WIDEST: tl.constexpr, TILE: tl.constexpr):
+    place = start + tl.arange(0, TILE)
+    keys = tl.load(candidates + place, mask=place < count, other=-0x7FFFFFFFFFFFFFFF, cache_modifier=".cg")
+    return tl.topk(keys, WIDEST)
+
+
+@triton.jit
+def _draw_kernel(
+    logits,
+    temperatures,
+    top_ks,
+    top_ps,
+    min_ps,
+    seeds,
+    positions,
+    out,
+    candidates,
+    arrived_parts,
+    logits_stride,
+    size,
+    rows,
+    room,
+    parts,
+    WIDEST: tl.constexpr,
+    GROUPS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    TILE: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    part = tl.program_id(0)
+    row = tl.program_id(1)
+    # Neighbours belong to different groups: equal logits, and those of tokens alike, come together.
+    column = part * (GROUPS * DEPTH) + tl.arange(0, GROUPS)
+    logits += row.to(tl.int64) * logits_stride
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
+    largest = tl.full((GROUPS,), -0x7FFFFFFFFFFFFFFF, tl.int64)
+    for member in tl.static_range(DEPTH):
+        largest = tl.maximum(largest, _key(logits, column + member * GROUPS, size))
+    # More than what stands for no logit, which a short part has in its groups.
+    least = tl.maximum(tl.min(tl.topk(largest, WIDEST), 0), -0x7FFFFFFFFFFFFFFE)
+
+    # Logits are loaded again, which are still close, a few at once: a multiprocessor holds twice the programs that it
+    # would if each kept its logits in registers.
+    taken = tl.zeros((GROUPS,), tl.int32)
+    for member in tl.range(DEPTH, loop_unroll_factor=4):
+        taken += (_key(logits, column + member * GROUPS, size) >= least).to(tl.int32)
+    counter = arrived_parts + rows + row
+    start = tl.atomic_add(counter, tl.sum(taken, 0), sem="relaxed", scope="gpu")
+    candidates += row.to(tl.int64) * room
+    place = candidates + start + tl.cumsum(taken, 0) - taken
+    for member in tl.range(DEPTH, loop_unroll_factor=4):
+        key = _key(logits, column + member * GROUPS, size)
+        tl.store(place, key, mask=key >= least)
+        place += (key >= least).to(tl.int32)
+    tl.debug_barrier()  # every thread's candidates are written before the arrival is told
+    arrived = tl.atomic_add(arrived_parts + row, 1, sem="acq_rel", scope="gpu")
+    if arrived == parts - 1:
+        count = tl.load(counter, cache_modifier=".cg")
+        best = _ranked_tile(candidates, 0, count, WIDEST, TILE)
+        for at in range(TILE, count, TILE):
+            more = _ranked_tile(candidates, at, count, WIDEST, TILE)
+            best = tl.topk(tl.reshape(tl.join(best, more), (2 * WIDEST,)), WIDEST)
+        tl.debug_barrier()  # every thread has read the count
+        tl.store(counter, 0)
+        tl.store(arrived_parts + row, 0)
+
+        rank = tl.arange(0, WIDEST)
+        ids = 0x7FFFFFFF - (best & 0x7FFFFFFF)
+        ordered_best = (best >> 32).to(tl.int32)
+        best_bits = tl.where(ordered_best < 0, ordered_best ^ 0x7FFFFFFF, ordered_best)
+        ranked = best_bits.to(tl.float32, bitcast=True)
+        temperature = tl.load(temperatures + row)
+        divisor = tl.where(temperature > 0, temperature, 1.0)
+        top_p = tl.load(top_ps + row)
+        top_p = tl.where(top_p >= 1, float("inf"), top_p)
+        present = (rank < tl.load(top_ks + row)) & (rank < size)
+        # From here on as in `sampling.sampler.kept_probabilities` and `sample`.
+        peak = tl.max(tl.where(rank == 0, ranked, float("-inf")), 0)
+        weights = tl.where(present, tl.exp(tl.div_rn(ranked - peak, divisor)), 0.0)
+        probabilities = weights / tl.sum(weights, 0)
+        before = tl.cumsum(probabilities, 0) - probabilities
+        nucleus = (before < top_p) | (rank == 0)
+        nucleus &= probabilities >= tl.load(min_ps + row) * tl.max(probabilities, 0)
+        probabilities = tl.where(nucleus, probabilities, 0.0)
+        edges = tl.cumsum(probabilities, 0)
+        bits64 = _mix(_mix(tl.load(seeds + row).to(tl.uint64)) ^ tl.load(positions + row).to(tl.uint64))
+        uniform = ((bits64 >> 11).to(tl.float64) * 1.1102230246251565e-16).to(tl.float32)  # 2 ** -53
+        threshold = uniform * tl.sum(tl.where(rank == WIDEST - 1, edges, 0.0), 0)
+        choice = tl.sum((edges <= threshold).to(tl.int32), 0)
+        choice = tl.minimum(choice, tl.sum((probabilities > 0).to(tl.int32), 0) - 1)
+        choice = tl.where(temperature > 0, tl.maximum(choice, 0), 0)
+        tl.store(out + row, tl.sum(tl.where(rank == choice, ids, 0), 0))

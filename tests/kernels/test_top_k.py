@@ -1,0 +1,160 @@
+"""Draws among each row's best few, in one kernel, are those of the sampler's operations."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from devices import DEVICE, DTYPES, generator
+from torch import Tensor
+
+from roseinfer.config import SamplingParams
+from roseinfer.kernels import top_k
+from roseinfer.kernels.runtime import arrivals
+from roseinfer.kernels.top_k import WIDEST, draw_top_k, draws_top_k
+from roseinfer.sampling.sampler import SamplingBatch, kept_probabilities, rank, sample, sample_reference
+from roseinfer.sampling.uniform import uniform
+
+ROUNDING = 1e-5
+"""Of a sum of probabilities: how far from an edge a uniform number must be for both ways to see it on one side."""
+
+PARAMS = [
+    SamplingParams(temperature=0.7, top_k=40, top_p=0.9),
+    SamplingParams(temperature=1.0, top_k=WIDEST),
+    SamplingParams(temperature=3.0, top_k=17, min_p=0.2),
+    SamplingParams(temperature=1.3, top_k=WIDEST, top_p=0.6, min_p=0.05),
+    SamplingParams(temperature=0.0, top_k=0, top_p=0.3),
+    SamplingParams(temperature=1.0, top_k=1),
+    SamplingParams(temperature=1e-38, top_k=8),
+]
+
+
+@pytest.fixture(autouse=True)
+def _small_parts(single_threaded: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the interpreter can do in a second: parts of 512 logits, tiles of 128."""
+    if DEVICE.type == "cpu":
+        monkeypatch.setattr(top_k, "_GROUPS", 128)
+        monkeypatch.setattr(top_k, "_DEPTH", 4)
+        monkeypatch.setattr(top_k, "_TILE", 128)
+
+
+def batch_of(params: list[SamplingParams], seed: int = 0) -> SamplingBatch:
+    rows = len(params)
+    seeds = torch.randint(-(2**63), 2**63 - 1, (rows,), generator=generator(seed)).tolist()
+    return SamplingBatch.build(params, seeds, [row * 7 for row in range(rows)], DEVICE)
+
+
+def draw(logits: Tensor, batch: SamplingBatch) -> Tensor:
+    return draw_top_k(logits, batch.temperature, batch.top_k, batch.top_p, batch.min_p, batch.seeds, batch.positions)
+
+
+def reference(logits: Tensor, batch: SamplingBatch) -> Tensor:
+    """Ranks as many as any row of these tests needs."""
+    return sample_reference(logits, replace(batch, max_top_k=min(WIDEST, logits.shape[1])))
+
+
+def clear(logits: Tensor, batch: SamplingBatch) -> Tensor:
+    """Which rows' draws no rounding can turn: [rows]. The others lie beside an edge, of top-p, min-p or a token."""
+    ranked, _ = rank(logits.double(), min(WIDEST, logits.shape[1]))
+    everything = kept_probabilities(ranked, replace(batch, top_p=batch.top_p * 0 + 1, min_p=batch.min_p * 0))
+    kept = kept_probabilities(ranked, batch)
+    edges = kept.cumsum(-1)
+    threshold = uniform(batch.seeds, batch.positions)[:, None] * edges[:, -1:]
+    nucleus = (everything.cumsum(-1) - everything - batch.top_p[:, None]).abs()
+    floor = (everything / everything[:, :1] - batch.min_p[:, None]).abs()
+    near = (edges - threshold).abs().amin(-1) < ROUNDING
+    near |= (nucleus.amin(-1) < ROUNDING) & (batch.top_p < 1)
+    near |= (floor.amin(-1) < ROUNDING) & (batch.min_p > 0)
+    return ~near | (batch.temperature == 0)
+
+
+def check(logits: Tensor, batch: SamplingBatch) -> None:
+    certain = clear(logits, batch)
+    assert certain.float().mean() > 0.9
+    assert draw(logits, batch)[certain].tolist() == reference(logits, batch)[certain].tolist()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [1, 3, 64, 511, 1030])
+def test_draws_are_those_of_the_operations(size: int, dtype: torch.dtype) -> None:
+    logits = (torch.randn(len(PARAMS), size + 5, generator=generator(size)) * 3).to(dtype).to(DEVICE)[:, :size]
+    check(logits, batch_of(PARAMS, size))
+    assert not arrivals(DEVICE).any()
+
+
+@pytest.mark.parametrize(
+    "logits",
+    [
+        torch.zeros(700),
+        torch.arange(700.0),
+        -torch.arange(700.0),
+        # The best lie in half the groups of each part: as many are left as there can be, several tiles of them.
+        (torch.arange(700) % 128 < 64) * 5.0 + torch.arange(700) % 7,
+        torch.full((700,), -math.inf).index_fill(0, torch.tensor([0, 5, 511, 512, 699]), -2.0),
+        torch.tensor([0.0, -0.0] * 350),
+        torch.full((40,), -1e30),
+    ],
+    ids=["equal", "rising", "falling", "crowded", "banned", "zeros", "few"],
+)
+def test_the_ranking_is_that_of_the_operations(logits: Tensor) -> None:
+    """So hot that the best are equally likely: the place in their ranking is what is drawn."""
+    rows = 6
+    batch = batch_of([SamplingParams(temperature=1e38, top_k=WIDEST)] * rows)
+    check(logits.repeat(rows, 1).to(DEVICE), batch)
+
+
+@pytest.mark.parametrize(("top_p", "min_p"), [(0.0, 0.0), (1.0, 1.0), (1e-9, 0.0), (1.0, 0.0)])
+def test_at_the_ends_of_top_p_and_min_p(top_p: float, min_p: float) -> None:
+    logits = torch.randn(4, 600, generator=generator(1)).to(DEVICE)
+    batch = batch_of([SamplingParams(temperature=1.0, top_k=50)] * 4)
+    batch = replace(batch, top_p=torch.full_like(batch.top_p, top_p), min_p=torch.full_like(batch.min_p, min_p))
+    drawn = draw(logits, batch).tolist()
+    assert drawn == reference(logits, batch).tolist()
+    assert (drawn == logits.argmax(-1).tolist()) == (top_p < 1 or min_p == 1)
+
+
+def test_which_logits_are_drawn_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(top_k, "runs_triton", lambda x: x.dtype != torch.float64)
+    logits = torch.zeros(2, 9)
+    assert draws_top_k(logits, 1)
+    assert draws_top_k(logits, WIDEST)
+    assert not draws_top_k(logits, 0)
+    assert not draws_top_k(logits, WIDEST + 1)
+    assert not draws_top_k(logits.double(), 5)
+    assert not draws_top_k(torch.zeros(40_000, 1), 5)
+
+
+def test_the_sampler_draws_by_the_kernel_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(2, 600, generator=generator(3)).to(DEVICE)
+    batch = batch_of(PARAMS[:2])
+    expected = reference(logits, batch).tolist()
+    calls = []
+
+    def counting(*arguments: Tensor) -> Tensor:
+        calls.append(arguments)
+        return draw_top_k(*arguments)
+
+    monkeypatch.setattr("roseinfer.sampling.sampler.draw_top_k", counting)
+    monkeypatch.setattr(top_k, "runs_triton", lambda x: x.dtype != torch.float64)
+    assert sample(logits, batch).tolist() == expected
+    assert len(calls) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, *DTYPES])
+@pytest.mark.parametrize(("rows", "size"), [(1, 50257), (16, 50257), (64, 151936)])
+def test_draws_at_the_sizes_of_models_replay_in_a_graph(rows: int, size: int, dtype: torch.dtype) -> None:
+    logits = torch.empty((rows, size), dtype=dtype, device=DEVICE)
+    batch = replace(batch_of([PARAMS[row % len(PARAMS)] for row in range(rows)]), max_top_k=WIDEST)
+    sample(logits.zero_(), batch)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        drawn = sample(logits, batch)
+    for seed in range(20):
+        logits.copy_(torch.randn(rows, size, generator=generator(seed)) * 2)
+        batch.positions.add_(1)
+        graph.replay()
+        certain = clear(logits, batch)
+        assert certain.float().mean() > 0.9 or rows == 1
+        assert drawn[certain].tolist() == reference(logits, batch)[certain].tolist()
