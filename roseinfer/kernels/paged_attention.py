@@ -166,8 +166,9 @@ def decode_tiles(q: Tensor, kv_heads: int, max_tokens: int) -> DecodeTiles:
     requests, heads, head_dim = q.shape
     wanted = -(-2 * num_multiprocessors(q.device) // (requests * kv_heads))
     is_alone = heads == kv_heads  # no head shares its keys: no tensor cores
+    is_wide = requests * kv_heads >= 2048
     if wanted == 1:
-        tile, num_warps = (16 if requests * kv_heads >= 2048 else 32, 2) if is_alone else (64, 4)
+        tile, num_warps = (16 if is_wide else 32, 2) if is_alone else (64, 4)
     else:
         tile, num_warps = (16, 1) if is_alone else (32, 4)
     if is_alone and head_dim > 64:
@@ -181,7 +182,8 @@ def decode_tiles(q: Tensor, kv_heads: int, max_tokens: int) -> DecodeTiles:
         min_tiles=1,
         num_splits=splits,
         num_warps=num_warps if heads // kv_heads <= 16 else 8,
-        num_stages=2 if q.element_size() > 2 else 4 if wanted == 1 and head_dim <= 128 else 3,
+        # More stages leave room for one program a multiprocessor, which pays where the kernel itself takes long.
+        num_stages=2 if q.element_size() > 2 else 4 if is_wide and head_dim <= 128 else 3,
     )
 
 

@@ -151,7 +151,10 @@ def test_which_kernel_takes_what(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(entry, "tuned", lambda _: known)
     for rows in (1, 4):
         x, weight, norm = tensors(rows)
-        assert isinstance(fused_tiles(x, weight, norm=norm), GemvTiles)
+        assert isinstance(fused_tiles(x, weight), GemvTiles)
+        assert fused_tiles(x, weight, norm=norm) is None  # a kernel of its own, unless measured otherwise
+        known[linear_key(rows, weight, norm, None, None)] = (2, 64, 2, 0, 0)
+        assert fused_tiles(x, weight, norm=norm) == GemvTiles(2, 64, 2)
     x, weight, norm = tensors(40)
     assert fused_tiles(x, weight, norm=norm) is None
     chosen = MatmulTiles(64, 64, 2, 4, 3, 256)
