@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from roseinfer.profiling.run import ProfileResult
 
 
-@configured("engine", "workload", "sampling", "profile", base="default")
+@configured("engine", "workload", "load", "sampling", "profile", base="default")
 def profile(
     config: RunConfig,
     *,

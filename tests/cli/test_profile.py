@@ -226,3 +226,11 @@ def test_a_second_run_moves_latest(tiny_llama: Path, tmp_path: Path) -> None:
     assert first != second
     assert first.is_dir()
     assert (tmp_path / "latest").is_symlink()
+
+
+def test_a_load_of_drawn_prompts_is_profiled_as_bench_runs_it(tiny_llama: Path, tmp_path: Path) -> None:
+    load = ["--prompt-length", "5..9", "--num-requests", 3, "--max-new-tokens", 2, "--workload-seed", 7]
+    found = profile(tmp_path, "--model", tiny_llama, *load, "--no-stop-on-eos", "--wait", 0, "--warmup", 0)
+    assert found.manifest["report"]["requests"] == 3
+    assert 15 <= found.manifest["report"]["prompt_tokens"] <= 27
+    assert found.manifest["config"]["workload"]["prompt_length"] == "5..9"
