@@ -25,7 +25,7 @@ bench: $(VENV)/.ready  ## Benchmark the demo model in every mode (CONFIG=name fo
 	@$(BIN)/roseinfer bench --mode all --config $(CONFIG)
 
 test: $(VENV)/.ready-dev  ## Run the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-gpu:  ## Run the tests that need a GPU, with the packages of PYTHON (no set-up)
 	@"$(PYTHON)" -m pytest -m gpu
