@@ -19,19 +19,17 @@ from roseinfer.cache.kv_cache import KVCache
 from roseinfer.engine.launch import Drawn
 from roseinfer.engine.request import PENDING, Request
 from roseinfer.engine.scheduler import Chunk, StepPlan
+from roseinfer.kernels.top_k import WIDEST
 from roseinfer.models.base import CausalLM
 from roseinfer.sampling.sampler import SamplingBatch, sample
 from roseinfer.spans import span
 from roseinfer.upload import upload
 
 Kind = Literal["greedy", "top_k", "all"]
-"""How the rows of a graph draw: by the best logit, from the best few, from any."""
+"""How the rows of a graph draw: by the best logit, from the best few (`WIDEST` at most), from any."""
 
 GraphKey = tuple[int, Kind]
 """What a graph is captured for: its batch size and how its rows draw."""
-
-_WIDEST_TOP_K = 64
-"""The largest top-k that the `top_k` kind ranks; larger ones rank the whole vocabulary."""
 
 
 def batch_sizes(largest: int) -> list[int]:
@@ -103,7 +101,7 @@ class DecodeGraphs:
         self._scrap = scrap_block
         self._buffers = _Buffers.of(max_batch_size, max_blocks, max_steps, device)
         self._tables = np.full((max_batch_size, max_blocks), scrap_block, dtype=np.int32)  # what the buffer holds
-        self._graphs: dict[tuple[int, Kind], torch.cuda.CUDAGraph] = {}
+        self._graphs: dict[GraphKey, torch.cuda.CUDAGraph] = {}
         self._pool: Any = None  # torch's type for it has no public name
         self._rows: list[tuple[Request, int]] = []  # of the last launch, with the tokens computed after it
         self._table_lens: list[int] = [0] * max_batch_size
@@ -126,9 +124,7 @@ class DecodeGraphs:
 
     def key_of(self, plan: StepPlan) -> GraphKey | None:
         """The graph that a plan replays; None where none can."""
-        if not self.runs(plan):
-            return None
-        return self._key(plan)
+        return self._key(plan) if self.runs(plan) else None
 
     def is_captured(self, plan: StepPlan) -> bool:
         """Whether there is a graph for a plan."""
@@ -137,7 +133,6 @@ class DecodeGraphs:
     def capture(self, plan: StepPlan) -> None:
         """Capture the graph of a plan. `newest` is lost."""
         key = self._key(plan)
-        self._set_padding(key[0])
         self._graphs[key] = self._capture(*key)
 
     @torch.inference_mode()
@@ -147,7 +142,6 @@ class DecodeGraphs:
         self._graphs.clear()
         self._pool = None  # it ended with its last graph
         for key in keys:
-            self._set_padding(key[0])
             self._graphs[key] = self._capture(*key)
 
     @torch.inference_mode()
@@ -250,6 +244,8 @@ class DecodeGraphs:
         self._buffers.step.zero_()
 
     def _capture(self, size: int, kind: Kind) -> torch.cuda.CUDAGraph:
+        """The graph of a step, which runs on padding rows meanwhile."""
+        self._set_padding(size)
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -285,7 +281,7 @@ class DecodeGraphs:
                 positions=after,
                 changes=None,
                 all_greedy=kind == "greedy",
-                max_top_k=_WIDEST_TOP_K if kind == "top_k" else 0,
+                max_top_k=WIDEST if kind == "top_k" else 0,
             )
             drawn = sample(logits, batch)
             buffers.drawn[:, :size].index_copy_(0, buffers.step, drawn.unsqueeze(0))
@@ -298,4 +294,4 @@ def _kind(requests: list[Request]) -> Kind:
     drawn = [request.params for request in requests if request.params.temperature > 0]
     if not drawn:
         return "greedy"
-    return "top_k" if all(0 < params.top_k <= _WIDEST_TOP_K for params in drawn) else "all"
+    return "top_k" if all(0 < params.top_k <= WIDEST for params in drawn) else "all"

@@ -6,6 +6,7 @@ One thread drives a mode: `submit` requests, then `step`, or `run`, until nothin
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from roseinfer.config import EngineConfig, Mode, SamplingParams
 from roseinfer.engine.core import EngineCore, Prompt
 from roseinfer.engine.launch import Launch
 from roseinfer.engine.request import Request, RequestOutput, TokenEvent
-from roseinfer.engine.scheduler import Policy, Scheduler, StepPlan
+from roseinfer.engine.scheduler import Policy, Scheduler, SpanFactory, StepPlan
 from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.sampling.uniform import derived_seed
 from roseinfer.spans import span
@@ -94,12 +95,8 @@ class ModeScheduler(ABC):
 
     def next_plan(self) -> StepPlan | None:
         """What `step` would launch now; None when all that is unfinished ends with tokens that are drawn already."""
-        plan = self._scheduler.plan()
-        if self._in_flight is None or (plan.chunks and not plan.preempted):
-            return plan if plan.chunks else None
-        # With the tokens in flight there may be room: requests end, and give their blocks back.
-        self._read()
-        return self._scheduler.plan() if self._unfinished else None
+        plan = self._plan()
+        return plan if plan is not None and plan.chunks else None
 
     def take_steps(self) -> list[tuple[StepPlan, float]]:
         """What was computed since the last call, and how long each step took, in seconds.
@@ -109,15 +106,20 @@ class ModeScheduler(ABC):
         steps, self._steps = self._steps, []
         return steps
 
+    def _plan(self, mark: SpanFactory = nullcontext) -> StepPlan | None:
+        """The next plan; None when reading what is in flight has ended everything."""
+        plan = self._scheduler.plan(mark)
+        if self._in_flight is None or (plan.chunks and not plan.preempted):
+            return plan
+        # With the tokens in flight there may be room: requests end, and give their blocks back.
+        self._read()
+        return self._scheduler.plan(mark) if self._unfinished else None
+
     def _step(self) -> None:
         with span("roseinfer.schedule"):
-            plan = self._scheduler.plan(span)
-            if self._in_flight is not None and (plan.preempted or not plan.chunks):
-                # With the tokens in flight there may be room: requests end, and give their blocks back.
-                self._read()
-                if not self._unfinished:
-                    return
-                plan = self._scheduler.plan(span)
+            plan = self._plan(span)
+            if plan is None:
+                return
             if not plan.chunks:
                 raise RoseinferError("no KV block is free: another scheduler of this engine holds them all")
             copies = self._scheduler.begin(plan)
