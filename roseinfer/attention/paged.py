@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from roseinfer.attention.base import DecodeLayout, StepLayout
+from roseinfer.attention.paged_kernels import padded_tables
 from roseinfer.cache.kv_cache import KVCache
 from roseinfer.kernels import native
 from roseinfer.kernels.paged_attention import paged_decode_attention
@@ -148,12 +149,10 @@ class PagedAttention:
 
 
 def _decode_layout(layout: StepLayout, cache: KVCache) -> DecodeLayout:
-    width = max(map(len, layout.block_tables))
-    tables = [table + [table[-1]] * (width - len(table)) for table in layout.block_tables]
     context_lens = [length + 1 for length in layout.context_lens]
     return DecodeLayout(
         cache=cache,
-        block_tables=torch.tensor(tables, dtype=torch.int32, device=cache.data.device),
+        block_tables=torch.from_numpy(padded_tables(layout.block_tables)),
         context_lens=torch.tensor(context_lens, dtype=torch.int32, device=cache.data.device),
         slots=layout.slots,
     )

@@ -10,7 +10,6 @@ import torch
 
 from roseinfer.config import ProfileConfig, RunConfig
 from roseinfer.costs.ceilings import ceilings
-from roseinfer.costs.step import plan_cost
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.memory import parse_bytes
 from roseinfer.engine.scheduler import Phase, StepPlan
@@ -18,14 +17,13 @@ from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.profiling.dry_run import PlannedStep, most_steps, planned_steps
 from roseinfer.profiling.estimate import OpCounter, trace_bytes
 from roseinfer.profiling.graph_maps import GraphMaps
-from roseinfer.profiling.recorder import Recorder
 from roseinfer.profiling.run_dir import ProfiledStep, check_writable
 from roseinfer.profiling.schedule import steps_needed
 from roseinfer.profiling.session import ProfileSession, SessionResult, record_session
 from roseinfer.workload.load import PlannedRequest
 from roseinfer.workload.provenance import ModelInfo
 from roseinfer.workload.report import Report
-from roseinfer.workload.run import WorkloadResult, run_load
+from roseinfer.workload.run import WorkloadResult, run_load, step_figures
 
 _WARM_UP_STEPS = 64
 """Most steps of the pass before the baseline: what runs for the first time loads kernels and grows memory pools."""
@@ -213,7 +211,8 @@ def _record(
 
     def after_step(plan: StepPlan) -> bool:
         if recorder.is_recording:
-            steps.append(_profiled(engine, plan, recorder))
+            figures = step_figures(engine, plan)
+            steps.append(ProfiledStep(index=recorder.num_steps, cycle=recorder.cycle, **figures))
         recorder.end_step()
         if on_step is not None:
             on_step(min(recorder.num_steps, total), total)
@@ -226,17 +225,3 @@ def _record(
         # A whole pass without progress: EOS keeps the phase to record from coming, now and in every later pass.
         if not config.profile.loop or dataclasses.astuple(recorder.schedule) == before:
             break
-
-
-def _profiled(engine: Engine, plan: StepPlan, recorder: Recorder) -> ProfiledStep:
-    cost = plan_cost(engine.model_config, engine.dtype.itemsize, plan, engine.weight_bytes)
-    return ProfiledStep(
-        index=recorder.num_steps,
-        cycle=recorder.cycle,
-        phase=plan.phase,
-        batch=len(plan.chunks),
-        tokens=plan.num_tokens,
-        context_tokens=plan.num_context_tokens,
-        bytes=cost.bytes,
-        flops=cost.flops,
-    )

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -35,16 +35,20 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, engine: Engine, plan: StepPlan, wall_ms: float) -> "StepRecord":
-        cost = plan_cost(engine.model_config, engine.runner.cache.data.dtype.itemsize, plan, engine.weight_bytes)
-        return cls(
-            phase=plan.phase,
-            batch=len(plan.chunks),
-            tokens=plan.num_tokens,
-            context_tokens=plan.num_context_tokens,
-            bytes=cost.bytes,
-            flops=cost.flops,
-            wall_ms=wall_ms,
-        )
+        return cls(**step_figures(engine, plan), wall_ms=wall_ms)
+
+
+def step_figures(engine: Engine, plan: StepPlan) -> dict[str, Any]:
+    """What is known of a step without running it: a StepRecord's fields but the time."""
+    cost = plan_cost(engine.model_config, engine.dtype.itemsize, plan, engine.weight_bytes)
+    return {
+        "phase": plan.phase,
+        "batch": len(plan.chunks),
+        "tokens": plan.num_tokens,
+        "context_tokens": plan.num_context_tokens,
+        "bytes": cost.bytes,
+        "flops": cost.flops,
+    }
 
 
 class WorkloadResult(msgspec.Struct, frozen=True, kw_only=True):
