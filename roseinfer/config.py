@@ -53,9 +53,10 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Most tokens that one step computes, over all its requests."""
     max_model_len: PositiveInt | None = None
     """Most tokens, prompt and completion together, that a request may have; the model's context length when unset."""
-    compile: bool = False
-    """On a CPU, run what stands between matrix products, and the layers of small decode steps, by kernels that the
-    machine's C++ compiler makes at the first start; from then on, by all engines of the process."""
+    compile: bool | None = None
+    """On a CPU, compute with kernels that the machine's C++ compiler makes: true makes them where that was not done
+    before, which takes seconds; when unset, they are used if they were made (`make setup` does it). From then on, all
+    engines of the process use them."""
     cuda_graphs: bool = True
     """On a GPU, decode by replaying CUDA graphs."""
     max_decode_steps: PositiveInt = 16

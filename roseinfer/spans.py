@@ -5,7 +5,9 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import cast
 
+import torch
 import torch.autograd.profiler as _profiler
 
 
@@ -29,3 +31,13 @@ def span(name: str, label: Callable[[], str] | None = None) -> AbstractContextMa
     if not _profiler._is_profiler_enabled:
         return _NULL_SPAN
     return _profiler.record_function(name if label is None else f"{name}[{label()}]")
+
+
+def recording() -> bool:
+    """Whether a profiler runs."""
+    return bool(_profiler._is_profiler_enabled)
+
+
+def operator(name: str) -> AbstractContextManager[object]:
+    """A range that traces and tables show as an operator of torch, for work that torch does not see; cheap to enter."""
+    return cast(AbstractContextManager[object], torch._C._profiler._RecordFunctionFast(name))

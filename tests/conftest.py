@@ -13,8 +13,12 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when a kernel is defined, so before any is imported
 
 
-def pytest_configure() -> None:
-    """Take Ctrl-C, also where a shell that runs the tests in the background ignores it: processes inherit that."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the tests' cache folder apart from the user's, where compiled kernels may lie that engines then use.
+
+    Take Ctrl-C, also where a shell that runs the tests in the background ignores it: processes inherit that.
+    """
+    os.environ["ROSEINFER_CACHE_DIR"] = str(config.rootpath / ".pytest_cache" / "roseinfer")
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

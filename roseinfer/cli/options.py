@@ -79,7 +79,7 @@ _FLAGS = (
     _Flag(
         "engine",
         "compile",
-        "On a CPU, kernels made by its C++ compiler (once).",
+        "On a CPU, use kernels that its C++ compiler makes (once); default: if they are made.",
         bool,
         names=("--compile/--no-compile",),
     ),

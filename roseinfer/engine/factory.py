@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import msgspec
 import torch
 
 from roseinfer.attention.base import AttentionBackend
@@ -34,8 +35,7 @@ def build_engine(config: EngineConfig, *, on_progress: Callable[[int, int], None
     Raises ModelError for a model that cannot be found, read or run, UsageError for a setting that cannot work.
     """
     device = resolve_device(config.device)
-    if config.compile:
-        _load_native(device)
+    config = msgspec.structs.replace(config, compile=_with_native(config.compile, device))
     dtype = resolve_dtype(config.dtype, device)
     source = resolve(config.model, config.load_format, SHAPES)
     quantization = resolve_quantization(config, device, dtype, is_gguf=source.format == "gguf")
@@ -72,10 +72,19 @@ def build_engine(config: EngineConfig, *, on_progress: Callable[[int, int], None
     )
 
 
-def _load_native(device: torch.device) -> None:
+def _with_native(wanted: bool | None, device: torch.device) -> bool:
+    """Load the compiled kernels if they are wanted, or there and not unwanted; whether the engine uses them."""
     if device.type != "cpu":
-        raise UsageError("--compile is for the CPU; on a GPU, Triton kernels and CUDA graphs do that: leave it out")
-    native.load()
+        if wanted:
+            raise UsageError("--compile is for the CPU; on a GPU, Triton kernels and CUDA graphs do that: leave it out")
+        return False
+    if wanted is False and native.is_loaded():
+        raise UsageError("compile cannot be false in a process whose engines use the compiled kernels: start another")
+    if wanted:
+        native.load()
+    elif wanted is None:
+        native.load_made()
+    return native.is_loaded()
 
 
 def _check_vocabulary(tokenizer: Tokenizer | None, config: EngineConfig, model: str, vocab_size: int) -> None:

@@ -1,9 +1,9 @@
-"""The CPU's kernels in C++ (native.cpp), compiled by the machine's own compiler when `--compile` asks.
+"""The CPU's kernels in C++ (cpp/native.cpp), made by the machine's own compiler when `--compile` or `make setup` asks.
 
 Between its matrix products, a decode step is hundreds of operations on a few kilobytes each, and torch needs longer to
-start one than to do it. Compiled, each of the kernels that a GPU runs in Triton is one call here, too: paged attention
-then reads keys and values where they lie. The library is compiled once per compiler, processor and source, and kept in
-the user's cache folder. Once loaded, the whole process uses it.
+start one than to do it. Compiled, each of the kernels that a GPU runs in Triton is one call here, too, paged attention
+reads keys and values where they lie, and all layers of a decode step are one call. The library is compiled once per
+source and processor, and kept in the user's cache folder. Once loaded, the whole process uses it.
 """
 
 import ctypes
@@ -13,6 +13,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,19 @@ from torch import Tensor
 
 from roseinfer.cache_folder import cache_folder
 from roseinfer.errors import UsageError
+from roseinfer.spans import operator, recording
 
-_SOURCE = Path(__file__).with_suffix(".cpp")
+_SOURCES = Path(__file__).with_name("cpp")
 _COMPILERS = ("c++", "g++", "clang++")
-_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
+_LIBRARY = "library.so"
 _THREADS = "-fopenmp"
 """With it, the library finds torch's OpenMP already loaded, and shares its threads."""
 LANES = 16
 """Elements that the kernels take at once: what they walk over is a multiple of it."""
 _MAX_HEAD_DIM = 256
-MAX_ROWS = 4
-"""Of a decode step whose layers are one call: with few rows, products are walks over the weights."""
+MAX_ROWS = 64
+"""Of a step whose products are this library's: with few rows, they are walks over the weights."""
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 _POINTER, _INTEGER, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -40,8 +43,12 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "silu_and_mul": [_POINTER] * 2 + [_INTEGER] * 3,
     "rope_append": [_POINTER] * 9 + [_INTEGER] * 6 + [_FLOAT],
     "paged_decode_attention": [_POINTER] * 6 + [_INTEGER] * 9 + [_FLOAT],
-    "decode_layers": [_POINTER, _INTEGER, *[_POINTER] * 6, *[_INTEGER] * 9, _FLOAT, _FLOAT],
+    "linear": [_POINTER] * 3 + [_INTEGER],
+    "decode_layers": [_POINTER] + [_INTEGER] * 2,
 }
+
+_LINEARS = ("linear", "int8_linear", "int4_linear")
+"""Names in traces, by `Kind`."""
 
 _functions: dict[tuple[str, torch.dtype], Any] = {}
 """The loaded library's, by name and dtype; empty until `load`."""
@@ -52,23 +59,30 @@ def load() -> bool:
 
     Raises UsageError where there is no C++ compiler, or it fails.
     """
-    if _functions:
+    if load_made():
         return False
     wanted = [os.environ["CXX"]] if "CXX" in os.environ else _COMPILERS
     compiler = next(filter(None, map(shutil.which, wanted)), None)
     if compiler is None:
         raise UsageError("--compile needs a C++ compiler, and there is none: install g++ or clang++, or leave it out")
-    path = cache_folder() / f"native-{_identity(compiler)}.so"
-    compiled = not path.is_file()
-    if compiled:
-        _compile(compiler, path)
+    _compile(compiler, _path())
+    return load_made()
+
+
+def load_made() -> bool:
+    """Make the kernels ready if they were compiled before; whether they are."""
+    if _functions:
+        return True
+    path = _path()
+    if not path.is_file():
+        return False
     library = ctypes.CDLL(str(path))
     for name, arguments in _ARGUMENTS.items():
         for dtype, suffix in _DTYPES.items():
             function = library[f"{name}_{suffix}"]
             function.argtypes, function.restype = arguments, None
             _functions[name, dtype] = function
-    return compiled
+    return True
 
 
 def is_loaded() -> bool:
@@ -105,7 +119,9 @@ def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float)
     rows, size = x.shape
     out = torch.empty((rows, size), dtype=x.dtype)
     total = x if residual is None else torch.empty((rows, size), dtype=x.dtype)
-    _functions["add_rms_norm", x.dtype](
+    _call(
+        "add_rms_norm",
+        x.dtype,
         x.data_ptr(),
         None if residual is None else residual.data_ptr(),
         weight.data_ptr(),
@@ -124,7 +140,7 @@ def silu_and_mul(gate_up: Tensor) -> Tensor:
     """`activations.silu_and_mul` for rows of a multiple of 32."""
     rows, size = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty((rows, size), dtype=gate_up.dtype)
-    _functions["silu_and_mul", gate_up.dtype](gate_up.data_ptr(), out.data_ptr(), rows, size, gate_up.stride(0))
+    _call("silu_and_mul", gate_up.dtype, gate_up.data_ptr(), out.data_ptr(), rows, size, gate_up.stride(0))
     return out
 
 
@@ -146,7 +162,9 @@ def rope_append(
     tokens, positions, slots = len(qkv), positions.to(torch.int64), slots.to(torch.int64)
     q = torch.empty((tokens, num_heads, head_dim), dtype=qkv.dtype)
     pointers = (x if x is None else x.data_ptr() for x in (q_norm, k_norm))
-    _functions["rope_append", qkv.dtype](
+    _call(
+        "rope_append",
+        qkv.dtype,
         qkv.data_ptr(),
         None if table is None else table.data_ptr(),
         positions.data_ptr(),
@@ -179,7 +197,9 @@ def paged_decode_attention(
     requests, heads, head_dim = q.shape
     q, block_tables, context_lens = q.contiguous(), block_tables.to(torch.int32), context_lens.to(torch.int32)
     out = torch.empty_like(q)
-    _functions["paged_decode_attention", q.dtype](
+    _call(
+        "paged_decode_attention",
+        q.dtype,
         q.data_ptr(),
         key_cache.data_ptr(),
         value_cache.data_ptr(),
@@ -200,8 +220,16 @@ def paged_decode_attention(
     return out
 
 
+class Kind(IntEnum):
+    """How a weight is kept."""
+
+    PLAIN = 0
+    INT8 = 1
+    INT4 = 2
+
+
 class Weight(ctypes.Structure):
-    """How the weight of a linear layer is kept; native.cpp's `Weight` says what the fields mean."""
+    """How the weight of a linear layer is kept; products.h says what the fields mean."""
 
     _fields_ = (
         ("values", _POINTER),
@@ -210,7 +238,7 @@ class Weight(ctypes.Structure):
         ("kind", _INTEGER),
         ("outputs", _INTEGER),
         ("size", _INTEGER),
-        ("half", _INTEGER),
+        ("lanes", _INTEGER),
     )
 
 
@@ -231,59 +259,76 @@ class Layer(ctypes.Structure):
     )
 
 
-def decode_layers(
-    layers: "ctypes.Array[Layer]",
-    stream: Tensor,
-    table: Tensor,
-    positions: Tensor,
-    slots: Tensor,
-    block_tables: Tensor,
-    context_lens: Tensor,
-    *,
-    intermediate_size: int,
-    heads: int,
-    kv_heads: int,
-    head_dim: int,
-    block_size: int,
-    sliding_window: int | None,
-    eps: float,
-) -> None:
-    """All layers of a decoder for one new token a row, in place: embeddings [rows, hidden_size] -> residual stream.
+PARTS = ("norm_qkv_linear", "rope_append_attention", "output_linear_add", "norm_gate_up_linear_silu", "down_linear_add")
+"""What `decode_layers` does in each layer, in order."""
 
-    table is the model's rotations; positions and slots int64, block_tables and context_lens int32.
-    """
-    rows, hidden_size = stream.shape
-    _functions["decode_layers", stream.dtype](
-        layers,
-        len(layers),
-        stream.data_ptr(),
-        table.data_ptr(),
-        positions.data_ptr(),
-        slots.data_ptr(),
-        block_tables.data_ptr(),
-        context_lens.data_ptr(),
-        rows,
-        hidden_size,
-        intermediate_size,
-        heads,
-        kv_heads,
-        head_dim,
-        block_tables.stride(0),
-        block_size,
-        sliding_window or 0,
-        eps,
-        head_dim**-0.5,
+
+class Step(ctypes.Structure):
+    """A decode step: its layers, and what they read and write."""
+
+    _fields_ = (
+        ("layers", _POINTER),
+        ("stream", _POINTER),
+        ("table", _POINTER),
+        ("positions", _POINTER),
+        ("slots", _POINTER),
+        ("block_tables", _POINTER),
+        ("context_lens", _POINTER),
+        ("qkv", _POINTER),
+        ("attended", _POINTER),
+        ("gate_up", _POINTER),
+        ("active", _POINTER),
+        ("rows", _INTEGER),
+        ("hidden_size", _INTEGER),
+        ("intermediate_size", _INTEGER),
+        ("heads", _INTEGER),
+        ("kv_heads", _INTEGER),
+        ("head_dim", _INTEGER),
+        ("table_stride", _INTEGER),
+        ("block_size", _INTEGER),
+        ("sliding_window", _INTEGER),
+        ("eps", _FLOAT),
+        ("scale", _FLOAT),
     )
 
 
-def _identity(compiler: str) -> str:
-    """Of what a compiled library is good for: this source, these flags, this compiler, this processor."""
-    parts = [_SOURCE.read_bytes(), " ".join(_FLAGS).encode(), _output(compiler, "--version"), _processor()]
-    return hashlib.blake2b(b"\0".join(parts), digest_size=8).hexdigest()
+def decode_layers(step: Step, dtype: torch.dtype, num_layers: int) -> None:
+    """All layers of a decoder for one new token a row, in place.
+
+    One call; while a profiler runs, one for each of `PARTS`, so that a trace shows where the time goes.
+    """
+    function = _functions["decode_layers", dtype]
+    if not recording():
+        function(ctypes.byref(step), 0, num_layers * len(PARTS))
+        return
+    for part in range(num_layers * len(PARTS)):
+        with operator(f"roseinfer::{PARTS[part % len(PARTS)]}"):
+            function(ctypes.byref(step), part, part + 1)
 
 
-def _output(*command: str) -> bytes:
-    return subprocess.run(command, capture_output=True, check=False).stdout
+def linear(x: Tensor, weight: Weight) -> Tensor:
+    """x W^T + b: contiguous x [rows, size] -> [rows, outputs]."""
+    out = torch.empty((x.shape[0], weight.outputs), dtype=x.dtype)
+    arguments = ctypes.byref(weight), x.data_ptr(), out.data_ptr(), x.shape[0]
+    _call("linear", x.dtype, *arguments, label=_LINEARS[weight.kind])
+    return out
+
+
+def _call(name: str, dtype: torch.dtype, *arguments: Any, label: str | None = None) -> None:
+    """Run a function, which traces show as an operator of its own, called roseinfer::name or roseinfer::label."""
+    function = _functions[name, dtype]
+    if not recording():
+        function(*arguments)
+        return
+    with operator(f"roseinfer::{label or name}"):
+        function(*arguments)
+
+
+def _path() -> Path:
+    """Of the library, named after what it is good for: this source, these flags, this processor."""
+    parts = [path.read_bytes() for path in sorted(_SOURCES.iterdir())]
+    parts += [" ".join(_FLAGS).encode(), _processor()]
+    return cache_folder() / f"native-{hashlib.blake2b(b'|'.join(parts), digest_size=8).hexdigest()}.so"
 
 
 def _processor() -> bytes:
@@ -300,18 +345,40 @@ def _compile(compiler: str, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            library = Path(folder) / path.name
             # Some compilers, Apple's above all, come without OpenMP: the kernels then use one thread.
             for flags in ((*_FLAGS, _THREADS), _FLAGS):
-                run = subprocess.run(
-                    [compiler, *flags, str(_SOURCE), "-o", str(library)], capture_output=True, text=True, check=False
-                )
-                if run.returncode == 0:
-                    library.replace(path)
+                complaint = _build([compiler, *flags], Path(folder))
+                if complaint is None:
+                    (Path(folder) / _LIBRARY).replace(path)
                     return
     except OSError as error:
         raise UsageError(
             f"--compile cannot write to {path.parent}: {error.strerror}; set ROSEINFER_CACHE_DIR"
         ) from None
-    lines = run.stderr.strip().splitlines() or ["it said nothing"]
-    raise UsageError(f"--compile: {compiler} failed ({lines[0]}): install another one, name it in CXX, or leave it out")
+    raise UsageError(
+        f"--compile: {compiler} failed ({complaint}): install another one, name it in CXX, or leave it out"
+    )
+
+
+def _build(compiler: list[str], folder: Path) -> str | None:
+    """Compile for each dtype, side by side, and link; the first line of what the compiler complains about."""
+    source = str(_SOURCES / "native.cpp")
+    objects = {suffix: str(folder / f"{suffix}.o") for suffix in _DTYPES.values()}
+    commands = [[*compiler, "-c", f"-D{suffix.upper()}", source, "-o", to] for suffix, to in objects.items()]
+    for together in (commands, [[*compiler, "-shared", *objects.values(), "-o", str(folder / _LIBRARY)]]):
+        runs = [
+            subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            for command in together
+        ]
+        complaints = [run.communicate()[1].strip().splitlines() for run in runs]  # all are waited for
+        for run, lines in zip(runs, complaints, strict=True):
+            if run.returncode:
+                return lines[0] if lines else "it said nothing"
+    return None
+
+
+if __name__ == "__main__":  # `make setup`: a machine without a compiler does without
+    try:
+        load()
+    except UsageError as error:
+        print(f"[compile] left to PyTorch: {error}")

@@ -5,40 +5,50 @@ weight out anew in every call for many (benchmarks/cpu-notes.md).
 """
 
 import functools
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from roseinfer.kernels.packed_weight import PackedWeight
+
 _MIN_ELEMENTS = 1 << 16
 """Of a weight; a call into oneDNN costs as much as a smaller product."""
 
 
-def packable(weight: Tensor) -> bool:
-    """Whether this processor has kernels for the packed form of a weight [outputs, size], and it is worth it."""
-    return weight.device.type == "cpu" and weight.numel() >= _MIN_ELEMENTS and weight.dtype in _packed_dtypes()
+class OneDnnWeight(PackedWeight):
+    """A weight in oneDNN's order."""
+
+    def __init__(self, packed: Tensor) -> None:
+        self._packed = packed
+
+    @staticmethod
+    def fits(weight: Tensor) -> bool:
+        """Whether this processor has kernels for the packed form of a weight, and it is worth it."""
+        return weight.device.type == "cpu" and weight.numel() >= _MIN_ELEMENTS and weight.dtype in _packed_dtypes()
+
+    @classmethod
+    def pack(cls, weight: Tensor) -> Self:
+        """A copy of a weight [outputs, size] that fits."""
+        return cls(torch.ops.mkldnn._reorder_linear_weight.default(weight, None))
+
+    @property
+    def nbytes(self) -> int:
+        return self._packed.numel() * self._packed.itemsize
+
+    def values(self, dtype: torch.dtype) -> Tensor:
+        return self._packed.to_dense().to(dtype)
+
+    def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, self._packed, bias, "none", [], "")
+        return out
 
 
-def pack(weight: Tensor) -> Tensor:
-    """A packable weight in oneDNN's order: same shape and dtype, values only through `unpacked`."""
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight.default(weight, None)
-    return packed
-
-
-def unpacked(weight: Tensor) -> Tensor:
-    """The plain matrix [outputs, size], copied out of a packed weight; any other weight as it is."""
-    return weight.to_dense() if weight.is_mkldnn else weight
-
-
-def packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W^T + b for a packed weight: x [rows, size] -> [rows, outputs]."""
-    out: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
-    return out
-
-
-def packed_linear_reference(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The same from the plain matrix."""
-    return F.linear(x, unpacked(weight), bias)
+def packed_linear_reference(x: Tensor, weight: PackedWeight, bias: Tensor | None = None) -> Tensor:
+    """The same from the plain matrix, in float32 and rounded once."""
+    wide = F.linear(x.float(), weight.values(torch.float32), None if bias is None else bias.float())
+    return wide.to(x.dtype)
 
 
 @functools.lru_cache(maxsize=1)

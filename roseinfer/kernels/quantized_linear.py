@@ -4,13 +4,15 @@ Few rows of x are multiplied with the packed weight as it is: its bytes are read
 many rows, arithmetic decides: the weight is widened to x's dtype once, and multiplied as any other.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from roseinfer.kernels.packed_weight import PackedTable, PackedWeight
 
 GROUP = 32
 """Elements of a row that share a scale and an offset, in 4 bits."""
@@ -20,26 +22,13 @@ _BLOCK_ROWS = {"AVX512": 64, "AVX2": 32}
 """Rows of a weight that torch packs together in 4 bits, by instruction set: the first half goes into the low bits."""
 
 
-class QuantizedWeight(ABC):
-    """A weight [outputs, size] in few bits, and how to multiply with it."""
+class _QuantizedWeight(PackedWeight):
+    """Multiplies few rows as it is, and many in x's dtype. The kernels for few rows read x rounded to bfloat16."""
 
     max_rows: int
     """Of x, up to which the packed weight is faster than a widened one."""
 
-    @property
-    @abstractmethod
-    def nbytes(self) -> int:
-        """What a product reads, scales included."""
-
-    @abstractmethod
-    def dequantized(self, dtype: torch.dtype) -> Tensor:
-        """The values, [outputs, size]."""
-
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x W^T + b: bfloat16 or float32 x [rows, size] -> [rows, outputs] in x's dtype.
-
-        The kernels for few rows read x rounded to bfloat16.
-        """
         if x.shape[0] > self.max_rows:
             return self._many_rows(x, bias)
         # A conversion that finds nothing to do takes time, too.
@@ -52,17 +41,11 @@ class QuantizedWeight(ABC):
         """In bfloat16, without a bias."""
 
     def _many_rows(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        return F.linear(x, self.dequantized(x.dtype), bias)
-
-
-def quantized_linear_reference(x: Tensor, weight: QuantizedWeight, bias: Tensor | None = None) -> Tensor:
-    """The same from the widened weight, in float32 and rounded once."""
-    wide = F.linear(x.float(), weight.dequantized(torch.float32), None if bias is None else bias.float())
-    return wide.to(x.dtype)
+        return F.linear(x, self.values(x.dtype), bias)
 
 
 @dataclass(frozen=True)
-class Int8Rows(QuantizedWeight):
+class Int8Rows(_QuantizedWeight, PackedTable):
     """8 bits an element and a scale a row: value = code x scale."""
 
     codes: Tensor  # [outputs, size], int8
@@ -87,16 +70,14 @@ class Int8Rows(QuantizedWeight):
     def nbytes(self) -> int:
         return self.codes.nbytes + self.scales.nbytes
 
-    def dequantized(self, dtype: torch.dtype) -> Tensor:
+    def values(self, dtype: torch.dtype) -> Tensor:
         return self.codes.to(dtype) * self.scales.to(dtype)[:, None]
 
     @property
     def row_bytes(self) -> int:
-        """What one row takes."""
         return self.codes.shape[1] * self.codes.itemsize + self.scales.itemsize
 
     def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
-        """The values of some rows: [n] -> [n, size]."""
         return self.codes[ids].to(dtype) * self.scales[ids].to(dtype)[:, None]
 
     def _few_rows(self, x: Tensor) -> Tensor:
@@ -134,7 +115,7 @@ class Groups(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Int4Groups(QuantizedWeight):
+class Int4Groups(_QuantizedWeight):
     """4 bits an element, and a scale and an offset for each 32 of a row."""
 
     packed: Tensor  # [outputs, size / 2], uint8, in the order of torch's kernel
@@ -164,7 +145,7 @@ class Int4Groups(QuantizedWeight):
     def nbytes(self) -> int:
         return self.packed.nbytes + self.scales_and_offsets.nbytes
 
-    def dequantized(self, dtype: torch.dtype) -> Tensor:
+    def values(self, dtype: torch.dtype) -> Tensor:
         return self._transposed(dtype).t()
 
     @property

@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from roseinfer.attention.base import AttentionBackend, AttentionMetadata
+from roseinfer.kernels.packing import Packing
 from roseinfer.models.config import ModelConfig
-from roseinfer.models.layers import Embedding, Linear, Packing, RMSNorm
+from roseinfer.models.layers import Embedding, Linear, RMSNorm
 
 Transform = Callable[[Tensor], Tensor]
 WeightPlace = tuple[str, Transform | None]

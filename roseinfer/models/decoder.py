@@ -40,7 +40,7 @@ class Decoder(CausalLM):
         hidden, residual = self.embed(token_ids), None
         layers = self._native(metadata) if len(token_ids) <= native.MAX_ROWS else None
         if layers is not None:
-            return self.norm.after(layers.run(hidden, positions, self.rope, metadata), None)[0]
+            return self.norm.after(layers.run(hidden, positions, metadata), None)[0]
         step = StepTensors(token_ids, positions, self.rope, attention, metadata)
         for layer in self.layers:
             hidden, residual = layer(hidden, residual, step)
@@ -56,7 +56,7 @@ class Decoder(CausalLM):
         if self._native_layers is None or self._native_layers.cache is not metadata.cache:
             if not NativeLayers.fits(self.layers, self.config, metadata.cache):
                 return None
-            self._native_layers = NativeLayers(self.layers, self.config, metadata.cache)
+            self._native_layers = NativeLayers(self.layers, self.config, metadata.cache, self.rope)
         return self._native_layers
 
     def weight_views(self) -> dict[str, Tensor]:

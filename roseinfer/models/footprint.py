@@ -39,5 +39,5 @@ class WeightBytes(msgspec.Struct, frozen=True):
 def _own_bytes(module: nn.Module) -> int:
     """Of a module's weights, without those of the modules in it."""
     plain = sum(parameter.numel() * parameter.itemsize for parameter in module.parameters(recurse=False))
-    quantized = module.quantized if isinstance(module, Linear) else None
-    return plain if quantized is None else plain + quantized.nbytes
+    packed = module.packed if isinstance(module, Linear) else None
+    return plain if packed is None else plain + packed.nbytes

@@ -1,6 +1,6 @@
 """Layers that the architectures share. All tensors are packed: the first dimension runs over the step's tokens."""
 
-from typing import Literal
+import math
 
 import torch
 import torch.nn.functional as F
@@ -9,12 +9,10 @@ from torch import Tensor, nn
 from roseinfer.kernels import activations, native
 from roseinfer.kernels.activations import Activation
 from roseinfer.kernels.norms import Norm, add_layer_norm, add_rms_norm, add_rms_norm_mirrored
-from roseinfer.kernels.packed_linear import pack, packable, packed_linear, unpacked
-from roseinfer.kernels.quantized_linear import Groups, Int4Groups, Int8Rows, QuantizedWeight
+from roseinfer.kernels.packed_weight import PackedTable, PackedWeight
+from roseinfer.kernels.packing import Packing, pack, pack_groups
+from roseinfer.kernels.quantized_linear import Groups
 from roseinfer.kernels.skinny_linear import fused_linear, skinny_linear
-
-Packing = Literal["none", "int8", "int4"]
-"""How the weights of matrix products are kept: as they are, in 8 bits by rows, or in 4 bits by groups of 32."""
 
 _FEW_ROWS = 16
 """Rows of a step up to which operations cost a CPU more than what they compute."""
@@ -35,50 +33,41 @@ class Linear(nn.Module):
         super().__init__()
         self.weight = parameter(out_features, in_features)
         self.bias = parameter(out_features) if bias else None
-        self.quantized: QuantizedWeight | None = None
-        self._packed: Tensor | None = None
+        self.unit = out_features
+        """Outputs that its parts are multiples of."""
+        self.packed: PackedWeight | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.quantized is not None:
-            return self.quantized.linear(x, self.bias)
-        if self._packed is not None:
-            return packed_linear(x, self._packed, self.bias)
+        if self.packed is not None:
+            return self.packed.linear(x, self.bias)
         return F.linear(x, self.weight, self.bias)
 
     def pack(self, packing: Packing = "none") -> None:
         """Bring a loaded weight into the form that the CPU's kernels read; the plain one is let go.
 
-        What does not fit into 4 bits gets 8, what does not fit into these stays as it is. A weight that is quantized
-        already does too.
+        A weight that is packed already stays as it is.
         """
-        if self.quantized is not None:
-            return
-        if packing == "int4" and Int4Groups.fits(self.weight):
-            self.keep(Groups.quantize(self.weight))
-        elif packing != "none" and Int8Rows.fits(self.weight):
-            self._replace(Int8Rows.quantize(self.weight))
-        elif packable(self.weight):
-            self._packed = pack(self.weight)
-            if not native.is_loaded():  # compiled kernels walk the plain weight, where rows are few
-                self.weight = nn.Parameter(self._packed, requires_grad=False)
+        if self.packed is None:
+            self._replace(pack(self.weight, packing, self.unit))
 
     def keep(self, groups: Groups) -> None:
         """Take a weight that comes in 4 bits as it is."""
-        self._replace(Int4Groups.pack(groups))
+        self._replace(pack_groups(groups, self.unit))
 
-    def _replace(self, quantized: QuantizedWeight) -> None:
-        self.quantized = quantized
-        self.weight = nn.Parameter(self.weight.new_empty(0, self.weight.shape[1]), requires_grad=False)
+    def _replace(self, packed: PackedWeight | None) -> None:
+        if packed is not None:
+            self.packed = packed
+            self.weight = nn.Parameter(self.weight.new_empty(0, self.weight.shape[1]), requires_grad=False)
 
     @property
     def matrix(self) -> Tensor:
         """The weight [out_features, in_features] in plain order: itself, or a copy of a packed one."""
-        return unpacked(self.weight) if self.quantized is None else self.quantized.dequantized(self.weight.dtype)
+        return self.weight if self.packed is None else self.packed.values(self.weight.dtype)
 
     @property
     def weight_bytes(self) -> int:
         """What a product reads, without the bias."""
-        return self.weight.numel() * self.weight.itemsize if self.quantized is None else self.quantized.nbytes
+        return self.weight.nbytes if self.packed is None else self.packed.nbytes
 
     def into(self, x: Tensor, activation: Activation | None = None) -> Tensor:
         """activation(x W^T + b)."""
@@ -119,6 +108,7 @@ class FusedLinear(Linear):
     def __init__(self, in_features: int, parts: dict[str, int], *, bias: bool) -> None:
         super().__init__(in_features, sum(parts.values()), bias=bias)
         self.parts = parts
+        self.unit = math.gcd(*parts.values())
 
     def part(self, name: str) -> dict[str, Tensor]:
         """The rows of one projection, under the names that checkpoints use: weight and, where there is one, bias."""
@@ -195,47 +185,43 @@ class Embedding(nn.Module):
         super().__init__()
         self.rows = rows
         self.table = parameter(-(-rows // 64) * 64, size)
-        self._packed_head: Tensor | None = None
-        self._quantized: Int8Rows | None = None
+        self.packed: PackedWeight | None = None
 
     @property
     def weight(self) -> Tensor:
-        """The rows that are used, [rows, size]: a view, or a copy of a quantized table."""
-        return self.table[: self.rows] if self._quantized is None else self._quantized.dequantized(self.table.dtype)
+        """The rows that are used, [rows, size]: a view, or a copy of a packed table."""
+        return self.packed.values(self.table.dtype) if isinstance(self.packed, PackedTable) else self.table[: self.rows]
 
     @property
     def weight_bytes(self) -> int:
         """What a product with the table as a head reads."""
-        return self.weight.nbytes if self._quantized is None else self._quantized.nbytes
+        return self.weight.nbytes if self.packed is None else self.packed.nbytes
 
     @property
     def row_bytes(self) -> int:
         """What looking up a token reads."""
-        return self.table.shape[1] * self.table.itemsize if self._quantized is None else self._quantized.row_bytes
+        if isinstance(self.packed, PackedTable):
+            return self.packed.row_bytes
+        return self.table.shape[1] * self.table.itemsize
 
     def forward(self, ids: Tensor) -> Tensor:
-        if self._quantized is not None:
-            return self._quantized.rows(ids, self.table.dtype)
+        if isinstance(self.packed, PackedTable):
+            return self.packed.rows(ids, self.table.dtype)
         return F.embedding(ids, self.table)
 
     def logits(self, hidden: Tensor, bias: Tensor | None = None) -> Tensor:
         """The table as a head: [tokens, size] -> [tokens, rows]."""
-        if self._quantized is not None:
-            return self._quantized.linear(hidden, bias)
-        if self._packed_head is not None:
-            return packed_linear(hidden, self._packed_head, bias)
+        if self.packed is not None:
+            return self.packed.linear(hidden, bias)
         logits = skinny_linear(hidden, self.table if hidden.is_cuda else self.weight)[:, : self.rows]
         return logits if bias is None else logits + bias
 
     def pack_head(self, packing: Packing = "none") -> None:
         """Bring a loaded table, which is the head as well, into the form that the CPU's kernels read.
 
-        Quantized, to 8 bits always, it is what tokens are looked up in too; otherwise the head is a second copy.
+        Quantized, it is so to 8 bits always. Where the form has rows to look up, the plain table is let go.
         """
-        if self._quantized is not None:
-            return
-        if packing != "none" and Int8Rows.fits(self.table):
-            self._quantized = Int8Rows.quantize(self.weight)
-            self.table = nn.Parameter(self.table.new_empty(0, self.table.shape[1]), requires_grad=False)
-        elif packable(self.weight):
-            self._packed_head = pack(self.weight)
+        if self.packed is None:
+            self.packed = pack(self.weight, "none" if packing == "none" else "int8", self.rows)
+            if isinstance(self.packed, PackedTable):
+                self.table = nn.Parameter(self.table.new_empty(0, self.table.shape[1]), requires_grad=False)

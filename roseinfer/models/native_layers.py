@@ -1,13 +1,16 @@
 """A decoder's layers as the compiled kernels of the CPU take them: a table of addresses, and one call a step."""
 
+import ctypes
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from roseinfer.attention.base import DecodeLayout
 from roseinfer.cache.kv_cache import KVCache
 from roseinfer.kernels import native
-from roseinfer.kernels.quantized_linear import Int4Groups, Int8Rows
+from roseinfer.kernels.native import Kind
+from roseinfer.kernels.native_linear import NativeWeight
 from roseinfer.models.config import ModelConfig
 from roseinfer.models.layers import Linear, RMSNorm
 from roseinfer.models.rope import RotaryEmbedding
@@ -16,11 +19,26 @@ from roseinfer.models.rope import RotaryEmbedding
 class NativeLayers:
     """All layers of one decoder over one KV cache. The decoder keeps the tensors alive."""
 
-    def __init__(self, layers: nn.ModuleList, config: ModelConfig, cache: KVCache) -> None:
+    def __init__(self, layers: nn.ModuleList, config: ModelConfig, cache: KVCache, rope: RotaryEmbedding) -> None:
         self.cache = cache
         self._config = config
+        self._dtype = cache.data.dtype
         self._table = (native.Layer * len(layers))(
             *(_layer(layer, keys, values) for layer, (keys, values) in zip(layers, cache.flat, strict=True))
+        )
+        self._room: list[Tensor] = []
+        self._step = native.Step(
+            layers=ctypes.cast(self._table, ctypes.c_void_p),
+            table=rope.table.data_ptr(),
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            heads=config.num_heads,
+            kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            block_size=cache.block_size,
+            sliding_window=config.sliding_window or 0,
+            eps=config.norm_eps,
+            scale=config.head_dim**-0.5,
         )
 
     @staticmethod
@@ -31,37 +49,51 @@ class NativeLayers:
             native.runs_native(cache.data)
             and native.attends(config.head_dim)
             and all(size % native.LANES == 0 for size in sizes)
-            and all(_known(module, config) for module in layers.modules() if isinstance(module, Linear))
+            and all(_fits(layer, config, cache.data.dtype) for layer in layers)
         )
 
-    def run(self, hidden: Tensor, positions: Tensor, rope: RotaryEmbedding, layout: DecodeLayout) -> Tensor:
+    def run(self, hidden: Tensor, positions: Tensor, layout: DecodeLayout) -> Tensor:
         """Embeddings of one new token a request [requests, hidden_size] -> the residual stream behind the layers."""
-        config = self._config
-        stream = hidden.contiguous()
-        native.decode_layers(
-            self._table,
-            stream,
-            rope.table,
-            positions,
-            layout.slots,
-            layout.block_tables,
-            layout.context_lens,
-            intermediate_size=config.intermediate_size,
-            heads=config.num_heads,
-            kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            block_size=self.cache.block_size,
-            sliding_window=config.sliding_window,
-            eps=config.norm_eps,
-        )
+        stream, step = hidden.contiguous(), self._step
+        self._make_room(len(stream))
+        step.rows = len(stream)
+        step.stream = stream.data_ptr()
+        step.positions = positions.data_ptr()
+        step.slots = layout.slots.data_ptr()
+        step.block_tables = layout.block_tables.data_ptr()
+        step.context_lens = layout.context_lens.data_ptr()
+        step.table_stride = layout.block_tables.stride(0)
+        native.decode_layers(step, self._dtype, len(self._table))
         return stream
 
+    def _make_room(self, rows: int) -> None:
+        """For what the parts of a layer leave to each other."""
+        if self._room and len(self._room[0]) >= rows:
+            return
+        config = self._config
+        query = config.num_heads * config.head_dim
+        sizes = {
+            "qkv": query + 2 * config.num_kv_heads * config.head_dim,
+            "attended": query,
+            "gate_up": 2 * config.intermediate_size,
+            "active": config.intermediate_size,
+        }
+        self._room = [torch.empty(rows, size, dtype=self._dtype) for size in sizes.values()]
+        for name, tensor in zip(sizes, self._room, strict=True):
+            setattr(self._step, name, tensor.data_ptr())
 
-def _known(linear: Linear, config: ModelConfig) -> bool:
-    if isinstance(linear.quantized, Int4Groups):
+
+def _fits(layer: nn.Module, config: ModelConfig, dtype: torch.dtype) -> bool:
+    for linear in layer.modules():
+        if not isinstance(linear, Linear):
+            continue
+        weight = linear.packed
+        if not isinstance(weight, NativeWeight) or (weight.kind is Kind.PLAIN and weight.data.dtype != dtype):
+            return False
         # Gates and ups are computed in equal parts, which must not cut a pack.
-        return config.intermediate_size % (2 * linear.quantized.half) == 0
-    return isinstance(linear.quantized, Int8Rows) or (linear.quantized is None and not linear.weight.is_mkldnn)
+        if config.intermediate_size % weight.lanes and linear is getattr(layer, "gate_up", None):
+            return False
+    return True
 
 
 def _layer(layer: Any, keys: Tensor, values: Tensor) -> native.Layer:
@@ -83,15 +115,5 @@ def _layer(layer: Any, keys: Tensor, values: Tensor) -> native.Layer:
 
 
 def _weight(linear: Linear) -> native.Weight:
-    quantized = linear.quantized
-    bias = None if linear.bias is None else linear.bias.data_ptr()
-    if isinstance(quantized, Int8Rows):
-        outputs, size = quantized.codes.shape
-        values, scales, kind, half = quantized.codes, quantized.scales, 1, 0
-    elif isinstance(quantized, Int4Groups):
-        outputs, size = quantized.packed.shape[0], 2 * quantized.packed.shape[1]
-        values, scales, kind, half = quantized.packed, quantized.scales_and_offsets, 2, quantized.half
-    else:
-        outputs, size = linear.weight.shape
-        return native.Weight(linear.weight.data_ptr(), None, bias, 0, outputs, size, 0)
-    return native.Weight(values.data_ptr(), scales.data_ptr(), bias, kind, outputs, size, half)
+    assert isinstance(linear.packed, NativeWeight)
+    return linear.packed.describe(linear.bias)

@@ -1,6 +1,5 @@
 """The compiled kernels of the CPU against their references in torch, and how they come about."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import torch
 from devices import generator, tolerance
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from native_builds import BUILDS, COMPILER, load_build
 from paged_cases import paged_case
 
 from roseinfer.errors import UsageError
@@ -18,7 +18,6 @@ from roseinfer.kernels.norms import add_rms_norm, add_rms_norm_reference
 from roseinfer.kernels.paged_attention import paged_decode_attention, paged_decode_attention_reference
 from roseinfer.kernels.rope_append import rope_append, rope_append_reference
 
-COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
 
 pytestmark = [
@@ -27,13 +26,9 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        assert native.load()
-    yield
-    native.unload()
+@pytest.fixture(scope="module", params=BUILDS)
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    yield from load_build(request.param, tmp_path_factory.mktemp("cache"))
 
 
 @given(
@@ -162,6 +157,7 @@ def test_a_second_process_finds_the_library(tmp_path: Path, monkeypatch: pytest.
 
 def test_without_a_compiler_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     try:
         native.unload()

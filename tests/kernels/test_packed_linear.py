@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roseinfer.kernels.packed_linear import pack, packable, packed_linear, packed_linear_reference, unpacked
+from roseinfer.kernels.packed_linear import OneDnnWeight, packed_linear_reference
 from roseinfer.models.layers import FusedLinear
 
 
@@ -23,21 +23,19 @@ def test_a_packed_weight_gives_the_plain_product(
 ) -> None:
     torch.manual_seed(seed)
     weight = torch.randn(outputs, size).to(dtype)
-    if not packable(weight):
+    if not OneDnnWeight.fits(weight):
         pytest.skip(f"no packed {dtype} on this processor")
     x, b = torch.randn(rows, size).to(dtype), torch.randn(outputs).to(dtype) if bias else None
-    packed = pack(weight)
-    assert torch.equal(unpacked(packed), weight)
+    packed = OneDnnWeight.pack(weight)
+    assert torch.equal(packed.values(dtype), weight)
     expected = packed_linear_reference(x, packed, b)
     tolerance = 1e-4 if dtype == torch.float32 else 0.5  # of sums of about sqrt(size); bfloat16 has 8 bits
-    torch.testing.assert_close(packed_linear(x, packed, b), expected, atol=tolerance, rtol=tolerance / 10)
+    torch.testing.assert_close(packed.linear(x, b), expected, atol=tolerance, rtol=tolerance / 10)
 
 
 def test_what_has_no_packed_form_stays_as_it_is() -> None:
-    assert not packable(torch.randn(8, 8)), "too small to pay"
-    assert not packable(torch.randn(512, 512, dtype=torch.float64))
-    plain = torch.randn(512, 512, dtype=torch.float64)
-    assert unpacked(plain) is plain
+    assert not OneDnnWeight.fits(torch.randn(8, 8)), "too small to pay"
+    assert not OneDnnWeight.fits(torch.randn(512, 512, dtype=torch.float64))
 
 
 def test_a_packed_layer_computes_the_same_and_still_tells_its_parts() -> None:

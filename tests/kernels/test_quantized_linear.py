@@ -9,19 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roseinfer.kernels.quantized_linear import (
-    Groups,
-    Int4Groups,
-    Int8Rows,
-    QuantizedWeight,
-    quantized_linear_reference,
-)
+from roseinfer.kernels.packed_linear import packed_linear_reference
+from roseinfer.kernels.packed_weight import PackedWeight
+from roseinfer.kernels.quantized_linear import Groups, Int4Groups, Int8Rows
 from roseinfer.models.layers import Embedding, FusedLinear, Linear
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 
 
-def quantized(bits: int, weight: torch.Tensor) -> QuantizedWeight:
+def quantized(bits: int, weight: torch.Tensor) -> PackedWeight:
     return Int8Rows.quantize(weight) if bits == 8 else Int4Groups.pack(Groups.quantize(weight))
 
 
@@ -50,7 +46,7 @@ def test_few_rows_and_many_give_the_product_of_the_widened_weight(
     packed = quantized(bits, weight)
     x = torch.randn(rows, 32 * size).bfloat16().to(dtype)  # few rows round to bfloat16
     b = torch.randn(64 * outputs).to(dtype) if bias else None
-    out, expected = packed.linear(x, b), quantized_linear_reference(x, packed, b)
+    out, expected = packed.linear(x, b), packed_linear_reference(x, packed, b)
     assert out.dtype == dtype
     # bfloat16 has 8 bits, for the widened weight, the product and the sum with the bias.
     torch.testing.assert_close(out.float(), expected.float(), atol=0.02 * (32 * size) ** 0.5, rtol=2**-6)
@@ -60,7 +56,7 @@ def test_few_rows_and_many_give_the_product_of_the_widened_weight(
 def test_8_bits_take_any_number_of_rows(outputs: int, size: int) -> None:
     torch.manual_seed(0)
     packed, x = Int8Rows.quantize(torch.randn(outputs, size)), torch.randn(5, size).bfloat16()
-    expected = quantized_linear_reference(x, packed)
+    expected = packed_linear_reference(x, packed)
     torch.testing.assert_close(packed.linear(x), expected, atol=0.2, rtol=2**-6)
 
 
@@ -81,7 +77,7 @@ def test_codes_are_the_nearest(seed: int, spread: float) -> None:
     weight = torch.randn(64, 64) * 10**spread + torch.randn(64, 1)
     rows = Int8Rows.quantize(weight)
     step = rows.scales.float()[:, None]
-    assert ((rows.dequantized(torch.float32) - weight).abs() <= 0.51 * step + 2**-8 * step).all()
+    assert ((rows.values(torch.float32) - weight).abs() <= 0.51 * step + 2**-8 * step).all()
     groups = Groups.quantize(weight)
     step = groups.scales.repeat_interleave(32, dim=1)
     rounding = 1e-6 * weight.abs()
@@ -90,7 +86,7 @@ def test_codes_are_the_nearest(seed: int, spread: float) -> None:
 
 def test_rows_of_zeros_stay_zeros() -> None:
     zeros = torch.zeros(64, 64)
-    assert not Int8Rows.quantize(zeros).dequantized(torch.float32).any()
+    assert not Int8Rows.quantize(zeros).values(torch.float32).any()
     assert not Groups.quantize(zeros).values(torch.float32).any()
 
 
@@ -100,7 +96,7 @@ def test_4_bits_are_packed_without_a_loss_but_of_the_scales() -> None:
     scales, offsets = torch.randn(128, 3).bfloat16().float(), torch.randn(128, 3).bfloat16().float()
     needs_int4(codes)
     packed = Int4Groups.pack(groups := Groups(codes, scales, offsets))
-    assert torch.equal(packed.dequantized(torch.float32), groups.values(torch.float32))
+    assert torch.equal(packed.values(torch.float32), groups.values(torch.float32))
 
 
 @pytest.mark.parametrize("capability", ["avx2", "avx512"])
@@ -112,7 +108,7 @@ def test_4_bits_are_read_right_on_other_processors(capability: str) -> None:
         "if Int4Groups.fits(weight):\n"
         "    packed = Int4Groups.pack(Groups.quantize(weight))\n"
         "    by_kernel = packed._few_rows(x.bfloat16())\n"
-        "    assert torch.equal(packed.dequantized(torch.bfloat16).t(), by_kernel)\n"
+        "    assert torch.equal(packed.values(torch.bfloat16).t(), by_kernel)\n"
     )
     environment = os.environ | {"ATEN_CPU_CAPABILITY": capability, "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=120)
@@ -132,9 +128,9 @@ def test_a_quantized_layer_is_smaller_and_still_tells_its_parts(packing: str) ->
     for name, weight in parts.items():
         assert (layer.part(name)["weight"] - weight).abs().max() < error
     assert (layer(x) - expected).abs().max() < 64**0.5 * (error + 0.02)  # x rounds to bfloat16
-    packed = layer.quantized
+    packed = layer.packed
     layer.pack("none")
-    assert layer.quantized is packed, "it stays as it is"
+    assert layer.packed is packed, "it stays as it is"
 
 
 def test_a_quantized_table_is_looked_up_and_multiplied_alike() -> None:
@@ -156,8 +152,8 @@ def test_what_torch_has_no_kernel_for_keeps_more_bits() -> None:
     odd = Linear(24, 64, bias=False)  # no whole groups, and no multiple of 16
     odd.weight.data.normal_()
     odd.pack("int4")
-    assert odd.quantized is None
+    assert odd.packed is None
     narrow = Linear(64, 40, bias=False)
     narrow.weight.data.normal_()
     narrow.pack("int4")
-    assert isinstance(narrow.quantized, Int8Rows)
+    assert isinstance(narrow.packed, Int8Rows)

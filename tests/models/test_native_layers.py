@@ -9,10 +9,12 @@ import pytest
 import torch
 from stepping import run_traced
 from tiny import save_llama
+from torch.profiler import ProfilerActivity, profile
 
 from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
+from roseinfer.errors import UsageError
 from roseinfer.kernels import native
 from roseinfer.models.native_layers import NativeLayers
 
@@ -81,13 +83,14 @@ def test_logits_are_those_of_torch(kind: str, threads: int, tmp_path: Path, monk
     torch.set_num_threads(threads)
     calls = []
     run = NativeLayers.run
+    monkeypatch.setattr(native, "MAX_ROWS", 4)
     monkeypatch.setattr(NativeLayers, "run", lambda self, *rest: calls.append(len(rest[0])) or run(self, *rest))
     try:
         # Three at a time, as one call; six at a time, as calls of single operations.
         for batch in (1, 3, 6):
             calls.clear()
             native.unload()
-            plain = run_traced(engine_of(folder, max_batch_size=batch), PROMPTS, PARAMS)
+            plain = run_traced(engine_of(folder, max_batch_size=batch, compile=False), PROMPTS, PARAMS)
             assert not calls
             compiled = run_traced(engine_of(folder, max_batch_size=batch, compile=True), PROMPTS, PARAMS)
             assert bool(calls) == (batch <= native.MAX_ROWS)
@@ -103,7 +106,7 @@ def test_logits_are_those_of_torch(kind: str, threads: int, tmp_path: Path, monk
 def test_so_are_those_of_quantized_weights(quantize: Any, batch: int, tmp_path: Path) -> None:
     folder = save("llama", tmp_path)
     settings: dict[str, Any] = {"dtype": "bfloat16", "quantize": quantize, "max_batch_size": batch}
-    plain = run_traced(engine_of(folder, **settings), PROMPTS[:1], PARAMS)
+    plain = run_traced(engine_of(folder, compile=False, **settings), PROMPTS[:1], PARAMS)
     compiled = run_traced(engine_of(folder, compile=True, **settings), PROMPTS[:1], PARAMS)
     start = next(
         (at for at, (a, b) in enumerate(zip(plain[0].token_ids, compiled[0].token_ids, strict=True)) if a != b), None
@@ -114,9 +117,40 @@ def test_so_are_those_of_quantized_weights(quantize: Any, batch: int, tmp_path: 
     assert (ours - expected).abs().mean() < 0.05 * expected.std()
 
 
+def test_a_profiler_sees_the_parts_of_a_step(tmp_path: Path) -> None:
+    engine = engine_of(save("qwen3", tmp_path), compile=True)
+    expected = run_traced(engine, PROMPTS, PARAMS)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        traced = run_traced(engine, PROMPTS, PARAMS)
+    for ours, plain in zip(traced, expected, strict=True):
+        assert ours.token_ids == plain.token_ids
+        assert torch.equal(ours.logits, plain.logits), "the parts are the whole"
+    calls = {event.key: event.count for event in profiler.key_averages()}
+    counts = {calls[f"roseinfer::{part}"] for part in native.PARTS}
+    assert len(counts) == 1
+    assert counts.pop() % engine.model_config.num_layers == 0
+    assert calls["roseinfer::linear"] > 0, "of prompts, and of the head"
+
+
+def test_kernels_are_used_unasked_once_they_are_made(tmp_path: Path) -> None:
+    folder = save("llama", tmp_path)
+    assert not engine_of(folder, compile=False).config.compile
+    assert engine_of(folder, compile=True).config.compile
+    with pytest.raises(UsageError, match="cannot be false in a process whose engines use the compiled kernels"):
+        engine_of(folder, compile=False)
+    native.unload()
+    assert engine_of(folder).config.compile, "they are in the cache folder"
+
+
+def test_nothing_is_compiled_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path / "empty"))
+    assert engine_of(save("llama", tmp_path)).config.compile is False
+    assert not (tmp_path / "empty").exists()
+
+
 def test_a_model_of_other_sizes_runs_without(tiny_llama: Path, tiny_gpt2: Path) -> None:
     for folder in (tiny_llama, tiny_gpt2):
-        plain = engine_of(folder).generate(PROMPTS, PARAMS)
+        plain = engine_of(folder, compile=False).generate(PROMPTS, PARAMS)
         compiled = engine_of(folder, compile=True).generate(PROMPTS, PARAMS)
         assert [output.token_ids for output in compiled] == [output.token_ids for output in plain]
         native.unload()

@@ -25,6 +25,6 @@ def test_weights_kept_as_in_the_file_are_within_1_percent_of_the_dequantized_one
     rows: int, dequantized: float
 ) -> None:
     engine = build("smollm2-135m", "as in the file", rows)
-    assert all(layer.quantized for layer in engine.runner.model.modules() if isinstance(layer, Linear))
+    assert all(layer.packed for layer in engine.runner.model.modules() if isinstance(layer, Linear))
     token_ids = engine.encode(TEXT.read_text(encoding="utf-8"))[:NUM_TOKENS]
     assert perplexity(engine, token_ids, NUM_TOKENS) == pytest.approx(dequantized, rel=0.01)

@@ -1,0 +1,96 @@
+// What stands between matrix products and attention: norms, rotations, activations.
+
+#pragma once
+
+#include "vectors.h"
+
+namespace {
+
+template <typename T>
+void rms_norm_row(const T* x, const T* residual, const T* weight, T* total, T* out, int64_t size, float eps) {
+    F squares{};
+    for (int64_t i = 0; i < size; i += W) {
+        F value = load(x + i);
+        if (residual != nullptr) {
+            store(total + i, value + load(residual + i));
+            value = load(total + i);
+        }
+        squares += value * value;
+    }
+    const float scale = 1.f / std::sqrt(sum(squares) / size + eps);
+    const T* source = residual == nullptr ? x : total;
+    for (int64_t i = 0; i < size; i += W) store(out + i, load(source + i) * scale * load(weight + i));
+}
+
+template <typename T>
+void add_rms_norm(const T* x, const T* residual, const T* weight, T* total, T* out, int64_t rows, int64_t size,
+                  int64_t x_stride, int64_t residual_stride, float eps) {
+#pragma omp parallel for if (rows * size >= PARALLEL)
+    for (int64_t row = 0; row < rows; ++row)
+        rms_norm_row(x + row * x_stride, residual == nullptr ? nullptr : residual + row * residual_stride, weight,
+                     total == nullptr ? nullptr : total + row * size, out + row * size, size, eps);
+}
+
+template <typename T>
+void silu_and_mul(const T* gate_up, T* out, int64_t rows, int64_t size, int64_t stride) {
+#pragma omp parallel for if (rows * size >= PARALLEL)
+    for (int64_t row = 0; row < rows; ++row) {
+        const T *gate = gate_up + row * stride, *up = gate + size;
+        for (int64_t i = 0; i < size; i += W) {
+            const F value = load(gate + i);
+            store(out + row * size + i, value / (1.f + exponential(-value)) * load(up + i));
+        }
+    }
+}
+
+// A query's or key's head: its norm where it has one, then its rotation where there are positions.
+template <typename T>
+inline void turn_head(const T* in, T* out, const T* norm, const T* turn, int64_t head_dim, float eps) {
+    const int64_t half = head_dim / 2;
+    float scale = 1.f;
+    if (norm != nullptr) {
+        F squares{};
+        for (int64_t i = 0; i < head_dim; i += W) squares += load(in + i) * load(in + i);
+        scale = 1.f / std::sqrt(sum(squares) / head_dim + eps);
+    }
+    for (int64_t i = 0; i < half; i += W) {
+        F first = load(in + i) * scale, second = load(in + half + i) * scale;
+        if (norm != nullptr) {
+            first *= load(norm + i);
+            second *= load(norm + half + i);
+        }
+        if (turn != nullptr) {
+            const F cosine = load(turn + i), sine = load(turn + half + i), kept = first;
+            first = first * cosine - second * sine;
+            second = second * cosine + kept * sine;
+        }
+        store(out + i, first);
+        store(out + half + i, second);
+    }
+}
+
+template <typename T>
+void rope_append(const T* qkv, const T* table, const int64_t* positions, const int64_t* slots, T* keys, T* values,
+                 const T* q_norm, const T* k_norm, T* q, int64_t tokens, int64_t heads, int64_t kv_heads,
+                 int64_t head_dim, int64_t qkv_stride, int64_t slot_stride, float eps) {
+    const int64_t all_heads = heads + 2 * kv_heads;
+#pragma omp parallel for if (tokens * all_heads * head_dim >= PARALLEL)
+    for (int64_t token = 0; token < tokens; ++token) {
+        const T* row = qkv + token * qkv_stride;
+        for (int64_t head = 0; head < all_heads; ++head) {
+            const T* in = row + head * head_dim;
+            const bool is_q = head < heads, is_v = head >= heads + kv_heads;
+            if (!is_q && slots[token] < 0) continue;
+            T* out = is_q   ? q + (token * heads + head) * head_dim
+                     : is_v ? values + slots[token] * slot_stride + (head - heads - kv_heads) * head_dim
+                            : keys + slots[token] * slot_stride + (head - heads) * head_dim;
+            if (is_v)
+                std::memcpy(out, in, head_dim * sizeof(T));
+            else
+                turn_head(in, out, is_q ? q_norm : k_norm,
+                          table == nullptr ? nullptr : table + positions[token] * head_dim, head_dim, eps);
+        }
+    }
+}
+
+}  // namespace

@@ -1,0 +1,158 @@
+// The CPU's counterparts of the Triton kernels, each in one pass, and the layers of a decode step as one program.
+//
+// Every function has a reference in torch in the Python file of the same name, which says what shapes mean. Sizes of
+// rows that are walked are multiples of 16: the callers see to it.
+
+#include "attention.h"
+#include "elementwise.h"
+#include "products.h"
+
+namespace {
+
+struct Layer {
+    const void *attention_norm, *mlp_norm, *q_norm, *k_norm;
+    void *keys, *values;  // [num_blocks, block_size, kv_heads, head_dim]
+    Weight qkv, output, gate_up, down;
+};
+
+// One new token a row; `native.Step` is its twin.
+struct Step {
+    const Layer* layers;
+    void* stream;  // [rows, hidden]: embeddings at first
+    const void* table;
+    const int64_t *positions, *slots;
+    const int32_t *block_tables, *context_lens;
+    void *qkv, *attended, *gate_up, *active;  // room for what parts leave to each other
+    int64_t rows, hidden, intermediate, heads, kv_heads, head_dim, table_stride, block_size, window;
+    float eps, scale;
+};
+
+enum Part { QKV, ATTENTION, OUTPUT, GATE_UP, DOWN, PARTS };
+
+// Parts begin..end of the decoder's layers. All threads walk through one program, and wait for each other where a part
+// needs all of the part before.
+template <typename T>
+void decode_layers(const Step& s, int64_t begin, int64_t end) {
+    const int64_t rows = s.rows, hidden = s.hidden, intermediate = s.intermediate, head_dim = s.head_dim;
+    const int64_t sharing = s.heads / s.kv_heads, slot_stride = s.kv_heads * head_dim;
+    const int64_t query = s.heads * head_dim, projected = query + 2 * slot_stride;
+    T *stream = static_cast<T*>(s.stream), *qkv = static_cast<T*>(s.qkv), *attended = static_cast<T*>(s.attended);
+    T *gate_up = static_cast<T*>(s.gate_up), *active = static_cast<T*>(s.active);
+    const T* table = static_cast<const T*>(s.table);
+    int64_t longest = 0;
+    for (int64_t row = 0; row < rows; ++row) longest = s.context_lens[row] > longest ? s.context_lens[row] : longest;
+#pragma omp parallel
+    {
+        const int64_t thread = thread_number(), threads = thread_count();
+        std::vector<float> scores(sharing * (longest + W));
+        std::vector<T> turned(sharing * head_dim), normed(rows * hidden);
+        Scratch<T> scratch;
+        const auto produce = [&](const Weight& w, const T* x, T* out, bool adds) {
+            const int64_t packs = packs_of(w);
+            multiply(w, x, rows, share(packs, thread, threads, 0), share(packs, thread, threads, 1), out, w.outputs, adds,
+                     scratch);
+        };
+        const auto norm = [&](const void* weight) {
+            for (int64_t row = 0; row < rows; ++row)
+                rms_norm_row<T>(stream + row * hidden, nullptr, static_cast<const T*>(weight), nullptr,
+                                normed.data() + row * hidden, hidden, s.eps);
+            return normed.data();
+        };
+        for (int64_t part = begin; part < end; ++part) {
+            const Layer& layer = s.layers[part / PARTS];
+            switch (part % PARTS) {
+                case QKV:
+                    produce(layer.qkv, norm(layer.attention_norm), qkv, false);
+                    break;
+                case ATTENTION:
+                    for (int64_t unit = thread; unit < rows * s.kv_heads; unit += threads) {
+                        const int64_t row = unit / s.kv_heads, kv_head = unit % s.kv_heads;
+                        const T *own = qkv + row * projected, *turn = table + s.positions[row] * head_dim;
+                        const T* q = own + kv_head * sharing * head_dim;
+                        T *keys = static_cast<T*>(layer.keys) + kv_head * head_dim;
+                        T *values = static_cast<T*>(layer.values) + kv_head * head_dim;
+                        for (int64_t head = 0; head < sharing; ++head)
+                            turn_head(q + head * head_dim, turned.data() + head * head_dim,
+                                      static_cast<const T*>(layer.q_norm), turn, head_dim, s.eps);
+                        turn_head(own + query + kv_head * head_dim, keys + s.slots[row] * slot_stride,
+                                  static_cast<const T*>(layer.k_norm), turn, head_dim, s.eps);
+                        std::memcpy(values + s.slots[row] * slot_stride, own + query + slot_stride + kv_head * head_dim,
+                                    head_dim * sizeof(T));
+                        const int64_t length = s.context_lens[row];
+                        const int64_t first = s.window > 0 && length > s.window ? length - s.window : 0;
+                        auto chosen = head_dim == 64 ? attend<T, 64> : head_dim == 128 ? attend<T, 128> : attend<T, 0>;
+                        chosen(turned.data(), keys, values, s.block_tables + row * s.table_stride,
+                               attended + row * query + kv_head * sharing * head_dim, scores.data(), first, length,
+                               sharing, head_dim, s.block_size, s.block_size * slot_stride, slot_stride, s.scale);
+                    }
+                    break;
+                case OUTPUT:
+                    produce(layer.output, attended, stream, true);
+                    break;
+                case GATE_UP: {
+                    const Weight& w = layer.gate_up;
+                    const T* x = norm(layer.mlp_norm);
+                    // Gates and ups in equal parts: a thread then has both of what it activates.
+                    const int64_t packs = intermediate / w.lanes;
+                    const int64_t begin_pack = share(packs, thread, threads, 0), end_pack = share(packs, thread, threads, 1);
+                    for (const int64_t half : {int64_t{0}, packs})
+                        multiply(w, x, rows, half + begin_pack, half + end_pack, gate_up, 2 * intermediate, false, scratch);
+                    const int64_t first = begin_pack * w.lanes, last = end_pack * w.lanes;
+                    for (int64_t row = 0; row < rows; ++row) {
+                        const T *gate = gate_up + row * 2 * intermediate, *up = gate + intermediate;
+                        for (int64_t i = first; i < last; i += W) {
+                            const F value = load(gate + i);
+                            store(active + row * intermediate + i,
+                                  value / (1.f + exponential(-value)) * load(up + i));
+                        }
+                    }
+                    break;
+                }
+                case DOWN:
+                    produce(layer.down, active, stream, true);
+                    break;
+            }
+#pragma omp barrier
+        }
+    }
+}
+
+}  // namespace
+
+// One entry a dtype, each compiled for itself, under the name of the template with `_float32` or `_bfloat16` behind it.
+#define ENTRIES(T, NAME)                                                                                               \
+    extern "C" void add_rms_norm_##NAME(const T* x, const T* residual, const T* weight, T* total, T* out,              \
+                                        int64_t rows, int64_t size, int64_t x_stride, int64_t residual_stride,         \
+                                        float eps) {                                                                   \
+        add_rms_norm(x, residual, weight, total, out, rows, size, x_stride, residual_stride, eps);                     \
+    }                                                                                                                  \
+    extern "C" void silu_and_mul_##NAME(const T* gate_up, T* out, int64_t rows, int64_t size, int64_t stride) {        \
+        silu_and_mul(gate_up, out, rows, size, stride);                                                                \
+    }                                                                                                                  \
+    extern "C" void rope_append_##NAME(const T* qkv, const T* table, const int64_t* positions, const int64_t* slots,   \
+                                       T* keys, T* values, const T* q_norm, const T* k_norm, T* q, int64_t tokens,     \
+                                       int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t qkv_stride,          \
+                                       int64_t slot_stride, float eps) {                                               \
+        rope_append(qkv, table, positions, slots, keys, values, q_norm, k_norm, q, tokens, heads, kv_heads, head_dim,  \
+                    qkv_stride, slot_stride, eps);                                                                     \
+    }                                                                                                                  \
+    extern "C" void paged_decode_attention_##NAME(                                                                     \
+        const T* q, const T* keys, const T* values, const int32_t* tables, const int32_t* lengths, T* out,             \
+        int64_t requests, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t table_stride, int64_t block_size, \
+        int64_t block_stride, int64_t slot_stride, int64_t window, float scale) {                                      \
+        paged_decode_attention(q, keys, values, tables, lengths, out, requests, heads, kv_heads, head_dim,             \
+                               table_stride, block_size, block_stride, slot_stride, window, scale);                    \
+    }                                                                                                                  \
+    extern "C" void linear_##NAME(const Weight* weight, const T* x, T* out, int64_t rows) {                            \
+        linear(*weight, x, out, rows);                                                                                 \
+    }                                                                                                                  \
+    extern "C" void decode_layers_##NAME(const Step* step, int64_t begin, int64_t end) {                               \
+        decode_layers<T>(*step, begin, end);                                                                           \
+    }
+
+#ifdef FLOAT32
+ENTRIES(float, float32)
+#endif
+#ifdef BFLOAT16
+ENTRIES(uint16_t, bfloat16)
+#endif

@@ -1,0 +1,118 @@
+// Vectors of 16 floats, and the two types of values: float, and bfloat16 as its bits in uint16_t. Arithmetic is in float,
+// rounded once. Vectors are the compiler's own extension, so any target works.
+
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
+namespace {
+
+constexpr int64_t W = 16;  // lanes
+typedef float F __attribute__((vector_size(64)));
+typedef uint32_t U __attribute__((vector_size(64)));
+typedef int32_t I __attribute__((vector_size(64)));
+typedef uint16_t H __attribute__((vector_size(32)));
+
+// Below so many elements, a second thread costs more than it brings.
+constexpr int64_t PARALLEL = 1 << 14;
+
+inline F load(const float* p) {
+    F value;
+    std::memcpy(&value, p, sizeof value);
+    return value;
+}
+
+inline F load(const uint16_t* p) {
+    H bits;
+    std::memcpy(&bits, p, sizeof bits);
+    return (F)(__builtin_convertvector(bits, U) << 16);
+}
+
+inline void store(float* p, F value) { std::memcpy(p, &value, sizeof value); }
+
+inline void store(uint16_t* p, F value) {
+#ifdef __AVX512BF16__
+    const __m256bh narrow = _mm512_cvtneps_pbh((__m512)value);
+    std::memcpy(p, &narrow, sizeof narrow);
+#else
+    const U bits = (U)value, is_nan = (U)(value != value);
+    const U rounded = bits + 0x7FFF + ((bits >> 16) & 1);  // to nearest, ties to even
+    const H high = __builtin_convertvector(((rounded & ~is_nan) | (0x7FC00000u & is_nan)) >> 16, H);
+    std::memcpy(p, &high, sizeof high);
+#endif
+}
+
+inline F all(float value) { return value - F{}; }
+
+inline float sum(F value) {
+    typedef float F8 __attribute__((vector_size(32)));
+    typedef float F4 __attribute__((vector_size(16)));
+    F8 eights[2];
+    std::memcpy(eights, &value, sizeof value);
+    const F8 eight = eights[0] + eights[1];
+    F4 fours[2];
+    std::memcpy(fours, &eight, sizeof eight);
+    const F4 four = fours[0] + fours[1];
+    return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+// Cephes' expf: 2^n times a polynomial, within 2 units in the last place.
+inline F exponential(F x) {
+    x = x < -87.f ? all(-87.f) : x;
+    x = x > 88.f ? all(88.f) : x;
+    const F shifted = x * 1.44269504f + (x < 0.f ? all(-0.5f) : all(0.5f));
+    const I n = __builtin_convertvector(shifted, I);  // rounds towards zero
+    const F whole = __builtin_convertvector(n, F);
+    const F r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+    F y = all(1.9875691500e-4f);
+    y = y * r + 1.3981999507e-3f;
+    y = y * r + 8.3334519073e-3f;
+    y = y * r + 4.1665795894e-2f;
+    y = y * r + 1.6666665459e-1f;
+    y = y * r + 5.0000001201e-1f;
+    y = y * r * r + r + 1.f;
+    return y * (F)((n + 127) << 23);
+}
+
+#ifdef _OPENMP
+inline int64_t thread_number() { return omp_get_thread_num(); }
+inline int64_t thread_count() { return omp_get_num_threads(); }
+#else
+inline int64_t thread_number() { return 0; }
+inline int64_t thread_count() { return 1; }
+#endif
+
+inline float as_float(float value) { return value; }
+
+inline float as_float(uint16_t value) {
+    const uint32_t bits = (uint32_t)value << 16;
+    float wide;
+    std::memcpy(&wide, &bits, sizeof wide);
+    return wide;
+}
+
+template <typename T>
+inline T rounded(float value);
+
+template <>
+inline float rounded<float>(float value) {
+    return value;
+}
+
+template <>
+inline uint16_t rounded<uint16_t>(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return value == value ? (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 : 0x7FC0;
+}
+
+}  // namespace

@@ -1,0 +1,127 @@
+"""Matrix products on a CPU by the compiled kernels, with weights plain, in 8 bits or in 4.
+
+A weight lies in packs of outputs, in each of which the elements follow each other in pairs (cpp/products.h): one row of
+x reads it at memory's speed, and many rows compute as fast as with oneDNN's own order (benchmarks/cpu-notes.md).
+"""
+
+from dataclasses import dataclass, field
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from roseinfer.kernels import native
+from roseinfer.kernels.packed_weight import PackedTable
+from roseinfer.kernels.quantized_linear import Groups, Int8Rows
+
+_LANES = (64, 32, 16)
+"""Outputs of a pack, the best first."""
+_PAIR_DTYPES = {1: torch.int16, 2: torch.int32}
+"""Two elements as one, by bytes of an element."""
+
+
+@dataclass(frozen=True)
+class NativeWeight(PackedTable):
+    """A weight [outputs, size] in packs; the last one may be filled up with zeros."""
+
+    data: Tensor
+    """Plain float32: [packs, size, lanes]; bfloat16, or codes of 8 bits: [packs, size / 2, lanes, 2]; codes of 4 bits:
+    [packs, size, lanes / 2], bytes of two outputs each."""
+    scales: Tensor | None
+    """Of 8 bits: [outputs]; of 4, with offsets: [size / 32, outputs, 2]; bfloat16."""
+    outputs: int
+    size: int
+    lanes: int
+    kind: native.Kind
+    _described: dict[int, native.Weight] = field(default_factory=dict)
+
+    @staticmethod
+    def fits(weight: Tensor) -> bool:
+        """Whether the kernels take a plain weight of this shape and dtype, and are there."""
+        return native.runs_native(weight) and weight.shape[1] % native.LANES == 0
+
+    @staticmethod
+    def fits_groups(unit: int) -> bool:
+        """Whether the kernels take a weight of 4 bits whose parts are multiples of `unit` outputs, and are there."""
+        return native.is_loaded() and unit % 32 == 0
+
+    @classmethod
+    def pack(cls, weight: Tensor, unit: int) -> Self:
+        """A copy of a plain weight; its parts are multiples of `unit` outputs."""
+        lanes, (outputs, size) = _lanes(unit), weight.shape
+        return cls(_in_packs(weight, lanes), None, outputs, size, lanes, native.Kind.PLAIN)
+
+    @classmethod
+    def pack_rows(cls, rows: Int8Rows, unit: int) -> Self:
+        """A copy of a weight in 8 bits."""
+        lanes, (outputs, size) = _lanes(unit), rows.codes.shape
+        return cls(_in_packs(rows.codes, lanes), rows.scales, outputs, size, lanes, native.Kind.INT8)
+
+    @classmethod
+    def pack_groups(cls, groups: Groups, unit: int) -> Self:
+        """A weight of 4 bits; scales and offsets are rounded to bfloat16."""
+        lanes, (outputs, size) = _lanes(unit), groups.codes.shape
+        halves = groups.codes.view(outputs // lanes, 2, lanes // 2, size)
+        packed = (halves[:, 0] | halves[:, 1] << 4).transpose(1, 2).contiguous()
+        pairs = torch.stack((groups.scales, groups.offsets), dim=-1).transpose(0, 1).to(torch.bfloat16).contiguous()
+        return cls(packed, pairs, outputs, size, lanes, native.Kind.INT4)
+
+    @property
+    def nbytes(self) -> int:
+        return self.data.nbytes + (0 if self.scales is None else self.scales.nbytes)
+
+    @property
+    def row_bytes(self) -> int:
+        return self.size * self.data.itemsize + (0 if self.scales is None else self.scales.itemsize)
+
+    def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        if native.runs_native(x, self.data if self.kind is native.Kind.PLAIN else None):
+            return native.linear(x.contiguous(), self.describe(bias))
+        out = native.linear(x.to(torch.float32).contiguous(), self.describe(None))
+        return (out if bias is None else out + bias).to(x.dtype)
+
+    def describe(self, bias: Tensor | None) -> native.Weight:
+        """What the kernels read. The addresses are good as long as the weight and the bias are."""
+        address = 0 if bias is None else bias.data_ptr()
+        if address not in self._described:
+            scales = None if self.scales is None else self.scales.data_ptr()
+            self._described[address] = native.Weight(
+                self.data.data_ptr(), scales, address or None, self.kind, self.outputs, self.size, self.lanes
+            )
+        return self._described[address]
+
+    def values(self, dtype: torch.dtype) -> Tensor:
+        if self.kind is native.Kind.INT4:
+            assert self.scales is not None
+            codes = torch.stack((self.data & 15, self.data >> 4), dim=2).permute(0, 2, 3, 1).reshape(-1, self.size)
+            scales, offsets = self.scales.float().transpose(0, 1).unbind(-1)
+            return Groups(codes, scales, offsets).values(dtype)
+        if self.data.dim() == 3:
+            plain = self.data.transpose(1, 2)
+        else:
+            plain = self.data.transpose(1, 2).reshape(-1, self.lanes, self.size)
+        return self._scaled(plain.reshape(-1, self.size)[: self.outputs], slice(None), dtype)
+
+    def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        assert self.kind is not native.Kind.INT4, "no table is kept in 4 bits"
+        pack, lane = ids // self.lanes, ids % self.lanes
+        return self._scaled(self.data[pack, :, lane].reshape(len(ids), self.size), ids, dtype)
+
+    def _scaled(self, values: Tensor, rows: Tensor | slice, dtype: torch.dtype) -> Tensor:
+        wide = values.to(dtype)
+        return wide if self.scales is None else wide * self.scales[rows].to(dtype)[:, None]
+
+
+def _lanes(unit: int) -> int:
+    """Of packs that `unit` outputs fill; many outputs have room for some zeros."""
+    return next((lanes for lanes in _LANES if unit % lanes == 0), _LANES[0] if unit > 16 * _LANES[0] else _LANES[-1])
+
+
+def _in_packs(plain: Tensor, lanes: int) -> Tensor:
+    outputs, size = plain.shape
+    if outputs % lanes:
+        plain = torch.cat((plain, plain.new_zeros(-outputs % lanes, size)))
+    if plain.itemsize not in _PAIR_DTYPES:
+        return plain.view(-1, lanes, size).transpose(1, 2).contiguous()
+    pairs = plain.contiguous().view(_PAIR_DTYPES[plain.itemsize]).view(-1, lanes, size // 2)
+    return pairs.transpose(1, 2).contiguous().view(plain.dtype).view(-1, size // 2, lanes, 2)

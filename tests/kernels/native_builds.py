@@ -1,0 +1,27 @@
+"""Builds of the compiled kernels for this processor, and as if for older ones."""
+
+import platform
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from roseinfer.kernels import native
+
+COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+_OLDER = {"without AVX-512 BF16": "-mno-avx512bf16", "without AVX-512": "-mno-avx512f"}
+BUILDS = ["as it is", *(_OLDER if platform.machine() == "x86_64" else [])]
+"""Names for `load_build`."""
+
+
+def load_build(name: str, cache_dir: Path) -> Iterator[None]:
+    """Compile and load one of `BUILDS`, and unload it in the end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROSEINFER_CACHE_DIR", str(cache_dir))
+        if name in _OLDER:
+            patch.setattr(native, "_FLAGS", (*native._FLAGS, _OLDER[name]))
+        native.unload()
+        assert native.load()
+        yield
+        native.unload()

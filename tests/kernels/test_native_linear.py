@@ -1,0 +1,147 @@
+"""Products with weights in the compiled kernels' packs against the plain product."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from native_builds import BUILDS, COMPILER, load_build
+
+from roseinfer.kernels import native
+from roseinfer.kernels.native_linear import NativeWeight
+from roseinfer.kernels.packed_linear import packed_linear_reference
+from roseinfer.kernels.packed_weight import PackedTable
+from roseinfer.kernels.packing import Packing, pack, pack_groups
+from roseinfer.kernels.quantized_linear import Groups, Int4Groups, Int8Rows
+from roseinfer.models.layers import Embedding, FusedLinear
+
+pytestmark = [
+    pytest.mark.usefixtures("loaded"),
+    pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler"),
+]
+
+
+@pytest.fixture(scope="module", params=BUILDS)
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    yield from load_build(request.param, tmp_path_factory.mktemp("cache"))
+
+
+@given(
+    kind=st.sampled_from(["none", "int8", "int4"]),
+    rows=st.one_of(st.integers(0, 20), st.integers(60, 140)),
+    parts=st.lists(st.sampled_from([16, 32, 64, 96, 128, 192]), min_size=1, max_size=3),
+    more=st.integers(0, 15),
+    size=st.integers(1, 12),
+    bias=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    threads=st.sampled_from([1, 2]),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=150, deadline=None)
+def test_products_are_those_of_the_plain_matrix(
+    kind: Packing,
+    rows: int,
+    parts: list[int],
+    more: int,
+    size: int,
+    bias: bool,
+    dtype: torch.dtype,
+    threads: int,
+    seed: int,
+) -> None:
+    torch.manual_seed(seed)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    size *= 32 if kind == "int4" else 16
+    if kind == "int4":
+        parts, more = [32 * (part // 32 + 1) for part in parts], 0
+    layer = FusedLinear(
+        size, {str(index): part for index, part in enumerate([*parts, *[more] * (more > 0)])}, bias=bias
+    )
+    layer = layer.to(dtype)
+    for parameter in layer.parameters():
+        parameter.data.normal_()
+    plain = layer.weight.clone()
+    if kind == "int4":
+        layer.keep(Groups.quantize(plain))
+    else:
+        layer.pack(kind)
+    packed, x = layer.packed, torch.randn(rows, size).to(dtype)
+    assert isinstance(packed, NativeWeight)
+    if kind == "none":
+        assert torch.equal(packed.values(dtype), plain)
+    out, expected = layer(x), packed_linear_reference(x, packed, layer.bias)
+    torch.set_num_threads(before)
+    assert out.dtype == dtype
+    exact = dtype == torch.float32
+    torch.testing.assert_close(out, expected, atol=(1e-5 if exact else 2e-2) * size**0.5, rtol=1e-4 if exact else 2**-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_quantized_values_are_those_of_the_forms_that_they_come_from(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(192, 96)
+    rows, groups = Int8Rows.quantize(weight), Groups.quantize(weight)
+    assert torch.equal(NativeWeight.pack_rows(rows, 192).values(dtype), rows.values(dtype))
+    rounded = Groups(groups.codes, *(plane.bfloat16().float() for plane in groups[1:]))
+    assert torch.equal(pack_groups(groups, 192).values(dtype), rounded.values(dtype))
+
+
+def test_activations_of_another_dtype_are_widened() -> None:
+    torch.manual_seed(0)
+    packed, x, bias = pack(torch.randn(64, 32), "int8", 64), torch.randn(3, 32).half(), torch.randn(64).half()
+    assert isinstance(packed, NativeWeight)
+    out = packed.linear(x, bias)
+    assert out.dtype == torch.float16
+    torch.testing.assert_close(out, packed_linear_reference(x, packed, bias), atol=1e-2, rtol=1e-2)
+
+
+def test_rows_of_x_need_not_lie_side_by_side() -> None:
+    torch.manual_seed(0)
+    packed, x = pack(torch.randn(64, 32), "none", 64), torch.randn(5, 48)[:, 16:]
+    assert packed is not None
+    torch.testing.assert_close(packed.linear(x), packed_linear_reference(x, packed), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("packing", ["none", "int8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_table_is_looked_up_and_multiplied_alike(packing: Packing, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    table = Embedding(100, 32).to(dtype)  # no whole pack
+    table.table.data.normal_()
+    ids, hidden = torch.tensor([3, 99, 3]), torch.randn(2, 32).to(dtype)
+    rows, logits, before, row_bytes = table(ids), table.logits(hidden), table.weight_bytes, table.row_bytes
+    table.pack_head(packing)
+    assert isinstance(table.packed, PackedTable)
+    assert table.table.numel() == 0, "there is one copy"
+    assert table.logits(hidden).shape == (2, 100)
+    if packing == "none":
+        assert torch.equal(table(ids), rows)
+        assert table.row_bytes == row_bytes
+        torch.testing.assert_close(
+            table.logits(hidden), logits, atol=0.05 if dtype == torch.bfloat16 else 1e-4, rtol=0.01
+        )
+    else:
+        assert table.weight_bytes < before / 1.5
+        assert table.row_bytes == 32 + 2
+        assert torch.equal(table(ids), table.weight[ids])
+        torch.testing.assert_close(table(ids), rows, atol=0.05, rtol=0)
+
+
+def test_what_the_kernels_cannot_take_stays_with_torch() -> None:
+    assert not NativeWeight.fits(torch.randn(64, 24))
+    assert not NativeWeight.fits(torch.randn(64, 32, dtype=torch.float64))
+    groups = Groups.quantize(torch.randn(64, 32))
+    if Int4Groups.fits(torch.randn(64, 32)):
+        assert isinstance(pack_groups(groups, 16), Int4Groups)
+
+
+def test_without_the_kernels_weights_stay_with_torch() -> None:
+    functions = dict(native._functions)
+    native.unload()
+    try:
+        assert not NativeWeight.fits(torch.randn(64, 32))
+        assert isinstance(pack(torch.randn(64, 32), "int8", 64), Int8Rows)
+    finally:
+        native._functions.update(functions)
