@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from enum import IntEnum
 from pathlib import Path
@@ -259,8 +260,8 @@ class Layer(ctypes.Structure):
     )
 
 
-PARTS = ("norm_qkv_linear", "rope_append_attention", "output_linear_add", "norm_gate_up_linear_silu", "down_linear_add")
-"""What `decode_layers` does in each layer, in order."""
+PARTS = ("qkv_linear", "attention", "output_linear", "gate_up_linear", "down_linear")
+"""What `decode_layers` does in each layer, in order, with the norms, rotations, activations and sums next to it."""
 
 
 class Step(ctypes.Structure):
@@ -381,4 +382,4 @@ if __name__ == "__main__":  # `make setup`: a machine without a compiler does wi
     try:
         load()
     except UsageError as error:
-        print(f"[compile] left to PyTorch: {error}")
+        sys.stderr.write(f"[compile] left to PyTorch: {error}\n")
