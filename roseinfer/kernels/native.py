@@ -43,7 +43,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "add_rms_norm": [_POINTER] * 5 + [_INTEGER] * 4 + [_FLOAT],
     "silu_and_mul": [_POINTER] * 2 + [_INTEGER] * 3,
     "rope_append": [_POINTER] * 9 + [_INTEGER] * 6 + [_FLOAT],
-    "paged_decode_attention": [_POINTER] * 6 + [_INTEGER] * 9 + [_FLOAT],
+    "paged_decode_attention": [_POINTER] * 6 + [_INTEGER] * 8 + [_FLOAT],
     "linear": [_POINTER] * 3 + [_INTEGER],
     "decode_layers": [_POINTER] + [_INTEGER] * 2,
 }
@@ -213,7 +213,6 @@ def paged_decode_attention(
         head_dim,
         block_tables.stride(0),
         key_cache.shape[1],
-        key_cache.stride(0),
         key_cache.stride(1),
         sliding_window or 0,
         scale,

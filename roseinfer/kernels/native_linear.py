@@ -12,7 +12,7 @@ from torch import Tensor
 
 from roseinfer.kernels import native
 from roseinfer.kernels.packed_weight import PackedTable
-from roseinfer.kernels.quantized_linear import Groups, Int8Rows
+from roseinfer.kernels.quantized_linear import GROUP, Groups, Int8Rows
 
 _LANES = (64, 32, 16)
 """Outputs of a pack, the best first."""
@@ -25,10 +25,11 @@ class NativeWeight(PackedTable):
     """A weight [outputs, size] in packs; the last one may be filled up with zeros."""
 
     data: Tensor
-    """Plain float32: [packs, size, lanes]; bfloat16, or codes of 8 bits: [packs, size / 2, lanes, 2]; codes of 4 bits:
-    [packs, size, lanes / 2], bytes of two outputs each."""
+    """Plain float32: [packs, size, lanes]; bfloat16, or codes of 8 bits: [packs, size / 2, lanes, 2]; 4 bits, as bytes:
+    [packs, size / 32, 20 x lanes], where codes [32, lanes / 2] of two outputs each come before bfloat16 scales and
+    offsets [lanes, 2]."""
     scales: Tensor | None
-    """Of 8 bits: [outputs]; of 4, with offsets: [size / 32, outputs, 2]; bfloat16."""
+    """Of 8 bits: [outputs], bfloat16."""
     outputs: int
     size: int
     lanes: int
@@ -61,10 +62,13 @@ class NativeWeight(PackedTable):
     def pack_groups(cls, groups: Groups, unit: int) -> Self:
         """A weight of 4 bits; scales and offsets are rounded to bfloat16."""
         lanes, (outputs, size) = _lanes(unit), groups.codes.shape
-        halves = groups.codes.view(outputs // lanes, 2, lanes // 2, size)
-        packed = (halves[:, 0] | halves[:, 1] << 4).transpose(1, 2).contiguous()
-        pairs = torch.stack((groups.scales, groups.offsets), dim=-1).transpose(0, 1).to(torch.bfloat16).contiguous()
-        return cls(packed, pairs, outputs, size, lanes, native.Kind.INT4)
+        packs, count = outputs // lanes, size // GROUP
+        halves = groups.codes.view(packs, 2, lanes // 2, count, GROUP)
+        codes = (halves[:, 0] | halves[:, 1] << 4).permute(0, 2, 3, 1)  # [packs, groups, 32, lanes / 2]
+        pairs = torch.stack((groups.scales, groups.offsets), dim=-1).to(torch.bfloat16)
+        pairs = pairs.view(packs, lanes, count, 2).transpose(1, 2).contiguous().view(torch.uint8)
+        data = torch.cat((codes.flatten(2), pairs.flatten(2)), dim=2)
+        return cls(data, None, outputs, size, lanes, native.Kind.INT4)
 
     @property
     def nbytes(self) -> int:
@@ -92,10 +96,12 @@ class NativeWeight(PackedTable):
 
     def values(self, dtype: torch.dtype) -> Tensor:
         if self.kind is native.Kind.INT4:
-            assert self.scales is not None
-            codes = torch.stack((self.data & 15, self.data >> 4), dim=2).permute(0, 2, 3, 1).reshape(-1, self.size)
-            scales, offsets = self.scales.float().transpose(0, 1).unbind(-1)
-            return Groups(codes, scales, offsets).values(dtype)
+            codes, pairs = self.data.split((GROUP // 2 * self.lanes, 4 * self.lanes), dim=2)
+            halves = codes.unflatten(2, (GROUP, -1)).permute(0, 3, 1, 2).flatten(2)  # [packs, lanes / 2, size]
+            whole = torch.cat((halves & 15, halves >> 4), dim=1).view(-1, self.size)
+            pairs = pairs.contiguous().view(torch.bfloat16).unflatten(2, (self.lanes, 2)).transpose(1, 2)
+            scales, offsets = pairs.float().flatten(0, 1).unbind(-1)
+            return Groups(whole, scales, offsets).values(dtype)
         if self.data.dim() == 3:
             plain = self.data.transpose(1, 2)
         else:

@@ -135,7 +135,11 @@ def _graphs(facts: Facts) -> list[Trust]:
     if not graphs:
         message = f"{mapped.replays:,} graph replays: their GPU events count for the span around the replay."
         return [Trust("info", message)]
-    notes: list[Trust] = []
+    events = int((facts.attribution.by_graph | facts.attribution.replayed).sum())
+    placed = events - sum(mapped.unmatched) - mapped.unmapped_events
+    share = f"{100 * placed / events:.0f} %" if placed < events else "all"
+    message = f"Of {events:,} GPU events of graph replays, {share} count for the spans they were captured under."
+    notes = [Trust("info", message)]
     if mapped.unmatched:
         first = mapped.unmatched[0]
         nearest = min((len(graph.events) for graph in graphs), key=lambda size: abs(size - first))

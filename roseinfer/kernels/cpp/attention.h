@@ -2,88 +2,195 @@
 
 #pragma once
 
+#include <type_traits>
 #include <vector>
 
 #include "vectors.h"
 
 namespace {
 
-// Calls visit(place, row) for each of the tokens first..length of one request, row at its keys or values.
-template <typename T, typename Visit>
-inline void walk(const T* cache, const int32_t* table, int64_t first, int64_t length, int64_t block_size,
-                 int64_t block_stride, int64_t slot_stride, Visit visit) {
-    for (int64_t block = first / block_size, at = first; at < length; ++block) {
-        const T* row = cache + table[block] * block_stride + (at - block * block_size) * slot_stride;
+// The slots of a request's tokens from `first` on, filled up to whole vectors with the last one's again.
+inline void find_slots(const int32_t* table, int64_t first, int64_t length, int64_t block_size, int32_t* slots) {
+    int32_t slot = 0;
+    int64_t at = first;
+    for (int64_t block = first / block_size; at < length; ++block) {
         const int64_t stop = (block + 1) * block_size < length ? (block + 1) * block_size : length;
-        for (; at < stop; ++at, row += slot_stride) visit(at - first, row);
+        for (; at < stop; ++at) *slots++ = slot = table[block] * block_size + (at - block * block_size);
+    }
+    for (; (at - first) % W != 0; ++at) *slots++ = slot;
+}
+
+// Where the keys or values of 16 tokens lie.
+template <typename T>
+struct Rows {
+    const T* row[W];
+
+    Rows(const T* cache, const int32_t* slots, int64_t slot_stride) {
+        for (int64_t i = 0; i < W; ++i) row[i] = cache + slots[i] * slot_stride;
+    }
+
+    // Rows lie apart, where the processor does not guess them.
+    void fetch(int64_t head_dim) const {
+        for (int64_t i = 0; i < W; ++i)
+            for (int64_t at = 0; at < head_dim; at += 64 / sizeof(T)) __builtin_prefetch(row[i] + at);
+    }
+};
+
+// Whether values are multiplied in pairs: bfloat16, and as many vectors of 16 elements as a head has, an even number.
+template <typename T, int64_t PARTS>
+constexpr bool PAIRED = std::is_same_v<T, uint16_t> && PARTS % 2 == 0;
+
+// A query's products with 16 keys.
+template <int64_t HEAD_DIM, typename T>
+inline F scores_of(const T* q, const Rows<T>& keys, int64_t head_dim) {
+    const int64_t size = HEAD_DIM == 0 ? head_dim : HEAD_DIM;
+    F products[4][4] = {};  // key 4 * row + j at [j][row]
+#ifdef __AVX512BF16__
+    if constexpr (std::is_same_v<T, uint16_t>) {
+        if (size % (2 * W) == 0) {
+            for (int64_t i = 0; i < size; i += 2 * W) {
+                const __m512bh own = (__m512bh)_mm512_loadu_si512(q + i);
+                for (int64_t at = 0; at < W; ++at) {
+                    F& sums = products[at % 4][at / 4];
+                    sums = (F)_mm512_dpbf16_ps((__m512)sums, own, (__m512bh)_mm512_loadu_si512(keys.row[at] + i));
+                }
+            }
+            return sums_of(products);
+        }
+    }
+#endif
+    for (int64_t i = 0; i < size; i += W) {
+        const F own = load(q + i);
+        for (int64_t at = 0; at < W; ++at) products[at % 4][at / 4] += own * load(keys.row[at] + i);
+    }
+    return sums_of(products);
+}
+
+// In place, and padded with zeros.
+inline void softmax(float* row, int64_t length, int64_t padded) {
+    for (int64_t at = length; at < padded; ++at) row[at] = -1e30f;
+    F best = load(row), total{};
+    for (int64_t at = W; at < padded; at += W) {
+        const F score = load(row + at);
+        best = score > best ? score : best;
+    }
+    float most = best[0];
+    for (int64_t lane = 1; lane < W; ++lane) most = best[lane] > most ? best[lane] : most;
+    for (int64_t at = 0; at < padded; at += W) {
+        // What is far below the best one, the padding above all, must be 0 and not the smallest exponential.
+        const F shifted = load(row + at) - most;
+        const F weight = shifted < -87.f ? all(0.f) : exponential(shifted);
+        store(row + at, weight);
+        total += weight;
+    }
+    const float inverse = 1.f / sum(total);
+    for (int64_t at = 0; at < padded; at += W) store(row + at, load(row + at) * inverse);
+}
+
+// Adds 16 weighted values to HEADS heads' sums; weights[head * padded + i] is of row i. Where pairs of bfloat16 are
+// multiplied, weights are rounded to bfloat16, and each two sums hold their elements in another order: `put` knows it.
+template <int HEADS, int64_t PARTS, typename T>
+inline void add_values(const Rows<T>& values, const float* weights, int64_t padded, int64_t parts,
+                       F (&sums)[HEADS][PARTS]) {
+#ifdef __AVX512BF16__
+    if constexpr (PAIRED<T, PARTS>) {
+        uint16_t rounded[HEADS][W];
+        for (int head = 0; head < HEADS; ++head) store(rounded[head], load(weights + head * padded));
+        for (int64_t at = 0; at < W; at += 2) {
+            __m512i part[PARTS];
+            for (int64_t i = 0; i < PARTS; i += 2) {
+                const __m512i first = _mm512_loadu_si512(values.row[at] + i * W);
+                const __m512i second = _mm512_loadu_si512(values.row[at + 1] + i * W);
+                part[i] = _mm512_unpacklo_epi16(first, second);
+                part[i + 1] = _mm512_unpackhi_epi16(first, second);
+            }
+            for (int head = 0; head < HEADS; ++head) {
+                int32_t both;
+                std::memcpy(&both, rounded[head] + at, sizeof both);
+                const __m512bh weight = (__m512bh)_mm512_set1_epi32(both);
+                for (int64_t i = 0; i < PARTS; ++i)
+                    sums[head][i] = (F)_mm512_dpbf16_ps((__m512)sums[head][i], weight, (__m512bh)part[i]);
+            }
+        }
+        return;
+    }
+#endif
+    for (int64_t at = 0; at < W; ++at) {
+        F part[PARTS];
+        for (int64_t i = 0; i < parts; ++i) part[i] = load(values.row[at] + i * W);
+        for (int head = 0; head < HEADS; ++head) {
+            const float weight = weights[head * padded + at];
+            for (int64_t i = 0; i < parts; ++i) sums[head][i] += part[i] * weight;
+        }
     }
 }
 
-// One request's heads that share a key head: scores of all keys, then their weighted values.
+// One head's sums in the order of its elements.
+template <int64_t PARTS, typename T>
+inline void put(const F (&sums)[PARTS], int64_t parts, T* out) {
+#ifdef __AVX512BF16__
+    if constexpr (PAIRED<T, PARTS>) {
+        for (int64_t i = 0; i < PARTS; i += 2) {
+            const __m512 low = (__m512)sums[i], high = (__m512)sums[i + 1];
+            // Quarters of 8 elements: the first four of each are in low, the last four in high.
+            const __m512 ab = _mm512_shuffle_f32x4(low, high, 0x44), cd = _mm512_shuffle_f32x4(low, high, 0xEE);
+            store(out + i * W, (F)_mm512_shuffle_f32x4(ab, ab, 0xD8));
+            store(out + (i + 1) * W, (F)_mm512_shuffle_f32x4(cd, cd, 0xD8));
+        }
+        return;
+    }
+#endif
+    for (int64_t i = 0; i < parts; ++i) store(out + i * W, sums[i]);
+}
+
+// One request's heads that share a key head: scores of all keys, then their weighted values. `count` slots.
 template <typename T, int64_t HEAD_DIM>
-void attend(const T* q, const T* keys, const T* values, const int32_t* table, T* out, float* scores, int64_t first,
-            int64_t length, int64_t sharing, int64_t head_dim, int64_t block_size, int64_t block_stride,
-            int64_t slot_stride, float scale) {
+void attend(const T* q, const T* keys, const T* values, const int32_t* slots, T* out, float* scores, int64_t count,
+            int64_t sharing, int64_t head_dim, int64_t slot_stride, float scale) {
     constexpr int64_t MOST = (HEAD_DIM == 0 ? 256 : HEAD_DIM) / W;  // native._MAX_HEAD_DIM
-    const int64_t parts = (HEAD_DIM == 0 ? head_dim : HEAD_DIM) / W;
-    const int64_t padded = (length - first + W - 1) / W * W;
-    F part[MOST];
-    walk(keys, table, first, length, block_size, block_stride, slot_stride, [&](int64_t at, const T* key) {
-        for (int64_t i = 0; i < parts; ++i) part[i] = load(key + i * W);
-        for (int64_t head = 0; head < sharing; ++head) {
-            F products{};
-            for (int64_t i = 0; i < parts; ++i) products += part[i] * load(q + head * head_dim + i * W);
-            scores[head * padded + at] = sum(products) * scale;
-        }
-    });
-    for (int64_t head = 0; head < sharing; ++head) {
-        float* row = scores + head * padded;
-        for (int64_t at = length - first; at < padded; ++at) row[at] = -1e30f;
-        F best = load(row), total{};
-        for (int64_t at = W; at < padded; at += W) {
-            const F score = load(row + at);
-            best = score > best ? score : best;
-        }
-        float most = best[0];
-        for (int64_t lane = 1; lane < W; ++lane) most = best[lane] > most ? best[lane] : most;
-        for (int64_t at = 0; at < padded; at += W) {
-            // What is far below the best one, the padding above all, must be 0 and not the smallest exponential.
-            const F shifted = load(row + at) - most;
-            const F weight = shifted < -87.f ? all(0.f) : exponential(shifted);
-            store(row + at, weight);
-            total += weight;
-        }
-        const float inverse = 1.f / sum(total);
-        for (int64_t at = 0; at < padded; at += W) store(row + at, load(row + at) * inverse);
+    constexpr int64_t PARTS = HEAD_DIM == 0 ? MOST + 1 : MOST;      // odd where the number is not known
+    const int64_t parts = (HEAD_DIM == 0 ? head_dim : HEAD_DIM) / W, padded = (count + W - 1) / W * W;
+    for (int64_t at = 0; at < padded; at += W) {
+        if (at + W < padded) Rows<T>(keys, slots + at + W, slot_stride).fetch(head_dim);
+        Rows<T>(values, slots + at, slot_stride).fetch(head_dim);
+        const Rows<T> own(keys, slots + at, slot_stride);
+        for (int64_t head = 0; head < sharing; ++head)
+            store(scores + head * padded + at, scores_of<HEAD_DIM>(q + head * head_dim, own, head_dim) * scale);
     }
+    for (int64_t head = 0; head < sharing; ++head) softmax(scores + head * padded, count, padded);
     // As many heads at once as the registers hold, so that values are read from memory once.
-    constexpr int64_t GROUP = 4;
-    for (int64_t begin = 0; begin < sharing; begin += GROUP) {
-        const int64_t count = sharing - begin < GROUP ? sharing - begin : GROUP;
-        F sums[GROUP][MOST] = {};
-        walk(values, table, first, length, block_size, block_stride, slot_stride, [&](int64_t at, const T* value) {
-            for (int64_t i = 0; i < parts; ++i) part[i] = load(value + i * W);
-            for (int64_t head = 0; head < count; ++head) {
-                const float weight = scores[(begin + head) * padded + at];
-                for (int64_t i = 0; i < parts; ++i) sums[head][i] += part[i] * weight;
-            }
-        });
-        for (int64_t head = 0; head < count; ++head)
-            for (int64_t i = 0; i < parts; ++i) store(out + (begin + head) * head_dim + i * W, sums[head][i]);
-    }
+    const auto some = [&](auto number, int64_t begin) {
+        constexpr int HEADS = decltype(number)::value;
+        F sums[HEADS][PARTS] = {};
+        for (int64_t at = 0; at < padded; at += W)
+            add_values(Rows<T>(values, slots + at, slot_stride), scores + begin * padded + at, padded, parts, sums);
+        for (int head = 0; head < HEADS; ++head) put(sums[head], parts, out + (begin + head) * head_dim);
+    };
+    int64_t head = 0;
+    for (; head + 4 <= sharing; head += 4) some(std::integral_constant<int, 4>{}, head);
+    if (head + 3 == sharing) some(std::integral_constant<int, 3>{}, head), head += 3;
+    if (head + 2 == sharing) some(std::integral_constant<int, 2>{}, head), head += 2;
+    if (head < sharing) some(std::integral_constant<int, 1>{}, head);
+}
+
+// The instance for a size of heads.
+template <typename T>
+inline auto attend_for(int64_t head_dim) {
+    return head_dim == 64 ? attend<T, 64> : head_dim == 128 ? attend<T, 128> : attend<T, 0>;
 }
 
 template <typename T>
 void paged_decode_attention(const T* q, const T* keys, const T* values, const int32_t* tables, const int32_t* lengths,
                             T* out, int64_t requests, int64_t heads, int64_t kv_heads, int64_t head_dim,
-                            int64_t table_stride, int64_t block_size, int64_t block_stride, int64_t slot_stride,
-                            int64_t window, float scale) {
+                            int64_t table_stride, int64_t block_size, int64_t slot_stride, int64_t window,
+                            float scale) {
     const int64_t sharing = heads / kv_heads;
     int64_t elements = 0;
     for (int64_t request = 0; request < requests; ++request) elements += lengths[request] * kv_heads * head_dim;
 #pragma omp parallel if (elements >= PARALLEL)
     {
         std::vector<float> scores;
+        std::vector<int32_t> slots;
 #pragma omp for schedule(dynamic)
         for (int64_t unit = 0; unit < requests * kv_heads; ++unit) {
             const int64_t request = unit / kv_heads, kv_head = unit % kv_heads, length = lengths[request];
@@ -93,11 +200,11 @@ void paged_decode_attention(const T* q, const T* keys, const T* values, const in
                 std::memset(out + place, 0, sharing * head_dim * sizeof(T));
                 continue;
             }
-            scores.resize(sharing * ((length - first + W - 1) / W * W));
-            auto chosen = head_dim == 64 ? attend<T, 64> : head_dim == 128 ? attend<T, 128> : attend<T, 0>;
-            chosen(q + place, keys + kv_head * head_dim, values + kv_head * head_dim, tables + request * table_stride,
-                   out + place, scores.data(), first, length, sharing, head_dim, block_size, block_stride, slot_stride,
-                   scale);
+            slots.resize(length - first + W);
+            scores.resize(sharing * (length - first + W));
+            find_slots(tables + request * table_stride, first, length, block_size, slots.data());
+            attend_for<T>(head_dim)(q + place, keys + kv_head * head_dim, values + kv_head * head_dim, slots.data(),
+                                    out + place, scores.data(), length - first, sharing, head_dim, slot_stride, scale);
         }
     }
 }

@@ -3,6 +3,8 @@
 // Every function has a reference in torch in the Python file of the same name, which says what shapes mean. Sizes of
 // rows that are walked are multiples of 16: the callers see to it.
 
+#include <algorithm>
+
 #include "attention.h"
 #include "elementwise.h"
 #include "products.h"
@@ -39,12 +41,17 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
     T *stream = static_cast<T*>(s.stream), *qkv = static_cast<T*>(s.qkv), *attended = static_cast<T*>(s.attended);
     T *gate_up = static_cast<T*>(s.gate_up), *active = static_cast<T*>(s.active);
     const T* table = static_cast<const T*>(s.table);
-    int64_t longest = 0;
-    for (int64_t row = 0; row < rows; ++row) longest = s.context_lens[row] > longest ? s.context_lens[row] : longest;
+    int64_t longest = 0;  // attended context, in whole vectors
+    const auto first_of = [&](int64_t row) {
+        return s.window > 0 && s.context_lens[row] > s.window ? s.context_lens[row] - s.window : 0;
+    };
+    for (int64_t row = 0; row < rows; ++row) longest = std::max(longest, s.context_lens[row] - first_of(row));
+    longest = (longest + W - 1) / W * W;
+    std::vector<int32_t> slots(rows * longest);
 #pragma omp parallel
     {
         const int64_t thread = thread_number(), threads = thread_count();
-        std::vector<float> scores(sharing * (longest + W));
+        std::vector<float> scores(sharing * longest);
         std::vector<T> turned(sharing * head_dim), normed(rows * hidden);
         Scratch<T> scratch;
         const auto produce = [&](const Weight& w, const T* x, T* out, bool adds) {
@@ -58,6 +65,10 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
                                 normed.data() + row * hidden, hidden, s.eps);
             return normed.data();
         };
+#pragma omp for
+        for (int64_t row = 0; row < rows; ++row)
+            find_slots(s.block_tables + row * s.table_stride, first_of(row), s.context_lens[row], s.block_size,
+                       slots.data() + row * longest);
         for (int64_t part = begin; part < end; ++part) {
             const Layer& layer = s.layers[part / PARTS];
             switch (part % PARTS) {
@@ -78,12 +89,10 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
                                   static_cast<const T*>(layer.k_norm), turn, head_dim, s.eps);
                         std::memcpy(values + s.slots[row] * slot_stride, own + query + slot_stride + kv_head * head_dim,
                                     head_dim * sizeof(T));
-                        const int64_t length = s.context_lens[row];
-                        const int64_t first = s.window > 0 && length > s.window ? length - s.window : 0;
-                        auto chosen = head_dim == 64 ? attend<T, 64> : head_dim == 128 ? attend<T, 128> : attend<T, 0>;
-                        chosen(turned.data(), keys, values, s.block_tables + row * s.table_stride,
-                               attended + row * query + kv_head * sharing * head_dim, scores.data(), first, length,
-                               sharing, head_dim, s.block_size, s.block_size * slot_stride, slot_stride, s.scale);
+                        attend_for<T>(head_dim)(turned.data(), keys, values, slots.data() + row * longest,
+                                                attended + row * query + kv_head * sharing * head_dim, scores.data(),
+                                                s.context_lens[row] - first_of(row), sharing, head_dim, slot_stride,
+                                                s.scale);
                     }
                     break;
                 case OUTPUT:
@@ -112,6 +121,13 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
                     produce(layer.down, active, stream, true);
                     break;
             }
+            const Weight* next = part % PARTS == ATTENTION ? &layer.output
+                                 : part % PARTS == OUTPUT  ? &layer.gate_up
+                                 : part % PARTS == GATE_UP ? &layer.down
+                                 : part % PARTS == DOWN && part + 1 < end ? &s.layers[part / PARTS + 1].qkv
+                                                                         : nullptr;
+            if (next != nullptr)
+                fetch_first<T>(*next, share(next == &layer.gate_up ? packs_of(*next) / 2 : packs_of(*next), thread, threads, 0));
 #pragma omp barrier
         }
     }
@@ -139,9 +155,9 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
     extern "C" void paged_decode_attention_##NAME(                                                                     \
         const T* q, const T* keys, const T* values, const int32_t* tables, const int32_t* lengths, T* out,             \
         int64_t requests, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t table_stride, int64_t block_size, \
-        int64_t block_stride, int64_t slot_stride, int64_t window, float scale) {                                      \
+        int64_t slot_stride, int64_t window, float scale) {                                      \
         paged_decode_attention(q, keys, values, tables, lengths, out, requests, heads, kv_heads, head_dim,             \
-                               table_stride, block_size, block_stride, slot_stride, window, scale);                    \
+                               table_stride, block_size, slot_stride, window, scale);                    \
     }                                                                                                                  \
     extern "C" void linear_##NAME(const Weight* weight, const T* x, T* out, int64_t rows) {                            \
         linear(*weight, x, out, rows);                                                                                 \

@@ -15,18 +15,19 @@
 namespace {
 
 // The weight of a linear layer; `native.Weight` is its twin. Packs of `lanes` outputs hold: plain float32,
-// [size, lanes]; plain bfloat16 and int8, [size / 2, lanes, 2]; int4, [size, lanes / 2] with outputs of the first half
-// in the low bits.
+// [size, lanes]; plain bfloat16 and int8, [size / 2, lanes, 2]; int4, for each 32 elements, codes [32, lanes / 2] with
+// outputs of the first half in the low bits, and bfloat16 scales and offsets [lanes, 2].
 struct Weight {
     const void* values;
-    const void* scales;  // int8: [outputs]; int4: with offsets, [size / 32, outputs, 2]; bfloat16
+    const void* scales;  // int8: [outputs], bfloat16; otherwise null
     const void* bias;    // [outputs], or null
     int64_t kind;        // 0 plain, 1 int8, 2 int4
     int64_t outputs, size;
     int64_t lanes;  // 64, 32 or 16
 };
 
-constexpr int64_t GROUP = 32;  // elements of a row that share a scale in 4 bits
+constexpr int64_t GROUP = 32;       // elements of a row that share a scale in 4 bits
+constexpr int64_t FIRST = 1 << 14;  // bytes of a weight to ask for ahead of the whole
 
 // GCC 12 makes 40 instructions of widening a byte to four, so where one does it, it is named.
 inline I load_codes(const int8_t* p) {
@@ -104,6 +105,11 @@ using Arithmetic = Floats;
 template <typename T>
 using Operand = typename Arithmetic<T>::Operand;
 
+inline int64_t pack_bytes(const Weight& w, int64_t element_bytes) {
+    if (w.kind == 2) return w.lanes * (w.size / GROUP) * (GROUP / 2 + sizeof(uint32_t));
+    return w.lanes * w.size * (w.kind == 1 ? 1 : element_bytes);
+}
+
 // The first `count` values of a vector.
 template <typename V>
 inline F load_some(const V* p, int64_t count) {
@@ -161,7 +167,8 @@ struct Fetch {
     const char* from;
     int64_t bytes;  // for each pair of elements
     void operator()(int64_t k) const {
-        for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + k / 2 * bytes + at);
+        const char* piece = from + k / 2 * bytes;
+        for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(piece + at);
     }
 };
 
@@ -195,7 +202,6 @@ inline void multiply_codes(const Weight& w, const uint8_t* codes, const Operand<
     // A pair of bfloat16 holds 128 + code, which is the code behind the bits of 128.
     constexpr float SHIFT = FLOATS ? 8.f : 128.f + 8.f;
     const int64_t groups = w.size / GROUP;
-    const uint32_t* pairs = static_cast<const uint32_t*>(w.scales) + output;
     F sums[ROWS][PARTS] = {};
     for (int64_t group = 0; group < groups; ++group) {
         F inner[ROWS][PARTS] = {};
@@ -219,9 +225,9 @@ inline void multiply_codes(const Weight& w, const uint8_t* codes, const Operand<
                 }
             }
         }
-        for (int part = 0; part < PARTS; ++part) {
+        for (int part = 0; part < PARTS; ++part, codes += sizeof(U)) {
             U pair;
-            std::memcpy(&pair, pairs + group * w.outputs + part * W, sizeof pair);
+            std::memcpy(&pair, codes, sizeof pair);
             const F scale = (F)(pair << 16), offset = (F)(pair & 0xFFFF0000u);
             for (int i = 0; i < ROWS; ++i) {
                 const float total = totals[(row + i) * groups + group];
@@ -237,8 +243,7 @@ inline void multiply_codes(const Weight& w, const uint8_t* codes, const Operand<
 template <int TILE, typename Some>
 inline void by_rows(int64_t rows, const void* pack, int64_t bytes, int64_t size, Some some) {
     const int64_t tiles = (rows + TILE - 1) / TILE, fetching = tiles < 4 ? tiles : 4;
-    // In whole lines, so that no tile asks for one twice.
-    const int64_t each = (bytes / (size / 2) / fetching + 63) / 64 * 64;
+    const int64_t each = bytes / (size / 2) / fetching;
     const char *next = static_cast<const char*>(pack) + bytes, *end = next + bytes;
     int64_t row = 0;
     const auto fetch = [&] {
@@ -265,7 +270,7 @@ void multiply_packs(const Weight& w, const Operand<T>* x, int64_t rows, int64_t 
             });
         };
         if constexpr (std::is_same_v<V, int8_t> && !std::is_same_v<Operand<T>, float>) {
-            if (rows > 4) {  // widened once for all
+            if (rows > 12) {  // widened once for all
                 scratch.widened.resize(elements);
                 for (int64_t i = 0; i < elements; i += W) store(scratch.widened.data() + i, load(pack + i));
                 walk_rows(scratch.widened.data());
@@ -280,7 +285,7 @@ void multiply_packs(const Weight& w, const Operand<T>* x, int64_t rows, int64_t 
 template <typename T, int PARTS>
 void multiply_code_packs(const Weight& w, const Operand<T>* x, int64_t rows, int64_t begin, int64_t end,
                          Scratch<T>& scratch, const Target<T>& target) {
-    const int64_t groups = w.size / GROUP, bytes = PARTS * W / 2 * w.size;
+    const int64_t groups = w.size / GROUP, bytes = pack_bytes(w, 0);
     scratch.totals.resize(rows * groups);
     for (int64_t group = 0; group < rows * groups; ++group)
         scratch.totals[group] = sum(load(x + group * GROUP) + load(x + group * GROUP + W));
@@ -325,6 +330,14 @@ inline int64_t share(int64_t packs, int64_t thread, int64_t threads, int64_t par
 }
 
 inline int64_t packs_of(const Weight& w) { return (w.outputs + w.lanes - 1) / w.lanes; }
+
+// Ask for the beginning of a thread's packs, before it waits for the others.
+template <typename T>
+void fetch_first(const Weight& w, int64_t pack) {
+    const int64_t bytes = pack_bytes(w, sizeof(T)), some = bytes < FIRST ? bytes : FIRST;
+    const char* from = static_cast<const char*>(w.values) + pack * bytes;
+    for (int64_t at = 0; at < some; at += 64) __builtin_prefetch(from + at);
+}
 
 // x [rows, size] with a whole weight: [rows, outputs]. Threads share the packs; or many rows, if packs do not come out
 // even.

@@ -1,0 +1,61 @@
+"""What profiles of a GPU say, recorded: decoding by graph, and the origin's problem with its cure.
+
+    python -m benchmarks.gpu_profiles [--output benchmarks/results/gpu-profiles.md]
+
+Decode steps of qwen3-0.6b at batch 1 and 64; then configs/origin-gpt2.toml with `--attention gather`, which copies the
+KV cache of every request in every step as the origin did, and with `paged`, compared.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+_ACTIVE = ["--phase", "decode", "--wait", "0", "--warmup", "1", "--active", "2", "--repeat", "1"]
+_DECODE = ["--model", "qwen3-0.6b", "--load-format", "dummy", "--dtype", "bfloat16", "--mode", "offline"]
+_DECODE += ["--prompt-length", "128", "--max-new-tokens", "200", "--no-stop-on-eos", "--max-model-len", "1024"]
+_ORIGIN = ["--config", "origin-gpt2", "--max-decode-steps", "1"]
+
+
+def roseinfer(*arguments: str) -> str:
+    """What a command prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "roseinfer", *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"roseinfer {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def profile(folder: Path, options: list[str]) -> tuple[str, Path]:
+    """Profile once; the command as a reader would give it, and the run directory."""
+    roseinfer("profile", *options, *_ACTIVE, "--profile-dir", str(folder))
+    run = next(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+    return f"roseinfer profile {' '.join([*options, *_ACTIVE])}", run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "gpu-profiles.md")
+    output: Path = parser.parse_args().output
+    sections = ["# What profiles of a GPU say\n\n    python -m benchmarks.gpu_profiles"]
+    with tempfile.TemporaryDirectory() as folder:
+        for batch in (1, 64):
+            options = [*_DECODE, "--num-requests", str(batch), "--max-batch-size", str(batch)]
+            command, run = profile(Path(folder) / f"batch-{batch}", options)
+            said = roseinfer("summarize", str(run), "--markdown")
+            sections.append(f"## Decoding by graph, batch {batch}\n\n    {command}\n\n{said.strip()}")
+        runs = {}
+        for attention in ("gather", "paged"):
+            command, runs[attention] = profile(Path(folder) / attention, [*_ORIGIN, "--attention", attention])
+            said = roseinfer("summarize", str(runs[attention]), "--markdown")
+            sections.append(f"## The origin's run, attention {attention}\n\n    {command}\n\n{said.strip()}")
+        said = roseinfer("summarize", str(runs["paged"]), "--baseline", str(runs["gather"]), "--markdown")
+        sections.append(f"## paged compared with gather\n\n{said.strip()}")
+    output.write_text("\n\n".join(sections) + "\n")
+    print(f"wrote {output}")
+
+
+if __name__ == "__main__":
+    main()
