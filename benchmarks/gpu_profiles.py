@@ -20,9 +20,7 @@ _ORIGIN = ["--config", "origin-gpt2", "--max-decode-steps", "1"]
 
 def roseinfer(*arguments: str) -> str:
     """What a command prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "roseinfer", *arguments], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-m", "roseinfer", *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"roseinfer {' '.join(arguments)}: {done.stderr.strip()}")
     return done.stdout

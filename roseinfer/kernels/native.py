@@ -45,6 +45,8 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "rope_append": [_POINTER] * 9 + [_INTEGER] * 6 + [_FLOAT],
     "paged_decode_attention": [_POINTER] * 6 + [_INTEGER] * 8 + [_FLOAT],
     "linear": [_POINTER] * 3 + [_INTEGER],
+    "table_rows": [_POINTER] * 3 + [_INTEGER],
+    "argmax": [_POINTER] * 2 + [_INTEGER] * 3,
     "decode_layers": [_POINTER] + [_INTEGER] * 2,
 }
 
@@ -311,6 +313,21 @@ def linear(x: Tensor, weight: Weight) -> Tensor:
     out = torch.empty((x.shape[0], weight.outputs), dtype=x.dtype)
     arguments = ctypes.byref(weight), x.data_ptr(), out.data_ptr(), x.shape[0]
     _call("linear", x.dtype, *arguments, label=_LINEARS[weight.kind])
+    return out
+
+
+def table_rows(ids: Tensor, weight: Weight, dtype: torch.dtype) -> Tensor:
+    """Rows of a plain or int8 weight: ids [n], each of one of its outputs -> [n, size]."""
+    ids = ids.to(torch.int64).contiguous()
+    out = torch.empty((len(ids), weight.size), dtype=dtype)
+    _call("table_rows", dtype, ctypes.byref(weight), ids.data_ptr(), out.data_ptr(), len(ids))
+    return out
+
+
+def argmax(x: Tensor) -> Tensor:
+    """`argmax.argmax` for rows of any size."""
+    out = torch.empty(len(x), dtype=torch.int64)
+    _call("argmax", x.dtype, x.data_ptr(), out.data_ptr(), len(x), x.shape[1], x.stride(0))
     return out
 
 

@@ -96,26 +96,26 @@ class NativeWeight(PackedTable):
 
     def values(self, dtype: torch.dtype) -> Tensor:
         if self.kind is native.Kind.INT4:
-            codes, pairs = self.data.split((GROUP // 2 * self.lanes, 4 * self.lanes), dim=2)
-            halves = codes.unflatten(2, (GROUP, -1)).permute(0, 3, 1, 2).flatten(2)  # [packs, lanes / 2, size]
+            codes, pairs = self.data.tensor_split((GROUP // 2 * self.lanes,), dim=2)
+            halves = (
+                codes.reshape(*codes.shape[:2], GROUP, -1).permute(0, 3, 1, 2).flatten(2)
+            )  # [packs, lanes / 2, size]
             whole = torch.cat((halves & 15, halves >> 4), dim=1).view(-1, self.size)
-            pairs = pairs.contiguous().view(torch.bfloat16).unflatten(2, (self.lanes, 2)).transpose(1, 2)
+            pairs = pairs.contiguous().view(torch.bfloat16).view(*codes.shape[:2], self.lanes, 2).transpose(1, 2)
             scales, offsets = pairs.float().flatten(0, 1).unbind(-1)
             return Groups(whole, scales, offsets).values(dtype)
         if self.data.dim() == 3:
             plain = self.data.transpose(1, 2)
         else:
             plain = self.data.transpose(1, 2).reshape(-1, self.lanes, self.size)
-        return self._scaled(plain.reshape(-1, self.size)[: self.outputs], slice(None), dtype)
+        values = plain.reshape(-1, self.size)[: self.outputs].to(dtype)
+        return values if self.scales is None else values * self.scales.to(dtype)[:, None]
 
     def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         assert self.kind is not native.Kind.INT4, "no table is kept in 4 bits"
-        pack, lane = ids // self.lanes, ids % self.lanes
-        return self._scaled(self.data[pack, :, lane].reshape(len(ids), self.size), ids, dtype)
-
-    def _scaled(self, values: Tensor, rows: Tensor | slice, dtype: torch.dtype) -> Tensor:
-        wide = values.to(dtype)
-        return wide if self.scales is None else wide * self.scales[rows].to(dtype)[:, None]
+        wide = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+        own = wide if self.kind is native.Kind.INT8 else self.data.dtype
+        return native.table_rows(ids, self.describe(None), own).to(dtype)
 
 
 def _lanes(unit: int) -> int:

@@ -14,6 +14,7 @@ from paged_cases import paged_case
 from roseinfer.errors import UsageError
 from roseinfer.kernels import native
 from roseinfer.kernels.activations import silu_and_mul, silu_and_mul_reference
+from roseinfer.kernels.argmax import argmax, argmax_reference
 from roseinfer.kernels.norms import add_rms_norm, add_rms_norm_reference
 from roseinfer.kernels.paged_attention import paged_decode_attention, paged_decode_attention_reference
 from roseinfer.kernels.rope_append import rope_append, rope_append_reference
@@ -134,6 +135,26 @@ def test_paged_decode_attention(
     # Large scores make a softmax out of their own rounding.
     close = tolerance(dtype) if scale == 1.0 else {"rtol": 0.05, "atol": 0.05}
     torch.testing.assert_close(out, expected, **close)
+
+
+@given(
+    rows=st.integers(0, 5),
+    size=st.integers(1, 70),
+    distinct=st.integers(1, 40),
+    dtype=DTYPES,
+    seed=st.integers(0, 1 << 20),
+)
+@settings(max_examples=60, deadline=None)
+def test_argmax(rows: int, size: int, distinct: int, dtype: torch.dtype, seed: int) -> None:
+    wide = torch.randint(-distinct, distinct, (rows, size + 3), generator=generator(seed)).to(dtype)
+    wide[wide == -1] = -torch.inf
+    x = wide[:, :size]  # rows lie apart, and behind each stands something larger
+    wide[:, size:] = 100.0
+    assert argmax(x).tolist() == argmax_reference(x).tolist()
+
+
+def test_a_row_that_is_nowhere_a_number_has_an_argmax_in_it() -> None:
+    assert argmax(torch.full((2, 20), torch.nan)).tolist() == [0, 0]
 
 
 def test_other_dtypes_stay_with_torch() -> None:

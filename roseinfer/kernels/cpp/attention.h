@@ -31,8 +31,10 @@ struct Rows {
 
     // Rows lie apart, where the processor does not guess them.
     void fetch(int64_t head_dim) const {
-        for (int64_t i = 0; i < W; ++i)
-            for (int64_t at = 0; at < head_dim; at += 64 / sizeof(T)) __builtin_prefetch(row[i] + at);
+        for (int64_t at = 0; at < head_dim; at += 64 / sizeof(T)) {
+#pragma GCC unroll 16
+            for (int64_t i = 0; i < W; ++i) __builtin_prefetch(row[i] + at);
+        }
     }
 };
 
@@ -50,6 +52,7 @@ inline F scores_of(const T* q, const Rows<T>& keys, int64_t head_dim) {
         if (size % (2 * W) == 0) {
             for (int64_t i = 0; i < size; i += 2 * W) {
                 const __m512bh own = (__m512bh)_mm512_loadu_si512(q + i);
+#pragma GCC unroll 16
                 for (int64_t at = 0; at < W; ++at) {
                     F& sums = products[at % 4][at / 4];
                     sums = (F)_mm512_dpbf16_ps((__m512)sums, own, (__m512bh)_mm512_loadu_si512(keys.row[at] + i));
@@ -61,6 +64,7 @@ inline F scores_of(const T* q, const Rows<T>& keys, int64_t head_dim) {
 #endif
     for (int64_t i = 0; i < size; i += W) {
         const F own = load(q + i);
+#pragma GCC unroll 16
         for (int64_t at = 0; at < W; ++at) products[at % 4][at / 4] += own * load(keys.row[at] + i);
     }
     return sums_of(products);

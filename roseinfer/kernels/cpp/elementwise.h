@@ -93,4 +93,32 @@ void rope_append(const T* qkv, const T* table, const int64_t* positions, const i
     }
 }
 
+// The first of each row's largest values; of a row of NaN alone, 0.
+template <typename T>
+void argmax(const T* x, int64_t* out, int64_t rows, int64_t size, int64_t stride) {
+#pragma omp parallel for if (rows * size >= PARALLEL)
+    for (int64_t row = 0; row < rows; ++row) {
+        const T* own = x + row * stride;
+        const int64_t whole = size / W * W;
+        F best = all(-INFINITY);
+        for (int64_t i = 0; i < whole; i += W) {
+            const F value = load(own + i);
+            best = value > best ? value : best;
+        }
+        float most = best[0];
+        for (int64_t lane = 1; lane < W; ++lane) most = best[lane] > most ? best[lane] : most;
+        for (int64_t i = whole; i < size; ++i) most = as_float(own[i]) > most ? as_float(own[i]) : most;
+        int64_t at = 0;
+        while (at < whole) {
+            const I equal = load(own + at) == all(most);
+            int32_t any = 0;
+            for (int64_t lane = 0; lane < W; ++lane) any |= equal[lane];
+            if (any != 0) break;
+            at += W;
+        }
+        while (at < size && as_float(own[at]) != most) ++at;
+        out[row] = at < size ? at : 0;
+    }
+}
+
 }  // namespace

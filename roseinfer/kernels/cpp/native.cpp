@@ -162,6 +162,12 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
     extern "C" void linear_##NAME(const Weight* weight, const T* x, T* out, int64_t rows) {                            \
         linear(*weight, x, out, rows);                                                                                 \
     }                                                                                                                  \
+    extern "C" void table_rows_##NAME(const Weight* weight, const int64_t* ids, T* out, int64_t count) {               \
+        table_rows(*weight, ids, out, count);                                                                          \
+    }                                                                                                                  \
+    extern "C" void argmax_##NAME(const T* x, int64_t* out, int64_t rows, int64_t size, int64_t stride) {              \
+        argmax(x, out, rows, size, stride);                                                                            \
+    }                                                                                                                  \
     extern "C" void decode_layers_##NAME(const Step* step, int64_t begin, int64_t end) {                               \
         decode_layers<T>(*step, begin, end);                                                                           \
     }

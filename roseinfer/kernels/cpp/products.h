@@ -356,4 +356,30 @@ void linear(const Weight& w, const T* x, T* out, int64_t rows) {
     }
 }
 
+// Rows of a plain or int8 weight as they were before they were packed: [count, size].
+template <typename T, typename V>
+void unpack_rows(const Weight& w, const int64_t* ids, T* out, int64_t count) {
+    const uint16_t* scales = static_cast<const uint16_t*>(w.scales);
+    // Of two elements that follow each other in a row, in the pack: of float32, the other outputs' stand between them.
+    const int64_t apart = std::is_same_v<V, float> ? w.lanes : 1, first = std::is_same_v<V, float> ? 1 : 2;
+#pragma omp parallel for if (count * w.size >= PARALLEL)
+    for (int64_t i = 0; i < count; ++i) {
+        const int64_t pack = ids[i] / w.lanes, lane = ids[i] % w.lanes;
+        const V* values = static_cast<const V*>(w.values) + pack * w.lanes * w.size + lane * first;
+        const float scale = scales == nullptr ? 1.f : as_float(scales[ids[i]]);
+        for (int64_t k = 0; k < w.size; k += 2, values += 2 * w.lanes) {
+            out[i * w.size + k] = rounded<T>(scale * as_float(values[0]));
+            out[i * w.size + k + 1] = rounded<T>(scale * as_float(values[apart]));
+        }
+    }
+}
+
+template <typename T>
+void table_rows(const Weight& w, const int64_t* ids, T* out, int64_t count) {
+    if (w.kind == 0)
+        unpack_rows<T, T>(w, ids, out, count);
+    else if (w.kind == 1)
+        unpack_rows<T, int8_t>(w, ids, out, count);
+}
+
 }  // namespace

@@ -121,6 +121,8 @@ inline int64_t thread_count() { return 1; }
 
 inline float as_float(float value) { return value; }
 
+inline float as_float(int8_t value) { return value; }
+
 inline float as_float(uint16_t value) {
     const uint32_t bits = (uint32_t)value << 16;
     float wide;
