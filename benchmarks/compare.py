@@ -89,7 +89,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", help="cpu, cuda, cuda:N or auto")
     parser.add_argument("--dtype", help="of weights and activations, in every engine")
     parser.add_argument("--quantize", help="of roseinfer's weights: auto, none, int8 or int4")
-    parser.add_argument("--compile", action="store_true", default=None, help="roseinfer with its compiled kernels")
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, help="roseinfer with its compiled kernels, or without"
+    )
     parser.add_argument("--num-requests", type=int, help="fewer requests than the config's")
     parser.add_argument("--max-batch-size", type=int, help="most requests that run together, in every engine")
     parser.add_argument("--peers", nargs="*", choices=[name for name in CONTENDERS if name != "roseinfer"])

@@ -54,9 +54,9 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     max_model_len: PositiveInt | None = None
     """Most tokens, prompt and completion together, that a request may have; the model's context length when unset."""
     compile: bool | None = None
-    """On a CPU, compute with kernels that the machine's C++ compiler makes: true makes them where that was not done
-    before, which takes seconds; when unset, they are used if they were made (`make setup` does it). From then on, all
-    engines of the process use them."""
+    """On a CPU, compute with kernels that the machine's C++ compiler makes. true makes them where that was not done
+    before, which takes seconds. When unset, they are used if they were made (`make setup` does it) and the processor
+    has AVX-512, where they are known to be faster. From then on, all engines of the process use them."""
     cuda_graphs: bool = True
     """On a GPU, decode by replaying CUDA graphs."""
     max_decode_steps: PositiveInt = 16

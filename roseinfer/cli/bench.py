@@ -173,8 +173,7 @@ def _measure(
     from roseinfer.workload.provenance import ModelInfo, current_versions
 
     largest = max(cell.max_batch_size for cell in to_measure)
-    built = msgspec.structs.replace(config.engine, max_batch_size=largest)
-    engine: Engine = load_engine(built)
+    engine: Engine = load_engine(msgspec.structs.replace(config.engine, max_batch_size=largest))
     startup_s = time.perf_counter() - started_s
     limits = ceilings(engine.runner.device, engine.runner.cache.data.dtype)
     measured: list[Measured] = []
@@ -211,5 +210,5 @@ def _measure(
         threads=num_threads(),
         ceilings=limits,
     )
-    results = BenchResults(environment=environment, model=ModelInfo.of(engine), engine=built, runs=runs)
+    results = BenchResults(environment=environment, model=ModelInfo.of(engine), engine=engine.config, runs=runs)
     return measured, results, interrupted

@@ -82,7 +82,7 @@ def _with_native(wanted: bool | None, device: torch.device) -> bool:
         raise UsageError("compile cannot be false in a process whose engines use the compiled kernels: start another")
     if wanted:
         native.load()
-    elif wanted is None:
+    elif wanted is None and native.is_default():
         native.load_made()
     return native.is_loaded()
 

@@ -27,10 +27,9 @@ from roseinfer.spans import operator, recording
 
 _SOURCES = Path(__file__).with_name("cpp")
 _COMPILERS = ("c++", "g++", "clang++")
-_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
+# With OpenMP, the library finds torch's already loaded, and shares its threads.
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-fopenmp")
 _LIBRARY = "library.so"
-_THREADS = "-fopenmp"
-"""With it, the library finds torch's OpenMP already loaded, and shares its threads."""
 LANES = 16
 """Elements that the kernels take at once: what they walk over is a multiple of it."""
 _MAX_HEAD_DIM = 256
@@ -86,6 +85,11 @@ def load_made() -> bool:
             function.argtypes, function.restype = arguments, None
             _functions[name, dtype] = function
     return True
+
+
+def is_default() -> bool:
+    """Whether this processor is of the kind on which the kernels were measured to be faster than torch's."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def is_loaded() -> bool:
@@ -362,12 +366,10 @@ def _compile(compiler: str, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            # Some compilers, Apple's above all, come without OpenMP: the kernels then use one thread.
-            for flags in ((*_FLAGS, _THREADS), _FLAGS):
-                complaint = _build([compiler, *flags], Path(folder))
-                if complaint is None:
-                    (Path(folder) / _LIBRARY).replace(path)
-                    return
+            complaint = _build([compiler, *_FLAGS], Path(folder))
+            if complaint is None:
+                (Path(folder) / _LIBRARY).replace(path)
+                return
     except OSError as error:
         raise UsageError(
             f"--compile cannot write to {path.parent}: {error.strerror}; set ROSEINFER_CACHE_DIR"
@@ -396,6 +398,8 @@ def _build(compiler: list[str], folder: Path) -> str | None:
 
 if __name__ == "__main__":  # `make setup`: a machine without a compiler does without
     try:
+        if not is_default():
+            raise UsageError("this processor has no AVX-512; --compile makes the kernels all the same")
         load()
     except UsageError as error:
         sys.stderr.write(f"[compile] left to PyTorch: {error}\n")

@@ -75,8 +75,9 @@ def profile_run(
             on_warning(warning)
     with record_session(config.profile, device, config.workload.mode, on_compress) as session:
         session.warnings += warnings
+        built = msgspec.structs.replace(config, engine=engine.config)
         session.details |= {
-            "config": msgspec.to_builtins(config, str_keys=True),
+            "config": msgspec.to_builtins(built, str_keys=True),
             "model": ModelInfo.of(engine),
             "ceilings": {"copy_bytes_per_s": limits.copy_bytes_per_s, "flops_per_s": limits.flops_per_s},
             "baseline_step_ms": _baseline_step_ms(baseline),

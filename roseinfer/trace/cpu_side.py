@@ -9,7 +9,8 @@ _MANY_OPS = 500
 _PYTHON_BOUND_PERCENT = 60.0
 _LARGE_PERCENT = 20.0
 """Of the window: an operator that takes less is not the first thing to change."""
-_PRODUCTS = ("mm", "matmul", "linear", "conv", "attention", "int8pack", "int4pack")
+_ATTENTION = ("attention",)
+_PRODUCTS = ("mm", "matmul", "linear", "conv", "int8pack", "int4pack")
 _COPIES = ("copy_", "cat", "clone", "contiguous", "index", "stack", "fill_", "zero_")
 
 
@@ -43,6 +44,11 @@ def _evidence(cpu: CpuSummary, ops: list[OpSummary], heavy: SpanSummary | None, 
     if ops:
         calls, mean_us = _calls_and_mean(ops)
         lines.append(f"{counted(calls, 'operator call')}, {mean_us:,.1f} us each on average without inner ones.")
+        attention = _percent(ops, _ATTENTION)
+        products = _percent([op for op in ops if not _is(op, _ATTENTION)], _PRODUCTS)
+        if products:
+            also = f", attention {attention:.0f} %" if attention else ""
+            lines.append(f"Matrix products take {products:.0f} % of operator time{also}.")
         lines.append(
             f"{ops[0].name} takes {ops[0].self_ms:,.1f} ms in {counted(ops[0].calls, 'call')}, "
             f"{ops[0].percent:.0f} % of operator time."
@@ -83,11 +89,19 @@ def _advice(busy: float, ops: list[OpSummary], heavy: SpanSummary | None, found:
 
 
 def _remedy(name: str) -> str:
-    if any(word in name for word in _PRODUCTS):
+    if any(word in name for word in (*_ATTENTION, *_PRODUCTS)):
         return "a smaller dtype or quantized weights, more threads, or a larger batch"
     if any(word in name for word in _COPIES):
         return "move less memory; write into place instead of copying and joining"
     return "fewer calls, or fuse it with its neighbours"
+
+
+def _is(op: OpSummary, words: tuple[str, ...]) -> bool:
+    return any(word in op.name.lower() for word in words)
+
+
+def _percent(ops: list[OpSummary], words: tuple[str, ...]) -> float:
+    return sum(op.percent for op in ops if _is(op, words))
 
 
 def _python_ms(span: SpanSummary) -> float:

@@ -1,5 +1,7 @@
 """The demo model says what it says under transformers."""
 
+import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
+from roseinfer.kernels import native
 from roseinfer.weights.resolve import demo_gguf
 
 PROMPTS = [
@@ -34,9 +37,17 @@ PROMPTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def engine() -> Engine:
-    return build_engine(EngineConfig(dtype="float32", device="cpu", max_model_len=256, max_batch_size=20))
+@pytest.fixture(scope="module", params=[False, True], ids=["torch", "compiled"])
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """With torch's operations, and with the compiled kernels, in steps of up to 20 requests."""
+    if request.param and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        pytest.skip("there is no C++ compiler")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield build_engine(
+            EngineConfig(dtype="float32", device="cpu", max_model_len=256, max_batch_size=20, compile=request.param)
+        )
+    native.unload()
 
 
 @pytest.fixture(scope="module")

@@ -152,6 +152,17 @@ def test_one_large_operator_on_a_cpu(tmp_path: Path) -> None:
     ]
 
 
+def test_the_share_of_matrix_products_is_told_apart_from_attention(tmp_path: Path) -> None:
+    ops = ("roseinfer::qkv_linear", 500), ("aten::_weight_int4pack_mm_for_cpu", 100), ("aten::add", 150)
+    attention = ("aten::_scaled_dot_product_flash_attention_for_cpu", 250)
+    events, at = [], 0
+    for name, duration in (*ops, attention):
+        events += rows(("cpu_op", name, at, duration))
+        at += duration
+    evidence = summary_of(tmp_path, events).verdict.evidence
+    assert "Matrix products take 60 % of operator time, attention 25 %." in evidence
+
+
 def test_a_loop_that_waits_for_its_data(tmp_path: Path) -> None:
     loader = "enumerate(DataLoader)#_MultiProcessingDataLoaderIter.__next__"
     events = rows(("user_annotation", loader, 0, 900), ("cpu_op", "aten::mm", 910, 80))
