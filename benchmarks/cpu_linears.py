@@ -1,0 +1,71 @@
+"""Matrix products on a CPU: the compiled kernels beside torch's, for weights plain, in 8 bits and in 4.
+
+    python benchmarks/cpu_linears.py [--sizes 3072x576 576x1536] [--rows 1 4 16 64 128 512]
+
+Each product is timed over so many copies of the weight that memory, not a cache, holds them; the best of a few rounds
+counts, compiled and torch in turn. Torch multiplies plain weights in oneDNN's order, and quantized ones by its own
+kernels for few bits, or widened where rows are many. Prints Markdown.
+"""
+
+import argparse
+import time
+
+import torch
+
+from roseinfer.kernels import native
+from roseinfer.kernels.native_linear import NativeWeight
+from roseinfer.kernels.packed_linear import OneDnnWeight
+from roseinfer.kernels.packed_weight import PackedWeight
+from roseinfer.kernels.quantized_linear import Groups, Int4Groups, Int8Rows
+
+_CACHE_BYTES = 1 << 27
+"""More than the caches of a processor hold."""
+_ROUNDS = 5
+
+
+def forms(kind: str, weight: torch.Tensor) -> tuple[PackedWeight, PackedWeight]:
+    """The weight for the compiled kernels, and for torch's."""
+    outputs = len(weight)
+    if kind == "int8":
+        rows = Int8Rows.quantize(weight)
+        return NativeWeight.pack_rows(rows, outputs), rows
+    if kind == "int4":
+        groups = Groups.quantize(weight)
+        return NativeWeight.pack_groups(groups, outputs), Int4Groups.pack(groups)
+    return NativeWeight.pack(weight, outputs), OneDnnWeight.pack(weight)
+
+
+def best_us(copies: list[PackedWeight], x: torch.Tensor) -> float:
+    """Of one product, averaged over the copies."""
+    started_s = time.perf_counter()
+    for weight in copies:
+        weight.linear(x)
+    return 1e6 * (time.perf_counter() - started_s) / len(copies)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", nargs="+", default=["3072x576", "576x1536"], help="outputs x inputs")
+    parser.add_argument("--rows", nargs="+", type=int, default=[1, 4, 16, 64, 128, 512])
+    arguments = parser.parse_args()
+    native.load()
+    torch.manual_seed(0)
+    print("| weight | kept | rows | compiled, us | torch, us | torch / compiled | compiled reads, GB/s |")
+    print("|---|---|---|---|---|---|---|")
+    for size in arguments.sizes:
+        outputs, inputs = map(int, size.split("x"))
+        for kind in ("plain", "int8", "int4"):
+            weight = torch.randn(outputs, inputs).to(torch.bfloat16)
+            number = _CACHE_BYTES // forms(kind, weight)[0].nbytes
+            ours, torchs = map(list, zip(*(forms(kind, weight) for _ in range(number)), strict=True))
+            for rows in arguments.rows:
+                x = torch.randn(rows, inputs).to(torch.bfloat16)
+                rounds = [(best_us(ours, x), best_us(torchs, x)) for _ in range(_ROUNDS)]
+                compiled, by_torch = (min(times) for times in zip(*rounds, strict=True))
+                speed = ours[0].nbytes / compiled / 1e3
+                name = f"| {size} | {'bfloat16' if kind == 'plain' else kind} | {rows} "
+                print(f"{name}| {compiled:.0f} | {by_torch:.0f} | {by_torch / compiled:.2f} | {speed:.0f} |")
+
+
+if __name__ == "__main__":
+    main()
