@@ -130,8 +130,16 @@ struct Target {
 
     // 16 outputs of one row, or those that there are; rounded as often as separate operations would.
     void put(int64_t row, int64_t output, F value) const {
-        const int64_t count = outputs - output < W ? outputs - output : W;
-        if (count <= 0) return;
+        const int64_t count = outputs - output;
+        if (count >= W)
+            put_some(row, output, value, std::integral_constant<int64_t, W>{});
+        else if (count > 0)
+            put_some(row, output, value, count);
+    }
+
+  private:
+    template <typename Count>
+    void put_some(int64_t row, int64_t output, F value, Count count) const {
         T* place = out + row * stride + output;
         T values[W];
         if (scales != nullptr) value *= load_some(scales + output, count);
