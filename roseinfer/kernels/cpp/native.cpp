@@ -121,13 +121,6 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
                     produce(layer.down, active, stream, true);
                     break;
             }
-            const Weight* next = part % PARTS == ATTENTION ? &layer.output
-                                 : part % PARTS == OUTPUT  ? &layer.gate_up
-                                 : part % PARTS == GATE_UP ? &layer.down
-                                 : part % PARTS == DOWN && part + 1 < end ? &s.layers[part / PARTS + 1].qkv
-                                                                         : nullptr;
-            if (next != nullptr)
-                fetch_first<T>(*next, share(next == &layer.gate_up ? packs_of(*next) / 2 : packs_of(*next), thread, threads, 0));
 #pragma omp barrier
         }
     }

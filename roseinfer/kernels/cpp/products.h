@@ -26,8 +26,7 @@ struct Weight {
     int64_t lanes;  // 64, 32 or 16
 };
 
-constexpr int64_t GROUP = 32;       // elements of a row that share a scale in 4 bits
-constexpr int64_t FIRST = 1 << 14;  // bytes of a weight to ask for ahead of the whole
+constexpr int64_t GROUP = 32;  // elements of a row that share a scale in 4 bits
 
 // GCC 12 makes 40 instructions of widening a byte to four, so where one does it, it is named.
 inline I load_codes(const int8_t* p) {
@@ -338,14 +337,6 @@ inline int64_t share(int64_t packs, int64_t thread, int64_t threads, int64_t par
 }
 
 inline int64_t packs_of(const Weight& w) { return (w.outputs + w.lanes - 1) / w.lanes; }
-
-// Ask for the beginning of a thread's packs, before it waits for the others.
-template <typename T>
-void fetch_first(const Weight& w, int64_t pack) {
-    const int64_t bytes = pack_bytes(w, sizeof(T)), some = bytes < FIRST ? bytes : FIRST;
-    const char* from = static_cast<const char*>(w.values) + pack * bytes;
-    for (int64_t at = 0; at < some; at += 64) __builtin_prefetch(from + at);
-}
 
 // x [rows, size] with a whole weight: [rows, outputs]. Threads share the packs; or many rows, if packs do not come out
 // even.
