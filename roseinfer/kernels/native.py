@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import nullcontext
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from roseinfer.cache_folder import cache_folder
 from roseinfer.errors import UsageError
-from roseinfer.spans import operator, recording
+from roseinfer.spans import operator, recording, span
 
 _SOURCES = Path(__file__).with_name("cpp")
 _COMPILERS = ("c++", "g++", "clang++")
@@ -265,8 +266,11 @@ class Layer(ctypes.Structure):
     )
 
 
-PARTS = ("qkv_linear", "attention", "output_linear", "gate_up_linear", "down_linear")
+PARTS = ("qkv_linear", "rope_append", "attention", "output_linear", "gate_up_linear", "down_linear")
 """What `decode_layers` does in each layer, in order, with the norms, rotations, activations and sums next to it."""
+
+_SPANS = {"rope_append": "roseinfer.kv.append", "attention": "roseinfer.attention"}
+"""Around some of the parts, as around the same work in other steps."""
 
 
 class Step(ctypes.Structure):
@@ -308,7 +312,8 @@ def decode_layers(step: Step, dtype: torch.dtype, num_layers: int) -> None:
         function(ctypes.byref(step), 0, num_layers * len(PARTS))
         return
     for part in range(num_layers * len(PARTS)):
-        with operator(f"roseinfer::{PARTS[part % len(PARTS)]}"):
+        name = PARTS[part % len(PARTS)]
+        with span(_SPANS[name]) if name in _SPANS else nullcontext(), operator(f"roseinfer::{name}"):
             function(ctypes.byref(step), part, part + 1)
 
 

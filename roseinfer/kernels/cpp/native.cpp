@@ -29,7 +29,7 @@ struct Step {
     float eps, scale;
 };
 
-enum Part { QKV, ATTENTION, OUTPUT, GATE_UP, DOWN, PARTS };
+enum Part { QKV, APPEND, ATTENTION, OUTPUT, GATE_UP, DOWN, PARTS };
 
 // Parts begin..end of the decoder's layers. All threads walk through one program, and wait for each other where a part
 // needs all of the part before.
@@ -52,7 +52,7 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
     {
         const int64_t thread = thread_number(), threads = thread_count();
         std::vector<float> scores(sharing * longest);
-        std::vector<T> turned(sharing * head_dim), normed(rows * hidden);
+        std::vector<T> normed(rows * hidden);
         Scratch<T> scratch;
         const auto produce = [&](const Weight& w, const T* x, T* out, bool adds) {
             const int64_t packs = packs_of(w);
@@ -75,24 +75,31 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
                 case QKV:
                     produce(layer.qkv, norm(layer.attention_norm), qkv, false);
                     break;
+                case APPEND:
+                    for (int64_t unit = thread; unit < rows * s.kv_heads; unit += threads) {
+                        const int64_t row = unit / s.kv_heads, kv_head = unit % s.kv_heads;
+                        const T* turn = table + s.positions[row] * head_dim;
+                        const int64_t slot = s.slots[row] * slot_stride + kv_head * head_dim;
+                        T *own = qkv + row * projected, *q = own + kv_head * sharing * head_dim;
+                        T *k = own + query + kv_head * head_dim, *v = k + slot_stride;
+                        for (int64_t head = 0; head < sharing; ++head)
+                            turn_head(q + head * head_dim, q + head * head_dim, static_cast<const T*>(layer.q_norm), turn,
+                                      head_dim, s.eps);
+                        turn_head(k, static_cast<T*>(layer.keys) + slot, static_cast<const T*>(layer.k_norm), turn,
+                                  head_dim, s.eps);
+                        std::memcpy(static_cast<T*>(layer.values) + slot, v, head_dim * sizeof(T));
+                    }
+                    break;
                 case ATTENTION:
                     for (int64_t unit = thread; unit < rows * s.kv_heads; unit += threads) {
                         const int64_t row = unit / s.kv_heads, kv_head = unit % s.kv_heads;
-                        const T *own = qkv + row * projected, *turn = table + s.positions[row] * head_dim;
-                        const T* q = own + kv_head * sharing * head_dim;
-                        T *keys = static_cast<T*>(layer.keys) + kv_head * head_dim;
-                        T *values = static_cast<T*>(layer.values) + kv_head * head_dim;
-                        for (int64_t head = 0; head < sharing; ++head)
-                            turn_head(q + head * head_dim, turned.data() + head * head_dim,
-                                      static_cast<const T*>(layer.q_norm), turn, head_dim, s.eps);
-                        turn_head(own + query + kv_head * head_dim, keys + s.slots[row] * slot_stride,
-                                  static_cast<const T*>(layer.k_norm), turn, head_dim, s.eps);
-                        std::memcpy(values + s.slots[row] * slot_stride, own + query + slot_stride + kv_head * head_dim,
-                                    head_dim * sizeof(T));
-                        attend_for<T>(head_dim)(turned.data(), keys, values, slots.data() + row * longest,
-                                                attended + row * query + kv_head * sharing * head_dim, scores.data(),
-                                                s.context_lens[row] - first_of(row), sharing, head_dim, slot_stride,
-                                                s.scale);
+                        const int64_t heads = kv_head * sharing * head_dim;
+                        attend_for<T>(head_dim)(qkv + row * projected + heads,
+                                                static_cast<const T*>(layer.keys) + kv_head * head_dim,
+                                                static_cast<const T*>(layer.values) + kv_head * head_dim,
+                                                slots.data() + row * longest, attended + row * query + heads,
+                                                scores.data(), s.context_lens[row] - first_of(row), sharing, head_dim,
+                                                slot_stride, s.scale);
                     }
                     break;
                 case OUTPUT:
