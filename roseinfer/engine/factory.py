@@ -73,13 +73,13 @@ def build_engine(config: EngineConfig, *, on_progress: Callable[[int, int], None
 
 
 def _with_native(wanted: bool | None, device: torch.device) -> bool:
-    """Load the compiled kernels if they are wanted, or there and not unwanted; whether the engine uses them."""
+    """Load the compiled kernels if they are wanted, or made and the default here; whether the engine uses them."""
     if device.type != "cpu":
         if wanted:
             raise UsageError("--compile is for the CPU; on a GPU, Triton kernels and CUDA graphs do that: leave it out")
         return False
     if wanted is False and native.is_loaded():
-        raise UsageError("compile cannot be false in a process whose engines use the compiled kernels: start another")
+        raise UsageError("--no-compile comes too late in a process whose engines use the compiled kernels")
     if wanted:
         native.load()
     elif wanted is None and native.is_default():

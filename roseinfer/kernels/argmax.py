@@ -23,7 +23,7 @@ _MAX_PARTS = 1024
 
 
 def argmax(x: Tensor) -> Tensor:
-    """[rows, size] -> the index of each row's largest value, the lowest among equals: [rows], int64."""
+    """[rows, size] -> the index of each row's largest value, the lowest among equals: [rows], int64; NaN is none."""
     if x.dim() == 2 and native.runs_native(x):
         return native.argmax(x)
     fits = x.dim() == 2 and runs_triton(x) and len(x) <= MAX_ARRIVALS and x.shape[1] <= _BLOCK * _MAX_PARTS

@@ -10,6 +10,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -27,15 +28,15 @@ from roseinfer.errors import UsageError
 from roseinfer.spans import operator, recording, span
 
 _SOURCES = Path(__file__).with_name("cpp")
-_COMPILERS = ("c++", "g++", "clang++")
-# With OpenMP, the library finds torch's already loaded, and shares its threads.
+_COMPILERS = ("c++", "g++")
+# With GCC's OpenMP, the library finds torch's already loaded, and shares its threads.
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-fopenmp")
 _LIBRARY = "library.so"
 LANES = 16
 """Elements that the kernels take at once: what they walk over is a multiple of it."""
 _MAX_HEAD_DIM = 256
 MAX_ROWS = 64
-"""Of a step whose products are this library's: with few rows, they are walks over the weights."""
+"""Of a decode step whose layers are one call: every thread computes the norms of all rows."""
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 _POINTER, _INTEGER, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -64,22 +65,37 @@ def load() -> bool:
     """
     if load_made():
         return False
-    wanted = [os.environ["CXX"]] if "CXX" in os.environ else _COMPILERS
-    compiler = next(filter(None, map(shutil.which, wanted)), None)
-    if compiler is None:
-        raise UsageError("--compile needs a C++ compiler, and there is none: install g++ or clang++, or leave it out")
-    _compile(compiler, _path())
-    return load_made()
+    _compile(_compiler(), path := _path())
+    if not load_made():
+        raise UsageError(
+            f"--compile: {path} cannot be loaded: set ROSEINFER_CACHE_DIR to a folder that code may run from"
+        )
+    return True
+
+
+def _compiler() -> list[str]:
+    """The command of the C++ compiler: $CXX, or what is usual."""
+    if own := shlex.split(os.environ.get("CXX", "")):
+        if shutil.which(own[0]) is None:
+            raise UsageError(f"--compile: there is no {own[0]}, which CXX names: name a C++ compiler that there is")
+        return own
+    usual = next(filter(None, map(shutil.which, _COMPILERS)), None)
+    if usual is None:
+        raise UsageError("there is no C++ compiler for --compile: install g++, or name another one in CXX")
+    return [usual]
 
 
 def load_made() -> bool:
-    """Make the kernels ready if they were compiled before; whether they are."""
+    """Make the kernels ready if they were compiled before, and can be loaded; whether they are."""
     if _functions:
         return True
     path = _path()
-    if not path.is_file():
+    try:
+        library = ctypes.CDLL(str(path)) if path.is_file() else None
+    except OSError:  # broken, or in a folder that no code may run from
+        library = None
+    if library is None:
         return False
-    library = ctypes.CDLL(str(path))
     for name, arguments in _ARGUMENTS.items():
         for dtype, suffix in _DTYPES.items():
             function = library[f"{name}_{suffix}"]
@@ -99,7 +115,7 @@ def is_loaded() -> bool:
 
 
 def unload() -> None:
-    """Leave the CPU to torch again."""
+    """Forget the kernels, for tests: engines that were built with them do not work any more."""
     _functions.clear()
 
 
@@ -117,6 +133,11 @@ def runs_native(*tensors: Tensor | None) -> bool:
     return dtype in _DTYPES
 
 
+def follows(*caches: Tensor) -> bool:
+    """Whether all slots of caches [num_blocks, block_size, kv_heads, head_dim] lie one behind the other."""
+    return all(cache.is_contiguous() for cache in caches)
+
+
 def attends(head_dim: int) -> bool:
     """Whether the attention kernel takes heads of this size."""
     return head_dim % LANES == 0 and head_dim <= _MAX_HEAD_DIM
@@ -125,8 +146,8 @@ def attends(head_dim: int) -> bool:
 def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """`norms.add_rms_norm` for rows of a multiple of 16."""
     rows, size = x.shape
-    out = torch.empty((rows, size), dtype=x.dtype)
-    total = x if residual is None else torch.empty((rows, size), dtype=x.dtype)
+    out = x.new_empty((rows, size))
+    total = x if residual is None else x.new_empty((rows, size))
     _call(
         "add_rms_norm",
         x.dtype,
@@ -147,7 +168,7 @@ def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float)
 def silu_and_mul(gate_up: Tensor) -> Tensor:
     """`activations.silu_and_mul` for rows of a multiple of 32."""
     rows, size = gate_up.shape[0], gate_up.shape[1] // 2
-    out = torch.empty((rows, size), dtype=gate_up.dtype)
+    out = gate_up.new_empty((rows, size))
     _call("silu_and_mul", gate_up.dtype, gate_up.data_ptr(), out.data_ptr(), rows, size, gate_up.stride(0))
     return out
 
@@ -167,8 +188,8 @@ def rope_append(
     eps: float,
 ) -> Tensor:
     """`rope_append.rope_append` for a head_dim of a multiple of 32, and caches in which slots follow each other."""
-    tokens, positions, slots = len(qkv), positions.to(torch.int64), slots.to(torch.int64)
-    q = torch.empty((tokens, num_heads, head_dim), dtype=qkv.dtype)
+    tokens, positions, slots = len(qkv), positions.to(torch.int64).contiguous(), slots.to(torch.int64).contiguous()
+    q = qkv.new_empty((tokens, num_heads, head_dim))
     pointers = (x if x is None else x.data_ptr() for x in (q_norm, k_norm))
     _call(
         "rope_append",
@@ -203,7 +224,8 @@ def paged_decode_attention(
 ) -> Tensor:
     """`paged_attention.paged_decode_attention` for the sizes of head that `attends`."""
     requests, heads, head_dim = q.shape
-    q, block_tables, context_lens = q.contiguous(), block_tables.to(torch.int32), context_lens.to(torch.int32)
+    q, block_tables = q.contiguous(), block_tables.to(torch.int32).contiguous()
+    context_lens = context_lens.to(torch.int32).contiguous()
     out = torch.empty_like(q)
     _call(
         "paged_decode_attention",
@@ -267,7 +289,7 @@ class Layer(ctypes.Structure):
 
 
 PARTS = ("qkv_linear", "rope_append", "attention", "output_linear", "gate_up_linear", "down_linear")
-"""What `decode_layers` does in each layer, in order, with the norms, rotations, activations and sums next to it."""
+"""What `decode_layers` does in each layer, in order, with the norms, activations and sums next to it."""
 
 _SPANS = {"rope_append": "roseinfer.kv.append", "attention": "roseinfer.attention"}
 """Around some of the parts, as around the same work in other steps."""
@@ -319,7 +341,7 @@ def decode_layers(step: Step, dtype: torch.dtype, num_layers: int) -> None:
 
 def linear(x: Tensor, weight: Weight) -> Tensor:
     """x W^T + b: contiguous x [rows, size] -> [rows, outputs]."""
-    out = torch.empty((x.shape[0], weight.outputs), dtype=x.dtype)
+    out = x.new_empty((x.shape[0], weight.outputs))
     arguments = ctypes.byref(weight), x.data_ptr(), out.data_ptr(), x.shape[0]
     _call("linear", x.dtype, *arguments, label=_LINEARS[weight.kind])
     return out
@@ -328,14 +350,14 @@ def linear(x: Tensor, weight: Weight) -> Tensor:
 def table_rows(ids: Tensor, weight: Weight, dtype: torch.dtype) -> Tensor:
     """Rows of a plain or int8 weight: ids [n], each of one of its outputs -> [n, size]."""
     ids = ids.to(torch.int64).contiguous()
-    out = torch.empty((len(ids), weight.size), dtype=dtype)
+    out = ids.new_empty((len(ids), weight.size), dtype=dtype)
     _call("table_rows", dtype, ctypes.byref(weight), ids.data_ptr(), out.data_ptr(), len(ids))
     return out
 
 
 def argmax(x: Tensor) -> Tensor:
     """`argmax.argmax` for rows of any size."""
-    out = torch.empty(len(x), dtype=torch.int64)
+    out = x.new_empty(len(x), dtype=torch.int64)
     _call("argmax", x.dtype, x.data_ptr(), out.data_ptr(), len(x), x.shape[1], x.stride(0))
     return out
 
@@ -366,12 +388,12 @@ def _processor() -> bytes:
     return b"\n".join(line for line in lines if line.startswith((b"model name", b"flags", b"Features", b"CPU part")))
 
 
-def _compile(compiler: str, path: Path) -> None:
+def _compile(compiler: list[str], path: Path) -> None:
     """Into a file of another name, which then takes its place: two processes at once both end up with a whole one."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            complaint = _build([compiler, *_FLAGS], Path(folder))
+            complaint = _build([*compiler, *_FLAGS], Path(folder))
             if complaint is None:
                 (Path(folder) / _LIBRARY).replace(path)
                 return
@@ -379,25 +401,26 @@ def _compile(compiler: str, path: Path) -> None:
         raise UsageError(
             f"--compile cannot write to {path.parent}: {error.strerror}; set ROSEINFER_CACHE_DIR"
         ) from None
-    raise UsageError(
-        f"--compile: {compiler} failed ({complaint}): install another one, name it in CXX, or leave it out"
-    )
+    raise UsageError(f"--compile: {compiler[0]} failed ({complaint}): name another one in CXX, or leave it out")
 
 
 def _build(compiler: list[str], folder: Path) -> str | None:
-    """Compile for each dtype, side by side, and link; the first line of what the compiler complains about."""
+    """Compile for each dtype, side by side, and link; the first error that the compiler complains about."""
     source = str(_SOURCES / "native.cpp")
     objects = {suffix: str(folder / f"{suffix}.o") for suffix in _DTYPES.values()}
     commands = [[*compiler, "-c", f"-D{suffix.upper()}", source, "-o", to] for suffix, to in objects.items()]
     for together in (commands, [[*compiler, "-shared", *objects.values(), "-o", str(folder / _LIBRARY)]]):
-        runs = [
-            subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-            for command in together
-        ]
+        try:
+            runs = [
+                subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+                for command in together
+            ]
+        except OSError as error:
+            return f"it cannot be started: {error.strerror}"
         complaints = [run.communicate()[1].strip().splitlines() for run in runs]  # all are waited for
         for run, lines in zip(runs, complaints, strict=True):
             if run.returncode:
-                return lines[0] if lines else "it said nothing"
+                return next((line for line in lines if "error" in line), lines[0] if lines else "it said nothing")
     return None
 
 
@@ -407,4 +430,4 @@ if __name__ == "__main__":  # `make setup`: a machine without a compiler does wi
             raise UsageError("this processor has no AVX-512; --compile makes the kernels all the same")
         load()
     except UsageError as error:
-        sys.stderr.write(f"[compile] left to PyTorch: {error}\n")
+        sys.stderr.write(f"[setup] left to PyTorch: {error}\n")

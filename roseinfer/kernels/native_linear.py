@@ -20,7 +20,7 @@ _PAIR_DTYPES = {1: torch.int16, 2: torch.int32}
 """Two elements as one, by bytes of an element."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NativeWeight(PackedTable):
     """A weight [outputs, size] in packs; the last one may be filled up with zeros."""
 
@@ -34,7 +34,7 @@ class NativeWeight(PackedTable):
     size: int
     lanes: int
     kind: native.Kind
-    _described: dict[int, native.Weight] = field(default_factory=dict)
+    _described: dict[int, native.Weight] = field(default_factory=dict, init=False, repr=False)
 
     @staticmethod
     def fits(weight: Tensor) -> bool:
@@ -79,9 +79,12 @@ class NativeWeight(PackedTable):
         return self.size * self.data.itemsize + (0 if self.scales is None else self.scales.itemsize)
 
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        if native.runs_native(x, self.data if self.kind is native.Kind.PLAIN else None):
+        assert x.shape[1:] == (self.size,), "the kernels read what lies there"
+        plain = self.kind is native.Kind.PLAIN
+        if native.runs_native(x, self.data if plain else None, bias):
             return native.linear(x.contiguous(), self.describe(bias))
-        out = native.linear(x.to(torch.float32).contiguous(), self.describe(None))
+        wide = x.to(self.data.dtype if plain else torch.float32).contiguous()
+        out = native.linear(wide, self.describe(None))
         return (out if bias is None else out + bias).to(x.dtype)
 
     def describe(self, bias: Tensor | None) -> native.Weight:

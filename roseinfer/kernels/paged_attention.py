@@ -59,7 +59,11 @@ def paged_decode_attention(
     Table entries past a request's length are not looked at.
     """
     block_size, head_dim = key_cache.shape[1], q.shape[-1]
-    if native.runs_native(q, key_cache, value_cache) and native.attends(head_dim):
+    if (
+        native.runs_native(q, key_cache, value_cache)
+        and native.follows(key_cache, value_cache)
+        and native.attends(head_dim)
+    ):
         scale = head_dim**-0.5 if scale is None else scale
         return native.paged_decode_attention(
             q, key_cache, value_cache, block_tables, context_lens, scale, sliding_window

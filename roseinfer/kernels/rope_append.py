@@ -44,7 +44,8 @@ def rope_append(
     [num_blocks, block_size, kv_heads, head_dim], any strides but the last; q_norm and k_norm [head_dim], weights of an
     RMS norm of each head before it turns -> [tokens, num_heads, head_dim].
     """
-    if native.runs_native(qkv, table, key_cache, value_cache, q_norm, k_norm) and head_dim % (2 * native.LANES) == 0:
+    takes = native.runs_native(qkv, table, key_cache, value_cache, q_norm, k_norm)
+    if takes and native.follows(key_cache, value_cache) and head_dim % (2 * native.LANES) == 0:
         return native.rope_append(
             qkv, table, positions, slots, key_cache, value_cache, num_heads, num_kv_heads, head_dim, q_norm, k_norm, eps
         )

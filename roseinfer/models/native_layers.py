@@ -17,7 +17,7 @@ from roseinfer.models.rope import RotaryEmbedding
 
 
 class NativeLayers:
-    """All layers of one decoder over one KV cache. The decoder keeps the tensors alive."""
+    """All layers of one decoder over one KV cache. The decoder keeps the tensors alive, and where they are."""
 
     def __init__(self, layers: nn.ModuleList, config: ModelConfig, cache: KVCache, rope: RotaryEmbedding) -> None:
         self.cache = cache
@@ -49,11 +49,14 @@ class NativeLayers:
             native.runs_native(cache.data)
             and native.attends(config.head_dim)
             and all(size % native.LANES == 0 for size in sizes)
-            and all(_fits(layer, config, cache.data.dtype) for layer in layers)
+            and all(_fits(layer, cache.data.dtype) for layer in layers)
         )
 
     def run(self, hidden: Tensor, positions: Tensor, layout: DecodeLayout) -> Tensor:
-        """Embeddings of one new token a request [requests, hidden_size] -> the residual stream behind the layers."""
+        """Embeddings of one new token a request [requests, hidden_size] -> the residual stream behind the layers.
+
+        hidden may be overwritten.
+        """
         stream, step = hidden.contiguous(), self._step
         self._make_room(len(stream))
         step.rows = len(stream)
@@ -78,20 +81,17 @@ class NativeLayers:
             "gate_up": 2 * config.intermediate_size,
             "active": config.intermediate_size,
         }
-        self._room = [torch.empty(rows, size, dtype=self._dtype) for size in sizes.values()]
+        self._room = [self.cache.data.new_empty(rows, size) for size in sizes.values()]
         for name, tensor in zip(sizes, self._room, strict=True):
             setattr(self._step, name, tensor.data_ptr())
 
 
-def _fits(layer: nn.Module, config: ModelConfig, dtype: torch.dtype) -> bool:
+def _fits(layer: nn.Module, dtype: torch.dtype) -> bool:
     for linear in layer.modules():
         if not isinstance(linear, Linear):
             continue
         weight = linear.packed
         if not isinstance(weight, NativeWeight) or (weight.kind is Kind.PLAIN and weight.data.dtype != dtype):
-            return False
-        # Gates and ups are computed in equal parts, which must not cut a pack.
-        if config.intermediate_size % weight.lanes and linear is getattr(layer, "gate_up", None):
             return False
     return True
 

@@ -101,8 +101,8 @@ def test_rotation_and_append(
 @given(
     lengths=st.lists(st.integers(0, 200), min_size=1, max_size=4),
     block_size=st.sampled_from([1, 3, 16]),
-    heads=st.sampled_from([(1, 1), (4, 2), (9, 3), (7, 1)]),
-    head_dim=st.sampled_from([16, 64, 80, 128, 256]),
+    heads=st.sampled_from([(1, 1), (4, 2), (9, 3), (7, 1), (10, 1)]),
+    head_dim=st.sampled_from([16, 64, 80, 96, 128, 256]),
     window=st.one_of(st.none(), st.integers(1, 60)),
     scale=st.sampled_from([1.0, 300.0]),
     dtype=DTYPES,
@@ -157,6 +157,38 @@ def test_a_row_that_is_nowhere_a_number_has_an_argmax_in_it() -> None:
     assert argmax(torch.full((2, 20), torch.nan)).tolist() == [0, 0]
 
 
+def test_caches_whose_slots_lie_apart_stay_with_torch() -> None:
+    case = paged_case([5, 20], heads=4, kv_heads=2, head_dim=64, dtype=torch.float32, block_size=4, seed=0)
+    arguments = [x.cpu() for x in (case.q, case.key_cache, case.value_cache, case.block_tables, case.context_lens)]
+    expected = paged_decode_attention_reference(*arguments, sliding_window=None, scale=0.125)
+    for place in (1, 2):
+        arguments[place] = arguments[place].transpose(1, 2).contiguous().transpose(1, 2)
+    arguments[3], arguments[4] = arguments[3].t().contiguous().t(), torch.stack([arguments[4]] * 2, 1)[:, 0]
+    out = paged_decode_attention(*arguments, sliding_window=None, scale=0.125)
+    torch.testing.assert_close(out, expected, **tolerance(torch.float32))
+
+
+def test_two_threads_share_what_is_large() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        x = torch.randn(40, 1024, generator=generator(0))
+        torch.testing.assert_close(silu_and_mul(x), silu_and_mul_reference(x), **tolerance(torch.float32))
+        weight = torch.randn(1024, generator=generator(1))
+        ours, expected = add_rms_norm(x, x, weight, 1e-6), add_rms_norm_reference(x, x, weight, 1e-6)
+        torch.testing.assert_close(ours, expected, **tolerance(torch.float32))
+        assert argmax(x).tolist() == argmax_reference(x).tolist()
+        case = paged_case([300, 7, 90], heads=6, kv_heads=2, head_dim=64, dtype=torch.float32, block_size=16, seed=2)
+        arguments = [x.cpu() for x in (case.q, case.key_cache, case.value_cache, case.block_tables, case.context_lens)]
+        torch.testing.assert_close(
+            paged_decode_attention(*arguments, sliding_window=None, scale=0.125),
+            paged_decode_attention_reference(*arguments, sliding_window=None, scale=0.125),
+            **tolerance(torch.float32),
+        )
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_other_dtypes_stay_with_torch() -> None:
     x = torch.randn(2, 32, dtype=torch.float64)
     assert not native.runs_native(x)
@@ -182,7 +214,45 @@ def test_without_a_compiler_it_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.delenv("CXX", raising=False)
     try:
         native.unload()
-        with pytest.raises(UsageError, match="needs a C\\+\\+ compiler"):
+        with pytest.raises(UsageError, match="there is no C\\+\\+ compiler"):
+            native.load()
+    finally:
+        monkeypatch.undo()
+        native.load()
+
+
+def test_a_library_that_cannot_be_loaded_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path))
+    broken = tmp_path / "writes-nothing"
+    broken.write_text('#!/bin/sh\nfor last; do :; done\n: > "$last"\n')
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    try:
+        native.unload()
+        with pytest.raises(UsageError, match=r"native-.*\.so cannot be loaded"):
+            native.load()
+        assert not native.load_made()
+    finally:
+        monkeypatch.undo()
+        native.load()
+
+
+def test_cxx_may_be_a_command_and_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path))
+    try:
+        native.unload()
+        monkeypatch.setenv("CXX", f"{COMPILER} -DUNUSED")
+        assert native.load()
+        native.unload()
+        monkeypatch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path / "other"))
+        monkeypatch.setenv("CXX", str(tmp_path / "nowhere"))
+        with pytest.raises(UsageError, match=r"there is no .*nowhere, which CXX names"):
+            native.load()
+        text = tmp_path / "text"
+        text.write_text("no program")
+        text.chmod(0o755)
+        monkeypatch.setenv("CXX", str(text))
+        with pytest.raises(UsageError, match="it cannot be started"):
             native.load()
     finally:
         monkeypatch.undo()

@@ -51,8 +51,6 @@ def test_products_are_those_of_the_plain_matrix(
     seed: int,
 ) -> None:
     torch.manual_seed(seed)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
     size *= 32 if kind == "int4" else 16
     if kind == "int4":
         parts, more = [32 * (part // 32 + 1) for part in parts], 0
@@ -71,8 +69,12 @@ def test_products_are_those_of_the_plain_matrix(
     assert isinstance(packed, NativeWeight)
     if kind == "none":
         assert torch.equal(packed.values(dtype), plain)
-    out, expected = layer(x), packed_linear_reference(x, packed, layer.bias)
-    torch.set_num_threads(before)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        out, expected = layer(x), packed_linear_reference(x, packed, layer.bias)
+    finally:
+        torch.set_num_threads(before)
     assert out.dtype == dtype
     exact = dtype == torch.float32
     torch.testing.assert_close(out, expected, atol=(1e-5 if exact else 2e-2) * size**0.5, rtol=1e-4 if exact else 2**-6)
@@ -97,11 +99,24 @@ def test_activations_of_another_dtype_are_widened() -> None:
     torch.testing.assert_close(out, packed_linear_reference(x, packed, bias), atol=1e-2, rtol=1e-2)
 
 
-def test_rows_of_x_need_not_lie_side_by_side() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_x_may_have_any_strides_and_another_dtype_than_the_weight(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    packed, x = pack(torch.randn(64, 32), "none", 64), torch.randn(5, 48)[:, 16:]
+    packed, bias = pack(torch.randn(64, 32).to(dtype), "none", 64), torch.randn(64).bfloat16()
     assert packed is not None
-    torch.testing.assert_close(packed.linear(x), packed_linear_reference(x, packed), atol=1e-4, rtol=1e-4)
+    for x in (torch.randn(5, 48)[:, 16:], torch.randn(32, 5).t()):
+        for own in (torch.float32, torch.bfloat16):
+            out, expected = packed.linear(x.to(own), bias), packed_linear_reference(x.to(own), packed, bias)
+            assert out.dtype == own
+            torch.testing.assert_close(out, expected, atol=0.1, rtol=0.02)
+
+
+@pytest.mark.parametrize("outputs", [1025, 3001])
+def test_many_outputs_end_in_a_part_of_a_pack(outputs: int) -> None:
+    torch.manual_seed(0)
+    packed, x = pack(torch.randn(outputs, 32), "int8", outputs), torch.randn(3, 32)
+    assert packed is not None
+    torch.testing.assert_close(packed.linear(x), packed_linear_reference(x, packed), atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("packing", ["none", "int8"])

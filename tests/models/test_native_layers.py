@@ -1,12 +1,12 @@
 """A decoder whose layers run as one compiled call says what it says without."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from native_builds import COMPILER
 from stepping import run_traced
 from tiny import save_llama
 from torch.profiler import ProfilerActivity, profile
@@ -18,9 +18,7 @@ from roseinfer.errors import UsageError
 from roseinfer.kernels import native
 from roseinfer.models.native_layers import NativeLayers
 
-pytestmark = pytest.mark.skipif(
-    not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="there is no C++ compiler"
-)
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
 
 SIZES: dict[str, Any] = {
     "hidden_size": 64,
@@ -101,20 +99,27 @@ def test_logits_are_those_of_torch(kind: str, threads: int, tmp_path: Path, monk
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("quantize", ["int8", "int4"])
-@pytest.mark.parametrize("batch", [1, 4])
-def test_so_are_those_of_quantized_weights(quantize: Any, batch: int, tmp_path: Path) -> None:
-    folder = save("llama", tmp_path)
-    settings: dict[str, Any] = {"dtype": "bfloat16", "quantize": quantize, "max_batch_size": batch}
-    plain = run_traced(engine_of(folder, compile=False, **settings), PROMPTS[:1], PARAMS)
-    compiled = run_traced(engine_of(folder, compile=True, **settings), PROMPTS[:1], PARAMS)
-    start = next(
-        (at for at, (a, b) in enumerate(zip(plain[0].token_ids, compiled[0].token_ids, strict=True)) if a != b), None
-    )
-    ours, expected = compiled[0].logits[:start].float(), plain[0].logits[:start].float()
-    assert len(ours) > len(PROMPTS[0]), "some of it was decoded alike"
-    # Both round to bfloat16 on the way, at other places.
-    assert (ours - expected).abs().mean() < 0.05 * expected.std()
+@pytest.mark.parametrize("quantize", ["none", "int8", "int4"])
+@pytest.mark.parametrize("head_dim", [32, 64, 128])
+def test_so_are_those_of_bfloat16_and_quantized_weights(
+    quantize: Any, head_dim: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_llama(tmp_path, **SIZES | {"head_dim": head_dim})
+    settings: dict[str, Any] = {"dtype": "bfloat16", "quantize": quantize, "max_batch_size": len(PROMPTS)}
+    plain = run_traced(engine_of(folder, compile=False, **settings), PROMPTS, PARAMS)
+    calls, run = [], NativeLayers.run
+    monkeypatch.setattr(NativeLayers, "run", lambda self, *rest: calls.append(len(rest[0])) or run(self, *rest))
+    compiled = run_traced(engine_of(folder, compile=True, **settings), PROMPTS, PARAMS)
+    assert max(calls) == len(PROMPTS)
+    for ours, expected in zip(compiled, plain, strict=True):
+        start = next(
+            (at for at, (a, b) in enumerate(zip(expected.token_ids, ours.token_ids, strict=True)) if a != b), None
+        )
+        alike = ours.logits[:start].float(), expected.logits[:start].float()
+        # Both round to bfloat16 on the way, at other places.
+        assert len(alike[0]) == 0 or (alike[0] - alike[1]).abs().mean() < 0.05 * alike[1].std()
+    same = sum(ours.token_ids[0] == expected.token_ids[0] for ours, expected in zip(compiled, plain, strict=True))
+    assert same >= len(PROMPTS) - 1, "but for near ties"
 
 
 def test_a_profiler_sees_the_parts_of_a_step(tmp_path: Path) -> None:
@@ -138,7 +143,7 @@ def test_kernels_are_used_unasked_once_they_are_made(tmp_path: Path) -> None:
     folder = save("llama", tmp_path)
     assert not engine_of(folder, compile=False).config.compile
     assert engine_of(folder, compile=True).config.compile
-    with pytest.raises(UsageError, match="cannot be false in a process whose engines use the compiled kernels"):
+    with pytest.raises(UsageError, match="too late in a process whose engines use the compiled kernels"):
         engine_of(folder, compile=False)
     native.unload()
     assert engine_of(folder).config.compile is native.is_default(), "they are in the cache folder"

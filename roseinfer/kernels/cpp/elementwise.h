@@ -31,15 +31,19 @@ void add_rms_norm(const T* x, const T* residual, const T* weight, T* total, T* o
                      total == nullptr ? nullptr : total + row * size, out + row * size, size, eps);
 }
 
+// 16 gates and ups.
+template <typename T>
+inline F gated(const T* gate, const T* up) {
+    const F value = load(gate);
+    return value / (1.f + exponential(-value)) * load(up);
+}
+
 template <typename T>
 void silu_and_mul(const T* gate_up, T* out, int64_t rows, int64_t size, int64_t stride) {
 #pragma omp parallel for if (rows * size >= PARALLEL)
     for (int64_t row = 0; row < rows; ++row) {
         const T *gate = gate_up + row * stride, *up = gate + size;
-        for (int64_t i = 0; i < size; i += W) {
-            const F value = load(gate + i);
-            store(out + row * size + i, value / (1.f + exponential(-value)) * load(up + i));
-        }
+        for (int64_t i = 0; i < size; i += W) store(out + row * size + i, gated(gate + i, up + i));
     }
 }
 

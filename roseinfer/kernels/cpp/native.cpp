@@ -1,7 +1,7 @@
 // The CPU's counterparts of the Triton kernels, each in one pass, and the layers of a decode step as one program.
 //
-// Every function has a reference in torch in the Python file of the same name, which says what shapes mean. Sizes of
-// rows that are walked are multiples of 16: the callers see to it.
+// The Python files that call a function have its reference in torch, and say what shapes mean. Sizes of rows that are
+// walked are multiples of 16, and every step has rows: the callers see to it.
 
 #include <algorithm>
 
@@ -116,11 +116,8 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
                     const int64_t first = begin_pack * w.lanes, last = end_pack * w.lanes;
                     for (int64_t row = 0; row < rows; ++row) {
                         const T *gate = gate_up + row * 2 * intermediate, *up = gate + intermediate;
-                        for (int64_t i = first; i < last; i += W) {
-                            const F value = load(gate + i);
-                            store(active + row * intermediate + i,
-                                  value / (1.f + exponential(-value)) * load(up + i));
-                        }
+                        for (int64_t i = first; i < last; i += W)
+                            store(active + row * intermediate + i, gated(gate + i, up + i));
                     }
                     break;
                 }
@@ -128,6 +125,7 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
                     produce(layer.down, active, stream, true);
                     break;
             }
+            if (part % PARTS == APPEND && part + 1 < end) continue;  // attention goes on with what the same thread wrote
 #pragma omp barrier
         }
     }
@@ -155,9 +153,9 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
     extern "C" void paged_decode_attention_##NAME(                                                                     \
         const T* q, const T* keys, const T* values, const int32_t* tables, const int32_t* lengths, T* out,             \
         int64_t requests, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t table_stride, int64_t block_size, \
-        int64_t slot_stride, int64_t window, float scale) {                                      \
+        int64_t slot_stride, int64_t window, float scale) {                                                            \
         paged_decode_attention(q, keys, values, tables, lengths, out, requests, heads, kv_heads, head_dim,             \
-                               table_stride, block_size, slot_stride, window, scale);                    \
+                               table_stride, block_size, slot_stride, window, scale);                                  \
     }                                                                                                                  \
     extern "C" void linear_##NAME(const Weight* weight, const T* x, T* out, int64_t rows) {                            \
         linear(*weight, x, out, rows);                                                                                 \

@@ -7,6 +7,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 #include <vector>
 
@@ -60,8 +61,8 @@ struct Floats {
         F first, second;
     };
     static Pair of_row(const float* x) { return {all(x[0]), all(x[1])}; }
-    static Pair of_codes(I first, I second, int32_t zero) {
-        return {__builtin_convertvector(first - zero, F), __builtin_convertvector(second - zero, F)};
+    static Pair of_codes(I first, I second) {
+        return {__builtin_convertvector(first, F), __builtin_convertvector(second, F)};
     }
     static Pair of_pack(const float* pack, int64_t lanes) { return {load(pack), load(pack + lanes)}; }
     static Pair of_pack(const uint16_t* pack, int64_t) {
@@ -103,11 +104,6 @@ using Arithmetic = Floats;
 
 template <typename T>
 using Operand = typename Arithmetic<T>::Operand;
-
-inline int64_t pack_bytes(const Weight& w, int64_t element_bytes) {
-    if (w.kind == 2) return w.lanes * (w.size / GROUP) * (GROUP / 2 + sizeof(uint32_t));
-    return w.lanes * w.size * (w.kind == 1 ? 1 : element_bytes);
-}
 
 // The first `count` values of a vector.
 template <typename V>
@@ -220,7 +216,7 @@ inline void multiply_codes(const Weight& w, const uint8_t* codes, const Operand<
                 const I first = load_codes(codes + part * W), second = load_codes(codes + HALF + part * W);
                 typename A::Pair low, high;
                 if constexpr (FLOATS) {
-                    low = A::of_codes(first & 15, second & 15, 0), high = A::of_codes(first >> 4, second >> 4, 0);
+                    low = A::of_codes(first & 15, second & 15), high = A::of_codes(first >> 4, second >> 4);
                 } else {
                     const I both = first | second << 16;
                     low = (typename A::Pair)((both & 0x000F000F) | 0x43004300);
@@ -292,7 +288,7 @@ void multiply_packs(const Weight& w, const Operand<T>* x, int64_t rows, int64_t 
 template <typename T, int PARTS>
 void multiply_code_packs(const Weight& w, const Operand<T>* x, int64_t rows, int64_t begin, int64_t end,
                          Scratch<T>& scratch, const Target<T>& target) {
-    const int64_t groups = w.size / GROUP, bytes = pack_bytes(w, 0);
+    const int64_t groups = w.size / GROUP, bytes = PARTS * W * groups * (GROUP / 2 + sizeof(uint32_t));
     scratch.totals.resize(rows * groups);
     for (int64_t group = 0; group < rows * groups; ++group)
         scratch.totals[group] = sum(load(x + group * GROUP) + load(x + group * GROUP + W));
@@ -320,15 +316,20 @@ void multiply_parts(const Weight& w, const Operand<T>* x, int64_t rows, int64_t 
 template <typename T>
 void multiply(const Weight& w, const T* x, int64_t rows, int64_t begin, int64_t end, T* out, int64_t stride, bool adds,
               Scratch<T>& scratch) {
+    // Rows that a thread widens for itself must not fill the memory.
+    constexpr int64_t MOST = std::is_same_v<T, Operand<T>> ? INT64_MAX : 192;
     const uint16_t* scales = w.kind == 1 ? static_cast<const uint16_t*>(w.scales) : nullptr;
-    const Target<T> target{out, stride, w.outputs, adds, scales, static_cast<const T*>(w.bias)};
-    const Operand<T>* read = operands(x, rows * w.size, scratch);
-    if (w.lanes == 64)
-        multiply_parts<T, 4>(w, read, rows, begin, end, scratch, target);
-    else if (w.lanes == 32)
-        multiply_parts<T, 2>(w, read, rows, begin, end, scratch, target);
-    else
-        multiply_parts<T, 1>(w, read, rows, begin, end, scratch, target);
+    for (int64_t row = 0; row < rows; row += std::min(MOST, rows)) {
+        const int64_t some = std::min(MOST, rows - row);
+        const Target<T> target{out + row * stride, stride, w.outputs, adds, scales, static_cast<const T*>(w.bias)};
+        const Operand<T>* read = operands(x + row * w.size, some * w.size, scratch);
+        if (w.lanes == 64)
+            multiply_parts<T, 4>(w, read, some, begin, end, scratch, target);
+        else if (w.lanes == 32)
+            multiply_parts<T, 2>(w, read, some, begin, end, scratch, target);
+        else
+            multiply_parts<T, 1>(w, read, some, begin, end, scratch, target);
+    }
 }
 
 // Of `packs` that threads share: where this thread's begin, or with `part` 1 the next one's.

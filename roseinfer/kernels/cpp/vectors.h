@@ -1,5 +1,5 @@
 // Vectors of 16 floats, and the two types of values: float, and bfloat16 as its bits in uint16_t. Arithmetic is in float,
-// rounded once. Vectors are the compiler's own extension, so any target works.
+// rounded once. Vectors are the compiler's own extension, so any little-endian target works.
 
 #pragma once
 
@@ -7,9 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
-#ifdef _OPENMP
 #include <omp.h>
-#endif
 #ifdef __AVX512F__
 #include <immintrin.h>
 #endif
@@ -111,13 +109,8 @@ inline F exponential(F x) {
     return y * (F)((n + 127) << 23);
 }
 
-#ifdef _OPENMP
 inline int64_t thread_number() { return omp_get_thread_num(); }
 inline int64_t thread_count() { return omp_get_num_threads(); }
-#else
-inline int64_t thread_number() { return 0; }
-inline int64_t thread_count() { return 1; }
-#endif
 
 inline float as_float(float value) { return value; }
 

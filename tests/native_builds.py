@@ -9,7 +9,7 @@ import pytest
 
 from roseinfer.kernels import native
 
-COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+COMPILER = shutil.which("c++") or shutil.which("g++")
 _OLDER = {"without AVX-512 BF16": "-mno-avx512bf16", "without AVX-512": "-mno-avx512f"}
 BUILDS = ["as it is", *(_OLDER if platform.machine() == "x86_64" else [])]
 """Names for `load_build`."""
