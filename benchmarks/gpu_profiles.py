@@ -12,9 +12,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.gpu import decode
+
 _ACTIVE = ["--phase", "decode", "--wait", "0", "--warmup", "1", "--active", "2", "--repeat", "1"]
-_DECODE = ["--model", "qwen3-0.6b", "--load-format", "dummy", "--dtype", "bfloat16", "--mode", "offline"]
-_DECODE += ["--prompt-length", "128", "--max-new-tokens", "200", "--no-stop-on-eos", "--max-model-len", "1024"]
 _ORIGIN = ["--config", "origin-gpt2", "--max-decode-steps", "1"]
 
 
@@ -40,7 +40,7 @@ def main() -> None:
     sections = ["# What profiles of a GPU say\n\n    python -m benchmarks.gpu_profiles"]
     with tempfile.TemporaryDirectory() as folder:
         for batch in (1, 64):
-            options = [*_DECODE, "--num-requests", str(batch), "--max-batch-size", str(batch)]
+            options = [*decode("qwen3-0.6b", batch), "--no-stop-on-eos"]
             command, run = profile(Path(folder) / f"batch-{batch}", options)
             said = roseinfer("summarize", str(run), "--markdown")
             sections.append(f"## Decoding by graph, batch {batch}\n\n    {command}\n\n{said.strip()}")

@@ -195,80 +195,65 @@ def test_other_dtypes_stay_with_torch() -> None:
     torch.testing.assert_close(silu_and_mul(x), silu_and_mul_reference(x))
 
 
-def test_a_second_process_finds_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path))
-    try:
-        native.unload()
-        assert native.load(), "compiled"
-        native.unload()
-        assert not native.load(), "found"
-        assert not native.load(), "there already"
-    finally:
-        native.load()
-    assert [path.suffix for path in tmp_path.iterdir()] == [".so"], "nothing else is left behind"
+@pytest.fixture
+def forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No kernels are loaded, none are made, and no compiler is named; the module's come back in the end."""
+    monkeypatch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("CXX", raising=False)
+    native.unload()
+    yield
+    monkeypatch.undo()
+    native.unload()
+    native.load()
 
 
+def named_compiler(path: Path, script: str) -> str:
+    """A program that stands where a compiler is expected."""
+    path.write_text(script)
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_a_second_process_finds_the_library(tmp_path: Path) -> None:
+    assert native.load(), "compiled"
+    native.unload()
+    assert not native.load(), "found"
+    assert not native.load(), "there already"
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".so"], "nothing else is left behind"
+
+
+@pytest.mark.usefixtures("forgotten")
 def test_without_a_compiler_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path))
-    monkeypatch.delenv("CXX", raising=False)
-    try:
-        native.unload()
-        with pytest.raises(UsageError, match="there is no C\\+\\+ compiler"):
-            native.load()
-    finally:
-        monkeypatch.undo()
+    with pytest.raises(UsageError, match="there is no C\\+\\+ compiler"):
         native.load()
 
 
+@pytest.mark.usefixtures("forgotten")
 def test_a_library_that_cannot_be_loaded_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path))
-    broken = tmp_path / "writes-nothing"
-    broken.write_text('#!/bin/sh\nfor last; do :; done\n: > "$last"\n')
-    broken.chmod(0o755)
-    monkeypatch.setenv("CXX", str(broken))
-    try:
-        native.unload()
-        with pytest.raises(UsageError, match=r"native-.*\.so cannot be loaded"):
-            native.load()
-        assert not native.load_made()
-    finally:
-        monkeypatch.undo()
+    writes_nothing = '#!/bin/sh\nfor last; do :; done\n: > "$last"\n'
+    monkeypatch.setenv("CXX", named_compiler(tmp_path / "writes-nothing", writes_nothing))
+    with pytest.raises(UsageError, match=r"native-.*\.so cannot be loaded"):
         native.load()
+    assert not native.load_made()
 
 
+@pytest.mark.usefixtures("forgotten")
 def test_cxx_may_be_a_command_and_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path))
-    try:
-        native.unload()
-        monkeypatch.setenv("CXX", f"{COMPILER} -DUNUSED")
-        assert native.load()
-        native.unload()
-        monkeypatch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path / "other"))
-        monkeypatch.setenv("CXX", str(tmp_path / "nowhere"))
-        with pytest.raises(UsageError, match=r"there is no .*nowhere, which CXX names"):
-            native.load()
-        text = tmp_path / "text"
-        text.write_text("no program")
-        text.chmod(0o755)
-        monkeypatch.setenv("CXX", str(text))
-        with pytest.raises(UsageError, match="it cannot be started"):
-            native.load()
-    finally:
-        monkeypatch.undo()
+    monkeypatch.setenv("CXX", str(tmp_path / "nowhere"))
+    with pytest.raises(UsageError, match=r"there is no .*nowhere, which CXX names"):
         native.load()
+    monkeypatch.setenv("CXX", named_compiler(tmp_path / "text", "no program"))
+    with pytest.raises(UsageError, match="it cannot be started"):
+        native.load()
+    monkeypatch.setenv("CXX", f"{COMPILER} -DUNUSED")
+    assert native.load()
 
 
+@pytest.mark.usefixtures("forgotten")
 def test_a_compiler_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = tmp_path / "broken-c++"
-    broken.write_text("#!/bin/sh\necho 'no such architecture' >&2\nexit 1\n")
-    broken.chmod(0o755)
-    monkeypatch.setenv("CXX", str(broken))
-    monkeypatch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path / "cache"))
-    try:
-        native.unload()
-        with pytest.raises(UsageError, match=r"broken-c\+\+ failed \(no such architecture\)"):
-            native.load()
-    finally:
-        monkeypatch.undo()
+    script = "#!/bin/sh\necho 'no such architecture' >&2\nexit 1\n"
+    monkeypatch.setenv("CXX", named_compiler(tmp_path / "broken-c++", script))
+    with pytest.raises(UsageError, match=r"broken-c\+\+ failed \(no such architecture\)"):
         native.load()

@@ -1,11 +1,11 @@
 """The demo model says what it says under transformers."""
 
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from native_builds import COMPILER
 
 from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine import Engine
@@ -40,7 +40,7 @@ PROMPTS = [
 @pytest.fixture(scope="module", params=[False, True], ids=["torch", "compiled"])
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """With torch's operations, and with the compiled kernels, in steps of up to 20 requests."""
-    if request.param and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+    if request.param and COMPILER is None:
         pytest.skip("there is no C++ compiler")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))

@@ -73,16 +73,21 @@ def engine_of(model: Path, **settings: Any) -> Engine:
     )
 
 
+def watch(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows of each step from now on whose layers are one call."""
+    rows, run = [], NativeLayers.run
+    monkeypatch.setattr(NativeLayers, "run", lambda self, *rest: rows.append(len(rest[0])) or run(self, *rest))
+    return rows
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "mistral"])
 def test_logits_are_those_of_torch(kind: str, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save(kind, tmp_path)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    calls = []
-    run = NativeLayers.run
+    calls = watch(monkeypatch)
     monkeypatch.setattr(native, "MAX_ROWS", 4)
-    monkeypatch.setattr(NativeLayers, "run", lambda self, *rest: calls.append(len(rest[0])) or run(self, *rest))
     try:
         # Three at a time, as one call; six at a time, as calls of single operations.
         for batch in (1, 3, 6):
@@ -107,8 +112,7 @@ def test_so_are_those_of_bfloat16_and_quantized_weights(
     folder = save_llama(tmp_path, **SIZES | {"head_dim": head_dim})
     settings: dict[str, Any] = {"dtype": "bfloat16", "quantize": quantize, "max_batch_size": len(PROMPTS)}
     plain = run_traced(engine_of(folder, compile=False, **settings), PROMPTS, PARAMS)
-    calls, run = [], NativeLayers.run
-    monkeypatch.setattr(NativeLayers, "run", lambda self, *rest: calls.append(len(rest[0])) or run(self, *rest))
+    calls = watch(monkeypatch)
     compiled = run_traced(engine_of(folder, compile=True, **settings), PROMPTS, PARAMS)
     assert max(calls) == len(PROMPTS)
     for ours, expected in zip(compiled, plain, strict=True):

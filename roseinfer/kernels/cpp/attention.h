@@ -9,6 +9,11 @@
 
 namespace {
 
+// The first token that a request of this length attends to; a window of 0 is none.
+inline int64_t first_in_window(int64_t length, int64_t window) {
+    return window > 0 && length > window ? length - window : 0;
+}
+
 // The slots of a request's tokens from `first` on, filled up to whole vectors with the last one's again.
 inline void find_slots(const int32_t* table, int64_t first, int64_t length, int64_t block_size, int32_t* slots) {
     int32_t slot = 0;
@@ -78,8 +83,7 @@ inline void softmax(float* row, int64_t length, int64_t padded) {
         const F score = load(row + at);
         best = score > best ? score : best;
     }
-    float most = best[0];
-    for (int64_t lane = 1; lane < W; ++lane) most = best[lane] > most ? best[lane] : most;
+    const float most = largest(best);
     for (int64_t at = 0; at < padded; at += W) {
         // What is far below the best one, the padding above all, must be 0 and not the smallest exponential.
         const F shifted = load(row + at) - most;
@@ -198,7 +202,7 @@ void paged_decode_attention(const T* q, const T* keys, const T* values, const in
 #pragma omp for schedule(dynamic)
         for (int64_t unit = 0; unit < requests * kv_heads; ++unit) {
             const int64_t request = unit / kv_heads, kv_head = unit % kv_heads, length = lengths[request];
-            const int64_t first = window > 0 && length > window ? length - window : 0;
+            const int64_t first = first_in_window(length, window);
             const int64_t place = (request * heads + kv_head * sharing) * head_dim;
             if (length == 0) {
                 std::memset(out + place, 0, sharing * head_dim * sizeof(T));

@@ -73,27 +73,31 @@ inline void turn_head(const T* in, T* out, const T* norm, const T* turn, int64_t
     }
 }
 
+// A key head of one token and the `sharing` query heads that share it: queries turn into q, where all heads of the token
+// stand, the key and the value go to a slot of the caches. No slot, below 0: nobody reads these.
+template <typename T>
+inline void turn_and_append(const T* qkv, T* q, T* keys, T* values, const T* q_norm, const T* k_norm, const T* turn,
+                            int64_t kv_head, int64_t kv_heads, int64_t sharing, int64_t slot, int64_t slot_stride,
+                            int64_t head_dim, float eps) {
+    const int64_t first = kv_head * sharing * head_dim, place = slot * slot_stride + kv_head * head_dim;
+    for (int64_t head = 0; head < sharing; ++head)
+        turn_head(qkv + first + head * head_dim, q + first + head * head_dim, q_norm, turn, head_dim, eps);
+    if (slot < 0) return;
+    const T* k = qkv + (kv_heads * sharing + kv_head) * head_dim;
+    turn_head(k, keys + place, k_norm, turn, head_dim, eps);
+    std::memcpy(values + place, k + kv_heads * head_dim, head_dim * sizeof(T));
+}
+
 template <typename T>
 void rope_append(const T* qkv, const T* table, const int64_t* positions, const int64_t* slots, T* keys, T* values,
                  const T* q_norm, const T* k_norm, T* q, int64_t tokens, int64_t heads, int64_t kv_heads,
                  int64_t head_dim, int64_t qkv_stride, int64_t slot_stride, float eps) {
-    const int64_t all_heads = heads + 2 * kv_heads;
-#pragma omp parallel for if (tokens * all_heads * head_dim >= PARALLEL)
+#pragma omp parallel for if (tokens * (heads + 2 * kv_heads) * head_dim >= PARALLEL)
     for (int64_t token = 0; token < tokens; ++token) {
-        const T* row = qkv + token * qkv_stride;
-        for (int64_t head = 0; head < all_heads; ++head) {
-            const T* in = row + head * head_dim;
-            const bool is_q = head < heads, is_v = head >= heads + kv_heads;
-            if (!is_q && slots[token] < 0) continue;
-            T* out = is_q   ? q + (token * heads + head) * head_dim
-                     : is_v ? values + slots[token] * slot_stride + (head - heads - kv_heads) * head_dim
-                            : keys + slots[token] * slot_stride + (head - heads) * head_dim;
-            if (is_v)
-                std::memcpy(out, in, head_dim * sizeof(T));
-            else
-                turn_head(in, out, is_q ? q_norm : k_norm,
-                          table == nullptr ? nullptr : table + positions[token] * head_dim, head_dim, eps);
-        }
+        const T* turn = table == nullptr ? nullptr : table + positions[token] * head_dim;
+        for (int64_t kv_head = 0; kv_head < kv_heads; ++kv_head)
+            turn_and_append(qkv + token * qkv_stride, q + token * heads * head_dim, keys, values, q_norm, k_norm, turn,
+                            kv_head, kv_heads, heads / kv_heads, slots[token], slot_stride, head_dim, eps);
     }
 }
 
@@ -109,8 +113,7 @@ void argmax(const T* x, int64_t* out, int64_t rows, int64_t size, int64_t stride
             const F value = load(own + i);
             best = value > best ? value : best;
         }
-        float most = best[0];
-        for (int64_t lane = 1; lane < W; ++lane) most = best[lane] > most ? best[lane] : most;
+        float most = largest(best);
         for (int64_t i = whole; i < size; ++i) most = as_float(own[i]) > most ? as_float(own[i]) : most;
         int64_t at = 0;
         while (at < whole) {

@@ -42,9 +42,7 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
     T *gate_up = static_cast<T*>(s.gate_up), *active = static_cast<T*>(s.active);
     const T* table = static_cast<const T*>(s.table);
     int64_t longest = 0;  // attended context, in whole vectors
-    const auto first_of = [&](int64_t row) {
-        return s.window > 0 && s.context_lens[row] > s.window ? s.context_lens[row] - s.window : 0;
-    };
+    const auto first_of = [&](int64_t row) { return first_in_window(s.context_lens[row], s.window); };
     for (int64_t row = 0; row < rows; ++row) longest = std::max(longest, s.context_lens[row] - first_of(row));
     longest = (longest + W - 1) / W * W;
     std::vector<int32_t> slots(rows * longest);
@@ -78,16 +76,11 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
                 case APPEND:
                     for (int64_t unit = thread; unit < rows * s.kv_heads; unit += threads) {
                         const int64_t row = unit / s.kv_heads, kv_head = unit % s.kv_heads;
-                        const T* turn = table + s.positions[row] * head_dim;
-                        const int64_t slot = s.slots[row] * slot_stride + kv_head * head_dim;
-                        T *own = qkv + row * projected, *q = own + kv_head * sharing * head_dim;
-                        T *k = own + query + kv_head * head_dim, *v = k + slot_stride;
-                        for (int64_t head = 0; head < sharing; ++head)
-                            turn_head(q + head * head_dim, q + head * head_dim, static_cast<const T*>(layer.q_norm), turn,
-                                      head_dim, s.eps);
-                        turn_head(k, static_cast<T*>(layer.keys) + slot, static_cast<const T*>(layer.k_norm), turn,
-                                  head_dim, s.eps);
-                        std::memcpy(static_cast<T*>(layer.values) + slot, v, head_dim * sizeof(T));
+                        T* own = qkv + row * projected;
+                        turn_and_append(own, own, static_cast<T*>(layer.keys), static_cast<T*>(layer.values),
+                                        static_cast<const T*>(layer.q_norm), static_cast<const T*>(layer.k_norm),
+                                        table + s.positions[row] * head_dim, kv_head, s.kv_heads, sharing, s.slots[row],
+                                        slot_stride, head_dim, s.eps);
                     }
                     break;
                 case ATTENTION:

@@ -63,6 +63,13 @@ inline float sum(F value) {
     return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
+// The largest lane.
+inline float largest(F value) {
+    float most = value[0];
+    for (int64_t lane = 1; lane < W; ++lane) most = value[lane] > most ? value[lane] : most;
+    return most;
+}
+
 // Of 16 vectors at once, in about three instructions each: the sum of values[j][row]'s lanes is lane 4 * row + j.
 inline F sums_of(const F (&values)[4][4]) {
 #ifdef __AVX512F__
