@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from roseinfer.kernels.activations import Activation
 from roseinfer.kernels.norms import Norm
-from roseinfer.kernels.paged_attention import paged_decode_attention
-from roseinfer.kernels.rope_append import rope_append
+from roseinfer.kernels.paged_attention import append_and_attend
 from roseinfer.kernels.skinny_gemv import GemvTiles, gemv_tiles, skinny_gemv
 from roseinfer.kernels.skinny_linear import GEMV_ROWS, linear_key, skinny_linear, skinny_linear_reference
 from roseinfer.kernels.skinny_matmul import MatmulTiles, padded_rows, skinny_matmul
@@ -137,8 +136,6 @@ class Attention:
         ]
         self.tables = torch.randperm(rows * blocks).view(rows, blocks).to(torch.int32)
         self.lengths = torch.full((rows,), CONTEXT - 3, dtype=torch.int32)
-        self.positions = (self.lengths - 1).to(torch.int64)
-        self.slots = self.tables[:, -1].to(torch.int64) * BLOCK_SIZE + BLOCK_SIZE - 4
         self.rope = None
         if config.rope is not None:
             self.rope = RotaryEmbedding(config.rope, config.head_dim, CONTEXT).table
@@ -148,26 +145,23 @@ class Attention:
         layer: int,
         qkv: Tensor,
         num_heads: int,
-        num_kv_heads: int,
-        head_dim: int,
+        _num_kv_heads: int,
+        _head_dim: int,
         q_norm: Any = None,
         k_norm: Any = None,
     ) -> Tensor:
         keys, values = self.caches[layer]
-        q = rope_append(
+        return append_and_attend(
             qkv,
             self.rope,
-            self.positions,
-            self.slots,
             keys,
             values,
+            self.tables,
+            self.lengths,
             num_heads,
-            num_kv_heads,
-            head_dim,
             None if q_norm is None else q_norm.weight,
             None if k_norm is None else k_norm.weight,
         )
-        return paged_decode_attention(q, keys, values, self.tables, self.lengths)
 
 
 class Chain:

@@ -6,6 +6,8 @@ from typing import Any, Protocol, TypeAlias
 from torch import Tensor
 
 from roseinfer.cache.kv_cache import KVCache
+from roseinfer.kernels.rope_append import rope_append
+from roseinfer.spans import span
 
 AttentionMetadata: TypeAlias = Any
 """What a backend's `prepare` made; only that backend looks inside."""
@@ -38,21 +40,48 @@ class DecodeLayout:
     """[requests], int64."""
 
 
+@dataclass(frozen=True)
+class Projection:
+    """A layer's fused projection of a step's tokens, and what makes queries and keys of it."""
+
+    qkv: Tensor
+    """[tokens, (num_heads + 2 * num_kv_heads) * head_dim]"""
+    table: Tensor | None
+    """Cosines, then sines of each position, [max_positions, head_dim]; None for learned positions."""
+    positions: Tensor
+    """[tokens]"""
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    q_norm: Tensor | None
+    """Weights of an RMS norm of each head, [head_dim]; the keys' likewise."""
+    k_norm: Tensor | None
+    eps: float
+
+    def append(self, layer: int, cache: KVCache, slots: Tensor) -> Tensor:
+        """Store keys and values at slots [tokens]; the queries, [tokens, num_heads, head_dim]."""
+        with span("roseinfer.kv.append"):
+            keys, values = cache.data[layer]
+            shape = (self.num_heads, self.num_kv_heads, self.head_dim)
+            norms = (self.q_norm, self.k_norm, self.eps)
+            return rope_append(self.qkv, self.table, self.positions, slots, keys, values, *shape, *norms)
+
+
 class AttentionBackend(Protocol):
     """Causal attention over the paged KV cache."""
 
     @property
     def reads_cache(self) -> bool:
-        """Whether `attend` works: new keys and values may then be in the cache before."""
+        """Whether `append_and_attend` works: new keys and values are read from the cache."""
         ...
 
     @property
     def takes_decode_layout(self) -> bool:
-        """Whether `forward` and `attend` take a DecodeLayout as metadata, without `prepare`."""
+        """Whether `forward` and `append_and_attend` take a DecodeLayout as metadata, without `prepare`."""
         ...
 
-    def attend(self, layer: int, q: Tensor, metadata: AttentionMetadata) -> Tensor:
-        """`forward` without its first half: the new tokens' keys and values are in the cache already."""
+    def append_and_attend(self, layer: int, projection: Projection, metadata: AttentionMetadata) -> Tensor:
+        """From a fused projection to what `forward` gives, by one kernel or two."""
         ...
 
     def prepare(self, layout: StepLayout, cache: KVCache) -> AttentionMetadata:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from roseinfer.attention.base import StepLayout
+from roseinfer.attention.base import Projection, StepLayout
 from roseinfer.cache.kv_cache import KVCache
 from roseinfer.spans import span
 
@@ -68,7 +68,7 @@ class GatherAttention:
             )
             return out.transpose(1, 2)[metadata.rows, metadata.columns]
 
-    def attend(self, layer: int, q: Tensor, metadata: GatheredPast) -> Tensor:
+    def append_and_attend(self, layer: int, projection: Projection, metadata: GatheredPast) -> Tensor:
         raise TypeError("the gathered past does not hold the step's own tokens")
 
     @staticmethod

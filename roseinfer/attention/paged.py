@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from roseinfer.attention.base import DecodeLayout, StepLayout
+from roseinfer.attention.base import DecodeLayout, Projection, StepLayout
 from roseinfer.attention.paged_kernels import padded_tables
 from roseinfer.cache.kv_cache import KVCache
 from roseinfer.kernels import native
@@ -94,7 +94,11 @@ class PagedAttention:
             metadata.cache.write(layer, metadata.slots, k, v)
         return self.attend(layer, q, metadata)
 
+    def append_and_attend(self, layer: int, projection: Projection, metadata: PagedMetadata | DecodeLayout) -> Tensor:
+        return self.attend(layer, projection.append(layer, metadata.cache, metadata.slots), metadata)
+
     def attend(self, layer: int, q: Tensor, metadata: PagedMetadata | DecodeLayout) -> Tensor:
+        """`forward` without its first half."""
         with span("roseinfer.attention"):
             if isinstance(metadata, DecodeLayout):
                 keys, values = metadata.cache.data[layer]

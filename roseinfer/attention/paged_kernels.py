@@ -13,9 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from roseinfer.attention.base import DecodeLayout, StepLayout
+from roseinfer.attention.base import DecodeLayout, Projection, StepLayout
 from roseinfer.cache.kv_cache import KVCache
-from roseinfer.kernels.paged_attention import paged_decode_attention
+from roseinfer.kernels.paged_attention import append_and_attend, paged_decode_attention
 from roseinfer.kernels.paged_prefill import paged_prefill_attention
 from roseinfer.kernels.runtime import next_power_of_two, runs_triton
 from roseinfer.spans import span
@@ -86,14 +86,35 @@ class PagedKernelAttention:
             metadata.cache.write(layer, metadata.slots, k, v)
         return self.attend(layer, q, metadata)
 
-    def attend(self, layer: int, q: Tensor, metadata: _Step | DecodeLayout) -> Tensor:
+    def append_and_attend(self, layer: int, projection: Projection, metadata: _Step | DecodeLayout) -> Tensor:
+        decodes = _decodes_alone(metadata)
+        if decodes is None:
+            return self.attend(layer, projection.append(layer, metadata.cache, metadata.slots), metadata)
         with span("roseinfer.attention"):
-            if isinstance(metadata, DecodeLayout):
-                return self._decode(layer, q, metadata)
+            keys, values = decodes.cache.data[layer]
+            return append_and_attend(
+                projection.qkv,
+                projection.table,
+                keys,
+                values,
+                decodes.block_tables,
+                decodes.context_lens,
+                projection.num_heads,
+                projection.q_norm,
+                projection.k_norm,
+                projection.eps,
+                sliding_window=self._window,
+            )
+
+    def attend(self, layer: int, q: Tensor, metadata: _Step | DecodeLayout) -> Tensor:
+        """`forward` without its first half."""
+        with span("roseinfer.attention"):
+            alone = _decodes_alone(metadata)
+            if alone is not None:
+                return self._decode(layer, q, alone)
+            assert isinstance(metadata, _Step)
             decodes, prefills = metadata.decodes, metadata.prefills
-            if prefills is None:
-                assert decodes is not None
-                return self._decode(layer, q, decodes)
+            assert prefills is not None
             if decodes is None:
                 return self._prefill(layer, q, metadata.cache, prefills)
             count = len(decodes.slots)
@@ -121,6 +142,13 @@ class PagedKernelAttention:
             sliding_window=self._window,
             out=out,
         )
+
+
+def _decodes_alone(metadata: _Step | DecodeLayout) -> DecodeLayout | None:
+    """The step as one of decodes only; None where there are others."""
+    if isinstance(metadata, DecodeLayout):
+        return metadata
+    return metadata.decodes if metadata.prefills is None else None
 
 
 def padded_tables(tables: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:

@@ -2,16 +2,20 @@
 
 Each request's keys are cut into splits, so that a small batch fills the device too (Flash-Decoding, Dao et al., 2023);
 the split that ends last adds the others up, so that a layer takes one kernel. All query heads that share a key head are
-one program's: keys and values are read once.
+one program's: keys and values are read once. The same kernel can take the new tokens as the fused projection made them:
+it norms and turns them itself, and what it adds to the cache it need not read there.
 """
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from roseinfer.kernels import native
+from roseinfer.kernels.prefetch import prefetch_columns
+from roseinfer.kernels.rope_append import rope_append_reference
 from roseinfer.kernels.runtime import (
     MAX_ARRIVALS,
     arrivals,
@@ -39,6 +43,8 @@ class DecodeTiles:
     num_splits: int
     num_warps: int
     num_stages: int
+    prefetch: int = 0
+    """Tokens whose keys and values a program asks for before it waits for its predecessor; a power of two, or 0."""
 
 
 def paged_decode_attention(
@@ -58,7 +64,7 @@ def paged_decode_attention(
     counted -> [requests, heads, head_dim]. `scale` is head_dim ** -0.5 by default. A request of length 0 gives zeros.
     Table entries past a request's length are not looked at.
     """
-    block_size, head_dim = key_cache.shape[1], q.shape[-1]
+    head_dim = q.shape[-1]
     if (
         native.runs_native(q, key_cache, value_cache)
         and native.follows(key_cache, value_cache)
@@ -68,11 +74,43 @@ def paged_decode_attention(
         return native.paged_decode_attention(
             q, key_cache, value_cache, block_tables, context_lens, scale, sliding_window
         )
-    fits = block_size & (block_size - 1) == 0 and q.shape[-1] <= 256 and q.shape[0] * key_cache.shape[2] <= MAX_ARRIVALS
-    chosen = paged_decode_attention_triton if fits and runs_triton(q, key_cache, value_cache) else None
-    return (chosen or paged_decode_attention_reference)(
-        q, key_cache, value_cache, block_tables, context_lens, scale=scale, sliding_window=sliding_window
-    )
+    chosen = paged_decode_attention_triton if _fits(q, key_cache, value_cache) else paged_decode_attention_reference
+    return chosen(q, key_cache, value_cache, block_tables, context_lens, scale=scale, sliding_window=sliding_window)
+
+
+def append_and_attend(
+    qkv: Tensor,
+    table: Tensor | None,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    block_tables: Tensor,
+    context_lens: Tensor,
+    num_heads: int,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+    eps: float = 1e-6,
+    *,
+    scale: float | None = None,
+    sliding_window: int | None = None,
+) -> Tensor:
+    """`rope_append` and then `paged_decode_attention` of each request's newest token, in one kernel on a GPU.
+
+    qkv [requests, (num_heads + 2 * kv_heads) * head_dim]; that token's position is its request's length - 1, its slot
+    where the block table has that position. The rest as of the two -> [requests, num_heads, head_dim]. Of a request of
+    length 0 nothing is stored.
+    """
+    fits = key_cache.shape[-1] % 2 == 0 and _fits(qkv, key_cache, value_cache, table, q_norm, k_norm)
+    chosen = append_and_attend_triton if fits else append_and_attend_reference
+    arguments = (qkv, table, key_cache, value_cache, block_tables, context_lens, num_heads, q_norm, k_norm, eps)
+    return chosen(*arguments, scale=scale, sliding_window=sliding_window)
+
+
+def _fits(rows: Tensor, key_cache: Tensor, *others: Tensor | None) -> bool:
+    """Whether the kernel takes them."""
+    _, block_size, kv_heads, head_dim = key_cache.shape
+    power_of_two = block_size & (block_size - 1) == 0
+    counted = len(rows) * kv_heads <= MAX_ARRIVALS
+    return power_of_two and head_dim <= 256 and counted and runs_triton(rows, key_cache, *others)
 
 
 def paged_decode_attention_reference(
@@ -101,6 +139,33 @@ def paged_decode_attention_reference(
     return torch.einsum("rkgt,rtkd->rkgd", weights, values).reshape(requests, heads, head_dim).to(q.dtype)
 
 
+def append_and_attend_reference(
+    qkv: Tensor,
+    table: Tensor | None,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    block_tables: Tensor,
+    context_lens: Tensor,
+    num_heads: int,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+    eps: float = 1e-6,
+    *,
+    scale: float | None = None,
+    sliding_window: int | None = None,
+) -> Tensor:
+    """The same by the references of the two."""
+    _, block_size, kv_heads, head_dim = key_cache.shape
+    positions = (context_lens.to(torch.int64) - 1).clamp(min=0)
+    blocks = block_tables.gather(1, (positions // block_size)[:, None]).squeeze(1).to(torch.int64)
+    slots = torch.where(context_lens > 0, blocks * block_size + positions % block_size, -1)
+    shape = (num_heads, kv_heads, head_dim)
+    q = rope_append_reference(qkv, table, positions, slots, key_cache, value_cache, *shape, q_norm, k_norm, eps)
+    return paged_decode_attention_reference(
+        q, key_cache, value_cache, block_tables, context_lens, scale=scale, sliding_window=sliding_window
+    )
+
+
 def paged_decode_attention_triton(
     q: Tensor,
     key_cache: Tensor,
@@ -113,18 +178,71 @@ def paged_decode_attention_triton(
     tiles: DecodeTiles | None = None,
 ) -> Tensor:
     """The same in one Triton kernel. Its grid depends on shapes alone; launch it on one stream at a time."""
-    requests, heads, head_dim = q.shape
-    _, block_size, kv_heads, _ = key_cache.shape
+    caches = (key_cache, value_cache, block_tables, context_lens)
+    return _launch(q, q.shape[1], q.stride(1), *caches, scale, sliding_window, tiles)
+
+
+def append_and_attend_triton(
+    qkv: Tensor,
+    table: Tensor | None,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    block_tables: Tensor,
+    context_lens: Tensor,
+    num_heads: int,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+    eps: float = 1e-6,
+    *,
+    scale: float | None = None,
+    sliding_window: int | None = None,
+    tiles: DecodeTiles | None = None,
+) -> Tensor:
+    """The same in one Triton kernel. Its grid depends on shapes alone; launch it on one stream at a time."""
+    caches = (key_cache, value_cache, block_tables, context_lens)
+    new = _NewTokens(table, q_norm, k_norm, eps)
+    return _launch(qkv, num_heads, key_cache.shape[-1], *caches, scale, sliding_window, tiles, new)
+
+
+class _NewTokens(NamedTuple):
+    """What makes queries and keys of a fused projection."""
+
+    table: Tensor | None
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    eps: float
+
+
+def _launch(
+    q: Tensor,
+    heads: int,
+    q_head_stride: int,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    block_tables: Tensor,
+    context_lens: Tensor,
+    scale: float | None,
+    sliding_window: int | None,
+    tiles: DecodeTiles | None,
+    new: _NewTokens | None = None,
+) -> Tensor:
+    """The kernel, on queries whose tokens are in the cache, or on a fused projection."""
+    requests = len(q)
+    _, block_size, kv_heads, head_dim = key_cache.shape
     group = heads // kv_heads
-    tiles = tiles or decode_tiles(q, kv_heads, block_tables.shape[1] * block_size)
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    tiles = tiles or decode_tiles(requests, heads, key_cache, block_tables.shape[1] * block_size)
+    out = torch.empty((requests, heads, head_dim), dtype=q.dtype, device=q.device)
     # Of each split: a sum for every dimension; the largest score and the sum of weights.
     partial_out, partial_stats = out, out
     if tiles.num_splits > 1:
         partial_out = q.new_empty((requests, kv_heads, tiles.num_splits, group, head_dim), dtype=torch.float32)
         partial_stats = q.new_empty((requests, kv_heads, tiles.num_splits, group, 2), dtype=torch.float32)
+    table, q_norm, k_norm, eps = new or (None, None, None, 0.0)
     _decode_kernel[(kv_heads, tiles.num_splits, requests)](
         q,
+        q if table is None else table,
+        q if q_norm is None else q_norm,
+        q if k_norm is None else k_norm,
         key_cache,
         value_cache,
         block_tables,
@@ -134,8 +252,10 @@ def paged_decode_attention_triton(
         partial_stats,
         arrivals(q.device),
         (head_dim**-0.5 if scale is None else scale) * math.log2(math.e),
+        eps,
         q.stride(0),
-        q.stride(1),
+        q_head_stride,
+        0 if table is None else table.stride(0),
         key_cache.stride(0),
         key_cache.stride(1),
         key_cache.stride(2),
@@ -154,6 +274,11 @@ def paged_decode_attention_triton(
         NUM_SPLITS=tiles.num_splits,
         SPLITS_PADDED=next_power_of_two(tiles.num_splits),
         WINDOW=sliding_window or 0,
+        PREFETCH=tiles.prefetch,
+        APPENDS=new is not None,
+        HAS_TABLE=table is not None,
+        HAS_Q_NORM=q_norm is not None,
+        HAS_K_NORM=k_norm is not None,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
         **launch_options(q),
@@ -161,14 +286,14 @@ def paged_decode_attention_triton(
     return out
 
 
-def decode_tiles(q: Tensor, kv_heads: int, max_tokens: int) -> DecodeTiles:
+def decode_tiles(requests: int, heads: int, key_cache: Tensor, max_tokens: int) -> DecodeTiles:
     """A choice from shapes alone, so that a captured launch serves every length that fits the tables.
 
     The best of what was measured on an H200 with contexts of 256 to 1000 tokens. Splits are a power of two, so that
     batches of many sizes share a few compiled kernels.
     """
-    requests, heads, head_dim = q.shape
-    wanted = -(-2 * num_multiprocessors(q.device) // (requests * kv_heads))
+    kv_heads, head_dim = key_cache.shape[2:]
+    wanted = -(-2 * num_multiprocessors(key_cache.device) // (requests * kv_heads))
     is_alone = heads == kv_heads  # no head shares its keys: no tensor cores
     is_wide = requests * kv_heads >= 2048
     if wanted == 1:
@@ -178,7 +303,7 @@ def decode_tiles(q: Tensor, kv_heads: int, max_tokens: int) -> DecodeTiles:
     if is_alone and head_dim > 64:
         num_warps *= 2
     if head_dim > 128:
-        tile = min(tile, 64 // q.element_size())
+        tile = min(tile, 64 // key_cache.element_size())
     possible = -(-max_tokens // tile)
     splits = next_power_of_two(min(wanted, possible, _MAX_SPLITS) + 1) // 2
     return DecodeTiles(
@@ -187,13 +312,16 @@ def decode_tiles(q: Tensor, kv_heads: int, max_tokens: int) -> DecodeTiles:
         num_splits=splits,
         num_warps=num_warps if heads // kv_heads <= 16 else 8,
         # More stages leave room for one program a multiprocessor, which pays where the kernel itself takes long.
-        num_stages=2 if q.element_size() > 2 else 4 if is_wide and head_dim <= 128 else 3,
+        num_stages=2 if key_cache.element_size() > 2 else 4 if is_wide and head_dim <= 128 else 3,
     )
 
 
 @triton.jit
 def _decode_kernel(
     q,
+    rope_table,
+    q_norm,
+    k_norm,
     key_cache,
     value_cache,
     block_tables,
@@ -203,8 +331,10 @@ def _decode_kernel(
     partial_stats,
     arrived_splits,
     scale,
+    eps,
     q_request_stride,
     q_head_stride,
+    rope_stride,
     key_block_stride,
     key_token_stride,
     key_head_stride,
@@ -223,25 +353,28 @@ def _decode_kernel(
     NUM_SPLITS: tl.constexpr,
     SPLITS_PADDED: tl.constexpr,
     WINDOW: tl.constexpr,
+    PREFETCH: tl.constexpr,
+    APPENDS: tl.constexpr,
+    HAS_TABLE: tl.constexpr,
+    HAS_Q_NORM: tl.constexpr,
+    HAS_K_NORM: tl.constexpr,
     PDL: tl.constexpr,
 ):
     kv_head = tl.program_id(0)
     split = tl.program_id(1)
     request = tl.program_id(2)
     length = tl.load(context_lens + request).to(tl.int32)  # from the step's start, several launches ago
-    if PDL:
-        gdc_wait()
-        gdc_launch_dependents()
+    end = tl.maximum(length - 1, 0) if APPENDS else length  # of what is read from the cache
     first = 0
     if WINDOW > 0:
         first = tl.maximum(length - WINDOW, 0)
-    num_tiles = tl.cdiv(length - first, TILE)
+    num_tiles = tl.cdiv(end - first, TILE)
     split_tiles = tl.maximum(tl.cdiv(num_tiles, NUM_SPLITS), MIN_TILES)
     active = tl.cdiv(num_tiles, split_tiles)  # splits that have something to do; the others leave
     if split >= tl.maximum(active, 1):
         return
     start = first + split * split_tiles * TILE
-    stop = tl.minimum(length, start + split_tiles * TILE)
+    stop = tl.minimum(end, start + split_tiles * TILE)
 
     head = tl.arange(0, GROUP_PADDED)
     dim = tl.arange(0, DIM_PADDED)
@@ -251,14 +384,66 @@ def _decode_kernel(
     table = block_tables + request.to(tl.int64) * table_stride
     keys = key_cache + kv_head * key_head_stride
     values = value_cache + kv_head * value_head_stride
-    queries = q + request * q_request_stride + kv_head * GROUP * q_head_stride
+    queries = q + request.to(tl.int64) * q_request_stride + kv_head * GROUP * q_head_stride
+    if APPENDS:
+        # Weights, and what lies in the cache, are there before the kernel's predecessor is done.
+        fresh = (split == 0) & (length > 0)  # the newest token is the first split's
+        new_block = tl.load(table + end // BLOCK_SIZE, mask=fresh, other=0).to(tl.int64)
+        angles = rope_table + end.to(tl.int64) * rope_stride
+        cos, sin = _rotation(angles, dim, HEAD_DIM, HAS_TABLE)
+        q_gain, q_swapped_gain = _gains(q_norm, dim, HEAD_DIM, HAS_Q_NORM)
+        k_gain, k_swapped_gain = _gains(k_norm, dim, HEAD_DIM, HAS_K_NORM)
+    if PDL:
+        if PREFETCH > 0:
+            soon = tl.minimum(start + tl.arange(0, PREFETCH), tl.maximum(stop - 1, 0))
+            soon_block = tl.load(table + soon // BLOCK_SIZE, mask=soon < stop, other=0).to(tl.int64)
+            soon_offset = soon % BLOCK_SIZE
+            prefetch_columns(
+                keys + soon_block * key_block_stride + soon_offset * key_token_stride, 0, HEAD_DIM, DIM_PADDED
+            )
+            prefetch_columns(
+                values + soon_block * value_block_stride + soon_offset * value_token_stride, 0, HEAD_DIM, DIM_PADDED
+            )
+        gdc_wait()
+        gdc_launch_dependents()
+
+    query_rows = queries + head * q_head_stride
+    if APPENDS:
+        query = _turned(
+            query_rows, in_group, dim, q_gain, q_swapped_gain, cos, sin, eps, HEAD_DIM, HAS_Q_NORM, HAS_TABLE
+        )
+        one = tl.arange(0, 1)
+        key_row = q + request.to(tl.int64) * q_request_stride + (KV_HEADS * GROUP + kv_head) * HEAD_DIM + one
+        new_key = _turned(
+            key_row, fresh & (one == 0), dim, k_gain, k_swapped_gain, cos, sin, eps, HEAD_DIM, HAS_K_NORM, HAS_TABLE
+        )
+        new_value = tl.load(
+            key_row[:, None] + KV_HEADS * HEAD_DIM + dim[None, :], mask=fresh & in_dim[None, :], other=0.0
+        )
+        # It starts the softmax, rounded as the cache would give it back.
+        new_key = new_key.to(key_cache.dtype.element_ty)
+        new_value = new_value.to(value_cache.dtype.element_ty)
+        new_offset = end % BLOCK_SIZE
+        new_key_place = keys + new_block * key_block_stride + new_offset * key_token_stride + dim[None, :]
+        new_value_place = values + new_block * value_block_stride + new_offset * value_token_stride + dim[None, :]
+        tl.store(new_key_place, new_key, mask=fresh & in_dim[None, :])
+        tl.store(new_value_place, new_value, mask=fresh & in_dim[None, :])
+        query = query.to(q.dtype.element_ty)
+        new_score = tl.sum(query.to(tl.float32) * new_key.to(tl.float32), 1) * scale
+    else:
+        query = tl.load(query_rows[:, None] + dim[None, :], mask=in_group[:, None] & in_dim[None, :], other=0.0)
 
     if GROUP_PADDED == 1:
         # Without tensor cores: each place of the tile keeps its own running softmax; they are joined once, at the end.
-        query = tl.load(queries + dim, mask=in_dim, other=0.0).to(tl.float32) * scale
+        query = query.to(tl.float32) * scale
         peak = tl.full((TILE,), -1e30, tl.float32)
         total = tl.zeros((TILE,), tl.float32)
         summed = tl.zeros((TILE, DIM_PADDED), tl.float32)
+        if APPENDS:
+            newest = (token == 0) & fresh
+            peak = tl.where(newest, new_score, peak)
+            total = tl.where(newest, 1.0, total)
+            summed = tl.where(newest[:, None], new_value.to(tl.float32), summed)
         # Keys and values are one tile ahead of the arithmetic, blocks of the table two: loads outside of products are
         # not pipelined by the compiler.
         position = start + token
@@ -281,7 +466,7 @@ def _decode_kernel(
             next_value = tl.load(values + value_place[:, None] + dim[None, :], mask=mask, other=0.0)
             next_position = position + TILE
             next_block = tl.load(table + next_position // BLOCK_SIZE, mask=next_position < stop, other=0).to(tl.int64)
-            score = tl.where(live, tl.sum(key.to(tl.float32) * query[None, :], 1), float("-inf"))
+            score = tl.where(live, tl.sum(key.to(tl.float32) * query, 1), float("-inf"))
             new_peak = tl.maximum(peak, score)
             kept = tl.exp2(peak - new_peak)
             weight = tl.exp2(score - new_peak)
@@ -296,11 +481,13 @@ def _decode_kernel(
         row_total = tl.zeros((1,), tl.float32) + tl.sum(total * share, 0)
         row_summed = tl.sum(summed * share[:, None], 0)[None, :]
     else:
-        query_place = queries + head[:, None] * q_head_stride + dim[None, :]
-        query = tl.load(query_place, mask=in_group[:, None] & in_dim[None, :], other=0.0)
         row_peak = tl.full((GROUP_PADDED,), -1e30, tl.float32)
         row_total = tl.zeros((GROUP_PADDED,), tl.float32)
         row_summed = tl.zeros((GROUP_PADDED, DIM_PADDED), tl.float32)
+        if APPENDS:
+            row_peak = tl.where(fresh, new_score, row_peak)
+            row_total = tl.where(fresh, 1.0, row_total)
+            row_summed += new_value.to(tl.float32)
         for at in range(start, stop, TILE):
             position = at + token
             live = position < stop
@@ -353,3 +540,60 @@ def _decode_kernel(
                 joined = tl.sum(sums * part_share[:, None], 0) / tl.sum(totals * part_share, 0)
                 target = out + (lane.to(tl.int64) * GROUP + member) * HEAD_DIM + dim
                 tl.store(target, joined.to(out.dtype.element_ty), mask=in_dim)
+
+
+@triton.jit
+def _rotation(angles, dim, HEAD_DIM: tl.constexpr, HAS_TABLE: tl.constexpr):
+    """Cosines and signed sines of a position, a pair for each dimension, [1, dims]."""
+    HALF: tl.constexpr = HEAD_DIM // 2
+    inside = (dim < HEAD_DIM) & HAS_TABLE
+    low = dim < HALF
+    angle = angles + tl.where(low, dim, dim - HALF)
+    cos = tl.load(angle, mask=inside, other=1.0).to(tl.float32)
+    sin = tl.load(angle + HALF, mask=inside, other=0.0).to(tl.float32)
+    return cos[None, :], tl.where(low, -sin, sin)[None, :]
+
+
+@triton.jit
+def _gains(weight, dim, HEAD_DIM: tl.constexpr, HAS_NORM: tl.constexpr):
+    """A norm's weight, and the same with its halves swapped, [1, dims]."""
+    inside = (dim < HEAD_DIM) & HAS_NORM
+    gain = tl.load(weight + dim, mask=inside, other=1.0).to(tl.float32)
+    swapped = tl.load(weight + _swapped(dim, HEAD_DIM), mask=inside, other=1.0).to(tl.float32)
+    return gain[None, :], swapped[None, :]
+
+
+@triton.jit
+def _turned(
+    rows,
+    present,
+    dim,
+    gain,
+    swapped_gain,
+    cos,
+    sin,
+    eps,
+    HEAD_DIM: tl.constexpr,
+    HAS_NORM: tl.constexpr,
+    HAS_TABLE: tl.constexpr,
+):
+    """Heads, to which rows point [heads], normed and turned as rope_append does it: [heads, dims], float32."""
+    mask = present[:, None] & (dim < HEAD_DIM)[None, :]
+    value = tl.load(rows[:, None] + dim[None, :], mask=mask, other=0.0).to(tl.float32)
+    swapped = value
+    if HAS_TABLE:
+        swapped = tl.load(rows[:, None] + _swapped(dim, HEAD_DIM)[None, :], mask=mask, other=0.0).to(tl.float32)
+    if HAS_NORM:
+        scale = tl.rsqrt(tl.sum(value * value, 1) / HEAD_DIM + eps)[:, None]
+        value = value * scale * gain
+        swapped = swapped * scale * swapped_gain
+    if HAS_TABLE:
+        value = value * cos + swapped * sin
+    return value
+
+
+@triton.jit
+def _swapped(dim, HEAD_DIM: tl.constexpr):
+    """The dimension that one turns together with."""
+    HALF: tl.constexpr = HEAD_DIM // 2
+    return tl.where(dim < HALF, dim + HALF, dim - HALF)

@@ -5,12 +5,10 @@ from functools import cached_property
 
 from torch import Tensor
 
-from roseinfer.attention.base import AttentionBackend, AttentionMetadata
+from roseinfer.attention.base import AttentionBackend, AttentionMetadata, Projection
 from roseinfer.kernels import native
-from roseinfer.kernels.rope_append import rope_append
 from roseinfer.models.layers import RMSNorm
 from roseinfer.models.rope import RotaryEmbedding
-from roseinfer.spans import span
 
 
 @dataclass(frozen=True)
@@ -46,21 +44,15 @@ class StepTensors:
         k_norm: RMSNorm | None = None,
     ) -> Tensor:
         """From the fused projection [tokens, (heads + 2 kv_heads) x head_dim] to attention's result."""
-        cache, slots = self.metadata.cache, self.metadata.slots
-        with span("roseinfer.kv.append"):
-            keys, values = cache.data[layer]
-            q = rope_append(
-                qkv,
-                None if self.rope is None else self.rope.table,
-                self.positions,
-                slots,
-                keys,
-                values,
-                num_heads,
-                num_kv_heads,
-                head_dim,
-                None if q_norm is None else q_norm.weight,
-                None if k_norm is None else k_norm.weight,
-                0.0 if q_norm is None else q_norm.eps,
-            )
-        return self.attention.attend(layer, q, self.metadata)
+        projection = Projection(
+            qkv,
+            None if self.rope is None else self.rope.table,
+            self.positions,
+            num_heads,
+            num_kv_heads,
+            head_dim,
+            None if q_norm is None else q_norm.weight,
+            None if k_norm is None else k_norm.weight,
+            0.0 if q_norm is None else q_norm.eps,
+        )
+        return self.attention.append_and_attend(layer, projection, self.metadata)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from roseinfer.attention.base import DecodeLayout, StepLayout
+from roseinfer.attention.base import DecodeLayout, Projection, StepLayout
 from roseinfer.attention.gather import GatherAttention
 from roseinfer.attention.paged import PagedAttention
 from roseinfer.attention.paged_kernels import PagedKernelAttention, padded_tables
@@ -36,8 +36,14 @@ def counted(name: str, launch: Callable[..., Tensor], *arguments: Any, **options
 def kernels_in_the_interpreter() -> Iterator[None]:
     """Without a GPU the backend launches its kernels all the same, and each launch is counted."""
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in ((paged_attention, "paged_decode_attention"), (paged_prefill, "paged_prefill_attention")):
-            patch.setattr(module, "runs_triton", lambda *tensors: all(x.dtype != torch.float64 for x in tensors))
+        for module, name in (
+            (paged_attention, "paged_decode_attention"),
+            (paged_attention, "append_and_attend"),
+            (paged_prefill, "paged_prefill_attention"),
+        ):
+            patch.setattr(
+                module, "runs_triton", lambda *tensors: all(x is None or x.dtype != torch.float64 for x in tensors)
+            )
             patch.setattr(module, f"{name}_triton", partial(counted, name, getattr(module, f"{name}_triton")))
         yield
 
@@ -100,7 +106,10 @@ def compare(
         out = ours.forward(layer, q, k, v, step)
         expected = reference.forward(layer, q, k, v, expected_step)
         torch.testing.assert_close(out, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
-        torch.testing.assert_close(ours.attend(layer, q, step), out)  # the tokens are in the cache by now
+        fused = torch.cat((q, k, v), dim=1).flatten(1)
+        projection = Projection(fused, None, torch.zeros(tokens), heads, kv_heads, head_dim, None, None, 0.0)
+        again = ours.append_and_attend(layer, projection, step)
+        torch.testing.assert_close(again, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
     torch.testing.assert_close(cache.data, expected_cache.data, rtol=0, atol=0)
     return launches - before
 
@@ -135,16 +144,16 @@ def test_a_mixed_step_takes_both_kernels_at_every_head_size(head_dim: int, dtype
 
 
 @pytest.mark.parametrize(
-    ("requests", "kernel"),
+    ("requests", "kernels"),
     [
-        ([(20, 1), (0, 1)], "paged_decode_attention"),
-        ([(20, 2), (0, 7)], "paged_prefill_attention"),
-        ([(20, 2), (9, 1)], "paged_prefill_attention"),
+        ([(20, 1), (0, 1)], {"paged_decode_attention": 2, "append_and_attend": 2}),
+        ([(20, 2), (0, 7)], {"paged_prefill_attention": 4}),
+        ([(20, 2), (9, 1)], {"paged_prefill_attention": 4}),
     ],
     ids=["decodes", "prefills", "a decode behind a prefill"],
 )
-def test_a_step_of_one_kind_takes_one_kernel(requests: list[tuple[int, int]], kernel: str) -> None:
-    assert compare(requests, heads=2, kv_heads=1) == {kernel: 4}
+def test_a_step_of_one_kind_takes_one_kernel(requests: list[tuple[int, int]], kernels: dict[str, int]) -> None:
+    assert compare(requests, heads=2, kv_heads=1) == kernels
 
 
 def test_decodes_that_lie_on_the_device_need_no_preparation() -> None:

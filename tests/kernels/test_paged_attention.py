@@ -5,13 +5,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from devices import DEVICE, DTYPES, tolerance
+from devices import DEVICE, DTYPES, generator, tolerance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paged_cases import PagedCase, paged_case
+from torch import Tensor
 
 from roseinfer.kernels.paged_attention import (
     DecodeTiles,
+    append_and_attend,
+    append_and_attend_reference,
+    append_and_attend_triton,
     paged_decode_attention,
     paged_decode_attention_reference,
     paged_decode_attention_triton,
@@ -27,6 +31,35 @@ def check(case: PagedCase, window: int | None = None, tiles: DecodeTiles | None 
     torch.testing.assert_close(out, expected, **tolerance(case.q.dtype))
 
 
+def check_append(
+    case: PagedCase, window: int | None = None, tiles: DecodeTiles | None = None, *, table: bool, norms: bool
+) -> None:
+    """With the new tokens fused: the same result, and the same cache."""
+    requests, heads, head_dim = case.q.shape
+    kv_heads = case.key_cache.shape[2]
+    source = generator(requests)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=source).to(case.q.dtype).to(DEVICE)
+
+    qkv = random(requests, (heads + 2 * kv_heads) * head_dim)
+    rotation = random(256, head_dim) if table else None
+    weights = (random(head_dim), random(head_dim)) if norms else (None, None)
+    caches = [(case.key_cache.clone(), case.value_cache.clone()) for _ in range(2)]
+    out, expected = (
+        function(
+            qkv, rotation, *cache, case.block_tables, case.context_lens, heads, *weights, sliding_window=window, **more
+        )
+        for function, cache, more in (
+            (append_and_attend_triton, caches[0], {"tiles": tiles}),
+            (append_and_attend_reference, caches[1], {}),
+        )
+    )
+    torch.testing.assert_close(out, expected, **tolerance(case.q.dtype))
+    for found, wanted in zip(*caches, strict=True):
+        torch.testing.assert_close(found, wanted, **tolerance(case.q.dtype))
+
+
 def tiles(num_splits: int, *, tile: int = 16, min_tiles: int = 1) -> DecodeTiles:
     return DecodeTiles(tile=tile, min_tiles=min_tiles, num_splits=num_splits, num_warps=4, num_stages=2)
 
@@ -35,7 +68,9 @@ def tiles(num_splits: int, *, tile: int = 16, min_tiles: int = 1) -> DecodeTiles
 @pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 1)])
 def test_every_head_size_and_dtype(dtype: torch.dtype, head_dim: int, heads: int, kv_heads: int) -> None:
-    check(paged_case([1, 70, 200], heads=heads, kv_heads=kv_heads, head_dim=head_dim, dtype=dtype))
+    case = paged_case([1, 70, 200], heads=heads, kv_heads=kv_heads, head_dim=head_dim, dtype=dtype)
+    check(case)
+    check_append(case, table=True, norms=True)
 
 
 @given(
@@ -45,6 +80,8 @@ def test_every_head_size_and_dtype(dtype: torch.dtype, head_dim: int, heads: int
     window=st.one_of(st.none(), st.integers(1, 60)),
     num_splits=st.integers(1, 7),
     min_tiles=st.integers(1, 2),
+    table=st.booleans(),
+    norms=st.booleans(),
     seed=st.integers(0, 1 << 20),
 )
 @settings(max_examples=25, deadline=None)
@@ -55,6 +92,8 @@ def test_lengths_windows_and_splits_fall_anywhere(
     window: int | None,
     num_splits: int,
     min_tiles: int,
+    table: bool,
+    norms: bool,
     seed: int,
 ) -> None:
     case = paged_case(
@@ -68,6 +107,7 @@ def test_lengths_windows_and_splits_fall_anywhere(
         seed=seed,
     )
     check(case, window, tiles(num_splits, min_tiles=min_tiles))
+    check_append(case, window, tiles(num_splits, min_tiles=min_tiles), table=table, norms=norms)
 
 
 @pytest.mark.parametrize("num_splits", [1, 4])
@@ -79,6 +119,27 @@ def test_a_padding_row_of_length_0_gives_zeros(num_splits: int, heads: int) -> N
     assert out[0].abs().sum() > 0
     assert not out[1].any()
     assert not paged_decode_attention_reference(*arguments)[1].any()
+
+
+@pytest.mark.parametrize("num_splits", [1, 4])
+@pytest.mark.parametrize("heads", [1, 4])
+def test_a_padding_row_of_length_0_stores_nothing(num_splits: int, heads: int) -> None:
+    case = paged_case([40, 0], heads=heads, kv_heads=1, head_dim=32, dtype=torch.float16)
+    check_append(case, tiles=tiles(num_splits), table=True, norms=False)
+    qkv = torch.ones((2, (heads + 2) * 32), dtype=torch.float16, device=DEVICE)
+    before = case.key_cache.clone()
+    lengths = torch.zeros_like(case.context_lens)
+    arguments = (case.key_cache, case.value_cache, case.block_tables, lengths)
+    assert not append_and_attend_triton(qkv, None, *arguments, heads, tiles=tiles(num_splits)).any()
+    assert torch.equal(case.key_cache, before)
+
+
+def test_an_appended_token_is_never_read_from_the_cache() -> None:
+    case = paged_case([19, 1], heads=2, kv_heads=2, head_dim=16, dtype=torch.float32)
+    for request, slot in ((0, 18), (1, 0)):
+        case.key_cache[case.block_tables[request, slot // 16], slot % 16] = math.nan
+        case.value_cache[case.block_tables[request, slot // 16], slot % 16] = math.nan
+    check_append(case, tiles=tiles(1), table=True, norms=True)
 
 
 def test_splits_can_be_launched_again_and_again() -> None:
@@ -110,3 +171,8 @@ def test_the_entry_computes_float64_too() -> None:
     weights = (keys @ case.q[1, 0] / math.sqrt(8)).softmax(0)
     torch.testing.assert_close(out[1, 0], weights @ values)
     assert out.device.type == DEVICE.type
+    qkv = torch.randn(2, 8 * 8, dtype=torch.float64, device=DEVICE)
+    arguments = (case.key_cache, case.value_cache, case.block_tables, case.context_lens)
+    out = append_and_attend(qkv, None, *arguments, 4)
+    again = paged_decode_attention(qkv[:, :32].view(2, 4, 8), *arguments)
+    torch.testing.assert_close(out, again)

@@ -21,7 +21,6 @@ PROMPTS = [list(range(1, 20 + 3 * index)) for index in range(6)]
 SPANS = {
     "roseinfer.prepare_inputs",
     "roseinfer.model.forward",
-    "roseinfer.kv.append",
     "roseinfer.attention",
     "roseinfer.sample",
 }
@@ -88,10 +87,10 @@ def test_what_replays_run_carries_the_span_it_was_captured_under(
     assert {event.span for graph in matched for event in graph.events} >= SPANS
 
     spans = {span.name: span for span in session.summary.spans}
-    append = spans["roseinfer.kv.append"]
-    assert append.parent == spans["roseinfer.attention"].parent == "roseinfer.model.forward"
-    assert append.gpu_events >= LAYERS * append.calls
-    assert append.calls >= len(matched)
+    attention = spans["roseinfer.attention"]  # its kernel appends, too
+    assert attention.parent == "roseinfer.model.forward"
+    assert attention.gpu_events >= LAYERS * attention.calls
+    assert attention.calls >= len(matched)
     assert not [note.message for note in session.summary.trust if "match no graph" in note.message]
 
     engine.pool.reset_prefix_cache()  # a prompt in other pieces is rounded otherwise
