@@ -1,8 +1,10 @@
 """The interface between models and attention: `prepare` once a step, `forward` once a layer."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
+import torch
 from torch import Tensor
 
 from roseinfer.cache.kv_cache import KVCache
@@ -36,8 +38,18 @@ class DecodeLayout:
     """[requests, most blocks], int32; behind a request's last block anything that is a block."""
     context_lens: Tensor
     """[requests], int32, the new token included."""
-    slots: Tensor
-    """[requests], int64."""
+    order: Tensor | None = None
+    """[requests], int32: requests by falling length, in which kernels may take them."""
+    known_slots: Tensor | None = None
+
+    @cached_property
+    def slots(self) -> Tensor:
+        """Where each new token goes, [requests], int64; made from the rest when first asked for, unless known."""
+        if self.known_slots is not None:
+            return self.known_slots
+        positions, size = self.context_lens.to(torch.int64) - 1, self.cache.block_size
+        blocks = self.block_tables.gather(1, (positions // size).unsqueeze(1)).squeeze(1)
+        return blocks.to(torch.int64) * size + positions % size
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,7 @@ def _decode_layout(layout: StepLayout, cache: KVCache) -> DecodeLayout:
         cache=cache,
         block_tables=torch.from_numpy(padded_tables(layout.block_tables)),
         context_lens=torch.tensor(context_lens, dtype=torch.int32, device=cache.data.device),
-        slots=layout.slots,
+        known_slots=layout.slots,
     )
 
 

@@ -69,15 +69,17 @@ class PagedKernelAttention:
         context_lens = query_lens + np.array(layout.context_lens, dtype=np.int32)
         starts = np.zeros(len(query_lens) - count + 1, dtype=np.int32)
         query_lens[count:].cumsum(out=starts[1:])
-        decode_tables, decode_lens, prefill_tables, prefill_lens, query_starts = upload(
+        order = np.argsort(-context_lens[:count], kind="stable").astype(np.int32)
+        decode_tables, decode_lens, decode_order, prefill_tables, prefill_lens, query_starts = upload(
             layout.slots.device,
             padded_tables(layout.block_tables[:count]),
             context_lens[:count],
+            order,
             padded_tables(layout.block_tables[count:]),
             context_lens[count:],
             starts,
         )
-        decodes = DecodeLayout(cache, decode_tables, decode_lens, layout.slots[:count])
+        decodes = DecodeLayout(cache, decode_tables, decode_lens, decode_order, layout.slots[:count])
         prefills = _Prefills(prefill_tables, prefill_lens, query_starts, int(query_lens.max()))
         return _Step(cache, layout.slots, decodes if count else None, prefills if len(longer) else None)
 
@@ -103,6 +105,7 @@ class PagedKernelAttention:
                 projection.q_norm,
                 projection.k_norm,
                 projection.eps,
+                order=decodes.order,
                 sliding_window=self._window,
             )
 
@@ -117,7 +120,7 @@ class PagedKernelAttention:
             assert prefills is not None
             if decodes is None:
                 return self._prefill(layer, q, metadata.cache, prefills)
-            count = len(decodes.slots)
+            count = len(decodes.context_lens)
             out = torch.empty_like(q)
             out[:count] = self._decode(layer, q[:count], decodes)
             self._prefill(layer, q[count:], metadata.cache, prefills, out[count:])
@@ -125,9 +128,8 @@ class PagedKernelAttention:
 
     def _decode(self, layer: int, q: Tensor, decodes: DecodeLayout) -> Tensor:
         keys, values = decodes.cache.data[layer]
-        return paged_decode_attention(
-            q, keys, values, decodes.block_tables, decodes.context_lens, sliding_window=self._window
-        )
+        arguments = (q, keys, values, decodes.block_tables, decodes.context_lens)
+        return paged_decode_attention(*arguments, order=decodes.order, sliding_window=self._window)
 
     def _prefill(self, layer: int, q: Tensor, cache: KVCache, prefills: _Prefills, out: Tensor | None = None) -> Tensor:
         keys, values = cache.data[layer]

@@ -2,7 +2,7 @@
 
 A graph is captured for each of a few batch sizes and ways to sample; a smaller batch runs in the next larger one, its
 padding rows writing to a block that no request has. Replays of one launch follow each other without the host: the
-tokens drawn, positions and slots stay on the device. The next launch takes them there, so that it need not wait for
+tokens drawn, positions and lengths stay on the device. The next launch takes them there, so that it need not wait for
 the host to read them.
 """
 
@@ -19,6 +19,7 @@ from roseinfer.cache.kv_cache import KVCache
 from roseinfer.engine.launch import Drawn
 from roseinfer.engine.request import PENDING, Request
 from roseinfer.engine.scheduler import Chunk, StepPlan
+from roseinfer.kernels.advance import advance
 from roseinfer.kernels.top_k import WIDEST
 from roseinfer.models.base import CausalLM
 from roseinfer.sampling.sampler import SamplingBatch, sample
@@ -46,6 +47,8 @@ class _Buffers:
 
     token_ids: Tensor
     positions: Tensor
+    context_lens: Tensor  # int32
+    order: Tensor  # int32, rows by falling length
     block_tables: Tensor  # [rows, most blocks], int32
     temperature: Tensor
     top_k: Tensor
@@ -68,6 +71,8 @@ class _Buffers:
         return cls(
             token_ids=integers(rows),
             positions=integers(rows),
+            context_lens=integers(rows).to(torch.int32),
+            order=integers(rows).to(torch.int32),
             block_tables=tables,
             temperature=floats(),
             top_k=integers(rows),
@@ -205,12 +210,12 @@ class DecodeGraphs:
         count, buffers = len(chunks), self._buffers
         params = [chunk.request.params for chunk in chunks]
         # Padding rows: one token of context, in the scrap block.
-        integers = np.zeros((6, size), dtype=np.int64)
+        integers = np.zeros((8, size), dtype=np.int64)
         floats = np.zeros((3, size), dtype=np.float32)
         token_ids = [chunk.request.token_ids[chunk.start] for chunk in chunks]
         drawing = [before.rows[c.request] if t == PENDING else -1 for c, t in zip(chunks, token_ids, strict=True)]
-        integers[5] = -1
-        integers[:, :count] = (
+        integers[7] = -1
+        integers[[0, 1, 4, 5, 6, 7], :count] = (
             token_ids,
             [chunk.start for chunk in chunks],
             [p.top_k for p in params],
@@ -218,12 +223,14 @@ class DecodeGraphs:
             [1] * count,
             drawing,
         )
+        # All lengths grow alike: their order lasts as long as the rows.
+        integers[2], integers[3] = integers[1] + 1, np.argsort(-integers[1], kind="stable")
         floats[:, :count] = [p.temperature for p in params], [p.top_p for p in params], [p.min_p for p in params]
         there, real = upload(buffers.positions.device, integers, floats)
         if any(row >= 0 for row in drawing):
-            there[0] = torch.where(there[5] >= 0, before.tokens[there[5].clamp(min=0)], there[0])
-        targets = (buffers.token_ids, buffers.positions, buffers.top_k, buffers.seeds, buffers.advance)
-        for target, source in zip(targets, there[:5], strict=True):
+            there[0] = torch.where(there[7] >= 0, before.tokens[there[7].clamp(min=0)], there[0])
+        counted = (buffers.token_ids, buffers.positions, buffers.context_lens, buffers.order)
+        for target, source in zip((*counted, buffers.top_k, buffers.seeds, buffers.advance), there[:7], strict=True):
             target[:size].copy_(source)
         for target, source in zip((buffers.temperature, buffers.top_p, buffers.min_p), real, strict=True):
             target[:size].copy_(source)
@@ -261,14 +268,10 @@ class DecodeGraphs:
 
     def _step(self, size: int, kind: Kind) -> None:
         """One decode step on the first `size` rows of the buffers, which it leaves ready for the next one."""
-        buffers, block_size = self._buffers, self._cache.block_size
+        buffers = self._buffers
         token_ids, positions = buffers.token_ids[:size], buffers.positions[:size]
-        with span("roseinfer.prepare_inputs"):
-            tables = buffers.block_tables[:size]
-            blocks = tables.gather(1, (positions // block_size).unsqueeze(1)).squeeze(1)
-            slots = blocks.to(torch.int64) * block_size + positions % block_size
-            after = positions + 1
-            layout = DecodeLayout(self._cache, tables, after.to(torch.int32), slots)
+        context_lens = buffers.context_lens[:size]
+        layout = DecodeLayout(self._cache, buffers.block_tables[:size], context_lens, buffers.order[:size])
         with span("roseinfer.model.forward"):
             logits = self._model.logits(self._model(token_ids, positions, self._attention, layout))
         with span("roseinfer.sample"):
@@ -278,16 +281,13 @@ class DecodeGraphs:
                 top_p=buffers.top_p[:size],
                 min_p=buffers.min_p[:size],
                 seeds=buffers.seeds[:size],
-                positions=after,
+                positions=positions + 1 if kind != "greedy" else positions,  # which greedy rows do not look at
                 changes=None,
                 all_greedy=kind == "greedy",
                 max_top_k=WIDEST if kind == "top_k" else 0,
             )
             drawn = sample(logits, batch)
-            buffers.drawn[:, :size].index_copy_(0, buffers.step, drawn.unsqueeze(0))
-            token_ids.copy_(drawn)
-            positions.add_(buffers.advance[:size])
-            buffers.step.add_(1)
+            advance(drawn, token_ids, positions, context_lens, buffers.advance[:size], buffers.drawn, buffers.step)
 
 
 def _kind(requests: list[Request]) -> Kind:

@@ -45,6 +45,8 @@ class DecodeTiles:
     num_stages: int
     prefetch: int = 0
     """Tokens whose keys and values a program asks for before it waits for its predecessor; a power of two, or 0."""
+    ordered: bool = False
+    """Programs take requests in the order given: worth a load where not all of them can run at once."""
 
 
 def paged_decode_attention(
@@ -54,6 +56,7 @@ def paged_decode_attention(
     block_tables: Tensor,
     context_lens: Tensor,
     *,
+    order: Tensor | None = None,
     scale: float | None = None,
     sliding_window: int | None = None,
 ) -> Tensor:
@@ -62,7 +65,8 @@ def paged_decode_attention(
     q [requests, heads, head_dim]; key_cache and value_cache [num_blocks, block_size, kv_heads, head_dim], any strides
     but the last; block_tables [requests, max_blocks] and context_lens [requests], int32 or int64, the new token
     counted -> [requests, heads, head_dim]. `scale` is head_dim ** -0.5 by default. A request of length 0 gives zeros.
-    Table entries past a request's length are not looked at.
+    Table entries past a request's length are not looked at. `order` [requests], int32, is one of the requests in which
+    a GPU may take them, the result being the same: with the longest first, none that takes long begins last.
     """
     head_dim = q.shape[-1]
     if (
@@ -75,7 +79,8 @@ def paged_decode_attention(
             q, key_cache, value_cache, block_tables, context_lens, scale, sliding_window
         )
     chosen = paged_decode_attention_triton if _fits(q, key_cache, value_cache) else paged_decode_attention_reference
-    return chosen(q, key_cache, value_cache, block_tables, context_lens, scale=scale, sliding_window=sliding_window)
+    arguments = (q, key_cache, value_cache, block_tables, context_lens)
+    return chosen(*arguments, order=order, scale=scale, sliding_window=sliding_window)
 
 
 def append_and_attend(
@@ -90,6 +95,7 @@ def append_and_attend(
     k_norm: Tensor | None = None,
     eps: float = 1e-6,
     *,
+    order: Tensor | None = None,
     scale: float | None = None,
     sliding_window: int | None = None,
 ) -> Tensor:
@@ -102,7 +108,7 @@ def append_and_attend(
     fits = key_cache.shape[-1] % 2 == 0 and _fits(qkv, key_cache, value_cache, table, q_norm, k_norm)
     chosen = append_and_attend_triton if fits else append_and_attend_reference
     arguments = (qkv, table, key_cache, value_cache, block_tables, context_lens, num_heads, q_norm, k_norm, eps)
-    return chosen(*arguments, scale=scale, sliding_window=sliding_window)
+    return chosen(*arguments, order=order, scale=scale, sliding_window=sliding_window)
 
 
 def _fits(rows: Tensor, key_cache: Tensor, *others: Tensor | None) -> bool:
@@ -120,6 +126,7 @@ def paged_decode_attention_reference(
     block_tables: Tensor,
     context_lens: Tensor,
     *,
+    order: Tensor | None = None,
     scale: float | None = None,
     sliding_window: int | None = None,
 ) -> Tensor:
@@ -151,6 +158,7 @@ def append_and_attend_reference(
     k_norm: Tensor | None = None,
     eps: float = 1e-6,
     *,
+    order: Tensor | None = None,
     scale: float | None = None,
     sliding_window: int | None = None,
 ) -> Tensor:
@@ -173,13 +181,14 @@ def paged_decode_attention_triton(
     block_tables: Tensor,
     context_lens: Tensor,
     *,
+    order: Tensor | None = None,
     scale: float | None = None,
     sliding_window: int | None = None,
     tiles: DecodeTiles | None = None,
 ) -> Tensor:
     """The same in one Triton kernel. Its grid depends on shapes alone; launch it on one stream at a time."""
     caches = (key_cache, value_cache, block_tables, context_lens)
-    return _launch(q, q.shape[1], q.stride(1), *caches, scale, sliding_window, tiles)
+    return _launch(q, q.shape[1], q.stride(1), *caches, order, scale, sliding_window, tiles)
 
 
 def append_and_attend_triton(
@@ -194,6 +203,7 @@ def append_and_attend_triton(
     k_norm: Tensor | None = None,
     eps: float = 1e-6,
     *,
+    order: Tensor | None = None,
     scale: float | None = None,
     sliding_window: int | None = None,
     tiles: DecodeTiles | None = None,
@@ -201,7 +211,7 @@ def append_and_attend_triton(
     """The same in one Triton kernel. Its grid depends on shapes alone; launch it on one stream at a time."""
     caches = (key_cache, value_cache, block_tables, context_lens)
     new = _NewTokens(table, q_norm, k_norm, eps)
-    return _launch(qkv, num_heads, key_cache.shape[-1], *caches, scale, sliding_window, tiles, new)
+    return _launch(qkv, num_heads, key_cache.shape[-1], *caches, order, scale, sliding_window, tiles, new)
 
 
 class _NewTokens(NamedTuple):
@@ -221,6 +231,7 @@ def _launch(
     value_cache: Tensor,
     block_tables: Tensor,
     context_lens: Tensor,
+    order: Tensor | None,
     scale: float | None,
     sliding_window: int | None,
     tiles: DecodeTiles | None,
@@ -237,6 +248,7 @@ def _launch(
     if tiles.num_splits > 1:
         partial_out = q.new_empty((requests, kv_heads, tiles.num_splits, group, head_dim), dtype=torch.float32)
         partial_stats = q.new_empty((requests, kv_heads, tiles.num_splits, group, 2), dtype=torch.float32)
+    ordered = tiles.ordered and order is not None
     table, q_norm, k_norm, eps = new or (None, None, None, 0.0)
     _decode_kernel[(kv_heads, tiles.num_splits, requests)](
         q,
@@ -247,6 +259,7 @@ def _launch(
         value_cache,
         block_tables,
         context_lens,
+        order if ordered else context_lens,
         out,
         partial_out,
         partial_stats,
@@ -275,6 +288,7 @@ def _launch(
         SPLITS_PADDED=next_power_of_two(tiles.num_splits),
         WINDOW=sliding_window or 0,
         PREFETCH=tiles.prefetch,
+        ORDERED=ordered,
         APPENDS=new is not None,
         HAS_TABLE=table is not None,
         HAS_Q_NORM=q_norm is not None,
@@ -313,6 +327,7 @@ def decode_tiles(requests: int, heads: int, key_cache: Tensor, max_tokens: int) 
         num_warps=num_warps if heads // kv_heads <= 16 else 8,
         # More stages leave room for one program a multiprocessor, which pays where the kernel itself takes long.
         num_stages=2 if key_cache.element_size() > 2 else 4 if is_wide and head_dim <= 128 else 3,
+        ordered=requests * kv_heads * splits > 4 * num_multiprocessors(key_cache.device),
     )
 
 
@@ -326,6 +341,7 @@ def _decode_kernel(
     value_cache,
     block_tables,
     context_lens,
+    order,
     out,
     partial_out,
     partial_stats,
@@ -354,6 +370,7 @@ def _decode_kernel(
     SPLITS_PADDED: tl.constexpr,
     WINDOW: tl.constexpr,
     PREFETCH: tl.constexpr,
+    ORDERED: tl.constexpr,
     APPENDS: tl.constexpr,
     HAS_TABLE: tl.constexpr,
     HAS_Q_NORM: tl.constexpr,
@@ -362,8 +379,9 @@ def _decode_kernel(
 ):
     kv_head = tl.program_id(0)
     split = tl.program_id(1)
-    request = tl.program_id(2)
-    length = tl.load(context_lens + request).to(tl.int32)  # from the step's start, several launches ago
+    # What is loaded here has been there since the step's start, several launches ago.
+    request = tl.load(order + tl.program_id(2)) if ORDERED else tl.program_id(2)
+    length = tl.load(context_lens + request).to(tl.int32)
     end = tl.maximum(length - 1, 0) if APPENDS else length  # of what is read from the cache
     first = 0
     if WINDOW > 0:

@@ -165,8 +165,8 @@ def test_decodes_that_lie_on_the_device_need_no_preparation() -> None:
         cache,
         torch.from_numpy(padded_tables(layout.block_tables)).to(DEVICE),
         torch.tensor([past + 1 for past, _ in requests], dtype=torch.int32, device=DEVICE),
-        layout.slots,
     )
+    assert torch.equal(on_device.slots, layout.slots)
     backend = PagedKernelAttention()
     torch.testing.assert_close(
         backend.forward(1, q, k, v, on_device), backend.forward(1, q, k, v, backend.prepare(layout, cache))

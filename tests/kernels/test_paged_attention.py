@@ -26,7 +26,8 @@ pytestmark = pytest.mark.usefixtures("single_threaded")
 
 def check(case: PagedCase, window: int | None = None, tiles: DecodeTiles | None = None) -> None:
     arguments = (case.q, case.key_cache, case.value_cache, case.block_tables, case.context_lens)
-    out = paged_decode_attention_triton(*arguments, sliding_window=window, tiles=tiles)
+    order = order_of(case)
+    out = paged_decode_attention_triton(*arguments, order=order, sliding_window=window, tiles=tiles)
     expected = paged_decode_attention_reference(*arguments, sliding_window=window)
     torch.testing.assert_close(out, expected, **tolerance(case.q.dtype))
 
@@ -51,7 +52,7 @@ def check_append(
             qkv, rotation, *cache, case.block_tables, case.context_lens, heads, *weights, sliding_window=window, **more
         )
         for function, cache, more in (
-            (append_and_attend_triton, caches[0], {"tiles": tiles}),
+            (append_and_attend_triton, caches[0], {"order": order_of(case), "tiles": tiles}),
             (append_and_attend_reference, caches[1], {}),
         )
     )
@@ -60,8 +61,12 @@ def check_append(
         torch.testing.assert_close(found, wanted, **tolerance(case.q.dtype))
 
 
-def tiles(num_splits: int, *, tile: int = 16, min_tiles: int = 1) -> DecodeTiles:
-    return DecodeTiles(tile=tile, min_tiles=min_tiles, num_splits=num_splits, num_warps=4, num_stages=2)
+def order_of(case: PagedCase) -> Tensor:
+    return case.context_lens.argsort(descending=True).to(torch.int32)
+
+
+def tiles(num_splits: int, *, tile: int = 16, min_tiles: int = 1, ordered: bool = False) -> DecodeTiles:
+    return DecodeTiles(tile, min_tiles, num_splits, num_warps=4, num_stages=2, prefetch=32, ordered=ordered)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -82,6 +87,7 @@ def test_every_head_size_and_dtype(dtype: torch.dtype, head_dim: int, heads: int
     min_tiles=st.integers(1, 2),
     table=st.booleans(),
     norms=st.booleans(),
+    ordered=st.booleans(),
     seed=st.integers(0, 1 << 20),
 )
 @settings(max_examples=25, deadline=None)
@@ -94,6 +100,7 @@ def test_lengths_windows_and_splits_fall_anywhere(
     min_tiles: int,
     table: bool,
     norms: bool,
+    ordered: bool,
     seed: int,
 ) -> None:
     case = paged_case(
@@ -106,8 +113,8 @@ def test_lengths_windows_and_splits_fall_anywhere(
         index_dtype=torch.int64,
         seed=seed,
     )
-    check(case, window, tiles(num_splits, min_tiles=min_tiles))
-    check_append(case, window, tiles(num_splits, min_tiles=min_tiles), table=table, norms=norms)
+    check(case, window, tiles(num_splits, min_tiles=min_tiles, ordered=ordered))
+    check_append(case, window, tiles(num_splits, min_tiles=min_tiles, ordered=ordered), table=table, norms=norms)
 
 
 @pytest.mark.parametrize("num_splits", [1, 4])

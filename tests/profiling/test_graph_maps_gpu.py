@@ -19,7 +19,6 @@ pytestmark = pytest.mark.gpu
 LAYERS = 6
 PROMPTS = [list(range(1, 20 + 3 * index)) for index in range(6)]
 SPANS = {
-    "roseinfer.prepare_inputs",
     "roseinfer.model.forward",
     "roseinfer.attention",
     "roseinfer.sample",
