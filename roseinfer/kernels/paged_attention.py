@@ -307,15 +307,18 @@ def decode_tiles(requests: int, heads: int, key_cache: Tensor, max_tokens: int) 
     batches of many sizes share a few compiled kernels.
     """
     kv_heads, head_dim = key_cache.shape[2:]
-    wanted = -(-2 * num_multiprocessors(key_cache.device) // (requests * kv_heads))
+    lanes, multiprocessors = requests * kv_heads, num_multiprocessors(key_cache.device)
     is_alone = heads == kv_heads  # no head shares its keys: no tensor cores
-    is_wide = requests * kv_heads >= 2048
-    if wanted == 1:
+    is_wide = lanes >= 2048
+    if lanes >= 2 * multiprocessors:
+        wanted = 1
         tile, num_warps = (16 if is_wide else 32, 2) if is_alone else (64, 4)
     else:
-        tile, num_warps = (16, 1) if is_alone else (32, 4)
-    if is_alone and head_dim > 64:
-        num_warps *= 2
+        # A single warp need not wait for others, and many programs of that size run side by side.
+        wanted = -(-(2 if is_alone else 8) * multiprocessors // lanes)
+        tile, num_warps = 16, 1
+    if head_dim > 64 if is_alone else head_dim > 128:
+        num_warps = min(2 * num_warps, 4)
     if head_dim > 128:
         tile = min(tile, 64 // key_cache.element_size())
     possible = -(-max_tokens // tile)
@@ -327,7 +330,7 @@ def decode_tiles(requests: int, heads: int, key_cache: Tensor, max_tokens: int) 
         num_warps=num_warps if heads // kv_heads <= 16 else 8,
         # More stages leave room for one program a multiprocessor, which pays where the kernel itself takes long.
         num_stages=2 if key_cache.element_size() > 2 else 4 if is_wide and head_dim <= 128 else 3,
-        ordered=requests * kv_heads * splits > 4 * num_multiprocessors(key_cache.device),
+        ordered=wanted == 1 and lanes > 4 * multiprocessors,
     )
 
 

@@ -107,7 +107,9 @@ def compare(
         expected = reference.forward(layer, q, k, v, expected_step)
         torch.testing.assert_close(out, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
         fused = torch.cat((q, k, v), dim=1).flatten(1)
-        projection = Projection(fused, None, torch.zeros(tokens), heads, kv_heads, head_dim, None, None, 0.0)
+        projection = Projection(
+            fused, None, torch.zeros(tokens, device=DEVICE), heads, kv_heads, head_dim, None, None, 0.0
+        )
         again = ours.append_and_attend(layer, projection, step)
         torch.testing.assert_close(again, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
     torch.testing.assert_close(cache.data, expected_cache.data, rtol=0, atol=0)
