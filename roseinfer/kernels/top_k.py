@@ -19,6 +19,7 @@ from roseinfer.kernels.runtime import (
     tl,
     triton,
 )
+from roseinfer.kernels.uniform import uniform
 
 WIDEST = 64
 """The largest top-k that is drawn here: so many are ranked, whatever a row asks for."""
@@ -77,15 +78,6 @@ def draw_top_k(
         **launch_options(logits),
     )
     return out
-
-
-@triton.jit
-def _mix(value):
-    """`sampling.uniform.mix`: SplitMix64's finalizer (Steele, Lea and Flood, 2014)."""
-    value = value + 0x9E3779B97F4A7C15
-    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9
-    value = (value ^ (value >> 27)) * 0x94D049BB133111EB
-    return value ^ (value >> 31)
 
 
 @triton.jit
@@ -185,9 +177,9 @@ def _draw_kernel(
         nucleus &= probabilities >= tl.load(min_ps + row) * tl.max(probabilities, 0)
         probabilities = tl.where(nucleus, probabilities, 0.0)
         edges = tl.cumsum(probabilities, 0)
-        bits64 = _mix(_mix(tl.load(seeds + row).to(tl.uint64)) ^ tl.load(positions + row).to(tl.uint64))
-        uniform = ((bits64 >> 11).to(tl.float64) * 1.1102230246251565e-16).to(tl.float32)  # 2 ** -53
-        threshold = uniform * tl.sum(tl.where(rank == WIDEST - 1, edges, 0.0), 0)
+        threshold = uniform(tl.load(seeds + row), tl.load(positions + row)) * tl.sum(
+            tl.where(rank == WIDEST - 1, edges, 0.0), 0
+        )
         choice = tl.sum((edges <= threshold).to(tl.int32), 0)
         choice = tl.minimum(choice, tl.sum((probabilities > 0).to(tl.int32), 0) - 1)
         choice = tl.where(temperature > 0, tl.maximum(choice, 0), 0)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from roseinfer.config import SamplingParams
 from roseinfer.kernels.argmax import argmax
+from roseinfer.kernels.draw_any import draw_any, draws_any
 from roseinfer.kernels.top_k import draw_top_k, draws_top_k
 from roseinfer.sampling.logits import History, LogitChanges
 from roseinfer.sampling.uniform import uniform
@@ -73,10 +74,11 @@ def sample(logits: Tensor, batch: SamplingBatch) -> Tensor:
         logits = batch.changes.apply(logits)
     if batch.all_greedy:
         return argmax(logits)
+    drawing = (batch.temperature, batch.top_k, batch.top_p, batch.min_p, batch.seeds, batch.positions)
     if draws_top_k(logits, batch.max_top_k):
-        return draw_top_k(
-            logits, batch.temperature, batch.top_k, batch.top_p, batch.min_p, batch.seeds, batch.positions
-        )
+        return draw_top_k(logits, *drawing)
+    if draws_any(logits):
+        return draw_any(logits, *drawing)
     return sample_reference(logits, batch)
 
 

@@ -6,17 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 from devices import DEVICE, DTYPES, generator
+from draw_cases import batch_of, clear
 from torch import Tensor
 
 from roseinfer.config import SamplingParams
 from roseinfer.kernels import top_k
 from roseinfer.kernels.runtime import arrivals
 from roseinfer.kernels.top_k import WIDEST, draw_top_k, draws_top_k
-from roseinfer.sampling.sampler import SamplingBatch, kept_probabilities, rank, sample, sample_reference
-from roseinfer.sampling.uniform import uniform
-
-ROUNDING = 1e-5
-"""Of a sum of probabilities: how far from an edge a uniform number must be for both ways to see it on one side."""
+from roseinfer.sampling.sampler import SamplingBatch, sample, sample_reference
 
 PARAMS = [
     SamplingParams(temperature=0.7, top_k=40, top_p=0.9),
@@ -38,12 +35,6 @@ def _small_parts(single_threaded: None, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(top_k, "_TILE", 128)
 
 
-def batch_of(params: list[SamplingParams], seed: int = 0) -> SamplingBatch:
-    rows = len(params)
-    seeds = torch.randint(-(2**63), 2**63 - 1, (rows,), generator=generator(seed)).tolist()
-    return SamplingBatch.build(params, seeds, [row * 7 for row in range(rows)], DEVICE)
-
-
 def draw(logits: Tensor, batch: SamplingBatch) -> Tensor:
     return draw_top_k(logits, batch.temperature, batch.top_k, batch.top_p, batch.min_p, batch.seeds, batch.positions)
 
@@ -53,23 +44,8 @@ def reference(logits: Tensor, batch: SamplingBatch) -> Tensor:
     return sample_reference(logits, replace(batch, max_top_k=min(WIDEST, logits.shape[1])))
 
 
-def clear(logits: Tensor, batch: SamplingBatch) -> Tensor:
-    """Which rows' draws no rounding can turn: [rows]. The others lie beside an edge, of top-p, min-p or a token."""
-    ranked, _ = rank(logits.double(), min(WIDEST, logits.shape[1]))
-    everything = kept_probabilities(ranked, replace(batch, top_p=batch.top_p * 0 + 1, min_p=batch.min_p * 0))
-    kept = kept_probabilities(ranked, batch)
-    edges = kept.cumsum(-1)
-    threshold = uniform(batch.seeds, batch.positions)[:, None] * edges[:, -1:]
-    nucleus = (everything.cumsum(-1) - everything - batch.top_p[:, None]).abs()
-    floor = (everything / everything[:, :1] - batch.min_p[:, None]).abs()
-    near = (edges - threshold).abs().amin(-1) < ROUNDING
-    near |= (nucleus.amin(-1) < ROUNDING) & (batch.top_p < 1)
-    near |= (floor.amin(-1) < ROUNDING) & (batch.min_p > 0)
-    return ~near | (batch.temperature == 0)
-
-
 def check(logits: Tensor, batch: SamplingBatch) -> None:
-    certain = clear(logits, batch)
+    certain = clear(logits, batch, WIDEST)
     assert certain.float().mean() > 0.9
     assert draw(logits, batch)[certain].tolist() == reference(logits, batch)[certain].tolist()
 
@@ -155,6 +131,6 @@ def test_draws_at_the_sizes_of_models_replay_in_a_graph(rows: int, size: int, dt
         logits.copy_(torch.randn(rows, size, generator=generator(seed)) * 2)
         batch.positions.add_(1)
         graph.replay()
-        certain = clear(logits, batch)
+        certain = clear(logits, batch, WIDEST)
         assert certain.float().mean() > 0.9 or rows == 1
         assert drawn[certain].tolist() == reference(logits, batch)[certain].tolist()

@@ -1,0 +1,347 @@
+"""A token drawn from a whole vocabulary by temperature, top-k, top-p and min-p, without sorting it.
+
+Tokens are thought of by falling logit, and a number says how much of what they weigh together lies before the one that
+is drawn. That one is found by its logit: of sixteen logits that cut what is left of their range, the last is taken that
+has more than so much at or above it, and the range shrinks to a sixteenth; four times for numbers of 16 bits, eight
+times for 32. (Bisection instead of sorting is how FlashInfer's sampling kernels go about it, Ye et al., 2025; a search
+by digits is a radix select, Alabi et al., 2012.) Top-k and top-p are the same search, of how many lie before and of how
+much. Each pass is a launch, in which a row is cut into parts, a program each; the part that ends last adds them up,
+always in the same order, so that a range holds the same at every pass and never comes out empty.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from roseinfer.kernels.runtime import (
+    MAX_ARRIVALS,
+    arrivals,
+    gdc_launch_dependents,
+    gdc_wait,
+    launch_options,
+    next_power_of_two,
+    runs_triton,
+    tl,
+    triton,
+)
+from roseinfer.kernels.uniform import uniform
+
+_PART = 4096
+"""Logits of a program."""
+_TILE = 1024
+"""Of them, how many are weighed at once."""
+_MAX_PARTS = 256
+"""Parts of a row that one program adds up."""
+
+
+def draws_any(logits: Tensor) -> bool:
+    """Whether `draw_any` takes these logits [rows, size]."""
+    return (
+        logits.dim() == 2
+        and len(logits) <= MAX_ARRIVALS
+        and logits.shape[1] <= _PART * _MAX_PARTS
+        and runs_triton(logits)
+    )
+
+
+def draw_any(
+    logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, seeds: Tensor, positions: Tensor
+) -> Tensor:
+    """Logits [rows, size] -> the index drawn in each row, [rows], int64; launch it on one stream at a time.
+
+    The parameters are [rows], float32 but for `top_k` (0 for all), `seeds` and `positions`, which are int64. A row of
+    temperature 0 takes its best. What is drawn is `sampling.sampler.sample`'s, with the lower index first among equals
+    and `sampling.uniform`'s number; only where that number lies within rounding of an edge between two tokens, or top_p
+    or min_p of one where a token is kept, may another come.
+    """
+    rows, size = logits.shape
+    parts = triton.cdiv(size, _PART)
+    out = torch.empty(rows, dtype=torch.int64, device=logits.device)
+    partials = torch.empty((rows, parts, 16), dtype=torch.float32, device=logits.device)
+    room = -(-rows // 4) * 4  # aligned alike for any number of rows
+    peaks, keys, last_keys, ties = torch.empty((4, room), dtype=torch.int32, device=logits.device)
+    befores, aboves, kept, wholes = torch.empty((4, room), dtype=torch.float32, device=logits.device)
+    state = (peaks, keys, last_keys, ties, befores, aboves, kept, wholes, partials, arrivals(logits.device))
+    sizes: dict[str, Any] = {"PARTS": parts, "PARTS_PADDED": next_power_of_two(parts), "PART": _PART}
+    options = {**sizes, "num_warps": 8, **launch_options(logits)}
+    grid, bits = (parts, rows), 8 * logits.element_size()
+    digits = range(bits - 4, -1, -4)
+    _peak_kernel[grid](logits, peaks, last_keys, ties, kept, wholes, *state[-2:], logits.stride(0), size, **options)
+    for goal, shifts in (("top_k", digits), ("weigh", range(1)), ("top_p", digits), ("draw", digits)):
+        for shift in shifts:
+            _narrow_kernel[grid](
+                logits,
+                temperature,
+                top_k,
+                top_p,
+                min_p,
+                seeds,
+                positions,
+                *state,
+                logits.stride(0),
+                size,
+                shift,
+                BITS=bits,
+                TILE=min(_TILE, _PART),
+                GOAL=goal,
+                **options,
+            )
+    _pick_kernel[grid](logits, temperature, out, peaks, keys, ties, *state[-2:], logits.stride(0), size, **options)
+    return out
+
+
+@triton.jit
+def _key_of(values):
+    """Integers that sort as the values do, in as many bits; -0.0 is 0.0, which it equals."""
+    plus = (values.to(tl.float32) + 0.0).to(values.dtype)
+    if values.dtype.primitive_bitwidth == 16:
+        bits = plus.to(tl.int16, bitcast=True).to(tl.int32)
+        key = tl.where(bits < 0, bits ^ 0x7FFF, bits)
+    else:
+        bits = plus.to(tl.int32, bitcast=True)
+        key = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    return key
+
+
+@triton.jit
+def _value_of(key, like):
+    """The value that has a key, as float32; `like` is of the logits' dtype."""
+    if like.dtype.element_ty.primitive_bitwidth == 16:
+        bits = tl.where(key < 0, key ^ 0x7FFF, key).to(tl.int16)
+        value = bits.to(like.dtype.element_ty, bitcast=True).to(tl.float32)
+    else:
+        value = tl.where(key < 0, key ^ 0x7FFFFFFF, key).to(like.dtype.element_ty, bitcast=True)
+    return value
+
+
+@triton.jit
+def _weight_of(value, peak, temperature):
+    """As in `sampling.sampler.kept_probabilities`, before the softmax divides."""
+    return tl.exp(tl.div_rn(value - peak, temperature))
+
+
+@triton.jit
+def _is_last(counter, PARTS: tl.constexpr):
+    """Whether this program is the last of its row's to have stored its part. The counter is left as it was found."""
+    tl.debug_barrier()  # every thread's part is written before the arrival is told
+    arrived = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
+    if arrived == PARTS - 1:
+        tl.store(counter, 0)
+    return arrived == PARTS - 1
+
+
+@triton.jit
+def _peak_kernel(
+    logits,
+    peaks,
+    last_keys,
+    ties,
+    kept,
+    wholes,
+    partials,
+    arrived_parts,
+    logits_stride,
+    size,
+    PARTS: tl.constexpr,
+    PARTS_PADDED: tl.constexpr,
+    PART: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """The key of each row's best logit; nothing is known of what is kept."""
+    part = tl.program_id(0)
+    row = tl.program_id(1)
+    column = part * PART + tl.arange(0, PART)
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
+    values = tl.load(logits + row.to(tl.int64) * logits_stride + column, mask=column < size, other=float("-inf"))
+    own = partials.to(tl.pointer_type(tl.int32)) + row * PARTS * 16
+    tl.store(own + part, tl.max(_key_of(values), 0))
+    if _is_last(arrived_parts + row, PARTS):
+        other = tl.arange(0, PARTS_PADDED)
+        found = tl.load(own + other, mask=other < PARTS, other=-0x80000000, cache_modifier=".cg")
+        tl.store(peaks + row, tl.max(found, 0))
+        tl.store(last_keys + row, -0x80000000)
+        tl.store(ties + row, 0)
+        tl.store(kept + row, float("inf"))
+        tl.store(wholes + row, float("inf"))
+
+
+@triton.jit(do_not_specialize=["shift"])  # one kernel for all passes of a search
+def _narrow_kernel(
+    logits,
+    temperatures,
+    top_ks,
+    top_ps,
+    min_ps,
+    seeds,
+    positions,
+    peaks,
+    keys,
+    last_keys,
+    ties,
+    befores,
+    aboves,
+    kept,
+    wholes,
+    partials,
+    arrived_parts,
+    logits_stride,
+    size,
+    shift,
+    PARTS: tl.constexpr,
+    PARTS_PADDED: tl.constexpr,
+    PART: tl.constexpr,
+    BITS: tl.constexpr,
+    TILE: tl.constexpr,
+    GOAL: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """One pass of a search: its range, 16 << shift keys from `keys` on, becomes one of that range's sixteenths.
+
+    `befores` is how much lies before what is looked for, `aboves` how much above the range. With "weigh" no search:
+    what top-k has found is weighed.
+    """
+    part = tl.program_id(0)
+    row = tl.program_id(1)
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
+    temperature = tl.load(temperatures + row)
+    top_k = tl.load(top_ks + row).to(tl.int32)
+    top_p = tl.load(top_ps + row)
+    wanted = temperature > 0
+    if GOAL == "top_k" or GOAL == "weigh":
+        wanted &= (top_k > 0) & (top_k < size)
+    if GOAL == "top_p":
+        wanted &= top_p < 1
+    if not wanted:
+        return
+
+    is_first = shift == BITS - 4
+    low = tl.load(keys + row)
+    if GOAL == "weigh":
+        low += 1
+    else:
+        low = tl.where(is_first, -(1 << (BITS - 1)), low)
+    peak = _value_of(tl.load(peaks + row), logits)
+    min_p = tl.load(min_ps + row)
+    cut = tl.arange(0, 16)
+    edges = low + (cut << shift)
+    sums = tl.zeros((16, TILE), tl.float32)
+    row_logits = logits + row.to(tl.int64) * logits_stride
+    for start in tl.static_range(0, PART, TILE):
+        column = part * PART + start + tl.arange(0, TILE)
+        values = tl.load(row_logits + column, mask=column < size, other=float("-inf"))
+        weight = tl.full((TILE,), 1.0, tl.float32)
+        if GOAL != "top_k":
+            weight = _weight_of(values.to(tl.float32), peak, temperature)
+        if GOAL == "draw":
+            weight = tl.where(weight >= min_p, weight, 0.0)
+        weight = tl.where(column < size, weight, 0.0)
+        sums += tl.where(_key_of(values)[None, :] >= edges[:, None], weight[None, :], 0.0)
+    own = partials + row * PARTS * 16
+    tl.store(own + part * 16 + cut, tl.sum(sums, 1))
+    if _is_last(arrived_parts + row, PARTS):
+        other = tl.arange(0, PARTS_PADDED)
+        places = own + other[:, None] * 16 + cut[None, :]
+        reaching = tl.sum(tl.load(places, mask=(other < PARTS)[:, None], other=0.0, cache_modifier=".cg"), 0)
+        everything = tl.sum(tl.where(cut == 0, reaching, 0.0), 0)
+        if GOAL == "weigh":
+            each = _weight_of(_value_of(low - 1, logits), peak, temperature)
+            whole = everything + tl.load(ties + row).to(tl.float32) * each
+            tl.store(kept + row, whole)
+            tl.store(wholes + row, whole)
+            return
+        if GOAL == "top_k":
+            before = (top_k - 1).to(tl.float32)
+        elif GOAL == "top_p":
+            whole = tl.minimum(tl.load(wholes + row), everything)
+            before = tl.minimum(top_p * whole, _just_below(whole))
+        else:
+            whole = tl.minimum(tl.load(kept + row), everything)
+            before = tl.minimum(uniform(tl.load(seeds + row), tl.load(positions + row)) * whole, _just_below(whole))
+        before = tl.where(is_first, before, tl.load(befores + row))
+        chosen = tl.maximum(tl.sum((reaching > before).to(tl.int32), 0) - 1, 0)
+        above = tl.where(is_first, 0.0, tl.load(aboves + row))
+        above = tl.where(chosen == 15, above, tl.sum(tl.where(cut == chosen + 1, reaching, 0.0), 0))
+        key = low + (chosen << shift)
+        tl.store(befores + row, before)
+        tl.store(aboves + row, above)
+        tl.store(keys + row, key)
+        if shift == 0:
+            # Of tokens alike, each as heavy as the other, how many lie before.
+            each = _weight_of(_value_of(key, logits), peak, temperature)
+            alike = (before - above) / tl.where(each > 0, each, 1.0)
+            last_key = tl.load(last_keys + row)
+            last_ties = tl.load(ties + row)
+            if GOAL == "top_k":
+                tl.store(last_keys + row, key)
+                tl.store(ties + row, top_k - above.to(tl.int32))
+            elif GOAL == "top_p":
+                # Whatever top-p is, the best token is kept.
+                reached = tl.where(above == 0, tl.maximum(tl.ceil(alike), 1.0), tl.ceil(alike))
+                whole = above + reached * each
+                if whole < tl.load(kept + row):
+                    tl.store(kept + row, whole)
+                    tl.store(last_keys + row, key)
+                    tl.store(ties + row, reached.to(tl.int32))
+            else:
+                # Rounding must not lead past the last token that is kept.
+                place = tl.floor(alike).to(tl.int32)
+                place = tl.where(key < last_key, last_ties - 1, place)
+                place = tl.where(key == last_key, tl.minimum(place, last_ties - 1), place)
+                tl.store(keys + row, tl.maximum(key, last_key))
+                tl.store(ties + row, tl.maximum(place, 0))
+
+
+@triton.jit
+def _pick_kernel(
+    logits,
+    temperatures,
+    out,
+    peaks,
+    keys,
+    ties,
+    partials,
+    arrived_parts,
+    logits_stride,
+    size,
+    PARTS: tl.constexpr,
+    PARTS_PADDED: tl.constexpr,
+    PART: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """Of the tokens that have a row's key, in the order of their indexes, the one behind so many others."""
+    part = tl.program_id(0)
+    row = tl.program_id(1)
+    column = tl.arange(0, PART)
+    row_logits = logits + row.to(tl.int64) * logits_stride
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
+    is_drawn = tl.load(temperatures + row) > 0
+    key = tl.where(is_drawn, tl.load(keys + row), tl.load(peaks + row))
+    values = tl.load(row_logits + part * PART + column, mask=part * PART + column < size, other=float("-inf"))
+    alike = (_key_of(values) == key) & (part * PART + column < size)
+    own = partials.to(tl.pointer_type(tl.int32)) + row * PARTS * 16
+    tl.store(own + part, tl.sum(alike.to(tl.int32), 0))
+    if _is_last(arrived_parts + row, PARTS):
+        other = tl.arange(0, PARTS_PADDED)
+        counts = tl.load(own + other, mask=other < PARTS, other=0, cache_modifier=".cg")
+        place = tl.where(is_drawn, tl.load(ties + row), 0)
+        place = tl.minimum(place, tl.sum(counts, 0) - 1)
+        passed = tl.cumsum(counts, 0) <= place
+        place -= tl.sum(tl.where(passed, counts, 0), 0)
+        start = tl.sum(passed.to(tl.int32), 0) * PART
+        values = tl.load(row_logits + start + column, mask=start + column < size, other=float("-inf"))
+        alike = (_key_of(values) == key) & (start + column < size)
+        found = alike & (tl.cumsum(alike.to(tl.int32), 0) == place + 1)
+        tl.store(out + row, (start + tl.sum(tl.where(found, column, 0), 0)).to(tl.int64))
+
+
+@triton.jit
+def _just_below(number):
+    """Less than a sum, so that something is always found behind it."""
+    return number * (1 - 2.4e-7)
