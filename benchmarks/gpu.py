@@ -45,6 +45,11 @@ def measure(name: str, options: list[str], repeats: int) -> dict[str, Any]:
         "median_step_ms": round(run["decode"]["median_step_ms"], 3),
         "mbu_percent": round(run["decode"]["mbu_percent"], 1),
         "completion_tokens_per_s": round(run["completion_tokens_per_s"]["median"], 1),
+        "slowest": round(run["completion_tokens_per_s"]["min"], 1),
+        "fastest": round(run["completion_tokens_per_s"]["max"], 1),
+        "decode_tokens_per_s": round(run["decode"]["tokens_per_s"], 1),
+        # None where a prompt has one token, which is decoded.
+        "prefill_tokens_per_s": None if run["prefill"] is None else round(run["prefill"]["tokens_per_s"], 1),
         "startup_s": round(run["startup_s"], 1),
         "environment": document["environment"],
     }
@@ -66,10 +71,18 @@ def main() -> None:
         for name, options in each.items()
         if arguments.only in (None, part)
     ]
-    print("| | decode step, ms | MBU % | completion tokens/s | ready, s |")
-    print("|---|---|---|---|---|")
+    print("| | decode step, ms | MBU % | completion tokens/s | slowest | fastest | ready, s |")
+    print("|---|---|---|---|---|---|---|")
     for row in rows:
-        names = ("name", "median_step_ms", "mbu_percent", "completion_tokens_per_s", "startup_s")
+        names = (
+            "name",
+            "median_step_ms",
+            "mbu_percent",
+            "completion_tokens_per_s",
+            "slowest",
+            "fastest",
+            "startup_s",
+        )
         print("| " + " | ".join(str(row.get(name, row.get("error", ""))) for name in names) + " |")
     print(json.dumps(rows, indent=1))
 
