@@ -127,7 +127,7 @@ class Slot:
 class Attention:
     """What layers take for a step: one new token each for some requests."""
 
-    appends_first = True
+    takes_projection = True
 
     def __init__(self, config: ModelConfig, rows: int, layers: int) -> None:
         blocks = CONTEXT // BLOCK_SIZE

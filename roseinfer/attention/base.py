@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
-import torch
 from torch import Tensor
 
 from roseinfer.cache.kv_cache import KVCache
+from roseinfer.kernels.paged_attention import newest_slots
 from roseinfer.kernels.rope_append import rope_append
 from roseinfer.spans import span
 
@@ -41,15 +41,17 @@ class DecodeLayout:
     order: Tensor | None = None
     """[requests], int32: requests by falling length, in which kernels may take them."""
     known_slots: Tensor | None = None
+    """Slots that are computed already."""
 
     @cached_property
     def slots(self) -> Tensor:
-        """Where each new token goes, [requests], int64; made from the rest when first asked for, unless known."""
+        """Where each new token goes, [requests], int64; made from the rest when first asked for, unless known.
+
+        Made so late, they are not for a kernel that starts before its predecessor is done.
+        """
         if self.known_slots is not None:
             return self.known_slots
-        positions, size = self.context_lens.to(torch.int64) - 1, self.cache.block_size
-        blocks = self.block_tables.gather(1, (positions // size).unsqueeze(1)).squeeze(1)
-        return blocks.to(torch.int64) * size + positions % size
+        return newest_slots(self.block_tables, self.context_lens, self.cache.block_size)
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,8 @@ class AttentionBackend(Protocol):
     """Causal attention over the paged KV cache."""
 
     @property
-    def reads_cache(self) -> bool:
-        """Whether `append_and_attend` works: new keys and values are read from the cache."""
+    def takes_projection(self) -> bool:
+        """Whether `append_and_attend` works."""
         ...
 
     @property

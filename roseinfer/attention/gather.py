@@ -30,7 +30,7 @@ class GatheredPast:
 class GatherAttention:
     """Padded attention over gathered blocks."""
 
-    reads_cache = False
+    takes_projection = False
     takes_decode_layout = False
 
     def __init__(self, sliding_window: int | None = None) -> None:

@@ -69,7 +69,7 @@ class PagedMetadata:
 class PagedAttention:
     """Grouped attention over block tables."""
 
-    reads_cache = True
+    takes_projection = True
     takes_decode_layout = False
 
     def __init__(self, sliding_window: int | None = None) -> None:
@@ -92,12 +92,12 @@ class PagedAttention:
     def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, metadata: PagedMetadata | DecodeLayout) -> Tensor:
         with span("roseinfer.kv.append"):
             metadata.cache.write(layer, metadata.slots, k, v)
-        return self.attend(layer, q, metadata)
+        return self._attend_to_cache(layer, q, metadata)
 
     def append_and_attend(self, layer: int, projection: Projection, metadata: PagedMetadata | DecodeLayout) -> Tensor:
-        return self.attend(layer, projection.append(layer, metadata.cache, metadata.slots), metadata)
+        return self._attend_to_cache(layer, projection.append(layer, metadata.cache, metadata.slots), metadata)
 
-    def attend(self, layer: int, q: Tensor, metadata: PagedMetadata | DecodeLayout) -> Tensor:
+    def _attend_to_cache(self, layer: int, q: Tensor, metadata: PagedMetadata | DecodeLayout) -> Tensor:
         """`forward` without its first half."""
         with span("roseinfer.attention"):
             if isinstance(metadata, DecodeLayout):

@@ -47,7 +47,7 @@ class _Step:
 class PagedKernelAttention:
     """Triton kernels over block tables."""
 
-    reads_cache = True
+    takes_projection = True
     takes_decode_layout = True
 
     def __init__(self, sliding_window: int | None = None) -> None:
@@ -79,19 +79,19 @@ class PagedKernelAttention:
             context_lens[count:],
             starts,
         )
-        decodes = DecodeLayout(cache, decode_tables, decode_lens, decode_order, layout.slots[:count])
+        decodes = DecodeLayout(cache, decode_tables, decode_lens, decode_order)
         prefills = _Prefills(prefill_tables, prefill_lens, query_starts, int(query_lens.max()))
         return _Step(cache, layout.slots, decodes if count else None, prefills if len(longer) else None)
 
     def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, metadata: _Step | DecodeLayout) -> Tensor:
         with span("roseinfer.kv.append"):
             metadata.cache.write(layer, metadata.slots, k, v)
-        return self.attend(layer, q, metadata)
+        return self._attend_to_cache(layer, q, metadata)
 
     def append_and_attend(self, layer: int, projection: Projection, metadata: _Step | DecodeLayout) -> Tensor:
         decodes = _decodes_alone(metadata)
         if decodes is None:
-            return self.attend(layer, projection.append(layer, metadata.cache, metadata.slots), metadata)
+            return self._attend_to_cache(layer, projection.append(layer, metadata.cache, metadata.slots), metadata)
         with span("roseinfer.attention"):
             keys, values = decodes.cache.data[layer]
             return append_and_attend(
@@ -109,7 +109,7 @@ class PagedKernelAttention:
                 sliding_window=self._window,
             )
 
-    def attend(self, layer: int, q: Tensor, metadata: _Step | DecodeLayout) -> Tensor:
+    def _attend_to_cache(self, layer: int, q: Tensor, metadata: _Step | DecodeLayout) -> Tensor:
         """`forward` without its first half."""
         with span("roseinfer.attention"):
             alone = _decodes_alone(metadata)

@@ -6,7 +6,7 @@ tokens drawn, positions and lengths stay on the device. The next launch takes th
 the host to read them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from roseinfer.kernels.top_k import WIDEST
 from roseinfer.models.base import CausalLM
 from roseinfer.sampling.sampler import SamplingBatch, sample
 from roseinfer.spans import span
-from roseinfer.upload import upload
+from roseinfer.upload import Array, upload
 
 Kind = Literal["greedy", "top_k", "all"]
 """How the rows of a graph draw: by the best logit, from the best few (`WIDEST` at most), from any."""
@@ -209,31 +209,35 @@ class DecodeGraphs:
         """Other requests than in the last launch, or the same after a step that was no graph's: copy all of it."""
         count, buffers = len(chunks), self._buffers
         params = [chunk.request.params for chunk in chunks]
-        # Padding rows: one token of context, in the scrap block.
-        integers = np.zeros((8, size), dtype=np.int64)
-        floats = np.zeros((3, size), dtype=np.float32)
         token_ids = [chunk.request.token_ids[chunk.start] for chunk in chunks]
         drawing = [before.rows[c.request] if t == PENDING else -1 for c, t in zip(chunks, token_ids, strict=True)]
-        integers[7] = -1
-        integers[[0, 1, 4, 5, 6, 7], :count] = (
-            token_ids,
-            [chunk.start for chunk in chunks],
-            [p.top_k for p in params],
-            [chunk.request.seed for chunk in chunks],
-            [1] * count,
-            drawing,
+
+        def rows(values: Iterable[float], dtype: type = np.int64, padding: int = 0) -> Array:
+            padded: Array = np.full(size, padding, dtype=dtype)
+            padded[:count] = list(values)
+            return padded
+
+        # Padding rows: one token of context, in the scrap block.
+        starts = rows(chunk.start for chunk in chunks)
+        fields = (
+            (buffers.token_ids, rows(token_ids)),
+            (buffers.positions, starts),
+            (buffers.context_lens, (starts + 1).astype(np.int32)),
+            # All lengths grow alike: their order lasts as long as the rows.
+            (buffers.order, np.argsort(-starts, kind="stable").astype(np.int32)),
+            (buffers.temperature, rows((p.temperature for p in params), np.float32)),
+            (buffers.top_k, rows(p.top_k for p in params)),
+            (buffers.top_p, rows((p.top_p for p in params), np.float32)),
+            (buffers.min_p, rows((p.min_p for p in params), np.float32)),
+            (buffers.seeds, rows(chunk.request.seed for chunk in chunks)),
+            (buffers.advance, rows([1] * count)),
         )
-        # All lengths grow alike: their order lasts as long as the rows.
-        integers[2], integers[3] = integers[1] + 1, np.argsort(-integers[1], kind="stable")
-        floats[:, :count] = [p.temperature for p in params], [p.top_p for p in params], [p.min_p for p in params]
-        there, real = upload(buffers.positions.device, integers, floats)
-        if any(row >= 0 for row in drawing):
-            there[0] = torch.where(there[7] >= 0, before.tokens[there[7].clamp(min=0)], there[0])
-        counted = (buffers.token_ids, buffers.positions, buffers.context_lens, buffers.order)
-        for target, source in zip((*counted, buffers.top_k, buffers.seeds, buffers.advance), there[:7], strict=True):
-            target[:size].copy_(source)
-        for target, source in zip((buffers.temperature, buffers.top_p, buffers.min_p), real, strict=True):
-            target[:size].copy_(source)
+        sources = rows(drawing, padding=-1)
+        drawn, *there = upload(buffers.positions.device, sources, *(values for _, values in fields))
+        if (sources >= 0).any():
+            there[0] = torch.where(drawn >= 0, before.tokens[drawn.clamp(min=0)], there[0])
+        for (buffer, _), values in zip(fields, there, strict=True):
+            buffer[:size].copy_(values)
         self._tables[:size] = self._scrap
         self._table_lens[:size] = [len(chunk.request.block_table) for chunk in chunks] + [0] * (size - count)
         for row, chunk in enumerate(chunks):

@@ -3,10 +3,10 @@
 Tokens are thought of by falling logit, and a number says how much of what they weigh together lies before the one that
 is drawn. That one is found by its logit: of sixteen logits that cut what is left of their range, the last is taken that
 has more than so much at or above it, and the range shrinks to a sixteenth; four times for numbers of 16 bits, eight
-times for 32. (Bisection instead of sorting is how FlashInfer's sampling kernels go about it, Ye et al., 2025; a search
-by digits is a radix select, Alabi et al., 2012.) Top-k and top-p are the same search, of how many lie before and of how
-much. Each pass is a launch, in which a row is cut into parts, a program each; the part that ends last adds them up,
-always in the same order, so that a range holds the same at every pass and never comes out empty.
+times for 32: a radix select (Alabi et al., 2012), of weights instead of counts. Top-k and top-p are the same search, of
+how many lie before and of how much. Each pass is a launch, in which a row is cut into parts, a program each; the part
+that ends last adds them up, always in the same order, so that a range holds the same at every pass and never comes out
+empty.
 """
 
 from typing import Any
@@ -39,7 +39,7 @@ def draws_any(logits: Tensor) -> bool:
     """Whether `draw_any` takes these logits [rows, size]."""
     return (
         logits.dim() == 2
-        and len(logits) <= MAX_ARRIVALS
+        and len(logits) < MAX_ARRIVALS
         and logits.shape[1] <= _PART * _MAX_PARTS
         and runs_triton(logits)
     )
@@ -53,7 +53,7 @@ def draw_any(
     The parameters are [rows], float32 but for `top_k` (0 for all), `seeds` and `positions`, which are int64. A row of
     temperature 0 takes its best. What is drawn is `sampling.sampler.sample`'s, with the lower index first among equals
     and `sampling.uniform`'s number; only where that number lies within rounding of an edge between two tokens, or top_p
-    or min_p of one where a token is kept, may another come.
+    or min_p of one where a token is kept, may another come. Of a row that holds NaN, or only -inf, it is any index.
     """
     rows, size = logits.shape
     parts = triton.cdiv(size, _PART)
@@ -63,8 +63,8 @@ def draw_any(
     peaks, keys, last_keys, ties = torch.empty((4, room), dtype=torch.int32, device=logits.device)
     befores, aboves, kept, wholes = torch.empty((4, room), dtype=torch.float32, device=logits.device)
     state = (peaks, keys, last_keys, ties, befores, aboves, kept, wholes, partials, arrivals(logits.device))
-    sizes: dict[str, Any] = {"PARTS": parts, "PARTS_PADDED": next_power_of_two(parts), "PART": _PART}
-    options = {**sizes, "num_warps": 8, **launch_options(logits)}
+    options: dict[str, Any] = {"PARTS": parts, "PARTS_PADDED": next_power_of_two(parts), "PART": _PART}
+    options |= {"num_warps": 8, **launch_options(logits)}
     grid, bits = (parts, rows), 8 * logits.element_size()
     digits = range(bits - 4, -1, -4)
     _peak_kernel[grid](logits, peaks, last_keys, ties, kept, wholes, *state[-2:], logits.stride(0), size, **options)
@@ -83,7 +83,7 @@ def draw_any(
                 size,
                 shift,
                 BITS=bits,
-                TILE=min(_TILE, _PART),
+                TILE=_TILE,
                 GOAL=goal,
                 **options,
             )
@@ -200,8 +200,10 @@ def _narrow_kernel(
 ):
     """One pass of a search: its range, 16 << shift keys from `keys` on, becomes one of that range's sixteenths.
 
-    `befores` is how much lies before what is looked for, `aboves` how much above the range. With "weigh" no search:
-    what top-k has found is weighed.
+    Of each row, `befores` is how much lies before what is looked for, `aboves` how much above the range; `wholes` what
+    top-k keeps, `kept` what top-p keeps of that; `last_keys` the key of the last token that is kept, and `ties` how
+    many of that key are, at the end how many come before what is drawn. With "weigh" there is no search: what top-k
+    has found is weighed.
     """
     part = tl.program_id(0)
     row = tl.program_id(1)
@@ -209,7 +211,7 @@ def _narrow_kernel(
         gdc_wait()
         gdc_launch_dependents()
     temperature = tl.load(temperatures + row)
-    top_k = tl.load(top_ks + row).to(tl.int32)
+    top_k = tl.minimum(tl.load(top_ks + row), size).to(tl.int32)  # it may be any int64
     top_p = tl.load(top_ps + row)
     wanted = temperature > 0
     if GOAL == "top_k" or GOAL == "weigh":
@@ -288,7 +290,7 @@ def _narrow_kernel(
                     tl.store(last_keys + row, key)
                     tl.store(ties + row, reached.to(tl.int32))
             else:
-                # Rounding must not lead past the last token that is kept.
+                # Should rounding lead past the last token that is kept, it is that one.
                 place = tl.floor(alike).to(tl.int32)
                 place = tl.where(key < last_key, last_ties - 1, place)
                 place = tl.where(key == last_key, tl.minimum(place, last_ties - 1), place)

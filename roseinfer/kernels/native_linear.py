@@ -100,8 +100,9 @@ class NativeWeight(PackedTable):
     def values(self, dtype: torch.dtype) -> Tensor:
         if self.kind is native.Kind.INT4:
             codes, pairs = self.data.tensor_split((GROUP // 2 * self.lanes,), dim=2)
+            # [packs, lanes / 2, size]
             halves = codes.reshape(*codes.shape[:2], GROUP, -1).permute(0, 3, 1, 2).flatten(2)
-            whole = torch.cat((halves & 15, halves >> 4), dim=1).view(-1, self.size)  # halves: [packs, lanes / 2, size]
+            whole = torch.cat((halves & 15, halves >> 4), dim=1).view(-1, self.size)
             pairs = pairs.contiguous().view(torch.bfloat16).view(*codes.shape[:2], self.lanes, 2).transpose(1, 2)
             scales, offsets = pairs.float().flatten(0, 1).unbind(-1)
             return Groups(whole, scales, offsets).values(dtype)

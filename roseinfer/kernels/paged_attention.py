@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from roseinfer.kernels import native
-from roseinfer.kernels.prefetch import prefetch_columns
 from roseinfer.kernels.rope_append import rope_append_reference
 from roseinfer.kernels.runtime import (
     MAX_ARRIVALS,
@@ -43,8 +42,6 @@ class DecodeTiles:
     num_splits: int
     num_warps: int
     num_stages: int
-    prefetch: int = 0
-    """Tokens whose keys and values a program asks for before it waits for its predecessor; a power of two, or 0."""
     ordered: bool = False
     """Programs take requests in the order given: worth a load where not all of them can run at once."""
 
@@ -65,8 +62,9 @@ def paged_decode_attention(
     q [requests, heads, head_dim]; key_cache and value_cache [num_blocks, block_size, kv_heads, head_dim], any strides
     but the last; block_tables [requests, max_blocks] and context_lens [requests], int32 or int64, the new token
     counted -> [requests, heads, head_dim]. `scale` is head_dim ** -0.5 by default. A request of length 0 gives zeros.
-    Table entries past a request's length are not looked at. `order` [requests], int32, is one of the requests in which
-    a GPU may take them, the result being the same: with the longest first, none that takes long begins last.
+    Table entries past a request's length are not looked at. `order` [requests], int32, is a permutation of the
+    requests, in which a GPU starts them; the result is the same. With the longest first, none that takes long begins
+    last.
     """
     head_dim = q.shape[-1]
     if (
@@ -115,7 +113,7 @@ def _fits(rows: Tensor, key_cache: Tensor, *others: Tensor | None) -> bool:
     """Whether the kernel takes them."""
     _, block_size, kv_heads, head_dim = key_cache.shape
     power_of_two = block_size & (block_size - 1) == 0
-    counted = len(rows) * kv_heads <= MAX_ARRIVALS
+    counted = len(rows) * kv_heads < MAX_ARRIVALS
     return power_of_two and head_dim <= 256 and counted and runs_triton(rows, key_cache, *others)
 
 
@@ -146,6 +144,16 @@ def paged_decode_attention_reference(
     return torch.einsum("rkgt,rtkd->rkgd", weights, values).reshape(requests, heads, head_dim).to(q.dtype)
 
 
+def newest_slots(block_tables: Tensor, context_lens: Tensor, block_size: int) -> Tensor:
+    """Where each request's newest token lies in the cache, [requests], int64: block x block_size + offset.
+
+    -1 for a request of length 0; tables and lengths as of `paged_decode_attention`.
+    """
+    positions = (context_lens.to(torch.int64) - 1).clamp(min=0)
+    blocks = block_tables.gather(1, (positions // block_size)[:, None]).squeeze(1).to(torch.int64)
+    return torch.where(context_lens > 0, blocks * block_size + positions % block_size, -1)
+
+
 def append_and_attend_reference(
     qkv: Tensor,
     table: Tensor | None,
@@ -165,8 +173,7 @@ def append_and_attend_reference(
     """The same by the references of the two."""
     _, block_size, kv_heads, head_dim = key_cache.shape
     positions = (context_lens.to(torch.int64) - 1).clamp(min=0)
-    blocks = block_tables.gather(1, (positions // block_size)[:, None]).squeeze(1).to(torch.int64)
-    slots = torch.where(context_lens > 0, blocks * block_size + positions % block_size, -1)
+    slots = newest_slots(block_tables, context_lens, block_size)
     shape = (num_heads, kv_heads, head_dim)
     q = rope_append_reference(qkv, table, positions, slots, key_cache, value_cache, *shape, q_norm, k_norm, eps)
     return paged_decode_attention_reference(
@@ -287,7 +294,6 @@ def _launch(
         NUM_SPLITS=tiles.num_splits,
         SPLITS_PADDED=next_power_of_two(tiles.num_splits),
         WINDOW=sliding_window or 0,
-        PREFETCH=tiles.prefetch,
         ORDERED=ordered,
         APPENDS=new is not None,
         HAS_TABLE=table is not None,
@@ -330,7 +336,7 @@ def decode_tiles(requests: int, heads: int, key_cache: Tensor, max_tokens: int) 
         num_warps=num_warps if heads // kv_heads <= 16 else 8,
         # More stages leave room for one program a multiprocessor, which pays where the kernel itself takes long.
         num_stages=2 if key_cache.element_size() > 2 else 4 if is_wide and head_dim <= 128 else 3,
-        ordered=wanted == 1 and lanes > 4 * multiprocessors,
+        ordered=lanes > 4 * multiprocessors,
     )
 
 
@@ -372,7 +378,6 @@ def _decode_kernel(
     NUM_SPLITS: tl.constexpr,
     SPLITS_PADDED: tl.constexpr,
     WINDOW: tl.constexpr,
-    PREFETCH: tl.constexpr,
     ORDERED: tl.constexpr,
     APPENDS: tl.constexpr,
     HAS_TABLE: tl.constexpr,
@@ -392,6 +397,7 @@ def _decode_kernel(
     num_tiles = tl.cdiv(end - first, TILE)
     split_tiles = tl.maximum(tl.cdiv(num_tiles, NUM_SPLITS), MIN_TILES)
     active = tl.cdiv(num_tiles, split_tiles)  # splits that have something to do; the others leave
+    # Before the wait: some split of each request stays and waits, so that the kernel ends after its predecessor.
     if split >= tl.maximum(active, 1):
         return
     start = first + split * split_tiles * TILE
@@ -407,7 +413,7 @@ def _decode_kernel(
     values = value_cache + kv_head * value_head_stride
     queries = q + request.to(tl.int64) * q_request_stride + kv_head * GROUP * q_head_stride
     if APPENDS:
-        # Weights, and what lies in the cache, are there before the kernel's predecessor is done.
+        # Weights and the step's block table are there before the kernel's predecessor is done.
         fresh = (split == 0) & (length > 0)  # the newest token is the first split's
         new_block = tl.load(table + end // BLOCK_SIZE, mask=fresh, other=0).to(tl.int64)
         angles = rope_table + end.to(tl.int64) * rope_stride
@@ -415,16 +421,6 @@ def _decode_kernel(
         q_gain, q_swapped_gain = _gains(q_norm, dim, HEAD_DIM, HAS_Q_NORM)
         k_gain, k_swapped_gain = _gains(k_norm, dim, HEAD_DIM, HAS_K_NORM)
     if PDL:
-        if PREFETCH > 0:
-            soon = tl.minimum(start + tl.arange(0, PREFETCH), tl.maximum(stop - 1, 0))
-            soon_block = tl.load(table + soon // BLOCK_SIZE, mask=soon < stop, other=0).to(tl.int64)
-            soon_offset = soon % BLOCK_SIZE
-            prefetch_columns(
-                keys + soon_block * key_block_stride + soon_offset * key_token_stride, 0, HEAD_DIM, DIM_PADDED
-            )
-            prefetch_columns(
-                values + soon_block * value_block_stride + soon_offset * value_token_stride, 0, HEAD_DIM, DIM_PADDED
-            )
         gdc_wait()
         gdc_launch_dependents()
 

@@ -102,7 +102,7 @@ class DecoderLayer(nn.Module):
         return self.down.onto(gated, stream)
 
     def _attend(self, qkv: Tensor, step: StepTensors) -> Tensor:
-        if step.appends_first:
+        if step.takes_projection:
             return step.append_and_attend(
                 self.index, qkv, self.num_heads, self.num_kv_heads, self.head_dim, self.q_norm, self.k_norm
             )

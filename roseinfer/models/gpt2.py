@@ -82,7 +82,7 @@ class GPT2Layer(nn.Module):
         return self.down.onto(active, stream)
 
     def _attend(self, qkv: Tensor, step: StepTensors) -> Tensor:
-        if step.appends_first:
+        if step.takes_projection:
             return step.append_and_attend(self.index, qkv, self.num_heads, self.num_heads, self.head_dim)
         q, k, v = qkv.view(len(qkv), 3, self.num_heads, self.head_dim).unbind(1)
         return step.attention.forward(self.index, q, k, v, step.metadata)

@@ -29,9 +29,11 @@ class StepTensors:
         return self.rope.rotation(self.positions)
 
     @cached_property
-    def appends_first(self) -> bool:
-        """Whether one kernel brings keys and values into the cache before the backend reads them there."""
-        return self.attention.reads_cache and (self.positions.is_cuda or native.runs_native(self.metadata.cache.data))
+    def takes_projection(self) -> bool:
+        """Whether the backend takes a layer's fused projection as it is."""
+        return self.attention.takes_projection and (
+            self.positions.is_cuda or native.runs_native(self.metadata.cache.data)
+        )
 
     def append_and_attend(
         self,

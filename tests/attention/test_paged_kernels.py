@@ -18,6 +18,7 @@ from roseinfer.attention.paged_kernels import PagedKernelAttention, padded_table
 from roseinfer.attention.registry import attention_backend
 from roseinfer.cache.kv_cache import KVCache
 from roseinfer.kernels import paged_attention, paged_prefill
+from roseinfer.kernels.rope_append import rope_append_reference
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 
@@ -114,6 +115,31 @@ def compare(
         torch.testing.assert_close(again, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
     torch.testing.assert_close(cache.data, expected_cache.data, rtol=0, atol=0)
     return launches - before
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("requests", [[(20, 1), (3, 1)], [(20, 1), (0, 7)], [(9, 4)]], ids=str)
+def test_a_projection_is_normed_and_turned_on_its_way(requests: list[tuple[int, int]], window: int | None) -> None:
+    heads, kv_heads, head_dim, eps = 4, 2, 16, 0.1
+    layout = layout_of(requests, num_blocks=6, block_size=16, seed=0)
+    ours, reference = PagedKernelAttention(window), GatherAttention(window)
+    cache, expected_cache = (cache_of(6, 16, kv_heads, head_dim, torch.float32, seed=0) for _ in range(2))
+    tokens, source = sum(layout.query_lens), torch.Generator().manual_seed(1)
+    qkv, table, q_norm, k_norm = (
+        torch.randn(*shape, generator=source).to(DEVICE)
+        for shape in ((tokens, (heads + 2 * kv_heads) * head_dim), (64, head_dim), (head_dim,), (head_dim,))
+    )
+    positions = torch.tensor([past + new for past, count in requests for new in range(count)], device=DEVICE)
+    projection = Projection(qkv, table, positions, heads, kv_heads, head_dim, q_norm, k_norm, eps)
+    out = ours.append_and_attend(1, projection, ours.prepare(layout, cache))
+
+    apart = torch.empty(2, 1, tokens, kv_heads, head_dim, device=DEVICE)  # a block as long as the step
+    places = torch.arange(tokens, device=DEVICE)
+    shape = (heads, kv_heads, head_dim)
+    q = rope_append_reference(qkv, table, positions, places, apart[0], apart[1], *shape, q_norm, k_norm, eps)
+    expected = reference.forward(1, q, apart[0, 0], apart[1, 0], reference.prepare(layout, expected_cache))
+    torch.testing.assert_close(out, expected, rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(cache.data, expected_cache.data, rtol=2e-5, atol=2e-5)
 
 
 @given(

@@ -54,6 +54,29 @@ def test_draws_are_those_of_the_operations(size: int, dtype: torch.dtype) -> Non
     assert not arrivals(DEVICE).any()
 
 
+MIXED = [
+    SamplingParams(temperature=2.0, top_k=top_k, top_p=top_p, min_p=min_p)
+    for top_k in (0, 7, 200)
+    for top_p in (0.3, 0.8, 1.0)
+    for min_p in (0.0, 0.05)
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_top_k_top_p_and_min_p_together(dtype: torch.dtype) -> None:
+    logits = (torch.randn(len(MIXED) * 3, 300, generator=generator(9)) * 2).to(dtype).to(DEVICE)
+    check(logits, batch_of(MIXED * 3, 9))
+
+
+@pytest.mark.parametrize("top_k", [300, 301, 2**31, 2**32 + 1, 2**63 - 1])
+def test_a_top_k_of_all_or_more_keeps_all(top_k: int) -> None:
+    logits = torch.randn(3, 300, generator=generator(4)).to(DEVICE)
+    everything = batch_of([SamplingParams(temperature=3.0)] * 3)
+    assert draw(logits, batch_of([SamplingParams(temperature=3.0, top_k=top_k)] * 3)).tolist() == (
+        draw(logits, everything).tolist()
+    )
+
+
 @pytest.mark.parametrize(
     "logits",
     [
@@ -97,6 +120,13 @@ def test_numbers_at_the_ends_draw_the_first_and_the_last_token_that_is_kept(
     weights = logits.softmax(-1)
     nucleus = int((weights[1].cumsum(0) - weights[1] < 0.8).sum())
     assert draw(logits, batch).tolist() == ([0, 0, 0] if number == 0 else [599, nucleus - 1, 89])
+
+    alike = torch.arange(600) % 7
+    ends = [(1.0, 0, 1.0, 599), (1.0, 100, 1.0, 99), (3.0, 77, 1.0, 76), (1e38, 0, 0.5, 299), (1e38, 77, 0.999999, 76)]
+    batch = batch_of([SamplingParams(temperature=t, top_k=k, top_p=p) for t, k, p, _ in ends])
+    order = alike.sort(descending=True, stable=True).indices
+    expected = order[[0 if number == 0 else last for *_, last in ends]]
+    assert draw(alike.float().repeat(len(ends), 1), batch).tolist() == expected.tolist()
 
 
 def test_which_logits_are_drawn_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,18 +24,20 @@ from roseinfer.kernels.paged_attention import (
 pytestmark = pytest.mark.usefixtures("single_threaded")
 
 
-def check(case: PagedCase, window: int | None = None, tiles: DecodeTiles | None = None) -> None:
+def check(
+    case: PagedCase, window: int | None = None, tiles: DecodeTiles | None = None, scale: float | None = None
+) -> None:
     arguments = (case.q, case.key_cache, case.value_cache, case.block_tables, case.context_lens)
     order = order_of(case)
-    out = paged_decode_attention_triton(*arguments, order=order, sliding_window=window, tiles=tiles)
-    expected = paged_decode_attention_reference(*arguments, sliding_window=window)
+    out = paged_decode_attention_triton(*arguments, order=order, scale=scale, sliding_window=window, tiles=tiles)
+    expected = paged_decode_attention_reference(*arguments, scale=scale, sliding_window=window)
     torch.testing.assert_close(out, expected, **tolerance(case.q.dtype))
 
 
 def check_append(
-    case: PagedCase, window: int | None = None, tiles: DecodeTiles | None = None, *, table: bool, norms: bool
+    case: PagedCase, window: int | None = None, tiles: DecodeTiles | None = None, *, table: bool, norms: str
 ) -> None:
-    """With the new tokens fused: the same result, and the same cache."""
+    """With the new tokens fused, in rows that lie apart: the same result, and the same cache."""
     requests, heads, head_dim = case.q.shape
     kv_heads = case.key_cache.shape[2]
     source = generator(requests)
@@ -43,14 +45,14 @@ def check_append(
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=source).to(case.q.dtype).to(DEVICE)
 
-    qkv = random(requests, (heads + 2 * kv_heads) * head_dim)
+    size = (heads + 2 * kv_heads) * head_dim
+    qkv = random(requests, size + 24)[:, :size]
     rotation = random(256, head_dim) if table else None
-    weights = (random(head_dim), random(head_dim)) if norms else (None, None)
+    weights = [random(head_dim) if name in norms else None for name in ("q", "k")]
+    options = {"scale": 0.3, "sliding_window": window}
     caches = [(case.key_cache.clone(), case.value_cache.clone()) for _ in range(2)]
     out, expected = (
-        function(
-            qkv, rotation, *cache, case.block_tables, case.context_lens, heads, *weights, sliding_window=window, **more
-        )
+        function(qkv, rotation, *cache, case.block_tables, case.context_lens, heads, *weights, 0.1, **options, **more)
         for function, cache, more in (
             (append_and_attend_triton, caches[0], {"order": order_of(case), "tiles": tiles}),
             (append_and_attend_reference, caches[1], {}),
@@ -66,7 +68,7 @@ def order_of(case: PagedCase) -> Tensor:
 
 
 def tiles(num_splits: int, *, tile: int = 16, min_tiles: int = 1, ordered: bool = False) -> DecodeTiles:
-    return DecodeTiles(tile, min_tiles, num_splits, num_warps=4, num_stages=2, prefetch=32, ordered=ordered)
+    return DecodeTiles(tile, min_tiles, num_splits, num_warps=4, num_stages=2, ordered=ordered)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -75,18 +77,18 @@ def tiles(num_splits: int, *, tile: int = 16, min_tiles: int = 1, ordered: bool 
 def test_every_head_size_and_dtype(dtype: torch.dtype, head_dim: int, heads: int, kv_heads: int) -> None:
     case = paged_case([1, 70, 200], heads=heads, kv_heads=kv_heads, head_dim=head_dim, dtype=dtype)
     check(case)
-    check_append(case, table=True, norms=True)
+    check_append(case, table=True, norms="qk")
 
 
 @given(
     lengths=st.lists(st.integers(0, 90), min_size=1, max_size=3),
     block_size=st.sampled_from([8, 16, 32]),
-    heads=st.sampled_from([(1, 1), (2, 2), (4, 2), (3, 1)]),
+    heads=st.sampled_from([(1, 1), (2, 2), (4, 2), (3, 1), (10, 2)]),
     window=st.one_of(st.none(), st.integers(1, 60)),
     num_splits=st.integers(1, 7),
     min_tiles=st.integers(1, 2),
     table=st.booleans(),
-    norms=st.booleans(),
+    norms=st.sampled_from(["", "q", "k", "qk"]),
     ordered=st.booleans(),
     seed=st.integers(0, 1 << 20),
 )
@@ -99,7 +101,7 @@ def test_lengths_windows_and_splits_fall_anywhere(
     num_splits: int,
     min_tiles: int,
     table: bool,
-    norms: bool,
+    norms: str,
     ordered: bool,
     seed: int,
 ) -> None:
@@ -132,7 +134,7 @@ def test_a_padding_row_of_length_0_gives_zeros(num_splits: int, heads: int) -> N
 @pytest.mark.parametrize("heads", [1, 4])
 def test_a_padding_row_of_length_0_stores_nothing(num_splits: int, heads: int) -> None:
     case = paged_case([40, 0], heads=heads, kv_heads=1, head_dim=32, dtype=torch.float16)
-    check_append(case, tiles=tiles(num_splits), table=True, norms=False)
+    check_append(case, tiles=tiles(num_splits), table=True, norms="")
     qkv = torch.ones((2, (heads + 2) * 32), dtype=torch.float16, device=DEVICE)
     before = case.key_cache.clone()
     lengths = torch.zeros_like(case.context_lens)
@@ -146,7 +148,7 @@ def test_an_appended_token_is_never_read_from_the_cache() -> None:
     for request, slot in ((0, 18), (1, 0)):
         case.key_cache[case.block_tables[request, slot // 16], slot % 16] = math.nan
         case.value_cache[case.block_tables[request, slot // 16], slot % 16] = math.nan
-    check_append(case, tiles=tiles(1), table=True, norms=True)
+    check_append(case, tiles=tiles(1), table=True, norms="qk")
 
 
 def test_splits_can_be_launched_again_and_again() -> None:
@@ -168,6 +170,10 @@ def test_slots_past_the_end_are_never_read() -> None:
 def test_large_scores_do_not_overflow() -> None:
     case = paged_case([50], heads=4, kv_heads=2, head_dim=32, dtype=torch.float32)
     check(replace(case, q=case.q * 1000), tiles=tiles(3))
+
+
+def test_scores_are_scaled_as_told() -> None:
+    check(paged_case([50, 7], heads=4, kv_heads=2, head_dim=32, dtype=torch.float32), scale=0.7)
 
 
 def test_the_entry_computes_float64_too() -> None:

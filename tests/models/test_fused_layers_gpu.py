@@ -19,7 +19,7 @@ TILES: Choice = (64, 64, 4, 4, 3, 256)
 class ShortStep:
     """Attention that gives back the queries."""
 
-    appends_first = True
+    takes_projection = True
 
     def append_and_attend(
         self, _layer: int, qkv: torch.Tensor, num_heads: int, _num_kv_heads: int, head_dim: int, *_norms: object
