@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("single_threaded")
 
 
 @triton.jit
-def _numbers_kernel(seeds, positions, out, COUNT: tl.constexpr):
+def _numbers_kernel(seeds, positions, out, COUNT: tl.constexpr):  # noqa: N803
     row = tl.arange(0, COUNT)
     tl.store(out + row, uniform(tl.load(seeds + row), tl.load(positions + row)))
 
