@@ -154,16 +154,16 @@ def attention(rows: Rows, name: str, config: ModelConfig, batch: int, *, variant
         return lambda index: F.scaled_dot_product_attention(query, data[index][0], data[index][1], enable_gqa=True)
 
     others = {
-        f"tile{tile}x{least} splits{splits} warps{warps} stages{stages}": partial(
-            with_tiles, DecodeTiles(tile, least, splits, warps, stages)
+        f"tile{tile} splits{splits} warps{warps} stages{stages}": partial(
+            with_tiles, DecodeTiles(tile, splits, warps, stages)
         )
-        for tile, least, splits, warps, stages in (
-            (64, 1, 16, 4, 3),
-            (64, 2, 4, 4, 3),
-            (64, 1, 1, 4, 3),
-            (32, 2, 16, 4, 3),
-            (128, 1, 8, 4, 2),
-            (128, 1, 8, 8, 2),
+        for tile, splits, warps, stages in (
+            (16, 32, 1, 3),
+            (16, 4, 1, 3),
+            (32, 16, 4, 3),
+            (64, 1, 4, 3),
+            (64, 1, 4, 5),
+            (128, 8, 8, 3),
         )
     }
     rows.add(

@@ -37,8 +37,6 @@ class DecodeTiles:
 
     tile: int
     """Tokens that a program computes with at once."""
-    min_tiles: int
-    """No split is shorter than this many tiles: a short request is not worth adding up."""
     num_splits: int
     num_warps: int
     num_stages: int
@@ -290,7 +288,6 @@ def _launch(
         DIM_PADDED=max(16, next_power_of_two(head_dim)),
         BLOCK_SIZE=block_size,
         TILE=tiles.tile,
-        MIN_TILES=tiles.min_tiles,
         NUM_SPLITS=tiles.num_splits,
         SPLITS_PADDED=next_power_of_two(tiles.num_splits),
         WINDOW=sliding_window or 0,
@@ -315,10 +312,9 @@ def decode_tiles(requests: int, heads: int, key_cache: Tensor, max_tokens: int) 
     kv_heads, head_dim = key_cache.shape[2:]
     lanes, multiprocessors = requests * kv_heads, num_multiprocessors(key_cache.device)
     is_alone = heads == kv_heads  # no head shares its keys: no tensor cores
-    is_wide = lanes >= 2048
     if lanes >= 2 * multiprocessors:
         wanted = 1
-        tile, num_warps = (16 if is_wide else 32, 2) if is_alone else (64, 4)
+        tile, num_warps = (16 if lanes >= 2048 else 32, 2) if is_alone else (64, 4)
     else:
         # A single warp need not wait for others, and many programs of that size run side by side.
         wanted = -(-(2 if is_alone else 8) * multiprocessors // lanes)
@@ -331,11 +327,9 @@ def decode_tiles(requests: int, heads: int, key_cache: Tensor, max_tokens: int) 
     splits = next_power_of_two(min(wanted, possible, _MAX_SPLITS) + 1) // 2
     return DecodeTiles(
         tile=tile,
-        min_tiles=1,
         num_splits=splits,
         num_warps=num_warps if heads // kv_heads <= 16 else 8,
-        # More stages leave room for one program a multiprocessor, which pays where the kernel itself takes long.
-        num_stages=2 if key_cache.element_size() > 2 else 4 if is_wide and head_dim <= 128 else 3,
+        num_stages=2 if key_cache.element_size() > 2 else 3,
         ordered=lanes > 4 * multiprocessors,
     )
 
@@ -374,7 +368,6 @@ def _decode_kernel(
     DIM_PADDED: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     TILE: tl.constexpr,
-    MIN_TILES: tl.constexpr,
     NUM_SPLITS: tl.constexpr,
     SPLITS_PADDED: tl.constexpr,
     WINDOW: tl.constexpr,
@@ -395,7 +388,7 @@ def _decode_kernel(
     if WINDOW > 0:
         first = tl.maximum(length - WINDOW, 0)
     num_tiles = tl.cdiv(end - first, TILE)
-    split_tiles = tl.maximum(tl.cdiv(num_tiles, NUM_SPLITS), MIN_TILES)
+    split_tiles = tl.maximum(tl.cdiv(num_tiles, NUM_SPLITS), 1)
     active = tl.cdiv(num_tiles, split_tiles)  # splits that have something to do; the others leave
     # Before the wait: some split of each request stays and waits, so that the kernel ends after its predecessor.
     if split >= tl.maximum(active, 1):

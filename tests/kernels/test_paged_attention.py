@@ -67,8 +67,8 @@ def order_of(case: PagedCase) -> Tensor:
     return case.context_lens.argsort(descending=True).to(torch.int32)
 
 
-def tiles(num_splits: int, *, tile: int = 16, min_tiles: int = 1, ordered: bool = False) -> DecodeTiles:
-    return DecodeTiles(tile, min_tiles, num_splits, num_warps=4, num_stages=2, ordered=ordered)
+def tiles(num_splits: int, *, tile: int = 16, ordered: bool = False) -> DecodeTiles:
+    return DecodeTiles(tile, num_splits, num_warps=4, num_stages=2, ordered=ordered)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -86,7 +86,6 @@ def test_every_head_size_and_dtype(dtype: torch.dtype, head_dim: int, heads: int
     heads=st.sampled_from([(1, 1), (2, 2), (4, 2), (3, 1), (10, 2)]),
     window=st.one_of(st.none(), st.integers(1, 60)),
     num_splits=st.integers(1, 7),
-    min_tiles=st.integers(1, 2),
     table=st.booleans(),
     norms=st.sampled_from(["", "q", "k", "qk"]),
     ordered=st.booleans(),
@@ -99,7 +98,6 @@ def test_lengths_windows_and_splits_fall_anywhere(
     heads: tuple[int, int],
     window: int | None,
     num_splits: int,
-    min_tiles: int,
     table: bool,
     norms: str,
     ordered: bool,
@@ -115,8 +113,8 @@ def test_lengths_windows_and_splits_fall_anywhere(
         index_dtype=torch.int64,
         seed=seed,
     )
-    check(case, window, tiles(num_splits, min_tiles=min_tiles, ordered=ordered))
-    check_append(case, window, tiles(num_splits, min_tiles=min_tiles, ordered=ordered), table=table, norms=norms)
+    check(case, window, tiles(num_splits, ordered=ordered))
+    check_append(case, window, tiles(num_splits, ordered=ordered), table=table, norms=norms)
 
 
 @pytest.mark.parametrize("num_splits", [1, 4])
