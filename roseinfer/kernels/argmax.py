@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from roseinfer.kernels import native
+from roseinfer.kernels.arrival import is_last
 from roseinfer.kernels.runtime import (
     MAX_ARRIVALS,
     arrivals,
@@ -15,6 +16,7 @@ from roseinfer.kernels.runtime import (
     tl,
     triton,
 )
+from roseinfer.kernels.sort_keys import load_ranked
 
 _BLOCK = 4096
 """Logits of one program."""
@@ -79,22 +81,13 @@ def _argmax_kernel(
     if PDL:
         gdc_wait()
         gdc_launch_dependents()
-    values = tl.load(x + row.to(tl.int64) * x_stride + column, mask=column < size, other=float("-inf"))
-    # One integer that sorts as (value, lower index): the float's bits, made to sort as an integer, come first. -0.0
-    # becomes 0.0, which it equals.
-    bits = (values.to(tl.float32) + 0.0).to(tl.int32, bitcast=True)
-    ordered = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.int64)
-    keys = tl.where(column < size, (ordered << 32) + (0x7FFFFFFF - column), -0x7FFFFFFFFFFFFFFF)
-    found = tl.max(keys, 0)
+    found = tl.max(load_ranked(x + row.to(tl.int64) * x_stride, column, size), 0)
     if PARTS == 1:
         tl.store(out + row, 0x7FFFFFFF - (found & 0x7FFFFFFF))
     else:
         places = best + row * PARTS
         tl.store(places + part, found)
-        tl.debug_barrier()  # the result is written before the arrival is told
-        arrived = tl.atomic_add(arrived_parts + row, 1, sem="acq_rel", scope="gpu")
-        if arrived == PARTS - 1:
-            tl.store(arrived_parts + row, 0)
+        if is_last(arrived_parts + row, PARTS):
             other = tl.arange(0, PARTS_PADDED)
             others = tl.load(places + other, mask=other < PARTS, other=-0x7FFFFFFFFFFFFFFF, cache_modifier=".cg")
             tl.store(out + row, 0x7FFFFFFF - (tl.max(others, 0) & 0x7FFFFFFF))

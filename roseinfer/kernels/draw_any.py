@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from roseinfer.kernels.arrival import is_last
 from roseinfer.kernels.runtime import (
     MAX_ARRIVALS,
     arrivals,
@@ -25,6 +26,7 @@ from roseinfer.kernels.runtime import (
     tl,
     triton,
 )
+from roseinfer.kernels.sort_keys import key_of, value_of
 from roseinfer.kernels.uniform import uniform
 
 _PART = 4096
@@ -92,43 +94,9 @@ def draw_any(
 
 
 @triton.jit
-def _key_of(values):
-    """Integers that sort as the values do, in as many bits; -0.0 is 0.0, which it equals."""
-    plus = (values.to(tl.float32) + 0.0).to(values.dtype)
-    if values.dtype.primitive_bitwidth == 16:
-        bits = plus.to(tl.int16, bitcast=True).to(tl.int32)
-        key = tl.where(bits < 0, bits ^ 0x7FFF, bits)
-    else:
-        bits = plus.to(tl.int32, bitcast=True)
-        key = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    return key
-
-
-@triton.jit
-def _value_of(key, like):
-    """The value that has a key, as float32; `like` is of the logits' dtype."""
-    if like.dtype.element_ty.primitive_bitwidth == 16:
-        bits = tl.where(key < 0, key ^ 0x7FFF, key).to(tl.int16)
-        value = bits.to(like.dtype.element_ty, bitcast=True).to(tl.float32)
-    else:
-        value = tl.where(key < 0, key ^ 0x7FFFFFFF, key).to(like.dtype.element_ty, bitcast=True)
-    return value
-
-
-@triton.jit
 def _weight_of(value, peak, temperature):
     """As in `sampling.sampler.kept_probabilities`, before the softmax divides."""
     return tl.exp(tl.div_rn(value - peak, temperature))
-
-
-@triton.jit
-def _is_last(counter, PARTS: tl.constexpr):
-    """Whether this program is the last of its row's to have stored its part. The counter is left as it was found."""
-    tl.debug_barrier()  # every thread's part is written before the arrival is told
-    arrived = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
-    if arrived == PARTS - 1:
-        tl.store(counter, 0)
-    return arrived == PARTS - 1
 
 
 @triton.jit
@@ -157,8 +125,8 @@ def _peak_kernel(
         gdc_launch_dependents()
     values = tl.load(logits + row.to(tl.int64) * logits_stride + column, mask=column < size, other=float("-inf"))
     own = partials.to(tl.pointer_type(tl.int32)) + row * PARTS * 16
-    tl.store(own + part, tl.max(_key_of(values), 0))
-    if _is_last(arrived_parts + row, PARTS):
+    tl.store(own + part, tl.max(key_of(values), 0))
+    if is_last(arrived_parts + row, PARTS):
         other = tl.arange(0, PARTS_PADDED)
         found = tl.load(own + other, mask=other < PARTS, other=-0x80000000, cache_modifier=".cg")
         tl.store(peaks + row, tl.max(found, 0))
@@ -227,7 +195,7 @@ def _narrow_kernel(
         low += 1
     else:
         low = tl.where(is_first, -(1 << (BITS - 1)), low)
-    peak = _value_of(tl.load(peaks + row), logits)
+    peak = value_of(tl.load(peaks + row), logits.dtype.element_ty)
     min_p = tl.load(min_ps + row)
     cut = tl.arange(0, 16)
     edges = low + (cut << shift)
@@ -242,16 +210,16 @@ def _narrow_kernel(
         if GOAL == "draw":
             weight = tl.where(weight >= min_p, weight, 0.0)
         weight = tl.where(column < size, weight, 0.0)
-        sums += tl.where(_key_of(values)[None, :] >= edges[:, None], weight[None, :], 0.0)
+        sums += tl.where(key_of(values)[None, :] >= edges[:, None], weight[None, :], 0.0)
     own = partials + row * PARTS * 16
     tl.store(own + part * 16 + cut, tl.sum(sums, 1))
-    if _is_last(arrived_parts + row, PARTS):
+    if is_last(arrived_parts + row, PARTS):
         other = tl.arange(0, PARTS_PADDED)
         places = own + other[:, None] * 16 + cut[None, :]
         reaching = tl.sum(tl.load(places, mask=(other < PARTS)[:, None], other=0.0, cache_modifier=".cg"), 0)
         everything = tl.sum(tl.where(cut == 0, reaching, 0.0), 0)
         if GOAL == "weigh":
-            each = _weight_of(_value_of(low - 1, logits), peak, temperature)
+            each = _weight_of(value_of(low - 1, logits.dtype.element_ty), peak, temperature)
             whole = everything + tl.load(ties + row).to(tl.float32) * each
             tl.store(kept + row, whole)
             tl.store(wholes + row, whole)
@@ -274,7 +242,7 @@ def _narrow_kernel(
         tl.store(keys + row, key)
         if shift == 0:
             # Of tokens alike, each as heavy as the other, how many lie before.
-            each = _weight_of(_value_of(key, logits), peak, temperature)
+            each = _weight_of(value_of(key, logits.dtype.element_ty), peak, temperature)
             alike = (before - above) / tl.where(each > 0, each, 1.0)
             last_key = tl.load(last_keys + row)
             last_ties = tl.load(ties + row)
@@ -326,10 +294,10 @@ def _pick_kernel(
     is_drawn = tl.load(temperatures + row) > 0
     key = tl.where(is_drawn, tl.load(keys + row), tl.load(peaks + row))
     values = tl.load(row_logits + part * PART + column, mask=part * PART + column < size, other=float("-inf"))
-    alike = (_key_of(values) == key) & (part * PART + column < size)
+    alike = (key_of(values) == key) & (part * PART + column < size)
     own = partials.to(tl.pointer_type(tl.int32)) + row * PARTS * 16
     tl.store(own + part, tl.sum(alike.to(tl.int32), 0))
-    if _is_last(arrived_parts + row, PARTS):
+    if is_last(arrived_parts + row, PARTS):
         other = tl.arange(0, PARTS_PADDED)
         counts = tl.load(own + other, mask=other < PARTS, other=0, cache_modifier=".cg")
         place = tl.where(is_drawn, tl.load(ties + row), 0)
@@ -338,7 +306,7 @@ def _pick_kernel(
         place -= tl.sum(tl.where(passed, counts, 0), 0)
         start = tl.sum(passed.to(tl.int32), 0) * PART
         values = tl.load(row_logits + start + column, mask=start + column < size, other=float("-inf"))
-        alike = (_key_of(values) == key) & (start + column < size)
+        alike = (key_of(values) == key) & (start + column < size)
         found = alike & (tl.cumsum(alike.to(tl.int32), 0) == place + 1)
         tl.store(out + row, (start + tl.sum(tl.where(found, column, 0), 0)).to(tl.int64))
 

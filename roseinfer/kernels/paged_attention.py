@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from roseinfer.kernels import native
+from roseinfer.kernels.arrival import is_last
+from roseinfer.kernels.head_rotation import gains, rotation, turned
 from roseinfer.kernels.rope_append import rope_append_reference
 from roseinfer.kernels.runtime import (
     MAX_ARRIVALS,
@@ -410,21 +412,21 @@ def _decode_kernel(
         fresh = (split == 0) & (length > 0)  # the newest token is the first split's
         new_block = tl.load(table + end // BLOCK_SIZE, mask=fresh, other=0).to(tl.int64)
         angles = rope_table + end.to(tl.int64) * rope_stride
-        cos, sin = _rotation(angles, dim, HEAD_DIM, HAS_TABLE)
-        q_gain, q_swapped_gain = _gains(q_norm, dim, HEAD_DIM, HAS_Q_NORM)
-        k_gain, k_swapped_gain = _gains(k_norm, dim, HEAD_DIM, HAS_K_NORM)
+        cos, sin = rotation(angles, dim, HEAD_DIM, HAS_TABLE)
+        q_gain, q_swapped_gain = gains(q_norm, dim, HEAD_DIM, HAS_Q_NORM)
+        k_gain, k_swapped_gain = gains(k_norm, dim, HEAD_DIM, HAS_K_NORM)
     if PDL:
         gdc_wait()
         gdc_launch_dependents()
 
     query_rows = queries + head * q_head_stride
     if APPENDS:
-        query = _turned(
+        query = turned(
             query_rows, in_group, dim, q_gain, q_swapped_gain, cos, sin, eps, HEAD_DIM, HAS_Q_NORM, HAS_TABLE
         )
         one = tl.arange(0, 1)
         key_row = q + request.to(tl.int64) * q_request_stride + (KV_HEADS * GROUP + kv_head) * HEAD_DIM + one
-        new_key = _turned(
+        new_key = turned(
             key_row, fresh & (one == 0), dim, k_gain, k_swapped_gain, cos, sin, eps, HEAD_DIM, HAS_K_NORM, HAS_TABLE
         )
         new_value = tl.load(
@@ -530,10 +532,7 @@ def _decode_kernel(
         tl.store(partial_out + rows[:, None] * HEAD_DIM + dim[None, :], row_summed, mask=result_mask)
         tl.store(partial_stats + rows * 2, row_peak, mask=in_group)
         tl.store(partial_stats + rows * 2 + 1, row_total, mask=in_group)
-        tl.debug_barrier()  # every thread's part is written before the arrival is told
-        arrived = tl.atomic_add(arrived_splits + lane, 1, sem="acq_rel", scope="gpu")
-        if arrived == active - 1:
-            tl.store(arrived_splits + lane, 0)
+        if is_last(arrived_splits + lane, active):
             other = tl.arange(0, SPLITS_PADDED)
             present = other < active
             for member in tl.static_range(GROUP):
@@ -550,60 +549,3 @@ def _decode_kernel(
                 joined = tl.sum(sums * part_share[:, None], 0) / tl.sum(totals * part_share, 0)
                 target = out + (lane.to(tl.int64) * GROUP + member) * HEAD_DIM + dim
                 tl.store(target, joined.to(out.dtype.element_ty), mask=in_dim)
-
-
-@triton.jit
-def _rotation(angles, dim, HEAD_DIM: tl.constexpr, HAS_TABLE: tl.constexpr):
-    """Cosines and signed sines of a position, a pair for each dimension, [1, dims]."""
-    HALF: tl.constexpr = HEAD_DIM // 2
-    inside = (dim < HEAD_DIM) & HAS_TABLE
-    low = dim < HALF
-    angle = angles + tl.where(low, dim, dim - HALF)
-    cos = tl.load(angle, mask=inside, other=1.0).to(tl.float32)
-    sin = tl.load(angle + HALF, mask=inside, other=0.0).to(tl.float32)
-    return cos[None, :], tl.where(low, -sin, sin)[None, :]
-
-
-@triton.jit
-def _gains(weight, dim, HEAD_DIM: tl.constexpr, HAS_NORM: tl.constexpr):
-    """A norm's weight, and the same with its halves swapped, [1, dims]."""
-    inside = (dim < HEAD_DIM) & HAS_NORM
-    gain = tl.load(weight + dim, mask=inside, other=1.0).to(tl.float32)
-    swapped = tl.load(weight + _swapped(dim, HEAD_DIM), mask=inside, other=1.0).to(tl.float32)
-    return gain[None, :], swapped[None, :]
-
-
-@triton.jit
-def _turned(
-    rows,
-    present,
-    dim,
-    gain,
-    swapped_gain,
-    cos,
-    sin,
-    eps,
-    HEAD_DIM: tl.constexpr,
-    HAS_NORM: tl.constexpr,
-    HAS_TABLE: tl.constexpr,
-):
-    """Heads, to which rows point [heads], normed and turned as rope_append does it: [heads, dims], float32."""
-    mask = present[:, None] & (dim < HEAD_DIM)[None, :]
-    value = tl.load(rows[:, None] + dim[None, :], mask=mask, other=0.0).to(tl.float32)
-    swapped = value
-    if HAS_TABLE:
-        swapped = tl.load(rows[:, None] + _swapped(dim, HEAD_DIM)[None, :], mask=mask, other=0.0).to(tl.float32)
-    if HAS_NORM:
-        scale = tl.rsqrt(tl.sum(value * value, 1) / HEAD_DIM + eps)[:, None]
-        value = value * scale * gain
-        swapped = swapped * scale * swapped_gain
-    if HAS_TABLE:
-        value = value * cos + swapped * sin
-    return value
-
-
-@triton.jit
-def _swapped(dim, HEAD_DIM: tl.constexpr):
-    """The dimension that one turns together with."""
-    HALF: tl.constexpr = HEAD_DIM // 2
-    return tl.where(dim < HALF, dim + HALF, dim - HALF)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from roseinfer.kernels.activations import Activation, activate
+from roseinfer.kernels.arrival import is_last
 from roseinfer.kernels.norms import Norm
 from roseinfer.kernels.prefetch import prefetch_columns, prefetch_vector
 from roseinfer.kernels.runtime import (
@@ -261,11 +262,8 @@ def _matmul_kernel(
             tl.store(own + NORM_AT + ROWS + row, totals)
             tl.store(own + NORM_AT + 2 * ROWS + within, gains)
             tl.store(own + NORM_AT + 2 * ROWS + OUTPUTS + within, shifts)
-        tl.debug_barrier()  # every thread's part is written before the arrival is told
-        arrived = tl.atomic_add(arrived_splits + tile, 1, sem="acq_rel", scope="gpu")
-        if arrived < SPLITS - 1:
+        if not is_last(arrived_splits + tile, SPLITS):
             return
-        tl.store(arrived_splits + tile, 0)
 
     live = output < num_outputs
     mask = (row < num_rows)[:, None] & live[None, :]

@@ -9,6 +9,7 @@ last ranks what all of them left, by tiles of a bitonic top-k (Shanbhag, Pirk an
 import torch
 from torch import Tensor
 
+from roseinfer.kernels.arrival import is_last
 from roseinfer.kernels.runtime import (
     MAX_ARRIVALS,
     arrivals,
@@ -19,6 +20,7 @@ from roseinfer.kernels.runtime import (
     tl,
     triton,
 )
+from roseinfer.kernels.sort_keys import load_ranked, value_of
 from roseinfer.kernels.uniform import uniform
 
 WIDEST = 64
@@ -81,15 +83,6 @@ def draw_top_k(
 
 
 @triton.jit
-def _key(logits, column, size):
-    """One integer that sorts as (value, lower index), as in `sampling.sampler.rank`."""
-    values = tl.load(logits + column, mask=column < size, other=float("-inf"))
-    bits = (values.to(tl.float32) + 0.0).to(tl.int32, bitcast=True)
-    ordered = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.int64)
-    return tl.where(column < size, (ordered << 32) + (0x7FFFFFFF - column), -0x7FFFFFFFFFFFFFFF)
-
-
-@triton.jit
 def _ranked_tile(candidates, start, count, WIDEST: tl.constexpr, TILE: tl.constexpr):
     place = start + tl.arange(0, TILE)
     keys = tl.load(candidates + place, mask=place < count, other=-0x7FFFFFFFFFFFFFFF, cache_modifier=".cg")
@@ -129,7 +122,7 @@ def _draw_kernel(
         gdc_launch_dependents()
     largest = tl.full((GROUPS,), -0x7FFFFFFFFFFFFFFF, tl.int64)
     for member in tl.static_range(DEPTH):
-        largest = tl.maximum(largest, _key(logits, column + member * GROUPS, size))
+        largest = tl.maximum(largest, load_ranked(logits, column + member * GROUPS, size))
     # More than what stands for no logit, which a short part has in its groups.
     least = tl.maximum(tl.min(tl.topk(largest, WIDEST), 0), -0x7FFFFFFFFFFFFFFE)
 
@@ -137,18 +130,16 @@ def _draw_kernel(
     # would if each kept its logits in registers.
     taken = tl.zeros((GROUPS,), tl.int32)
     for member in tl.range(DEPTH, loop_unroll_factor=4):
-        taken += (_key(logits, column + member * GROUPS, size) >= least).to(tl.int32)
+        taken += (load_ranked(logits, column + member * GROUPS, size) >= least).to(tl.int32)
     counter = arrived_parts + rows + row
     start = tl.atomic_add(counter, tl.sum(taken, 0), sem="relaxed", scope="gpu")
     candidates += row.to(tl.int64) * room
     place = candidates + start + tl.cumsum(taken, 0) - taken
     for member in tl.range(DEPTH, loop_unroll_factor=4):
-        key = _key(logits, column + member * GROUPS, size)
+        key = load_ranked(logits, column + member * GROUPS, size)
         tl.store(place, key, mask=key >= least)
         place += (key >= least).to(tl.int32)
-    tl.debug_barrier()  # every thread's candidates are written before the arrival is told
-    arrived = tl.atomic_add(arrived_parts + row, 1, sem="acq_rel", scope="gpu")
-    if arrived == parts - 1:
+    if is_last(arrived_parts + row, parts):
         count = tl.load(counter, cache_modifier=".cg")
         best = _ranked_tile(candidates, 0, count, WIDEST, TILE)
         for at in range(TILE, count, TILE):
@@ -156,13 +147,10 @@ def _draw_kernel(
             best = tl.topk(tl.reshape(tl.join(best, more), (2 * WIDEST,)), WIDEST)
         tl.debug_barrier()  # every thread has read the count
         tl.store(counter, 0)
-        tl.store(arrived_parts + row, 0)
 
         rank = tl.arange(0, WIDEST)
         ids = 0x7FFFFFFF - (best & 0x7FFFFFFF)
-        ordered_best = (best >> 32).to(tl.int32)
-        best_bits = tl.where(ordered_best < 0, ordered_best ^ 0x7FFFFFFF, ordered_best)
-        ranked = best_bits.to(tl.float32, bitcast=True)
+        ranked = value_of((best >> 32).to(tl.int32), tl.float32)
         temperature = tl.load(temperatures + row)
         divisor = tl.where(temperature > 0, temperature, 1.0)
         top_p = tl.load(top_ps + row)
