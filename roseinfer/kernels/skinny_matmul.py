@@ -174,10 +174,12 @@ def _matmul_kernel(
     row = tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
     begin = split * SPLIT_SIZE
-    # Past the ends stand the last output and the last row again: loads need no mask, and nobody stores the results.
+    # Past the end stands the last output again: loads need no mask, and nobody stores the results.
     weight_rows = weight + tl.minimum(output, num_outputs - 1).to(tl.int64) * weight_stride
     up_rows = weight_rows + num_outputs.to(tl.int64) * weight_stride
-    x_rows = x + tl.minimum(row, num_rows - 1) * x_stride
+    # Past the last row the rows begin again, whose results nobody stores either. The last one again and again would be
+    # a row that all programs wait for: at 40 of 64 rows, a layer of llama-3-8b took 229 us instead of 146.
+    x_rows = x + row % num_rows * x_stride
     if PDL:
         # A step reads more than the cache keeps: all weights are far away.
         if NORM != "none":
