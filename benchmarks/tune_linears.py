@@ -22,7 +22,7 @@ from roseinfer.kernels.activations import Activation
 from roseinfer.kernels.norms import Norm
 from roseinfer.kernels.paged_attention import append_and_attend
 from roseinfer.kernels.skinny_gemv import GemvTiles, gemv_tiles, skinny_gemv
-from roseinfer.kernels.skinny_linear import GEMV_ROWS, linear_key, skinny_linear, skinny_linear_reference
+from roseinfer.kernels.skinny_linear import linear_key, skinny_linear, skinny_linear_reference
 from roseinfer.kernels.skinny_matmul import MatmulTiles, padded_rows, skinny_matmul
 from roseinfer.kernels.tuning import Choice, remember, replay_us, tuned
 from roseinfer.models.config import ModelConfig
@@ -217,11 +217,10 @@ def _filled(module: Any) -> Any:
 
 def default_ways(slot: Slot) -> Iterator[Way]:
     """Where to begin: tiles of each width, with as many splits as fill the device."""
-    rows = len(slot.x)
     outputs, size = slot.weight.shape
     outputs //= 2 if slot.gated else 1
-    if rows <= GEMV_ROWS:
-        default = gemv_tiles(rows, outputs, size, gated=slot.gated)
+    if len(slot.x) == 1:
+        default = gemv_tiles(size, gated=slot.gated)
         wider = replace(default, outputs=default.outputs * 2, num_warps=default.num_warps * 2)
         seeds: list[Tiles] = [default, wider, replace(default, prefetch=1024), replace(wider, prefetch=1024)]
     else:
@@ -292,7 +291,6 @@ def neighbours(slot: Slot, way: Way) -> Iterator[Way]:
 
 def _fits(slot: Slot, tiles: Tiles) -> bool:
     """Whether such tiles are worth compiling."""
-    rows = len(slot.x)
     outputs, size = slot.weight.shape
     matrices = 2 if slot.gated else 1
     programs = -(-outputs // matrices // tiles.outputs)
@@ -302,9 +300,9 @@ def _fits(slot: Slot, tiles: Tiles) -> bool:
             tiles.outputs <= 16
             and 128 <= tiles.columns <= min(4096, 2 * size)
             and tiles.num_warps <= 16
-            and 8 <= per_thread <= (64 if rows == 1 else 128 // rows)
+            and 8 <= per_thread <= 64
         )
-    padded = padded_rows(rows)
+    padded = padded_rows(len(slot.x))
     in_flight = tiles.num_stages * tiles.columns * (tiles.outputs * matrices + padded) * slot.x.element_size()
     sums = tiles.outputs * matrices * padded // (32 * tiles.num_warps)
     return (
@@ -373,14 +371,12 @@ class Tuner:
 
     def _current(self, slot: Slot) -> Way:
         """As skinny_linear would do it now."""
-        rows = len(slot.x)
         fused, apart = (self.known.get(key) for key in slot.keys)
-        kind: Any = GemvTiles if rows <= GEMV_ROWS else MatmulTiles
+        kind: Any = GemvTiles if len(slot.x) == 1 else MatmulTiles
         if fused:
             return Way(True, kind(*fused))
-        if fused is None and rows <= GEMV_ROWS:
-            outputs, size = slot.weight.shape
-            return Way(True, gemv_tiles(rows, outputs // (2 if slot.gated else 1), size, gated=slot.gated))
+        if fused is None and kind is GemvTiles:
+            return Way(True, gemv_tiles(slot.weight.shape[1], gated=slot.gated))
         return Way(False, kind(*apart)) if apart else LIBRARY
 
     def _first(self, slot: Slot) -> Way:

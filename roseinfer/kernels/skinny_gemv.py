@@ -1,8 +1,8 @@
-"""A linear layer for a few rows, with the norm before it and the activation and residual after it in the same kernel.
+"""A linear layer for one row, with the norm before it and the activation and residual after it in the same kernel.
 
-With one row or a few, a matrix product is a walk over the weights: they are read once, at the memory's speed, while
-the rows wait in registers. Under programmatic dependent launch each program fetches its first weights before its
-predecessor is done.
+With one row, a matrix product is a walk over the weights: they are read once, at the memory's speed, while the row
+comes out of a cache. Under programmatic dependent launch each program fetches its first weights before its predecessor
+is done.
 """
 
 from dataclasses import dataclass
@@ -14,9 +14,6 @@ from roseinfer.kernels.activations import Activation, activate
 from roseinfer.kernels.norms import Norm
 from roseinfer.kernels.prefetch import prefetch_columns, prefetch_vector
 from roseinfer.kernels.runtime import gdc_launch_dependents, gdc_wait, launch_options, next_power_of_two, tl, triton
-
-MAX_GEMV_ROWS = 8
-"""Rows of x that the kernel takes."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +41,13 @@ def skinny_gemv(
     residual: Tensor | None = None,
     tiles: GemvTiles | None = None,
 ) -> Tensor:
-    """activation(norm(x) W^T + b) + residual in one Triton kernel, for up to 8 rows; shapes as of `skinny_linear`."""
+    """activation(norm(x) W^T + b) + residual in one Triton kernel, of x [1, size]; shapes as of `skinny_linear`."""
     rows, size = x.shape
+    assert rows == 1
     gated = activation == "silu_and_mul"
     outputs = weight.shape[0] // 2 if gated else weight.shape[0]
-    tiles = tiles or gemv_tiles(rows, outputs, size, gated=gated)
-    out = torch.empty((rows, outputs), dtype=x.dtype, device=x.device)
+    tiles = tiles or gemv_tiles(size, gated=gated)
+    out = torch.empty((1, outputs), dtype=x.dtype, device=x.device)
     _gemv_kernel[(triton.cdiv(outputs, tiles.outputs),)](
         x,
         weight,
@@ -58,12 +56,9 @@ def skinny_gemv(
         x if norm is None else norm.weight,
         x if norm is None or norm.bias is None else norm.bias,
         out,
-        outputs,
-        x.stride(0),
-        weight.stride(0),
-        0 if residual is None else residual.stride(0),
         0.0 if norm is None else norm.eps,
-        ROWS=rows,
+        outputs,
+        weight.stride(0),
         SIZE=size,
         PADDED=next_power_of_two(size),
         OUTPUTS=tiles.outputs,
@@ -81,7 +76,7 @@ def skinny_gemv(
     return out
 
 
-def gemv_tiles(rows: int, outputs: int, size: int, *, gated: bool = False) -> GemvTiles:
+def gemv_tiles(size: int, *, gated: bool = False) -> GemvTiles:
     """What was best on an H200 for the layers of three models; `benchmarks.kernels --tune` measures others.
 
     A program walks in at least two strides, so that it has the next weights under way, and a thread holds 32 of them.
@@ -92,7 +87,7 @@ def gemv_tiles(rows: int, outputs: int, size: int, *, gated: bool = False) -> Ge
     matrices = 2 if gated else 1
     per_program = max(2, 2048 // (columns * matrices))
     num_warps = max(1, per_program * columns * matrices // 1024)
-    return GemvTiles(outputs=per_program if rows == 1 else per_program // 2, columns=columns, num_warps=num_warps)
+    return GemvTiles(outputs=per_program, columns=columns, num_warps=num_warps)
 
 
 @triton.jit
@@ -104,12 +99,9 @@ def _gemv_kernel(
     norm_weight,
     norm_bias,
     out,
-    num_outputs,
-    x_stride,
-    weight_stride,
-    residual_stride,
     eps,
-    ROWS: tl.constexpr,
+    num_outputs,
+    weight_stride,
     SIZE: tl.constexpr,
     PADDED: tl.constexpr,
     OUTPUTS: tl.constexpr,
@@ -154,18 +146,15 @@ def _gemv_kernel(
         if not EARLY:
             gdc_launch_dependents()
 
-    before = ()
     if HAS_RESIDUAL:
-        for row in tl.static_range(ROWS):
-            before = before + (tl.load(residual + row * residual_stride + output, mask=live, other=0.0),)
+        before = tl.load(residual + output, mask=live, other=0.0)
     if NORM == "layer":
-        means, deviations = _row_statistics(x, x_stride, eps, ROWS, SIZE, PADDED)
-    sums = _zeros(ROWS, OUTPUTS, COLUMNS)
-    up_sums = _zeros(ROWS, OUTPUTS, COLUMNS) if GATED else ()
-    squares = ()
+        mean, deviation = _statistics(x, eps, SIZE, PADDED)
+    sums = tl.zeros((OUTPUTS, COLUMNS), tl.float32)
+    if GATED:
+        up_sums = tl.zeros((OUTPUTS, COLUMNS), tl.float32)
     if NORM == "rms":
-        for _row in tl.static_range(ROWS):
-            squares = squares + (tl.zeros((COLUMNS,), tl.float32),)
+        squares = tl.zeros((COLUMNS,), tl.float32)
 
     for start in range(0, SIZE, COLUMNS):
         at = start + column
@@ -180,70 +169,47 @@ def _gemv_kernel(
             gain = tl.load(norm_weight + at, mask=inside, other=0.0).to(tl.float32)
         if HAS_NORM_BIAS:
             shift = tl.load(norm_bias + at, mask=inside, other=0.0).to(tl.float32)
-        new_sums = ()
-        new_up_sums = ()
-        new_squares = ()
-        for row in tl.static_range(ROWS):
-            values = tl.load(x + row * x_stride + at, mask=inside, other=0.0).to(tl.float32)
-            if NORM == "rms":
-                # Divided by their root mean square at the end: it need not be known before.
-                new_squares = new_squares + (squares[row] + values * values,)
-                values = values * gain
-            if NORM == "layer":
-                values = (values - means[row]) * deviations[row] * gain
-                if HAS_NORM_BIAS:
-                    values += shift
-            new_sums = new_sums + (sums[row] + weights * values[None, :],)
-            if GATED:
-                new_up_sums = new_up_sums + (up_sums[row] + up_weights * values[None, :],)
-        sums = new_sums
+        values = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+        if NORM == "rms":
+            # Divided by their root mean square at the end: it need not be known before.
+            squares += values * values
+            values = values * gain
+        if NORM == "layer":
+            values = (values - mean) * deviation * gain
+            if HAS_NORM_BIAS:
+                values += shift
+        sums += weights * values[None, :]
         tile = next_tile
         if GATED:
-            up_sums = new_up_sums
+            up_sums += up_weights * values[None, :]
             up_tile = next_up_tile
-        if NORM == "rms":
-            squares = new_squares
 
-    for row in tl.static_range(ROWS):
-        result = tl.sum(sums[row], 1)
+    result = tl.sum(sums, 1)
+    if NORM == "rms":
+        scale = tl.rsqrt(tl.sum(squares, 0) / SIZE + eps)
+        result *= scale
+    if HAS_BIAS:
+        result += offset
+    if GATED:
+        up_result = tl.sum(up_sums, 1)
         if NORM == "rms":
-            scale = tl.rsqrt(tl.sum(squares[row], 0) / SIZE + eps)
-            result *= scale
+            up_result *= scale
         if HAS_BIAS:
-            result += offset
-        if GATED:
-            up_result = tl.sum(up_sums[row], 1)
-            if NORM == "rms":
-                up_result *= scale
-            if HAS_BIAS:
-                up_result += up_offset
-            result = activate(result, "silu") * up_result
-        elif ACTIVATION != "none":
-            result = activate(result, ACTIVATION)
-        if HAS_RESIDUAL:
-            result += before[row].to(tl.float32)
-        tl.store(out + row * num_outputs + output, result.to(out.dtype.element_ty), mask=live)
+            up_result += up_offset
+        result = activate(result, "silu") * up_result
+    elif ACTIVATION != "none":
+        result = activate(result, ACTIVATION)
+    if HAS_RESIDUAL:
+        result += before.to(tl.float32)
+    tl.store(out + output, result.to(out.dtype.element_ty), mask=live)
 
 
 @triton.jit
-def _zeros(ROWS: tl.constexpr, OUTPUTS: tl.constexpr, COLUMNS: tl.constexpr):
-    sums = ()
-    for _row in tl.static_range(ROWS):
-        sums = sums + (tl.zeros((OUTPUTS, COLUMNS), tl.float32),)
-    return sums
-
-
-@triton.jit
-def _row_statistics(x, x_stride, eps, ROWS: tl.constexpr, SIZE: tl.constexpr, PADDED: tl.constexpr):
-    """Each row's mean and the inverse of its standard deviation."""
+def _statistics(x, eps, SIZE: tl.constexpr, PADDED: tl.constexpr):
+    """The row's mean and the inverse of its standard deviation."""
     column = tl.arange(0, PADDED)
     inside = column < SIZE
-    means = ()
-    deviations = ()
-    for row in tl.static_range(ROWS):
-        values = tl.load(x + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
-        mean = tl.sum(values, 0) / SIZE
-        centered = tl.where(inside, values - mean, 0.0)
-        means = means + (mean,)
-        deviations = deviations + (tl.rsqrt(tl.sum(centered * centered, 0) / SIZE + eps),)
-    return means, deviations
+    values = tl.load(x + column, mask=inside, other=0.0).to(tl.float32)
+    mean = tl.sum(values, 0) / SIZE
+    centered = tl.where(inside, values - mean, 0.0)
+    return mean, tl.rsqrt(tl.sum(centered * centered, 0) / SIZE + eps)

@@ -1,6 +1,6 @@
 """A linear layer with the norm before it and the activation and residual after it, by whatever computes it fastest.
 
-Up to 4 rows that is a kernel that walks over the weights (skinny_gemv); a decode batch takes tensor cores, where
+For one row that is a kernel that walks over the weights (skinny_gemv); a decode batch takes tensor cores, where
 measured by a kernel of ours (skinny_matmul); more rows take the library's products. What was not measured to be faster
 inside such a kernel has one of its own.
 """
@@ -16,9 +16,6 @@ from roseinfer.kernels.runtime import runs_triton
 from roseinfer.kernels.skinny_gemv import GemvTiles, gemv_tiles, skinny_gemv
 from roseinfer.kernels.skinny_matmul import MatmulTiles, padded_rows, skinny_matmul, takes
 from roseinfer.kernels.tuning import tuned
-
-GEMV_ROWS = 4
-"""Rows up to which the weights are walked over; with more, tensor cores do better."""
 
 
 def skinny_linear(
@@ -107,13 +104,12 @@ def fused_tiles(
     if not runs_triton(x, weight, bias, residual):
         return None
     known = tuned(x.device).get(linear_key(rows, weight, norm, activation, residual))
-    if rows <= GEMV_ROWS:
+    if rows == 1:
         if known is not None:
             return GemvTiles(*known) if known else None
         if norm is not None or residual is not None:
             return None  # on an H200 their own kernel, which does both, was faster
-        gated = activation == "silu_and_mul"
-        return gemv_tiles(rows, weight.shape[0] // (2 if gated else 1), weight.shape[1], gated=gated)
+        return gemv_tiles(weight.shape[1], gated=activation == "silu_and_mul")
     # float16 has not the range for what a norm makes of its input before it divides.
     if not known or (x.dtype != torch.bfloat16 and (x.dtype != torch.float16 or norm is not None)):
         return None
@@ -127,5 +123,5 @@ def linear_key(
     kind = None if norm is None else "layer" if norm.centered else "rms"
     parts = [part for part in (kind, activation, None if residual is None else "residual") if part is not None]
     outputs, size = weight.shape
-    counted = rows if rows <= GEMV_ROWS else padded_rows(rows)
+    counted = 1 if rows == 1 else padded_rows(rows)
     return f"{'+'.join(parts) or 'plain'} {str(weight.dtype).removeprefix('torch.')} {counted}x{outputs}x{size}"

@@ -1,4 +1,4 @@
-"""A linear layer of few rows, with whatever is fused to it, is what its parts compute."""
+"""A linear layer of one row, with whatever is fused to it, is what its parts compute."""
 
 from pathlib import Path
 
@@ -19,7 +19,6 @@ pytestmark = pytest.mark.usefixtures("single_threaded")
 
 def compare(
     dtype: torch.dtype,
-    rows: int,
     outputs: int,
     size: int,
     *,
@@ -35,13 +34,13 @@ def compare(
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=source).to(dtype).to(DEVICE)
 
-    x = random(rows, size) + 0.5
+    x = random(1, size) + 0.5
     weight = random(outputs * (2 if activation == "silu_and_mul" else 1), size) * size**-0.5
     bias = random(len(weight)) if with_bias else None
     before = None
     if norm is not None:
         before = Norm(random(size), 1e-5, random(size) if norm == "shifted layer" else None, norm != "rms")
-    residual = random(rows, outputs) if with_residual else None
+    residual = random(1, outputs) if with_residual else None
     ours = skinny_gemv(x, weight, bias, norm=before, activation=activation, residual=residual, tiles=tiles)
     expected = skinny_linear_reference(x, weight, bias, norm=before, activation=activation, residual=residual)
     torch.testing.assert_close(ours, expected, **tolerance(dtype))
@@ -49,13 +48,11 @@ def compare(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("outputs", "size"), [(6, 768), (5, 1024), (3, 2304), (7, 96), (4, 100)])
-@pytest.mark.parametrize("rows", [1, 3])
-def test_products_of_few_rows(dtype: torch.dtype, rows: int, outputs: int, size: int) -> None:
-    compare(dtype, rows, outputs, size)
+def test_products(dtype: torch.dtype, outputs: int, size: int) -> None:
+    compare(dtype, outputs, size)
 
 
 @given(
-    rows=st.integers(1, 8),
     outputs=st.integers(1, 11),
     size=st.integers(1, 150),
     with_bias=st.booleans(),
@@ -68,7 +65,6 @@ def test_products_of_few_rows(dtype: torch.dtype, rows: int, outputs: int, size:
 )
 @settings(max_examples=40, deadline=None)
 def test_everything_fused(
-    rows: int,
     outputs: int,
     size: int,
     with_bias: bool,
@@ -81,7 +77,6 @@ def test_everything_fused(
 ) -> None:
     compare(
         torch.float32,
-        rows,
         outputs,
         size,
         with_bias=with_bias,
@@ -106,10 +101,10 @@ def test_the_entry_computes_the_same_part_by_part(rows: int, centered: bool) -> 
     )
 
 
-@pytest.mark.parametrize(("outputs", "size"), [(2304, 768), (768, 3072), (28672, 4096), (128256, 4096), (10, 10)])
-@pytest.mark.parametrize("rows", [1, 4, 8])
-def test_tiles_are_powers_of_two_that_fit(rows: int, outputs: int, size: int) -> None:
-    tiles = gemv_tiles(rows, outputs, size)
+@pytest.mark.parametrize("size", [10, 768, 1024, 3072, 4096, 14336])
+@pytest.mark.parametrize("gated", [False, True])
+def test_tiles_are_powers_of_two_that_fit(size: int, gated: bool) -> None:
+    tiles = gemv_tiles(size, gated=gated)
     assert tiles.outputs & (tiles.outputs - 1) == 0
     assert tiles.columns & (tiles.columns - 1) == 0
     assert tiles.outputs * tiles.columns <= 16384
