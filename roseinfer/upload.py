@@ -27,6 +27,16 @@ def upload(device: torch.device, *arrays: Array) -> list[Tensor]:
     return staged(device, arrays, pin_memory=True)
 
 
+def upload_into(target: Tensor, array: Array) -> None:
+    """Copy an array to a tensor of its shape and dtype, as `upload` does."""
+    if target.device.type == "cpu":
+        target.copy_(torch.from_numpy(array))
+        return
+    staging = torch.empty(target.shape, dtype=target.dtype, pin_memory=True)
+    staging.numpy()[...] = array
+    target.copy_(staging, non_blocking=True)
+
+
 def staged(device: torch.device, arrays: Sequence[Array], *, pin_memory: bool) -> list[Tensor]:
     """The arrays one behind the other in host memory, brought to the device, and taken apart there."""
     starts, total = [], 0

@@ -55,6 +55,32 @@ class DecodeLayout:
 
 
 @dataclass(frozen=True)
+class PromptLayout:
+    """Prompts and chunks of prompts, whose tokens follow each other, all of it on the device."""
+
+    block_tables: Tensor
+    """[requests, most blocks], int32."""
+    context_lens: Tensor
+    """[requests], int32, the new tokens included."""
+    query_starts: Tensor
+    """[requests + 1], int32, where each request's tokens begin and the last one's end, among all of the step."""
+    max_query_len: int
+    """About the most new tokens of a request."""
+
+
+@dataclass(frozen=True)
+class MixedLayout:
+    """A step of any requests, all of it on the device: one new token each of some, then prompts."""
+
+    cache: KVCache
+    slots: Tensor
+    """Where each new token goes, [tokens], int64."""
+    decodes: DecodeLayout | None
+    """Of the first tokens. Where there are prompts too, it may have rows of length 0 at its end, which are theirs."""
+    prompts: PromptLayout | None
+
+
+@dataclass(frozen=True)
 class Projection:
     """A layer's fused projection of a step's tokens, and what makes queries and keys of it."""
 
@@ -90,8 +116,8 @@ class AttentionBackend(Protocol):
         ...
 
     @property
-    def takes_decode_layout(self) -> bool:
-        """Whether `forward` and `append_and_attend` take a DecodeLayout as metadata, without `prepare`."""
+    def takes_layouts(self) -> bool:
+        """Whether `append_and_attend` takes a DecodeLayout or a MixedLayout as metadata, without `prepare`."""
         ...
 
     def append_and_attend(self, layer: int, projection: Projection, metadata: AttentionMetadata) -> Tensor:

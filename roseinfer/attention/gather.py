@@ -31,7 +31,7 @@ class GatherAttention:
     """Padded attention over gathered blocks."""
 
     takes_projection = False
-    takes_decode_layout = False
+    takes_layouts = False
 
     def __init__(self, sliding_window: int | None = None) -> None:
         self._window = sliding_window

@@ -70,7 +70,7 @@ class PagedAttention:
     """Grouped attention over block tables."""
 
     takes_projection = True
-    takes_decode_layout = False
+    takes_layouts = False
 
     def __init__(self, sliding_window: int | None = None) -> None:
         self._window = sliding_window

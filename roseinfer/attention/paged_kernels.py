@@ -5,15 +5,13 @@ chunks of them, share a launch of the prefill kernel. What the kernels are told 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
-from roseinfer.attention.base import DecodeLayout, Projection, StepLayout
+from roseinfer.attention.base import DecodeLayout, MixedLayout, Projection, PromptLayout, StepLayout
 from roseinfer.cache.kv_cache import KVCache
 from roseinfer.kernels.paged_attention import append_and_attend, paged_decode_attention
 from roseinfer.kernels.paged_prefill import paged_prefill_attention
@@ -24,31 +22,11 @@ from roseinfer.upload import upload
 _NARROWEST_TABLE = 16
 
 
-@dataclass(frozen=True)
-class _Prefills:
-    """Requests for the prefill kernel; their tokens follow each other."""
-
-    block_tables: Tensor  # [requests, blocks], int32
-    context_lens: Tensor  # [requests], int32, new tokens included
-    query_starts: Tensor  # [requests + 1], int32, the first is 0
-    max_query_len: int
-
-
-@dataclass(frozen=True)
-class _Step:
-    """One step's requests: decodes, then prefills."""
-
-    cache: KVCache
-    slots: Tensor  # [tokens]
-    decodes: DecodeLayout | None
-    prefills: _Prefills | None
-
-
 class PagedKernelAttention:
     """Triton kernels over block tables."""
 
     takes_projection = True
-    takes_decode_layout = True
+    takes_layouts = True
 
     def __init__(self, sliding_window: int | None = None) -> None:
         self._window = sliding_window
@@ -59,7 +37,7 @@ class PagedKernelAttention:
         power_of_two = cache.block_size & (cache.block_size - 1) == 0
         return power_of_two and cache.data.shape[-1] <= 256 and runs_triton(cache.data)
 
-    def prepare(self, layout: StepLayout, cache: KVCache) -> _Step:
+    def prepare(self, layout: StepLayout, cache: KVCache) -> MixedLayout:
         """Bring starts, lengths and block tables to the device, by one copy."""
         # Requests of one token that stand behind a longer one go with the prefills: that kernel takes any length, and
         # without gaps between the groups each is a slice. Schedulers put running requests first, so they are few.
@@ -67,10 +45,10 @@ class PagedKernelAttention:
         longer = np.flatnonzero(query_lens > 1)
         count = int(longer[0]) if len(longer) else len(query_lens)
         context_lens = query_lens + np.array(layout.context_lens, dtype=np.int32)
-        starts = np.zeros(len(query_lens) - count + 1, dtype=np.int32)
-        query_lens[count:].cumsum(out=starts[1:])
+        starts = np.full(len(query_lens) - count + 1, count, dtype=np.int32)
+        starts[1:] += query_lens[count:].cumsum(dtype=np.int32)
         order = np.argsort(-context_lens[:count], kind="stable").astype(np.int32)
-        decode_tables, decode_lens, decode_order, prefill_tables, prefill_lens, query_starts = upload(
+        decode_tables, decode_lens, decode_order, prompt_tables, prompt_lens, query_starts = upload(
             layout.slots.device,
             padded_tables(layout.block_tables[:count]),
             context_lens[:count],
@@ -80,15 +58,15 @@ class PagedKernelAttention:
             starts,
         )
         decodes = DecodeLayout(cache, decode_tables, decode_lens, decode_order)
-        prefills = _Prefills(prefill_tables, prefill_lens, query_starts, int(query_lens.max()))
-        return _Step(cache, layout.slots, decodes if count else None, prefills if len(longer) else None)
+        prompts = PromptLayout(prompt_tables, prompt_lens, query_starts, int(query_lens.max()))
+        return MixedLayout(cache, layout.slots, decodes if count else None, prompts if len(longer) else None)
 
-    def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, metadata: _Step | DecodeLayout) -> Tensor:
+    def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, metadata: MixedLayout | DecodeLayout) -> Tensor:
         with span("roseinfer.kv.append"):
             metadata.cache.write(layer, metadata.slots, k, v)
         return self._attend_to_cache(layer, q, metadata)
 
-    def append_and_attend(self, layer: int, projection: Projection, metadata: _Step | DecodeLayout) -> Tensor:
+    def append_and_attend(self, layer: int, projection: Projection, metadata: MixedLayout | DecodeLayout) -> Tensor:
         decodes = _decodes_alone(metadata)
         if decodes is None:
             return self._attend_to_cache(layer, projection.append(layer, metadata.cache, metadata.slots), metadata)
@@ -109,48 +87,55 @@ class PagedKernelAttention:
                 sliding_window=self._window,
             )
 
-    def _attend_to_cache(self, layer: int, q: Tensor, metadata: _Step | DecodeLayout) -> Tensor:
+    def _attend_to_cache(self, layer: int, q: Tensor, metadata: MixedLayout | DecodeLayout) -> Tensor:
         """`forward` without its first half."""
         with span("roseinfer.attention"):
             alone = _decodes_alone(metadata)
             if alone is not None:
                 return self._decode(layer, q, alone)
-            assert isinstance(metadata, _Step)
-            decodes, prefills = metadata.decodes, metadata.prefills
-            assert prefills is not None
-            if decodes is None:
-                return self._prefill(layer, q, metadata.cache, prefills)
-            count = len(decodes.context_lens)
-            out = torch.empty_like(q)
-            out[:count] = self._decode(layer, q[:count], decodes)
-            self._prefill(layer, q[count:], metadata.cache, prefills, out[count:])
+            assert isinstance(metadata, MixedLayout)
+            decodes, prompts = metadata.decodes, metadata.prompts
+            assert prompts is not None
+            out = self._prefill(layer, q, metadata.cache, prompts)
+            if decodes is not None:
+                count = len(decodes.context_lens)
+                self._decode(layer, q[:count], decodes, out[:count])
             return out
 
-    def _decode(self, layer: int, q: Tensor, decodes: DecodeLayout) -> Tensor:
+    def _decode(self, layer: int, q: Tensor, decodes: DecodeLayout, out: Tensor | None = None) -> Tensor:
+        """With `out`, right behind the prompts of the same step."""
         keys, values = decodes.cache.data[layer]
-        arguments = (q, keys, values, decodes.block_tables, decodes.context_lens)
-        return paged_decode_attention(*arguments, order=decodes.order, sliding_window=self._window)
+        return paged_decode_attention(
+            q,
+            keys,
+            values,
+            decodes.block_tables,
+            decodes.context_lens,
+            order=decodes.order,
+            sliding_window=self._window,
+            out=out,
+            beside=out is not None,
+        )
 
-    def _prefill(self, layer: int, q: Tensor, cache: KVCache, prefills: _Prefills, out: Tensor | None = None) -> Tensor:
+    def _prefill(self, layer: int, q: Tensor, cache: KVCache, prompts: PromptLayout) -> Tensor:
         keys, values = cache.data[layer]
         return paged_prefill_attention(
             q,
             keys,
             values,
-            prefills.block_tables,
-            prefills.query_starts,
-            prefills.context_lens,
-            max_query_len=prefills.max_query_len,
+            prompts.block_tables,
+            prompts.query_starts,
+            prompts.context_lens,
+            max_query_len=prompts.max_query_len,
             sliding_window=self._window,
-            out=out,
         )
 
 
-def _decodes_alone(metadata: _Step | DecodeLayout) -> DecodeLayout | None:
+def _decodes_alone(metadata: MixedLayout | DecodeLayout) -> DecodeLayout | None:
     """The step as one of decodes only; None where there are others."""
     if isinstance(metadata, DecodeLayout):
         return metadata
-    return metadata.decodes if metadata.prefills is None else None
+    return metadata.decodes if metadata.prompts is None else None
 
 
 def padded_tables(tables: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:

@@ -11,11 +11,11 @@ from roseinfer.attention.registry import attention_backend
 from roseinfer.cache.block_pool import BlockPool
 from roseinfer.cache.kv_cache import KVCache
 from roseinfer.config import EngineConfig
-from roseinfer.engine.decode_graphs import DecodeGraphs
 from roseinfer.engine.device import resolve_device, resolve_dtype, resolve_quantization
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.memory import kv_cache_bytes
 from roseinfer.engine.runner import Runner
+from roseinfer.engine.step_graphs import StepGraphs
 from roseinfer.errors import ModelError, UsageError
 from roseinfer.kernels import native
 from roseinfer.models.base import CausalLM
@@ -54,7 +54,7 @@ def build_engine(config: EngineConfig, *, on_progress: Callable[[int, int], None
     model.pack("none" if quantization == "stored" else quantization)
     cache = _kv_cache(config, model_config, max_model_len, dtype, device)
     attention = attention_backend(config.attention, model_config.sliding_window, cache)
-    graphs = _decode_graphs(config, model, cache, attention, max_model_len)
+    graphs = _step_graphs(config, model, cache, attention, max_model_len)
     return Engine(
         config=config,
         model_config=model_config,
@@ -143,13 +143,13 @@ def _kv_cache(
             num_blocks //= 2
 
 
-def _decode_graphs(
+def _step_graphs(
     config: EngineConfig, model: CausalLM, cache: KVCache, attention: AttentionBackend, max_model_len: int
-) -> DecodeGraphs | None:
-    """Where decoding can be captured: on a GPU, with the backend whose decode is all on the device."""
-    if cache.data.device.type != "cuda" or not config.cuda_graphs or not attention.takes_decode_layout:
+) -> StepGraphs | None:
+    """Where steps can be captured: on a GPU, with the backend that needs nothing of the host."""
+    if cache.data.device.type != "cuda" or not config.cuda_graphs or not attention.takes_layouts:
         return None
-    return DecodeGraphs(
+    return StepGraphs(
         model,
         cache,
         attention,

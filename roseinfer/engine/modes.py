@@ -10,9 +10,10 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import NamedTuple
 
-from roseinfer.config import EngineConfig, Mode, SamplingParams
+from roseinfer.config import Mode, SamplingParams
 from roseinfer.engine.core import EngineCore, Prompt
 from roseinfer.engine.launch import Launch
+from roseinfer.engine.mixed_steps import MIXED_TOKENS
 from roseinfer.engine.request import Request, RequestOutput, TokenEvent
 from roseinfer.engine.scheduler import Policy, Scheduler, SpanFactory, StepPlan
 from roseinfer.errors import RoseinferError, UsageError
@@ -22,9 +23,14 @@ from roseinfer.text.detokenizer import detokenizer_for
 from roseinfer.text.stop import StopStrings
 from roseinfer.text.tokenizer import Tokenizer
 
-_ONLINE_PREFILL_BESIDE_DECODE = 512
-"""Prompt tokens that one online step computes beside running requests: enough to keep a GPU's matrix units busy, few
+_ONLINE_MIXED_TOKENS = 512
+"""Tokens of an online step that computes prompts beside running requests: enough to keep a GPU's matrix units busy, few
 enough that nobody waits long for the next token."""
+
+
+_LARGE_BYTES = 1 << 29
+"""Weights of layers that a GPU takes long enough to read: on an H200 qwen3-0.6b gains 3 % by mixed steps, gpt2, a fifth
+of its size, takes as long as the host takes to prepare them."""
 
 
 class ModeScheduler(ABC):
@@ -34,7 +40,7 @@ class ModeScheduler(ABC):
         self.engine = engine
         self.last_plan: StepPlan | None = None
         """What the last call of `step` launched; None where it only read what was launched before."""
-        policy = replace(self.policy(engine.config), max_decode_steps=engine.max_decode_steps)
+        policy = replace(self.policy(engine), max_decode_steps=engine.max_decode_steps)
         self._scheduler = Scheduler(engine.pool, policy)
         self._unfinished: dict[int, list[_Stream]] = {}  # by request id
         self._streams: dict[Request, _Stream] = {}  # the same, each by its own request
@@ -173,7 +179,7 @@ class ModeScheduler(ABC):
 
     @staticmethod
     @abstractmethod
-    def policy(config: EngineConfig) -> Policy:
+    def policy(engine: EngineCore) -> Policy:
         """The limits of this mode's batches."""
 
     def make_requests(self, prompt: Prompt, params: SamplingParams, submitted_s: float = 0.0) -> list[Request]:
@@ -294,23 +300,37 @@ class OnlineScheduler(ModeScheduler):
     """Requests come and go at any time; every step brings the running ones one token further."""
 
     @staticmethod
-    def policy(config: EngineConfig) -> Policy:
-        return Policy(config.max_batch_size, config.max_batch_tokens, _ONLINE_PREFILL_BESIDE_DECODE)
+    def policy(engine: EngineCore) -> Policy:
+        config = engine.config
+        return Policy(config.max_batch_size, config.max_batch_tokens, _ONLINE_MIXED_TOKENS)
 
 
 class OfflineScheduler(ModeScheduler):
-    """All requests are known before the run, and only the whole run's time counts."""
+    """All requests are known before the run, and only the whole run's time counts.
+
+    Prompts computed beside decodes save those a reading of the weights. Where that takes a while, they are spread over
+    as many steps as possible; but not without graphs, as each step then costs the host its launches.
+    """
 
     @staticmethod
-    def policy(config: EngineConfig) -> Policy:
-        return Policy(config.max_batch_size, config.max_batch_tokens, config.max_batch_tokens, longest_first=True)
+    def policy(engine: EngineCore) -> Policy:
+        config = engine.config
+        spreads = engine.runner.graphs is not None and engine.weight_bytes.layers >= _LARGE_BYTES
+        return Policy(
+            config.max_batch_size,
+            config.max_batch_tokens,
+            MIXED_TOKENS if spreads else config.max_batch_tokens,
+            spreads_prompts=spreads,
+            longest_first=True,
+        )
 
 
 class NaiveScheduler(ModeScheduler):
     """One request at a time: what batching is measured against."""
 
     @staticmethod
-    def policy(config: EngineConfig) -> Policy:
+    def policy(engine: EngineCore) -> Policy:
+        config = engine.config
         return Policy(1, config.max_batch_tokens, config.max_batch_tokens)
 
 

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from roseinfer.attention.base import AttentionBackend, AttentionMetadata, StepLayout
 from roseinfer.cache.kv_cache import KVCache
-from roseinfer.engine.decode_graphs import DecodeGraphs
+from roseinfer.engine.graph_key import GraphKey
 from roseinfer.engine.launch import Drawn, Launch
 from roseinfer.engine.request import TokenLogprobs
 from roseinfer.engine.scheduler import BlockCopy, Chunk, StepPlan
+from roseinfer.engine.step_graphs import StepGraphs
 from roseinfer.engine.step_inputs import StepInputs
 from roseinfer.errors import RoseinferError
 from roseinfer.models.base import CausalLM
@@ -35,7 +36,7 @@ class Runner:
         cache: KVCache,
         attention: AttentionBackend,
         device: torch.device,
-        graphs: DecodeGraphs | None = None,
+        graphs: StepGraphs | None = None,
     ) -> None:
         self.model = model
         self.cache = cache
@@ -60,11 +61,12 @@ class Runner:
             ) from None
 
     def _launch(self, plan: StepPlan, copies: Sequence[BlockCopy]) -> Launch:
-        graphs = self._graphs_of(plan)
-        if graphs is not None:
+        key = self._graph_of(plan)
+        if key is not None and self.graphs is not None:
+            graphs = self.graphs
             with span("roseinfer.prepare_inputs"):
                 self.cache.copy_blocks(copies)
-                graphs.prepare(plan, self._drawn)
+                graphs.prepare(plan, key, self._drawn)
             with span("roseinfer.model.forward"):
                 tokens = graphs.launch()
             return self._launched(plan, tokens, graphs.newest)
@@ -78,18 +80,22 @@ class Runner:
             drawn.append(self._drawn.tokens)
         return Launch(torch.stack(drawn), len(plan.chunks))
 
-    def _graphs_of(self, plan: StepPlan) -> DecodeGraphs | None:
-        """What runs the plan in one launch; None where it goes operator by operator."""
-        if self.graphs is None or not self.graphs.runs(plan):
+    def _graph_of(self, plan: StepPlan) -> GraphKey | None:
+        """The graph that runs the plan in one launch; None where it goes operator by operator."""
+        if self.graphs is None:
             return None
-        if not self.graphs.is_captured(plan):
+        key = self.graphs.key_of(plan)
+        if key is None or not self.graphs.wants(key):
+            return None
+        if not self.graphs.is_captured(key):
             self._drawn = Drawn(self._drawn.tokens.clone(), self._drawn.rows)  # a capture overwrites the buffers
             try:
-                self.graphs.capture(plan)
+                self.graphs.capture(key)
             except torch.OutOfMemoryError:
                 _LOG.warning("%s has no memory for CUDA graphs: going on without, more slowly", self.device)
                 self.graphs = None
-        return self.graphs
+                return None
+        return key
 
     def _launch_step(self, plan: StepPlan, copies: Sequence[BlockCopy]) -> Launch:
         with span("roseinfer.prepare_inputs"):

@@ -10,6 +10,7 @@ from bisect import insort
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Literal, NamedTuple
 
 from roseinfer.cache.block_pool import BlockPool
@@ -18,6 +19,9 @@ from roseinfer.engine.request import Request
 from roseinfer.errors import UsageError
 
 Phase = Literal["prefill", "decode", "mixed"]
+
+LEAST_PROMPT_TOKENS = 128
+"""Of prompts, that a step computes however many requests decode."""
 
 SpanFactory = Callable[[str], AbstractContextManager[object]]
 
@@ -28,8 +32,14 @@ class Policy:
 
     max_batch_size: int
     max_batch_tokens: int
-    max_prefill_beside_decode: int
-    """Most prompt tokens in a step that also decodes: what bounds the wait between a running request's tokens."""
+    max_mixed_tokens: int
+    """Most tokens of a step that computes prompts and also decodes: what bounds the wait between a running request's
+    tokens."""
+    least_prompt_tokens: int = LEAST_PROMPT_TOKENS
+    """What of them, or beyond them, is left to prompts however many requests decode."""
+    spreads_prompts: bool = False
+    """Where the completions to come have steps enough for all prompts, compute those in steps of `max_mixed_tokens`,
+    the first ones too; else as many at once as possible."""
     longest_first: bool = False
     """Start the longest completions first, so that a batch does not end with one straggler; else first come first."""
     max_decode_steps: int = 1
@@ -300,10 +310,23 @@ class _Draft:
         policy, self._pool = self.scheduler.policy, self.scheduler.pool
         self._running = list(self.scheduler._running)
         self.budget = policy.max_batch_tokens
-        decodes = any(request.num_computed_tokens >= len(request.prompt_token_ids) for request in self._running)
-        self._prefill_budget = policy.max_prefill_beside_decode if decodes else policy.max_batch_tokens
+        decodes = sum(request.num_computed_tokens >= len(request.prompt_token_ids) for request in self._running)
+        beside = max(policy.max_mixed_tokens - decodes, policy.least_prompt_tokens)
+        is_limited = self._can_spread(beside) if policy.spreads_prompts else decodes > 0
+        self._prefill_budget = beside if is_limited else policy.max_batch_tokens
         self._free = self._pool.num_free
         self._holders: dict[int, int] = {}  # of blocks whose holders the plan changes
+
+    def _can_spread(self, prompt_tokens: int) -> bool:
+        """Whether all prompts are computed before the longest completion ends, so many of their tokens a step."""
+        waiting = self.scheduler._waiting
+        longest = max((r.max_new_tokens - r.num_new_tokens for r in (*self._running, *waiting[-1:])), default=0)
+        room = prompt_tokens * longest
+        for request in chain(self._running, waiting):
+            room -= len(request.token_ids) - request.num_computed_tokens
+            if room < 0:
+                return False
+        return True
 
     def extend(self, request: Request) -> bool:
         """Give a running request its next tokens, preempting from the end of the order until they fit."""

@@ -56,6 +56,8 @@ def paged_decode_attention(
     order: Tensor | None = None,
     scale: float | None = None,
     sliding_window: int | None = None,
+    out: Tensor | None = None,
+    beside: bool = False,
 ) -> Tensor:
     """Each request's newest token attends to all its tokens, itself included.
 
@@ -64,7 +66,8 @@ def paged_decode_attention(
     counted -> [requests, heads, head_dim]. `scale` is head_dim ** -0.5 by default. A request of length 0 gives zeros.
     Table entries past a request's length are not looked at. `order` [requests], int32, is a permutation of the
     requests, in which a GPU starts them; the result is the same. With the longest first, none that takes long begins
-    last.
+    last. The result is in `out` if that is given, contiguous, which keeps its rows of requests of length 0. `beside`
+    says that this need not wait for what was launched right before, a paged_prefill_attention of the same step.
     """
     head_dim = q.shape[-1]
     if (
@@ -73,12 +76,13 @@ def paged_decode_attention(
         and native.attends(head_dim)
     ):
         scale = head_dim**-0.5 if scale is None else scale
-        return native.paged_decode_attention(
+        found = native.paged_decode_attention(
             q, key_cache, value_cache, block_tables, context_lens, scale, sliding_window
         )
+        return found if out is None else _kept(found, context_lens, out)
     chosen = paged_decode_attention_triton if _fits(q, key_cache, value_cache) else paged_decode_attention_reference
     arguments = (q, key_cache, value_cache, block_tables, context_lens)
-    return chosen(*arguments, order=order, scale=scale, sliding_window=sliding_window)
+    return chosen(*arguments, order=order, scale=scale, sliding_window=sliding_window, out=out, beside=beside)
 
 
 def append_and_attend(
@@ -127,6 +131,8 @@ def paged_decode_attention_reference(
     order: Tensor | None = None,
     scale: float | None = None,
     sliding_window: int | None = None,
+    out: Tensor | None = None,
+    beside: bool = False,
 ) -> Tensor:
     """The same with torch operations, over every block of every table, in float32 or float64."""
     requests, heads, head_dim = q.shape
@@ -141,7 +147,13 @@ def paged_decode_attention_reference(
     grouped = q.to(compute).view(requests, keys.shape[2], -1, head_dim)
     scores = torch.einsum("rkgd,rtkd->rkgt", grouped, keys) * (head_dim**-0.5 if scale is None else scale)
     weights = scores.masked_fill(~seen[:, None, None], -math.inf).softmax(-1).nan_to_num(0)
-    return torch.einsum("rkgt,rtkd->rkgd", weights, values).reshape(requests, heads, head_dim).to(q.dtype)
+    found = torch.einsum("rkgt,rtkd->rkgd", weights, values).reshape(requests, heads, head_dim).to(q.dtype)
+    return found if out is None else _kept(found, context_lens, out)
+
+
+def _kept(found: Tensor, context_lens: Tensor, out: Tensor) -> Tensor:
+    """Results of requests that have a length, in `out`."""
+    return out.copy_(torch.where((context_lens > 0)[:, None, None], found, out))
 
 
 def newest_slots(block_tables: Tensor, context_lens: Tensor, block_size: int) -> Tensor:
@@ -191,11 +203,13 @@ def paged_decode_attention_triton(
     order: Tensor | None = None,
     scale: float | None = None,
     sliding_window: int | None = None,
+    out: Tensor | None = None,
+    beside: bool = False,
     tiles: DecodeTiles | None = None,
 ) -> Tensor:
     """The same in one Triton kernel. Its grid depends on shapes alone; launch it on one stream at a time."""
     caches = (key_cache, value_cache, block_tables, context_lens)
-    return _launch(q, q.shape[1], q.stride(1), *caches, order, scale, sliding_window, tiles)
+    return _launch(q, q.shape[1], q.stride(1), *caches, order, scale, sliding_window, tiles, out=out, beside=beside)
 
 
 def append_and_attend_triton(
@@ -243,13 +257,17 @@ def _launch(
     sliding_window: int | None,
     tiles: DecodeTiles | None,
     new: _NewTokens | None = None,
+    *,
+    out: Tensor | None = None,
+    beside: bool = False,
 ) -> Tensor:
     """The kernel, on queries whose tokens are in the cache, or on a fused projection."""
     requests = len(q)
     _, block_size, kv_heads, head_dim = key_cache.shape
     group = heads // kv_heads
     tiles = tiles or decode_tiles(requests, heads, key_cache, block_tables.shape[1] * block_size)
-    out = torch.empty((requests, heads, head_dim), dtype=q.dtype, device=q.device)
+    keeps = out is not None
+    out = torch.empty((requests, heads, head_dim), dtype=q.dtype, device=q.device) if out is None else out
     # Of each split: a sum for every dimension; the largest score and the sum of weights.
     partial_out, partial_stats = out, out
     if tiles.num_splits > 1:
@@ -298,6 +316,8 @@ def _launch(
         HAS_TABLE=table is not None,
         HAS_Q_NORM=q_norm is not None,
         HAS_K_NORM=k_norm is not None,
+        KEEPS=keeps,
+        BESIDE=beside,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
         **launch_options(q),
@@ -325,13 +345,15 @@ def decode_tiles(requests: int, heads: int, key_cache: Tensor, max_tokens: int) 
         num_warps = min(2 * num_warps, 4)
     if head_dim > 128:
         tile = min(tile, 64 // key_cache.element_size())
+    # Where many programs follow each other, three side by side hide a beginning better than two with longer pipelines.
+    num_stages = 2 if key_cache.element_size() > 2 or lanes > 10 * multiprocessors else 3
     possible = -(-max_tokens // tile)
     splits = next_power_of_two(min(wanted, possible, _MAX_SPLITS) + 1) // 2
     return DecodeTiles(
         tile=tile,
         num_splits=splits,
         num_warps=num_warps if heads // kv_heads <= 16 else 8,
-        num_stages=2 if key_cache.element_size() > 2 else 3,
+        num_stages=num_stages,
         ordered=lanes > 4 * multiprocessors,
     )
 
@@ -378,6 +400,8 @@ def _decode_kernel(
     HAS_TABLE: tl.constexpr,
     HAS_Q_NORM: tl.constexpr,
     HAS_K_NORM: tl.constexpr,
+    KEEPS: tl.constexpr,
+    BESIDE: tl.constexpr,
     PDL: tl.constexpr,
 ):
     kv_head = tl.program_id(0)
@@ -415,7 +439,8 @@ def _decode_kernel(
         cos, sin = rotation(angles, dim, HEAD_DIM, HAS_TABLE)
         q_gain, q_swapped_gain = gains(q_norm, dim, HEAD_DIM, HAS_Q_NORM)
         k_gain, k_swapped_gain = gains(k_norm, dim, HEAD_DIM, HAS_K_NORM)
-    if PDL:
+    # Beside a predecessor that lets others start once its own has ended, that one's results are there already.
+    if PDL and not BESIDE:
         gdc_wait()
         gdc_launch_dependents()
 
@@ -519,11 +544,17 @@ def _decode_kernel(
             row_summed += tl.dot(weight.to(value.dtype), value, input_precision="ieee")
             row_peak = new_peak
 
+    if PDL and BESIDE:
+        # A successor waits for this kernel alone, which therefore must not end before its predecessor.
+        gdc_wait()
+        gdc_launch_dependents()
     lane = request * KV_HEADS + kv_head
     result = out + (lane.to(tl.int64) * GROUP + head[:, None]) * HEAD_DIM + dim[None, :]
     result_mask = in_group[:, None] & in_dim[None, :]
     if active <= 1:
         divisor = tl.where(row_total > 0, row_total, 1.0)  # a request of length 0
+        if KEEPS:
+            result_mask = result_mask & (length > 0)
         tl.store(result, (row_summed / divisor[:, None]).to(out.dtype.element_ty), mask=result_mask)
         return
     if NUM_SPLITS > 1:

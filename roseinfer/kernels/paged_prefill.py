@@ -50,15 +50,14 @@ def paged_prefill_attention(
     max_query_len: int,
     scale: float | None = None,
     sliding_window: int | None = None,
-    out: Tensor | None = None,
 ) -> Tensor:
     """Each new token attends to itself and to all before it in its request.
 
-    q [tokens, heads, head_dim], request after request; query_starts [requests + 1], where each request's tokens begin,
-    the first at 0; max_query_len, by which tiles are chosen: about the most new tokens of a request; key_cache and
-    value_cache [num_blocks, block_size, kv_heads, head_dim], any strides but the last, the new tokens stored already;
-    block_tables [requests, max_blocks]; context_lens [requests], new tokens counted; scale above 0, head_dim ** -0.5 by
-    default -> [tokens, heads, head_dim], in `out` if that is given, which is contiguous. Integers are int32 or int64.
+    q [tokens, heads, head_dim], request after request; query_starts [requests + 1], where each request's tokens begin
+    and the last one's end; max_query_len, by which tiles are chosen: about the most new tokens of a request; key_cache
+    and value_cache [num_blocks, block_size, kv_heads, head_dim], any strides but the last, the new tokens stored
+    already; block_tables [requests, max_blocks]; context_lens [requests], new tokens counted; scale above 0,
+    head_dim ** -0.5 by default -> [tokens, heads, head_dim]. Integers are int32 or int64.
     Rows of q that belong to no request are left undefined.
     """
     block_size = key_cache.shape[1]
@@ -73,7 +72,6 @@ def paged_prefill_attention(
         max_query_len=max_query_len,
         scale=scale,
         sliding_window=sliding_window,
-        out=out,
     )
 
 
@@ -88,11 +86,10 @@ def paged_prefill_attention_reference(
     max_query_len: int,
     scale: float | None = None,
     sliding_window: int | None = None,
-    out: Tensor | None = None,
 ) -> Tensor:
     """The same with torch operations, a request at a time, in float32 or float64."""
     compute = torch.promote_types(q.dtype, torch.float32)
-    out = torch.zeros_like(q) if out is None else out
+    out = torch.zeros_like(q)
     starts, lengths = query_starts.tolist(), context_lens.tolist()
     for request, length in enumerate(lengths):
         rows = slice(starts[request], starts[request + 1])
@@ -128,7 +125,6 @@ def paged_prefill_attention_triton(
     max_query_len: int,
     scale: float | None = None,
     sliding_window: int | None = None,
-    out: Tensor | None = None,
     tiles: PrefillTiles | None = None,
 ) -> Tensor:
     """The same in one Triton kernel."""
@@ -137,7 +133,7 @@ def paged_prefill_attention_triton(
     group, requests = heads // kv_heads, len(context_lens)
     packed = _packed(group)
     tiles = tiles or prefill_tiles(q, kv_heads, max_query_len)
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     # Each request's last tile may be part empty: so many tiles are enough, wherever the requests begin.
     num_tiles = tokens // (tiles.rows // packed) + requests
     _prefill_kernel[(num_tiles * (heads // packed),)](
@@ -245,10 +241,11 @@ def _prefill_kernel(
         index = first + tl.arange(0, 128)
         begin = tl.load(query_starts + index, mask=index < requests, other=0).to(tl.int32)
         request += tl.sum(((index < requests) & (begin // TOKENS + index <= tile)).to(tl.int32), 0)
+    request = tl.maximum(request, 0)  # before the first request's tiles there may be others' tokens
     query_start = tl.load(query_starts + request).to(tl.int32)
     num_queries = tl.load(query_starts + request + 1).to(tl.int32) - query_start
     first_query = (tile - request - query_start // TOKENS) * TOKENS
-    if first_query >= num_queries:
+    if first_query < 0 or first_query >= num_queries:
         return
     length = tl.load(context_lens + request).to(tl.int32)
 

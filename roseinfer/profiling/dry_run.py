@@ -39,7 +39,7 @@ def planned_steps(engine: Engine, mode: Mode, load: Sequence[PlannedRequest]) ->
             request.id = len(prompts) - 1
             requests.append(request)
     pool = BlockPool(engine.pool.num_blocks, engine.pool.block_size, prefix_cache=engine.pool.prefix_cache)
-    return _schedule(Scheduler(pool, scheduler.policy(engine.config)), requests)
+    return _schedule(Scheduler(pool, scheduler.policy(engine)), requests)
 
 
 def most_steps(engine: Engine, mode: Mode, load: Sequence[PlannedRequest]) -> int:

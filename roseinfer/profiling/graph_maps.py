@@ -1,4 +1,4 @@
-"""Which span each GPU event of a replayed decode graph was captured under.
+"""Which span each GPU event of a replayed graph was captured under.
 
 Spans inside captured code do not run on a replay. The same step launched one by one does run them, and on one stream
 its order is the order of capture: laid beside the events of a replay and compared by name, it says where each of those
@@ -16,8 +16,9 @@ import msgspec
 import torch
 
 from roseinfer.config import ProfileConfig
-from roseinfer.engine.decode_graphs import DecodeGraphs, GraphKey
+from roseinfer.engine.graph_key import GraphKey
 from roseinfer.engine.scheduler import StepPlan
+from roseinfer.engine.step_graphs import StepGraphs
 from roseinfer.errors import RoseinferError
 from roseinfer.profiling.recorder import Recorder
 from roseinfer.spans import span
@@ -49,9 +50,9 @@ class MappedGraph(msgspec.Struct, frozen=True):
 
 
 class GraphMaps:
-    """The maps of an engine's decode graphs, made between its requests."""
+    """The maps of an engine's graphs, made between its requests."""
 
-    def __init__(self, graphs: DecodeGraphs, device: torch.device) -> None:
+    def __init__(self, graphs: StepGraphs, device: torch.device) -> None:
         self._graphs = graphs
         self._device = device
         self._made: dict[GraphKey, MappedGraph] = {}
@@ -75,7 +76,7 @@ class GraphMaps:
             self._failures.append(f"graph replays could not be mapped to spans: {error}")
             return
         for key, one, other in zip(keys, launched, replayed, strict=True):
-            self._made[key] = map_graph(f"decode bs={key[0]} {key[1]}", one, other)
+            self._made[key] = map_graph(str(key), one, other)
 
     @property
     def most_events(self) -> int:

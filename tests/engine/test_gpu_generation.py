@@ -74,7 +74,7 @@ def mixed_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
 
     def recording(self: PagedKernelAttention, *arguments: Any) -> Any:
         step = prepare(self, *arguments)
-        seen.append(step.decodes is not None and step.prefills is not None)
+        seen.append(step.decodes is not None and step.prompts is not None)
         return step
 
     monkeypatch.setattr(PagedKernelAttention, "prepare", recording)

@@ -116,7 +116,9 @@ def jobs(draw: st.DrawFn) -> list[tuple[list[int], int, int, int]]:
         Policy,
         max_batch_size=st.integers(1, 5),
         max_batch_tokens=st.integers(1, 24),
-        max_prefill_beside_decode=st.integers(1, 24),
+        max_mixed_tokens=st.integers(1, 24),
+        least_prompt_tokens=st.integers(1, 24),
+        spreads_prompts=st.booleans(),
         longest_first=st.booleans(),
     ),
     aborts=st.dictionaries(st.integers(0, 7), st.integers(0, 25), max_size=3),
@@ -175,9 +177,10 @@ def test_every_request_ends_once_with_its_own_completion_and_no_block_is_lost(
         assert all(chunk.num_tokens >= 1 for chunk in plan.chunks)
         assert len({id(chunk.request) for chunk in plan.chunks}) == len(plan.chunks)
         started = {id(admission.request) for admission in plan.admitted}
-        if any(chunk.is_decode and id(chunk.request) not in started for chunk in plan.chunks):
+        if decodes := sum(chunk.is_decode and id(chunk.request) not in started for chunk in plan.chunks):
             prefill = sum(chunk.num_tokens for chunk in plan.chunks if not chunk.is_decode)
-            assert prefill <= policy.max_prefill_beside_decode
+            limit = max(policy.max_mixed_tokens - decodes, policy.least_prompt_tokens)
+            assert prefill <= limit or policy.spreads_prompts
         # Nobody starves: whoever comes first in order is in every step.
         assert any(chunk.request is min(live, key=lambda r: order(policy, r)) for chunk in plan.chunks)
         assert num_steps < 5000, "no progress"
@@ -206,8 +209,27 @@ def test_a_request_that_can_never_fit_is_refused_with_the_arithmetic() -> None:
         scheduler.add(new_request(1, range(5), 9))
 
 
+def test_prompts_are_spread_over_the_steps_of_completions_that_are_long_enough() -> None:
+    policy = Policy(4, 64, max_mixed_tokens=6, least_prompt_tokens=2, spreads_prompts=True)
+    machine = Machine(Scheduler(BlockPool(64, 4), policy))
+    for number, new in enumerate((8, 9, 4)):
+        machine.scheduler.add(new_request(number, range(10 * number, 10 * number + 10), new))
+    labels = [machine.step().label for _ in range(4)]
+    # 30 prompt tokens, six a step less those that decode: the longest completion has nine steps.
+    assert labels == [
+        "prefill bs=1 tokens=6",
+        "prefill bs=2 tokens=6",
+        "mixed bs=2 tokens=6",
+        "mixed bs=3 tokens=6",
+    ]
+    machine = Machine(Scheduler(BlockPool(64, 4), policy))
+    for number in range(3):
+        machine.scheduler.add(new_request(number, range(10 * number, 10 * number + 10), 4))
+    assert machine.step().label == "prefill bs=3 tokens=30", "four steps are not enough"
+
+
 def test_a_long_prompt_is_computed_in_chunks_beside_decoding_requests() -> None:
-    machine = Machine(Scheduler(BlockPool(32, 4), Policy(4, 16, max_prefill_beside_decode=4)))
+    machine = Machine(Scheduler(BlockPool(32, 4), Policy(4, 16, max_mixed_tokens=5, least_prompt_tokens=1)))
     machine.scheduler.add(new_request(0, range(10, 13), 30))
     assert machine.step().label == "prefill bs=1 tokens=3"
     machine.scheduler.add(new_request(1, range(20, 30), 5))

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -139,6 +140,25 @@ def test_a_padding_row_of_length_0_stores_nothing(num_splits: int, heads: int) -
     arguments = (case.key_cache, case.value_cache, case.block_tables, lengths)
     assert not append_and_attend_triton(qkv, None, *arguments, heads, tiles=tiles(num_splits)).any()
     assert torch.equal(case.key_cache, before)
+
+
+@pytest.mark.parametrize("num_splits", [1, 4])
+@pytest.mark.parametrize("heads", [1, 4])
+@pytest.mark.parametrize("beside", [False, True])
+def test_results_go_where_the_caller_says_and_rows_of_length_0_stay(num_splits: int, heads: int, beside: bool) -> None:
+    case = paged_case([40, 0, 3, 0], heads=heads, kv_heads=1, head_dim=32, dtype=torch.float16)
+    arguments = (case.q, case.key_cache, case.value_cache, case.block_tables, case.context_lens)
+    alone = paged_decode_attention_reference(*arguments)
+    for attend in (
+        paged_decode_attention,
+        paged_decode_attention_reference,
+        partial(paged_decode_attention_triton, tiles=tiles(num_splits)),
+    ):
+        whole = torch.full((6, heads, 32), 7.0, dtype=torch.float16, device=DEVICE)
+        out = attend(*arguments, out=whole[1:5], beside=beside)
+        assert out.data_ptr() == whole[1:].data_ptr()
+        torch.testing.assert_close(whole[[1, 3]], alone[[0, 2]], **tolerance(torch.float16))
+        assert (whole[[0, 2, 4, 5]] == 7).all()
 
 
 def test_an_appended_token_is_never_read_from_the_cache() -> None:

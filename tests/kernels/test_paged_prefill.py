@@ -109,16 +109,16 @@ def test_a_single_new_token_is_decode(window: int | None) -> None:
     )
 
 
-def test_results_go_where_the_caller_says() -> None:
-    case = paged_case([19, 4], heads=2, kv_heads=2, head_dim=16, dtype=torch.float32, queries=10)
-    starts = torch.tensor([0, 8, 10], device=DEVICE)
-    arguments = (case.q, case.key_cache, case.value_cache, case.block_tables, starts, case.context_lens)
+@pytest.mark.parametrize("before", [1, 8, 37])
+def test_tokens_before_the_first_request_and_behind_the_last_are_nobodys(before: int) -> None:
+    case = paged_case([19, 4], heads=2, kv_heads=2, head_dim=16, dtype=torch.float32, queries=before + 10 + 40)
+    starts = torch.tensor([before, before + 8, before + 10], device=DEVICE)
+    own = slice(before, before + 10)
+    cache = (case.key_cache, case.value_cache, case.block_tables)
+    alone = paged_prefill_attention_reference(case.q[own], *cache, starts - before, case.context_lens, max_query_len=8)
     for attend in (paged_prefill_attention_triton, paged_prefill_attention_reference):
-        whole = torch.full((14, 2, 16), 7.0, device=DEVICE)
-        out = attend(*arguments, max_query_len=8, out=whole[4:])
-        assert out.data_ptr() == whole[4:].data_ptr()
-        torch.testing.assert_close(out, attend(*arguments, max_query_len=8))
-        assert (whole[:4] == 7).all()
+        out = attend(case.q, *cache, starts, case.context_lens, max_query_len=8)
+        torch.testing.assert_close(out[own], alone)
 
 
 def test_what_the_cache_holds_past_the_end_is_never_read() -> None:

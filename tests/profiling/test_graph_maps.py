@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import roseinfer.profiling.graph_maps as graph_maps
-from roseinfer.engine.decode_graphs import GraphKey
+from roseinfer.engine.graph_key import GraphKey
 from roseinfer.errors import RoseinferError
 from roseinfer.profiling.graph_maps import GraphMaps, StepEvents
 from roseinfer.spans import span
@@ -50,7 +50,7 @@ def maps_of(graphs: ScriptedGraphs) -> GraphMaps:
 
 
 def test_graphs_are_captured_again_between_the_first_session_and_the_first_replay(events: None) -> None:
-    graphs = ScriptedGraphs((1, "greedy"), (4, "all"))
+    graphs = ScriptedGraphs(GraphKey(1, "greedy"), GraphKey(4, "all"))
     maps = maps_of(graphs)
     maps.make()
     kinds = [call if call == "capture" else call[0] for call in graphs.calls]
@@ -61,11 +61,11 @@ def test_graphs_are_captured_again_between_the_first_session_and_the_first_repla
 
 
 def test_only_graphs_that_were_replayed_are_kept_and_later_ones_get_a_map_too(events: None) -> None:
-    graphs = ScriptedGraphs((1, "greedy"), (4, "all"))
+    graphs = ScriptedGraphs(GraphKey(1, "greedy"), GraphKey(4, "all"))
     maps = maps_of(graphs)
     maps.make()
-    plans: Any = [None, (4, "all"), (8, "all"), (4, "all")]
-    graphs.captured.append((8, "all"))
+    plans: Any = [None, GraphKey(4, "all"), GraphKey(8, "all"), GraphKey(4, "all")]
+    graphs.captured.append(GraphKey(8, "all"))
     found, warnings = maps.replayed_by(plans)
     assert [graph.key for graph in found] == ["decode bs=4 all"]
     assert warnings == ["1 graphs were captured during the recording and have no map"]
@@ -77,9 +77,9 @@ def test_only_graphs_that_were_replayed_are_kept_and_later_ones_get_a_map_too(ev
 
 
 def test_without_gpu_events_there_is_no_map(tmp_path: Path) -> None:
-    maps = maps_of(ScriptedGraphs((1, "greedy")))
+    maps = maps_of(ScriptedGraphs(GraphKey(1, "greedy")))
     maps.make()
-    plans: Any = [(1, "greedy")]
+    plans: Any = [GraphKey(1, "greedy")]
     assert maps.replayed_by(plans) == ([], [])
 
 
@@ -88,7 +88,7 @@ def test_a_failure_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RoseinferError("the disk is full")
 
     monkeypatch.setattr(graph_maps, "read_runs", fail)
-    maps = maps_of(ScriptedGraphs((1, "greedy")))
+    maps = maps_of(ScriptedGraphs(GraphKey(1, "greedy")))
     maps.make()
-    plans: Any = [(1, "greedy")]
+    plans: Any = [GraphKey(1, "greedy")]
     assert maps.replayed_by(plans) == ([], ["graph replays could not be mapped to spans: the disk is full"])

@@ -43,6 +43,16 @@ def test_graphs_and_launches_of_several_steps_change_nothing(tiny_llama: Path, s
     assert [output.token_ids for output in found] == [output.token_ids for output in expected]
 
 
+def test_prompts_beside_decodes_replay_graphs_too(tiny_llama: Path) -> None:
+    expected = run(engine_of(tiny_llama, device="cpu"))
+    engine = engine_of(tiny_llama, device="cuda", prefix_cache=False, max_batch_size=3)
+    for _ in range(3):
+        assert [output.token_ids for output in run(engine)] == [output.token_ids for output in expected]
+    assert engine.runner.graphs is not None
+    captured = [key for key in engine.runner.graphs.captured if key.tokens]
+    assert {key.rows > 0 for key in captured} == {False, True}
+
+
 def test_preemption_and_the_prefix_cache_change_nothing(tiny_llama: Path) -> None:
     expected = run(engine_of(tiny_llama, device="cuda", prefix_cache=False))
     small = engine_of(tiny_llama, device="cuda", kv_cache_memory="60kB", block_size=8)

@@ -1,0 +1,143 @@
+"""The steps that graphs capture, run without a graph."""
+
+import random
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from roseinfer.attention.paged_kernels import PagedKernelAttention
+from roseinfer.config import EngineConfig, SamplingParams
+from roseinfer.engine.engine import Engine
+from roseinfer.engine.factory import build_engine
+from roseinfer.engine.graph_key import GraphKey, Kind
+from roseinfer.engine.step_graphs import StepGraphs
+
+
+def graphs_of(engine: Engine, max_blocks: int = 8) -> StepGraphs:
+    """Of the backend that decodes on the device: its kernels have references."""
+    runner = engine.runner
+    return StepGraphs(
+        runner.model,
+        runner.cache,
+        PagedKernelAttention(),
+        max_batch_size=4,
+        max_blocks=max_blocks,
+        max_steps=2,
+        scrap_block=runner.cache.num_blocks - 1,
+    )
+
+
+@pytest.fixture
+def replays(monkeypatch: pytest.MonkeyPatch) -> list[GraphKey]:
+    """What is replayed; each replay runs its step instead."""
+    found: list[GraphKey] = []
+
+    def capture(graphs: StepGraphs, key: GraphKey) -> SimpleNamespace:
+        def replay() -> None:
+            found.append(key)
+            graphs._steps(key).step(key)
+
+        graphs._steps(key).pad(key)  # as a capture does
+        return SimpleNamespace(replay=replay)
+
+    launch = StepGraphs.launch
+    monkeypatch.setattr(StepGraphs, "_capture", capture)
+    # A GPU's results are copied before the next launch overwrites them; a CPU's, which needs no graphs, are not.
+    monkeypatch.setattr(StepGraphs, "launch", lambda graphs: launch(graphs).clone())
+    return found
+
+
+@pytest.mark.parametrize("model", ["tiny_llama", "tiny_gpt2"])
+@pytest.mark.parametrize("params", [{}, {"temperature": 0.8, "top_k": 7}, {"temperature": 1.1, "top_p": 0.8}], ids=str)
+def test_steps_that_keep_their_state_on_the_device_draw_the_same(
+    model: str, params: dict[str, Any], request: pytest.FixtureRequest, replays: list[GraphKey]
+) -> None:
+    """Requests come and go, and rows move: what a replay would run, run without a graph."""
+    folder = str(request.getfixturevalue(model))
+    engine = build_engine(EngineConfig(model=folder, dtype="float32", device="cpu", max_batch_size=4, seed=3))
+    prompts = [list(range(1, 3 + 2 * index)) for index in range(6)]
+    sampling = [SamplingParams(max_new_tokens=count, stop_on_eos=False, **params) for count in (4, 25, 6, 17, 5, 9)]
+
+    def run() -> list[list[int]]:
+        engine.pool.reset_prefix_cache()
+        return [output.token_ids for output in engine.generate(prompts, sampling)]
+
+    expected = run()
+    engine.runner.graphs = graphs_of(engine)
+    assert run() == expected
+    assert {key.rows for key in replays if not key.tokens} == {1, 2, 4}
+    replays.clear()
+    assert run() == expected
+    assert {key.rows for key in replays if key.tokens} >= {0, 4}, "what came a second time has a graph"
+
+
+@pytest.mark.parametrize("mode", ["online", "offline"])
+@pytest.mark.parametrize("model", ["tiny_llama", "tiny_gpt2"])
+def test_prompts_beside_decodes_draw_the_same_whatever_stands_between_them(
+    model: str, mode: Any, request: pytest.FixtureRequest, replays: list[GraphKey], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks of prompts, several ways to sample, blocks that run out, requests that come back."""
+    monkeypatch.setattr(StepGraphs, "wants", lambda graphs, key: True)
+    rng = random.Random(5)
+    work = [
+        ([rng.randrange(50) for _ in range(rng.randint(1, 60))], SamplingParams(max_new_tokens=rng.randint(1, 40), **p))
+        for p in ({}, {"temperature": 0.8, "top_k": 7}, {"temperature": 1.1, "top_p": 0.8}, {"stop_on_eos": False})
+        for _ in range(6)
+    ]
+    folder = str(request.getfixturevalue(model))
+    settings = {"max_batch_size": 4, "max_batch_tokens": 24, "block_size": 4, "max_model_len": 112, "seed": 3}
+
+    def run(*, graphs: bool, **more: Any) -> list[list[int]]:
+        config = {"model": folder, "dtype": "float32", "device": "cpu", "prefix_cache": False, **settings, **more}
+        engine = build_engine(EngineConfig(**config))
+        if graphs:
+            engine.runner.graphs = graphs_of(engine, max_blocks=28)
+        scheduler = engine.scheduler(mode)
+        for prompt, params in work:
+            scheduler.submit(prompt, params)
+        outputs = scheduler.run()
+        assert engine.pool.num_free == engine.pool.num_blocks
+        done.append((scheduler.num_preemptions, engine))
+        return [output.token_ids for output in outputs]
+
+    done: list[tuple[int, Engine]] = []
+    expected = run(graphs=False)
+    assert run(graphs=True) == expected
+    few = 30 * 4 * done[0][1].model_config.kv_bytes_per_token(4)
+    assert run(graphs=True, kv_cache_memory=str(few), prefix_cache=True) == expected
+    assert done[-1][0] > 0, "four requests need more blocks"
+    assert run(graphs=True, overlap=True) == expected
+    assert {key.rows for key in replays if key.tokens} == {0, 4}
+    assert {key.kind for key in replays if key.tokens} == {"greedy", "top_k", "all"}
+
+
+def test_a_rehearsal_writes_to_no_block_of_a_request_and_runs_under_spans(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)  # there is no device to pin it for
+    engine = build_engine(EngineConfig(model=str(tiny_llama), dtype="float32", device="cpu", max_batch_size=4))
+    runner = engine.runner
+    cache = runner.cache.data
+    graphs = graphs_of(engine)
+    with torch.inference_mode():
+        cache.normal_()
+    before = cache.clone()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        for kind in get_args(Kind):
+            graphs.rehearse(GraphKey(4, kind), replay=False)
+            graphs.rehearse(GraphKey(4, kind, 64), replay=False)
+            graphs.rehearse(GraphKey(0, kind, 64), replay=False)
+    assert graphs.captured == []
+    assert not torch.equal(cache[:, :, -1], before[:, :, -1])
+    torch.testing.assert_close(cache[:, :, :-1], before[:, :, :-1], rtol=0, atol=0)
+    spans = {event.name: event for event in profiler.events() if event.name.startswith("roseinfer.")}
+    assert set(spans) == {
+        "roseinfer.model.forward",
+        "roseinfer.kv.append",
+        "roseinfer.attention",
+        "roseinfer.sample",
+    }
+    assert spans["roseinfer.attention"].cpu_parent.name == "roseinfer.model.forward"
