@@ -58,7 +58,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     before, which takes seconds. When unset, they are used if they were made (`make setup` does it) and the processor
     has AVX-512, where they are known to be faster. From then on, all engines of the process use them."""
     cuda_graphs: bool = True
-    """On a GPU, decode by replaying CUDA graphs."""
+    """On a GPU, replay steps as CUDA graphs, except those of many prompt tokens."""
     max_decode_steps: PositiveInt = 16
     """With CUDA graphs: most tokens a request that one launch decodes, where nothing can end inside it."""
     overlap: bool | None = None

@@ -127,7 +127,9 @@ class ScriptedEngine:
     weight_bytes = None
     chat_template = None
     runner = SimpleNamespace(
-        device=torch.device("cpu"), cache=SimpleNamespace(data=torch.empty(0, dtype=torch.float32))
+        capture_missing=lambda: None,
+        device=torch.device("cpu"),
+        cache=SimpleNamespace(data=torch.empty(0, dtype=torch.float32)),
     )
 
     def step_s(self, plan: StepPlan) -> float:

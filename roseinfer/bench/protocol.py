@@ -36,6 +36,7 @@ def measure(
         timed_pass(engine, mode, load, clock)
         if on_pass is not None:
             on_pass()
+    engine.runner.capture_missing()
     forget_peak_memory(engine.runner.device)
     results = []
     for _ in range(repeats):

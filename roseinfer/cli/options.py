@@ -83,7 +83,7 @@ _FLAGS = (
         bool,
         names=("--compile/--no-compile",),
     ),
-    _Flag("engine", "cuda_graphs", "On a GPU, decode by CUDA graphs.", bool, names=("--cuda-graphs/--no-cuda-graphs",)),
+    _Flag("engine", "cuda_graphs", "On a GPU, replay CUDA graphs.", bool, names=("--cuda-graphs/--no-cuda-graphs",)),
     _Flag("engine", "max_decode_steps", "Tokens a request that one CUDA graph launch decodes at most.", int),
     _Flag(
         "engine",

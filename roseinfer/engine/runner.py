@@ -87,15 +87,25 @@ class Runner:
         key = self.graphs.key_of(plan)
         if key is None or not self.graphs.wants(key):
             return None
-        if not self.graphs.is_captured(key):
-            self._drawn = Drawn(self._drawn.tokens.clone(), self._drawn.rows)  # a capture overwrites the buffers
-            try:
-                self.graphs.capture(key)
-            except torch.OutOfMemoryError:
-                _LOG.warning("%s has no memory for CUDA graphs: going on without, more slowly", self.device)
-                self.graphs = None
-                return None
-        return key
+        return key if self.graphs.is_captured(key) or self._capture(key) else None
+
+    @torch.inference_mode()
+    def capture_missing(self) -> None:
+        """Make the graphs that a load has asked for and not got: when it comes again, it finds them all."""
+        for key in [] if self.graphs is None else self.graphs.missing:
+            if not self._capture(key):
+                return
+
+    def _capture(self, key: GraphKey) -> bool:
+        """Make a graph; without memory for it, have none any more."""
+        assert self.graphs is not None
+        self._drawn = Drawn(self._drawn.tokens.clone(), self._drawn.rows)  # a capture overwrites the buffers
+        try:
+            self.graphs.capture(key)
+        except torch.OutOfMemoryError:
+            _LOG.warning("%s has no memory for CUDA graphs: going on without, more slowly", self.device)
+            self.graphs = None
+        return self.graphs is not None
 
     def _launch_step(self, plan: StepPlan, copies: Sequence[BlockCopy]) -> Launch:
         with span("roseinfer.prepare_inputs"):

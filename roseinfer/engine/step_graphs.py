@@ -63,7 +63,7 @@ class StepGraphs:
             *shared, prompt_tables, max_batch_size=max_batch_size, padding_slot=scrap_block * cache.block_size
         )
         self._graphs: dict[GraphKey, torch.cuda.CUDAGraph] = {}
-        self._wanted: set[GraphKey] = set()
+        self._wanted: dict[GraphKey, None] = {}  # in order
         self._pool: Any = None  # torch's type for it has no public name
         self._prepared: tuple[GraphKey, int] | None = None
 
@@ -83,8 +83,13 @@ class StepGraphs:
         other steps get a graph when they have come before.
         """
         is_first = key not in self._wanted
-        self._wanted.add(key)
+        self._wanted[key] = None
         return key.tokens == 0 or not is_first
+
+    @property
+    def missing(self) -> list[GraphKey]:
+        """What was asked for and has no graph yet."""
+        return [key for key in self._wanted if key not in self._graphs]
 
     def is_captured(self, key: GraphKey) -> bool:
         """Whether there is a graph."""

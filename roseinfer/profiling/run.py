@@ -67,6 +67,7 @@ def profile_run(
     maps = None if engine.runner.graphs is None else GraphMaps(engine.runner.graphs, device)
     replayed = 0
     if maps is not None:
+        engine.runner.capture_missing()
         maps.make()
         replayed = maps.most_events * engine.max_decode_steps
     warnings = _size_warnings(config.profile, device, ops_per_step, replayed)

@@ -74,6 +74,23 @@ def test_steps_that_keep_their_state_on_the_device_draw_the_same(
     assert {key.rows for key in replays if key.tokens} >= {0, 4}, "what came a second time has a graph"
 
 
+def test_what_a_load_asked_for_once_can_be_captured_before_it_comes_again(
+    tiny_llama: Path, replays: list[GraphKey]
+) -> None:
+    engine = build_engine(EngineConfig(model=str(tiny_llama), dtype="float32", device="cpu", prefix_cache=False))
+    engine.runner.capture_missing()  # without graphs there is nothing to do
+    graphs = engine.runner.graphs = graphs_of(engine)
+    expected = engine.generate([1, 2, 3], SamplingParams(max_new_tokens=3))[0].token_ids
+    assert graphs.captured == [GraphKey(1, "greedy")]
+    assert graphs.missing == [GraphKey(0, "greedy", 64)]
+    engine.runner.capture_missing()
+    assert graphs.captured == [GraphKey(1, "greedy"), GraphKey(0, "greedy", 64)]
+    assert graphs.missing == []
+    replays.clear()
+    assert engine.generate([1, 2, 3], SamplingParams(max_new_tokens=3))[0].token_ids == expected
+    assert replays[0] == GraphKey(0, "greedy", 64)
+
+
 @pytest.mark.parametrize("mode", ["online", "offline"])
 @pytest.mark.parametrize("model", ["tiny_llama", "tiny_gpt2"])
 def test_prompts_beside_decodes_draw_the_same_whatever_stands_between_them(
