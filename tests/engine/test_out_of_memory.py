@@ -11,6 +11,7 @@ from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine import factory
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
+from roseinfer.engine.graph_key import GraphKey
 from roseinfer.errors import ModelError, RoseinferError
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
@@ -49,13 +50,18 @@ def test_without_memory_for_graphs_the_engine_goes_on_without(
     tiny_llama: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class NoRoom:
-        def runs(self, _plan: object) -> bool:
+        missing = (GraphKey(1, "greedy"), GraphKey(2, "greedy"))
+
+        def key_of(self, _plan: object) -> GraphKey:
+            return self.missing[0]
+
+        def wants(self, _key: GraphKey) -> bool:
             return True
 
-        def is_captured(self, _plan: object) -> bool:
+        def is_captured(self, _key: GraphKey) -> bool:
             return False
 
-        def capture(self, _plan: object) -> None:
+        def capture(self, _key: GraphKey) -> None:
             raise torch.OutOfMemoryError
 
     engine = engine_of(tiny_llama)
@@ -63,6 +69,9 @@ def test_without_memory_for_graphs_the_engine_goes_on_without(
     engine.runner.graphs = NoRoom()  # type: ignore[assignment]
     assert tokens_of(engine) == expected
     assert "no memory for CUDA graphs" in caplog.text
+    engine.runner.graphs = NoRoom()  # type: ignore[assignment]
+    engine.runner.capture_missing()
+    assert engine.runner.graphs is None
 
 
 def test_a_step_without_memory_is_one_clear_line(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
