@@ -76,7 +76,8 @@ class MixedLayout:
     slots: Tensor
     """Where each new token goes, [tokens], int64."""
     decodes: DecodeLayout | None
-    """Of the first tokens. Where there are prompts too, it may have rows of length 0 at its end, which are theirs."""
+    """Of the first tokens. Where there are prompts too, it may have rows of length 0 at its end, which are theirs or
+    nobody's."""
     prompts: PromptLayout | None
 
 
@@ -117,7 +118,7 @@ class AttentionBackend(Protocol):
 
     @property
     def takes_layouts(self) -> bool:
-        """Whether `append_and_attend` takes a DecodeLayout or a MixedLayout as metadata, without `prepare`."""
+        """Whether `forward` and `append_and_attend` take a DecodeLayout or a MixedLayout, without `prepare`."""
         ...
 
     def append_and_attend(self, layer: int, projection: Projection, metadata: AttentionMetadata) -> Tensor:

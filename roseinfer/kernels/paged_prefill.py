@@ -232,6 +232,7 @@ def _prefill_kernel(
     head = tl.program_id(0) % PROGRAMS_A_TILE * PACKED
     kv_head = head // GROUP
     if PDL:
+        # In this order: paged_decode_attention with `beside` reads what was there before this kernel began.
         gdc_wait()
         gdc_launch_dependents()
 

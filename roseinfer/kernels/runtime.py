@@ -54,7 +54,8 @@ def launch_options(x: Tensor) -> dict[str, Any]:
     Such a kernel may start before its predecessor in the stream is done: it must call gdc_wait() before it touches
     anything but weights and what was there three launches ago, such as a step's positions. It should call
     gdc_launch_dependents() after that, so that at most two kernels overlap; one that is measured to gain by it may
-    call that first, so that its successor fetches weights earlier.
+    call that first, so that its successor fetches weights earlier. Behind a kernel that calls both in that order, what
+    was there before that one began may be touched, too: attention of decodes runs beside that of prompts so.
     """
     if x.is_cuda and _has_dependent_launch(x.device.index or 0):
         return {"PDL": True, "launch_pdl": True}
