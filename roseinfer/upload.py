@@ -1,6 +1,6 @@
 """What the host computed for one step, on the device by one copy."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -37,12 +37,18 @@ def upload_into(target: Tensor, array: Array) -> None:
     target.copy_(staging, non_blocking=True)
 
 
+def places(sizes: Iterable[int]) -> tuple[list[int], int]:
+    """Where arrays of so many bytes begin that lie one behind the other, and how many bytes that takes in all."""
+    starts, total = [], 0
+    for size in sizes:
+        starts.append(total)
+        total += -(-size // _ALIGNMENT) * _ALIGNMENT
+    return starts, total
+
+
 def staged(device: torch.device, arrays: Sequence[Array], *, pin_memory: bool) -> list[Tensor]:
     """The arrays one behind the other in host memory, brought to the device, and taken apart there."""
-    starts, total = [], 0
-    for array in arrays:
-        starts.append(total)
-        total += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
+    starts, total = places(array.nbytes for array in arrays)
     staging = torch.empty(total, dtype=torch.uint8, pin_memory=pin_memory)
     place = staging.numpy()
     for array, start in zip(arrays, starts, strict=True):

@@ -18,10 +18,10 @@ from roseinfer.engine.launch import Drawn
 from roseinfer.engine.request import PENDING, Request
 from roseinfer.engine.scheduler import Chunk, StepPlan
 from roseinfer.engine.static_inputs import StaticBlockTables, StaticInputs
+from roseinfer.engine.static_sampling import fill_sampling, sampling_batch, sampling_fields
 from roseinfer.kernels.advance import advance
-from roseinfer.kernels.top_k import WIDEST
 from roseinfer.models.base import CausalLM
-from roseinfer.sampling.sampler import SamplingBatch, sample
+from roseinfer.sampling.sampler import sample
 from roseinfer.spans import span
 from roseinfer.upload import upload
 
@@ -57,11 +57,7 @@ class DecodeSteps:
                 "positions": (max_batch_size, np.int64),
                 "context_lens": (max_batch_size, np.int32),
                 "order": (max_batch_size, np.int32),
-                "temperature": (max_batch_size, np.float32),
-                "top_k": (max_batch_size, np.int64),
-                "top_p": (max_batch_size, np.float32),
-                "min_p": (max_batch_size, np.float32),
-                "seeds": (max_batch_size, np.int64),
+                **sampling_fields(max_batch_size),
                 "advance": (max_batch_size, np.int64),  # 1, or 0 for padding rows, which stay where they are
                 "step": (1, np.int64),  # which row of `drawn` is next
             },
@@ -115,35 +111,20 @@ class DecodeSteps:
         with span("roseinfer.model.forward"):
             logits = self._model.logits(self._model(token_ids, positions, self._attention, layout))
         with span("roseinfer.sample"):
-            batch = SamplingBatch(
-                temperature=there["temperature"],
-                top_k=there["top_k"],
-                top_p=there["top_p"],
-                min_p=there["min_p"],
-                seeds=there["seeds"],
-                positions=positions + 1 if key.kind != "greedy" else positions,  # which greedy rows do not look at
-                changes=None,
-                all_greedy=key.kind == "greedy",
-                max_top_k=WIDEST if key.kind == "top_k" else 0,
-            )
-            drawn = sample(logits, batch)
+            places = positions + 1 if key.kind != "greedy" else positions  # which greedy rows do not look at
+            drawn = sample(logits, sampling_batch(self._inputs, size, places, key.kind))
             advance(drawn, token_ids, positions, context_lens, there["advance"], self._drawn, there["step"])
 
     def _set_rows(self, chunks: Sequence[Chunk], size: int, before: Drawn) -> None:
         """Other requests than in the last launch, or the same after a step of another kind."""
         fill = self._inputs.fill
-        params = [chunk.request.params for chunk in chunks]
         token_ids = [chunk.request.token_ids[chunk.start] for chunk in chunks]
         fill("token_ids", [max(token_id, 0) for token_id in token_ids], size)
         fill("positions", [chunk.start for chunk in chunks], size)
         fill("context_lens", [chunk.start + 1 for chunk in chunks], size, padding=1)
         # All lengths grow alike: their order lasts as long as the rows.
         fill("order", np.argsort(-self._inputs.here["positions"][:size], kind="stable"), size)
-        fill("temperature", [p.temperature for p in params], size)
-        fill("top_k", [p.top_k for p in params], size)
-        fill("top_p", [p.top_p for p in params], size)
-        fill("min_p", [p.min_p for p in params], size)
-        fill("seeds", [chunk.request.seed for chunk in chunks], size)
+        fill_sampling(self._inputs, chunks, size)
         fill("advance", [1] * len(chunks), size)
         pending = [row for row, token_id in enumerate(token_ids) if token_id == PENDING]
         if not pending:

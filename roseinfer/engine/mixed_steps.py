@@ -13,10 +13,10 @@ from roseinfer.engine.graph_key import GraphKey, kind_of
 from roseinfer.engine.launch import Drawn
 from roseinfer.engine.scheduler import LEAST_PROMPT_TOKENS, Chunk, StepPlan
 from roseinfer.engine.static_inputs import StaticBlockTables, StaticInputs
+from roseinfer.engine.static_sampling import fill_sampling, sampling_batch, sampling_fields
 from roseinfer.engine.step_inputs import StepInputs
-from roseinfer.kernels.top_k import WIDEST
 from roseinfer.models.base import CausalLM
-from roseinfer.sampling.sampler import SamplingBatch, sample
+from roseinfer.sampling.sampler import sample
 from roseinfer.spans import span
 
 MIXED_TOKENS = 512
@@ -72,11 +72,7 @@ class MixedSteps:
                 # What is drawn, in the plan's order.
                 "last_rows": (samples, np.int64),
                 "stops": (samples, np.int64),
-                "temperature": (samples, np.float32),
-                "top_k": (samples, np.int64),
-                "top_p": (samples, np.float32),
-                "min_p": (samples, np.float32),
-                "seeds": (samples, np.int64),
+                **sampling_fields(samples),
                 # Tokens that the step before draws: where they go, which they are.
                 "pending": (max_batch_size, np.int64),
                 "sources": (max_batch_size, np.int64),
@@ -125,14 +121,9 @@ class MixedSteps:
         fill("query_starts", starts, MAX_PROMPTS + 1, padding=starts[-1])
         last_row = dict(zip(_sampling(packed), inputs.last_rows.tolist(), strict=True))
         sampling, size = _sampling(plan), key.rows + MAX_PROMPTS
-        params = [chunk.request.params for chunk in sampling]
         fill("last_rows", [last_row[chunk] for chunk in sampling], size)
         fill("stops", [chunk.stop for chunk in sampling], size)
-        fill("temperature", [p.temperature for p in params], size)
-        fill("top_k", [p.top_k for p in params], size)
-        fill("top_p", [p.top_p for p in params], size)
-        fill("min_p", [p.min_p for p in params], size)
-        fill("seeds", [chunk.request.seed for chunk in sampling], size)
+        fill_sampling(self._inputs, sampling, size)
         pending = len(inputs.pending)
         fill("pending", inputs.pending, pending)
         fill("sources", [before.rows[packed.chunks[at].request] for at in inputs.pending_chunks], pending)
@@ -149,30 +140,20 @@ class MixedSteps:
     def step(self, key: GraphKey) -> None:
         """The step of the inputs."""
         there, size = self._inputs.there, key.rows
-        tokens, samples = slice(0, key.tokens), slice(0, size + MAX_PROMPTS)
+        tokens, samples = key.tokens, size + MAX_PROMPTS
         decodes = DecodeLayout(
             self._cache, self._tables.there[:size], there["context_lens"][:size], there["order"][:size]
         )
         prompts = PromptLayout(
             self._prompt_tables.there, there["prompt_context_lens"], there["query_starts"], key.tokens
         )
-        layout = MixedLayout(self._cache, there["slots"][tokens], decodes if size else None, prompts)
+        layout = MixedLayout(self._cache, there["slots"][:tokens], decodes if size else None, prompts)
         with span("roseinfer.model.forward"):
-            hidden = self._model(there["token_ids"][tokens], there["positions"][tokens], self._attention, layout)
-            logits = self._model.logits(hidden[there["last_rows"][samples]])
+            hidden = self._model(there["token_ids"][:tokens], there["positions"][:tokens], self._attention, layout)
+            logits = self._model.logits(hidden[there["last_rows"][:samples]])
         with span("roseinfer.sample"):
-            batch = SamplingBatch(
-                temperature=there["temperature"][samples],
-                top_k=there["top_k"][samples],
-                top_p=there["top_p"][samples],
-                min_p=there["min_p"][samples],
-                seeds=there["seeds"][samples],
-                positions=there["stops"][samples],
-                changes=None,
-                all_greedy=key.kind == "greedy",
-                max_top_k=WIDEST if key.kind == "top_k" else 0,
-            )
-            self._drawn[0, samples].copy_(sample(logits, batch))
+            batch = sampling_batch(self._inputs, samples, there["stops"][:samples], key.kind)
+            self._drawn[0, :samples].copy_(sample(logits, batch))
 
 
 def _decodes(chunk: Chunk) -> bool:

@@ -7,10 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from roseinfer.upload import Array, upload, upload_into
-
-_ALIGNMENT = 64
-"""Bytes that every array begins at a multiple of; see `upload`."""
+from roseinfer.upload import Array, places, upload, upload_into
 
 Field: TypeAlias = tuple[int, type[np.generic]]
 """Length and type of an array."""
@@ -20,10 +17,7 @@ class StaticInputs:
     """Arrays by name, on the host to be written and on the device to be read."""
 
     def __init__(self, device: torch.device, fields: Mapping[str, Field]) -> None:
-        starts, total = [], 0
-        for length, dtype in fields.values():
-            starts.append(total)
-            total += -(-length * np.dtype(dtype).itemsize // _ALIGNMENT) * _ALIGNMENT
+        starts, total = places(length * np.dtype(dtype).itemsize for length, dtype in fields.values())
         self._host = np.zeros(total, np.uint8)
         self._device = torch.zeros(total, dtype=torch.uint8, device=device)
         self.here: dict[str, Array] = {}
