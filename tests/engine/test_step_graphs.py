@@ -14,6 +14,7 @@ from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 from roseinfer.engine.graph_key import GraphKey, Kind
 from roseinfer.engine.step_graphs import StepGraphs
+from roseinfer.models.step_tensors import StepTensors
 
 
 def graphs_of(engine: Engine, max_blocks: int = 8) -> StepGraphs:
@@ -91,13 +92,22 @@ def test_what_a_load_asked_for_once_can_be_captured_before_it_comes_again(
     assert replays[0] == GraphKey(0, "greedy", 64)
 
 
+@pytest.mark.parametrize("fused", [False, True], ids=["apart", "as on a GPU"])
 @pytest.mark.parametrize("mode", ["online", "offline"])
 @pytest.mark.parametrize("model", ["tiny_llama", "tiny_gpt2"])
 def test_prompts_beside_decodes_draw_the_same_whatever_stands_between_them(
-    model: str, mode: Any, request: pytest.FixtureRequest, replays: list[GraphKey], monkeypatch: pytest.MonkeyPatch
+    model: str,
+    mode: Any,
+    fused: bool,
+    request: pytest.FixtureRequest,
+    replays: list[GraphKey],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Chunks of prompts, several ways to sample, blocks that run out, requests that come back."""
     monkeypatch.setattr(StepGraphs, "wants", lambda graphs, key: True)
+    if fused:  # attention takes the fused projection, which a CPU without compiled kernels gives it in parts
+        takes = property(lambda step: step.attention.takes_projection)
+        monkeypatch.setattr(StepTensors, "takes_projection", takes)
     rng = random.Random(5)
     work = [
         ([rng.randrange(50) for _ in range(rng.randint(1, 60))], SamplingParams(max_new_tokens=rng.randint(1, 40), **p))
@@ -129,6 +139,28 @@ def test_prompts_beside_decodes_draw_the_same_whatever_stands_between_them(
     assert run(graphs=True, overlap=True) == expected
     assert {key.rows for key in replays if key.tokens} == {0, 4}
     assert {key.kind for key in replays if key.tokens} == {"greedy", "top_k", "all"}
+
+
+def test_a_prompt_of_one_token_behind_a_longer_one_and_a_capture_between_launches_change_nothing(
+    tiny_llama: Path, replays: list[GraphKey], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StepGraphs, "wants", lambda graphs, key: True)
+
+    def run(graphs: bool) -> list[list[int]]:
+        engine = build_engine(EngineConfig(model=str(tiny_llama), dtype="float32", device="cpu", max_batch_size=4))
+        if graphs:
+            engine.runner.graphs = graphs_of(engine)
+        scheduler = engine.scheduler("online")
+        for prompt in ([1, 2, 3, 4, 5], [7]):
+            scheduler.submit(prompt, SamplingParams(max_new_tokens=9, stop_on_eos=False))
+        for _ in range(4):
+            scheduler.step()
+        if engine.runner.graphs is not None:
+            engine.runner.graphs.capture(GraphKey(1, "all"))
+        return [output.token_ids for output in scheduler.run()]
+
+    assert run(graphs=True) == run(graphs=False)
+    assert replays[0] == GraphKey(4, "greedy", 64), "the one token is like a decode"
 
 
 def test_a_rehearsal_writes_to_no_block_of_a_request_and_runs_under_spans(
