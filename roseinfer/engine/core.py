@@ -1,6 +1,6 @@
 """Everything that the modes of one engine share: model, cache, text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import index
@@ -15,6 +15,7 @@ from roseinfer.errors import UsageError
 from roseinfer.models.config import ModelConfig
 from roseinfer.models.footprint import WeightBytes
 from roseinfer.text.chat import ChatTemplate
+from roseinfer.text.detokenizer import Detokenizer, detokenizers
 from roseinfer.text.tokenizer import Tokenizer
 
 Message: TypeAlias = Mapping[str, str]
@@ -48,6 +49,11 @@ class EngineCore:
     def weight_bytes(self) -> WeightBytes:
         """What the weights weigh as they are kept, quantized ones included."""
         return WeightBytes.of(self.runner.model)
+
+    @cached_property
+    def new_detokenizer(self) -> Callable[[], Detokenizer]:
+        """What makes the detokenizer of each completion; they share what is known of the vocabulary."""
+        return detokenizers(self.tokenizer)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -119,9 +119,9 @@ class MixedSteps:
         fill("prompt_context_lens", [chunk.stop for chunk in prompts], MAX_PROMPTS)
         starts = len(decodes) + np.cumsum([0, *(chunk.num_tokens for chunk in prompts)])
         fill("query_starts", starts, MAX_PROMPTS + 1, padding=starts[-1])
-        last_row = dict(zip(_sampling(packed), inputs.last_rows.tolist(), strict=True))
+        last_row = dict(zip([c.request for c in _sampling(packed)], inputs.last_rows.tolist(), strict=True))
         sampling, size = _sampling(plan), key.rows + MAX_PROMPTS
-        fill("last_rows", [last_row[chunk] for chunk in sampling], size)
+        fill("last_rows", [last_row[chunk.request] for chunk in sampling], size)
         fill("stops", [chunk.stop for chunk in sampling], size)
         fill_sampling(self._inputs, sampling, size)
         pending = len(inputs.pending)

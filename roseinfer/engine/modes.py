@@ -19,14 +19,8 @@ from roseinfer.engine.scheduler import Policy, Scheduler, SpanFactory, StepPlan
 from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.sampling.uniform import derived_seed
 from roseinfer.spans import span
-from roseinfer.text.detokenizer import detokenizer_for
+from roseinfer.text.detokenizer import Detokenizer
 from roseinfer.text.stop import StopStrings
-from roseinfer.text.tokenizer import Tokenizer
-
-_ONLINE_MIXED_TOKENS = 512
-"""Tokens of an online step that computes prompts beside running requests: enough to keep a GPU's matrix units busy, few
-enough that nobody waits long for the next token."""
-
 
 _LARGE_BYTES = 1 << 29
 """Weights of layers that a GPU takes long enough to read: on an H200 qwen3-0.6b gains 3 % by mixed steps, gpt2, a fifth
@@ -77,7 +71,7 @@ class ModeScheduler(ABC):
         else:
             for request in requests:
                 self._scheduler.add(request)
-            streams = [_Stream(request, self.engine.tokenizer) for request in requests]
+            streams = [_Stream(request, self.engine.new_detokenizer()) for request in requests]
             self._unfinished[request_id] = streams
             self._streams |= {stream.request: stream for stream in streams}
         self._num_submitted += 1
@@ -224,28 +218,28 @@ class ModeScheduler(ABC):
                 raise UsageError(f"{name}: token id {wrong[0]} is outside the model's vocabulary of {vocab_size}")
 
     def _hand_out(self, request: Request, token_ids: Sequence[int], now_s: float) -> None:
-        """Make events of a request's new tokens, which end it where they bring a stop string."""
+        """Make events of a request's new tokens, the last of which may end it, as a stop string does that it brings."""
         stream = self._streams[request]
+        texts = stream.add(token_ids)
+        if stream.stopped:
+            self._scheduler.stop(request)
+        if request.finish_reason is not None:
+            texts[-1] += stream.finish()
+        request.text += "".join(texts)
+        request.token_times_s += [now_s] * len(token_ids)
+        logprobs = request.logprobs[-1] if request.logprobs else None
         last = len(token_ids) - 1
-        for at, token_id in enumerate(token_ids):
-            text = stream.add(token_id)
-            if stream.stopped:
-                self._scheduler.stop(request)
-            finish_reason = request.finish_reason if at == last else None
-            if finish_reason is not None:
-                text += stream.finish()
-            request.text += text
-            request.token_times_s.append(now_s)
-            self._events.append(
-                TokenEvent(
-                    request_id=request.id,
-                    sample_index=request.sample_index,
-                    token_id=token_id,
-                    text=text,
-                    finish_reason=finish_reason,
-                    logprobs=request.logprobs[-1] if request.logprobs else None,
-                )
+        self._events += [
+            TokenEvent(
+                request_id=request.id,
+                sample_index=request.sample_index,
+                token_id=token_id,
+                text=text,
+                finish_reason=request.finish_reason if at == last else None,
+                logprobs=logprobs,
             )
+            for at, (token_id, text) in enumerate(zip(token_ids, texts, strict=True))
+        ]
         if request.finish_reason is not None:
             self._finish(stream)
 
@@ -270,39 +264,45 @@ class _InFlight(NamedTuple):
 class _Stream:
     """The text of one completion as it grows, up to its stop strings."""
 
-    def __init__(self, request: Request, tokenizer: Tokenizer | None) -> None:
+    def __init__(self, request: Request, detokenizer: Detokenizer) -> None:
         self.request = request
-        self._detokenizer = detokenizer_for(tokenizer)
-        self._stops = StopStrings(request.params.stop)
+        self._detokenizer = detokenizer
+        self._stops = StopStrings(request.params.stop) if any(request.params.stop) else None
         self._num_tokens = 0
         self._num_without_stop = request.params.min_new_tokens - 1  # leading tokens that no stop string can end
 
     @property
     def stopped(self) -> bool:
         """Whether a stop string has appeared."""
-        return self._stops.found
+        return self._stops is not None and self._stops.found
 
-    def add(self, token_id: int) -> str:
-        """The text that one more token lets through."""
-        piece = self._detokenizer.add(token_id)
-        self._num_tokens += 1
-        if self._num_tokens <= self._num_without_stop:
-            return piece
-        return self._stops.add(piece)
+    def add(self, token_ids: Sequence[int]) -> list[str]:
+        """The text that each of the next tokens lets through."""
+        texts = [self._detokenizer.add(token_id) for token_id in token_ids]
+        return texts if self._stops is None else [self._let_through(text) for text in texts]
 
     def finish(self) -> str:
         """The rest, when the completion has ended."""
         rest = self._detokenizer.finish()
-        return self._stops.add(rest) + self._stops.finish()
+        return rest if self._stops is None else self._stops.add(rest) + self._stops.finish()
+
+    def _let_through(self, text: str) -> str:
+        assert self._stops is not None
+        self._num_tokens += 1
+        return text if self._num_tokens <= self._num_without_stop else self._stops.add(text)
 
 
 class OnlineScheduler(ModeScheduler):
-    """Requests come and go at any time; every step brings the running ones one token further."""
+    """Requests come and go at any time; every step brings the running ones one token further.
+
+    A step that computes prompts beside them has as many tokens as are worth a graph, which are enough to keep a GPU's
+    matrix units busy, and few enough that nobody waits long for the next token.
+    """
 
     @staticmethod
     def policy(engine: EngineCore) -> Policy:
         config = engine.config
-        return Policy(config.max_batch_size, config.max_batch_tokens, _ONLINE_MIXED_TOKENS)
+        return Policy(config.max_batch_size, config.max_batch_tokens, MIXED_TOKENS)
 
 
 class OfflineScheduler(ModeScheduler):

@@ -24,7 +24,7 @@ class TokenLogprobs(msgspec.Struct, frozen=True):
     """The likeliest tokens and theirs, the likeliest first."""
 
 
-class TokenEvent(msgspec.Struct, frozen=True, kw_only=True):
+class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One new token of one completion; `text` may be empty while a character is incomplete."""
 
     request_id: int
@@ -94,18 +94,21 @@ class Request:
         # What penalties look at is kept only where there is one.
         self.prompt_set = frozenset(self.prompt_token_ids) if self.params.repetition_penalty != 1 else frozenset()
         self.counts: Counter[int] = Counter()
-        self._counts_tokens = self.params.has_penalty
+        # Asked for in every step.
+        params = self.params
+        self._counts_tokens = params.has_penalty
+        self._is_plain = not (params.logit_bias or params.has_penalty) and params.logprobs is None
+        self._bans = params.min_new_tokens > 0
 
     @property
     def draws_plainly(self) -> bool:
         """Whether a token is drawn from the model's own logits, and nothing else of them is asked for."""
-        params = self.params
-        return not (params.logit_bias or params.has_penalty or self.banned_token_ids) and params.logprobs is None
+        return self._is_plain and not (self._bans and self.banned_token_ids)
 
     @property
     def ends_by_length_only(self) -> bool:
         """Whether nothing that is drawn can end the completion early."""
-        return self.draws_plainly and not self.stop_token_ids and not self.params.stop
+        return self._is_plain and not self.stop_token_ids and not self.params.stop
 
     @property
     def banned_token_ids(self) -> frozenset[int]:
@@ -128,14 +131,15 @@ class Request:
 
     def take(self, token_ids: Sequence[int]) -> Sequence[int]:
         """Put drawn tokens in the place of the first pending ones, and finish with the last; those that count."""
-        stop = next((at for at, token_id in enumerate(token_ids, 1) if token_id in self.stop_token_ids), None)
-        token_ids = token_ids[:stop]
+        stops = not self.stop_token_ids.isdisjoint(token_ids)
+        if stops:
+            token_ids = token_ids[: 1 + next(i for i, t in enumerate(token_ids) if t in self.stop_token_ids)]
         first = len(self.token_ids) - self.num_pending
         self.token_ids[first : first + len(token_ids)] = token_ids
         self.num_pending -= len(token_ids)
         if self._counts_tokens:
             self.counts.update(token_ids)
-        if stop is not None:
+        if stops:
             self.finish("stop")
         elif self.num_new_tokens - self.num_pending >= self.max_new_tokens:
             self.finish("length")

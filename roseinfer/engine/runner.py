@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from msgspec import structs
 from torch import Tensor
 
 from roseinfer.attention.base import AttentionBackend, AttentionMetadata, StepLayout
@@ -75,7 +76,7 @@ class Runner:
         # Several decode steps, one by one: what a CUDA graph does without the host.
         drawn = []
         for step in range(plan.decode_steps):
-            chunks = tuple(replace(chunk, start=chunk.start + step, num_tokens=1) for chunk in plan.chunks)
+            chunks = tuple(structs.replace(chunk, start=chunk.start + step, num_tokens=1) for chunk in plan.chunks)
             self._launch_step(replace(plan, chunks=chunks, decode_steps=1), copies if step == 0 else ())
             drawn.append(self._drawn.tokens)
         return Launch(torch.stack(drawn), len(plan.chunks))

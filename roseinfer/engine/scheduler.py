@@ -6,12 +6,13 @@ the sampled tokens, after the next plan has begun or before. A request has
 preempted request differ only in n.
 """
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-from itertools import chain
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
+
+import msgspec
 
 from roseinfer.cache.block_pool import BlockPool
 from roseinfer.cache.prefix_index import ROOT, Key, block_key
@@ -46,8 +47,7 @@ class Policy:
     """Most tokens a request that one launch decodes, where nothing can end inside it."""
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True, gc=False):  # one a request a step: cheap to make
     """`num_tokens` more tokens of one request, `start` of which the cache holds already."""
 
     request: Request
@@ -125,6 +125,8 @@ class Scheduler:
         self.policy = policy
         self._waiting: list[Request] = []  # the next one last, preempted requests included
         self._running: list[Request] = []  # the first in order first
+        self.num_waiting_tokens = 0
+        """To compute of requests that wait, where nothing of them is cached."""
         self.num_preemptions = 0
 
     @property
@@ -177,6 +179,7 @@ class Scheduler:
             request = admission.request
             assert self._waiting[-1] is request, "requests are admitted in order"
             self._waiting.pop()
+            self.num_waiting_tokens -= len(request.token_ids)
             insort(self._running, request, key=_order(self.policy))
             self.pool.share(admission.shared)
             request.block_table = list(admission.shared)
@@ -188,7 +191,10 @@ class Scheduler:
         copies: list[BlockCopy] = []
         for chunk in plan.chunks:
             request = chunk.request
-            new = self.pool.allocate(self.pool.blocks_for(chunk.stop) - len(request.block_table))
+            missing = self.pool.blocks_for(chunk.stop) - len(request.block_table)
+            if missing == 0:
+                continue
+            new = self.pool.allocate(missing)
             if request in copied:
                 copies.append(BlockCopy(copied[request], new[0]))
             request.block_table += new
@@ -264,7 +270,7 @@ class Scheduler:
     def _publish(self, chunk: Chunk) -> None:
         """Let other requests find the blocks that this chunk has filled."""
         size = self.pool.block_size
-        first, last = chunk.start // size, chunk.stop // size
+        first, last = chunk.start // size, (chunk.start + chunk.num_tokens) // size
         if first == last or not self.pool.prefix_cache:
             return
         request = chunk.request
@@ -275,14 +281,19 @@ class Scheduler:
             self.pool.publish(request.block_table[index], keys[index], parent, tokens)
 
     def _queue(self, request: Request) -> None:
-        order = _order(self.policy)
-        insort(self._waiting, request, key=lambda r: tuple(-part for part in order(r)))
+        insort(self._waiting, request, key=_reversed_order(self.policy))
+        self.num_waiting_tokens += len(request.token_ids)
 
     def _leave(self, request: Request) -> None:
         """Out of the queues, where it still is in one, and away from its blocks."""
-        for queue in (self._running, self._waiting):
-            if request in queue:
-                queue.remove(request)
+        if request in self._running:
+            self._running.remove(request)
+        else:
+            order = _reversed_order(self.policy)
+            at = bisect_left(self._waiting, order(request), key=order)
+            if at < len(self._waiting) and self._waiting[at] is request:
+                del self._waiting[at]
+                self.num_waiting_tokens -= len(request.token_ids)
         self._release(request)
 
     def _release(self, request: Request) -> None:
@@ -294,6 +305,11 @@ def _order(policy: Policy) -> Callable[[Request], tuple[int, ...]]:
     if policy.longest_first:
         return lambda request: (-request.max_new_tokens, request.id, request.sample_index)
     return lambda request: (request.id, request.sample_index)
+
+
+def _reversed_order(policy: Policy) -> Callable[[Request], tuple[int, ...]]:
+    order = _order(policy)
+    return lambda request: tuple(-part for part in order(request))
 
 
 @dataclass
@@ -319,14 +335,10 @@ class _Draft:
 
     def _can_spread(self, prompt_tokens: int) -> bool:
         """Whether all prompts are computed before the longest completion ends, so many of their tokens a step."""
-        waiting = self.scheduler._waiting
-        longest = max((r.max_new_tokens - r.num_new_tokens for r in (*self._running, *waiting[-1:])), default=0)
-        room = prompt_tokens * longest
-        for request in chain(self._running, waiting):
-            room -= len(request.token_ids) - request.num_computed_tokens
-            if room < 0:
-                return False
-        return True
+        first = self.scheduler._waiting[-1:]
+        longest = max((r.max_new_tokens - r.num_new_tokens for r in (*self._running, *first)), default=0)
+        left = sum(len(request.token_ids) - request.num_computed_tokens for request in self._running)
+        return left + self.scheduler.num_waiting_tokens <= prompt_tokens * longest
 
     def extend(self, request: Request) -> bool:
         """Give a running request its next tokens, preempting from the end of the order until they fit."""
@@ -401,7 +413,7 @@ class _Draft:
         while steps > 1 and self._more_blocks(steps) > self._free:
             steps //= 2
         if steps > 1:
-            self.chunks = [replace(chunk, num_tokens=steps) for chunk in self.chunks]
+            self.chunks = [msgspec.structs.replace(chunk, num_tokens=steps) for chunk in self.chunks]
         return steps
 
     def _more_blocks(self, steps: int) -> int:

@@ -5,6 +5,8 @@ streamed that a later token would have completed to a character.
 """
 
 import codecs
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from roseinfer.text.tokenizer import Tokenizer
@@ -28,26 +30,53 @@ class Detokenizer(Protocol):
         """The text still held back: U+FFFD for a character that never became whole. Call it once, at the end."""
 
 
-def detokenizer_for(tokenizer: Tokenizer | None) -> Detokenizer:
-    """A fresh detokenizer for one completion: by bytes where the vocabulary has them, ids where there is none."""
+def detokenizers(tokenizer: Tokenizer | None) -> Callable[[], Detokenizer]:
+    """What makes a fresh detokenizer for each completion: by bytes where the vocabulary has them, ids where there is
+    none."""
     if tokenizer is None:
-        return IdsDetokenizer()
+        return IdsDetokenizer
     if tokenizer.token_bytes(0) is not None:
-        return ByteLevelDetokenizer(tokenizer)
-    return PrefixDiffDetokenizer(tokenizer)
+        return partial(ByteLevelDetokenizer, tokenizer, WholeTexts(tokenizer))
+    return partial(PrefixDiffDetokenizer, tokenizer)
+
+
+class WholeTexts(dict[int, str | None]):
+    """The text of each token, None for one whose bytes are not whole characters; worked out when first asked for."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self._tokenizer = tokenizer
+
+    def __missing__(self, token_id: int) -> str | None:
+        try:
+            text = (self._tokenizer.token_bytes(token_id) or b"").decode()
+        except UnicodeDecodeError:
+            text = None
+        self[token_id] = text
+        return text
 
 
 class ByteLevelDetokenizer:
-    """Decodes tokens' bytes as UTF-8, incrementally. A token costs time in its own length only."""
+    """Decodes tokens' bytes as UTF-8, incrementally. A token costs time in its own length only.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    Most tokens are whole characters behind whole characters, and their text is looked up.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, whole: WholeTexts | None = None) -> None:
+        """`whole` can be shared by all detokenizers of the tokenizer."""
         self._tokenizer = tokenizer
+        self._whole = WholeTexts(tokenizer) if whole is None else whole
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._holds_bytes = False
         self._at_start = tokenizer.strips_leading_space
 
     def add(self, token_id: int) -> str:
         """See `Detokenizer.add`."""
-        return self._piece(self._decoder.decode(self._tokenizer.token_bytes(token_id) or b""))
+        text = None if self._holds_bytes else self._whole[token_id]
+        if text is None:
+            text = self._decoder.decode(self._tokenizer.token_bytes(token_id) or b"")
+            self._holds_bytes = bool(self._decoder.getstate()[0])
+        return self._piece(text) if self._at_start else text
 
     def finish(self) -> str:
         """See `Detokenizer.finish`."""

@@ -165,6 +165,8 @@ def test_every_request_ends_once_with_its_own_completion_and_no_block_is_lost(
         if not scheduler.has_unfinished:
             continue
         live = [request for request in arrived if request.finish_reason is None]
+        waiting = [request for request in live if not request.block_table]
+        assert scheduler.num_waiting_tokens == sum(len(request.token_ids) for request in waiting)
         before = state(scheduler, requests)
         planned = scheduler.plan()
         assert scheduler.plan() == planned

@@ -12,7 +12,7 @@ from roseinfer.text.detokenizer import (
     ByteLevelDetokenizer,
     Detokenizer,
     PrefixDiffDetokenizer,
-    detokenizer_for,
+    detokenizers,
 )
 from roseinfer.text.gpt2 import Gpt2Tokenizer
 from roseinfer.text.huggingface import HuggingFaceTokenizer
@@ -55,6 +55,18 @@ def test_any_ids_stream_to_their_decoding(data: st.DataObject, make: Make, token
     assert "".join(pieces(make(tokenizer), ids)) == tokenizer.decode(ids)
 
 
+@given(data=st.data())
+def test_streams_of_one_tokenizer_do_not_disturb_each_other(data: st.DataObject, tokenizer: Tokenizer) -> None:
+    new, some_id = detokenizers(tokenizer), st.integers(0, 300)
+    streams = [data.draw(st.lists(some_id, min_size=20, max_size=20)) for _ in range(3)]
+    made = [new() for _ in streams]
+    said = ["" for _ in streams]
+    for turn in zip(*streams, strict=True):
+        said = [text + one.add(token_id) for text, one, token_id in zip(said, made, turn, strict=True)]
+    whole = [text + one.finish() for text, one in zip(said, made, strict=True)]
+    assert whole == [tokenizer.decode(ids) for ids in streams]
+
+
 @pytest.mark.parametrize("make", BOTH)
 @given(text=texts.filter(lambda text: "\ufffd" not in text))
 def test_no_replacement_character_is_streamed_and_no_whole_one_is_held_back(
@@ -84,18 +96,18 @@ def test_a_character_that_never_becomes_whole_shows_at_the_end(make: Make, gpt2:
 
 @given(ids=st.lists(st.integers(0, 11), max_size=40))
 def test_words_without_byte_access_stream_to_their_decoding(ids: list[int], wordpieces: HuggingFaceTokenizer) -> None:
-    detokenizer = detokenizer_for(wordpieces)
+    detokenizer = detokenizers(wordpieces)()
     assert isinstance(detokenizer, PrefixDiffDetokenizer)
     assert "".join(pieces(detokenizer, ids)) == wordpieces.decode(ids)
 
 
 def test_the_space_before_a_word_survives_a_special_token(wordpieces: HuggingFaceTokenizer) -> None:
     the, cat, special = 3, 4, 1
-    assert pieces(detokenizer_for(wordpieces), [the, special, special, cat]) == ["the", "", "", " cat", ""]
+    assert pieces(detokenizers(wordpieces)(), [the, special, special, cat]) == ["the", "", "", " cat", ""]
 
 
 def test_the_factory_goes_by_bytes_where_there_are_any(tokenizer: Tokenizer) -> None:
-    assert isinstance(detokenizer_for(tokenizer), ByteLevelDetokenizer)
+    assert isinstance(detokenizers(tokenizer)(), ByteLevelDetokenizer)
 
 
 @pytest.mark.parametrize("kind", ["words", "special tokens", "broken bytes", "cut characters"])
