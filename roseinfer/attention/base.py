@@ -70,15 +70,14 @@ class PromptLayout:
 
 @dataclass(frozen=True)
 class MixedLayout:
-    """A step of any requests, all of it on the device: one new token each of some, then prompts."""
+    """A step with prompts, all of it on the device: one new token each of some requests, then prompts of others."""
 
     cache: KVCache
     slots: Tensor
     """Where each new token goes, [tokens], int64."""
     decodes: DecodeLayout | None
-    """Of the first tokens. Where there are prompts too, it may have rows of length 0 at its end, which are theirs or
-    nobody's."""
-    prompts: PromptLayout | None
+    """Of the first tokens. It may have rows of length 0 at its end, which are the prompts' or nobody's."""
+    prompts: PromptLayout
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,23 @@
-"""The default backend on a CPU: attention over the blocks that each request has, with torch operations alone.
+"""The default backend on a CPU: attention over the blocks that each request has.
 
-Requests of similar length form a group and run as one operation each; a group's longest member is at most twice as
-long as its shortest, so padding stays small however much the lengths in a batch differ. A request that runs alone, its
-blocks one behind the other, is read in place.
+Where compiled kernels can walk the block tables themselves, they do it. Else it is torch operations alone: requests of
+similar length form a group and run as one operation each; a group's longest member is at most twice as long as its
+shortest, so padding stays small however much the lengths in a batch differ. A request that runs alone, its blocks one
+behind the other, is read in place.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from roseinfer.attention.base import DecodeLayout, Projection, StepLayout
-from roseinfer.attention.paged_kernels import padded_tables
+from roseinfer.attention.base import DecodeLayout, MixedLayout, Projection, StepLayout
+from roseinfer.attention.paged_kernels import PagedKernelAttention
 from roseinfer.cache.kv_cache import KVCache
 from roseinfer.kernels import native
-from roseinfer.kernels.paged_attention import paged_decode_attention
 from roseinfer.spans import span
 
 
@@ -66,22 +67,23 @@ class PagedMetadata:
     groups: list[_Group]
 
 
+_Metadata: TypeAlias = PagedMetadata | MixedLayout | DecodeLayout
+
+
 class PagedAttention:
-    """Grouped attention over block tables."""
+    """Attention over block tables, by compiled kernels or in groups."""
 
     takes_projection = True
     takes_layouts = False
 
     def __init__(self, sliding_window: int | None = None) -> None:
         self._window = sliding_window
+        self._kernels = PagedKernelAttention(sliding_window)
 
-    def prepare(self, layout: StepLayout, cache: KVCache) -> PagedMetadata | DecodeLayout:
-        """Group the requests and build their indexes and masks, once for all layers.
-
-        A step of one new token a request needs none where a kernel walks the block tables itself.
-        """
-        if max(layout.query_lens) == 1 and native.runs_native(cache.data) and native.attends(cache.data.shape[-1]):
-            return _decode_layout(layout, cache)
+    def prepare(self, layout: StepLayout, cache: KVCache) -> _Metadata:
+        """Group the requests and build their indexes and masks, once for all layers; kernels need neither."""
+        if native.runs_native(cache.data) and native.attends(cache.data.shape[-1]):
+            return self._kernels.prepare(layout, cache)
         firsts, total = [], 0
         for length in layout.query_lens:
             firsts.append(total)
@@ -89,21 +91,19 @@ class PagedAttention:
         groups = [self._group(members, firsts, layout, cache) for members in _grouped(layout)]
         return PagedMetadata(cache, layout.slots, groups)
 
-    def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, metadata: PagedMetadata | DecodeLayout) -> Tensor:
+    def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, metadata: _Metadata) -> Tensor:
         with span("roseinfer.kv.append"):
             metadata.cache.write(layer, metadata.slots, k, v)
         return self._attend_to_cache(layer, q, metadata)
 
-    def append_and_attend(self, layer: int, projection: Projection, metadata: PagedMetadata | DecodeLayout) -> Tensor:
+    def append_and_attend(self, layer: int, projection: Projection, metadata: _Metadata) -> Tensor:
         return self._attend_to_cache(layer, projection.append(layer, metadata.cache, metadata.slots), metadata)
 
-    def _attend_to_cache(self, layer: int, q: Tensor, metadata: PagedMetadata | DecodeLayout) -> Tensor:
+    def _attend_to_cache(self, layer: int, q: Tensor, metadata: _Metadata) -> Tensor:
         """`forward` without its first half."""
+        if not isinstance(metadata, PagedMetadata):
+            return self._kernels.attend(layer, q, metadata)
         with span("roseinfer.attention"):
-            if isinstance(metadata, DecodeLayout):
-                keys, values = metadata.cache.data[layer]
-                tables, lens = metadata.block_tables, metadata.context_lens
-                return paged_decode_attention(q, keys, values, tables, lens, sliding_window=self._window)
             if len(metadata.groups) == 1:
                 return _attend(layer, q, metadata.cache, metadata.groups[0])
             out = torch.empty_like(q)
@@ -150,16 +150,6 @@ class PagedAttention:
         if self._window is not None:
             hidden |= keys <= queries - self._window
         return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, float("-inf")).unsqueeze(1)
-
-
-def _decode_layout(layout: StepLayout, cache: KVCache) -> DecodeLayout:
-    context_lens = [length + 1 for length in layout.context_lens]
-    return DecodeLayout(
-        cache=cache,
-        block_tables=torch.from_numpy(padded_tables(layout.block_tables)),
-        context_lens=torch.tensor(context_lens, dtype=torch.int32, device=cache.data.device),
-        known_slots=layout.slots,
-    )
 
 
 def _packing(firsts: list[int], query_lens: list[int], device: torch.device) -> _Packing:

@@ -37,7 +37,7 @@ class PagedKernelAttention:
         power_of_two = cache.block_size & (cache.block_size - 1) == 0
         return power_of_two and cache.data.shape[-1] <= 256 and runs_triton(cache.data)
 
-    def prepare(self, layout: StepLayout, cache: KVCache) -> MixedLayout:
+    def prepare(self, layout: StepLayout, cache: KVCache) -> MixedLayout | DecodeLayout:
         """Bring starts, lengths and block tables to the device, by one copy."""
         # Requests of one token that stand behind a longer one go with the prefills: that kernel takes any length, and
         # without gaps between the groups each is a slice. Schedulers put running requests first, so they are few.
@@ -57,49 +57,46 @@ class PagedKernelAttention:
             context_lens[count:],
             starts,
         )
-        decodes = DecodeLayout(cache, decode_tables, decode_lens, decode_order)
+        if len(longer) == 0:
+            return DecodeLayout(cache, decode_tables, decode_lens, decode_order, layout.slots)
+        decodes = DecodeLayout(cache, decode_tables, decode_lens, decode_order) if count else None
         prompts = PromptLayout(prompt_tables, prompt_lens, query_starts, int(query_lens.max()))
-        return MixedLayout(cache, layout.slots, decodes if count else None, prompts if len(longer) else None)
+        return MixedLayout(cache, layout.slots, decodes, prompts)
 
     def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, metadata: MixedLayout | DecodeLayout) -> Tensor:
         with span("roseinfer.kv.append"):
             metadata.cache.write(layer, metadata.slots, k, v)
-        return self._attend_to_cache(layer, q, metadata)
+        return self.attend(layer, q, metadata)
 
     def append_and_attend(self, layer: int, projection: Projection, metadata: MixedLayout | DecodeLayout) -> Tensor:
-        decodes = _decodes_alone(metadata)
-        if decodes is None:
-            return self._attend_to_cache(layer, projection.append(layer, metadata.cache, metadata.slots), metadata)
+        if isinstance(metadata, MixedLayout):
+            return self.attend(layer, projection.append(layer, metadata.cache, metadata.slots), metadata)
         with span("roseinfer.attention"):
-            keys, values = decodes.cache.data[layer]
+            keys, values = metadata.cache.data[layer]
             return append_and_attend(
                 projection.qkv,
                 projection.table,
                 keys,
                 values,
-                decodes.block_tables,
-                decodes.context_lens,
+                metadata.block_tables,
+                metadata.context_lens,
                 projection.num_heads,
                 projection.q_norm,
                 projection.k_norm,
                 projection.eps,
-                order=decodes.order,
+                order=metadata.order,
                 sliding_window=self._window,
             )
 
-    def _attend_to_cache(self, layer: int, q: Tensor, metadata: MixedLayout | DecodeLayout) -> Tensor:
-        """`forward` without its first half."""
+    def attend(self, layer: int, q: Tensor, metadata: MixedLayout | DecodeLayout) -> Tensor:
+        """`forward` without its first half, for tokens whose keys and values are stored."""
         with span("roseinfer.attention"):
-            alone = _decodes_alone(metadata)
-            if alone is not None:
-                return self._decode(layer, q, alone)
-            assert isinstance(metadata, MixedLayout)
-            decodes, prompts = metadata.decodes, metadata.prompts
-            assert prompts is not None
-            out = self._prefill(layer, q, metadata.cache, prompts)
-            if decodes is not None:
-                count = len(decodes.context_lens)
-                self._decode(layer, q[:count], decodes, out[:count])
+            if isinstance(metadata, DecodeLayout):
+                return self._decode(layer, q, metadata)
+            out = self._prefill(layer, q, metadata.cache, metadata.prompts)
+            if metadata.decodes is not None:
+                count = len(metadata.decodes.context_lens)
+                self._decode(layer, q[:count], metadata.decodes, out[:count])
             return out
 
     def _decode(self, layer: int, q: Tensor, decodes: DecodeLayout, out: Tensor | None = None) -> Tensor:
@@ -129,13 +126,6 @@ class PagedKernelAttention:
             max_query_len=prompts.max_query_len,
             sliding_window=self._window,
         )
-
-
-def _decodes_alone(metadata: MixedLayout | DecodeLayout) -> DecodeLayout | None:
-    """The step as one of decodes only; None where there are others."""
-    if isinstance(metadata, DecodeLayout):
-        return metadata
-    return metadata.decodes if metadata.prompts is None else None
 
 
 def padded_tables(tables: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:

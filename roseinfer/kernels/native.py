@@ -45,6 +45,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "silu_and_mul": [_POINTER] * 2 + [_INTEGER] * 3,
     "rope_append": [_POINTER] * 9 + [_INTEGER] * 6 + [_FLOAT],
     "paged_decode_attention": [_POINTER] * 6 + [_INTEGER] * 8 + [_FLOAT],
+    "paged_prefill_attention": [_POINTER] * 7 + [_INTEGER] * 8 + [_FLOAT],
     "linear": [_POINTER] * 3 + [_INTEGER],
     "table_rows": [_POINTER] * 3 + [_INTEGER],
     "argmax": [_POINTER] * 2 + [_INTEGER] * 3,
@@ -141,6 +142,12 @@ def follows(*caches: Tensor) -> bool:
 def attends(head_dim: int) -> bool:
     """Whether the attention kernel takes heads of this size."""
     return head_dim % LANES == 0 and head_dim <= _MAX_HEAD_DIM
+
+
+def takes_cache(q: Tensor, key_cache: Tensor, value_cache: Tensor) -> bool:
+    """Whether the attention kernels are loaded, and take queries [.., head_dim] and these caches."""
+    caches = key_cache, value_cache
+    return runs_native(q, *caches) and follows(*caches) and attends(q.shape[-1])
 
 
 def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -241,6 +248,41 @@ def paged_decode_attention(
         key_cache.shape[2],
         head_dim,
         block_tables.stride(0),
+        key_cache.shape[1],
+        key_cache.stride(1),
+        sliding_window or 0,
+        scale,
+    )
+    return out
+
+
+def paged_prefill_attention(
+    q: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    block_tables: Tensor,
+    query_starts: Tensor,
+    context_lens: Tensor,
+    scale: float,
+    sliding_window: int | None,
+) -> Tensor:
+    """`paged_prefill.paged_prefill_attention` for the sizes of head that `attends`."""
+    q = q.contiguous()
+    integers = [x.to(torch.int32).contiguous() for x in (block_tables, query_starts, context_lens)]
+    out = torch.empty_like(q)
+    _call(
+        "paged_prefill_attention",
+        q.dtype,
+        q.data_ptr(),
+        key_cache.data_ptr(),
+        value_cache.data_ptr(),
+        *(x.data_ptr() for x in integers),
+        out.data_ptr(),
+        len(context_lens),
+        q.shape[1],
+        key_cache.shape[2],
+        q.shape[2],
+        integers[0].stride(0),
         key_cache.shape[1],
         key_cache.stride(1),
         sliding_window or 0,

@@ -69,13 +69,8 @@ def paged_decode_attention(
     last. The result is in `out` if that is given, contiguous, which keeps its rows of requests of length 0. `beside`
     says that this need not wait for what was launched right before, a paged_prefill_attention of the same step.
     """
-    head_dim = q.shape[-1]
-    if (
-        native.runs_native(q, key_cache, value_cache)
-        and native.follows(key_cache, value_cache)
-        and native.attends(head_dim)
-    ):
-        scale = head_dim**-0.5 if scale is None else scale
+    if native.takes_cache(q, key_cache, value_cache):
+        scale = q.shape[-1] ** -0.5 if scale is None else scale
         found = native.paged_decode_attention(
             q, key_cache, value_cache, block_tables, context_lens, scale, sliding_window
         )

@@ -17,6 +17,7 @@ from roseinfer.kernels.activations import silu_and_mul, silu_and_mul_reference
 from roseinfer.kernels.argmax import argmax, argmax_reference
 from roseinfer.kernels.norms import add_rms_norm, add_rms_norm_reference
 from roseinfer.kernels.paged_attention import paged_decode_attention, paged_decode_attention_reference
+from roseinfer.kernels.paged_prefill import paged_prefill_attention, paged_prefill_attention_reference
 from roseinfer.kernels.rope_append import rope_append, rope_append_reference
 
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
@@ -135,6 +136,67 @@ def test_paged_decode_attention(
     # Large scores make a softmax out of their own rounding.
     close = tolerance(dtype) if scale == 1.0 else {"rtol": 0.05, "atol": 0.05}
     torch.testing.assert_close(out, expected, **close)
+
+
+@given(
+    requests=st.lists(st.tuples(st.integers(0, 150), st.integers(0, 100)), min_size=1, max_size=4),
+    before=st.integers(0, 3),
+    block_size=st.sampled_from([1, 3, 16]),
+    heads=st.sampled_from([(1, 1), (4, 2), (9, 3), (7, 1), (50, 1)]),
+    head_dim=st.sampled_from([16, 64, 80, 96, 128, 256]),
+    window=st.one_of(st.none(), st.integers(1, 90)),
+    scale=st.sampled_from([1.0, 300.0]),
+    dtype=DTYPES,
+    seed=st.integers(0, 1 << 20),
+)
+@settings(max_examples=60, deadline=None)
+def test_paged_prefill_attention(
+    requests: list[tuple[int, int]],
+    before: int,
+    block_size: int,
+    heads: tuple[int, int],
+    head_dim: int,
+    window: int | None,
+    scale: float,
+    dtype: torch.dtype,
+    seed: int,
+) -> None:
+    """Requests are (tokens that are there already, new tokens); `before` them stand tokens of others."""
+    starts = [before]
+    for _, new in requests:
+        starts.append(starts[-1] + new)
+    case = paged_case(
+        [past + new for past, new in requests],
+        heads=heads[0],
+        kv_heads=heads[1],
+        head_dim=head_dim,
+        dtype=dtype,
+        block_size=block_size,
+        queries=starts[-1] + 2,
+        seed=seed,
+    )
+    arguments = (case.q.cpu(), case.key_cache.cpu(), case.value_cache.cpu(), case.block_tables.cpu())
+    assert native.takes_cache(*arguments[:3])
+    arguments = (*arguments, torch.tensor(starts), case.context_lens.cpu())
+    options = {"max_query_len": 50, "sliding_window": window, "scale": scale * head_dim**-0.5}
+    own = slice(before, starts[-1])
+    close = tolerance(dtype) if scale == 1.0 else {"rtol": 0.05, "atol": 0.05}
+    ours, expected = (
+        paged_prefill_attention(*arguments, **options),
+        paged_prefill_attention_reference(*arguments, **options),
+    )
+    torch.testing.assert_close(ours[own], expected[own], **close)
+
+
+def test_keys_past_the_end_are_never_read() -> None:
+    case = paged_case([70], heads=2, kv_heads=1, head_dim=64, dtype=torch.bfloat16, queries=7)
+    q, keys, values, tables = (x.cpu() for x in (case.q, case.key_cache, case.value_cache, case.block_tables))
+    for cache in (keys, values):
+        kept = cache[tables[0, :5].long()].flatten(0, 1)[:70].clone()
+        cache.fill_(torch.nan)
+        cache[tables[0, :5].long()] = torch.cat((kept, cache.new_full((10, 1, 64), torch.nan))).view(5, 16, 1, 64)
+    arguments = (q, keys, values, tables, torch.tensor([0, 7]), torch.tensor([70]))
+    assert paged_prefill_attention(*arguments, max_query_len=7).isfinite().all()
 
 
 @given(

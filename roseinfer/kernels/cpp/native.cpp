@@ -7,6 +7,7 @@
 
 #include "attention.h"
 #include "elementwise.h"
+#include "prefill.h"
 #include "products.h"
 
 namespace {
@@ -149,6 +150,13 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
         int64_t slot_stride, int64_t window, float scale) {                                                            \
         paged_decode_attention(q, keys, values, tables, lengths, out, requests, heads, kv_heads, head_dim,             \
                                table_stride, block_size, slot_stride, window, scale);                                  \
+    }                                                                                                                  \
+    extern "C" void paged_prefill_attention_##NAME(                                                                    \
+        const T* q, const T* keys, const T* values, const int32_t* tables, const int32_t* starts,                      \
+        const int32_t* lengths, T* out, int64_t requests, int64_t heads, int64_t kv_heads, int64_t head_dim,           \
+        int64_t table_stride, int64_t block_size, int64_t slot_stride, int64_t window, float scale) {                  \
+        paged_prefill_attention(q, keys, values, tables, starts, lengths, out, requests, heads, kv_heads, head_dim,    \
+                                table_stride, block_size, slot_stride, window, scale);                                 \
     }                                                                                                                  \
     extern "C" void linear_##NAME(const Weight* weight, const T* x, T* out, int64_t rows) {                            \
         linear(*weight, x, out, rows);                                                                                 \

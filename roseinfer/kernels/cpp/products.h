@@ -176,9 +176,9 @@ struct Fetch {
 };
 
 // A plain or int8 pack of 16 * PARTS outputs with ROWS rows of x.
-template <typename T, int ROWS, int PARTS, typename V>
+template <typename T, int ROWS, int PARTS, typename V, typename To>
 inline void multiply_pack(const V* pack, const Operand<T>* x, int64_t size, int64_t row, int64_t output, Fetch fetch,
-                          const Target<T>& target) {
+                          const Target<To>& target) {
     typedef Arithmetic<T> A;
     F sums[ROWS][PARTS] = {};
     for (int64_t k = 0; k < size; k += 2, pack += 2 * PARTS * W) {
@@ -195,15 +195,44 @@ inline void multiply_pack(const V* pack, const Operand<T>* x, int64_t size, int6
         for (int part = 0; part < PARTS; ++part) target.put(row + i, output + part * W, sums[i][part]);
 }
 
+// In 4 bits, a pair of bfloat16 holds 128 + code, which is the code behind the bits of 128.
+template <typename T>
+constexpr float SHIFT = std::is_same_v<Operand<T>, float> ? 8.f : 128.f + 8.f;
+
+// Pairs of the codes that two elements of 32 outputs have: of the low bits, and of the high ones.
+template <typename T>
+inline void widen(I first, I second, typename Arithmetic<T>::Pair& low, typename Arithmetic<T>::Pair& high) {
+    typedef Arithmetic<T> A;
+    if constexpr (std::is_same_v<Operand<T>, float>) {
+        low = A::of_codes(first & 15, second & 15), high = A::of_codes(first >> 4, second >> 4);
+    } else {
+        const I both = first | second << 16;
+        low = (typename A::Pair)((both & 0x000F000F) | 0x43004300);
+        high = (typename A::Pair)((both >> 4 & 0x000F000F) | 0x43004300);
+    }
+}
+
+// Sums of one group's products, scaled and moved, to those of the groups before. `totals` are of x, a group apart.
+template <typename T, int ROWS, int PARTS>
+inline void add_group(F (&sums)[ROWS][PARTS], const F (&inner)[ROWS][PARTS], const uint8_t* scales, const float* totals,
+                      int64_t groups) {
+    for (int part = 0; part < PARTS; ++part, scales += sizeof(U)) {
+        U pair;
+        std::memcpy(&pair, scales, sizeof pair);
+        const F scale = (F)(pair << 16), offset = (F)(pair & 0xFFFF0000u) - SHIFT<T> * scale;
+        for (int i = 0; i < ROWS; ++i) {
+            sums[i][part] += scale * inner[i][part];
+            sums[i][part] += offset * totals[i * groups];
+        }
+    }
+}
+
 // The same for an int4 pack.
 template <typename T, int ROWS, int PARTS>
 inline void multiply_codes(const Weight& w, const uint8_t* codes, const Operand<T>* x, const float* totals, int64_t row,
                            int64_t output, Fetch fetch, const Target<T>& target) {
     typedef Arithmetic<T> A;
     constexpr int64_t HALF = PARTS * W / 2;
-    constexpr bool FLOATS = std::is_same_v<Operand<T>, float>;
-    // A pair of bfloat16 holds 128 + code, which is the code behind the bits of 128.
-    constexpr float SHIFT = FLOATS ? 8.f : 128.f + 8.f;
     const int64_t groups = w.size / GROUP;
     F sums[ROWS][PARTS] = {};
     for (int64_t group = 0; group < groups; ++group) {
@@ -213,30 +242,42 @@ inline void multiply_codes(const Weight& w, const uint8_t* codes, const Operand<
             typename A::Pair own[ROWS];
             for (int i = 0; i < ROWS; ++i) own[i] = A::of_row(x + (row + i) * w.size + k);
             for (int part = 0; part < PARTS / 2; ++part) {
-                const I first = load_codes(codes + part * W), second = load_codes(codes + HALF + part * W);
                 typename A::Pair low, high;
-                if constexpr (FLOATS) {
-                    low = A::of_codes(first & 15, second & 15), high = A::of_codes(first >> 4, second >> 4);
-                } else {
-                    const I both = first | second << 16;
-                    low = (typename A::Pair)((both & 0x000F000F) | 0x43004300);
-                    high = (typename A::Pair)((both >> 4 & 0x000F000F) | 0x43004300);
-                }
+                widen<T>(load_codes(codes + part * W), load_codes(codes + HALF + part * W), low, high);
                 for (int i = 0; i < ROWS; ++i) {
                     inner[i][part] = A::add(inner[i][part], low, own[i]);
                     inner[i][part + PARTS / 2] = A::add(inner[i][part + PARTS / 2], high, own[i]);
                 }
             }
         }
-        for (int part = 0; part < PARTS; ++part, codes += sizeof(U)) {
-            U pair;
-            std::memcpy(&pair, codes, sizeof pair);
-            const F scale = (F)(pair << 16), offset = (F)(pair & 0xFFFF0000u);
-            for (int i = 0; i < ROWS; ++i) {
-                const float total = totals[(row + i) * groups + group];
-                sums[i][part] += scale * (inner[i][part] - SHIFT * total) + offset * total;
+        add_group<T>(sums, inner, codes, totals + row * groups + group, groups);
+        codes += PARTS * sizeof(U);
+    }
+    for (int i = 0; i < ROWS; ++i)
+        for (int part = 0; part < PARTS; ++part) target.put(row + i, output + part * W, sums[i][part]);
+}
+
+// The same once more, with codes widened for many rows: more rows at once find room in registers.
+template <typename T, int ROWS, int PARTS>
+inline void multiply_widened(const Weight& w, const uint8_t* codes, const Operand<T>* widened, const Operand<T>* x,
+                             const float* totals, int64_t row, int64_t output, Fetch fetch, const Target<T>& target) {
+    typedef Arithmetic<T> A;
+    const int64_t groups = w.size / GROUP;
+    F sums[ROWS][PARTS] = {};
+    for (int64_t group = 0; group < groups; ++group) {
+        F inner[ROWS][PARTS] = {};
+        for (int64_t k = group * GROUP; k < (group + 1) * GROUP; k += 2, widened += 2 * PARTS * W) {
+            fetch(k);
+            typename A::Pair own[ROWS];
+            for (int i = 0; i < ROWS; ++i) own[i] = A::of_row(x + (row + i) * w.size + k);
+            for (int part = 0; part < PARTS; ++part) {
+                const typename A::Pair values = A::of_pack(widened + 2 * part * W, PARTS * W);
+                for (int i = 0; i < ROWS; ++i) inner[i][part] = A::add(inner[i][part], values, own[i]);
             }
         }
+        codes += GROUP * PARTS * W / 2;
+        add_group<T>(sums, inner, codes, totals + row * groups + group, groups);
+        codes += PARTS * sizeof(U);
     }
     for (int i = 0; i < ROWS; ++i)
         for (int part = 0; part < PARTS; ++part) target.put(row + i, output + part * W, sums[i][part]);
@@ -260,6 +301,9 @@ inline void by_rows(int64_t rows, const void* pack, int64_t bytes, int64_t size,
     if (row < rows) some(std::integral_constant<int, 1>{}, row, fetch());
 }
 
+// For more rows, the codes of a pack are widened once for all.
+constexpr int64_t FEW = 12;
+
 // Packs begin..end of a plain or int8 weight.
 template <typename T, int PARTS, typename V>
 void multiply_packs(const Weight& w, const Operand<T>* x, int64_t rows, int64_t begin, int64_t end, Scratch<T>& scratch,
@@ -273,7 +317,7 @@ void multiply_packs(const Weight& w, const Operand<T>* x, int64_t rows, int64_t 
             });
         };
         if constexpr (std::is_same_v<V, int8_t> && !std::is_same_v<Operand<T>, float>) {
-            if (rows > 12) {  // widened once for all
+            if (rows > FEW) {
                 scratch.widened.resize(elements);
                 for (int64_t i = 0; i < elements; i += W) store(scratch.widened.data() + i, load(pack + i));
                 walk_rows(scratch.widened.data());
@@ -282,6 +326,22 @@ void multiply_packs(const Weight& w, const Operand<T>* x, int64_t rows, int64_t 
         }
         walk_rows(pack);
     }
+}
+
+// The codes of an int4 pack as pairs: [size / 2, lanes, 2].
+template <typename T, int PARTS>
+void widen_pack(const uint8_t* codes, int64_t groups, std::vector<Operand<T>>& widened) {
+    constexpr int64_t HALF = PARTS * W / 2;
+    widened.resize(groups * GROUP * 2 * HALF);
+    Operand<T>* to = widened.data();
+    for (int64_t group = 0; group < groups; ++group, codes += PARTS * sizeof(U))
+        for (int64_t k = 0; k < GROUP; k += 2, codes += 2 * HALF, to += 4 * HALF)
+            for (int64_t part = 0; part < PARTS / 2; ++part) {
+                typename Arithmetic<T>::Pair low, high;
+                widen<T>(load_codes(codes + part * W), load_codes(codes + HALF + part * W), low, high);
+                std::memcpy(to + 2 * part * W, &low, sizeof low);
+                std::memcpy(to + 2 * (HALF + part * W), &high, sizeof high);
+            }
 }
 
 // Packs begin..end of an int4 weight.
@@ -294,6 +354,17 @@ void multiply_code_packs(const Weight& w, const Operand<T>* x, int64_t rows, int
         scratch.totals[group] = sum(load(x + group * GROUP) + load(x + group * GROUP + W));
     for (int64_t index = begin; index < end; ++index) {
         const uint8_t* codes = static_cast<const uint8_t*>(w.values) + index * bytes;
+        if constexpr (!std::is_same_v<Operand<T>, float>) {
+            if (rows > 2 * FEW) {
+                widen_pack<T, PARTS>(codes, groups, scratch.widened);
+                by_rows<6>(rows, codes, bytes, w.size, [&](auto count, int64_t row, Fetch fetch) {
+                    multiply_widened<T, decltype(count)::value, PARTS>(w, codes, scratch.widened.data(), x,
+                                                                       scratch.totals.data(), row, index * PARTS * W,
+                                                                       fetch, target);
+                });
+                continue;
+            }
+        }
         by_rows<4>(rows, codes, bytes, w.size, [&](auto count, int64_t row, Fetch fetch) {
             multiply_codes<T, decltype(count)::value, PARTS>(w, codes, x, scratch.totals.data(), row, index * PARTS * W,
                                                              fetch, target);

@@ -1,0 +1,220 @@
+// Attention of prompts, and of chunks of prompts, over the keys and values of the paged cache.
+//
+// A key head's keys are packed as the weight of a linear layer is, and so are its values; queries, and then attention
+// weights, meet them as rows of x do (products.h). What is packed meets many rows: all new tokens of the request, and
+// of each all heads that share the key head.
+
+#pragma once
+
+#include <memory>
+
+#include "attention.h"
+#include "products.h"
+
+namespace {
+
+constexpr int64_t KEY_PARTS = 4, KEYS = KEY_PARTS * W;  // keys of a pack
+constexpr int64_t TILE_ROWS = 48;                       // queries that go through keys together: scores stay in a cache
+
+// The new tokens of one request, the last ones that it has.
+struct Chunk {
+    int64_t request, begin, count;  // its tokens among all
+    int64_t past;                   // tokens before them
+    int64_t first, padded;          // where its packed keys begin, and how many there are, a multiple of KEYS
+    int64_t place;                  // of its packs, in elements
+};
+
+// So many elements of a head that a pack of values has, as vectors.
+inline int64_t value_parts(int64_t head_dim) { return head_dim % (4 * W) == 0 ? 4 : head_dim % (2 * W) == 0 ? 2 : 1; }
+
+// The rows of up to 64 tokens, and zeros behind those.
+template <typename T>
+struct PackedRows {
+    const T* row[KEYS];
+
+    PackedRows(const T* cache, const int32_t* slots, int64_t count, int64_t slot_stride) {
+        static const T zeros[256] = {};  // native._MAX_HEAD_DIM
+        for (int64_t i = 0; i < KEYS; ++i) row[i] = i < count ? cache + slots[i] * slot_stride : zeros;
+    }
+};
+
+// Keys: outputs are tokens, and elements are what is summed over.
+template <typename T>
+void pack_keys(const PackedRows<T>& keys, int64_t head_dim, T* pack) {
+    typedef std::conditional_t<std::is_same_v<T, float>, float, uint32_t> Unit;  // a pair of bfloat16 stays together
+    const int64_t units = head_dim * sizeof(T) / sizeof(Unit);
+    for (int64_t lane = 0; lane < KEYS; ++lane)
+        for (int64_t i = 0; i < units; ++i)
+            std::memcpy(reinterpret_cast<char*>(pack) + (i * KEYS + lane) * sizeof(Unit),
+                        reinterpret_cast<const char*>(keys.row[lane]) + i * sizeof(Unit), sizeof(Unit));
+}
+
+// Values, in a pack for each `lanes` elements of a head: outputs are elements, and tokens are what is summed over.
+template <typename T>
+void pack_values(const PackedRows<T>& values, int64_t head_dim, int64_t lanes, int64_t padded, T* packs) {
+    for (int64_t begin = 0; begin < head_dim; begin += lanes, packs += padded * lanes)
+        for (int64_t at = 0; at < KEYS; at += 2)
+            for (int64_t i = 0; i < lanes; i += W) {
+                const T *first = values.row[at] + begin + i, *second = values.row[at + 1] + begin + i;
+                if constexpr (std::is_same_v<T, float>) {
+                    store(packs + at * lanes + i, load(first));
+                    store(packs + (at + 1) * lanes + i, load(second));
+                } else {
+                    const U pairs = (U)load(first) >> 16 | (U)load(second);
+                    std::memcpy(packs + at * lanes + 2 * i, &pairs, sizeof pairs);
+                }
+            }
+}
+
+// Scores begin..end of a row become attention weights, as products read them, and all others 0.
+template <typename O>
+inline void weigh(float* scores, int64_t begin, int64_t end, int64_t size, float scale, O* weights) {
+    const int64_t first = begin / W * W, last = (end + W - 1) / W * W;
+    for (int64_t at = first; at < begin; ++at) scores[at] = -INFINITY;
+    for (int64_t at = end; at < last; ++at) scores[at] = -INFINITY;
+    F best = load(scores + first), total{};
+    for (int64_t at = first + W; at < last; at += W) {
+        const F score = load(scores + at);
+        best = score > best ? score : best;
+    }
+    const float most = largest(best);
+    for (int64_t at = first; at < last; at += W) {
+        const F shifted = (load(scores + at) - most) * scale;
+        // What is far below the best one, the padding above all, must be 0 and not the smallest exponential.
+        const F weight = shifted < -87.f ? all(0.f) : exponential(shifted);
+        store(scores + at, weight);
+        total += weight;
+    }
+    const float inverse = 1.f / sum(total);
+    std::fill(weights, weights + first, O{});
+    for (int64_t at = first; at < last; at += W) store(weights + at, load(scores + at) * inverse);
+    std::fill(weights + last, weights + size, O{});
+}
+
+// What a thread keeps between tiles.
+template <typename T>
+struct TileScratch {
+    std::vector<Operand<T>> queries, weights;
+    std::vector<float> scores;
+    std::vector<T> out;
+};
+
+// Some rows with a pack.
+template <typename T, int PARTS, typename V, typename To>
+void multiply_rows(const V* pack, const Operand<T>* x, int64_t rows, int64_t size, int64_t output,
+                   const Target<To>& target) {
+    by_rows<6>(rows, pack, 0, size, [&](auto count, int64_t row, Fetch fetch) {
+        multiply_pack<T, decltype(count)::value, PARTS>(pack, x, size, row, output, fetch, target);
+    });
+}
+
+// New tokens begin..end of a request, with the heads that share a key head: `q` and `out` are the first head's.
+template <typename T>
+void attend_tile(const Chunk& chunk, int64_t begin, int64_t end, const T* q, const T* keys, const T* values, T* out,
+                 int64_t sharing, int64_t token_stride, int64_t head_dim, int64_t window, float scale,
+                 TileScratch<T>& scratch) {
+    const int64_t rows = (end - begin) * sharing;
+    // Keys that one of the tokens sees, in whole packs, counted from the chunk's first one.
+    const int64_t length = chunk.past + end, seen = first_in_window(chunk.past + begin + 1, window);
+    const int64_t from = (seen - chunk.first) / KEYS * KEYS, to = (length - chunk.first + KEYS - 1) / KEYS * KEYS;
+    const int64_t size = to - from;
+    scratch.queries.resize(rows * head_dim), scratch.weights.resize(rows * size);
+    scratch.scores.resize(rows * size), scratch.out.resize(rows * head_dim);
+    const auto place = [&](int64_t row) { return (begin + row / sharing) * token_stride + row % sharing * head_dim; };
+    for (int64_t row = 0; row < rows; ++row)
+        for (int64_t i = 0; i < head_dim; i += W) {
+            if constexpr (std::is_same_v<T, Operand<T>>)
+                std::memcpy(&scratch.queries[row * head_dim + i], q + place(row) + i, W * sizeof(T));
+            else
+                store(&scratch.queries[row * head_dim + i], load(q + place(row) + i));
+        }
+    const Target<float> scores{scratch.scores.data(), size, size, false, nullptr, nullptr};
+    for (int64_t at = 0; at < size; at += KEYS)
+        multiply_rows<T, KEY_PARTS>(keys + (from + at) * head_dim, scratch.queries.data(), rows, head_dim, at, scores);
+    for (int64_t row = 0; row < rows; ++row) {
+        const int64_t own = chunk.past + begin + row / sharing + 1, base = chunk.first + from;
+        weigh(&scratch.scores[row * size], first_in_window(own, window) - base, own - base, size, scale,
+              &scratch.weights[row * size]);
+    }
+    const Target<T> target{scratch.out.data(), head_dim, head_dim, false, nullptr, nullptr};
+    const auto walk = [&](auto parts) {
+        constexpr int PARTS = decltype(parts)::value;
+        for (int64_t i = 0; i < head_dim; i += PARTS * W)
+            multiply_rows<T, PARTS>(values + i * chunk.padded + from * PARTS * W, scratch.weights.data(), rows, size, i,
+                                    target);
+    };
+    if (value_parts(head_dim) == 4)
+        walk(std::integral_constant<int, 4>{});
+    else if (value_parts(head_dim) == 2)
+        walk(std::integral_constant<int, 2>{});
+    else
+        walk(std::integral_constant<int, 1>{});
+    for (int64_t row = 0; row < rows; ++row)
+        std::memcpy(out + place(row), &scratch.out[row * head_dim], head_dim * sizeof(T));
+}
+
+// Request r has the tokens starts[r]..starts[r + 1] of q, which are the last of its lengths[r].
+template <typename T>
+void paged_prefill_attention(const T* q, const T* keys, const T* values, const int32_t* tables, const int32_t* starts,
+                             const int32_t* lengths, T* out, int64_t requests, int64_t heads, int64_t kv_heads,
+                             int64_t head_dim, int64_t table_stride, int64_t block_size, int64_t slot_stride,
+                             int64_t window, float scale) {
+    const int64_t sharing = heads / kv_heads, token_stride = heads * head_dim;
+    const int64_t tokens = std::max<int64_t>(TILE_ROWS / sharing, 1);  // of a tile
+    struct Tile {
+        const Chunk* chunk;
+        int64_t begin, end;
+    };
+    std::vector<Chunk> chunks;
+    std::vector<Tile> tiles;
+    int64_t elements = 0;
+    for (int64_t request = 0; request < requests; ++request) {
+        const int64_t count = starts[request + 1] - starts[request], past = lengths[request] - count;
+        if (count == 0) continue;
+        const int64_t first = first_in_window(past + 1, window) / KEYS * KEYS;
+        const int64_t padded = (lengths[request] - first + KEYS - 1) / KEYS * KEYS;
+        chunks.push_back({request, starts[request], count, past, first, padded, elements});
+        elements += padded * kv_heads * head_dim;
+    }
+    for (const Chunk& chunk : chunks)
+        for (int64_t begin = 0; begin < chunk.count; begin += tokens)
+            tiles.push_back({&chunk, begin, std::min(begin + tokens, chunk.count)});
+    // The longest first, so that no thread is left with one in the end.
+    const auto work = [](const Tile& tile) { return (tile.end - tile.begin) * (tile.chunk->past + tile.end); };
+    std::sort(tiles.begin(), tiles.end(), [&](const Tile& a, const Tile& b) { return work(a) > work(b); });
+    const std::unique_ptr<T[]> packed_keys(new T[elements]), packed_values(new T[elements]);
+    const int64_t lanes = value_parts(head_dim) * W;
+#pragma omp parallel if (elements >= PARALLEL)
+    {
+        std::vector<int32_t> slots;
+        for (const Chunk& chunk : chunks) {
+            const int32_t* table = tables + chunk.request * table_stride;
+            const int64_t length = lengths[chunk.request], packs = chunk.padded / KEYS;
+#pragma omp for nowait schedule(static)
+            for (int64_t unit = 0; unit < kv_heads * packs; ++unit) {
+                const int64_t head = unit / packs, at = unit % packs * KEYS, from = chunk.first + at;
+                const int64_t count = std::min(KEYS, length - from);
+                slots.resize(KEYS);
+                find_slots(table, from, from + count, block_size, slots.data());
+                const int64_t place = chunk.place + head * chunk.padded * head_dim;
+                pack_keys(PackedRows<T>(keys + head * head_dim, slots.data(), count, slot_stride), head_dim,
+                          packed_keys.get() + place + at * head_dim);
+                pack_values(PackedRows<T>(values + head * head_dim, slots.data(), count, slot_stride), head_dim, lanes,
+                            chunk.padded, packed_values.get() + place + at * lanes);
+            }
+        }
+#pragma omp barrier
+        TileScratch<T> scratch;
+#pragma omp for schedule(dynamic)
+        for (int64_t unit = 0; unit < static_cast<int64_t>(tiles.size()) * kv_heads; ++unit) {
+            const Tile& tile = tiles[unit / kv_heads];
+            const Chunk& chunk = *tile.chunk;
+            const int64_t head = unit % kv_heads, place = chunk.place + head * chunk.padded * head_dim;
+            const int64_t own = chunk.begin * token_stride + head * sharing * head_dim;
+            attend_tile(chunk, tile.begin, tile.end, q + own, packed_keys.get() + place, packed_values.get() + place,
+                        out + own, sharing, token_stride, head_dim, window, scale, scratch);
+        }
+    }
+}
+
+}  // namespace
