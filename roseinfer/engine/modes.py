@@ -218,7 +218,10 @@ class ModeScheduler(ABC):
                 raise UsageError(f"{name}: token id {wrong[0]} is outside the model's vocabulary of {vocab_size}")
 
     def _hand_out(self, request: Request, token_ids: Sequence[int], now_s: float) -> None:
-        """Make events of a request's new tokens, the last of which may end it, as a stop string does that it brings."""
+        """Make events of a request's new tokens, one or more, the last of which may end it.
+
+        A request with stop strings gets one at a time: a token behind the one that ends it would be too late to drop.
+        """
         stream = self._streams[request]
         texts = stream.add(token_ids)
         if stream.stopped:

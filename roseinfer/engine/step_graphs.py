@@ -126,7 +126,7 @@ class StepGraphs:
     def newest(self) -> Tensor:
         """The tokens that the last launch leaves for the next one, [rows or more], in the order of its plan.
 
-        A view: the next `prepare` of a step of the same form may overwrite them.
+        A view: what is next prepared, launched or captured may overwrite them.
         """
         assert self._prepared is not None
         return self._steps(self._prepared[0]).newest

@@ -59,6 +59,7 @@ def profile_run(
     planned = planned_steps(engine, config.workload.mode, load)
     _check_fits(config, planned, most_steps(engine, config.workload.mode, load))
     ops_per_step = _warm_up(engine, load, config)
+    engine.runner.capture_missing()
     engine.pool.reset_prefix_cache()
     baseline = run_load(engine, config.workload.mode, load)
     report = Report.of(baseline)

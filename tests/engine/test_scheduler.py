@@ -230,6 +230,17 @@ def test_prompts_are_spread_over_the_steps_of_completions_that_are_long_enough()
     assert machine.step().label == "prefill bs=3 tokens=30", "four steps are not enough"
 
 
+def test_what_is_left_of_running_prompts_counts_when_prompts_are_spread() -> None:
+    """Six tokens a step: 12 are left of the running prompt, and the completions have five steps."""
+    policy = Policy(4, 64, max_mixed_tokens=6, least_prompt_tokens=2, spreads_prompts=True)
+    for waiting, label in ((18, "prefill bs=1 tokens=6"), (19, "prefill bs=2 tokens=31")):
+        machine = Machine(Scheduler(BlockPool(64, 4), policy))
+        machine.scheduler.add(new_request(0, range(18), 5))
+        assert machine.step().label == "prefill bs=1 tokens=6"
+        machine.scheduler.add(new_request(1, range(100, 100 + waiting), 5))
+        assert machine.step().label == label
+
+
 def test_a_long_prompt_is_computed_in_chunks_beside_decoding_requests() -> None:
     machine = Machine(Scheduler(BlockPool(32, 4), Policy(4, 16, max_mixed_tokens=5, least_prompt_tokens=1)))
     machine.scheduler.add(new_request(0, range(10, 13), 30))

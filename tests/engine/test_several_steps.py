@@ -14,6 +14,7 @@ from roseinfer.cache.block_pool import BlockPool
 from roseinfer.config import EngineConfig, Mode, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
+from roseinfer.engine.request import TokenLogprobs
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 
@@ -58,19 +59,23 @@ def test_the_result_is_that_of_one_step_at_a_time(
         expected.submit(prompt, params)
         ahead.submit(prompt, params)
     tokens: Counter[tuple[int, int]] = Counter()
+    logprobs: dict[tuple[int, int], list[TokenLogprobs]] = {}
     ended: set[tuple[int, int]] = set()
     while ahead.has_unfinished:
         for event in ahead.step():
             key = (event.request_id, event.sample_index)
             assert key not in ended, "no token comes after the last one"
             tokens[key] += 1
+            if event.logprobs is not None:
+                logprobs.setdefault(key, []).append(event.logprobs)
             if event.finish_reason is not None:
                 ended.add(key)
     for output, alone in zip(ahead.run(), expected.run(), strict=True):
         key = (output.request_id, output.sample_index)
         assert output.token_ids == alone.token_ids
         assert (output.text, output.finish_reason) == (alone.text, alone.finish_reason)
-        assert len(output.token_ids) == tokens[key]
+        assert len(output.token_ids) == len(output.token_times_s) == tokens[key]
+        assert output.logprobs == logprobs.get(key)
         assert key in ended
     assert ahead.engine.pool.num_free == ahead.engine.pool.num_blocks
 

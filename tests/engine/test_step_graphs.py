@@ -103,7 +103,10 @@ def test_prompts_beside_decodes_draw_the_same_whatever_stands_between_them(
     replays: list[GraphKey],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Chunks of prompts, several ways to sample, blocks that run out, requests that come back."""
+    """Chunks of prompts, several ways to sample, blocks that run out, requests that come back.
+
+    Among them are requests whose logits the host has a part in, which no graph runs.
+    """
     monkeypatch.setattr(StepGraphs, "wants", lambda graphs, key: True)
     if fused:  # attention takes the fused projection, which a CPU without compiled kernels gives it in parts
         takes = property(lambda step: step.attention.takes_projection)
@@ -114,6 +117,15 @@ def test_prompts_beside_decodes_draw_the_same_whatever_stands_between_them(
         for p in ({}, {"temperature": 0.8, "top_k": 7}, {"temperature": 1.1, "top_p": 0.8}, {"stop_on_eos": False})
         for _ in range(6)
     ]
+    with_host: tuple[dict[str, Any], ...] = (
+        {"logit_bias": {7: 50.0}},
+        {"presence_penalty": 2.0, "frequency_penalty": 2.0},
+        {"repetition_penalty": 3.0},
+        {"logprobs": 1},
+        {"min_new_tokens": 9, "stop_token_ids": tuple(range(0, 250, 2))},
+    )
+    work.insert(0, ([3, 4], SamplingParams(max_new_tokens=12, min_new_tokens=1, stop_token_ids=tuple(range(250)))))
+    work += [([rng.randrange(50) for _ in range(9)], SamplingParams(max_new_tokens=12, **p)) for p in with_host]
     folder = str(request.getfixturevalue(model))
     settings = {"max_batch_size": 4, "max_batch_tokens": 24, "block_size": 4, "max_model_len": 112, "seed": 3}
 
@@ -128,6 +140,9 @@ def test_prompts_beside_decodes_draw_the_same_whatever_stands_between_them(
         outputs = scheduler.run()
         assert engine.pool.num_free == engine.pool.num_blocks
         done.append((scheduler.num_preemptions, engine))
+        biased, *_, patient = (output.token_ids for output in outputs[-len(with_host) :])
+        assert biased == [7] * 12
+        assert len(patient) >= 9
         return [output.token_ids for output in outputs]
 
     done: list[tuple[int, Engine]] = []
