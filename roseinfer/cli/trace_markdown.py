@@ -16,6 +16,7 @@ def to_markdown(summary: Summary, top: int = 15, sort_by: SortBy = "self") -> st
         parts += ["", *(f"> - {doubt.level}: {_escape(doubt.message)}" for doubt in summary.trust)]
     if summary.comparison:
         parts += ["", f"**{_escape(summary.comparison.headline)}**"]
+        parts += ["", *(f"> - warning: {_escape(line)}" for line in summary.comparison.warnings)]
     for sheet in all_sheets(summary, top, sort_by):
         parts += ["", *_table(sheet)]
     return "\n".join(parts).rstrip() + "\n"

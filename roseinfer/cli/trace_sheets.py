@@ -270,15 +270,19 @@ def comparison_sheets(comparison: Comparison, top: int) -> list[Sheet]:
         for row in comparison.phases
     ]
     columns = ("-Phase", "Before ms", "After ms", "Change %", "Noise %", "-Verdict")
+    kernels = "Kernels" if comparison.kernels_on == "gpu" else "Operators"
+    parts = (("Spans", comparison.spans), ("Launches", comparison.launches), (kernels, comparison.kernels))
     return [
         _sheet("Compared with the baseline, a step", columns, steps),
-        _changes("Spans, ms a step", comparison.spans, top),
-        _changes("Launches, GPU events a step", comparison.launches, top),
-        _changes("Kernels, ms a step", comparison.kernels, top),
+        *(
+            _changes(title, [row for row in rows if row.phase == phase], top)
+            for phase in dict.fromkeys(row.phase for row in comparison.spans + comparison.kernels)
+            for title, rows in parts
+        ),
     ]
 
 
-def _changes(title: str, changes: list[Change], top: int) -> Sheet:
+def _changes(what: str, changes: list[Change], top: int) -> Sheet:
     rows = [
         [
             row.name,
@@ -289,6 +293,10 @@ def _changes(title: str, changes: list[Change], top: int) -> Sheet:
         for row in changes[:top]
         if row.new != row.baseline
     ]
+    title = what
+    if changes:
+        of_phase = "" if changes[0].phase in (None, "step") else f" of {changes[0].phase}"
+        title = f"{what}{of_phase}, {changes[0].unit}"
     return _sheet(title, ("*Name", "Before", "After", "Change %"), rows)
 
 

@@ -99,6 +99,8 @@ def print_report(console: Console, summary: Summary, top: int = 15, sort_by: Sor
         console.print(Text(f"{label}|{strip}| {device.busy_percent:.1f} % busy"), no_wrap=True)
     if summary.comparison:
         console.print(Text(summary.comparison.headline, style="bold"))
+        for warning in summary.comparison.warnings:
+            console.print(Padding(Text(f"warning: {warning}", style="yellow"), (0, 0, 0, 2), expand=False))
     for sheet in all_sheets(summary, top, sort_by):
         console.print()
         console.print(sheet_table(sheet, console.width))

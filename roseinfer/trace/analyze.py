@@ -13,8 +13,10 @@ from roseinfer.trace.host_side import Findings
 from roseinfer.trace.intervals import union_length
 from roseinfer.trace.manifest import Manifest, find_manifest
 from roseinfer.trace.ops import summarize_ops
+from roseinfer.trace.phase_costs import phase_costs
 from roseinfer.trace.ranks import merge, summarize_ranks
 from roseinfer.trace.reader import read_trace
+from roseinfer.trace.recording import recording_of
 from roseinfer.trace.repetition import find_repetition
 from roseinfer.trace.roofline import roofline
 from roseinfer.trace.source import Progress
@@ -55,6 +57,7 @@ def summarize_columns(trace: Trace, manifest: Manifest | None = None) -> Summary
     steps = summarize_steps(trace, facts.steps, facts.event_step, facts.attribution, facts.gaps)
     spans = summarize_spans(facts.spans, facts.costs, facts.mapped)
     cpu, top_ops, what_if = _cpu(facts), summarize_ops(facts), bounds(facts, gpu)
+    costs = phase_costs(facts)
     repetition, ranks = find_repetition(facts), summarize_ranks(facts)
     activity = launching_activity(facts)  # the largest table, so the last
     gaps, syncs = rank_gaps(facts, activity), find_syncs(facts, activity)
@@ -88,6 +91,8 @@ def summarize_columns(trace: Trace, manifest: Manifest | None = None) -> Summary
             Findings(gpu, steps, spans, gaps, repetition, syncs, what_if, ranks),
         ),
         trust=doubts(facts, steps),
+        recording=recording_of(trace, manifest, devices),
+        phase_costs=costs,
     )
 
 

@@ -3,22 +3,24 @@
 import math
 import re
 from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 
+from roseinfer.trace.comparability import differences, shared_phases
 from roseinfer.trace.summary import (
     NO_SPAN,
     Change,
     Comparison,
     PhaseChange,
+    PhaseCosts,
     PhaseSummary,
-    SpanSummary,
+    SpanCost,
     Summary,
     to_percent,
 )
 
-_MAX_SPANS = 20
-_MAX_KERNELS = 20
+_MAX_ROWS = 20
 _CLEAR_PERCENT = 1.0
 """A smaller change than this is not called one, however steady the steps."""
 
@@ -32,25 +34,36 @@ def normalized(name: str) -> str:
 
 
 def compare(new: Summary, baseline: Summary, fail_above_percent: float | None = None) -> Summary:
-    """`new` with its comparison to `baseline` filled in.
+    """`new` with its comparison to `baseline` filled in, phase by phase.
 
     With `fail_above_percent`, the comparison has `failed` when a phase's median step is slower by more than that and
     by more than the noise of the steps. Without steps in both traces it is the GPU's, else the host's, window.
+    Raises UsageError for traces that have nothing in common to compare.
     """
-    phases = [
-        _phase(name, baseline.steps.phases[name], row)
-        for name, row in new.steps.phases.items()
-        if name in baseline.steps.phases
-    ] or [_windows(new, baseline)]
+    shared = shared_phases(new, baseline)
+    phases = [_phase(name, baseline.steps.phases[name], new.steps.phases[name]) for name in shared]
+    if not phases:
+        phases = [_windows(new, baseline)]
     failed = fail_above_percent is not None and any(
         phase.verdict == "slower" and phase.change_percent > fail_above_percent for phase in phases
     )
+    # Costs of all steps together would compare one mix of phases with another.
+    pairs: list[tuple[str | None, PhaseCosts, PhaseCosts]] = [
+        (name, baseline.phase_costs[name], new.phase_costs[name]) for name in shared
+    ]
+    if not shared and not new.steps.count and not baseline.steps.count:
+        pairs = [(None, _whole(baseline), _whole(new))]
+    kernels_on: Literal["cpu", "gpu"] = "gpu" if new.gpu and baseline.gpu else "cpu"
     comparison = Comparison(
         baseline=baseline.trace.path,
+        warnings=differences(new, baseline),
         phases=phases,
-        spans=_spans(new, baseline, "ms a step", lambda span: span.wall_ms)[:_MAX_SPANS],
-        kernels=_kernels(new, baseline)[:_MAX_KERNELS],
-        launches=_spans(new, baseline, "GPU events a step", lambda span: float(span.gpu_events))[:_MAX_SPANS],
+        spans=_changes(pairs, "ms", lambda costs: {name: span.wall_ms for name, span in costs.spans.items()}),
+        kernels=_changes(pairs, "ms", lambda costs: costs.kernels if kernels_on == "gpu" else costs.operators),
+        kernels_on=kernels_on,
+        launches=_changes(
+            pairs, "GPU events", lambda costs: {name: span.gpu_events for name, span in costs.spans.items()}
+        ),
         headline=_headline(phases),
         fail_above_percent=fail_above_percent,
         failed=failed,
@@ -67,7 +80,7 @@ def _phase(name: str, old: PhaseSummary, new: PhaseSummary) -> PhaseChange:
 
 
 def _windows(new: Summary, baseline: Summary) -> PhaseChange:
-    if new.gpu and baseline.gpu:
+    if new.gpu and baseline.gpu and baseline.gpu.window_ms:
         return _phase_change("GPU window", baseline.gpu.window_ms, new.gpu.window_ms, None, None, None)
     return _phase_change("host window", baseline.cpu.window_ms, new.cpu.window_ms, None, None, None)
 
@@ -93,44 +106,45 @@ def _per_token(row: PhaseSummary) -> float | None:
     return round(row.median_ms / row.tokens_per_step, 6) if row.tokens_per_step else None
 
 
-def _steps(summary: Summary) -> int:
-    """What totals are divided by: the steps, or 1 where none are marked."""
-    return max(1, summary.steps.count)
+def _whole(summary: Summary) -> PhaseCosts:
+    """What the whole of a trace without steps spends."""
+
+    def times(device: Literal["cpu", "gpu"]) -> dict[str, float]:
+        return {op.name: op.self_ms for op in summary.top_ops if op.device == device}
+
+    spans = {row.name: SpanCost(row.wall_ms, row.gpu_events) for row in summary.spans if row.name != NO_SPAN}
+    return PhaseCosts(spans=spans, operators=times("cpu"), kernels=times("gpu"))
 
 
-def _spans(new: Summary, baseline: Summary, unit: str, value: Callable[[SpanSummary], float]) -> list[Change]:
-    old_of = {span.name: value(span) / _steps(baseline) for span in baseline.spans if span.name != NO_SPAN}
-    new_of = {span.name: value(span) / _steps(new) for span in new.spans if span.name != NO_SPAN}
-    return _changes(old_of, new_of, unit)
+def _changes(
+    pairs: list[tuple[str | None, PhaseCosts, PhaseCosts]], unit: str, values: Callable[[PhaseCosts], dict[str, float]]
+) -> list[Change]:
+    """The largest absolute changes of each phase first."""
+    found: list[Change] = []
+    for phase, old, new in pairs:
+        old_of, new_of = _normalized(values(old)), _normalized(values(new))
+        rows = [
+            Change(
+                phase=phase,
+                name=name,
+                unit=unit if phase is None else f"{unit} a step",
+                baseline=round(old_of.get(name, 0.0), 6),
+                new=round(new_of.get(name, 0.0), 6),
+                change_percent=to_percent(new_of.get(name, 0.0) - old_of[name], old_of[name])
+                if old_of.get(name)
+                else None,
+            )
+            for name in {**new_of, **old_of}
+        ]
+        found += sorted(rows, key=lambda row: (-abs(row.new - row.baseline), row.name))[:_MAX_ROWS]
+    return found
 
 
-def _kernels(new: Summary, baseline: Summary) -> list[Change]:
-    device = "gpu" if new.gpu or baseline.gpu else "cpu"
-
-    def per_step(summary: Summary) -> dict[str, float]:
-        times: dict[str, float] = {}
-        for op in summary.top_ops:
-            if op.device == device:
-                name = normalized(op.name)
-                times[name] = times.get(name, 0.0) + op.self_ms / _steps(summary)
-        return times
-
-    return _changes(per_step(baseline), per_step(new), "ms a step")
-
-
-def _changes(old_of: dict[str, float], new_of: dict[str, float], unit: str) -> list[Change]:
-    """The largest absolute changes first."""
-    rows = [
-        Change(
-            name=name,
-            unit=unit,
-            baseline=round(old_of.get(name, 0.0), 6),
-            new=round(new_of.get(name, 0.0), 6),
-            change_percent=to_percent(new_of.get(name, 0.0) - old_of[name], old_of[name]) if old_of.get(name) else None,
-        )
-        for name in {**new_of, **old_of}
-    ]
-    return sorted(rows, key=lambda row: (-abs(row.new - row.baseline), row.name))
+def _normalized(values: dict[str, float]) -> dict[str, float]:
+    sums: dict[str, float] = {}
+    for name, value in values.items():
+        sums[normalized(name)] = sums.get(normalized(name), 0.0) + value
+    return sums
 
 
 def _headline(phases: list[PhaseChange]) -> str:

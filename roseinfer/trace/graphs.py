@@ -36,13 +36,15 @@ class _Changes(msgspec.Struct, frozen=True, eq=False):
 class MappedSpans(msgspec.Struct, frozen=True, eq=False):
     """Events that count for the spans they were captured under instead of the span around their replay.
 
-    `gpu_ns`, `events`, `kernels` and `small` have one entry an event of a replay that matches a graph.
+    `at`, `gpu_ns`, `events`, `kernels` and `small` have one entry an event of a replay that matches a graph.
     """
 
     new_groups: list[str]
     """Groups that no span of the trace has; numbered behind the span table's groups."""
     parents: dict[int, str]
     """What the new groups are inside of."""
+    at: Ints
+    """The GPU event that each entry is of."""
     gpu_ns: Ints
     events: Ints
     kernels: Ints
@@ -153,6 +155,7 @@ def map_replays(trace: Trace, spans: SpanTable, attribution: Attribution, graphs
     return MappedSpans(
         new_groups=names_of[known:],
         parents={group: outer for group, outer in parents.items() if group >= known},
+        at=events,
         gpu_ns=duration,
         events=np.ones(len(events), np.int64),
         kernels=(trace.gpu.kind[events] == KERNEL).astype(np.int64),

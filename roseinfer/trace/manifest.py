@@ -41,9 +41,40 @@ class Graph(msgspec.Struct, frozen=True):
     """The span that each of those spans was in, none for the outermost; None where that is not known."""
 
 
+class Model(msgspec.Struct, frozen=True):
+    """Which model ran."""
+
+    name: str | None = None
+    dtype: str | None = None
+
+
+class EngineOptions(msgspec.Struct, frozen=True):
+    """The engine's options that decide which weights it reads."""
+
+    quantize: str | None = None
+
+
+class ProfileOptions(msgspec.Struct, frozen=True):
+    """The profiler's options that slow down what it records."""
+
+    with_stack: bool = False
+    profile_memory: bool = False
+    record_shapes: bool = False
+
+
+class Config(msgspec.Struct, frozen=True):
+    """The run's configuration."""
+
+    engine: EngineOptions = EngineOptions()
+    profile: ProfileOptions = ProfileOptions()
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """The manifest; every part may be missing or, in a manifest of another version, unreadable."""
 
+    device: str | None = None
+    model: Model = Model()
+    config: Config = Config()
     ceilings: Ceilings | None = None
     baseline_step_ms: dict[str, float] = {}
     steps: list[ManifestStep] = []

@@ -82,3 +82,7 @@ class Metadata(msgspec.Struct, frozen=True):
     deviceProperties: list[DeviceProperties] = []  # noqa: N815
     distributedInfo: dict[str, Any] = {}  # noqa: N815
     traceName: str = ""  # noqa: N815
+    with_stack: Id = None
+    """This option of the profiler and the next two are written when they were on."""
+    profile_memory: Id = None
+    record_shapes: Id = None

@@ -47,8 +47,6 @@ def summarize_steps(trace: Trace, steps: Steps, event_step: Ints, attribution: A
     outliers: list[Outlier] = []
     for phase in sorted({label.phase for label in steps.labels}):
         at = np.array([index for index, label in enumerate(steps.labels) if label.phase == phase])
-        tokens = [steps.labels[index].tokens for index in at.tolist()]
-        known = [count for count in tokens if count is not None]
         phases[phase] = PhaseSummary(
             count=len(at),
             median_ms=to_ms(np.median(durations[at])),
@@ -59,11 +57,18 @@ def summarize_steps(trace: Trace, steps: Steps, event_step: Ints, attribution: A
             replayed_percent=to_percent(replayed[at].sum(), events[at].sum()),
             host_idle_ms_per_step=to_ms(host_idle_ns[at].mean()),
             gpu_ms_per_step=to_ms(gpu_ns[at].mean()),
-            tokens_per_step=round(sum(known) / len(known), 3) if len(known) == len(tokens) else None,
+            tokens_per_step=_mean([steps.labels[index].tokens for index in at.tolist()]),
+            batch_per_step=_mean([steps.labels[index].batch for index in at.tolist()]),
         )
         outliers += _outliers(phase, at, durations[at])
     outliers.sort(key=lambda outlier: -outlier.times_median)
     return StepsSummary(source=steps.source, count=len(steps), phases=phases, outliers=outliers[:_MAX_OUTLIERS])
+
+
+def _mean(counts: list[int | None]) -> float | None:
+    """None where a step does not say."""
+    known = [count for count in counts if count is not None]
+    return round(sum(known) / len(known), 3) if len(known) == len(counts) else None
 
 
 def _outliers(phase: str, at: Ints, durations: Ints) -> list[Outlier]:

@@ -99,6 +99,8 @@ class PhaseSummary(msgspec.Struct, frozen=True):
     """Mean of the durations of the GPU events launched in a step, added up."""
     tokens_per_step: float | None
     """None where the trace does not say."""
+    batch_per_step: float | None
+    """Requests in a step; None where the trace does not say."""
 
 
 class Outlier(msgspec.Struct, frozen=True):
@@ -266,9 +268,41 @@ class Trust(msgspec.Struct, frozen=True):
     message: str
 
 
+class Recording(msgspec.Struct, frozen=True, kw_only=True):
+    """How the trace was made, as far as it and its manifest tell; None where they do not."""
+
+    device: str | None
+    model: str | None
+    dtype: str | None
+    quantize: str | None
+    """What was asked for, `auto` too."""
+    with_stack: bool
+    profile_memory: bool
+    record_shapes: bool
+
+
+class SpanCost(msgspec.Struct, frozen=True):
+    """What one span takes in a step, inner spans counted."""
+
+    wall_ms: float
+    gpu_events: float
+
+
+class PhaseCosts(msgspec.Struct, frozen=True):
+    """What a step of one phase spends on average, by name."""
+
+    spans: dict[str, SpanCost]
+    operators: dict[str, float]
+    """Self time on the CPU in ms."""
+    kernels: dict[str, float]
+    """Time of the GPU events that the step launched, in ms."""
+
+
 class Change(msgspec.Struct, frozen=True):
     """One figure, before and after."""
 
+    phase: str | None
+    """The phase whose steps it is of; None where it is of the whole trace."""
     name: str
     unit: str
     baseline: float
@@ -292,12 +326,16 @@ class PhaseChange(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """Two traces, figure by figure; spans and kernels per step."""
+    """Two traces, figure by figure; spans and kernels per step of each phase that both have."""
 
     baseline: str
+    warnings: list[str]
+    """Why the figures may not compare: what differs between the runs, and the baseline's own warnings."""
     phases: list[PhaseChange]
     spans: list[Change]
     kernels: list[Change]
+    kernels_on: Literal["cpu", "gpu"]
+    """Whether `kernels` are GPU events or, where not both traces have any, the CPU's operators."""
     launches: list[Change]
     headline: str
     fail_above_percent: float | None
@@ -356,6 +394,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     typical_step: TypicalStep | None
     verdict: Verdict
     trust: list[Trust]
+    recording: Recording
+    phase_costs: dict[str, PhaseCosts]
 
 
 def to_ms(nanoseconds: float) -> float:

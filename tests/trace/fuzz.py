@@ -7,6 +7,7 @@ kept in the folder `--findings`, and the run ends with it; `--replay .../trace.j
 """
 
 import argparse
+import contextlib
 import gzip
 import io
 import json
@@ -40,7 +41,7 @@ from traces import LAYOUTS, MATMUL, as_text, event, kernel, launch
 from roseinfer.cli.trace_html import to_html
 from roseinfer.cli.trace_markdown import to_markdown
 from roseinfer.cli.trace_tables import print_report
-from roseinfer.errors import RoseinferError
+from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.trace import Summary, compare, summarize_trace
 
 _BASELINE = summarize_trace(MATMUL)
@@ -218,10 +219,13 @@ def try_trace(path: Path, *, render: bool = True) -> None:
     assert 2 * bool(summary.gpu) <= len(summary.verdict.evidence) <= 5, summary.verdict
     assert msgspec.json.decode(msgspec.json.encode(summary), type=Summary) == summary
     if render:
-        both = compare(summary, _BASELINE)
-        to_markdown(both)
-        to_html(both)
-        print_report(Console(file=io.StringIO(), width=80), both)
+        for baseline in (_BASELINE, summary):
+            shown = summary
+            with contextlib.suppress(UsageError):  # two traces with nothing in common
+                shown = compare(summary, baseline)
+            to_markdown(shown)
+            to_html(shown)
+            print_report(Console(file=io.StringIO(), width=80), shown)
 
 
 def _hang(*_: object) -> None:

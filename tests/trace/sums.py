@@ -39,6 +39,17 @@ def check_sums(summary: Summary) -> None:
     for bound in summary.what_if:
         assert 0 <= bound.saves_percent <= 100, bound
         assert bound.speedup >= 1 or bound.speedup == 0, bound
+    for phase, costs in summary.phase_costs.items():
+        gpu_ms = summary.steps.phases[phase].gpu_ms_per_step
+        assert is_near(sum(costs.kernels.values()), gpu_ms, 1e-6 * (2 + len(costs.kernels))), phase
+    for kind in ("operators", "kernels"):
+        device = "cpu" if kind == "operators" else "gpu"
+        in_steps = sum(
+            sum(getattr(costs, kind).values()) * summary.steps.phases[phase].count
+            for phase, costs in summary.phase_costs.items()
+        )
+        everything = sum(op.self_ms for op in summary.top_ops if op.device == device)
+        assert in_steps <= everything + 1e-5 * (1 + len(summary.top_ops)) * (1 + summary.steps.count), kind
     assert sum(row.count for row in summary.steps.phases.values()) == summary.steps.count
 
 

@@ -11,7 +11,8 @@ from traces import MATMUL, ORIGIN, event, kernel, launch, write
 
 from roseinfer.cli import console
 from roseinfer.cli.app import run
-from roseinfer.errors import TraceError
+from roseinfer.cli.trace_sheets import all_sheets
+from roseinfer.errors import TraceError, UsageError
 from roseinfer.trace import Summary, compare, summarize_trace
 from roseinfer.trace.comparison import normalized
 
@@ -68,6 +69,150 @@ def test_a_change_within_the_noise_is_none(tmp_path: Path) -> None:
     assert found is not None
     assert found.phases[0].verdict == "no clear change"
     assert not found.failed
+
+
+def warnings_of(new: Summary, old: Summary) -> str:
+    found = compare(new, old).comparison
+    assert found is not None
+    return "\n".join(found.warnings)
+
+
+def test_an_empty_trace_compares_with_nothing(tmp_path: Path) -> None:
+    work = summary_of(tmp_path, "work", [100, 101, 99])
+    (tmp_path / "empty").write_text('{"traceEvents": []}')
+    empty = summarize_trace(tmp_path / "empty")
+    for new, old in ((work, empty), (empty, work), (empty, empty)):
+        with pytest.raises(UsageError, match="empty holds no events"):
+            compare(new, old)
+
+
+def test_traces_without_a_phase_in_common_are_refused(tmp_path: Path) -> None:
+    decode = summary_of(tmp_path, "decode", [100, 101, 99])
+    prefill = summary_of(tmp_path, "prefill", [300], phase="prefill")
+    with pytest.raises(UsageError, match=r"3 decode steps, .* has 1 prefill step: no phase in common"):
+        compare(prefill, decode)
+
+
+def test_traces_without_a_window_in_common_are_refused(tmp_path: Path) -> None:
+    device = summarize_trace(write(tmp_path / "device", [kernel(1, 2, 3)]))
+    host = summarize_trace(write(tmp_path / "host", [event("cpu_op", "aten::mm", 0, 9)]))
+    for new, old in ((device, host), (host, device)):
+        with pytest.raises(UsageError, match="nothing to compare"):
+            compare(new, old)
+
+
+def test_steps_beside_none_are_compared_by_windows_and_said_so(tmp_path: Path) -> None:
+    marked = summary_of(tmp_path, "marked", [100, 101, 99])
+    plain = summarize_trace(write(tmp_path / "plain", [launch(0, 2, 1), kernel(3, 200, 1)]))
+    found = compare(plain, marked).comparison
+    assert found is not None
+    assert [phase.phase for phase in found.phases] == ["GPU window"]
+    assert found.spans == found.kernels == found.launches == []
+    assert any("only the baseline marks its steps" in line for line in found.warnings)
+
+
+def test_each_phase_is_compared_with_itself(tmp_path: Path) -> None:
+    """Two runs of the same code, of which one recorded more prefills, differ in nothing."""
+
+    def mixed(name: str, prefills: int) -> Summary:
+        decode = steps([100, 100, 100])
+        prefill = steps([400] * prefills, phase="prefill", kernel_us=50, events=3)
+        for one in prefill:
+            one["ts"] += 10_000
+            if "correlation" in one.get("args", {}):
+                one["args"]["correlation"] += 1000
+        return summarize_trace(write(tmp_path / name, decode + prefill))
+
+    found = compare(mixed("new", 2), mixed("old", 1)).comparison
+    assert found is not None
+    assert {row.phase for row in found.kernels} == {"decode", "prefill"}
+    for row in (*found.spans, *found.kernels, *found.launches):
+        assert row.change_percent == 0, row
+    gemm = {row.phase: row.new for row in found.kernels}
+    assert gemm == {"decode": 0.02, "prefill": 0.15}
+    assert any(
+        "3 decode steps and 1 prefill step in the baseline, 3 decode steps and 2 prefill steps now" in line
+        for line in found.warnings
+    )
+
+
+def test_kernels_of_replays_count_for_the_phase_of_their_step(tmp_path: Path) -> None:
+    graph = {"key": 1, "events": [{"name": "a", "span": "roseinfer.attention"}, {"name": "b", "span": None}]}
+    (tmp_path / "manifest.json").write_text(json.dumps({"schema_version": 1, "graphs": [graph]}))
+    events = []
+    for step, phase in enumerate(("decode", "decode", "prefill")):
+        at = 100 * step
+        events.append(event("user_annotation", f"roseinfer.step[{phase} bs=1 tokens=1]", at, 90))
+        events.append(launch(at + 5, 2, step + 1, "cudaGraphLaunch"))
+        events += [kernel(at + 10, 4, step + 1, "a"), kernel(at + 20, 4, step + 1, "b")]
+    costs = summarize_trace(write(tmp_path / "t.json", events)).phase_costs
+    for phase in ("decode", "prefill"):
+        assert costs[phase].spans["roseinfer.attention"].gpu_events == 1
+        assert costs[phase].spans["roseinfer.step"].gpu_events == 2
+        assert costs[phase].kernels == {"a": 0.004, "b": 0.004}
+
+
+def test_operators_of_a_cpu_are_not_called_kernels(tmp_path: Path) -> None:
+    def host(name: str, duration: float) -> Summary:
+        spans = [event("user_annotation", "roseinfer.step[decode bs=1 tokens=1]", 100 * one, 90) for one in range(3)]
+        ops = [event("cpu_op", "aten::mm", 100 * one + 1, duration) for one in range(3)]
+        return summarize_trace(write(tmp_path / name, spans + ops))
+
+    report = compare(host("new", 20), host("old", 10))
+    titles = [sheet.title for sheet in all_sheets(report, 5, "self")]
+    assert "Operators of decode, ms a step" in titles
+    assert not any("Kernels" in title for title in titles)
+
+
+def test_warnings_of_the_baseline_are_shown(tmp_path: Path) -> None:
+    whole = write(tmp_path / "whole", steps([100, 101, 99, 100]))
+    (tmp_path / "broken").write_bytes(whole.read_bytes()[:-400])
+    broken = summarize_trace(tmp_path / "broken")
+    assert "baseline: The file is incomplete" in warnings_of(summarize_trace(whole), broken)
+
+
+def test_what_differs_besides_the_code_is_a_warning(tmp_path: Path) -> None:
+    def made(name: str, manifest: dict[str, Any]) -> Summary:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(json.dumps({"schema_version": 1, **manifest}))
+        events = [one for one in steps([100, 101, 99, 100]) if one["cat"] == "user_annotation"]
+        return summarize_trace(write(tmp_path / name / "t.json", [*events, event("cpu_op", "aten::mm", 5, 9)]))
+
+    old = made("old", {"device": "CPU A", "model": {"name": "m", "dtype": "float32"}})
+    same = made("same", {"device": "CPU A", "model": {"name": "m", "dtype": "float32"}})
+    assert warnings_of(same, old) == ""
+    options = {"engine": {"quantize": "int4"}, "profile": {"with_stack": True}}
+    other = made("other", {"device": "CPU B", "model": {"name": "n", "dtype": "bfloat16"}, "config": options})
+    found = warnings_of(other, old)
+    assert "the device differs: CPU A in the baseline, CPU B now" in found
+    assert "the model differs: m in the baseline, n now" in found
+    assert "the dtype differs: float32 in the baseline, bfloat16 now" in found
+    assert "with_stack was on for this trace only" in found
+    assert "quantize" not in found  # the baseline does not tell
+
+
+def test_options_that_the_trace_itself_tells_are_compared(tmp_path: Path) -> None:
+    document = {"traceEvents": steps([100, 101, 99])}
+    for name, more in (("old", {}), ("new", {"profile_memory": 1, "record_shapes": 1})):
+        (tmp_path / name).write_text(json.dumps({**more, **document}))
+    found = warnings_of(summarize_trace(tmp_path / "new"), summarize_trace(tmp_path / "old"))
+    assert "profile_memory was on for this trace only" in found
+    assert "record_shapes was on for this trace only" in found
+
+
+def test_steps_of_another_batch_are_a_warning(tmp_path: Path) -> None:
+    old = summary_of(tmp_path, "old", [100, 101, 99])
+    events = steps([100, 101, 99])
+    for one in events:
+        one["name"] = one["name"].replace("bs=4 tokens=4", "bs=8 tokens=8")
+    found = warnings_of(summarize_trace(write(tmp_path / "new", events)), old)
+    assert "the work of a decode step differs: batch 4, tokens 4 in the baseline, batch 8, tokens 8 now" in found
+
+
+def test_a_run_on_a_gpu_beside_one_without_is_a_warning(tmp_path: Path) -> None:
+    gpu = summary_of(tmp_path, "gpu", [100, 101, 99])
+    cpu = summary_of(tmp_path, "cpu", [100, 101, 99], events=0)
+    assert "only this trace holds GPU work" in warnings_of(gpu, cpu)
 
 
 def test_kernels_compare_by_normalized_name() -> None:
@@ -189,6 +334,31 @@ def test_fail_above_exits_with_3(
     assert command(monkeypatch, capfd, new, "--baseline", old, "--fail-above", "5%")[0] == 3
     assert command(monkeypatch, capfd, new, "--baseline", old, "--fail-above", "30")[0] == 0
     assert command(monkeypatch, capfd, new, "--baseline", old)[0] == 0
+
+
+def test_comparing_with_nothing_is_one_line_and_exits_with_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    new = write(tmp_path / "new.json", steps([100, 101, 99]))
+    (tmp_path / "old.json").write_text('{"traceEvents": []}')
+    code, out, err = command(monkeypatch, capfd, new, "--baseline", tmp_path / "old.json", "--fail-above", "5%")
+    assert (code, out) == (2, "")
+    assert "nothing to compare" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("form", ["--json", "--markdown", None])
+def test_every_form_shows_what_makes_a_comparison_doubtful(
+    form: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    new = write(tmp_path / "new.json", steps([100, 101, 99]))
+    old = write(tmp_path / "old.json", steps([100, 101, 99], phase="decode") + steps([50], phase="prefill"))
+    page = tmp_path / "page.html"
+    args = [form] if form else []
+    code, out, _ = command(monkeypatch, capfd, new, "--baseline", old, "--html", page, *args)
+    assert code == 0
+    assert "the mix of phases differs" in out
+    assert "the mix of phases differs" in page.read_text()
 
 
 def test_the_command_writes_a_page(
