@@ -157,14 +157,20 @@ def gap_sheet(summary: Summary, top: int) -> Sheet:
 
 def repetition_sheet(summary: Summary, top: int) -> Sheet:
     """Sequences that could be one launch; of no use where the GPU is busy anyway."""
-    graph, what = ("a CUDA graph", "launches") if summary.gpu else ("torch.compile", "operators")
+    what = "launches" if summary.gpu else "operators"
+    remedies = {
+        "batch": "one batched kernel" if summary.gpu else "one batched operator",
+        "graph": "a CUDA graph",
+        "compile": "torch.compile",
+        "fuse": "larger operators",
+    }
     rows = [
         [
             row.span,
             f"{row.pattern_launches:,}",
             f"{row.repeats:,}",
             f"{row.removable_per_step:,} of {row.launches_per_step:,}",
-            graph if row.remedy == "graph" else "one batched kernel" if summary.gpu else "one batched operator",
+            remedies[row.remedy],
         ]
         for row in summary.repetition[: top if summary.verdict.kind != "gpu_bound" else 0]
     ]

@@ -57,7 +57,7 @@ def summarize_columns(trace: Trace, manifest: Manifest | None = None) -> Summary
     steps = summarize_steps(trace, facts.steps, facts.event_step, facts.attribution, facts.gaps)
     spans = summarize_spans(facts.spans, facts.costs, facts.mapped)
     cpu, top_ops, what_if = _cpu(facts), summarize_ops(facts), bounds(facts, gpu)
-    costs = phase_costs(facts)
+    costs, limits, recording = phase_costs(facts), roofline(manifest, steps), recording_of(trace, manifest, devices)
     repetition, ranks = find_repetition(facts), summarize_ranks(facts)
     activity = launching_activity(facts)  # the largest table, so the last
     gaps, syncs = rank_gaps(facts, activity), find_syncs(facts, activity)
@@ -78,7 +78,7 @@ def summarize_columns(trace: Trace, manifest: Manifest | None = None) -> Summary
         repetition=repetition,
         syncs=syncs,
         what_if=what_if,
-        roofline=roofline(manifest, steps),
+        roofline=limits,
         comparison=None,
         top_ops=top_ops,
         ranks=ranks,
@@ -86,12 +86,13 @@ def summarize_columns(trace: Trace, manifest: Manifest | None = None) -> Summary
         verdict=judge(
             _events_of_work(trace),
             trace.counts.unknown,
+            _lost_gpu(trace),
             cpu,
             top_ops,
-            Findings(gpu, steps, spans, gaps, repetition, syncs, what_if, ranks),
+            Findings(gpu, steps, spans, gaps, repetition, syncs, what_if, ranks, limits, recording),
         ),
         trust=doubts(facts, steps),
-        recording=recording_of(trace, manifest, devices),
+        recording=recording,
         phase_costs=costs,
     )
 
@@ -101,6 +102,12 @@ def _events_of_work(trace: Trace) -> int:
     own = [index for index, name in enumerate(trace.names) if name.startswith("ProfilerStep#")]
     spans = int(np.count_nonzero(~np.isin(trace.spans.name, own)))
     return len(trace.ops) + len(trace.calls) + len(trace.gpu) + spans
+
+
+def _lost_gpu(trace: Trace) -> str | None:
+    """The GPU that the head of a broken-off file names; None for a whole file, or where no GPU is named."""
+    names = sorted({device.name or "the GPU" for device in trace.metadata.deviceProperties})
+    return ", ".join(names) if trace.truncated and names else None
 
 
 def _cpu(facts: Facts) -> CpuSummary:

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from roseinfer.trace.comparability import differences, shared_phases
+from roseinfer.trace.naming import duration
 from roseinfer.trace.summary import (
     NO_SPAN,
     Change,
@@ -152,7 +153,7 @@ def _headline(phases: list[PhaseChange]) -> str:
     for phase in phases:
         noise = "" if phase.noise_percent is None else f", noise {phase.noise_percent:.1f} %"
         parts.append(
-            f"{phase.phase}: {phase.verdict}, {phase.baseline_ms:.2f} -> {phase.new_ms:.2f} ms "
+            f"{phase.phase}: {phase.verdict}, {duration(phase.baseline_ms, 2)} -> {duration(phase.new_ms, 2)} "
             f"({phase.change_percent:+.1f} %{noise})"
         )
     return "; ".join(parts)

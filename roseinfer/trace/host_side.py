@@ -2,13 +2,16 @@
 
 from typing import NamedTuple
 
+from roseinfer.trace.naming import counted, duration
 from roseinfer.trace.summary import (
     NO_SPAN,
     GapGroup,
     GpuSummary,
     PhaseSummary,
     RankSummary,
+    Recording,
     Repetition,
+    Roofline,
     SpanSummary,
     StepsSummary,
     Sync,
@@ -32,6 +35,21 @@ class Findings(NamedTuple):
     syncs: list[Sync]
     what_if: list[WhatIf]
     ranks: list[RankSummary]
+    roofline: Roofline | None
+    recording: Recording
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the run asked for quantized weights; a run that left it open may have them, too."""
+        return self.recording.quantize not in (None, "auto", "none")
+
+    @property
+    def is_compute_bound(self) -> bool:
+        """Whether the phase that takes most of the time computes as fast as it can, so that a batch gains nothing."""
+        phases = self.steps.phases.items()
+        phase = max(phases, key=lambda item: item[1].count * item[1].median_ms, default=("", None))[0]
+        row = self.roofline.phases.get(phase) if self.roofline else None
+        return phase == "prefill" or (row is not None and row.bound == "compute")
 
     @property
     def slowest(self) -> tuple[str, PhaseSummary | None]:
@@ -72,42 +90,45 @@ class Findings(NamedTuple):
 
 def events_of(span: SpanSummary, steps: StepsSummary) -> str:
     """`408 GPU events a step`, or a call where a step makes several."""
-    return f"{span.gpu_events_per_call:,.0f} GPU events a {'step' if span.calls == steps.count else 'call'}"
+    events = counted(round(span.gpu_events_per_call), "GPU event")
+    return f"{events} a {'step' if span.calls == steps.count else 'call'}"
 
 
 def host_evidence(found: Findings, gpu: GpuSummary) -> list[str]:
     """Two to five lines that say why the GPU idles."""
     cause = gpu.idle_by_cause
     evidence = [
-        f"Idle {gpu.idle_ms:,.1f} of {gpu.window_ms:,.1f} ms: {cause.host_late_ms:,.1f} ms host late, "
-        f"{cause.launch_call_ms:,.1f} ms in launch calls, {cause.device_queue_ms:,.1f} ms in the device's queue"
-        + (f", {cause.unlinked_ms:,.1f} ms unexplained." if cause.unlinked_ms else ".")
+        f"Idle {duration(gpu.idle_ms)} of {duration(gpu.window_ms)}: {duration(cause.host_late_ms)} host late, "
+        f"{duration(cause.launch_call_ms)} in launch calls, {duration(cause.device_queue_ms)} in the device's queue"
+        + (f", {duration(cause.unlinked_ms)} unexplained." if cause.unlinked_ms else ".")
     ]
     if found.is_replayed:
         evidence.append(_replay_evidence(found, gpu))
     elif gpu.small_percent >= 50 and gpu.launches:
         evidence.append(
-            f"{gpu.small_percent:.1f} % of {gpu.gpu_events:,} GPU events are under 5 us "
+            f"{gpu.small_percent:.1f} % of {counted(gpu.gpu_events, 'GPU event')} are under 5 us "
             f"({gpu.small_kernels_percent:.1f} % of kernels; median {gpu.median_event_us:.1f} us): "
             "launching one takes longer than running it."
         )
     evidence += _span_evidence(found)
     if batch := _batch(found):
+        sequence = counted(batch.pattern_launches, "launch")
         evidence.append(
-            f"{batch.span} repeats a sequence of {batch.pattern_launches} launches {batch.repeats} times a step; "
+            f"{batch.span} repeats a sequence of {sequence} {batch.repeats} times a step; "
             f"batching it would remove about {batch.removable_per_step} of its {batch.launches_per_step} launches."
         )
     if _waiting_ms(found, gpu):
         count = sum(sync.count for sync in found.syncs)
         worst = found.syncs[0]
         evidence.append(
-            f"{count} synchronizing call{'s' * (count > 1)} take {_waiting_ms(found, gpu):.1f} ms, "
+            f"{counted(count, 'synchronizing call')} took {duration(_waiting_ms(found, gpu))}, "
             f"most in {worst.call} ({worst.op}, {_in_span(worst.span)})."
         )
     evidence += exposed_evidence(found)
     if len(evidence) < 2:
         evidence.append(
-            f"{gpu.gpu_events:,} GPU events, the median of {gpu.median_event_us:,.1f} us, in {gpu.launches:,} launches."
+            f"{counted(gpu.gpu_events, 'GPU event')}, the median of {gpu.median_event_us:,.1f} us, in "
+            f"{counted(gpu.launches, 'launch')}."
         )
     return evidence[:MAX_EVIDENCE]
 
@@ -117,25 +138,26 @@ def host_advice(found: Findings, gpu: GpuSummary) -> list[str]:
     advice: list[str] = []
     host_ms = gpu.idle_by_cause.host_late_ms + gpu.idle_by_cause.launch_call_ms
     if batch := _batch(found):
-        advice.append(
-            f"Batch what {batch.span} repeats into one kernel: about {batch.removable_per_step} launches a step less."
-        )
+        fewer = counted(batch.removable_per_step, "launch")
+        advice.append(f"Batch what {batch.span} repeats into one kernel: about {fewer} a step less.")
     if _waiting_ms(found, gpu):
         worst = found.syncs[0]
         if worst.op == "Python" and found.is_replayed:
-            advice.append(f"Read results one step late: {worst.call} {_in_span(worst.span)} waits {worst.ms:,.1f} ms.")
+            advice.append(
+                f"Read results one step late: {worst.call} {_in_span(worst.span)} waits {duration(worst.ms)}."
+            )
         else:
             advice.append(f"Remove the waits {_in_span(worst.span)} ({worst.op}): {worst.note}.")
     if host_ms > 0.3 * gpu.window_ms:
         advice += _launch_advice(found, gpu)
     python = sum(gap.ms for gap in found.gaps if gap.doing == "python")
     if python > 0.3 * gpu.idle_by_cause.host_late_ms and not found.is_replayed:
-        advice.append(f"Plan ahead of the GPU: plain Python between operators costs it {python:,.1f} ms.")
+        advice.append(f"Plan ahead of the GPU: plain Python between operators costs it {duration(python)}.")
     advice += _queue_advice(gpu)
     advice += exposed_advice(found)
     if found.what_if:
         best = found.what_if[0]
-        advice.append(f"Bound: {best.change} saves at most {best.saves_ms:,.1f} ms ({best.speedup:.2f}x).")
+        advice.append(f"Bound: {best.change} saves at most {duration(best.saves_ms)} ({best.speedup:.2f}x).")
     return advice
 
 
@@ -145,8 +167,8 @@ def exposed_evidence(found: Findings) -> list[str]:
     if rank is None:
         return []
     return [
-        f"Collectives take {rank.communication_ms:,.1f} ms on rank {rank.rank}; "
-        f"the GPU runs nothing else during {rank.exposed_communication_ms:,.1f} ms of that."
+        f"Collectives take {duration(rank.communication_ms)} on rank {rank.rank}; "
+        f"the GPU runs nothing else during {duration(rank.exposed_communication_ms)} of that."
     ]
 
 
@@ -184,8 +206,8 @@ def _replay_evidence(found: Findings, gpu: GpuSummary) -> str:
         return f"Graph replays run {gpu.replayed_percent:.0f} % of the GPU events."
     return (
         f"{phase}: graph replays run {row.replayed_percent:.0f} % of the GPU events, {row.launches_per_step:,.1f} "
-        f"launches a step; the GPU works {row.gpu_ms_per_step:.2f} ms a step and waits {row.host_idle_ms_per_step:.2f} "
-        "ms for the host."
+        f"launches a step; the GPU works {duration(row.gpu_ms_per_step)} a step and waits "
+        f"{duration(row.host_idle_ms_per_step)} for the host."
     )
 
 
@@ -196,12 +218,12 @@ def _span_evidence(found: Findings) -> list[str]:
     shown = [span for span in worst if span.gpu_events_per_call >= 20 and span.self_gpu_events and span != first]
     lines: list[str] = []
     for span in ([first] if first else []) + shown[: not found.is_replayed]:
-        work = f"{events_of(span, found.steps)} for {span.gpu_ms / span.calls:.2f} ms of GPU time" * bool(
+        work = f"{events_of(span, found.steps)} for {duration(span.gpu_ms / span.calls)} of GPU time" * bool(
             span.gpu_events
         )
         lines.append(
-            f"{span.name}: {work or f'{span.calls:,} calls'} in {span.wall_ms / span.calls:.1f} ms"
-            f"{'' if work else ' each'}; it holds up the GPU for {span.idle_caused_ms:,.1f} ms in all."
+            f"{span.name}: {work or counted(span.calls, 'call')} in {duration(span.wall_ms / span.calls)}"
+            f"{'' if work else ' each'}; it holds up the GPU for {duration(span.idle_caused_ms)} in all."
         )
     return lines
 
@@ -232,7 +254,7 @@ def _between_replays(found: Findings) -> str:
         return "Launch several steps at once: the GPU waits for the host between graph replays."
     worst = late[0]
     doing = "plain Python" if worst.doing == "python" else worst.name
-    blame = f"The GPU waits between graph replays, most for {doing} {_in_span(worst.span)} ({worst.ms:,.1f} ms)"
+    blame = f"The GPU waits between graph replays, most for {doing} {_in_span(worst.span)} ({duration(worst.ms)})"
     if worst.cause == "launch_call":
         return f"{blame}: launch several steps at once."
     if worst.doing == "sync":
@@ -251,9 +273,9 @@ def _queue_advice(gpu: GpuSummary) -> list[str]:
         apart = 1000 * cause.device_queue_ms / gpu.gpu_events
         return [
             f"Fuse kernels, or let them start early (programmatic dependent launch): inside replays the GPU idles "
-            f"{cause.device_queue_ms:,.1f} ms, {apart:.1f} us an event."
+            f"{duration(cause.device_queue_ms)}, {apart:.1f} us an event."
         ]
     return [
-        f"Launched in time, started late, {cause.device_queue_ms:,.1f} ms in all: look for waits between streams, "
+        f"Launched in time, started late, {duration(cause.device_queue_ms)} in all: look for waits between streams, "
         "copies, and chains of tiny kernels."
     ]

@@ -1,6 +1,7 @@
 """Launch sequences that a step repeats over layers and requests, and that could be one launch."""
 
-from typing import NamedTuple
+from collections import Counter
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from roseinfer.trace.columns import Ints
 from roseinfer.trace.facts import Facts
 from roseinfer.trace.innermost import innermost_at
-from roseinfer.trace.naming import short_name
+from roseinfer.trace.naming import is_custom, short_name
 from roseinfer.trace.step_stats import typical_step
 from roseinfer.trace.summary import NO_SPAN, Repetition
 
@@ -64,8 +65,10 @@ def find_repeat(sequence: NDArray[np.int64], max_period: int = _MAX_PERIOD) -> R
 def find_repetition(facts: Facts) -> list[Repetition]:
     """The repeats of every span in the typical step, those that save most launches first.
 
-    A span whose repeats hold shorter repeats inside (requests inside layers) gets a row for each. Events of graph
-    replays are no launches of their own and are left out.
+    Repeats that follow each other without other work of the step between them could be one batch. Those that such
+    work separates, as in a model's layers, wait for it: they are found too, but for a graph or a compiler. Where one
+    repeat holds shorter ones (requests inside layers) there is a row for each. Events of graph replays are no launches
+    of their own and are left out.
     """
     step = typical_step(facts.steps)
     if step is None:
@@ -73,25 +76,58 @@ def find_repetition(facts: Facts) -> list[Repetition]:
     names, groups = _launches(facts, step)
     rows: list[Repetition] = []
     for group in np.unique(groups).tolist():
-        sequence = names[groups == group]
-        span = facts.spans.groups[group] if group >= 0 else NO_SPAN
-        for repeat in _levels(sequence):
-            pattern = sequence[repeat.first : repeat.first + repeat.period].tolist()
-            full = [facts.trace.names[index] for index in pattern]
+        at = np.flatnonzero(groups == group)
+        for repeat, pattern, is_unbroken in _repeats_of(names, at):
+            remedy = _remedy([facts.trace.names[index] for index in pattern], is_unbroken, len(facts.trace.gpu) > 0)
+            # A compiler or a larger operator joins what is in the sequence, and the repeats stay.
+            joined = repeat.repeats * (repeat.period - 1)
+            removable = joined if remedy in ("compile", "fuse") else repeat.removable
             rows.append(
                 Repetition(
-                    span=span,
+                    span=facts.spans.groups[group] if group >= 0 else NO_SPAN,
                     phase=facts.steps.labels[step].phase,
-                    launches_per_step=len(sequence),
-                    pattern=[short_name(name, 60) for name in full[:_SHOWN_NAMES]],
+                    launches_per_step=len(at),
+                    pattern=[short_name(facts.trace.names[index], 60) for index in pattern[:_SHOWN_NAMES]],
                     pattern_launches=repeat.period,
                     repeats=repeat.repeats,
-                    removable_per_step=repeat.removable,
-                    remedy="graph" if any(word in name.lower() for name in full for word in _PRODUCTS) else "batch",
+                    removable_per_step=removable,
+                    remedy=remedy,
                 )
             )
+    rows = [row for row in rows if row.removable_per_step >= _MIN_REMOVABLE]
     rows.sort(key=lambda row: -row.removable_per_step)
     return rows[:_MAX_ROWS]
+
+
+def _repeats_of(names: Ints, at: Ints) -> list[tuple[Repeat, tuple[int, ...], bool]]:
+    """(the repeat, its pattern, whether it is unbroken) for what one span launched, at the places `at` in its step."""
+    sequence = names[at]
+    pieces = np.split(sequence, np.flatnonzero(np.diff(at) != 1) + 1)
+    found: Counter[tuple[int, ...]] = Counter()
+    repeats: Counter[tuple[int, ...]] = Counter()
+    known: dict[bytes, list[Repeat]] = {}
+    for piece in pieces:
+        for repeat in known.setdefault(piece.tobytes(), _levels(piece)):
+            pattern = tuple(piece[repeat.first : repeat.first + repeat.period].tolist())
+            found[pattern] += repeat.removable
+            repeats[pattern] += repeat.repeats
+    rows = [
+        (Repeat(len(pattern), 0, repeats[pattern], removable), pattern, True) for pattern, removable in found.items()
+    ]
+    across = find_repeat(sequence) if len(pieces) > 1 else None
+    if across is not None and across.removable > max(found.values(), default=0):
+        pattern = tuple(sequence[across.first : across.first + across.period].tolist())
+        rows.append((across, pattern, False))
+    return rows
+
+
+def _remedy(pattern: list[str], is_unbroken: bool, has_gpu: bool) -> Literal["batch", "graph", "compile", "fuse"]:
+    """What would make the repeats fewer launches."""
+    if is_unbroken and not any(word in name.lower() for name in pattern for word in _PRODUCTS):
+        return "batch"
+    if has_gpu:
+        return "graph"
+    return "fuse" if 2 * sum(is_custom(name) for name in pattern) >= len(pattern) else "compile"
 
 
 def _launches(facts: Facts, step: int) -> tuple[Ints, Ints]:
@@ -113,7 +149,7 @@ def _launches(facts: Facts, step: int) -> tuple[Ints, Ints]:
 def _levels(sequence: Ints) -> list[Repeat]:
     """The repeat of the whole sequence and, where one period of it repeats something itself, that one as well."""
     outer = find_repeat(sequence)
-    if outer is None or outer.removable < _MIN_REMOVABLE:
+    if outer is None:
         return []
     inner = find_repeat(sequence, max(1, outer.period // 2)) if outer.period > 1 else None
     if inner is None or inner.removable < max(_MIN_REMOVABLE, len(sequence) // 4):

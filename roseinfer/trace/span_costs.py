@@ -9,6 +9,7 @@ from roseinfer.trace.devices import SMALL_NS
 from roseinfer.trace.graphs import MappedSpans
 from roseinfer.trace.idle import Gaps
 from roseinfer.trace.innermost import cut_by_innermost, innermost_at
+from roseinfer.trace.naming import is_custom
 from roseinfer.trace.nesting import Forest
 from roseinfer.trace.spans import SpanTable
 from roseinfer.trace.summary import NO_SPAN, SpanSummary, to_ms, to_percent
@@ -24,6 +25,8 @@ class SpanCosts(msgspec.Struct, frozen=True, eq=False):
     idle_ns: Ints
     """Host-late and launch-call time."""
     op_ns: Ints
+    custom_op_ns: Ints
+    """The part of it in operators that are not torch's own."""
 
 
 def span_costs(trace: Trace, spans: SpanTable, ops: Forest, attribution: Attribution, gaps: Gaps) -> SpanCosts:
@@ -40,6 +43,8 @@ def span_costs(trace: Trace, spans: SpanTable, ops: Forest, attribution: Attribu
         gaps.call_end_ns[held_up],
     )
     top = np.flatnonzero(ops.depth == 0)
+    custom = [index for index in np.unique(trace.ops.name).tolist() if is_custom(trace.names[index])]
+    op_ns = ops.end_ns[top] - ops.start_ns[top]
     op_span = innermost_at(spans.forest, spans.thread, trace.ops.thread[top], ops.start_ns[top])
     return SpanCosts(
         gpu_ns=_sum_at(where, duration, size),
@@ -47,7 +52,8 @@ def span_costs(trace: Trace, spans: SpanTable, ops: Forest, attribution: Attribu
         kernels=_sum_at(where, (trace.gpu.kind == KERNEL).astype(np.int64), size),
         small=_sum_at(where, (duration < SMALL_NS).astype(np.int64), size),
         idle_ns=_sum_at(pieces.owner, pieces.length_ns, size),
-        op_ns=_sum_at(op_span, ops.end_ns[top] - ops.start_ns[top], size),
+        op_ns=_sum_at(op_span, op_ns, size),
+        custom_op_ns=_sum_at(op_span, op_ns * np.isin(trace.ops.name[top], custom), size),
     )
 
 
@@ -84,6 +90,7 @@ def summarize_spans(spans: SpanTable, costs: SpanCosts, mapped: MappedSpans) -> 
         "small": inclusive(costs.small) + mapped.outside(mapped.small, len(names)),
         "idle": by_group(costs.idle_ns),
         "op": by_group(costs.op_ns),
+        "custom_op": by_group(costs.custom_op_ns),
         "calls": np.bincount(spans.group, minlength=len(names)) + mapped.calls(len(names)),
     }
     parents = mapped.parents | _usual_parents(spans)
@@ -114,6 +121,7 @@ def _row(name: str, parent: str | None, columns: dict[str, Ints], index: int) ->
         small_percent=to_percent(column("small"), column("events")),
         idle_caused_ms=to_ms(column("idle")),
         self_op_ms=to_ms(column("op")),
+        self_custom_op_ms=to_ms(column("custom_op")),
         parent=parent,
     )
 

@@ -143,6 +143,8 @@ class SpanSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Host-late and launch-call time while this was the innermost span of the launching thread."""
     self_op_ms: float
     """Time inside operators while this was the innermost span; the rest of the self time is plain Python."""
+    self_custom_op_ms: float
+    """The part of it in operators that are not torch's own, which torch.compile cannot look into."""
     parent: str | None
     """The span that it is in most often, None at the top."""
 
@@ -176,9 +178,11 @@ class Repetition(msgspec.Struct, frozen=True):
     pattern_launches: int
     repeats: int
     removable_per_step: int
-    """Launches that one batched run of the sequence would save: all repeats but the first."""
-    remedy: Literal["batch", "graph"]
-    """`batch` for copies and elementwise work; `graph` where matrix products make the repeats depend on each other."""
+    """Launches that the remedy would save: all repeats but the first, or all operators of each repeat but one."""
+    remedy: Literal["batch", "graph", "compile", "fuse"]
+    """`batch` for copies and elementwise work in one go. Else the repeats depend on each other, by matrix products or
+    by other work of the step between them: `graph` on a GPU, `compile` on a CPU, and `fuse` where the operators are
+    custom ones, which a compiler cannot look into."""
 
 
 class Sync(msgspec.Struct, frozen=True):

@@ -4,7 +4,7 @@ import numpy as np
 
 from roseinfer.trace.columns import Trace
 from roseinfer.trace.facts import Facts
-from roseinfer.trace.naming import counted
+from roseinfer.trace.naming import counted, duration
 from roseinfer.trace.summary import StepsSummary, Trust, to_percent
 
 _LAUNCHES = ("launchkernel", "kernellaunch", "graphlaunch", "memcpyasync", "memsetasync", "launchcooperative")
@@ -37,7 +37,7 @@ def _reading(trace: Trace) -> list[Trust]:
         what = "event with an impossible time" if counts.dropped == 1 else "events with impossible times"
         notes.append(Trust("warning", f"{counts.dropped:,} {what}: left out."))
     if counts.unknown:
-        message = f"{counts.unknown:,} events of kinds unknown to torch.profiler are ignored."
+        message = f"{counted(counts.unknown, 'event')} of kinds unknown to torch.profiler: ignored."
         notes.append(Trust("warning" if 2 * counts.unknown >= counts.events else "info", message))
     if counts.events == 0:
         notes.append(Trust("warning", "The trace holds no events: the recording ended before its first active step."))
@@ -68,7 +68,8 @@ def _missing_kernels(facts: Facts) -> list[Trust]:
     if len(launches) == 0:
         return []
     if len(trace.gpu) == 0:
-        return [Trust("warning", f"{len(launches):,} launches and not one GPU event: the GPU side was not recorded.")]
+        count = counted(len(launches), "launch")
+        return [Trust("warning", f"{count} and not one GPU event: the GPU side was not recorded.")]
     answered = np.zeros(len(trace.calls), np.bool_)
     answered[facts.attribution.launch[facts.attribution.linked]] = True
     missing = int(np.count_nonzero(~answered[launches]))
@@ -93,8 +94,8 @@ def _steps(facts: Facts, steps: StepsSummary) -> list[Trust]:
     notes = [
         Trust(
             "info",
-            f"{phase}: a step's span takes {row.median_ms:.2f} ms, the GPU events launched in it "
-            f"{row.gpu_ms_per_step:.2f} ms: the host runs ahead, so the span is not the time of a step.",
+            f"{phase}: a step's span takes {duration(row.median_ms)}, the GPU events launched in it "
+            f"{duration(row.gpu_ms_per_step)}: the host runs ahead, so the span is not the time of a step.",
         )
         for phase, row in steps.phases.items()
         if row.gpu_ms_per_step > _RUNS_AHEAD * row.median_ms
@@ -109,7 +110,7 @@ def _overhead(facts: Facts, steps: StepsSummary) -> list[Trust]:
     counts = facts.trace.counts
     if counts.profiler_overhead_ns > 1_000_000:
         notes.append(
-            Trust("info", f"The profiler itself took {counts.profiler_overhead_ns / 1e6:.1f} ms of the recording.")
+            Trust("info", f"The profiler itself took {duration(counts.profiler_overhead_ns / 1e6)} of the recording.")
         )
     if counts.python_functions:
         notes.append(Trust("info", "Python stacks were recorded (with_stack), which slows the host down considerably."))
@@ -120,8 +121,8 @@ def _overhead(facts: Facts, steps: StepsSummary) -> list[Trust]:
             notes.append(
                 Trust(
                     "warning" if times > 2 else "info",
-                    f"Profiling inflated the {phase} step {times:.1f} times: {row.median_ms:.2f} ms here, "
-                    f"{baseline_ms:.2f} ms without the profiler. Host times and idle shares are overstated.",
+                    f"Profiling inflated the {phase} step {times:.1f} times: {duration(row.median_ms)} here, "
+                    f"{duration(baseline_ms)} without the profiler. Host times and idle shares are overstated.",
                 )
             )
     return notes
@@ -133,7 +134,7 @@ def _graphs(facts: Facts) -> list[Trust]:
         return []
     graphs = facts.manifest.graphs if facts.manifest else []
     if not graphs:
-        message = f"{mapped.replays:,} graph replays: their GPU events count for the span around the replay."
+        message = f"{counted(mapped.replays, 'graph replay')}: the GPU events count for the span around the replay."
         return [Trust("info", message)]
     events = int((facts.attribution.by_graph | facts.attribution.replayed).sum())
     placed = events - sum(mapped.unmatched) - mapped.unmapped_events

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from roseinfer.trace.cpu_side import judge_cpu
+from roseinfer.trace.cpu_side import cpu_evidence, judge_cpu
 from roseinfer.trace.host_side import (
     MAX_EVIDENCE,
     Findings,
@@ -12,7 +12,7 @@ from roseinfer.trace.host_side import (
     host_advice,
     host_evidence,
 )
-from roseinfer.trace.naming import counted, short_name
+from roseinfer.trace.naming import counted, duration, short_name
 from roseinfer.trace.summary import NO_SPAN, CpuSummary, GpuSummary, OpSummary, Verdict
 
 GPU_BOUND_PERCENT = 90.0
@@ -33,14 +33,19 @@ def kind_of(gpu: GpuSummary | None, events: int) -> Literal["host_bound", "gpu_b
     return "balanced"
 
 
-def judge(events: int, unknown: int, cpu: CpuSummary, top_ops: list[OpSummary], found: Findings) -> Verdict:
+def judge(
+    events: int, unknown: int, lost_gpu: str | None, cpu: CpuSummary, top_ops: list[OpSummary], found: Findings
+) -> Verdict:
     """One headline, up to five lines of evidence, and advice that fits them.
 
-    `events` are those that say what ran; `unknown` ones, of other tools, say nothing.
+    `events` are those that say what ran; `unknown` ones, of other tools, say nothing. `lost_gpu` names the GPU of a
+    file that breaks off before any of its GPU's events.
     """
     kind = kind_of(found.gpu, events)
     if kind == "empty":
         return _empty(unknown)
+    if found.gpu is None and lost_gpu is not None:
+        return _incomplete(lost_gpu, cpu_evidence(cpu, top_ops, found))
     if found.gpu is None:
         return judge_cpu(cpu, top_ops, found)
     if kind == "gpu_bound":
@@ -71,9 +76,9 @@ def _host_bound_headline(found: Findings, gpu: GpuSummary) -> str:
         return f"{headline}."
     outside = sum(span.idle_caused_ms for span in found.spans if span.name == NO_SPAN)
     if found.is_replayed and outside > first.idle_caused_ms:
-        return f"{headline}, most of it ({outside:,.1f} ms) outside all spans."
+        return f"{headline}, most of it ({duration(outside)}) outside all spans."
     if found.is_replayed:
-        return f"{headline}; begin with {first.name} (the GPU waits {first.idle_caused_ms:,.1f} ms for it)."
+        return f"{headline}; begin with {first.name} (the GPU waits {duration(first.idle_caused_ms)} for it)."
     return f"{headline}; begin with {first.name} ({events_of(first, found.steps)})."
 
 
@@ -96,24 +101,35 @@ def _empty(unknown: int) -> Verdict:
     )
 
 
+def _incomplete(gpu: str, evidence: list[str]) -> Verdict:
+    """Nothing of the GPU was read, so what the host did says little, and advice for a CPU would be wrong."""
+    return Verdict(
+        "cpu_only",
+        f"Incomplete: the file breaks off, and the GPU events of {gpu} are missing; only the host's side can be read.",
+        evidence,
+        ["Get the whole file, or record it again: without its GPU events the trace does not say what limits the run."],
+    )
+
+
 def _gpu_bound(found: Findings, gpu: GpuSummary, top: list[OpSummary]) -> Verdict:
     evidence = [
-        f"Busy {gpu.busy_ms:,.1f} of {gpu.window_ms:,.1f} ms ({gpu.busy_percent:.1f} %); "
-        f"{gpu.idle_ms:,.2f} ms idle in {gpu.gpu_events:,} GPU events."
+        f"Busy {duration(gpu.busy_ms)} of {duration(gpu.window_ms)} ({gpu.busy_percent:.1f} %); "
+        f"{duration(gpu.idle_ms)} idle in {counted(gpu.gpu_events, 'GPU event')}."
     ]
     if top:
         evidence.append(
-            f"{short_name(top[0].name, 60)} takes {top[0].percent:.0f} % of GPU time in {top[0].calls:,} runs."
+            f"{short_name(top[0].name, 60)} takes {top[0].percent:.0f} % of GPU time in {counted(top[0].calls, 'run')}."
         )
     if gpu.small_percent >= 20:
         evidence.append(f"{gpu.small_percent:.0f} % of GPU events are under 5 us, but the GPU does not wait for them.")
     if gpu.median_launch_to_start_us >= 1000:
-        ahead = gpu.median_launch_to_start_us / 1000
-        evidence.append(f"The host runs ahead: work waits {ahead:,.1f} ms in the queue (median), which costs nothing.")
+        ahead = duration(gpu.median_launch_to_start_us / 1000)
+        evidence.append(f"The host runs ahead: work waits {ahead} in the queue (median), which costs nothing.")
     evidence += exposed_evidence(found)
     for phase, row in list(found.steps.phases.items())[:2]:
         evidence.append(
-            f"{phase}: {row.gpu_ms_per_step:.2f} ms of GPU work a step in {row.gpu_events_per_step:,.0f} events."
+            f"{phase}: {duration(row.gpu_ms_per_step)} of GPU work a step in "
+            f"{counted(round(row.gpu_events_per_step), 'event')}."
         )
     advice = [
         "Nothing to fix on the host. To go faster, make the GPU's work smaller: lower precision, better kernels, "

@@ -1,5 +1,6 @@
 """The advice fits what the trace shows: no CUDA graph for what is one, no Python to blame where the device waits."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,137 @@ def test_the_share_of_matrix_products_is_told_apart_from_attention(tmp_path: Pat
     assert "Matrix products take 60 % of operator time, attention 25 %." in evidence
 
 
+@pytest.mark.parametrize("name", ["roseinfer::int4_linear", "aten::_weight_int4pack_mm_for_cpu", "x::int8_linear"])
+def test_operators_on_quantized_weights_are_not_told_to_quantize(tmp_path: Path, name: str) -> None:
+    advice = summary_of(tmp_path, rows(("cpu_op", name, 0, 900))).verdict.advice
+    assert advice == [f"For {name}: more threads or a larger batch."]
+    both = rows(("cpu_op", "own::gate_linear", 0, 900), ("cpu_op", name, 900, 90))
+    assert "quantized" not in summary_of(tmp_path, both).verdict.advice[0]
+
+
+def test_a_run_with_quantized_weights_is_not_told_to_quantize(tmp_path: Path) -> None:
+    manifest = {"schema_version": 1, "config": {"engine": {"quantize": "int8"}}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    advice = summary_of(tmp_path, rows(("cpu_op", "own::linear", 0, 900))).verdict.advice
+    assert advice == ["For own::linear: more threads or a larger batch."]
+
+
+def test_attention_has_no_weights_to_quantize(tmp_path: Path) -> None:
+    advice = summary_of(tmp_path, rows(("cpu_op", "aten::_scaled_dot_product_attention", 0, 900))).verdict.advice
+    assert advice == ["For aten::_scaled_dot_product_attention: a smaller dtype, more threads, or a larger batch."]
+
+
+def test_prefills_are_not_told_to_grow_their_batch(tmp_path: Path) -> None:
+    """They compute as fast as they can; many small decodes beside a long prefill do not change that."""
+    step = ("user_annotation", "roseinfer.step[{} bs=1 tokens=1]", 0.0, 0.0)
+    decodes = [(step[0], step[1].format("decode"), 10.0 * one, 9.0) for one in range(9)]
+    prefill = (step[0], step[1].format("prefill"), 100.0, 900.0)
+    small = [("cpu_op", "aten::add", 110 + one, 0.3) for one in range(600)]
+    events = rows(*decodes, prefill, *small, ("cpu_op", "aten::mm", 720, 270))
+    advice = summary_of(tmp_path, events).verdict.advice
+    assert any("For aten::mm" in line for line in advice)
+    assert any("fused operators or torch.compile" in line for line in advice)
+    assert not any("larger batch" in line for line in advice)
+
+
+def test_what_the_roofline_calls_compute_bound_is_not_told_to_grow_its_batch(tmp_path: Path) -> None:
+    events = rows(("user_annotation", "roseinfer.step[decode bs=64 tokens=64]", 0, 950), ("cpu_op", "aten::mm", 1, 900))
+    for flops, is_told in ((1e6, True), (1e12, False)):
+        work = [{"index": 0, "phase": "decode", "batch": 64, "tokens": 64, "bytes": 1e9, "flops": flops}]
+        ceilings = {"copy_bytes_per_s": 1e11, "flops_per_s": 1e12}
+        manifest = {"schema_version": 1, "ceilings": ceilings, "steps": work}
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+        advice = summary_of(tmp_path, events).verdict.advice
+        assert any("larger batch" in line for line in advice) == is_told
+
+
+def test_custom_operators_are_not_told_to_be_compiled(tmp_path: Path) -> None:
+    for name, is_told in (("aten::mul", True), ("roseinfer::norm", False)):
+        steps = rows(*(("user_annotation", f"ProfilerStep#{one}", 4000 * one, 3990) for one in range(3)))
+        ops = rows(*(("cpu_op", name, 4000 * (one // 300) + 13 * (one % 300), 5) for one in range(900)))
+        verdict = summary_of(tmp_path, steps + ops).verdict
+        assert any("Call fewer, larger operators" in line for line in verdict.advice)
+        assert any("Most of ProfilerStep is outside" in line for line in verdict.advice)
+        assert any("compile" in line for line in verdict.advice) == is_told
+
+
+def layers(*inner: str) -> list[dict[str, Any]]:
+    """A step of 30 layers: operators in a span of attention, and one of the layer's own behind it."""
+    made = rows(("user_annotation", "roseinfer.step[decode bs=1 tokens=1]", 0, 6000))
+    for layer in range(30):
+        at = 200 * layer
+        made += rows(("user_annotation", "roseinfer.attention", at, 100))
+        made += rows(*(("cpu_op", name, at + 5 * index, 4) for index, name in enumerate(inner)))
+        made += rows(("cpu_op", "own::mlp", at + 150, 10))
+    return made
+
+
+def test_what_layers_repeat_is_no_batch(tmp_path: Path) -> None:
+    """Each waits for the one before it."""
+    assert summary_of(tmp_path, layers("aten::mul")).repetition == []
+    found = summary_of(tmp_path, layers("aten::mul", "aten::add")).repetition
+    assert [(row.repeats, row.removable_per_step, row.remedy) for row in found] == [(30, 30, "compile")]
+    found = summary_of(tmp_path, layers("own::rotate", "own::append")).repetition
+    assert [(row.repeats, row.removable_per_step, row.remedy) for row in found] == [(30, 30, "fuse")]
+
+
+def test_what_a_layer_repeats_for_each_request_is_a_batch(tmp_path: Path) -> None:
+    found = summary_of(tmp_path, layers(*["aten::index", "aten::cat"] * 4)).repetition
+    batch = next(row for row in found if row.remedy == "batch")
+    assert (batch.span, batch.pattern_launches, batch.repeats) == ("roseinfer.attention", 2, 30 * 4)
+    assert (batch.removable_per_step, batch.launches_per_step) == (30 * 6, 30 * 8)
+
+
+def test_calls_of_one_span_right_behind_each_other_are_a_batch(tmp_path: Path) -> None:
+    step = rows(("user_annotation", "roseinfer.step[decode bs=1 tokens=1]", 0, 900))
+    calls = [("user_annotation", "append", 20.0 * one, 15.0) for one in range(16)]
+    ops = [("cpu_op", "aten::copy_", 20.0 * one + 1, 5.0) for one in range(16)]
+    found = summary_of(tmp_path, step + rows(*calls, *ops)).repetition
+    assert [(row.span, row.removable_per_step, row.remedy) for row in found] == [("append", 15, "batch")]
+
+
+def test_layers_on_a_gpu_are_a_graph_and_no_batch(tmp_path: Path) -> None:
+    made = [event("user_annotation", "roseinfer.step[decode bs=1 tokens=1]", 0, 6000)]
+    for layer in range(30):
+        at = 200 * layer
+        made.append(event("user_annotation", "roseinfer.kv.append", at, 50))
+        made += [launch(at + 5, 2, 2 * layer + 1), kernel(at + 10, 3, 2 * layer + 1, "append")]
+        made += [launch(at + 100, 2, 2 * layer + 2), kernel(at + 110, 3, 2 * layer + 2, "gemm")]
+    summary = summary_of(tmp_path, made)
+    assert {row.remedy for row in summary.repetition} == {"graph"}
+    assert not any("Batch what" in line for line in summary.verdict.advice)
+
+
+def test_a_file_that_breaks_off_before_its_gpu_events_is_not_judged_as_a_cpu_run(tmp_path: Path) -> None:
+    ops = rows(*(("cpu_op", "aten::mm", 10 * one, 9) for one in range(200)))
+    path = write(tmp_path / "t.json", ops)
+    path.write_bytes(path.read_bytes()[:-5000])
+    verdict = summarize_trace(path).verdict
+    assert verdict.kind == "cpu_only"
+    assert verdict.headline.startswith("Incomplete: the file breaks off, and the GPU events of Test GPU are missing")
+    assert len(verdict.evidence) >= 1
+    assert not any("For aten::mm" in line for line in verdict.advice)
+
+
+def test_a_broken_off_file_of_a_cpu_is_judged_as_one(tmp_path: Path) -> None:
+    text = json.dumps({"deviceProperties": [], "traceEvents": rows(*(("cpu_op", "aten::mm", 1, 9),) * 9)})
+    (tmp_path / "t.json").write_text(text[:-100])
+    assert summarize_trace(tmp_path / "t.json").verdict.headline.startswith("CPU only")
+
+
+def test_short_traces_are_told_in_microseconds(tmp_path: Path) -> None:
+    verdict = summary_of(tmp_path, rows(("user_annotation", "plan", 0, 20), ("cpu_op", "aten::mm", 2, 8.5))).verdict
+    assert verdict.evidence[0].startswith("Of 20.0 us, 8.5 us are in operators; 11.5 us are plain Python")
+    assert any("aten::mm takes 8.5 us in 1 call" in line for line in verdict.evidence)
+
+
+def test_one_of_a_thing_is_no_plural(tmp_path: Path) -> None:
+    verdict = summary_of(tmp_path, [launch(0, 2, 1), kernel(3, 90, 1)]).verdict
+    text = "\n".join([verdict.headline, *verdict.evidence])
+    assert "in 1 GPU event." in text
+    assert "in 1 run." in text
+
+
 def test_a_loop_that_waits_for_its_data(tmp_path: Path) -> None:
     loader = "enumerate(DataLoader)#_MultiProcessingDataLoaderIter.__next__"
     events = rows(("user_annotation", loader, 0, 900), ("cpu_op", "aten::mm", 910, 80))
@@ -219,7 +351,7 @@ def test_exposed_collectives_are_said_and_hidden_ones_are_not(tmp_path: Path) ->
         return [*launches, kernel(10, 100, 1, "gemm"), kernel(at, 50, 2, "ncclDevKernel_AllReduce_Sum_bf16", stream=9)]
 
     exposed = summary_of(tmp_path, trace(110)).verdict
-    assert any("Collectives take 0.1 ms" in line for line in exposed.evidence)
+    assert any("Collectives take 50.0 us" in line for line in exposed.evidence)
     assert any("Overlap communication" in line for line in exposed.advice)
     hidden = summary_of(tmp_path, trace(20)).verdict
     assert not any("ollectives" in line for line in hidden.evidence)
