@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jinja2
 
 from roseinfer.cli.trace_sheets import all_sheets
-from roseinfer.trace.naming import short_name
+from roseinfer.trace.naming import counted, duration, short_name
 from roseinfer.trace.summary import DeviceSummary, Segment, StepBusy, Summary, TypicalStep
 
 _TEMPLATE = Path(__file__).with_name("trace_page.html.j2")
@@ -43,6 +43,7 @@ def to_html(summary: Summary) -> str:
         step=_draw_step(summary.typical_step) if summary.typical_step else None,
         devices=[(device, _draw_timeline(device)) for device in summary.devices],
         short=lambda name: short_name(name, 64),
+        counted=counted,
         width=_WIDTH,
     )
 
@@ -76,7 +77,7 @@ def _box(segment: Segment, css: str, top: float, scale: float) -> _Box:
         height=_ROW - 3,
         css=css,
         label="" if css.startswith("gap") else label,
-        title=f"{name}: {(segment.end_us - segment.start_us) / 1000:.3f} ms",
+        title=f"{name}: {duration((segment.end_us - segment.start_us) / 1000)}",
     )
 
 

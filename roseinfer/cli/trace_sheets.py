@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from roseinfer.trace.naming import duration
 from roseinfer.trace.summary import NO_SPAN, Change, Comparison, DeviceSummary, OpSummary, SpanSummary, Summary
 
 SortBy = Literal["self", "total", "calls"]
@@ -206,7 +207,8 @@ def roofline_sheet(summary: Summary) -> Sheet:
         ]
         for phase, row in phases.items()
     ]
-    source = summary.roofline.source if summary.roofline else ""
+    is_baseline = summary.roofline is not None and summary.roofline.source == "baseline"
+    source = "unprofiled pass" if is_baseline else "trace"
     columns = ("-Phase", "Step ms", "Floor ms", "-Bound by", "MBU %", "MFU %")
     return _sheet(f"Roofline, step times from the {source}", columns, rows)
 
@@ -225,7 +227,7 @@ def rank_sheet(summary: Summary) -> Sheet:
         for row in summary.ranks
     ]
     medians = [row.median_step_ms for row in summary.ranks if row.median_step_ms is not None]
-    skew = f", skew of the median step {milliseconds(max(medians) - min(medians))} ms" if len(medians) > 1 else ""
+    skew = f", skew of the median step {duration(max(medians) - min(medians))}" if len(medians) > 1 else ""
     columns = ("-Rank", "Step ms", "Busy %", "GPU ms", "Comm ms", "Exposed ms")
     return _sheet(f"Ranks{skew}", columns, rows)
 

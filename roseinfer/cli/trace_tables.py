@@ -3,18 +3,33 @@
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.padding import Padding
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from roseinfer.cli.trace_sheets import Sheet, SortBy, all_sheets, op_sheet, span_sheet, step_sheet
-from roseinfer.trace.naming import short_name
+from roseinfer.trace.naming import duration, short_name
 from roseinfer.trace.summary import Summary, Verdict
 
 _MIN_NAME = 12
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _STYLES = {"host_bound": "bold red", "gpu_bound": "bold green", "balanced": "bold yellow"}
+
+
+class _Ragged(Table):
+    """A table whose lines end where their text does, without blanks up to its width."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The table's own lines, cut."""
+        parts = list(super().__rich_console__(console, options))
+        for line in Segment.split_lines(part for part in parts if isinstance(part, Segment)):
+            while line and not line[-1].text.strip():
+                line.pop()
+            yield from line[:-1]
+            if line:
+                yield Segment(line[-1].text.rstrip(), line[-1].style)
+            yield Segment.line()
 
 
 def ops_table(summary: Summary, top: int = 15, sort_by: SortBy = "self", *, width: int = 100) -> Table:
@@ -34,7 +49,7 @@ def steps_table(summary: Summary, *, width: int = 100) -> Table:
 
 def sheet_table(sheet: Sheet, width: int) -> Table:
     """A sheet as a table at most `width` columns wide: names share what the other columns leave."""
-    table = Table(
+    table = _Ragged(
         title=Text(sheet.title),
         title_justify="left",
         title_style="bold",
@@ -80,11 +95,19 @@ def timeline_strip(shares: Sequence[float], width: int) -> str:
 
 def print_verdict(console: Console, verdict: Verdict) -> None:
     """The answer first: headline, evidence, advice."""
-    console.print(Text(verdict.headline, style=_STYLES.get(verdict.kind, "bold")))
+    _print_wrapped(console, verdict.headline, _STYLES.get(verdict.kind, "bold"))
     for line in verdict.evidence:
-        console.print(Padding(Text(f"- {line}"), (0, 0, 0, 2), expand=False))
+        _print_wrapped(console, line, mark="  - ")
     for line in verdict.advice:
-        console.print(Padding(Text(f"-> {line}", style="cyan"), (0, 0, 0, 2), expand=False))
+        _print_wrapped(console, line, "cyan", mark="  -> ")
+
+
+def _print_wrapped(console: Console, text: str, style: str = "", mark: str = "") -> None:
+    """A paragraph behind a mark; its further lines begin below the first one's text, and none ends in blanks."""
+    lines = Text(text, style=style).wrap(console, max(1, console.width - len(mark)))
+    for number, line in enumerate(lines):
+        line.rstrip()
+        console.print(Text(" " * len(mark) if number else mark, style=style) + line, soft_wrap=True)
 
 
 def print_report(console: Console, summary: Summary, top: int = 15, sort_by: SortBy = "self") -> None:
@@ -92,19 +115,19 @@ def print_report(console: Console, summary: Summary, top: int = 15, sort_by: Sor
     print_verdict(console, summary.verdict)
     for doubt in summary.trust:
         style = "yellow" if doubt.level == "warning" else "dim"
-        console.print(Padding(Text(f"{doubt.level}: {doubt.message}", style=style), (0, 0, 0, 2), expand=False))
+        _print_wrapped(console, doubt.message, style, mark=f"  {doubt.level}: ")
     for device in summary.devices:
         label = f"GPU {device.id} " if len(summary.trace.ranks) < 2 else f"rank {device.rank} GPU {device.id} "
         strip = timeline_strip(device.timeline, console.width - len(label) - 15)
         console.print(Text(f"{label}|{strip}| {device.busy_percent:.1f} % busy"), no_wrap=True)
     if summary.comparison:
-        console.print(Text(summary.comparison.headline, style="bold"))
+        _print_wrapped(console, summary.comparison.headline, "bold")
         for warning in summary.comparison.warnings:
-            console.print(Padding(Text(f"warning: {warning}", style="yellow"), (0, 0, 0, 2), expand=False))
+            _print_wrapped(console, warning, "yellow", mark="  warning: ")
     for sheet in all_sheets(summary, top, sort_by):
         console.print()
         console.print(sheet_table(sheet, console.width))
     for outlier in summary.steps.outliers:
         console.print(
-            Text(f"step {outlier.step} ({outlier.phase}): {outlier.ms:.2f} ms, {outlier.times_median}x the median")
+            Text(f"step {outlier.step} ({outlier.phase}): {duration(outlier.ms)}, {outlier.times_median}x the median")
         )

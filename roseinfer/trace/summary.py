@@ -225,7 +225,7 @@ class Roofline(msgspec.Struct, frozen=True):
     """Steps against the device's ceilings, from the manifest beside the trace."""
 
     source: Literal["baseline", "trace"]
-    """Whether step times come from the unprofiled baseline or from the trace."""
+    """Whether step times come from the unprofiled pass of the run itself, `baseline`, or from the trace."""
     copy_bytes_per_s: float
     flops_per_s: float
     phases: dict[str, PhaseRoofline]

@@ -1,6 +1,7 @@
 """Renderings fit their place, keep what tells names apart, and show the figures of the summary."""
 
 import io
+import json
 import re
 from pathlib import Path
 
@@ -28,6 +29,38 @@ def test_the_report_fits_the_terminal(summary: Summary, width: int) -> None:
     lines = out.getvalue().splitlines()
     assert max(len(line) for line in lines) <= width
     assert " ".join(" ".join(lines).split()).startswith(summary.verdict.headline[:40])
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_no_line_of_the_report_ends_in_blanks(summary: Summary, width: int) -> None:
+    out = io.StringIO()
+    print_report(Console(width=width, file=out), compare(summary, summary))
+    assert [line for line in out.getvalue().splitlines() if line != line.rstrip()] == []
+
+
+def test_further_lines_of_a_point_begin_below_its_text(summary: Summary) -> None:
+    out = io.StringIO()
+    print_report(Console(width=70, file=out), summary)
+    lines = out.getvalue().splitlines()
+    first = next(index for index, line in enumerate(lines) if line.startswith("  - "))
+    end = next(index for index, line in enumerate(lines) if line.startswith("  -> "))
+    points = lines[first:end]
+    assert len(points) > sum(line.startswith("  - ") for line in points)
+    assert all(line.startswith(("  - ", "    ")) and line[4] != " " for line in points)
+
+
+def test_step_times_of_the_unprofiled_pass_are_not_called_the_baselines(tmp_path: Path) -> None:
+    spans = [event("user_annotation", "roseinfer.step[decode bs=1 tokens=1]", 100 * one, 90) for one in range(3)]
+    work = [{"index": 0, "phase": "decode", "batch": 1, "tokens": 1, "bytes": 1e6, "flops": 1e6}]
+    manifest = {
+        "schema_version": 1,
+        "ceilings": {"copy_bytes_per_s": 1e11, "flops_per_s": 1e12},
+        "baseline_step_ms": {"decode": 0.08},
+        "steps": work,
+    }
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    titles = [sheet.title for sheet in all_sheets(summarize_trace(write(tmp_path / "t.json", spans)), 5, "self")]
+    assert "Roofline, step times from the unprofiled pass" in titles
 
 
 def test_no_figure_is_cut_off_at_80_columns(summary: Summary) -> None:
