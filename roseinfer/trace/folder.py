@@ -20,5 +20,15 @@ def find_traces(folder: Path) -> list[Path]:
         if path.is_file() and path.name.endswith((".json", ".json.gz")) and path.name not in _OTHERS
     ]
     if not found:
-        raise TraceError(f"{folder}: no trace in this folder (looked for .json and .json.gz)")
+        run = _newest_run(folder)
+        hint = f"; it holds runs: take {run}" if run else " (looked for .json and .json.gz)"
+        raise TraceError(f"{folder}: no trace in this folder{hint}")
     return sorted(found, key=lambda path: ([int(number) for number in _NUMBERS.findall(path.name)], path.name))
+
+
+def _newest_run(folder: Path) -> Path | None:
+    """The run directory in a folder of them that was most likely meant: `latest`, or else the last by name."""
+    latest = folder / "latest"
+    if latest.is_dir():
+        return latest
+    return max((path for path in folder.iterdir() if (path / "manifest.json").is_file()), default=None)

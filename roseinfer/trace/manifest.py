@@ -80,23 +80,34 @@ class Manifest(msgspec.Struct, frozen=True):
     steps: list[ManifestStep] = []
     graphs: list[Graph] = []
     warnings: list[str] = []
+    damage: str | None = None
+    """What of the file cannot be read, and why; the file itself never says this."""
 
 
 def find_manifest(trace: Path) -> Manifest | None:
-    """The manifest beside a trace, or in the folder; None without one. A part that does not fit is left out."""
+    """The manifest beside a trace, or in the folder; None without one, or where the file is another tool's.
+
+    Of a manifest that is broken, or parts of which do not fit, the rest is kept, and `damage` says what is missing.
+    """
     path = (trace if trace.is_dir() else trace.parent) / "manifest.json"
     try:
         fields = msgspec.json.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        return Manifest(damage=f"it cannot be read: {error.strerror or error}")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Manifest(damage="it is no valid JSON")
     if not isinstance(fields, dict) or not {"schema_version", "traces", "steps", "graphs"} & fields.keys():
         return None
     known: dict[str, Any] = {}
+    unread: list[str] = []
     for name in Manifest.__struct_fields__:
-        if fields.get(name) is None:
+        if name == "damage" or fields.get(name) is None:
             continue
         try:
             known[name] = getattr(msgspec.convert({name: fields[name]}, Manifest), name)
         except (msgspec.ValidationError, RecursionError):
-            continue
-    return Manifest(**known)
+            unread.append(name)
+    damage = f"these parts of it do not fit: {', '.join(unread)}" if unread else None
+    return Manifest(**known, damage=damage)

@@ -17,6 +17,7 @@ def doubts(facts: Facts, steps: StepsSummary) -> list[Trust]:
     """Everything that a careful reader should know before believing the figures; warnings first."""
     notes = [
         *_reading(facts.trace),
+        *_manifest(facts),
         *_links(facts),
         *_missing_kernels(facts),
         *_steps(facts, steps),
@@ -42,6 +43,14 @@ def _reading(trace: Trace) -> list[Trust]:
     if counts.events == 0:
         notes.append(Trust("warning", "The trace holds no events: the recording ended before its first active step."))
     return notes
+
+
+def _manifest(facts: Facts) -> list[Trust]:
+    damage = facts.manifest.damage if facts.manifest else None
+    if damage is None:
+        return []
+    message = f"manifest.json beside the trace is damaged ({damage}): what it tells, such as the roofline, is left out."
+    return [Trust("warning", message)]
 
 
 def _links(facts: Facts) -> list[Trust]:

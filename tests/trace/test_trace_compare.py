@@ -261,6 +261,17 @@ def test_a_folder_without_traces_is_refused(tmp_path: Path) -> None:
         summarize_trace(tmp_path)
 
 
+def test_a_folder_of_runs_points_to_the_newest(tmp_path: Path) -> None:
+    for name in ("20260101-120000-online", "20260102-120000-online"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text("{}")
+    with pytest.raises(TraceError, match=r"it holds runs: take .*20260102-120000-online"):
+        summarize_trace(tmp_path)
+    (tmp_path / "latest").symlink_to("20260102-120000-online")
+    with pytest.raises(TraceError, match=f"take {tmp_path / 'latest'}"):
+        summarize_trace(tmp_path)
+
+
 def test_the_roofline_needs_a_manifest_with_work_and_ceilings(tmp_path: Path) -> None:
     path = write(tmp_path / "rank0-cycle0.pt.trace.json", steps([100, 100, 100]))
     assert summarize_trace(path).roofline is None
@@ -281,12 +292,31 @@ def test_the_roofline_needs_a_manifest_with_work_and_ceilings(tmp_path: Path) ->
     assert roofline.source == "baseline"
 
 
-def test_a_broken_manifest_changes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "no valid JSON"),
+        ("", "no valid JSON"),
+        ('{"steps": 3, "graphs": [{"events": 1}], "ceilings": "x"}', "do not fit: ceilings, steps, graphs"),
+    ],
+)
+def test_a_broken_manifest_is_said_and_changes_nothing_else(tmp_path: Path, text: str, said: str) -> None:
     path = write(tmp_path / "t.json", steps([100, 100, 100]))
     expected = summarize_trace(path)
-    for text in ("{", "[]", '{"steps": 3, "graphs": [{"events": 1}], "ceilings": "x"}'):
-        (tmp_path / "manifest.json").write_text(text)
-        assert summarize_trace(path) == expected
+    (tmp_path / "manifest.json").write_text(text)
+    found = summarize_trace(path)
+    assert found.trust[0].level == "warning"
+    assert "manifest.json" in found.trust[0].message
+    assert said in found.trust[0].message
+    assert msgspec.structs.replace(found, trust=found.trust[1:]) == expected
+
+
+@pytest.mark.parametrize("text", ["[]", '{"name": "of another tool", "version": 3}'])
+def test_a_manifest_of_another_tool_is_none(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path / "t.json", steps([100, 100, 100]))
+    expected = summarize_trace(path)
+    (tmp_path / "manifest.json").write_text(text)
+    assert summarize_trace(path) == expected
 
 
 def test_outliers_are_named(tmp_path: Path) -> None:
