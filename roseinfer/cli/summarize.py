@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from roseinfer.trace import Summary
 
 _PROGRESS_FROM_BYTES = 4 << 20
+_EMPTY_EXIT_CODE = 1
 _REGRESSION_EXIT_CODE = 3
 _LIMIT = re.compile(r"(\d+(?:\.\d+)?)\s*%?$")
 
@@ -66,6 +67,9 @@ def summarize(
     if summary.comparison and summary.comparison.failed:
         console.print_error(f"slower than {fail_above} over the baseline: {summary.comparison.headline}")
         return _REGRESSION_EXIT_CODE
+    if summary.verdict.kind == "empty":
+        console.print_error(f"{trace}: no operators, no spans and no GPU events of torch.profiler in it")
+        return _EMPTY_EXIT_CODE
     return 0
 
 

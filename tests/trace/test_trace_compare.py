@@ -348,6 +348,21 @@ def test_the_command_prints_one_json_document(
     assert msgspec.json.decode(out, type=Summary) == summarize_trace(ORIGIN)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ['{"traceEvents": []}', "[]", '[{"ph": "X", "cat": "jax", "name": "f", "pid": 1, "tid": 1, "ts": 1, "dur": 2}]'],
+)
+def test_a_trace_without_torchs_events_fails_and_says_why(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "t.json").write_text(text)
+    code, out, err = command(monkeypatch, capfd, tmp_path / "t.json", "--json")
+    assert code == 1
+    assert msgspec.json.decode(out, type=Summary).verdict.kind == "empty"
+    assert len(err.strip().splitlines()) == 1
+    assert "t.json: no operators, no spans and no GPU events of torch.profiler in it" in err
+
+
 def test_the_command_prints_a_report(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     code, out, _ = command(monkeypatch, capfd, MATMUL, "--top", 3)
     assert code == 0
