@@ -110,6 +110,17 @@ def is_default() -> bool:
     return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
+def is_missed(dtype: torch.dtype) -> bool:
+    """Whether an engine of this dtype goes without the kernels only since nobody has made them: `load` could."""
+    if is_loaded() or not is_default() or dtype not in _DTYPES:
+        return False
+    try:
+        _compiler()
+    except UsageError:
+        return False
+    return True
+
+
 def is_loaded() -> bool:
     """Whether the process uses the compiled kernels."""
     return bool(_functions)

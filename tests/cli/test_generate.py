@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import ENVIRONMENT, command, succeeds
+from command import ENVIRONMENT, command, roseinfer, succeeds
+from native_builds import COMPILER
 
 from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.factory import build_engine
+from roseinfer.kernels import native
 
 PROMPTS = ["one", "two three", "four"]
 
@@ -124,3 +126,18 @@ def test_a_reader_that_has_had_enough_ends_it_in_silence(tiny: list[object]) -> 
     process.stderr.close()
     assert process.wait(timeout=120) == 0
     assert stderr == b""
+
+
+@pytest.mark.skipif(COMPILER is None or not native.is_default(), reason="needs AVX-512 and a C++ compiler")
+def test_kernels_that_nobody_has_made_are_told_of_in_one_line(tiny: list[object], tmp_path: Path) -> None:
+    environment = {**ENVIRONMENT, "CXX": "", "ROSEINFER_CACHE_DIR": str(tmp_path)}
+
+    def told(*arguments: object) -> int:
+        done = roseinfer("generate", "one", *tiny, "--device", "cpu", *arguments, environment=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stderr.count("are not made yet: --compile makes them")
+
+    assert told() == 1
+    assert told("--no-compile") == told("--quiet") == told("--dtype", "float64") == 0
+    assert told("--compile") == 0
+    assert told() == 0, "made by now"
