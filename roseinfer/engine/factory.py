@@ -13,7 +13,7 @@ from roseinfer.cache.kv_cache import KVCache
 from roseinfer.config import EngineConfig
 from roseinfer.engine.device import resolve_device, resolve_dtype, resolve_quantization
 from roseinfer.engine.engine import Engine
-from roseinfer.engine.memory import kv_cache_bytes
+from roseinfer.engine.memory import check_weights_fit, kv_cache_bytes
 from roseinfer.engine.runner import Runner
 from roseinfer.engine.step_graphs import StepGraphs
 from roseinfer.errors import ModelError, UsageError
@@ -47,6 +47,12 @@ def build_engine(config: EngineConfig, *, on_progress: Callable[[int, int], None
     max_model_len = _max_model_len(config, model_config)
     model = _build(model_config.limited_to(max_model_len), dtype, device)
     num_parameters = sum(view.numel() for view in model.weight_views().values())
+    if device.type == "cpu":  # which says nothing until it is too late: nothing has been written to the memory yet
+        if quantization == "stored" and reader is not None:
+            check_weights_fit(source.name, reader.total_bytes, "as the file has them")
+        else:
+            arithmetic = f"{num_parameters:,} parameters x {dtype.itemsize} bytes"
+            check_weights_fit(source.name, num_parameters * dtype.itemsize, arithmetic)
     if reader is None:
         fill_dummy_weights(model, config.seed)
     else:
@@ -102,7 +108,10 @@ def _build(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Cau
     with _default_dtype(dtype), device:
         try:
             return architecture(config.architecture).build(config).eval()
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            # A CPU's allocator has no kind of error of its own.
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
             raise ModelError(f"the model does not fit into the memory of {device}: choose a smaller dtype") from None
 
 

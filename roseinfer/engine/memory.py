@@ -1,11 +1,13 @@
-"""How much memory the KV cache may take."""
+"""How much memory there is for the weights, and how much the KV cache may take."""
 
+import os
 import re
+from pathlib import Path
 
 import torch
 
 from roseinfer.engine.device import spare_memory_bytes
-from roseinfer.errors import UsageError
+from roseinfer.errors import ModelError, UsageError
 
 _UNITS = {"": 1, "B": 1, "kB": 1000} | {
     f"{prefix}{suffix}": base**power
@@ -15,6 +17,29 @@ _UNITS = {"": 1, "B": 1, "kB": 1000} | {
 
 _DEFAULT_SHARE = {"cpu": 0.5, "cuda": 0.9}
 """Of the memory that is left once the weights are loaded. A CPU's memory is shared with other programs."""
+
+
+def check_weights_fit(model: str, num_bytes: int, arithmetic: str) -> None:
+    """Raises ModelError, with the arithmetic, for weights that the CPU's memory cannot hold."""
+    available = available_memory_bytes()
+    if num_bytes > available:
+        raise ModelError(
+            f"{model}: the weights need {num_bytes / 2**30:.1f} GiB of memory ({arithmetic}), "
+            f"and {available / 2**30:.1f} GiB are available: choose a smaller model or dtype, or end other programs"
+        )
+
+
+def available_memory_bytes() -> int:
+    """Bytes that the CPU's programs can still take, those in swap and of files' pages included.
+
+    All that the machine has where the system does not tell: a guess must not refuse what could run.
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        kib = {name: int(amount.split()[0]) for name, _, amount in (line.partition(":") for line in lines)}
+        return (kib["MemAvailable"] + kib.get("SwapFree", 0)) * 1024
+    except (OSError, ValueError, LookupError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def parse_bytes(text: str) -> int | None:

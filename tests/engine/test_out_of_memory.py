@@ -8,7 +8,7 @@ import torch
 
 from roseinfer.cache.kv_cache import KVCache
 from roseinfer.config import EngineConfig, SamplingParams
-from roseinfer.engine import factory
+from roseinfer.engine import factory, memory
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 from roseinfer.engine.graph_key import GraphKey
@@ -25,6 +25,52 @@ def engine_of(model: Path) -> Engine:
 
 def tokens_of(engine: Engine) -> list[list[int]]:
     return [output.token_ids for output in engine.generate([[1, 2, 3], [4]], PARAMS)]
+
+
+@pytest.mark.parametrize("source", ["file", "dummy"])
+def test_weights_that_cannot_fit_are_refused_with_the_arithmetic_before_any_is_read(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    settings: dict[str, Any] = {"model": str(tiny_llama)} if source == "file" else {"model": "gpt2"}
+    config = EngineConfig(
+        **settings, load_format="auto" if source == "file" else "dummy", dtype="float64", device="cpu"
+    )
+    read: list[int] = []
+    num_bytes = 8 * (build_engine(config).num_parameters if source == "file" else 124_439_808)
+    monkeypatch.setattr(memory, "available_memory_bytes", lambda: num_bytes - 1)
+    with pytest.raises(ModelError, match=rf"need .* GiB of memory \({num_bytes // 8:,} parameters x 8 bytes\), and .*"):
+        build_engine(config, on_progress=lambda done, _: read.append(done))
+    assert read == []
+    monkeypatch.setattr(memory, "available_memory_bytes", lambda: num_bytes)
+    if source == "file":
+        build_engine(config)
+
+
+def test_weights_that_a_file_keeps_in_few_bits_need_only_those(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = EngineConfig(device="cpu")  # the demo model: 4- and 8-bit codes in a GGUF file
+    num_bytes = build_engine(config).num_parameters
+    monkeypatch.setattr(memory, "available_memory_bytes", lambda: num_bytes)
+    build_engine(config)
+    with pytest.raises(ModelError, match="parameters x"):
+        build_engine(EngineConfig(device="cpu", quantize="none"))
+    monkeypatch.setattr(memory, "available_memory_bytes", lambda: num_bytes // 4)
+    with pytest.raises(ModelError, match="as the file has them"):
+        build_engine(config)
+
+
+def test_memory_that_the_allocator_does_not_get_is_one_clear_line(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes")
+
+    monkeypatch.setattr(torch, "empty", refuses)
+    with pytest.raises(ModelError, match="does not fit into the memory of cpu"):
+        engine_of(tiny_llama)
+
+
+def test_the_memory_that_is_available_is_some_of_the_machines() -> None:
+    assert 0 < memory.available_memory_bytes() < 1 << 50
 
 
 @pytest.mark.parametrize("room", [1, 7, 100])
