@@ -1,6 +1,16 @@
-"""`python -m roseinfer`."""
+"""`python -m roseinfer`, and the command `roseinfer`."""
 
-from roseinfer.cli.app import main
+import sys
+
+
+def main() -> None:
+    """Run the command line. Ctrl-C while it is still being imported ends it in silence."""
+    try:
+        from roseinfer.cli import app
+    except KeyboardInterrupt:
+        sys.exit(130)
+    app.main()
+
 
 if __name__ == "__main__":
     main()

@@ -52,7 +52,8 @@ class AnswerLines:
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise RoseinferError(f"cannot write to {self._name}: {error.strerror}; --resume continues later") from None
+            hint = "" if self._file is sys.stdout.buffer else "; --resume continues later"
+            raise RoseinferError(f"cannot write to {self._name}: {error.strerror}{hint}") from None
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 No torch is imported before a command that needs it runs, so that `--help` is quick.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -28,6 +29,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a write fails with where there is no room."""
 
 # Typer brings click, or since 0.26 its own copy of it: the exceptions are reached through a name that both export.
 _CallError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -52,13 +55,14 @@ def _with_our_endings(command: Callable[..., int | None]) -> Callable[..., int |
     @wraps(command)
     def wrapper(*args: Any, **options: Any) -> int | None:
         try:
-            return command(*args, **options)
+            code = command(*args, **options)
+            sys.stdout.flush()
+            return code
         except KeyboardInterrupt:
             console.print_error("interrupted")
             raise typer.Exit(130) from None
         except BrokenPipeError:
-            # Whoever read our output has had enough; a flush at exit would complain again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_stdout()  # whoever read it has had enough
             raise typer.Exit(0) from None
 
     return wrapper
@@ -70,7 +74,14 @@ for command in (generate, bench, profile, summarize):
 
 def main() -> None:
     """Run the command line; every failure becomes one line and an exit code."""
-    sys.exit(run())
+    if sys.stdout is None:  # closed: nobody wants it
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - for as long as the process runs
+    code = run()
+    try:
+        sys.stdout.flush()
+    except OSError:  # told of already
+        _drop_stdout()
+    sys.exit(code)
 
 
 def run() -> int:
@@ -88,6 +99,18 @@ def run() -> int:
     except (KeyboardInterrupt, typer.Abort):
         console.print_error("interrupted")
         return 130
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        if console.settings.debug:
+            console.stderr.print_exception()
+        console.print_error(f"cannot write: {error.strerror}")
+        return 1
+
+
+def _drop_stdout() -> None:
+    """Let what could not be written go nowhere: a flush at exit would complain again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _wrong_call(error: Any) -> int:

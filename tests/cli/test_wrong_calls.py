@@ -1,9 +1,12 @@
 """Every wrong call and every failed run is one clear line on stderr, with exit code 2 or 1."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from command import roseinfer
+from command import ENVIRONMENT, command, roseinfer
 
 GENERATE = ["generate", "hi", "--model", "{tiny}"]
 PROFILE = ["profile", "--prompt", "hi", "--model", "{tiny}", "--max-new-tokens", "2", "--profile-dir", "{tmp}/p"]
@@ -115,3 +118,56 @@ def test_a_number_beyond_64_bits_is_refused_in_one_line(flag: str, tiny_llama: P
     done = roseinfer("generate", "hi", "--model", tiny_llama, "--temperature", "1", flag, 2**70)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
+
+
+FULL = Path("/dev/full")
+TRACE = Path(__file__).parents[1] / "trace" / "data" / "origin_gather_decode_h200.json.gz"
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("arguments", [["generate", "hi"], ["generate", "hi", "--json"], ["generate", "--input", "-"]])
+def test_a_completion_that_does_not_fit_on_the_disk_is_one_line(arguments: list[str], tiny_llama: Path) -> None:
+    assert_one_line_on_a_full_disk(*arguments, "--model", tiny_llama, "--quiet")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("arguments", [["summarize", TRACE], ["summarize", TRACE, "--json"], ["--help"], ["--version"]])
+def test_output_that_does_not_fit_on_the_disk_is_one_line(arguments: list[object]) -> None:
+    assert_one_line_on_a_full_disk(*arguments)
+
+
+def assert_one_line_on_a_full_disk(*arguments: object) -> None:
+    with FULL.open("wb") as full:
+        done = subprocess.run(
+            command(*arguments),
+            input=b'{"prompt": "a"}\n',
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=ENVIRONMENT,
+            check=False,
+        )
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("error: cannot write")
+    assert line.endswith(": No space left on device")
+    assert done.returncode == 1
+
+
+def test_a_closed_stdout_is_no_error(tiny_llama: Path) -> None:
+    call = command("generate", "hi", "--model", tiny_llama, "--max-new-tokens", 2, "--quiet")
+    done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *call], stderr=subprocess.PIPE, env=ENVIRONMENT, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_ctrl_c_while_the_command_line_is_imported_ends_in_silence() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-v", *command("--help")[1:]], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    for line in process.stderr:  # -v tells of every module
+        if "import 'typer" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    stderr = process.communicate(timeout=120)[1]
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert "KeyboardInterrupt" not in stderr
