@@ -205,8 +205,9 @@ def load_config(
     try:
         return msgspec.convert(raw, RunConfig, str_keys=True)
     except msgspec.ValidationError as error:
-        where = f"{name_or_path}: " if name_or_path is not None else ""
-        raise UsageError(f"{where}{_one_line(error)}") from None
+        table, _, key = _place(error).partition("[")[0].partition(".")
+        is_the_files = name_or_path is not None and key not in (overrides or {}).get(table, {})
+        raise UsageError(f"{name_or_path}: {_one_line(error)}" if is_the_files else _one_line(error)) from None
 
 
 def sampling_with(base: SamplingParams, overrides: Mapping[str, Any]) -> SamplingParams:
@@ -290,8 +291,7 @@ def _configs_dir() -> Path | None:
 
 def _one_line(error: msgspec.ValidationError) -> str:
     """msgspec's "message - at `$.table.key`" as "table.key: message"."""
-    message, _, where = str(error).partition(" - at `$")
-    key = where.rstrip("`").lstrip(".")
+    message, key = str(error).partition(" - at `$")[0], _place(error)
     if message.startswith("Object contains unknown field"):
         field = message.split("`")[1]
         known = _known_keys(key)
@@ -300,6 +300,11 @@ def _one_line(error: msgspec.ValidationError) -> str:
     if message.startswith("Invalid enum value"):
         message = f"{message}; one of {_listed(_choices(key))}"
     return f"{key}: {message[:1].lower()}{message[1:]}" if key else message
+
+
+def _place(error: msgspec.ValidationError) -> str:
+    """What is wrong: table.key, or table.key[...] for an item of a list."""
+    return str(error).partition(" - at `$")[2].rstrip("`").lstrip(".")
 
 
 def _known_keys(table: str) -> list[str]:

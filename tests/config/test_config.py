@@ -76,6 +76,18 @@ def test_what_is_wrong_is_named_with_its_file(write: Any, text: str, named: str)
 
 
 @pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ({"engine": {"block_size": 0}}, r"engine\.block_size: expected"),
+        ({"sampling": {"stop_token_ids": [-1]}}, r"sampling\.stop_token_ids\[0\]: expected"),
+    ],
+)
+def test_a_flag_that_is_wrong_is_not_blamed_on_the_file(write: Any, flags: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError, match=f"^{named}"):
+        load_config(write(""), flags)
+
+
+@pytest.mark.parametrize(
     ("file", "flags", "temperature"),
     [
         ({}, {"do_sample": True}, 1.0),
