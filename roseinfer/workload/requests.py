@@ -11,6 +11,8 @@ from roseinfer.config import SamplingParams, WorkloadConfig
 from roseinfer.engine.core import EngineCore, Message, Prompt, is_message
 from roseinfer.errors import UsageError
 
+_SHOWN = 40
+"""Characters of a wrong prompt that an error repeats."""
 _IDS = re.compile(r"ids:\s*\d+(\s*,\s*\d+)*\s*")
 
 
@@ -48,10 +50,16 @@ def to_prompts(texts: list[str], engine: EngineCore, *, raw: bool) -> list[Promp
 
 
 def parse_prompt(text: str) -> Prompt:
-    """What a prompt on the command line or in a prompts file is: token ids where it reads `ids:1,2,3`, else text."""
-    if _IDS.fullmatch(text):
-        return [int(token_id) for token_id in text.removeprefix("ids:").split(",")]
-    return text
+    """What a prompt on the command line or in a prompts file is: token ids where it reads `ids:1,2,3`, else text.
+
+    Raises UsageError for one that begins like token ids and goes on as something else.
+    """
+    if not text.startswith("ids:"):
+        return text
+    if not _IDS.fullmatch(text):
+        shortened = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+        raise UsageError(f"prompt {shortened!r} is no list of token ids: write them like ids:1,2,3")
+    return [int(token_id) for token_id in text.removeprefix("ids:").split(",")]
 
 
 def to_prompt(prompt: Prompt, engine: EngineCore, *, raw: bool = False, system: str | None = None) -> Prompt:
