@@ -16,6 +16,7 @@ from roseinfer.errors import UsageError
 @configured("engine", "workload", "sampling")
 def generate(
     config: RunConfig,
+    context: typer.Context,
     prompts: Annotated[
         list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Prompts; - is stdin, ids:1,2,3 is token ids.")
     ] = None,
@@ -55,12 +56,14 @@ def generate(
 
     Each line of the --input file is a request, an object with a "prompt",
     "messages" or "prompt_token_ids", and where wanted an "id" (else the
-    line's number) and sampling settings: {"prompt": "Hi", "top_k": 5}.
+    line's number) and sampling settings: {"prompt": "Hi", "temperature": 1}.
     Answers go to --output, or stdout, in order, a line a completion, each
     as soon as all before it are done; --resume continues the file.
     """
     if logit_bias:
         config = msgspec.structs.replace(config, sampling=_with_logit_bias(config.sampling, logit_bias))
+    if prompts and context.params["workload_prompts"]:
+        raise UsageError("prompts were given as arguments and with --prompt: choose one way")
     config = msgspec.structs.replace(config, workload=_with_arguments(config.workload, prompts or []))
     call = GenerateCall(config=config, input_file=input_file, output=output, resume=resume, system=system, json=json)
     call.check()

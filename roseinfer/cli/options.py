@@ -14,7 +14,8 @@ import typer
 
 from roseinfer import config
 from roseinfer.cli import console
-from roseinfer.config import load_config
+from roseinfer.config import EngineConfig, RunConfig, SamplingParams, load_config
+from roseinfer.errors import UsageError
 
 
 def _set_quiet(value: bool) -> bool:
@@ -28,7 +29,7 @@ def _set_debug(value: bool) -> bool:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="No progress, no statistics.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="Results and errors only.")]
 Debug = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="Show the traceback of an error.")]
 ConfigName = Annotated[
     str | None,
@@ -176,7 +177,9 @@ def configured(
                 value = options.pop(flag.name)
                 if value is not None and value != []:
                     overrides.setdefault(flag.table, {})[flag.key] = value
-            return command(load_config(config_name or base, overrides, defaults), *args, **options)
+            run = load_config(config_name or base, overrides, defaults)
+            _refuse_what_does_nothing(run, overrides, lines_have_settings=options.get("input_file") is not None)
+            return command(run, *args, **options)
 
         own = list(inspect.signature(command).parameters.values())[1:]
         name = inspect.Parameter("config_name", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigName)
@@ -188,3 +191,41 @@ def configured(
         return wrapper
 
     return decorate
+
+
+def _refuse_what_does_nothing(
+    run: RunConfig, flags: Mapping[str, Mapping[str, Any]], *, lines_have_settings: bool
+) -> None:
+    """Raises UsageError for a flag that changes nothing beside the others; files may hold such keys, for other runs."""
+    if not lines_have_settings:
+        _refuse_filters_of_greedy(run.sampling, flags.get("sampling", {}))
+    _refuse_graphs_where_none_are(run.engine, flags.get("engine", {}))
+
+
+def _refuse_filters_of_greedy(sampling: SamplingParams, flags: Mapping[str, Any]) -> None:
+    if sampling.temperature > 0:
+        return
+    for key in ("top_k", "top_p", "min_p"):
+        if flags.get(key, getattr(_ALL_TOKENS, key)) != getattr(_ALL_TOKENS, key):
+            raise UsageError(
+                f"--{key.replace('_', '-')} does nothing at temperature 0, which is greedy: "
+                "add --do-sample or a --temperature above 0, or drop it"
+            )
+
+
+_ALL_TOKENS = SamplingParams()
+
+
+def _refuse_graphs_where_none_are(engine: EngineConfig, flags: Mapping[str, Any]) -> None:
+    wanted = {"--cuda-graphs": flags.get("cuda_graphs"), "--max-decode-steps": flags.get("max_decode_steps", 1) > 1}
+    flag = next((name for name, is_wanted in wanted.items() if is_wanted), None)
+    if flag is None:
+        return
+    from roseinfer.engine.device import resolve_device  # imports torch
+
+    if resolve_device(engine.device).type == "cpu":
+        raise UsageError(f"{flag} is for a GPU, and this would run on the CPU: leave it out")
+    if not engine.cuda_graphs:
+        raise UsageError(f"{flag} needs CUDA graphs, which are turned off: leave it out, or add --cuda-graphs")
+    if engine.attention == "gather":
+        raise UsageError(f"{flag} needs CUDA graphs, which attention gather has none of: leave it out")

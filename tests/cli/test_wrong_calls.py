@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command import ENVIRONMENT, command, roseinfer
+from command import ENVIRONMENT, command, roseinfer, succeeds
 
 GENERATE = ["generate", "hi", "--model", "{tiny}"]
 PROFILE = ["profile", "--prompt", "hi", "--model", "{tiny}", "--max-new-tokens", "2", "--profile-dir", "{tmp}/p"]
@@ -45,6 +45,18 @@ WRONG_CALLS = {
     "a batch of nothing": ([*GENERATE, "--max-batch-size", "0"], 2, "max_batch_size"),
     "blocks of nothing": ([*GENERATE, "--block-size", "0"], 2, "block_size"),
     "sampling at temperature 0": ([*GENERATE, "--do-sample", "--temperature", "0"], 2, "temperature 0"),
+    "a filter of greedy tokens": ([*GENERATE, "--top-k", "3"], 2, "--top-k does nothing at temperature 0"),
+    "a filter of tokens made greedy": (
+        ["bench", "--config", "origin-gpt2", "--temperature", "0", "--min-p", "0.1"],
+        2,
+        "--min-p",
+    ),
+    "CUDA graphs on a CPU": ([*GENERATE, "--device", "cpu", "--cuda-graphs"], 2, "--cuda-graphs is for a GPU"),
+    "launches of several steps on a CPU": ([*PROFILE, "--device", "cpu", "--max-decode-steps", "4"], 2, "for a GPU"),
+    "prompts in two ways": ([*GENERATE, "--prompt", "ho"], 2, "choose one way"),
+    "token ids with a word": (["generate", "ids:1,2,x", "--model", "{tiny}"], 2, "'ids:1,2,x' is no list of token ids"),
+    "token ids that end in a comma": (["generate", "--prompt", "ids:1,", "--model", "{tiny}"], 2, "like ids:1,2,3"),
+    "no token ids": (["generate", "ids:", "--model", "{tiny}"], 2, "like ids:1,2,3"),
     "a context beyond the model's": ([*GENERATE, "--max-model-len", "129"], 2, "128"),
     "a prompt longer than the context": (["generate", "x" * 129, "--model", "{tiny}"], 2, "129 tokens"),
     "a benchmark of nothing": (["bench", "--model", "{tiny}", "--prompt", "a", "--max-new-tokens", "0"], 2, "0"),
@@ -92,6 +104,31 @@ def test_one_line_says_what_is_wrong(case: str, places: dict[str, Path]) -> None
     assert lines[0].startswith("error: ")
     assert hint in lines[0]
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["bench", "--turns", 0], ["profile", "--top", 0], ["bench", "--n", 0]])
+def test_a_wrong_flag_is_not_blamed_on_the_file_below_it(arguments: list[object]) -> None:
+    done = roseinfer(*arguments)
+    key = str(arguments[1]).strip("-")
+    assert done.returncode == 2
+    assert done.stderr.split(".")[0] in ("error: workload", "error: profile", "error: sampling")
+    assert f".{key}: expected" in done.stderr
+
+
+def test_flags_that_a_config_or_a_line_makes_sense_of_are_taken(tiny_llama: Path, tmp_path: Path) -> None:
+    """What does nothing by a file's own doing is another run's; flags that say what holds anyway are no mistake."""
+    file = tmp_path / "run.toml"
+    file.write_text("[sampling]\ntop_k = 3\nmax_new_tokens = 2\n[engine]\ncuda_graphs = true\nmax_decode_steps = 4\n")
+    call = ["generate", "--config", file, "--model", tiny_llama, "--device", "cpu"]
+    lines = '{"prompt": "a", "temperature": 1}\n'
+    for arguments, stdin in (
+        (["hi"], ""),
+        (["hi", "--top-k", 0, "--top-p", 1], ""),
+        (["hi", "--no-cuda-graphs", "--max-decode-steps", 1, "--overlap"], ""),
+        (["hi", "--top-p", 0.5, "--do-sample"], ""),
+        (["--input", "-", "--top-p", 0.5], lines),
+    ):
+        succeeds(*call, *arguments, stdin=stdin)
 
 
 def test_debug_shows_where_it_happened() -> None:
