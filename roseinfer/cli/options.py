@@ -178,7 +178,8 @@ def configured(
                 if value is not None and value != []:
                     overrides.setdefault(flag.table, {})[flag.key] = value
             run = load_config(config_name or base, overrides, defaults)
-            _refuse_what_does_nothing(run, overrides, lines_have_settings=options.get("input_file") is not None)
+            in_lines = options.get("input_file") is not None or (run.workload.prompts_file or "").endswith(".jsonl")
+            _refuse_what_does_nothing(run, overrides, lines_have_settings=in_lines)
             return command(run, *args, **options)
 
         own = list(inspect.signature(command).parameters.values())[1:]

@@ -121,6 +121,9 @@ def test_flags_that_a_config_or_a_line_makes_sense_of_are_taken(tiny_llama: Path
     file.write_text("[sampling]\ntop_k = 3\nmax_new_tokens = 2\n[engine]\ncuda_graphs = true\nmax_decode_steps = 4\n")
     call = ["generate", "--config", file, "--model", tiny_llama, "--device", "cpu"]
     lines = '{"prompt": "a", "temperature": 1}\n'
+    requests = tmp_path / "requests.jsonl"
+    requests.write_text(lines)
+    succeeds("bench", *call[1:], "--prompts-file", requests, "--top-p", 0.5, "--repeats", 1)
     for arguments, stdin in (
         (["hi"], ""),
         (["hi", "--top-k", 0, "--top-p", 1], ""),
