@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from roseinfer.engine.core import Prompt
 from roseinfer.engine.modes import ModeScheduler
 from roseinfer.engine.request import RequestOutput, TokenEvent
-from roseinfer.errors import RoseinferError
+from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.workload.requests import WorkloadRequest
 
 _BATCHES_AHEAD = 2
@@ -68,6 +68,8 @@ def answers(
                     answer = Answer(request)
                     waiting.append(answer)
                     try:
+                        if request.refusal is not None:
+                            raise UsageError(request.refusal)
                         running[scheduler.submit(prompt_of(request.prompt), request.params)] = answer
                     except RoseinferError as error:
                         if not as_they_fit:

@@ -59,6 +59,8 @@ def generate(
     line's number) and sampling settings: {"prompt": "Hi", "temperature": 1}.
     Answers go to --output, or stdout, in order, a line a completion, each
     as soon as all before it are done; --resume continues the file.
+    A request that cannot run has an "error" as its answer, and the others
+    run. So has a wrong line of a pipe; in a file, it ends the call at once.
     """
     if logit_bias:
         config = msgspec.structs.replace(config, sampling=_with_logit_bias(config.sampling, logit_bias))

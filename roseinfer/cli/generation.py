@@ -147,7 +147,9 @@ def _requests(call: GenerateCall) -> tuple[int | None, Iterable[WorkloadRequest]
     """How many there are, where that is known, and the requests."""
     sampling = call.config.sampling
     if call.input_file is not None:
-        return count_requests(call.input_file, sampling), read_requests(call.input_file, sampling)
+        # A file's lines have all been looked at by then; those of a pipe come one by one, and more wait behind them.
+        total = count_requests(call.input_file, sampling)
+        return total, read_requests(call.input_file, sampling, keep_wrong=total is None)
     texts = read_prompts(call.config.workload)
     return len(texts), [
         WorkloadRequest(id=place, prompt=parse_prompt(text), params=sampling)

@@ -24,6 +24,8 @@ class WorkloadRequest(msgspec.Struct, frozen=True, kw_only=True):
     prompt: Prompt
     """A text, token ids, or messages, before any chat template."""
     params: SamplingParams
+    refusal: str | None = None
+    """Why it cannot run, where that showed as it was read: its prompt is then empty."""
 
 
 def read_prompts(workload: WorkloadConfig) -> list[str]:

@@ -1,8 +1,10 @@
 """`generate --input` and `--output`: requests and answers as JSON lines, in order, and continued after an interrupt."""
 
 import json
+import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,11 +153,39 @@ def test_a_refused_request_has_its_error_as_answer_and_the_others_run(tiny: list
     assert succeeds("generate", "--input", source, "--output", target, *tiny, "--resume").returncode == 0
 
 
-def test_a_broken_line_on_stdin_comes_after_the_answers_before_it(tiny: list[object]) -> None:
-    done = roseinfer("generate", "--input", "-", *tiny, stdin='{"prompt": "one"}\n{"prompt": \n')
-    assert done.returncode == 2
-    assert [row["id"] for row in rows(done.stdout)] == [1]
-    assert "stdin line 2: not valid JSON" in done.stderr
+def test_wrong_lines_on_stdin_have_their_errors_as_answers_and_the_others_run(
+    tiny: list[object], tmp_path: Path
+) -> None:
+    stdin = '{"prompt": "one"}\n{"prompt": \n{"prompt": "three", "id": "c"}\n{"prompt": "four", "id": "c"}\n'
+    stdin += '{"prompt": "five", "id": "e", "max_tokens": 3}\n{"prompt": "six", "id": []}\n[]\n{"prompt": "eight"}'
+    done = roseinfer("generate", "--input", "-", *tiny, "--quiet", stdin=stdin)
+    assert done.returncode == 1
+    assert done.stderr == "error: 5 of 8 requests were refused: see the errors in stdout\n"
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["id"] for row in found] == [1, 2, "c", "c", "e", 6, 7, 8]
+    errors = {place: row["error"] for place, row in enumerate(found, start=1) if "error" in row}
+    assert list(errors) == [2, 4, 5, 6, 7]
+    assert all(error.startswith(f"stdin line {place}: ") for place, error in errors.items())
+    assert "not valid JSON" in errors[2]
+    assert "line 3 too" in errors[4]
+    assert "max_new_tokens" in errors[5]
+    target = tmp_path / "out.jsonl"
+    target.write_bytes(done.stdout.encode())
+    assert succeeds("generate", "--input", "-", "--output", target, "--resume", *tiny, stdin=stdin).returncode == 0
+    assert target.read_text() == done.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_read_once_like_stdin(tiny: list[object], tmp_path: Path) -> None:
+    pipe = tmp_path / "requests"
+    os.mkfifo(pipe)
+    content = b'{"prompt": "one"}\n{"prompt": \n{"prompt": "three"}\n'
+    writer = threading.Thread(target=pipe.write_bytes, args=(content,), daemon=True)
+    writer.start()
+    done = roseinfer("generate", "--input", pipe, *tiny)
+    assert done.returncode == 1
+    assert ["error" in json.loads(line) for line in done.stdout.splitlines()] == [False, True, False]
+    assert f"{pipe} line 2: not valid JSON" in done.stdout
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
@@ -221,6 +251,7 @@ def test_a_consumer_that_leaves_early_leaves_no_block_behind(engine: Engine) -> 
 
 BAD_LINES = {
     "an unknown key": ('{"prompt": "a", "temprature": 1}', ["unknown key temprature", "temperature"]),
+    "another engine's key": ('{"prompt": "a", "max_tokens": 1}', ["unknown key max_tokens; write max_new_tokens"]),
     "no JSON": ("{prompt}", ["not valid JSON"]),
     "no UTF-8": (b'{"prompt": "caf\xe9"}', ["not valid JSON"]),
     "no object": ('["a"]', ["object"]),
