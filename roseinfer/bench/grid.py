@@ -7,6 +7,7 @@ from itertools import product
 import msgspec
 from msgspec.structs import replace
 
+from roseinfer.bench.numbers import plain
 from roseinfer.config import Mode, RunConfig, SamplingParams, WorkloadConfig
 from roseinfer.engine.engine import Engine
 
@@ -75,5 +76,5 @@ def with_batch_limit(engine: Engine, max_batch_size: int) -> Engine:
 def _name(mode: Mode, batch: int, workload: WorkloadConfig, sampling: SamplingParams) -> str:
     prompt = "" if workload.prompt_length is None else f"pp{workload.prompt_length}+"
     completion = sampling.max_new_tokens if workload.completion_length is None else workload.completion_length
-    rate = "" if workload.request_rate is None else f" rate={workload.request_rate:g}"
+    rate = "" if workload.request_rate is None else f" rate={plain(workload.request_rate)}"
     return f"{mode} {prompt}tg{completion} bs={batch}{rate}"

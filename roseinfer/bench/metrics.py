@@ -22,11 +22,11 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """A rate over the repeats; `std` is the sample standard deviation, 0 for a single repeat."""
+    """A rate over the repeats; `std` is the sample standard deviation, None of a single repeat."""
 
     mean: float
     median: float
-    std: float
+    std: float | None
     min: float
     max: float
 
@@ -68,7 +68,7 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(
         mean=float(array.mean()),
         median=float(np.median(array)),
-        std=float(array.std(ddof=1)) if len(array) > 1 else 0.0,
+        std=float(array.std(ddof=1)) if len(array) > 1 else None,
         min=float(array.min()),
         max=float(array.max()),
     )

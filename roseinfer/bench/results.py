@@ -69,6 +69,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
     value: float
     met_percent: float
+    requests_per_s: float | None = None
+    """Served, over the whole of its last pass; None in a result that is older than this field."""
 
 
 class Search(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +80,8 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
     """max_batch_size or request_rate."""
     found: float
     trials: list[Trial]
+    load_too_short: bool = False
+    """Of a rate: most of the pass came after the last arrival, so that larger rates may meet the objective too."""
 
 
 class BenchRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +105,8 @@ class BenchRun(msgspec.Struct, frozen=True, kw_only=True):
     elapsed_s: Elapsed
     completion_tokens_per_s: Spread
     total_tokens_per_s: Spread
+    requests_per_s: Spread | None = None
+    """None in a result that is older than this field."""
     ttft_ms: Latency | None
     itl_ms: Latency | None
     tpot_ms: Latency | None
@@ -187,6 +193,7 @@ def bench_run(
         elapsed_s=Elapsed(add=report.elapsed_add_s, run=report.elapsed_run_s, total=report.elapsed_total_s),
         completion_tokens_per_s=spread([each.completion_tokens_per_s for each in reports]),
         total_tokens_per_s=spread([each.total_tokens_per_s for each in reports]),
+        requests_per_s=spread([each.requests_per_s for each in reports]),
         ttft_ms=ttft(figures),
         itl_ms=itl(figures),
         tpot_ms=tpot(figures),

@@ -1,14 +1,17 @@
 """One call of `bench`: every configuration on one engine, through one protocol."""
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from itertools import groupby
+from typing import Literal, NamedTuple
 
 from msgspec.structs import replace
 
 from roseinfer.bench.grid import Cell, with_batch_limit
 from roseinfer.bench.memory import peak_memory_bytes
+from roseinfer.bench.numbers import plain
 from roseinfer.bench.protocol import WARM_UP_PASSES, measure, timed_pass
-from roseinfer.bench.request_figures import request_figures
+from roseinfer.bench.request_figures import RequestFigures, request_figures
 from roseinfer.bench.results import Measured, Search, Trial
 from roseinfer.bench.search import largest_that_meets
 from roseinfer.bench.slo import Slo, goodput
@@ -24,7 +27,10 @@ Parameter = Literal["max_batch_size", "request_rate"]
 
 _CHANCES = 2
 """Passes that must miss before a value does: one may have been disturbed."""
-_RATES = (1 / 1024, 1_048_576.0)
+_ALONE = 8
+"""Requests that are served one after another before a search for a rate."""
+_SPARSE = 1 / 8
+"""Requests in flight on average, at and below which they do not slow each other down."""
 
 
 def measure_cell(
@@ -66,34 +72,117 @@ def find_largest(
     """The largest batch limit, up to the cell's own, or request rate at which the objective is met.
 
     A batch limit is tried with at least as many requests. A trial is one pass, and a second one where the first
-    missed. Raises RoseinferError when not even the smallest value meets the objective.
+    missed. The search for a rate begins at what one request after another would make, and ends where the load says
+    no more: `Search.load_too_short`. Raises RoseinferError when not even the smallest value meets the objective, or
+    no request alone does.
     """
-    trials: list[Trial] = []
+    trials = _Trials(engine, cell, parameter, slo, on_trial, clock)
+    if parameter == "max_batch_size":
+        found = largest_that_meets(trials.meets, start=1, lowest=1, highest=cell.max_batch_size, whole=True)
+    else:
+        start = _rate_of_one_by_one(engine, cell_with(cell, parameter, 1.0), slo, clock)
+        found = largest_that_meets(trials.meets, start=start, lowest=0.0, highest=math.inf, is_last=trials.is_last)
+    if found is None:
+        raise RoseinferError(f"no {parameter} meets {slo}: {trials.described()}")
+    too_short = parameter == "request_rate" and trials.is_too_short(found)
+    return cell_with(cell, parameter, found), Search(
+        parameter=parameter, found=found, trials=trials.done, load_too_short=too_short
+    )
 
-    def meets(value: float) -> bool:
-        tried = cell_with(cell, parameter, value)
-        limited = with_batch_limit(engine, tried.max_batch_size)
+
+class _Trials:
+    """Passes at one value after another, and what they showed."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        cell: Cell,
+        parameter: Parameter,
+        slo: Slo,
+        on_trial: Callable[[Trial], None] | None,
+        clock: Clock,
+    ) -> None:
+        self._engine, self._cell, self._parameter = engine, cell, parameter
+        self._slo, self._on_trial, self._clock = slo, on_trial, clock
+        self.done: list[Trial] = []
+        self._passes: dict[float, _Pass] = {}
+
+    def meets(self, value: float) -> bool:
+        tried = cell_with(self._cell, self._parameter, value)
+        limited = with_batch_limit(self._engine, tried.max_batch_size)
         load = plan_load(tried.workload, tried.sampling, limited)
-        if not trials:
-            timed_pass(limited, tried.mode, load, clock)
+        if not self.done:
+            timed_pass(limited, tried.mode, load, self._clock)
         met = 0.0
         for _ in range(_CHANCES):
-            result = timed_pass(limited, tried.mode, load, clock)
-            met = max(met, goodput(slo, request_figures(result, 0), result.add_s + result.run_s).met_percent)
-            if met >= slo.share_percent:
+            result = timed_pass(limited, tried.mode, load, self._clock)
+            figures, elapsed_s = request_figures(result, 0), result.add_s + result.run_s
+            met = max(met, goodput(self._slo, figures, elapsed_s).met_percent)
+            if met >= self._slo.share_percent:
                 break
-        trials.append(Trial(value=value, met_percent=met))
-        if on_trial is not None:
-            on_trial(trials[-1])
-        return met >= slo.share_percent
+        self._passes[value] = _Pass(max(planned.arrival_s for planned in load), elapsed_s, figures)
+        self.done.append(Trial(value=value, met_percent=met, requests_per_s=len(load) / elapsed_s))
+        if self._on_trial is not None:
+            self._on_trial(self.done[-1])
+        return met >= self._slo.share_percent
 
-    if parameter == "max_batch_size":
-        found = largest_that_meets(meets, start=1, lowest=1, highest=cell.max_batch_size, whole=True)
-    else:
-        found = largest_that_meets(meets, start=1.0, lowest=_RATES[0], highest=_RATES[1])
-    if found is None:
-        raise RoseinferError(f"no {parameter} meets {slo}: {_described(trials)}")
-    return cell_with(cell, parameter, found), Search(parameter=parameter, found=found, trials=trials)
+    def is_last(self, value: float) -> bool:
+        """Whether a higher rate than one that met the objective, or a lower one than one that missed, says no more."""
+        if self.done[-1].met_percent >= self._slo.share_percent:
+            return self.is_too_short(value)
+        tried = self._passes[value]
+        in_flight = sum(each.e2e_s or 0.0 for each in tried.figures) / tried.elapsed_s
+        return tried.arrivals_s == 0 or in_flight <= _SPARSE
+
+    def is_too_short(self, value: float) -> bool:
+        """Whether most of the pass came after the last arrival: less than half the rate was served."""
+        tried = self._passes[value]
+        return 2 * tried.arrivals_s < tried.elapsed_s
+
+    def described(self) -> str:
+        """For a search that found nothing."""
+        last = self._passes[self.done[-1].value].figures
+        return f"{_described(self.done)}; {self._slo.medians(last)}"
+
+
+class _Pass(NamedTuple):
+    """What tells whether a rate could matter."""
+
+    arrivals_s: float
+    """When the last request arrived, later turns of conversations aside."""
+    elapsed_s: float
+    figures: list[RequestFigures]
+
+
+def _rate_of_one_by_one(engine: Engine, cell: Cell, slo: Slo, clock: Clock) -> float:
+    """Requests per second that a queue of one makes, of the load's first requests.
+
+    Raises RoseinferError when none of them meets the objective: at no rate is a request faster than alone.
+    """
+    alone = _alone(engine, cell, clock)
+    if not any(slo.is_met_by(each) for each in alone):
+        raise RoseinferError(f"no request_rate meets {slo}: requests alone had {slo.medians(alone)}")
+    return len(alone) / sum(each.e2e_s or 0.0 for each in alone)
+
+
+def _alone(engine: Engine, cell: Cell, clock: Clock) -> list[RequestFigures]:
+    """The first requests of a load, one at a time: each arrives when the one before has ended.
+
+    They share one pass, so that prefixes are found in the cache as they will be under load.
+    """
+    load = [planned for planned in plan_load(cell.workload, cell.sampling, engine) if planned.continues is None]
+    load = [replace(planned, arrival_s=0.0) for planned in load[:_ALONE]]
+    one_by_one = with_batch_limit(engine, min(cell.max_batch_size, max(planned.params.n for planned in load)))
+    timed_pass(one_by_one, cell.mode, load, clock)
+    figures = []
+    ended_s = 0.0
+    for _, samples in groupby(
+        request_figures(timed_pass(one_by_one, cell.mode, load, clock), 0), key=lambda each: each.request_id
+    ):
+        of_one = [replace(each, arrival_s=max(ended_s, each.arrival_s)) for each in samples]
+        ended_s = max([ended_s, *(each.token_times_s[-1] for each in of_one if each.token_times_s)])
+        figures += of_one
+    return figures
 
 
 def cell_with(cell: Cell, parameter: Parameter, value: float) -> Cell:
@@ -105,4 +194,6 @@ def cell_with(cell: Cell, parameter: Parameter, value: float) -> Cell:
 
 
 def _described(trials: Sequence[Trial]) -> str:
-    return ", ".join(f"at {trial.value:g}, {trial.met_percent:.0f} % of the requests met it" for trial in trials)
+    return ", ".join(
+        f"at {plain(trial.value, 4)}, {trial.met_percent:.0f} % of the requests met it" for trial in trials
+    )

@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Sequence
+from statistics import median
 
 import msgspec
 
+from roseinfer.bench.numbers import plain
 from roseinfer.bench.request_figures import RequestFigures
 from roseinfer.errors import UsageError
 
@@ -25,16 +27,28 @@ class Slo(msgspec.Struct, frozen=True, kw_only=True):
         """An empty completion, or an aborted one, meets nothing; one of a single token has no TPOT to miss."""
         if figures.finish_reason == "abort" or not figures.token_times_s:
             return False
-        measured = {"ttft": figures.ttft_s, "tpot": figures.tpot_s, "e2e": figures.e2e_s}
-        for name, value_s in measured.items():
-            limit_ms: float | None = getattr(self, f"{name}_ms")
-            if limit_ms is not None and value_s is not None and value_s * 1e3 > limit_ms:
+        for name, limit_ms in self.limits_ms.items():
+            value_ms = _measured_ms(name, figures)
+            if value_ms is not None and value_ms > limit_ms:
                 return False
         return True
 
+    @property
+    def limits_ms(self) -> dict[str, float]:
+        """Those that are set, by the names that `parse_slo` takes."""
+        return {name: limit for name in _METRICS if (limit := getattr(self, f"{name}_ms")) is not None}
+
+    def medians(self, figures: Sequence[RequestFigures]) -> str:
+        """What was measured of what is limited: `median TTFT 7.31 ms`."""
+        parts = []
+        for name in self.limits_ms:
+            values = [value for each in figures if (value := _measured_ms(name, each)) is not None]
+            parts.append(f"median {name.upper()} {plain(median(values), 3)} ms" if values else f"no {name.upper()}")
+        return ", ".join(parts)
+
     def __str__(self) -> str:
-        limits = [f"{name}={limit:g}ms" for name in _METRICS if (limit := getattr(self, f"{name}_ms")) is not None]
-        return ",".join([*limits, f"share={self.share_percent:g}%"])
+        limits = [f"{name}={plain(limit)}ms" for name, limit in self.limits_ms.items()]
+        return ",".join([*limits, f"share={plain(self.share_percent)}%"])
 
 
 class Goodput(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +58,11 @@ class Goodput(msgspec.Struct, frozen=True, kw_only=True):
     met_percent: float
     requests_per_s: float
     """Those that met it, over the time of the passes."""
+
+
+def _measured_ms(name: str, figures: RequestFigures) -> float | None:
+    value_s: float | None = getattr(figures, f"{name}_s")
+    return None if value_s is None else value_s * 1e3
 
 
 def parse_slo(text: str) -> Slo:
@@ -56,6 +75,8 @@ def parse_slo(text: str) -> Slo:
         name, _, value = (piece.strip() for piece in part.partition("="))
         unit = r"%" if name == "share" else r"ms|s"
         match = re.fullmatch(rf"(\d+(?:\.\d+)?)\s*({unit})", value)
+        if name in _METRICS and re.fullmatch(r"\d+(?:\.\d+)?", value):
+            raise UsageError(f"objective {part.strip()!r} has no unit: write {name}={value}ms or {name}={value}s")
         if match is None or name not in (*_METRICS, "share"):
             raise UsageError(f"objective {part.strip()!r} is unknown: write limits like ttft=200ms,tpot=20ms,share=90%")
         if name == "share":
@@ -68,6 +89,10 @@ def parse_slo(text: str) -> Slo:
 
 
 def goodput(slo: Slo, figures: Sequence[RequestFigures], elapsed_s: float) -> Goodput:
-    """Over all repeats, whose time is `elapsed_s` together."""
-    met = sum(slo.is_met_by(each) for each in figures)
-    return Goodput(slo=slo, met_percent=100 * met / max(len(figures), 1), requests_per_s=met / elapsed_s)
+    """Over all repeats, whose time is `elapsed_s` together. Of several completions of a request, all must meet it."""
+    requests: dict[tuple[int, int], bool] = {}
+    for each in figures:
+        key = (each.repeat, each.request_id)
+        requests[key] = requests.get(key, True) and slo.is_met_by(each)
+    met = sum(requests.values())
+    return Goodput(slo=slo, met_percent=100 * met / max(len(requests), 1), requests_per_s=met / elapsed_s)

@@ -91,6 +91,8 @@ def bench(
     """
     started_s = time.perf_counter()
     parameter = _searched(find_max_batch, find_max_rate, slo, mode)
+    if find_max_rate and request_rate is not None:
+        raise UsageError("--find-max-rate tries rates of its own: leave --request-rate out")
     limit_percent, older = _baseline(baseline, fail_above)
     if plot is not None:
         check_plot(plot)
@@ -150,7 +152,11 @@ def _baseline(path: Path | None, fail_above: str | None) -> "tuple[float | None,
 
 
 def _note_trial(trial: "Trial") -> None:
-    console.note(f"[bench] tried {trial.value:g}: {trial.met_percent:.0f} % of the requests met the objective")
+    from roseinfer.bench.numbers import plain
+
+    served = "" if trial.requests_per_s is None else f", {plain(trial.requests_per_s, 3)} requests/s were served"
+    met = f"{trial.met_percent:.0f} % of the requests met the objective"
+    console.note(f"[bench] tried {plain(trial.value, 4)}: {met}{served}")
 
 
 def _measure(

@@ -21,13 +21,17 @@ from roseinfer.cli.bench_tables import (
 from roseinfer.cli.report import print_report
 
 if TYPE_CHECKING:
-    from roseinfer.bench.results import BenchResults, BenchRun, Measured
+    from roseinfer.bench.results import BenchResults, BenchRun, Measured, Search
 
 _NAMES = len(SPEED_COLUMNS) - 1
 
 
 def print_results(results: "BenchResults", measured: "Sequence[Measured]", output: str, *, grid: bool) -> None:
     """On stdout, in the format that was asked for; a grid also as llama-bench's table."""
+    if output != "table":
+        for run in results.runs:
+            if run.search is not None and run.search.load_too_short:
+                console.note(f"[bench] {_search_remark(run, run.search)}")
     if output == "json":
         console.print_json(results)
     elif output == "jsonl":
@@ -63,6 +67,8 @@ def _print_tables(results: "BenchResults", measured: "Sequence[Measured]", grid:
         console.stdout.print(rich_table(SPEED_COLUMNS, speed_rows(results), left=_NAMES))
     else:
         for each in measured:
+            if len(each.results) > 1:
+                _print(f"Of {len(each.results)} repeats, the one with the median time:")
             print_report(median_report(each.results))
             console.stdout.print()
     console.stdout.print(rich_table(RUN_COLUMNS, run_rows(results.runs), RUN_TITLE))
@@ -75,8 +81,7 @@ def _remarks(run: "BenchRun") -> list[str]:
     """What a reader should know beside the figures."""
     remarks = []
     if run.search is not None:
-        assert run.goodput is not None
-        remarks.append(f"Largest {run.search.parameter} that meets {run.goodput.slo}: {run.search.found:g}")
+        remarks.append(_search_remark(run, run.search))
     if run.goodput is not None:
         met = f"{run.goodput.met_percent:.1f} % of requests met {run.goodput.slo}"
         remarks.append(f"{run.name}: goodput {run.goodput.requests_per_s:.2f} requests/s, {met}")
@@ -86,6 +91,21 @@ def _remarks(run: "BenchRun") -> list[str]:
         which = ", ".join(str(repeat + 1) for repeat in run.outliers)
         remarks.append(f"{run.name}: repeat {which} of {run.repeats} stands out: something else may have run")
     return remarks
+
+
+def _search_remark(run: "BenchRun", search: "Search") -> str:
+    """What a search found, in one line."""
+    from roseinfer.bench.numbers import plain
+
+    assert run.goodput is not None
+    slo, found = run.goodput.slo, plain(search.found, 4)
+    if not search.load_too_short:
+        return f"Largest {search.parameter} that meets {slo}: {found}"
+    served = "" if run.requests_per_s is None else f" (about {plain(run.requests_per_s.mean, 3)} requests/s are served)"
+    return (
+        f"No limit found: {slo} is met at {found} requests/s{served}, where the load of {run.requests} requests is "
+        "too short for a rate to matter: raise --num-requests"
+    )
 
 
 def _print(text: str) -> None:

@@ -11,16 +11,17 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from roseinfer.bench.comparison import Change
-    from roseinfer.bench.metrics import Latency
+    from roseinfer.bench.metrics import Latency, Spread
     from roseinfer.bench.results import BenchResults, BenchRun
 
 Row = tuple[str, ...]
 
-RUN_COLUMNS: Row = ("run", "tokens/s", "TTFT", "TPOT", "ITL", "E2E", "step", "MBU", "MFU")
-"""MBU is of the decode steps, MFU of the prefill steps."""
+RUN_COLUMNS: Row = ("run", "req/s", "tokens/s", "", "TTFT", "TPOT", "ITL", "E2E", "step", "MBU %", "MFU %")
+"""MBU is of the decode steps, MFU of the prefill steps; what the column without a name says is of the latencies."""
 SPEED_COLUMNS: Row = ("model", "parameters", "dtype", "mode", "batch", "test", "t/s")
 CHANGE_COLUMNS: Row = ("run", "figure", "before", "after", "change", "noise", "")
-RUN_TITLE = "Latencies: median (p99) over requests, and the median decode step, ms"
+RUN_TITLE = "Throughput: mean ± std over the repeats. Latencies: over all their requests, ms. Step: median decode, ms."
+_LATENCY_PARTS = ("mean", "p50", "p90", "p99")
 
 
 def run_rows(runs: "Sequence[BenchRun]") -> list[Row]:
@@ -28,14 +29,16 @@ def run_rows(runs: "Sequence[BenchRun]") -> list[Row]:
     return [
         (
             run.name,
-            f"{_figure(run.completion_tokens_per_s.mean)}\n± {_figure(run.completion_tokens_per_s.std)}",
+            _spread(run.requests_per_s),
+            _spread(run.completion_tokens_per_s),
+            "\n".join(_LATENCY_PARTS),
             _latency(run.ttft_ms),
             _latency(run.tpot_ms),
             _latency(run.itl_ms),
             _latency(run.e2e_ms),
             "-" if run.decode is None else _figure(run.decode.median_step_ms),
-            "-" if run.decode is None else f"{run.decode.mbu_percent:.1f} %",
-            "-" if run.prefill is None else f"{run.prefill.mfu_percent:.1f} %",
+            "-" if run.decode is None else f"{run.decode.mbu_percent:.1f}",
+            "-" if run.prefill is None else f"{run.prefill.mfu_percent:.1f}",
         )
         for run in runs
     ]
@@ -83,7 +86,7 @@ def decode_name(run: "BenchRun") -> str:
 
 def rich_table(columns: Row, rows: Sequence[Row], title: str | None = None, left: int = 1) -> Table:
     """For a terminal; the first `left` columns hold names."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < left else "right", overflow="fold")
     for row in rows:
@@ -127,12 +130,12 @@ def _flat(results: "BenchResults", run: "BenchRun") -> dict[str, object]:
         "elapsed_run_s": run.elapsed_s.run,
         "elapsed_total_s": run.elapsed_s.total,
     }
-    for name in ("completion_tokens_per_s", "total_tokens_per_s"):
+    for name in ("requests_per_s", "completion_tokens_per_s", "total_tokens_per_s"):
         rate = getattr(run, name)
         fields |= {name: rate.mean, f"{name}_median": rate.median, f"{name}_std": rate.std}
     for name in ("ttft_ms", "itl_ms", "tpot_ms", "e2e_ms"):
         latency = getattr(run, name)
-        for part in ("mean", "p50", "p90", "p99"):
+        for part in _LATENCY_PARTS:
             fields[f"{name}_{part}"] = None if latency is None else getattr(latency, part)
     decode, prefill, goodput = run.decode, run.prefill, run.goodput
     return fields | {
@@ -151,7 +154,13 @@ def _flat(results: "BenchResults", run: "BenchRun") -> dict[str, object]:
 
 
 def _latency(latency: "Latency | None") -> str:
-    return "-" if latency is None else f"{_figure(latency.p50)}\n({_figure(latency.p99)})"
+    return "-" if latency is None else "\n".join(_figure(getattr(latency, part)) for part in _LATENCY_PARTS)
+
+
+def _spread(rate: "Spread | None") -> str:
+    if rate is None or rate.std is None:
+        return "-" if rate is None else _figure(rate.mean)
+    return f"{_figure(rate.mean)}\n± {_figure(rate.std)}"
 
 
 def _figure(value: float) -> str:
@@ -163,7 +172,7 @@ def _rate(per_repeat: "Sequence[float | None]") -> str:
     values = [value for value in per_repeat if value is not None]
     if not values:
         return "-"
-    return f"{_figure(mean(values))} ± {_figure(stdev(values) if len(values) > 1 else 0.0)}"
+    return _figure(mean(values)) + (f" ± {_figure(stdev(values))}" if len(values) > 1 else "")
 
 
 def _judged(change: "Change", limit_percent: float | None) -> str:

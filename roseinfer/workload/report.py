@@ -7,7 +7,7 @@ from roseinfer.workload.run import WorkloadResult
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """One pass in a few figures. Tokens are counted as ids, by the engine."""
+    """One pass in a few figures. Tokens are counted as ids, by the engine; a prompt once, whatever is made of it."""
 
     mode: Mode
     requests: int
@@ -22,12 +22,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, result: WorkloadResult) -> "Report":
-        prompt_tokens = sum(len(output.prompt_token_ids) for output in result.outputs)
+        prompts = {output.request_id: len(output.prompt_token_ids) for output in result.outputs}
+        prompt_tokens = sum(prompts.values())
         completion_tokens = sum(len(output.token_ids) for output in result.outputs)
         elapsed_s = result.add_s + result.run_s
         return cls(
             mode=result.mode,
-            requests=len(result.outputs),
+            requests=len(prompts),
             elapsed_add_s=result.add_s,
             elapsed_run_s=result.run_s,
             elapsed_total_s=elapsed_s,
@@ -37,6 +38,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             completion_tokens_per_s=completion_tokens / elapsed_s,
             total_tokens_per_s=(prompt_tokens + completion_tokens) / elapsed_s,
         )
+
+    @property
+    def requests_per_s(self) -> float:
+        """Requests over the whole time, their waiting for arrivals included."""
+        return self.requests / self.elapsed_total_s
 
     def lines(self) -> list[tuple[str, str]]:
         """Label and value of each line."""
@@ -50,4 +56,5 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             ("Total tokens", f"{self.total_tokens}"),
             ("Throughput (completion)", f"{self.completion_tokens_per_s:.2f} tokens/s"),
             ("Throughput (total)", f"{self.total_tokens_per_s:.2f} tokens/s"),
+            ("Throughput (requests)", f"{self.requests_per_s:.2f} requests/s"),
         ]

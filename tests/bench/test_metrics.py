@@ -105,7 +105,7 @@ def test_a_spread_has_the_sample_deviation() -> None:
 
 
 def test_a_single_value_has_no_spread() -> None:
-    assert spread([5.0]).std == 0.0
+    assert spread([5.0]).std is None
 
 
 def test_decode_speed_is_over_the_steps_that_only_decode() -> None:

@@ -1,12 +1,15 @@
 """Searches: the largest value that meets an objective, alone and on an engine of known step times."""
 
+from typing import Any
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted import ScriptedEngine
 
 from roseinfer.bench.grid import Cell
-from roseinfer.bench.results import Trial
+from roseinfer.bench.results import Search, Trial
 from roseinfer.bench.search import largest_that_meets
 from roseinfer.bench.session import find_largest
 from roseinfer.bench.slo import parse_slo
@@ -92,7 +95,76 @@ def test_the_largest_rate_leaves_time_between_arrivals() -> None:
     assert all((trial.met_percent >= 90) == (trial.value <= search.found) for trial in search.trials)
 
 
+def rate_cell(num_requests: int, **workload: Any) -> Cell:
+    """Online, two at a time."""
+    return Cell(
+        name="run",
+        mode="online",
+        max_batch_size=2,
+        workload=WorkloadConfig(prompt_length=10, num_requests=num_requests, **workload),
+        sampling=SamplingParams(max_new_tokens=5),
+    )
+
+
+def find_rate(slo: str, searched: Cell, **engine: Any) -> tuple[Search, float]:
+    """The search, and the seconds that it took."""
+    scripted = ScriptedEngine(config=EngineConfig(max_batch_size=2), **engine)
+    started_s = scripted.clock.now_s()
+    _, search = find_largest(scripted.as_engine, searched, "request_rate", parse_slo(slo), clock=scripted.clock)
+    return search, scripted.clock.now_s() - started_s
+
+
+@pytest.mark.parametrize("workload", [{}, {"burst_size": 12}, {"turns": 3}])
+def test_a_rate_search_ends_where_the_load_is_too_short_to_say_more(workload: Any) -> None:
+    search, _ = find_rate("ttft=10s", rate_cell(12, **workload))
+    assert search.load_too_short
+    assert search.found == search.trials[-1].value < 400
+    assert all(trial.met_percent == 100 for trial in search.trials)
+    served = [trial.requests_per_s for trial in search.trials]
+    # Two at a time share their decode steps: 2 x 10 ms of prompts and 40 ms of decoding for each pair.
+    assert all(rate is not None and rate < 2 / 0.06 + 1 for rate in served)
+
+
+def test_a_limit_that_a_longer_load_has_is_found() -> None:
+    search, _ = find_rate("ttft=200ms", rate_cell(200))
+    assert not search.load_too_short
+    assert 15 < search.found < 35
+
+
+def test_a_rate_search_begins_at_what_one_request_after_another_makes() -> None:
+    assert find_rate("ttft=10s", rate_cell(12))[0].trials[0].value == pytest.approx(1 / 0.05)
+    assert find_rate("ttft=10s", rate_cell(12), decode_s=10.0)[0].trials[0].value == pytest.approx(1 / 40.01)
+
+
+def test_a_rate_search_fails_at_once_where_no_request_alone_meets_the_objective() -> None:
+    scripted = ScriptedEngine(config=EngineConfig(max_batch_size=2))
+    started_s = scripted.clock.now_s()
+    with pytest.raises(RoseinferError, match=r"no request_rate meets ttft=1ms,share=90%: .* median TTFT 10 ms$"):
+        find_largest(scripted.as_engine, rate_cell(1000), "request_rate", parse_slo("ttft=1ms"), clock=scripted.clock)
+    assert scripted.clock.now_s() - started_s < 2 * 8 * 0.0501, "the first eight, to warm up and to be timed"
+
+
+def test_a_rate_search_ends_where_requests_hardly_meet_each_other() -> None:
+    # Some of the prompts meet it alone, but never nine in ten: no rate is low enough.
+    mixed = rate_cell(40)
+    mixed = msgspec.structs.replace(mixed, workload=msgspec.structs.replace(mixed.workload, prompt_length="10..100"))
+    scripted = ScriptedEngine(config=EngineConfig(max_batch_size=2))
+    trials: list[Trial] = []
+    with pytest.raises(RoseinferError, match="no request_rate meets ttft=50ms"):
+        find_largest(
+            scripted.as_engine,
+            mixed,
+            "request_rate",
+            parse_slo("ttft=50ms"),
+            on_trial=trials.append,
+            clock=scripted.clock,
+        )
+    assert 2 <= len(trials) <= 6
+
+
 def test_an_objective_out_of_reach_is_a_failed_run_that_says_what_was_seen() -> None:
     engine = ScriptedEngine(config=EngineConfig(max_batch_size=16))
-    with pytest.raises(RoseinferError, match=r"no max_batch_size meets tpot=5ms,share=90%: at 1, 0 % of"):
+    with pytest.raises(
+        RoseinferError, match=r"no max_batch_size meets tpot=5ms,share=90%: at 1, 0 % of .*; median TPOT 10 ms"
+    ):
         find_largest(engine.as_engine, cell(), "max_batch_size", parse_slo("tpot=5ms"), clock=engine.clock)

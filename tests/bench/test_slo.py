@@ -8,10 +8,10 @@ from roseinfer.engine.request import FinishReason
 from roseinfer.errors import UsageError
 
 
-def request(*token_times_s: float, finish_reason: FinishReason = "length") -> RequestFigures:
+def request(*token_times_s: float, finish_reason: FinishReason = "length", request_id: int = 0) -> RequestFigures:
     return RequestFigures(
         repeat=0,
-        request_id=0,
+        request_id=request_id,
         sample_index=0,
         prompt_tokens=1,
         completion_tokens=len(token_times_s),
@@ -28,7 +28,12 @@ def test_limits_are_written_with_units() -> None:
     assert str(parse_slo("ttft=0.2s,tpot=20ms")) == "ttft=200ms,tpot=20ms,share=90%"
 
 
-@pytest.mark.parametrize("text", ["", "ttft", "ttft=200", "ttft=-1ms", "p99=3ms", "share=90%", "ttft=1ms,share=101%"])
+def test_a_limit_without_a_unit_is_refused_with_both_that_it_may_have() -> None:
+    with pytest.raises(UsageError, match="'ttft=200' has no unit: write ttft=200ms or ttft=200s"):
+        parse_slo("ttft=200,tpot=1ms")
+
+
+@pytest.mark.parametrize("text", ["", "ttft", "ttft=-1ms", "p99=3ms", "share=90%", "ttft=1ms,share=101%"])
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="write limits like ttft=200ms,tpot=20ms"):
         parse_slo(text)
@@ -50,5 +55,27 @@ def test_a_single_token_has_no_tpot_to_miss_and_an_empty_or_aborted_completion_m
 
 
 def test_goodput_is_over_the_passes_time() -> None:
-    found = goodput(parse_slo("ttft=200ms"), [request(0.1), request(0.3), request(0.15)], elapsed_s=4.0)
+    requests = [request(first_s, request_id=index) for index, first_s in enumerate((0.1, 0.3, 0.15))]
+    found = goodput(parse_slo("ttft=200ms"), requests, elapsed_s=4.0)
     assert (found.met_percent, found.requests_per_s) == (pytest.approx(200 / 3), 0.5)
+
+
+def test_a_request_of_several_completions_meets_it_when_all_do() -> None:
+    samples = [
+        request(0.1, request_id=0),
+        request(0.3, request_id=0),
+        request(0.1, request_id=1),
+        request(0.2, request_id=1),
+    ]
+    found = goodput(parse_slo("ttft=200ms"), samples, elapsed_s=4.0)
+    assert (found.met_percent, found.requests_per_s) == (50, 0.25)
+
+
+def test_what_was_measured_is_named_for_each_limit() -> None:
+    both = [request(0.1, 0.3), request(0.25)]
+    assert parse_slo("ttft=1ms,tpot=1ms").medians(both) == "median TTFT 175 ms, median TPOT 200 ms"
+    assert parse_slo("tpot=1ms").medians([request(0.25)]) == "no TPOT"
+
+
+def test_a_long_limit_is_written_without_an_exponent() -> None:
+    assert str(parse_slo("e2e=2000s")) == "e2e=2000000ms,share=90%"

@@ -26,6 +26,7 @@ REPORT = [
     r"Total tokens: (\d+)",
     r"Throughput \(completion\): (\d+\.\d+) tokens/s",
     r"Throughput \(total\): (\d+\.\d+) tokens/s",
+    r"Throughput \(requests\): (\d+\.\d+) requests/s",
 ]
 LATENCY = {"mean", "p50", "p90", "p99"}
 SPREAD = {"mean", "std", "median", "min", "max"}
@@ -40,11 +41,11 @@ def test_the_origins_run_reports_256_completion_tokens_in_each_mode() -> None:
     done = succeeds("bench", "--config", "origin-gpt2", "--mode", "all", "--repeats", 1)
     found = reports(done.stdout)
     assert [report[0] for report in found] == MODES
-    for _, requests, add_s, run_s, total_s, prompt, completion, total, completion_rate, total_rate in found:
+    for _, requests, add_s, run_s, total_s, prompt, completion, total, *rates in found:
         assert (requests, prompt, completion, total) == ("16", "16", "256", "272")
         assert float(total_s) == pytest.approx(float(add_s) + float(run_s), abs=2e-6)
-        assert float(completion_rate) == pytest.approx(256 / float(total_s), rel=1e-3)
-        assert float(total_rate) == pytest.approx(272 / float(total_s), rel=1e-3)
+        for rate, count in zip(rates, (256, 272, 16), strict=True):
+            assert float(rate) == pytest.approx(count / float(total_s), rel=1e-3, abs=0.006)
     assert "Latencies" in done.stdout
 
 
@@ -85,7 +86,7 @@ def test_json_holds_every_figure_of_a_run(document: dict[str, Any], index: int) 
     assert (run["prompt_tokens"], run["completion_tokens"], run["total_tokens"]) == (19, 20, 39)
     elapsed = run["elapsed_s"]
     assert elapsed["total"] == pytest.approx(elapsed["add"] + elapsed["run"])
-    for rate in ("completion_tokens_per_s", "total_tokens_per_s"):
+    for rate in ("requests_per_s", "completion_tokens_per_s", "total_tokens_per_s"):
         assert set(run[rate]) == SPREAD
         assert 0 < run[rate]["min"] <= run[rate]["mean"] <= run[rate]["max"]
     for latency in ("ttft_ms", "itl_ms", "tpot_ms", "e2e_ms"):
@@ -150,8 +151,8 @@ def test_a_grid_is_a_table_like_llama_benchs_in_every_format(tiny_llama: Path, t
     plot = tmp_path / "plot.svg"
     markdown = succeeds(*grid, "--output", "md", "--plot", plot).stdout
     for batch in (1, 2):
-        assert re.search(rf"\| float32 \| online \| {batch} \| pp16 \| [\d.]+ ± 0.00 \|", markdown)
-        assert re.search(rf"\| float32 \| online \| {batch} \| tg4 @ d16 \| [\d.]+ ± 0.00 \|", markdown)
+        assert re.search(rf"\| float32 \| online \| {batch} \| pp16 \| [\d.]+ \|", markdown)
+        assert re.search(rf"\| float32 \| online \| {batch} \| tg4 @ d16 \| [\d.]+ \|", markdown)
     assert "| online pp16+tg4 bs=2 |" in markdown
     assert "<svg" in plot.read_text()
 
@@ -163,6 +164,45 @@ def test_a_grid_is_a_table_like_llama_benchs_in_every_format(tiny_llama: Path, t
     lines = [json.loads(line) for line in succeeds(*grid, "-o", "jsonl").stdout.splitlines()]
     assert [line["run"]["max_batch_size"] for line in lines] == [1, 2]
     assert all(line["environment"]["device"] for line in lines)
+
+
+def test_a_rate_search_whose_load_is_too_short_says_so_and_ends(tiny_llama: Path) -> None:
+    call = ["bench", "--model", tiny_llama, "--dtype", "float32", "--prompt-length", 4, "--max-new-tokens", 4]
+    search = [*call, "--num-requests", 6, "--repeats", 1, "--find-max-rate", "--slo", "ttft=10s"]
+    done = succeeds(*search)
+    (remark,) = [line for line in done.stdout.splitlines() if line.startswith("No limit found: ttft=10000ms")]
+    assert re.search(r"is met at \d+(\.\d+)? requests/s \(about [\d.]+ requests/s are served\)", remark)
+    assert "raise --num-requests" in remark
+    assert not re.search(r"\de[+-]\d", done.stdout + done.stderr), "a rate is no power of ten"
+
+    done = succeeds(*search, "--json")
+    (run,) = json.loads(done.stdout)["runs"]
+    assert run["search"]["load_too_short"]
+    assert run["search"]["found"] == run["workload"]["request_rate"] == run["search"]["trials"][-1]["value"]
+    assert run["requests_per_s"]["mean"] < run["search"]["found"]
+    assert "No limit found" in done.stderr
+
+
+@pytest.mark.parametrize("search", ["--find-max-rate", "--find-max-batch"])
+def test_a_search_for_what_is_out_of_reach_fails_at_once_with_what_was_measured(search: str, tiny_llama: Path) -> None:
+    call = ["bench", "--model", tiny_llama, "--prompt-length", 4, "--max-new-tokens", 4, "--num-requests", 40]
+    done = run_roseinfer(*call, search, "--slo", "ttft=0.001ms", "--quiet")
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert re.search(r"no \w+ meets ttft=0.001ms,share=90%: .*median TTFT [\d.]+ ms", line)
+
+
+def test_a_run_of_one_repeat_claims_no_spread_and_says_one_throughput(tiny_llama: Path) -> None:
+    call = ["bench", "--model", tiny_llama, "--dtype", "float32", "--prompt", "one", "--max-new-tokens", 4]
+    once = succeeds(*call, "--repeats", 1).stdout
+    assert "± std" in once
+    assert not re.search(r"± *\d", once)
+    assert "repeats, the one with the median time" not in once
+    thrice = succeeds(*call, "--repeats", 3).stdout
+    assert "Of 3 repeats, the one with the median time:\nMode: online" in thrice
+    assert re.search(r"± *\d", thrice)
+    (run,) = json.loads(succeeds(*call, "--repeats", 1, "--json").stdout)["runs"]
+    assert run["completion_tokens_per_s"]["std"] is None
 
 
 def test_a_regression_past_the_limit_exits_3_and_says_where(tiny_llama: Path, tmp_path: Path) -> None:
@@ -195,6 +235,8 @@ def test_a_regression_past_the_limit_exits_3_and_says_where(tiny_llama: Path, tm
         (["--find-max-batch"], "needs an objective"),
         (["--find-max-batch", "--find-max-rate", "--slo", "ttft=1s"], "choose one"),
         (["--find-max-rate", "--slo", "ttft=1s", "--max-batch-size", "1,2"], "one value of each option"),
+        (["--find-max-rate", "--slo", "ttft=1s", "--request-rate", "3"], "leave --request-rate out"),
+        (["--slo", "ttft=200"], "has no unit: write ttft=200ms"),
         (["--slo", "fast"], "is unknown"),
         (["--fail-above", "5%"], "needs a --baseline"),
         (["--baseline", "none.json"], "cannot read baseline"),

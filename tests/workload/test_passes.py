@@ -58,7 +58,14 @@ def test_the_report_counts_ids_and_divides_by_the_time(engine: Engine) -> None:
     assert report.elapsed_total_s == pytest.approx(result.add_s + result.run_s)
     assert report.completion_tokens_per_s == pytest.approx(12 / report.elapsed_total_s)
     assert report.total_tokens_per_s == pytest.approx(23 / report.elapsed_total_s)
+    assert report.requests_per_s == pytest.approx(3 / report.elapsed_total_s)
     assert dict(report.lines())["Completion tokens"] == "12"
+
+
+def test_a_prompt_with_several_completions_is_one_request_and_counts_once(engine: Engine) -> None:
+    twice = SamplingParams(max_new_tokens=4, stop_on_eos=False, n=2, temperature=1.0)
+    report = Report.of(run_workload(engine, "online", PROMPTS, twice))
+    assert (report.requests, report.prompt_tokens, report.completion_tokens, report.total_tokens) == (3, 11, 24, 35)
 
 
 def test_a_pass_is_the_same_each_time(engine: Engine) -> None:
