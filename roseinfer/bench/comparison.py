@@ -1,14 +1,19 @@
 """This result against an older one: what changed, how much of that may be noise, and what is a regression."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
 import msgspec
+from msgspec.structs import replace
 
-from roseinfer.bench.results import BenchResults, BenchRun, RepeatFigures
+from roseinfer.bench.grid import Cell
+from roseinfer.bench.numbers import plain
+from roseinfer.bench.results import BenchResults, BenchRun, Change, Comparison, RepeatFigures
+from roseinfer.config import WorkloadConfig
 from roseinfer.errors import UsageError
+from roseinfer.workload.provenance import ModelInfo
 
 
 class _Metric(msgspec.Struct, frozen=True):
@@ -26,24 +31,8 @@ _METRICS = (
     _Metric("decode step, ms", lambda repeat: repeat.decode_step_ms),
 )
 
-
-class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One figure of one run, before and after: means over the repeats."""
-
-    run: str
-    metric: str
-    before: float
-    after: float
-    change_percent: float
-    """Of the older value."""
-    worse_percent: float
-    """The change in the direction that is worse; negative for an improvement."""
-    noise_percent: float
-    """Twice the standard error of the difference: smaller changes may be chance. 0 for single repeats."""
-
-    def is_regression(self, limit_percent: float) -> bool:
-        """Worse by more than the limit and by more than the noise."""
-        return self.worse_percent > limit_percent and self.worse_percent > self.noise_percent
+_LONG = ("prompts", "logit_bias", "stop", "stop_token_ids")
+"""Settings that are too long to be shown."""
 
 
 def read_baseline(path: Path) -> BenchResults:
@@ -72,36 +61,124 @@ def compare(baseline: BenchResults, runs: Sequence[BenchRun]) -> list[Change]:
 
     Raises UsageError when there is none: nothing compared is no success.
     """
+    check_names(baseline, runs)
     older = {run.name: run for run in baseline.runs}
-    changes = [
+    return [
         change
         for run in runs
         if run.name in older
         for metric in _METRICS
         if (change := _change(metric, older[run.name], run)) is not None
     ]
-    if not changes:
+
+
+def comparison(path: Path, baseline: BenchResults, results: BenchResults, limit_percent: float | None) -> Comparison:
+    """All of it, as `bench --json` has it."""
+    changes = compare(baseline, results.runs)
+    return Comparison(
+        baseline=str(path),
+        differences=differences(baseline, results),
+        changes=changes,
+        limit_percent=limit_percent,
+        regressed=limit_percent is not None and any(change.is_regression(limit_percent) for change in changes),
+    )
+
+
+def check_names(baseline: BenchResults, runs: Sequence[Cell | BenchRun]) -> None:
+    """Raise UsageError when the baseline knows none of these runs: nothing compared is no success."""
+    older = [run.name for run in baseline.runs]
+    if not {run.name for run in runs} & set(older):
         raise UsageError(
             f"the baseline has no run named {', '.join(run.name for run in runs)}, only {', '.join(older)}"
         )
-    return changes
+
+
+def check_comparable(baseline: BenchResults, model: ModelInfo, cells: Sequence[Cell]) -> None:
+    """Raise UsageError for a baseline whose figures cannot judge these: of a model of another size, or another load.
+
+    A model of the same size under another name, or another engine setting, is what a comparison may be about.
+    """
+    found = []
+    if (baseline.model.architecture, baseline.model.parameters) != (model.architecture, model.parameters):
+        found.append(f"model: {_described(baseline.model)} then, {_described(model)} now")
+    found += _other_workloads(baseline, cells)
+    if found:
+        raise UsageError(
+            f"the baseline measured something else: {'; '.join(found)}: measure it again, or leave --fail-above out"
+        )
 
 
 def differences(baseline: BenchResults, results: BenchResults) -> list[str]:
     """What else changed between the two, so that a figure may mean something else."""
-    pairs = {
-        "device": (baseline.environment.device, results.environment.device),
+    old, new = baseline.environment, results.environment
+    pairs: dict[str, tuple[object, object]] = {
+        "device": (old.device, new.device),
+        "threads": (old.threads, new.threads),
+        "torch": (old.versions.torch, new.versions.torch),
         "model": (baseline.model.name, results.model.name),
+        "architecture": (baseline.model.architecture, results.model.architecture),
+        "parameters": (baseline.model.parameters, results.model.parameters),
         "dtype": (baseline.model.dtype, results.model.dtype),
-        "torch": (baseline.environment.versions.torch, results.environment.versions.torch),
     }
-    found = [f"{what}: {before} then, {after} now" for what, (before, after) in pairs.items() if before != after]
-    older = {run.name: (run.workload, run.sampling) for run in baseline.runs}
-    return found + [
-        f"{run.name}: another workload"
-        for run in results.runs
-        if older.get(run.name, (run.workload, run.sampling)) != (run.workload, run.sampling)
+    found = _changed(pairs)
+    settings = _fields(baseline.engine, results.engine)
+    for said_above in ("model", "device"):
+        del settings[said_above]
+    if baseline.model.dtype != results.model.dtype:
+        del settings["dtype"]  # else auto and a name may differ in whether a GGUF file's weights stay quantized
+    del settings["max_batch_size"]  # the largest of a grid: each run has its own
+    found += _changed(settings)
+    older = {run.name: run for run in baseline.runs}
+    for run in results.runs:
+        if run.name in older:
+            found += _changed({f"{run.name}: max_batch_size": (older[run.name].max_batch_size, run.max_batch_size)})
+    return found + _other_workloads(baseline, results.runs)
+
+
+def _other_workloads(baseline: BenchResults, runs: Sequence[Cell | BenchRun]) -> list[str]:
+    older = {run.name: run for run in baseline.runs}
+    found = []
+    for run in runs:
+        if run.name in older:
+            before, after = older[run.name], run
+            changed = _changed(_fields(_with_count(before), _with_count(after)))
+            changed += _changed(_fields(before.sampling, after.sampling))
+            if changed:
+                found.append(f"{run.name}: another workload ({', '.join(changed)})")
+    return found
+
+
+def _with_count(run: Cell | BenchRun) -> WorkloadConfig:
+    """Drawn prompts are as many as a batch has room for, unless it is said."""
+    if run.workload.prompt_length is None or run.workload.num_requests is not None:
+        return run.workload
+    return replace(run.workload, num_requests=run.max_batch_size)
+
+
+def _fields(before: msgspec.Struct, after: msgspec.Struct) -> dict[str, tuple[object, object]]:
+    return {name: (getattr(before, name), getattr(after, name)) for name in before.__struct_fields__}
+
+
+def _changed(pairs: Mapping[str, tuple[object, object]]) -> list[str]:
+    """Compared as they are shown: a length is a number or a text."""
+    shown = {what: (_shown(before), _shown(after)) for what, (before, after) in pairs.items()}
+    return [
+        f"other {what}" if what in _LONG else f"{what}: {before} then, {after} now"
+        for what, (before, after) in shown.items()
+        if before != after
     ]
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "unset"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return plain(value) if isinstance(value, float) else str(value)
+
+
+def _described(model: ModelInfo) -> str:
+    return f"{model.name} ({model.architecture}, {model.parameters / 1e6:.1f} M parameters)"
 
 
 def _change(metric: _Metric, before: BenchRun, after: BenchRun) -> Change | None:
@@ -110,7 +187,8 @@ def _change(metric: _Metric, before: BenchRun, after: BenchRun) -> Change | None
     if not old or not new or mean(old) == 0:
         return None
     change = 100 * (mean(new) / mean(old) - 1)
-    error = math.hypot(*(stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0 for values in (old, new)))
+    has_noise = min(len(old), len(new)) > 1
+    error = math.hypot(*(stdev(values) / len(values) ** 0.5 for values in (old, new))) if has_noise else None
     return Change(
         run=after.name,
         metric=metric.name,
@@ -118,5 +196,5 @@ def _change(metric: _Metric, before: BenchRun, after: BenchRun) -> Change | None
         after=mean(new),
         change_percent=change,
         worse_percent=-change if metric.more_is_better else change,
-        noise_percent=200 * error / mean(old),
+        noise_percent=None if error is None else 200 * error / mean(old),
     )

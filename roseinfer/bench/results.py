@@ -133,6 +133,39 @@ class BenchRun(msgspec.Struct, frozen=True, kw_only=True):
         return max(mbu, mfu) > 100
 
 
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """One figure of one run, before and after: means over the repeats."""
+
+    run: str
+    metric: str
+    before: float
+    after: float
+    change_percent: float
+    """Of the older value."""
+    worse_percent: float
+    """The change in the direction that is worse; negative for an improvement."""
+    noise_percent: float | None
+    """Twice the standard error of the difference: smaller changes may be chance. None where a side has one repeat."""
+
+    def is_regression(self, limit_percent: float) -> bool:
+        """Worse by more than the limit and by more than the noise, where that is known."""
+        return self.worse_percent > max(limit_percent, self.noise_percent or 0.0)
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """These results against an older document."""
+
+    baseline: str
+    """The file."""
+    differences: list[str]
+    """What else is not the same: device, model, engine settings, workload."""
+    changes: list[Change]
+    limit_percent: float | None
+    """Of --fail-above."""
+    regressed: bool
+    """Whether a figure got worse by more than the limit and the noise."""
+
+
 class BenchResults(msgspec.Struct, frozen=True, kw_only=True):
     """The document."""
 
@@ -142,6 +175,8 @@ class BenchResults(msgspec.Struct, frozen=True, kw_only=True):
     engine: EngineConfig
     """As built; a run's own `max_batch_size` may be smaller."""
     runs: list[BenchRun]
+    comparison: Comparison | None = None
+    """With --baseline."""
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):

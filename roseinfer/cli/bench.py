@@ -94,11 +94,13 @@ def bench(
     if find_max_rate and request_rate is not None:
         raise UsageError("--find-max-rate tries rates of its own: leave --request-rate out")
     limit_percent, older = _baseline(baseline, fail_above)
+    if parameter is not None and limit_percent is not None:
+        raise UsageError("--fail-above compares runs of one load, and a search finds its own: leave one out")
     if plot is not None:
         check_plot(plot)
     from roseinfer.bench.grid import Axes, cells
     from roseinfer.bench.slo import parse_slo
-    from roseinfer.cli.bench_output import print_changes, print_results
+    from roseinfer.cli.bench_output import print_comparison, print_results
 
     axes = Axes(
         modes=get_args(Mode) if mode == "all" else [mode] if mode is not None else [],
@@ -111,7 +113,16 @@ def bench(
     to_measure = cells(config, axes)
     if parameter is not None and len(to_measure) > 1:
         raise UsageError("a search starts from one configuration: give one value of each option")
-    measured, results, interrupted = _measure(config, to_measure, repeats, objective, parameter, started_s)
+    if older is not None:
+        from roseinfer.bench.comparison import check_names
+
+        check_names(older, to_measure)
+    judge = older if limit_percent is not None else None
+    measured, results, interrupted = _measure(config, to_measure, repeats, objective, parameter, judge, started_s)
+    if baseline is not None and older is not None and not interrupted:
+        from roseinfer.bench.comparison import comparison
+
+        results = msgspec.structs.replace(results, comparison=comparison(baseline, older, results, limit_percent))
     if save_requests is not None:
         from roseinfer.bench.request_figures import save_requests as save
 
@@ -122,10 +133,10 @@ def bench(
     if interrupted:
         console.print_error(f"interrupted after {len(measured)} of {len(to_measure)} configurations")
         return _EXIT_INTERRUPTED
-    if older is None:
+    if results.comparison is None:
         return 0
-    regressed = print_changes(older, results, limit_percent, to_stderr=json or output != "table")
-    return _EXIT_REGRESSION if regressed else 0
+    print_comparison(results.comparison, to_stderr=json or output != "table")
+    return _EXIT_REGRESSION if results.comparison.regressed else 0
 
 
 def _searched(batch: bool, rate: bool, slo: str | None, mode: str | None) -> "Parameter | None":
@@ -165,12 +176,15 @@ def _measure(
     repeats: int,
     slo: "Slo | None",
     parameter: "Parameter | None",
+    judge: "BenchResults | None",
     started_s: float,
 ) -> "tuple[list[Measured], BenchResults, bool]":
     """Load one engine that is large enough for all, and measure each configuration on it.
 
+    Raises UsageError before the first pass for a baseline, `judge`, that these cannot be held against.
     The last of the three says that Ctrl-C came, after at least one configuration was measured.
     """
+    from roseinfer.bench.comparison import check_comparable
     from roseinfer.bench.results import BenchResults, BenchRun, Environment, bench_run
     from roseinfer.bench.session import find_largest, measure_cell
     from roseinfer.cli.loading import load_engine
@@ -181,6 +195,8 @@ def _measure(
     largest = max(cell.max_batch_size for cell in to_measure)
     engine: Engine = load_engine(msgspec.structs.replace(config.engine, max_batch_size=largest))
     startup_s = time.perf_counter() - started_s
+    if judge is not None:
+        check_comparable(judge, ModelInfo.of(engine), to_measure)
     limits = ceilings(engine.runner.device, engine.runner.cache.data.dtype)
     measured: list[Measured] = []
     searches: list[Search | None] = []

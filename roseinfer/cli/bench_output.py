@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
+from rich.console import Console
 
 from roseinfer.cli import console
 from roseinfer.cli.bench_tables import (
@@ -21,7 +22,7 @@ from roseinfer.cli.bench_tables import (
 from roseinfer.cli.report import print_report
 
 if TYPE_CHECKING:
-    from roseinfer.bench.results import BenchResults, BenchRun, Measured, Search
+    from roseinfer.bench.results import BenchResults, BenchRun, Comparison, Measured, Search
 
 _NAMES = len(SPEED_COLUMNS) - 1
 
@@ -48,16 +49,15 @@ def print_results(results: "BenchResults", measured: "Sequence[Measured]", outpu
         _print_tables(results, measured, grid)
 
 
-def print_changes(older: "BenchResults", results: "BenchResults", limit: float | None, *, to_stderr: bool) -> bool:
-    """The comparison, and whether something got worse by more than `limit` percent and more than the noise."""
-    from roseinfer.bench.comparison import compare, differences
-
-    changes = compare(older, results.runs)
-    for difference in differences(older, results):
-        console.note(f"[bench] not the same as the baseline: {difference}")
+def print_comparison(comparison: "Comparison", *, to_stderr: bool) -> None:
+    """What is not the same as in the baseline, and how the figures changed."""
     out = console.stderr if to_stderr else console.stdout
-    out.print(rich_table(CHANGE_COLUMNS, change_rows(changes, limit), "Against the baseline", left=2))
-    return limit is not None and any(change.is_regression(limit) for change in changes)
+    for difference in comparison.differences:
+        _print(f"Not the same as the baseline: {difference}", out)
+    rows = change_rows(comparison.changes, comparison.limit_percent)
+    out.print(rich_table(CHANGE_COLUMNS, rows, "Against the baseline", left=2))
+    if any(change.noise_percent is None for change in comparison.changes):
+        _print("The noise of one repeat is not known, and any change may be chance: give --repeats 3 or more", out)
 
 
 def _print_tables(results: "BenchResults", measured: "Sequence[Measured]", grid: bool) -> None:
@@ -108,5 +108,5 @@ def _search_remark(run: "BenchRun", search: "Search") -> str:
     )
 
 
-def _print(text: str) -> None:
-    console.stdout.print(text, markup=False, highlight=False, soft_wrap=True)
+def _print(text: str, out: Console | None = None) -> None:
+    (out or console.stdout).print(text, markup=False, highlight=False, soft_wrap=True)

@@ -10,9 +10,8 @@ from rich import box
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from roseinfer.bench.comparison import Change
     from roseinfer.bench.metrics import Latency, Spread
-    from roseinfer.bench.results import BenchResults, BenchRun
+    from roseinfer.bench.results import BenchResults, BenchRun, Change
 
 Row = tuple[str, ...]
 
@@ -66,7 +65,7 @@ def change_rows(changes: "Sequence[Change]", limit_percent: float | None) -> lis
             f"{change.before:.2f}",
             f"{change.after:.2f}",
             f"{change.change_percent:+.1f} %",
-            f"± {change.noise_percent:.1f} %",
+            "" if change.noise_percent is None else f"± {change.noise_percent:.1f} %",
             _judged(change, limit_percent),
         )
         for change in changes

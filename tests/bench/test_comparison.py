@@ -7,14 +7,24 @@ import msgspec
 import pytest
 from scripted import ScriptedEngine
 
-from roseinfer.bench.comparison import Change, compare, differences, parse_percent, read_baseline
+from roseinfer.bench.comparison import check_comparable, compare, comparison, differences, parse_percent, read_baseline
 from roseinfer.bench.grid import Cell
-from roseinfer.bench.results import BenchResults, BenchRun, Environment, bench_run
+from roseinfer.bench.results import BenchResults, BenchRun, Change, Environment, bench_run
 from roseinfer.bench.session import measure_cell
 from roseinfer.config import EngineConfig, SamplingParams, WorkloadConfig
 from roseinfer.costs.ceilings import Ceilings
 from roseinfer.errors import UsageError
 from roseinfer.workload.provenance import ModelInfo, current_versions
+
+
+def drawn(**workload: Any) -> WorkloadConfig:
+    return WorkloadConfig(**{"prompt_length": 4, "num_requests": 1, **workload})
+
+
+CELL = Cell(
+    name="online", mode="online", max_batch_size=1, workload=drawn(), sampling=SamplingParams(max_new_tokens=11)
+)
+"""What `results` measures."""
 
 
 def results(decode_s: list[float], name: str = "online", new_tokens: int = 11, **workload: Any) -> BenchResults:
@@ -27,12 +37,8 @@ def results(decode_s: list[float], name: str = "online", new_tokens: int = 11, *
             return super().scheduler(mode)
 
     engine = Drifting(token_s=1e-9)
-    cell = Cell(
-        name=name,
-        mode="online",
-        max_batch_size=1,
-        workload=WorkloadConfig(**{"prompt_length": 4, "num_requests": 1, **workload}),
-        sampling=SamplingParams(max_new_tokens=new_tokens),
+    cell = msgspec.structs.replace(
+        CELL, name=name, workload=drawn(**workload), sampling=SamplingParams(max_new_tokens=new_tokens)
     )
     measured = measure_cell(engine.as_engine, cell, repeats=len(decode_s), clock=engine.clock)
     run: BenchRun = bench_run(measured, Ceilings(1e9, 1e9), startup_s=0.0)
@@ -83,7 +89,87 @@ def test_a_baseline_without_the_run_is_refused() -> None:
 def test_what_else_changed_is_said() -> None:
     now = results([0.01], prompt_length=5)
     now = msgspec.structs.replace(now, model=ModelInfo("m", "gpt2", 1, "bfloat16"))
-    assert differences(results([0.01]), now) == ["dtype: float32 then, bfloat16 now", "online: another workload"]
+    assert differences(results([0.01]), now) == [
+        "dtype: float32 then, bfloat16 now",
+        "online: another workload (prompt_length: 4 then, 5 now)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("engine", "expected"),
+    [
+        ({"compile": True}, "compile: unset then, on now"),
+        ({"quantize": "int8"}, "quantize: auto then, int8 now"),
+        ({"attention": "gather"}, "attention: paged then, gather now"),
+        ({"overlap": False}, "overlap: unset then, off now"),
+        ({"cuda_graphs": False}, "cuda_graphs: on then, off now"),
+        ({"kv_cache_memory": "1GiB"}, "kv_cache_memory: unset then, 1GiB now"),
+        ({"max_decode_steps": 1}, "max_decode_steps: 16 then, 1 now"),
+    ],
+)
+def test_another_engine_is_said_and_compared(engine: dict[str, Any], expected: str) -> None:
+    before = results([0.01])
+    now = msgspec.structs.replace(before, engine=EngineConfig(**engine))
+    assert differences(before, now) == [expected]
+    check_comparable(before, now.model, [CELL])
+
+
+def test_another_batch_limit_is_another_setting_and_with_drawn_prompts_another_load() -> None:
+    before = results([0.01])
+    larger = [msgspec.structs.replace(run, max_batch_size=9) for run in before.runs]
+    now = msgspec.structs.replace(before, runs=larger)
+    assert differences(before, now) == ["online: max_batch_size: 1 then, 9 now"]
+    cell = msgspec.structs.replace(CELL, max_batch_size=9, workload=WorkloadConfig(prompt_length=4, num_requests=None))
+    with pytest.raises(UsageError, match=r"something else: online: another workload \(num_requests: 1 then, 9 now\)"):
+        check_comparable(before, before.model, [cell])
+
+
+def test_another_load_or_a_model_of_another_size_cannot_be_judged() -> None:
+    before = results([0.01])
+    renamed = ModelInfo("copies/m", "gpt2", 1, "float32")
+    check_comparable(before, renamed, [CELL])
+    with pytest.raises(
+        UsageError, match=r"model: m \(gpt2, 0.0 M parameters\) then, m \(llama, 3.0 M parameters\) now"
+    ):
+        check_comparable(before, ModelInfo("m", "llama", 3_000_000, "float32"), [CELL])
+    with pytest.raises(
+        UsageError, match=r"another workload .*max_new_tokens: 11 then, 12 now.* leave --fail-above out"
+    ):
+        check_comparable(before, renamed, [msgspec.structs.replace(CELL, sampling=SamplingParams(max_new_tokens=12))])
+
+
+def test_a_length_is_the_same_as_a_number_and_as_a_text() -> None:
+    before = results([0.01])
+    check_comparable(before, before.model, [msgspec.structs.replace(CELL, workload=drawn(prompt_length="4"))])
+
+
+def test_a_single_repeat_has_no_known_noise_but_can_regress() -> None:
+    for before, after in (([0.010], [0.012]), ([0.010, 0.011, 0.012], [0.020]), ([0.010], [0.012, 0.013])):
+        found = changes(before, after)["decode step, ms"]
+        assert found.noise_percent is None
+        assert found.is_regression(5)
+
+
+def test_the_comparison_says_whether_anything_regressed() -> None:
+    before, after = results([0.010]), results([0.012])
+    found = comparison(Path("old.json"), before, after, 5.0)
+    assert (found.baseline, found.limit_percent, found.regressed, found.differences) == ("old.json", 5.0, True, [])
+    assert found.changes == compare(before, after.runs)
+    assert not comparison(Path("old.json"), before, after, 30.0).regressed
+    assert not comparison(Path("old.json"), before, after, None).regressed
+
+
+def test_a_baseline_of_before_newer_fields_is_read(tmp_path: Path) -> None:
+    document = msgspec.to_builtins(results([0.01]))
+    del document["comparison"], document["runs"][0]["requests_per_s"]
+    document["runs"][0]["completion_tokens_per_s"]["std"] = 0.0
+    document["runs"][0]["search"] = {
+        "parameter": "request_rate",
+        "found": 1.0,
+        "trials": [{"value": 1.0, "met_percent": 100.0}],
+    }
+    (tmp_path / "old.json").write_bytes(msgspec.json.encode(document))
+    assert compare(read_baseline(tmp_path / "old.json"), results([0.01]).runs)
 
 
 def test_a_baseline_is_read_back_as_it_was_written(tmp_path: Path) -> None:

@@ -220,6 +220,51 @@ def test_a_regression_past_the_limit_exits_3_and_says_where(tiny_llama: Path, tm
         assert done.returncode == code, done.stderr
         assert "Against the baseline" in done.stdout
         assert ("regression" in done.stdout) == (code == 3)
+        assert "noise of one repeat is not known" in done.stdout
+        assert "%" in done.stdout
+        assert not re.search(r"± *\d", done.stdout)
+
+
+def test_a_comparison_is_in_the_json_too_and_names_another_engine(tiny_llama: Path, tmp_path: Path) -> None:
+    call = ["bench", "--model", tiny_llama, "--dtype", "float32", "--prompt", "one", "--max-new-tokens", 4, "--json"]
+    old = tmp_path / "old.json"
+    first = succeeds(*call).stdout
+    assert json.loads(first)["comparison"] is None
+    old.write_text(first)
+    done = succeeds(*call, "--attention", "gather", "--baseline", old)
+    document = json.loads(done.stdout)
+    schema = json.loads((Path(roseinfer.__file__).parent / "bench" / "bench.schema.json").read_bytes())
+    Draft202012Validator(schema).validate(document)
+    found = document["comparison"]
+    assert found["differences"] == ["attention: paged then, gather now"]
+    assert (found["baseline"], found["limit_percent"], found["regressed"]) == (str(old), None, False)
+    assert [change["metric"] for change in found["changes"]][:2] == ["completion tokens/s", "TTFT, ms"]
+    assert all(change["noise_percent"] > 0 for change in found["changes"])
+    assert "Not the same as the baseline: attention: paged then, gather now" in done.stderr
+    assert "Against the baseline" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (["--max-new-tokens", 5], "another workload (max_new_tokens: 4 then, 5 now)"),
+        (["--prompt-length", 7], "prompt_length: unset then, 7 now"),
+        (["--model", "gpt2", "--load-format", "dummy", "--tokenizer", "gpt2"], "(gpt2, 124.4 M parameters) now"),
+    ],
+)
+def test_a_baseline_of_something_else_judges_nothing(
+    changed: list[object], message: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    call = ["bench", "--model", tiny_llama, "--dtype", "float32", "--prompt", "one", "--max-new-tokens", 4]
+    old = tmp_path / "old.json"
+    old.write_text(succeeds(*call, "--repeats", 1, "--json").stdout)
+    done = run_roseinfer(*call, *changed, "--repeats", 1, "--baseline", old, "--fail-above", "5%")
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert message in line
+    shown = succeeds(*call, *changed, "--repeats", 1, "--baseline", old).stdout
+    assert "Not the same as the baseline:" in shown
+    assert "Against the baseline" in shown
 
 
 @pytest.mark.parametrize(
@@ -239,13 +284,19 @@ def test_a_regression_past_the_limit_exits_3_and_says_where(tiny_llama: Path, tm
         (["--slo", "ttft=200"], "has no unit: write ttft=200ms"),
         (["--slo", "fast"], "is unknown"),
         (["--fail-above", "5%"], "needs a --baseline"),
+        (["--find-max-rate", "--slo", "ttft=1s", "--baseline", "{old}", "--fail-above", "5%"], "leave one out"),
+        (["--baseline", "{old}", "--mode", "offline"], "the baseline has no run named offline, only online"),
         (["--baseline", "none.json"], "cannot read baseline"),
         (["--request-rate", "2", "--mode", "offline"], "request_rate is for mode online"),
     ],
 )
-def test_wrong_calls_of_bench_are_refused(arguments: list[str], message: str, capsys: Any, tiny_llama: Path) -> None:
+def test_wrong_calls_of_bench_are_refused(
+    arguments: list[str], message: str, capsys: Any, tiny_llama: Path, tmp_path: Path, document: dict[str, Any]
+) -> None:
     from roseinfer.cli.app import run
 
+    (tmp_path / "old.json").write_text(json.dumps({**document, "runs": document["runs"][-1:]}))
+    arguments = [argument.format(old=tmp_path / "old.json") for argument in arguments]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["roseinfer", "bench", "--model", str(tiny_llama), *arguments])
         assert run() == 2
