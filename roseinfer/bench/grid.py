@@ -29,7 +29,8 @@ class Axes(msgspec.Struct, frozen=True, kw_only=True):
     max_batch_sizes: Sequence[int] = ()
     prompt_lengths: Sequence[int | str] = ()
     max_new_tokens: Sequence[int] = ()
-    request_rates: Sequence[float] = ()
+    request_rates: Sequence[float | None] = ()
+    """None: all at once."""
 
     @property
     def is_grid(self) -> bool:
@@ -58,7 +59,7 @@ def cells(config: RunConfig, axes: Axes) -> list[Cell]:
         sampling = replace(config.sampling, max_new_tokens=max_new_tokens)
         found.append(
             Cell(
-                name=_name(mode, batch, workload, sampling) if axes.is_grid else mode,
+                name=_name(mode, batch, workload, sampling, len(axes.request_rates) > 1) if axes.is_grid else mode,
                 mode=mode,
                 max_batch_size=batch,
                 workload=workload,
@@ -73,8 +74,9 @@ def with_batch_limit(engine: Engine, max_batch_size: int) -> Engine:
     return replace_field(engine, config=replace(engine.config, max_batch_size=max_batch_size))
 
 
-def _name(mode: Mode, batch: int, workload: WorkloadConfig, sampling: SamplingParams) -> str:
+def _name(mode: Mode, batch: int, workload: WorkloadConfig, sampling: SamplingParams, by_rate: bool) -> str:
     prompt = "" if workload.prompt_length is None else f"pp{workload.prompt_length}+"
     completion = sampling.max_new_tokens if workload.completion_length is None else workload.completion_length
-    rate = "" if workload.request_rate is None else f" rate={plain(workload.request_rate)}"
+    all_at_once = " rate=inf" if by_rate else ""
+    rate = all_at_once if workload.request_rate is None else f" rate={plain(workload.request_rate)}"
     return f"{mode} {prompt}tg{completion} bs={batch}{rate}"

@@ -8,7 +8,7 @@ import msgspec
 import typer
 
 from roseinfer.cli import console
-from roseinfer.cli.bench_lists import listed, positive_float, positive_int, whole_number
+from roseinfer.cli.bench_lists import listed, positive_int, rate, whole_number
 from roseinfer.cli.bench_plot import check_plot, draw_plot
 from roseinfer.cli.options import Debug, Json, Quiet, configured
 from roseinfer.config import Mode, RunConfig
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from roseinfer.bench.slo import Slo
     from roseinfer.engine.engine import Engine
 
-Output = Literal["table", "md", "csv", "json", "jsonl"]
+_FORMATS = ("table", "md", "csv", "json", "jsonl")
 
 _AXES = ("mode", "max_batch_size", "prompt_length", "max_new_tokens", "request_rate")
 """Config keys that this command takes several values of."""
@@ -54,7 +54,7 @@ def bench(
     prompt_length: Annotated[str | None, _axis("--prompt-length", "Draw prompts of so many ids; or 100..1024.")] = None,
     max_new_tokens: Annotated[str | None, _axis("--max-new-tokens", "Most tokens of a completion.")] = None,
     request_rate: Annotated[
-        str | None, _axis("--request-rate", "Requests that arrive per second; unset: all at once.")
+        str | None, _axis("--request-rate", "Requests that arrive per second; unset or inf: all at once.")
     ] = None,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Timed passes after one warm-up pass.")] = 3,
     slo: Annotated[
@@ -73,7 +73,10 @@ def bench(
     fail_above: Annotated[
         str | None, typer.Option("--fail-above", metavar="PERCENT", help="Exit 3 when --baseline was better by more.")
     ] = None,
-    output: Annotated[Output, typer.Option("--output", "-o", help="How results are printed.")] = "table",
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="|".join(_FORMATS), help="How results are printed; default: table."),
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Draw throughput and latency (.svg, .png).")
     ] = None,
@@ -90,6 +93,7 @@ def bench(
     --stop-on-eos or a config says otherwise. Without --config, the shipped run `default` is measured.
     """
     started_s = time.perf_counter()
+    output = _format(output, json)
     parameter = _searched(find_max_batch, find_max_rate, slo, mode)
     if find_max_rate and request_rate is not None:
         raise UsageError("--find-max-rate tries rates of its own: leave --request-rate out")
@@ -107,7 +111,7 @@ def bench(
         max_batch_sizes=listed("--max-batch-size", max_batch_size, positive_int, "whole numbers"),
         prompt_lengths=listed("--prompt-length", prompt_length, str, "lengths"),
         max_new_tokens=listed("--max-new-tokens", max_new_tokens, whole_number, "whole numbers"),
-        request_rates=listed("--request-rate", request_rate, positive_float, "numbers"),
+        request_rates=listed("--request-rate", request_rate, rate, "numbers"),
     )
     objective = None if slo is None else parse_slo(slo)
     to_measure = cells(config, axes)
@@ -129,14 +133,26 @@ def bench(
         save(save_requests, [(each.name, each.figures) for each in measured])
     if plot is not None:
         draw_plot(plot, results.runs)
-    print_results(results, measured, "json" if json else output, grid=axes.is_grid)
+    print_results(results, measured, output, grid=axes.is_grid)
     if interrupted:
         console.print_error(f"interrupted after {len(measured)} of {len(to_measure)} configurations")
         return _EXIT_INTERRUPTED
     if results.comparison is None:
         return 0
-    print_comparison(results.comparison, to_stderr=json or output != "table")
+    print_comparison(results.comparison, to_stderr=output != "table")
     return _EXIT_REGRESSION if results.comparison.regressed else 0
+
+
+def _format(output: str | None, json: bool) -> str:
+    """How results are printed."""
+    if output is not None and output not in _FORMATS:
+        raise UsageError(
+            f"-o {output}: --output takes a format, one of {', '.join(_FORMATS)}; "
+            "results go to stdout: write them to a file with > FILE"
+        )
+    if json and output not in (None, "json"):
+        raise UsageError(f"--json and --output {output} are two formats: choose one")
+    return "json" if json else output or "table"
 
 
 def _searched(batch: bool, rate: bool, slo: str | None, mode: str | None) -> "Parameter | None":

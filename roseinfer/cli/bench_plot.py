@@ -49,7 +49,9 @@ def draw_plot(path: Path, runs: "Sequence[BenchRun]") -> None:
 
 
 def _x(run: "BenchRun", by_rate: bool) -> float:
-    return (run.workload.request_rate or 0.0) if by_rate else run.max_batch_size
+    if not by_rate:
+        return run.max_batch_size
+    return run.workload.request_rate or float("nan")  # all at once has no place on the axis
 
 
 def _series(run: "BenchRun", by_rate: bool) -> str:

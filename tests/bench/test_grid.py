@@ -39,6 +39,7 @@ def test_drawn_prompts_replace_those_of_the_configuration() -> None:
 
 
 def test_rates_are_an_axis_too() -> None:
-    found = cells(CONFIG, Axes(modes=("online",), request_rates=(0.5, 2.0)))
-    assert [cell.name for cell in found] == ["online tg16 bs=4 rate=0.5", "online tg16 bs=4 rate=2"]
-    assert [cell.workload.request_rate for cell in found] == [0.5, 2.0]
+    found = cells(CONFIG, Axes(modes=("online",), request_rates=(0.5, 2.0, 1234567.0, None)))
+    names = ["rate=0.5", "rate=2", "rate=1234567", "rate=inf"]
+    assert [cell.name for cell in found] == [f"online tg16 bs=4 {name}" for name in names]
+    assert [cell.workload.request_rate for cell in found] == [0.5, 2.0, 1234567.0, None]

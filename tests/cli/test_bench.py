@@ -166,6 +166,12 @@ def test_a_grid_is_a_table_like_llama_benchs_in_every_format(tiny_llama: Path, t
     assert all(line["environment"]["device"] for line in lines)
 
 
+def test_a_rate_without_end_is_all_at_once(tiny_llama: Path) -> None:
+    call = ["bench", "--model", tiny_llama, "--prompt-length", 4, "--max-new-tokens", 4, "--repeats", 1]
+    (run,) = json.loads(succeeds(*call, "--request-rate", "inf", "--json", "-o", "json").stdout)["runs"]
+    assert run["workload"]["request_rate"] is None
+
+
 def test_a_rate_search_whose_load_is_too_short_says_so_and_ends(tiny_llama: Path) -> None:
     call = ["bench", "--model", tiny_llama, "--dtype", "float32", "--prompt-length", 4, "--max-new-tokens", 4]
     search = [*call, "--num-requests", 6, "--repeats", 1, "--find-max-rate", "--slo", "ttft=10s"]
@@ -271,9 +277,17 @@ def test_a_baseline_of_something_else_judges_nothing(
     ("arguments", "message"),
     [
         (["--max-batch-size", "1,x"], "--max-batch-size '1,x' is no list of whole numbers"),
-        (["--max-batch-size", "0"], "is no list of whole numbers"),
+        (["--max-batch-size", "1,0"], "--max-batch-size 0: it must be 1 or more"),
+        (["--max-new-tokens", "-1"], "--max-new-tokens -1: it must be 0 or more"),
         (["--max-new-tokens", "4,4"], "names a value twice"),
-        (["--request-rate", "-1"], "is no list of numbers"),
+        (["--request-rate", "-1"], "--request-rate -1: it must be above 0; inf, or leaving it out, is all at once"),
+        (["--request-rate", "0"], "--request-rate 0: it must be above 0"),
+        (["--request-rate", "nan"], "is no list of numbers"),
+        (["--json", "-o", "csv"], "--json and --output csv are two formats: choose one"),
+        (
+            ["-o", "out/results.json"],
+            "--output takes a format, one of table, md, csv, json, jsonl; results go to stdout",
+        ),
         (["--prompt-length", "a"], "prompt_length 'a' is no length"),
         (["--plot", "x.pdf"], "ends in .svg or .png"),
         (["--plot", "none/x.svg"], "folder does not exist"),
@@ -303,8 +317,9 @@ def test_wrong_calls_of_bench_are_refused(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("output", ["--output=jsonl", "--json"])
 def test_ctrl_c_keeps_what_was_measured_and_exits_130(
-    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    output: str, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from roseinfer.bench import session
     from roseinfer.cli.app import run
@@ -318,11 +333,12 @@ def test_ctrl_c_keeps_what_was_measured_and_exits_130(
         return measure_cell(engine, cell, **options)
 
     monkeypatch.setattr(session, "measure_cell", interrupted_in_the_second)
-    call = ["bench", "--model", str(tiny_llama), "--prompt-length", "8", "--max-new-tokens", "1,2,3", "-o", "jsonl"]
+    call = ["bench", "--model", str(tiny_llama), "--prompt-length", "8", "--max-new-tokens", "1,2,3", output]
     monkeypatch.setattr("sys.argv", ["roseinfer", *call])
     assert run() == 130
     out, err = capfd.readouterr()
-    assert [json.loads(line)["run"]["name"] for line in out.splitlines()] == names[:1]
+    runs = json.loads(out)["runs"] if output == "--json" else [json.loads(line)["run"] for line in out.splitlines()]
+    assert [run["name"] for run in runs] == names[:1]
     assert "interrupted after 1 of 3 configurations" in err
 
 
