@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from roseinfer.bench.grid import Cell, with_batch_limit
 from roseinfer.bench.memory import peak_memory_bytes
 from roseinfer.bench.numbers import plain
-from roseinfer.bench.protocol import WARM_UP_PASSES, measure, timed_pass
+from roseinfer.bench.protocol import WARM_UP_PASSES, measure, timed_pass, warm_up
 from roseinfer.bench.request_figures import RequestFigures, request_figures
 from roseinfer.bench.results import Measured, Search, Trial
 from roseinfer.bench.search import largest_that_meets
@@ -112,7 +112,7 @@ class _Trials:
         limited = with_batch_limit(self._engine, tried.max_batch_size)
         load = plan_load(tried.workload, tried.sampling, limited)
         if not self.done:
-            timed_pass(limited, tried.mode, load, self._clock)
+            warm_up(limited, tried.mode, load, self._clock)
         met = 0.0
         for _ in range(_CHANCES):
             result = timed_pass(limited, tried.mode, load, self._clock)
@@ -173,7 +173,7 @@ def _alone(engine: Engine, cell: Cell, clock: Clock) -> list[RequestFigures]:
     load = [planned for planned in plan_load(cell.workload, cell.sampling, engine) if planned.continues is None]
     load = [replace(planned, arrival_s=0.0) for planned in load[:_ALONE]]
     one_by_one = with_batch_limit(engine, min(cell.max_batch_size, max(planned.params.n for planned in load)))
-    timed_pass(one_by_one, cell.mode, load, clock)
+    warm_up(one_by_one, cell.mode, load, clock)
     figures = []
     ended_s = 0.0
     for _, samples in groupby(
