@@ -144,7 +144,7 @@ def _other_workloads(baseline: BenchResults, runs: Sequence[Cell | BenchRun]) ->
             changed = _changed(_fields(_with_count(before), _with_count(after)))
             changed += _changed(_fields(before.sampling, after.sampling))
             if changed:
-                found.append(f"{run.name}: another workload ({', '.join(changed)})")
+                found.append(f"{run.name}: another workload ({'; '.join(changed)})")
     return found
 
 
