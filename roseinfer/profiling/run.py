@@ -23,7 +23,7 @@ from roseinfer.profiling.session import ProfileSession, SessionResult, record_se
 from roseinfer.workload.load import PlannedRequest
 from roseinfer.workload.provenance import ModelInfo
 from roseinfer.workload.report import Report
-from roseinfer.workload.run import WorkloadResult, run_load, step_figures
+from roseinfer.workload.run import StepRecord, run_load, step_figures
 
 _WARM_UP_STEPS = 64
 """Most steps of the pass before the baseline: what runs for the first time loads kernels and grows memory pools."""
@@ -82,13 +82,14 @@ def profile_run(
             "config": msgspec.to_builtins(built, str_keys=True),
             "model": ModelInfo.of(engine),
             "ceilings": {"copy_bytes_per_s": limits.copy_bytes_per_s, "flops_per_s": limits.flops_per_s},
-            "baseline_step_ms": _baseline_step_ms(baseline),
             "report": report,
         }
         plans: list[StepPlan] = []
         try:
             _record(session, engine, load, config, _steady_batch(planned), plans, on_step)
         finally:
+            recorded: list[ProfiledStep] = session.details.get("steps", [])
+            session.details["baseline_step_ms"] = baseline_step_ms(baseline.steps, recorded)
             if maps is not None:
                 _keep_maps(session, maps, plans)
     if session.result is None or not session.is_done:
@@ -166,11 +167,18 @@ def _size_warnings(config: ProfileConfig, device: torch.device, ops_per_step: fl
     ]
 
 
-def _baseline_step_ms(baseline: WorkloadResult) -> dict[str, float]:
-    by_phase: dict[str, list[float]] = {}
-    for step in baseline.steps:
-        by_phase.setdefault(step.phase, []).append(step.wall_ms)
-    return {phase: median(times) for phase, times in by_phase.items()}
+def baseline_step_ms(baseline: Sequence[StepRecord], recorded: Sequence[ProfiledStep]) -> dict[str, float]:
+    """Median wall time of an unprofiled step by phase, in ms: of those with as much work as the recorded ones, if any.
+
+    The steps of a phase may differ much: one launch decodes sixteen tokens of each request, and another one of each.
+    """
+    alike = {(step.phase, step.batch, step.tokens) for step in recorded}
+    found: dict[str, float] = {}
+    for phase in {step.phase: None for step in baseline}:
+        steps = [step for step in baseline if step.phase == phase]
+        same = [step for step in steps if (phase, step.batch, step.tokens) in alike]
+        found[phase] = median(step.wall_ms for step in same or steps)
+    return found
 
 
 def _steady_batch(planned: list[PlannedStep]) -> int:

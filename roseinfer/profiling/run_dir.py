@@ -53,7 +53,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ceilings: dict[str, float] | None = None
     """Measured on the device: copy_bytes_per_s, flops_per_s."""
     baseline_step_ms: dict[str, float] | None = None
-    """Median wall time of a step by phase, measured before the process first touched a profiler."""
+    """Median wall time of a step by phase, measured before the process first touched a profiler; of steps with as much
+    work as the recorded ones, where there were any."""
     report: Report | None = None
     """Of the same unprofiled pass."""
     steps: list[ProfiledStep] | None = None

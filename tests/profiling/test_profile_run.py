@@ -13,9 +13,11 @@ from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.profiling.dry_run import planned_steps
-from roseinfer.profiling.run import ProfileResult, profile_run
+from roseinfer.profiling.run import ProfileResult, baseline_step_ms, profile_run
+from roseinfer.profiling.run_dir import ProfiledStep
 from roseinfer.profiling.schedule import steps_needed
 from roseinfer.workload.load import at_once
+from roseinfer.workload.run import StepRecord
 
 PROMPT = [1, 2, 3]
 
@@ -123,6 +125,32 @@ def test_the_manifest_says_what_each_step_had_to_do_and_how_long_it_takes_unprof
     weights = engine.num_parameters * 4
     assert all(weights / 2 < step["bytes"] < 2 * weights and step["flops"] > 0 for step in manifest["steps"])
     assert result.session.summary.roofline is not None
+
+
+def test_recorded_launches_are_compared_with_unprofiled_ones_of_as_many_tokens() -> None:
+    work = {"context_tokens": 0, "bytes": 0, "flops": 0}
+    unprofiled = [
+        StepRecord(phase=phase, batch=batch, tokens=tokens, wall_ms=wall_ms, **work)
+        for phase, batch, tokens, wall_ms in (
+            ("prefill", 4, 512, 9.0),
+            ("decode", 4, 64, 20.0),
+            ("decode", 4, 64, 24.0),
+            ("decode", 3, 3, 2.0),
+            ("decode", 2, 2, 2.0),
+            ("decode", 1, 1, 1.0),
+        )
+    ]
+
+    def found(*recorded: tuple[str, int, int]) -> dict[str, float]:
+        steps = [
+            ProfiledStep(index=0, cycle=0, phase=phase, batch=batch, tokens=tokens, **work)
+            for phase, batch, tokens in recorded
+        ]
+        return baseline_step_ms(unprofiled, steps)
+
+    assert found(("decode", 4, 64)) == {"prefill": 9.0, "decode": 22.0}
+    assert found(("decode", 2, 2), ("decode", 1, 1)) == {"prefill": 9.0, "decode": 1.5}
+    assert found(("decode", 9, 9)) == {"prefill": 9.0, "decode": 2.0}
 
 
 def test_a_recording_that_is_too_large_is_announced_first(engine: Engine, tmp_path: Path) -> None:
