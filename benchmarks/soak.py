@@ -87,16 +87,16 @@ def soak(count: int, seed: int, device: str, alone: int) -> dict[str, Any]:
     ids = [scheduler.submit(prompt, params) for prompt, params in requests]
     aborted = set(rng.sample(ids, count // 20))
     doomed = sorted(aborted)
-    steps, finished, early_mib, begun_s = 0, 0, 0, time.perf_counter()
+    steps, finished, memory_mib, begun_s = 0, 0, [_memory_mib()], time.perf_counter()
     while scheduler.has_unfinished:
         finished += sum(event.finish_reason is not None for event in scheduler.step())
         steps += 1
-        if not early_mib and finished > count // 5:
-            early_mib = _memory_mib()
+        if len(memory_mib) < 5 and finished >= len(memory_mib) * (count - len(aborted)) // 5:
+            memory_mib.append(_memory_mib())
         if doomed and steps % 7 == 0:
             scheduler.abort(doomed.pop(0))
     elapsed_s = time.perf_counter() - begun_s
-    late_mib = _memory_mib()
+    memory_mib.append(_memory_mib())
     outputs = scheduler.run()
     different = [
         output.request_id
@@ -120,16 +120,15 @@ def soak(count: int, seed: int, device: str, alone: int) -> dict[str, Any]:
         "steps": steps,
         "completion_tokens": sum(len(output.token_ids) for output in outputs),
         "elapsed_s": round(elapsed_s, 1),
-        "memory_mib_at_a_fifth": early_mib,
-        "memory_mib_at_the_end": late_mib,
-        "device_memory_mib": torch.cuda.max_memory_reserved() // 2**20 if device != "cpu" else 0,
+        "process_memory_mib": [process for process, _ in memory_mib],
+        "device_memory_mib": [taken for _, taken in memory_mib],
     }
 
 
-def _memory_mib() -> int:
-    """Most memory of this process so far; of a GPU's, what torch has taken comes on top."""
+def _memory_mib() -> tuple[int, int]:
+    """The most that this process has had so far, and the most that torch has taken of a GPU's."""
     device = torch.cuda.max_memory_reserved() // 2**20 if torch.cuda.is_initialized() else 0
-    return device + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, device
 
 
 def main() -> None:
