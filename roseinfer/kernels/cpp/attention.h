@@ -75,24 +75,25 @@ inline F scores_of(const T* q, const Rows<T>& keys, int64_t head_dim) {
     return sums_of(products);
 }
 
-// In place, and padded with zeros.
-inline void softmax(float* row, int64_t length, int64_t padded) {
-    for (int64_t at = length; at < padded; ++at) row[at] = -1e30f;
-    F best = load(row), total{};
+// Attention weights of `length` scores that are still to be scaled, and zeros up to `padded`; in place or elsewhere.
+template <typename O>
+inline void softmax(float* scores, int64_t length, int64_t padded, float scale, O* weights) {
+    for (int64_t at = length; at < padded; ++at) scores[at] = -INFINITY;
+    F best = load(scores), total{};
     for (int64_t at = W; at < padded; at += W) {
-        const F score = load(row + at);
+        const F score = load(scores + at);
         best = score > best ? score : best;
     }
     const float most = largest(best);
     for (int64_t at = 0; at < padded; at += W) {
         // What is far below the best one, the padding above all, must be 0 and not the smallest exponential.
-        const F shifted = load(row + at) - most;
+        const F shifted = (load(scores + at) - most) * scale;
         const F weight = shifted < -87.f ? all(0.f) : exponential(shifted);
-        store(row + at, weight);
+        store(scores + at, weight);
         total += weight;
     }
     const float inverse = 1.f / sum(total);
-    for (int64_t at = 0; at < padded; at += W) store(row + at, load(row + at) * inverse);
+    for (int64_t at = 0; at < padded; at += W) store(weights + at, load(scores + at) * inverse);
 }
 
 // Adds 16 weighted values to HEADS heads' sums; weights[head * padded + i] is of row i. Where pairs of bfloat16 are
@@ -165,7 +166,8 @@ void attend(const T* q, const T* keys, const T* values, const int32_t* slots, T*
         for (int64_t head = 0; head < sharing; ++head)
             store(scores + head * padded + at, scores_of<HEAD_DIM>(q + head * head_dim, own, head_dim) * scale);
     }
-    for (int64_t head = 0; head < sharing; ++head) softmax(scores + head * padded, count, padded);
+    for (int64_t head = 0; head < sharing; ++head)
+        softmax(scores + head * padded, count, padded, 1.f, scores + head * padded);
     // As many heads at once as the registers hold, so that values are read from memory once.
     const auto some = [&](auto number, int64_t begin) {
         constexpr int HEADS = decltype(number)::value;

@@ -71,23 +71,8 @@ template <typename O>
 inline void weigh(float* scores, int64_t begin, int64_t end, int64_t size, float scale, O* weights) {
     const int64_t first = begin / W * W, last = (end + W - 1) / W * W;
     for (int64_t at = first; at < begin; ++at) scores[at] = -INFINITY;
-    for (int64_t at = end; at < last; ++at) scores[at] = -INFINITY;
-    F best = load(scores + first), total{};
-    for (int64_t at = first + W; at < last; at += W) {
-        const F score = load(scores + at);
-        best = score > best ? score : best;
-    }
-    const float most = largest(best);
-    for (int64_t at = first; at < last; at += W) {
-        const F shifted = (load(scores + at) - most) * scale;
-        // What is far below the best one, the padding above all, must be 0 and not the smallest exponential.
-        const F weight = shifted < -87.f ? all(0.f) : exponential(shifted);
-        store(scores + at, weight);
-        total += weight;
-    }
-    const float inverse = 1.f / sum(total);
     std::fill(weights, weights + first, O{});
-    for (int64_t at = first; at < last; at += W) store(weights + at, load(scores + at) * inverse);
+    softmax(scores + first, end - first, last - first, scale, weights + first);
     std::fill(weights + last, weights + size, O{});
 }
 
