@@ -12,11 +12,11 @@ import time
 
 import torch
 
-from roseinfer.kernels import native
-from roseinfer.kernels.native_linear import NativeWeight
-from roseinfer.kernels.packed_linear import OneDnnWeight
-from roseinfer.kernels.packed_weight import PackedWeight
-from roseinfer.kernels.quantized_linear import Groups, Int4Groups, Int8Rows
+from roseinfer.kernels.cpu import native
+from roseinfer.kernels.linear.native_linear import NativeWeight
+from roseinfer.kernels.linear.packed_linear import OneDnnWeight
+from roseinfer.kernels.linear.packed_weight import PackedWeight
+from roseinfer.kernels.linear.quantized_linear import Groups, Int4Groups, Int8Rows
 
 _CACHE_BYTES = 1 << 27
 """More than the caches of a processor hold."""

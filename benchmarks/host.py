@@ -21,8 +21,8 @@ from roseinfer.attention.paged_kernels import PagedKernelAttention
 from roseinfer.config import EngineConfig, Mode, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
-from roseinfer.engine.graph_key import GraphKey
-from roseinfer.engine.step_graphs import StepGraphs
+from roseinfer.engine.graphs.graph_key import GraphKey
+from roseinfer.engine.graphs.step_graphs import StepGraphs
 from roseinfer.workload.load import PlannedRequest
 from roseinfer.workload.run import run_load
 

@@ -18,7 +18,11 @@ import torch.nn.functional as F
 from torch.nn.attention.bias import causal_lower_right
 
 from benchmarks.kernels import BLOCK_SIZE, DTYPE, MODELS, random
-from roseinfer.kernels.paged_prefill import PrefillTiles, paged_prefill_attention, paged_prefill_attention_triton
+from roseinfer.kernels.attention.paged_prefill import (
+    PrefillTiles,
+    paged_prefill_attention,
+    paged_prefill_attention_triton,
+)
 from roseinfer.kernels.tuning import replay_us
 from roseinfer.models.config import ModelConfig
 from roseinfer.models.shapes import SHAPES

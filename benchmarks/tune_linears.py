@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from roseinfer.kernels.activations import Activation
+from roseinfer.kernels.attention.paged_decode import append_and_attend
+from roseinfer.kernels.linear.skinny_gemv import GemvTiles, gemv_tiles, skinny_gemv
+from roseinfer.kernels.linear.skinny_linear import linear_key, skinny_linear, skinny_linear_reference
+from roseinfer.kernels.linear.skinny_matmul import MatmulTiles, padded_rows, skinny_matmul
 from roseinfer.kernels.norms import Norm
-from roseinfer.kernels.paged_attention import append_and_attend
-from roseinfer.kernels.skinny_gemv import GemvTiles, gemv_tiles, skinny_gemv
-from roseinfer.kernels.skinny_linear import linear_key, skinny_linear, skinny_linear_reference
-from roseinfer.kernels.skinny_matmul import MatmulTiles, padded_rows, skinny_matmul
 from roseinfer.kernels.tuning import Choice, remember, replay_us, tuned
 from roseinfer.models.config import ModelConfig
 from roseinfer.models.decoder import DecoderLayer

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from roseinfer.config import EngineConfig, SamplingParams
-    from roseinfer.engine.core import Message, Prompt
     from roseinfer.engine.engine import Engine
     from roseinfer.engine.factory import build_engine
-    from roseinfer.engine.modes import NaiveScheduler, OfflineScheduler, OnlineScheduler
+    from roseinfer.engine.loaded_model import Message, Prompt
     from roseinfer.engine.request import RequestOutput, TokenEvent, TokenLogprobs
+    from roseinfer.engine.schedulers import NaiveScheduler, OfflineScheduler, OnlineScheduler
     from roseinfer.errors import ModelError, RoseinferError, TraceError, UsageError
 
 __version__ = "0.1.0"
@@ -41,12 +41,12 @@ __all__ = [
 _MODULES = {
     "Engine": "engine.engine",
     "EngineConfig": "config",
-    "Message": "engine.core",
+    "Message": "engine.loaded_model",
     "ModelError": "errors",
-    "NaiveScheduler": "engine.modes",
-    "OfflineScheduler": "engine.modes",
-    "OnlineScheduler": "engine.modes",
-    "Prompt": "engine.core",
+    "NaiveScheduler": "engine.schedulers",
+    "OfflineScheduler": "engine.schedulers",
+    "OnlineScheduler": "engine.schedulers",
+    "Prompt": "engine.loaded_model",
     "RequestOutput": "engine.request",
     "RoseinferError": "errors",
     "SamplingParams": "config",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from roseinfer.kernels import native
+from roseinfer.kernels.cpu import native
 
 COMPILER = shutil.which("c++") or shutil.which("g++")
 _OLDER = {"without AVX-512 BF16": "-mno-avx512bf16", "without AVX-512": "-mno-avx512f"}

@@ -9,10 +9,10 @@ import torch
 
 from roseinfer.cache.block_pool import BlockPool
 from roseinfer.config import EngineConfig, Mode, SamplingParams
-from roseinfer.engine.core import Prompt
 from roseinfer.engine.engine import Engine
+from roseinfer.engine.loaded_model import Prompt
+from roseinfer.engine.planner import Planner, Policy, StepPlan
 from roseinfer.engine.request import Request, RequestOutput, TokenEvent
-from roseinfer.engine.scheduler import Policy, Scheduler, StepPlan
 from roseinfer.models.config import ModelConfig
 
 
@@ -34,7 +34,7 @@ class ScriptedScheduler:
 
     def __init__(self, engine: "ScriptedEngine", policy: Policy) -> None:
         self._engine = engine
-        self._scheduler = Scheduler(engine.pool, policy)
+        self._scheduler = Planner(engine.pool, policy)
         self._requests: list[Request] = []
         self._finished: list[Request] = []
         self._steps: list[tuple[StepPlan, float]] = []

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from roseinfer.config import Mode, SamplingParams
-from roseinfer.engine.core import Prompt
 from roseinfer.engine.engine import Engine
+from roseinfer.engine.loaded_model import Prompt
 
 
 @dataclass

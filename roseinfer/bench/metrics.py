@@ -8,7 +8,7 @@ import numpy as np
 
 from roseinfer.bench.request_figures import RequestFigures
 from roseinfer.costs.ceilings import Ceilings
-from roseinfer.engine.scheduler import Phase
+from roseinfer.engine.planner import Phase
 from roseinfer.workload.run import StepRecord, WorkloadResult
 
 

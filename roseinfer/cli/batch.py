@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from roseinfer.engine.core import Prompt
-from roseinfer.engine.modes import ModeScheduler
+from roseinfer.engine.loaded_model import Prompt
 from roseinfer.engine.request import RequestOutput, TokenEvent
+from roseinfer.engine.schedulers import Scheduler
 from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.workload.requests import WorkloadRequest
 
@@ -33,7 +33,7 @@ class Answer:
 
 
 def answers(
-    scheduler: ModeScheduler,
+    scheduler: Scheduler,
     requests: Iterable[WorkloadRequest],
     prompt_of: Callable[[Prompt], Prompt],
     *,

@@ -10,8 +10,8 @@ from types import FrameType
 
 from roseinfer.cli import console
 from roseinfer.config import SamplingParams
-from roseinfer.engine.core import Message, Prompt
 from roseinfer.engine.engine import Engine
+from roseinfer.engine.loaded_model import Message, Prompt
 from roseinfer.engine.request import TokenEvent
 from roseinfer.errors import RoseinferError
 from roseinfer.workload.requests import parse_prompt

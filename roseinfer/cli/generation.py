@@ -19,8 +19,8 @@ from roseinfer.cli.batch import Answer, answers
 from roseinfer.cli.chat import Chat, read_line
 from roseinfer.cli.generate_call import GenerateCall
 from roseinfer.cli.loading import load_engine
-from roseinfer.engine.core import Prompt
 from roseinfer.engine.engine import Engine
+from roseinfer.engine.loaded_model import Prompt
 from roseinfer.engine.request import TokenEvent
 from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.workload.request_lines import count_requests, read_requests

@@ -8,7 +8,7 @@ from roseinfer.config import EngineConfig
 from roseinfer.engine.device import resolve_device, resolve_dtype
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
-from roseinfer.kernels import native
+from roseinfer.kernels.cpu import native
 
 
 def load_engine(config: EngineConfig) -> Engine:

@@ -20,7 +20,7 @@ from functools import lru_cache
 import msgspec
 import torch
 
-from roseinfer.engine.scheduler import Chunk, StepPlan
+from roseinfer.engine.planner import Chunk, StepPlan
 from roseinfer.models.config import ModelConfig
 from roseinfer.models.footprint import WeightBytes
 from roseinfer.models.layers import Linear

@@ -4,20 +4,20 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import TypeGuard
 
 from roseinfer.config import Mode, SamplingParams
-from roseinfer.engine.core import EngineCore, Prompt
-from roseinfer.engine.modes import SCHEDULERS, ModeScheduler, OfflineScheduler, OnlineScheduler
+from roseinfer.engine.loaded_model import LoadedModel, Prompt
 from roseinfer.engine.request import RequestOutput, TokenEvent
+from roseinfer.engine.schedulers import SCHEDULERS, OfflineScheduler, OnlineScheduler, Scheduler
 from roseinfer.errors import UsageError
 
 
-class Engine(EngineCore):
+class Engine(LoadedModel):
     """A loaded model. `build_engine` makes one.
 
     One thread uses an engine at a time. Its schedulers share the KV cache: finish or abort the requests of one before
     another steps.
     """
 
-    def scheduler(self, mode: Mode) -> ModeScheduler:
+    def scheduler(self, mode: Mode) -> Scheduler:
         """A fresh scheduler: no requests, ids and unseeded draws counted from zero."""
         return SCHEDULERS[mode](self)
 
@@ -57,7 +57,7 @@ class Engine(EngineCore):
 
 
 def _submit(
-    scheduler: ModeScheduler,
+    scheduler: Scheduler,
     prompts: Prompt | Sequence[Prompt],
     params: SamplingParams | Sequence[SamplingParams] | None,
 ) -> list[int]:
@@ -78,7 +78,7 @@ def _is_single(prompts: Prompt | Sequence[Prompt]) -> TypeGuard[Prompt]:
     return isinstance(first, Mapping) or not (isinstance(first, Sequence) or getattr(first, "ndim", False))
 
 
-def _events(scheduler: ModeScheduler, request_ids: list[int]) -> Generator[TokenEvent, None, None]:
+def _events(scheduler: Scheduler, request_ids: list[int]) -> Generator[TokenEvent, None, None]:
     try:
         while scheduler.has_unfinished:
             yield from scheduler.step()
@@ -86,7 +86,7 @@ def _events(scheduler: ModeScheduler, request_ids: list[int]) -> Generator[Token
         _abort(scheduler, request_ids)
 
 
-def _abort(scheduler: ModeScheduler, request_ids: list[int]) -> None:
+def _abort(scheduler: Scheduler, request_ids: list[int]) -> None:
     """Give back what an interrupted run holds; finished requests are not touched."""
     for request_id in request_ids:
         scheduler.abort(request_id)

@@ -13,11 +13,11 @@ from roseinfer.cache.kv_cache import KVCache
 from roseinfer.config import EngineConfig
 from roseinfer.engine.device import resolve_device, resolve_dtype, resolve_quantization
 from roseinfer.engine.engine import Engine
+from roseinfer.engine.graphs.step_graphs import StepGraphs
 from roseinfer.engine.memory import check_weights_fit, kv_cache_bytes
 from roseinfer.engine.runner import Runner
-from roseinfer.engine.step_graphs import StepGraphs
 from roseinfer.errors import ModelError, UsageError
-from roseinfer.kernels import native
+from roseinfer.kernels.cpu import native
 from roseinfer.models.base import CausalLM
 from roseinfer.models.config import ModelConfig
 from roseinfer.models.load import fill_dummy_weights, load_config, load_weights

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from roseinfer.attention.base import AttentionBackend, AttentionMetadata, StepLayout
 from roseinfer.cache.kv_cache import KVCache
-from roseinfer.engine.graph_key import GraphKey
+from roseinfer.engine.graphs.graph_key import GraphKey
+from roseinfer.engine.graphs.step_graphs import StepGraphs
 from roseinfer.engine.launch import Drawn, Launch
+from roseinfer.engine.planner import BlockCopy, Chunk, StepPlan
 from roseinfer.engine.request import TokenLogprobs
-from roseinfer.engine.scheduler import BlockCopy, Chunk, StepPlan
-from roseinfer.engine.step_graphs import StepGraphs
 from roseinfer.engine.step_inputs import StepInputs
 from roseinfer.errors import RoseinferError
 from roseinfer.models.base import CausalLM

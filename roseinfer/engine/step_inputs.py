@@ -6,8 +6,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from roseinfer.engine.planner import StepPlan
 from roseinfer.engine.request import PENDING
-from roseinfer.engine.scheduler import StepPlan
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from roseinfer.kernels import native
+from roseinfer.kernels.cpu import native
 from roseinfer.kernels.runtime import (
     gdc_launch_dependents,
     gdc_wait,

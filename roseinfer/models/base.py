@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from roseinfer.attention.base import AttentionBackend, AttentionMetadata
-from roseinfer.kernels.packing import Packing
+from roseinfer.kernels.linear.packing import Packing
 from roseinfer.models.config import ModelConfig
 from roseinfer.models.layers import Embedding, Linear, RMSNorm
 

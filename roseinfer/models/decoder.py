@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from roseinfer.attention.base import AttentionBackend, AttentionMetadata, DecodeLayout
 from roseinfer.errors import ModelError
-from roseinfer.kernels import native
+from roseinfer.kernels.cpu import native
 from roseinfer.models.base import CausalLM
 from roseinfer.models.config import ModelConfig
 from roseinfer.models.layers import Embedding, FusedLinear, Linear, RMSNorm

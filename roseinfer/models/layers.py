@@ -6,13 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from roseinfer.kernels import activations, native
+from roseinfer.kernels import activations
 from roseinfer.kernels.activations import Activation
+from roseinfer.kernels.cpu import native
+from roseinfer.kernels.linear.packed_weight import PackedTable, PackedWeight
+from roseinfer.kernels.linear.packing import Packing, pack, pack_groups
+from roseinfer.kernels.linear.quantized_linear import Groups
+from roseinfer.kernels.linear.skinny_linear import fused_linear, skinny_linear
 from roseinfer.kernels.norms import Norm, add_layer_norm, add_rms_norm, add_rms_norm_mirrored
-from roseinfer.kernels.packed_weight import PackedTable, PackedWeight
-from roseinfer.kernels.packing import Packing, pack, pack_groups
-from roseinfer.kernels.quantized_linear import Groups
-from roseinfer.kernels.skinny_linear import fused_linear, skinny_linear
 
 _FEW_ROWS = 16
 """Rows of a step up to which operations cost a CPU more than what they compute."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from roseinfer.errors import ModelError
-from roseinfer.kernels.quantized_linear import Groups
+from roseinfer.kernels.linear.quantized_linear import Groups
 from roseinfer.models.base import CausalLM, Checkpoint, WeightPlace
 from roseinfer.models.config import ModelConfig
 from roseinfer.models.registry import architecture, dialect, read_config

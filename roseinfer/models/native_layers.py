@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from roseinfer.attention.base import DecodeLayout
 from roseinfer.cache.kv_cache import KVCache
-from roseinfer.kernels import native
-from roseinfer.kernels.native import Kind
-from roseinfer.kernels.native_linear import NativeWeight
+from roseinfer.kernels.cpu import native
+from roseinfer.kernels.cpu.native import Kind
+from roseinfer.kernels.linear.native_linear import NativeWeight
 from roseinfer.models.config import ModelConfig
 from roseinfer.models.layers import Linear, RMSNorm
 from roseinfer.models.rope import RotaryEmbedding

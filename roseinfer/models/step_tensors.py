@@ -6,7 +6,7 @@ from functools import cached_property
 from torch import Tensor
 
 from roseinfer.attention.base import AttentionBackend, AttentionMetadata, Projection
-from roseinfer.kernels import native
+from roseinfer.kernels.cpu import native
 from roseinfer.models.layers import RMSNorm
 from roseinfer.models.rope import RotaryEmbedding
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from roseinfer.kernels.quantized_linear import Groups, Int4Groups
+from roseinfer.kernels.linear.quantized_linear import Groups, Int4Groups
 from roseinfer.models.base import CausalLM, Transform
 from roseinfer.models.layers import Embedding, Linear
 

@@ -8,8 +8,8 @@ import msgspec
 from roseinfer.cache.block_pool import BlockPool
 from roseinfer.config import Mode
 from roseinfer.engine.engine import Engine
+from roseinfer.engine.planner import Phase, Planner
 from roseinfer.engine.request import Request
-from roseinfer.engine.scheduler import Phase, Scheduler
 from roseinfer.workload.load import PlannedRequest
 
 
@@ -39,7 +39,7 @@ def planned_steps(engine: Engine, mode: Mode, load: Sequence[PlannedRequest]) ->
             request.id = len(prompts) - 1
             requests.append(request)
     pool = BlockPool(engine.pool.num_blocks, engine.pool.block_size, prefix_cache=engine.pool.prefix_cache)
-    return _schedule(Scheduler(pool, scheduler.policy(engine)), requests)
+    return _schedule(Planner(pool, scheduler.policy(engine)), requests)
 
 
 def most_steps(engine: Engine, mode: Mode, load: Sequence[PlannedRequest]) -> int:
@@ -49,7 +49,7 @@ def most_steps(engine: Engine, mode: Mode, load: Sequence[PlannedRequest]) -> in
     return len(planned_steps(engine, mode, load))
 
 
-def _schedule(scheduler: Scheduler, requests: list[Request]) -> list[PlannedStep]:
+def _schedule(scheduler: Planner, requests: list[Request]) -> list[PlannedStep]:
     for request in requests:
         if request.max_new_tokens:
             scheduler.add(request)

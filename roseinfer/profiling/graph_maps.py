@@ -16,9 +16,9 @@ import msgspec
 import torch
 
 from roseinfer.config import ProfileConfig
-from roseinfer.engine.graph_key import GraphKey
-from roseinfer.engine.scheduler import StepPlan
-from roseinfer.engine.step_graphs import StepGraphs
+from roseinfer.engine.graphs.graph_key import GraphKey
+from roseinfer.engine.graphs.step_graphs import StepGraphs
+from roseinfer.engine.planner import StepPlan
 from roseinfer.errors import RoseinferError
 from roseinfer.profiling.recorder import Recorder
 from roseinfer.spans import span

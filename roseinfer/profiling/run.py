@@ -12,7 +12,7 @@ from roseinfer.config import ProfileConfig, RunConfig
 from roseinfer.costs.ceilings import ceilings
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.memory import parse_bytes
-from roseinfer.engine.scheduler import Phase, StepPlan
+from roseinfer.engine.planner import Phase, StepPlan
 from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.profiling.dry_run import PlannedStep, most_steps, planned_steps
 from roseinfer.profiling.estimate import OpCounter, trace_bytes

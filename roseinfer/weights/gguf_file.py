@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from roseinfer.errors import ModelError
-from roseinfer.kernels.quantized_linear import Groups
+from roseinfer.kernels.linear.quantized_linear import Groups
 from roseinfer.weights.gguf_groups import read_groups
 from roseinfer.weights.gguf_header import GgufTensor, read_gguf_header
 

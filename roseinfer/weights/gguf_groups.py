@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from roseinfer.kernels.quantized_linear import GROUP, Groups
+from roseinfer.kernels.linear.quantized_linear import GROUP, Groups
 
 _Blocks = npt.NDArray[np.uint8]  # [blocks, bytes of a block]
 _Floats = npt.NDArray[np.float32]

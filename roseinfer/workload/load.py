@@ -7,7 +7,7 @@ import msgspec
 from msgspec.structs import replace
 
 from roseinfer.config import SamplingParams, WorkloadConfig
-from roseinfer.engine.core import EngineCore, Prompt
+from roseinfer.engine.loaded_model import LoadedModel, Prompt
 from roseinfer.errors import UsageError
 from roseinfer.workload.arrivals import arrival_times_s
 from roseinfer.workload.lengths import parse_lengths
@@ -35,7 +35,7 @@ def at_once(prompts: Sequence[Prompt], params: SamplingParams) -> list[PlannedRe
     return [PlannedRequest(prompt=prompt, params=params) for prompt in prompts]
 
 
-def plan_load(workload: WorkloadConfig, sampling: SamplingParams, engine: EngineCore) -> list[PlannedRequest]:
+def plan_load(workload: WorkloadConfig, sampling: SamplingParams, engine: LoadedModel) -> list[PlannedRequest]:
     """The requests of a workload, drawn or read, the same ones each time; of conversations, all first turns first.
 
     Raises UsageError for settings that do not go together.
@@ -63,7 +63,7 @@ def plan_load(workload: WorkloadConfig, sampling: SamplingParams, engine: Engine
     ]
 
 
-def _drawn(workload: WorkloadConfig, engine: EngineCore, rng: random.Random) -> list[Prompt]:
+def _drawn(workload: WorkloadConfig, engine: LoadedModel, rng: random.Random) -> list[Prompt]:
     """Random ids: a length and then so many ids, for each prompt in turn."""
     if workload.prompts or workload.prompts_file is not None:
         raise UsageError("prompts and a prompt_length were both given: choose one")
@@ -84,7 +84,7 @@ def _drawn(workload: WorkloadConfig, engine: EngineCore, rng: random.Random) -> 
 
 
 def _read(
-    workload: WorkloadConfig, sampling: SamplingParams, engine: EngineCore
+    workload: WorkloadConfig, sampling: SamplingParams, engine: LoadedModel
 ) -> list[tuple[Prompt, SamplingParams]]:
     """Prompts as given, or the lines of a file; JSON lines may bring sampling settings of their own."""
     if workload.turns > 1 or workload.shared_prefix_length:

@@ -9,7 +9,7 @@ import msgspec
 import torch
 
 from roseinfer import __version__
-from roseinfer.engine.core import EngineCore
+from roseinfer.engine.loaded_model import LoadedModel
 
 
 class Versions(msgspec.Struct, frozen=True):
@@ -33,7 +33,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     dtype: str
 
     @classmethod
-    def of(cls, engine: EngineCore) -> "ModelInfo":
+    def of(cls, engine: LoadedModel) -> "ModelInfo":
         config = engine.model_config
         return cls(engine.model_name, config.architecture, engine.num_parameters, engine.dtype_name)
 

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from roseinfer.config import SamplingParams, sampling_with
-from roseinfer.engine.core import Prompt, is_message
+from roseinfer.engine.loaded_model import Prompt, is_message
 from roseinfer.errors import UsageError
 from roseinfer.workload.requests import WorkloadRequest
 

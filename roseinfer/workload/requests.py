@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from roseinfer.config import SamplingParams, WorkloadConfig
-from roseinfer.engine.core import EngineCore, Message, Prompt, is_message
+from roseinfer.engine.loaded_model import LoadedModel, Message, Prompt, is_message
 from roseinfer.errors import UsageError
 
 _SHOWN = 40
@@ -46,7 +46,7 @@ def read_prompts(workload: WorkloadConfig) -> list[str]:
     return [prompts[index % len(prompts)] for index in range(count)]
 
 
-def to_prompts(texts: list[str], engine: EngineCore, *, raw: bool) -> list[Prompt]:
+def to_prompts(texts: list[str], engine: LoadedModel, *, raw: bool) -> list[Prompt]:
     """Texts as the engine takes them: `ids:1,2,3` is token ids, any other a user's turn for a chat model."""
     return [to_prompt(parse_prompt(text), engine, raw=raw) for text in texts]
 
@@ -64,7 +64,7 @@ def parse_prompt(text: str) -> Prompt:
     return [int(token_id) for token_id in text.removeprefix("ids:").split(",")]
 
 
-def to_prompt(prompt: Prompt, engine: EngineCore, *, raw: bool = False, system: str | None = None) -> Prompt:
+def to_prompt(prompt: Prompt, engine: LoadedModel, *, raw: bool = False, system: str | None = None) -> Prompt:
     """A prompt as the engine takes it: text becomes a user's turn for a chat model, unless `raw`.
 
     `system` is the message before the first, where a chat does not begin with its own.

@@ -9,11 +9,11 @@ import msgspec
 
 from roseinfer.config import Mode, SamplingParams
 from roseinfer.costs.step import plan_cost
-from roseinfer.engine.core import Prompt
 from roseinfer.engine.engine import Engine
-from roseinfer.engine.modes import ModeScheduler
+from roseinfer.engine.loaded_model import Prompt
+from roseinfer.engine.planner import Phase, StepPlan
 from roseinfer.engine.request import RequestOutput
-from roseinfer.engine.scheduler import Phase, StepPlan
+from roseinfer.engine.schedulers import Scheduler
 from roseinfer.workload.load import PlannedRequest, at_once
 
 
@@ -135,7 +135,7 @@ class _Pass:
 
     def __init__(self, engine: Engine, mode: Mode, load: Sequence[PlannedRequest], clock: Clock) -> None:
         self._engine, self._mode, self._load, self._clock = engine, mode, load, clock
-        self._scheduler: ModeScheduler = engine.scheduler(mode)
+        self._scheduler: Scheduler = engine.scheduler(mode)
         self._started_s = clock.now_s()
         self._add_s = 0.0
         self._due: list[tuple[float, int]] = []  # a heap of (arrival, index in the load)

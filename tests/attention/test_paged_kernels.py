@@ -17,8 +17,8 @@ from roseinfer.attention.paged import PagedAttention
 from roseinfer.attention.paged_kernels import PagedKernelAttention, padded_tables
 from roseinfer.attention.registry import attention_backend
 from roseinfer.cache.kv_cache import KVCache
-from roseinfer.kernels import paged_attention, paged_prefill
-from roseinfer.kernels.rope_append import rope_append_reference
+from roseinfer.kernels.attention import paged_decode, paged_prefill
+from roseinfer.kernels.attention.rope_append import rope_append_reference
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 
@@ -38,8 +38,8 @@ def kernels_in_the_interpreter() -> Iterator[None]:
     """Without a GPU the backend launches its kernels all the same, and each launch is counted."""
     with pytest.MonkeyPatch.context() as patch:
         for module, name in (
-            (paged_attention, "paged_decode_attention"),
-            (paged_attention, "append_and_attend"),
+            (paged_decode, "paged_decode_attention"),
+            (paged_decode, "append_and_attend"),
             (paged_prefill, "paged_prefill_attention"),
         ):
             patch.setattr(

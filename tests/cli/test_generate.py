@@ -12,7 +12,7 @@ from native_builds import COMPILER
 
 from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.factory import build_engine
-from roseinfer.kernels import native
+from roseinfer.kernels.cpu import native
 
 PROMPTS = ["one", "two three", "four"]
 

@@ -14,7 +14,7 @@ from roseinfer.attention.paged_kernels import PagedKernelAttention
 from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
-from roseinfer.engine.modes import ModeScheduler
+from roseinfer.engine.schedulers import Scheduler
 from roseinfer.upload import upload
 
 pytestmark = pytest.mark.gpu
@@ -91,7 +91,7 @@ def generate(engine: Engine) -> list[list[int]]:
     return run(engine.scheduler("online"))
 
 
-def run(scheduler: ModeScheduler) -> list[list[int]]:
+def run(scheduler: Scheduler) -> list[list[int]]:
     """The completions, the last requests submitted while the first ones run."""
     requests = [
         (prompt, SamplingParams(max_new_tokens=count, stop_on_eos=False))

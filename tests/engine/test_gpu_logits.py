@@ -11,8 +11,8 @@ from torch import Tensor
 from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
+from roseinfer.engine.planner import Chunk, StepPlan
 from roseinfer.engine.request import Request
-from roseinfer.engine.scheduler import Chunk, StepPlan
 from roseinfer.sampling.sampler import SamplingBatch, sample
 
 pytestmark = pytest.mark.gpu

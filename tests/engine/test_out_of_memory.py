@@ -11,7 +11,7 @@ from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine import factory, memory
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
-from roseinfer.engine.graph_key import GraphKey
+from roseinfer.engine.graphs.graph_key import GraphKey
 from roseinfer.errors import ModelError, RoseinferError
 
 pytestmark = pytest.mark.usefixtures("single_threaded")

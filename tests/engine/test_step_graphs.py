@@ -12,8 +12,8 @@ from roseinfer.attention.paged_kernels import PagedKernelAttention
 from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
-from roseinfer.engine.graph_key import GraphKey, Kind
-from roseinfer.engine.step_graphs import StepGraphs
+from roseinfer.engine.graphs.graph_key import GraphKey, Kind
+from roseinfer.engine.graphs.step_graphs import StepGraphs
 from roseinfer.models.step_tensors import StepTensors
 
 

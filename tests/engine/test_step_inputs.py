@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roseinfer.config import SamplingParams
+from roseinfer.engine.planner import Chunk, StepPlan
 from roseinfer.engine.request import Request
-from roseinfer.engine.scheduler import Chunk, StepPlan
 from roseinfer.engine.step_inputs import StepInputs
 from roseinfer.upload import staged, upload
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from roseinfer.kernels import advance as module
-from roseinfer.kernels.advance import advance, advance_reference, advance_triton
+from roseinfer.kernels.sampling import advance as module
+from roseinfer.kernels.sampling.advance import advance, advance_reference, advance_triton
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from devices import DEVICE, DTYPES, generator
 
-from roseinfer.kernels.argmax import argmax, argmax_reference, argmax_triton
+from roseinfer.kernels.sampling.argmax import argmax, argmax_reference, argmax_triton
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 

@@ -10,9 +10,9 @@ from draw_cases import batch_of, clear
 from torch import Tensor
 
 from roseinfer.config import SamplingParams
-from roseinfer.kernels import draw_any as module
-from roseinfer.kernels.draw_any import draw_any, draws_any
 from roseinfer.kernels.runtime import arrivals
+from roseinfer.kernels.sampling import draw_any as module
+from roseinfer.kernels.sampling.draw_any import draw_any, draws_any
 from roseinfer.sampling.sampler import SamplingBatch, sample, sample_reference
 
 PARAMS = [

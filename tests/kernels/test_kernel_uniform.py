@@ -5,7 +5,7 @@ import torch
 from devices import DEVICE, generator
 
 from roseinfer.kernels.runtime import tl, triton
-from roseinfer.kernels.uniform import uniform
+from roseinfer.kernels.sampling.uniform_kernel import uniform
 from roseinfer.sampling import uniform as sampling
 
 pytestmark = pytest.mark.usefixtures("single_threaded")

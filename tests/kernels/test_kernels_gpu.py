@@ -7,6 +7,12 @@ from paged_cases import paged_case
 
 from roseinfer.kernels import activations
 from roseinfer.kernels.activations import Activation
+from roseinfer.kernels.attention.paged_decode import paged_decode_attention, paged_decode_attention_reference
+from roseinfer.kernels.attention.paged_prefill import paged_prefill_attention, paged_prefill_attention_reference
+from roseinfer.kernels.attention.rope_append import rope_append, rope_append_reference
+from roseinfer.kernels.linear.skinny_gemv import GemvTiles, skinny_gemv
+from roseinfer.kernels.linear.skinny_linear import skinny_linear, skinny_linear_reference
+from roseinfer.kernels.linear.skinny_matmul import MatmulTiles, skinny_matmul
 from roseinfer.kernels.norms import (
     Norm,
     add_layer_norm,
@@ -14,12 +20,6 @@ from roseinfer.kernels.norms import (
     add_rms_norm,
     add_rms_norm_reference,
 )
-from roseinfer.kernels.paged_attention import paged_decode_attention, paged_decode_attention_reference
-from roseinfer.kernels.paged_prefill import paged_prefill_attention, paged_prefill_attention_reference
-from roseinfer.kernels.rope_append import rope_append, rope_append_reference
-from roseinfer.kernels.skinny_gemv import GemvTiles, skinny_gemv
-from roseinfer.kernels.skinny_linear import skinny_linear, skinny_linear_reference
-from roseinfer.kernels.skinny_matmul import MatmulTiles, skinny_matmul
 
 pytestmark = pytest.mark.gpu
 

@@ -12,13 +12,13 @@ from native_builds import BUILDS, COMPILER, load_build
 from paged_cases import paged_case
 
 from roseinfer.errors import UsageError
-from roseinfer.kernels import native
 from roseinfer.kernels.activations import silu_and_mul, silu_and_mul_reference
-from roseinfer.kernels.argmax import argmax, argmax_reference
+from roseinfer.kernels.attention.paged_decode import paged_decode_attention, paged_decode_attention_reference
+from roseinfer.kernels.attention.paged_prefill import paged_prefill_attention, paged_prefill_attention_reference
+from roseinfer.kernels.attention.rope_append import rope_append, rope_append_reference
+from roseinfer.kernels.cpu import native
 from roseinfer.kernels.norms import add_rms_norm, add_rms_norm_reference
-from roseinfer.kernels.paged_attention import paged_decode_attention, paged_decode_attention_reference
-from roseinfer.kernels.paged_prefill import paged_prefill_attention, paged_prefill_attention_reference
-from roseinfer.kernels.rope_append import rope_append, rope_append_reference
+from roseinfer.kernels.sampling.argmax import argmax, argmax_reference
 
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
 

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_builds import BUILDS, COMPILER, load_build
 
-from roseinfer.kernels import native
-from roseinfer.kernels.native_linear import NativeWeight
-from roseinfer.kernels.packed_linear import packed_linear_reference
-from roseinfer.kernels.packed_weight import PackedTable
-from roseinfer.kernels.packing import Packing, pack, pack_groups
-from roseinfer.kernels.quantized_linear import Groups, Int4Groups, Int8Rows
+from roseinfer.kernels.cpu import native
+from roseinfer.kernels.linear.native_linear import NativeWeight
+from roseinfer.kernels.linear.packed_linear import packed_linear_reference
+from roseinfer.kernels.linear.packed_weight import PackedTable
+from roseinfer.kernels.linear.packing import Packing, pack, pack_groups
+from roseinfer.kernels.linear.quantized_linear import Groups, Int4Groups, Int8Rows
 from roseinfer.models.layers import Embedding, FusedLinear
 
 pytestmark = [

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roseinfer.kernels.packed_linear import OneDnnWeight, packed_linear_reference
+from roseinfer.kernels.linear.packed_linear import OneDnnWeight, packed_linear_reference
 from roseinfer.models.layers import FusedLinear
 
 

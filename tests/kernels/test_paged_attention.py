@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from paged_cases import PagedCase, paged_case
 from torch import Tensor
 
-from roseinfer.kernels.paged_attention import (
+from roseinfer.kernels.attention.paged_decode import (
     DecodeTiles,
     append_and_attend,
     append_and_attend_reference,

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paged_cases import paged_case
 
-from roseinfer.kernels.paged_attention import paged_decode_attention_reference
-from roseinfer.kernels.paged_prefill import (
+from roseinfer.kernels.attention.paged_decode import paged_decode_attention_reference
+from roseinfer.kernels.attention.paged_prefill import (
     PrefillTiles,
     paged_prefill_attention,
     paged_prefill_attention_reference,

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roseinfer.kernels.packed_linear import packed_linear_reference
-from roseinfer.kernels.packed_weight import PackedWeight
-from roseinfer.kernels.quantized_linear import Groups, Int4Groups, Int8Rows
+from roseinfer.kernels.linear.packed_linear import packed_linear_reference
+from roseinfer.kernels.linear.packed_weight import PackedWeight
+from roseinfer.kernels.linear.quantized_linear import Groups, Int4Groups, Int8Rows
 from roseinfer.models.layers import Embedding, FusedLinear, Linear
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
@@ -103,7 +103,7 @@ def test_4_bits_are_packed_without_a_loss_but_of_the_scales() -> None:
 def test_4_bits_are_read_right_on_other_processors(capability: str) -> None:
     """torch packs by the instruction set; an older one than this machine's can be asked for."""
     code = (
-        "import torch; from roseinfer.kernels.quantized_linear import *\n"
+        "import torch; from roseinfer.kernels.linear.quantized_linear import *\n"
         "weight = torch.randn(128, 64); x = torch.eye(64)\n"
         "if Int4Groups.fits(weight):\n"
         "    packed = Int4Groups.pack(Groups.quantize(weight))\n"

@@ -6,8 +6,8 @@ from devices import DEVICE, DTYPES, generator, tolerance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roseinfer.kernels import rope_append as module
-from roseinfer.kernels.rope_append import rope_append_reference, rope_append_triton
+from roseinfer.kernels.attention import rope_append as module
+from roseinfer.kernels.attention.rope_append import rope_append_reference, rope_append_triton
 from roseinfer.models.rope import Rope, RotaryEmbedding, rotate
 
 pytestmark = pytest.mark.usefixtures("single_threaded")

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from roseinfer.kernels import tuning
 from roseinfer.kernels.activations import Activation
+from roseinfer.kernels.linear.skinny_gemv import GemvTiles, gemv_tiles, skinny_gemv
+from roseinfer.kernels.linear.skinny_linear import skinny_linear, skinny_linear_reference
 from roseinfer.kernels.norms import Norm
-from roseinfer.kernels.skinny_gemv import GemvTiles, gemv_tiles, skinny_gemv
-from roseinfer.kernels.skinny_linear import skinny_linear, skinny_linear_reference
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 

@@ -6,13 +6,13 @@ from devices import DEVICE, DTYPES, generator, tolerance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roseinfer.kernels import skinny_linear as entry
 from roseinfer.kernels.activations import Activation
+from roseinfer.kernels.linear import skinny_linear as entry
+from roseinfer.kernels.linear.skinny_gemv import GemvTiles
+from roseinfer.kernels.linear.skinny_linear import fused_tiles, linear_key, skinny_linear, skinny_linear_reference
+from roseinfer.kernels.linear.skinny_matmul import MAX_MATMUL_ROWS, MatmulTiles, skinny_matmul
 from roseinfer.kernels.norms import Norm
 from roseinfer.kernels.runtime import arrivals
-from roseinfer.kernels.skinny_gemv import GemvTiles
-from roseinfer.kernels.skinny_linear import fused_tiles, linear_key, skinny_linear, skinny_linear_reference
-from roseinfer.kernels.skinny_matmul import MAX_MATMUL_ROWS, MatmulTiles, skinny_matmul
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 

@@ -10,9 +10,9 @@ from draw_cases import batch_of, clear
 from torch import Tensor
 
 from roseinfer.config import SamplingParams
-from roseinfer.kernels import top_k
 from roseinfer.kernels.runtime import arrivals
-from roseinfer.kernels.top_k import WIDEST, draw_top_k, draws_top_k
+from roseinfer.kernels.sampling import top_k
+from roseinfer.kernels.sampling.top_k import WIDEST, draw_top_k, draws_top_k
 from roseinfer.sampling.sampler import SamplingBatch, sample, sample_reference
 
 PARAMS = [

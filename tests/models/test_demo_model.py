@@ -10,7 +10,7 @@ from native_builds import COMPILER
 from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
-from roseinfer.kernels import native
+from roseinfer.kernels.cpu import native
 from roseinfer.weights.resolve import demo_gguf
 
 PROMPTS = [

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from roseinfer.kernels import skinny_linear as entry
-from roseinfer.kernels.skinny_linear import linear_key
+from roseinfer.kernels.linear import skinny_linear as entry
+from roseinfer.kernels.linear.skinny_linear import linear_key
 from roseinfer.kernels.tuning import Choice
 from roseinfer.models.decoder import DecoderLayer
 from roseinfer.models.gpt2 import GPT2Layer

@@ -15,7 +15,7 @@ from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 from roseinfer.errors import UsageError
-from roseinfer.kernels import native
+from roseinfer.kernels.cpu import native
 from roseinfer.models.native_layers import NativeLayers
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")

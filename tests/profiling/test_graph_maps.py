@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import roseinfer.profiling.graph_maps as graph_maps
-from roseinfer.engine.graph_key import GraphKey
+from roseinfer.engine.graphs.graph_key import GraphKey
 from roseinfer.errors import RoseinferError
 from roseinfer.profiling.graph_maps import GraphMaps, StepEvents
 from roseinfer.spans import span

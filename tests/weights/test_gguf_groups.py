@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roseinfer.kernels.quantized_linear import Groups
+from roseinfer.kernels.linear.quantized_linear import Groups
 from roseinfer.weights.gguf_file import GgufReader
 from roseinfer.weights.gguf_groups import read_groups
 

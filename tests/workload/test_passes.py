@@ -8,7 +8,7 @@ import pytest
 from roseinfer.config import EngineConfig, Mode, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
-from roseinfer.engine.scheduler import StepPlan
+from roseinfer.engine.planner import StepPlan
 from roseinfer.workload.report import Report
 from roseinfer.workload.run import run_workload
 

@@ -4,7 +4,7 @@ import pytest
 from scripted import ScriptedEngine
 
 from roseinfer.config import Mode, SamplingParams
-from roseinfer.engine.scheduler import StepPlan
+from roseinfer.engine.planner import StepPlan
 from roseinfer.workload.load import PlannedRequest, at_once
 from roseinfer.workload.run import WallClock, WorkloadResult, run_load
 

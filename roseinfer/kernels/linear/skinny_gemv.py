@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from roseinfer.kernels.activations import Activation, activate
+from roseinfer.kernels.linear.prefetch import prefetch_columns, prefetch_vector
 from roseinfer.kernels.norms import Norm
-from roseinfer.kernels.prefetch import prefetch_columns, prefetch_vector
 from roseinfer.kernels.runtime import gdc_launch_dependents, gdc_wait, launch_options, next_power_of_two, tl, triton
 
 

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from roseinfer.attention.base import AttentionBackend, DecodeLayout, MixedLayout, PromptLayout
 from roseinfer.cache.kv_cache import KVCache
-from roseinfer.engine.graph_key import GraphKey, kind_of
+from roseinfer.engine.graphs.graph_key import GraphKey, kind_of
+from roseinfer.engine.graphs.static_inputs import StaticBlockTables, StaticInputs
+from roseinfer.engine.graphs.static_sampling import fill_sampling, sampling_batch, sampling_fields
 from roseinfer.engine.launch import Drawn
-from roseinfer.engine.scheduler import LEAST_PROMPT_TOKENS, Chunk, StepPlan
-from roseinfer.engine.static_inputs import StaticBlockTables, StaticInputs
-from roseinfer.engine.static_sampling import fill_sampling, sampling_batch, sampling_fields
+from roseinfer.engine.planner import LEAST_PROMPT_TOKENS, Chunk, StepPlan
 from roseinfer.engine.step_inputs import StepInputs
 from roseinfer.models.base import CausalLM
 from roseinfer.sampling.sampler import sample

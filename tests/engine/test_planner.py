@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from roseinfer.cache.block_pool import BlockPool
 from roseinfer.config import SamplingParams
+from roseinfer.engine.planner import Planner, Policy, StepPlan
 from roseinfer.engine.request import Request
-from roseinfer.engine.scheduler import Policy, Scheduler, StepPlan
 from roseinfer.errors import UsageError
 
 Content = tuple[int, ...]
@@ -21,7 +21,7 @@ Content = tuple[int, ...]
 class Machine:
     """A scheduler, its pool, and a model whose next token is a function of all tokens before it."""
 
-    scheduler: Scheduler
+    scheduler: Planner
     slots: dict[tuple[int, int], Content] = field(default_factory=dict)  # by block and offset
 
     def step(self) -> StepPlan:
@@ -82,7 +82,7 @@ def new_request(
     )
 
 
-def state(scheduler: Scheduler, requests: Sequence[Request]) -> object:
+def state(scheduler: Planner, requests: Sequence[Request]) -> object:
     """Everything that planning could change."""
     pool = scheduler.pool
     return (
@@ -135,7 +135,7 @@ def test_every_request_ends_once_with_its_own_completion_and_no_block_is_lost(
     # As few blocks as the largest request needs, and a handful more: most runs preempt.
     largest = max(-(-(len(prompt) + new - 1) // block_size) for prompt, new, _, _ in of)
     pool = BlockPool(largest + spare_blocks, block_size, prefix_cache=prefix_cache)
-    machine = Machine(Scheduler(pool, policy))
+    machine = Machine(Planner(pool, policy))
     scheduler = machine.scheduler
     requests: list[Request] = []
     events: list[tuple[int, str, list[Request]]] = []
@@ -205,7 +205,7 @@ def order(policy: Policy, request: Request) -> tuple[int, ...]:
 
 
 def test_a_request_that_can_never_fit_is_refused_with_the_arithmetic() -> None:
-    scheduler = Scheduler(BlockPool(3, 4), Policy(2, 16, 16))
+    scheduler = Planner(BlockPool(3, 4), Policy(2, 16, 16))
     scheduler.add(new_request(0, range(5), 8))  # 12 tokens in the cache: the last one is never computed
     with pytest.raises(UsageError, match="5 prompt and 9 new tokens needs 4 KV blocks of 4 tokens, but the pool has 3"):
         scheduler.add(new_request(1, range(5), 9))
@@ -213,7 +213,7 @@ def test_a_request_that_can_never_fit_is_refused_with_the_arithmetic() -> None:
 
 def test_prompts_are_spread_over_the_steps_of_completions_that_are_long_enough() -> None:
     policy = Policy(4, 64, max_mixed_tokens=6, least_prompt_tokens=2, spreads_prompts=True)
-    machine = Machine(Scheduler(BlockPool(64, 4), policy))
+    machine = Machine(Planner(BlockPool(64, 4), policy))
     for number, new in enumerate((8, 9, 4)):
         machine.scheduler.add(new_request(number, range(10 * number, 10 * number + 10), new))
     labels = [machine.step().label for _ in range(4)]
@@ -224,7 +224,7 @@ def test_prompts_are_spread_over_the_steps_of_completions_that_are_long_enough()
         "mixed bs=2 tokens=6",
         "mixed bs=3 tokens=6",
     ]
-    machine = Machine(Scheduler(BlockPool(64, 4), policy))
+    machine = Machine(Planner(BlockPool(64, 4), policy))
     for number in range(3):
         machine.scheduler.add(new_request(number, range(10 * number, 10 * number + 10), 4))
     assert machine.step().label == "prefill bs=3 tokens=30", "four steps are not enough"
@@ -234,7 +234,7 @@ def test_what_is_left_of_running_prompts_counts_when_prompts_are_spread() -> Non
     """Six tokens a step: 12 are left of the running prompt, and the completions have five steps."""
     policy = Policy(4, 64, max_mixed_tokens=6, least_prompt_tokens=2, spreads_prompts=True)
     for waiting, label in ((18, "prefill bs=1 tokens=6"), (19, "prefill bs=2 tokens=31")):
-        machine = Machine(Scheduler(BlockPool(64, 4), policy))
+        machine = Machine(Planner(BlockPool(64, 4), policy))
         machine.scheduler.add(new_request(0, range(18), 5))
         assert machine.step().label == "prefill bs=1 tokens=6"
         machine.scheduler.add(new_request(1, range(100, 100 + waiting), 5))
@@ -242,7 +242,7 @@ def test_what_is_left_of_running_prompts_counts_when_prompts_are_spread() -> Non
 
 
 def test_a_long_prompt_is_computed_in_chunks_beside_decoding_requests() -> None:
-    machine = Machine(Scheduler(BlockPool(32, 4), Policy(4, 16, max_mixed_tokens=5, least_prompt_tokens=1)))
+    machine = Machine(Planner(BlockPool(32, 4), Policy(4, 16, max_mixed_tokens=5, least_prompt_tokens=1)))
     machine.scheduler.add(new_request(0, range(10, 13), 30))
     assert machine.step().label == "prefill bs=1 tokens=3"
     machine.scheduler.add(new_request(1, range(20, 30), 5))
@@ -252,7 +252,7 @@ def test_a_long_prompt_is_computed_in_chunks_beside_decoding_requests() -> None:
 
 def test_the_youngest_is_preempted_and_finishes_all_the_same() -> None:
     pool = BlockPool(4, 2, prefix_cache=False)
-    machine = Machine(Scheduler(pool, Policy(2, 16, 16)))
+    machine = Machine(Planner(pool, Policy(2, 16, 16)))
     old, young = new_request(0, [10, 11, 12], 5), new_request(1, [20, 21, 22], 5)
     old.stop_token_ids = young.stop_token_ids = frozenset()
     machine.scheduler.add(old)
@@ -268,7 +268,7 @@ def test_the_youngest_is_preempted_and_finishes_all_the_same() -> None:
 
 
 def test_a_shared_prefix_is_computed_once() -> None:
-    machine = Machine(Scheduler(BlockPool(16, 4), Policy(2, 64, 64)))
+    machine = Machine(Planner(BlockPool(16, 4), Policy(2, 64, 64)))
     prompt = list(range(100, 113))
     machine.scheduler.add(new_request(0, prompt, 1))
     assert machine.step().num_tokens == 13
@@ -278,14 +278,14 @@ def test_a_shared_prefix_is_computed_once() -> None:
 
 
 def test_without_a_prefix_cache_nothing_is_shared() -> None:
-    machine = Machine(Scheduler(BlockPool(16, 4, prefix_cache=False), Policy(2, 64, 64)))
+    machine = Machine(Planner(BlockPool(16, 4, prefix_cache=False), Policy(2, 64, 64)))
     for number in range(2):
         machine.scheduler.add(new_request(number, range(100, 113), 1))
         assert machine.step().num_tokens == 13
 
 
 def test_completions_of_one_prompt_compute_it_once() -> None:
-    machine = Machine(Scheduler(BlockPool(32, 4), Policy(4, 64, 64)))
+    machine = Machine(Planner(BlockPool(32, 4), Policy(4, 64, 64)))
     first = new_request(0, range(100, 114), 3)
     for request in (first, *(new_request(0, range(100, 114), 3, sample_index=i, parent=first) for i in (1, 2))):
         machine.scheduler.add(request)

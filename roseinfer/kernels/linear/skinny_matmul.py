@@ -15,8 +15,8 @@ from torch import Tensor
 
 from roseinfer.kernels.activations import Activation, activate
 from roseinfer.kernels.arrival import is_last
+from roseinfer.kernels.linear.prefetch import prefetch_columns, prefetch_vector
 from roseinfer.kernels.norms import Norm
-from roseinfer.kernels.prefetch import prefetch_columns, prefetch_vector
 from roseinfer.kernels.runtime import (
     MAX_ARRIVALS,
     arrivals,

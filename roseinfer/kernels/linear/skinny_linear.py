@@ -11,10 +11,10 @@ from torch import Tensor
 
 from roseinfer.kernels import activations
 from roseinfer.kernels.activations import Activation
+from roseinfer.kernels.linear.skinny_gemv import GemvTiles, gemv_tiles, skinny_gemv
+from roseinfer.kernels.linear.skinny_matmul import MatmulTiles, padded_rows, skinny_matmul, takes
 from roseinfer.kernels.norms import Norm, add_layer_norm, add_rms_norm
 from roseinfer.kernels.runtime import runs_triton
-from roseinfer.kernels.skinny_gemv import GemvTiles, gemv_tiles, skinny_gemv
-from roseinfer.kernels.skinny_matmul import MatmulTiles, padded_rows, skinny_matmul, takes
 from roseinfer.kernels.tuning import tuned
 
 

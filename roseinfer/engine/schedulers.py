@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from roseinfer.config import Mode, SamplingParams
-from roseinfer.engine.core import EngineCore, Prompt
+from roseinfer.engine.graphs.mixed_steps import MIXED_TOKENS
 from roseinfer.engine.launch import Launch
-from roseinfer.engine.mixed_steps import MIXED_TOKENS
+from roseinfer.engine.loaded_model import LoadedModel, Prompt
+from roseinfer.engine.planner import Planner, Policy, SpanFactory, StepPlan
 from roseinfer.engine.request import Request, RequestOutput, TokenEvent
-from roseinfer.engine.scheduler import Policy, Scheduler, SpanFactory, StepPlan
 from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.sampling.uniform import derived_seed
 from roseinfer.spans import span
@@ -27,15 +27,15 @@ _LARGE_BYTES = 1 << 29
 of its size, takes as long as the host takes to prepare them."""
 
 
-class ModeScheduler(ABC):
+class Scheduler(ABC):
     """What the modes have in common: everything but the batching policy."""
 
-    def __init__(self, engine: EngineCore) -> None:
+    def __init__(self, engine: LoadedModel) -> None:
         self.engine = engine
         self.last_plan: StepPlan | None = None
         """What the last call of `step` launched; None where it only read what was launched before."""
         policy = replace(self.policy(engine), max_decode_steps=engine.max_decode_steps)
-        self._scheduler = Scheduler(engine.pool, policy)
+        self._scheduler = Planner(engine.pool, policy)
         self._unfinished: dict[int, list[_Stream]] = {}  # by request id
         self._streams: dict[Request, _Stream] = {}  # the same, each by its own request
         self._finished: list[Request] = []
@@ -173,7 +173,7 @@ class ModeScheduler(ABC):
 
     @staticmethod
     @abstractmethod
-    def policy(engine: EngineCore) -> Policy:
+    def policy(engine: LoadedModel) -> Policy:
         """The limits of this mode's batches."""
 
     def make_requests(self, prompt: Prompt, params: SamplingParams, submitted_s: float = 0.0) -> list[Request]:
@@ -295,7 +295,7 @@ class _Stream:
         return text if self._num_tokens <= self._num_without_stop else self._stops.add(text)
 
 
-class OnlineScheduler(ModeScheduler):
+class OnlineScheduler(Scheduler):
     """Requests come and go at any time; every step brings the running ones one token further.
 
     A step that computes prompts beside them has as many tokens as are worth a graph, which are enough to keep a GPU's
@@ -303,12 +303,12 @@ class OnlineScheduler(ModeScheduler):
     """
 
     @staticmethod
-    def policy(engine: EngineCore) -> Policy:
+    def policy(engine: LoadedModel) -> Policy:
         config = engine.config
         return Policy(config.max_batch_size, config.max_batch_tokens, MIXED_TOKENS)
 
 
-class OfflineScheduler(ModeScheduler):
+class OfflineScheduler(Scheduler):
     """All requests are known before the run, and only the whole run's time counts.
 
     Prompts computed beside decodes save those a reading of the weights. Where that takes a while, they are spread over
@@ -316,7 +316,7 @@ class OfflineScheduler(ModeScheduler):
     """
 
     @staticmethod
-    def policy(engine: EngineCore) -> Policy:
+    def policy(engine: LoadedModel) -> Policy:
         config = engine.config
         spreads = engine.runner.graphs is not None and engine.weight_bytes.layers >= _LARGE_BYTES
         return Policy(
@@ -328,16 +328,16 @@ class OfflineScheduler(ModeScheduler):
         )
 
 
-class NaiveScheduler(ModeScheduler):
+class NaiveScheduler(Scheduler):
     """One request at a time: what batching is measured against."""
 
     @staticmethod
-    def policy(engine: EngineCore) -> Policy:
+    def policy(engine: LoadedModel) -> Policy:
         config = engine.config
         return Policy(1, config.max_batch_tokens, config.max_batch_tokens)
 
 
-SCHEDULERS: dict[Mode, Callable[[EngineCore], ModeScheduler]] = {
+SCHEDULERS: dict[Mode, Callable[[LoadedModel], Scheduler]] = {
     "naive": NaiveScheduler,
     "offline": OfflineScheduler,
     "online": OnlineScheduler,

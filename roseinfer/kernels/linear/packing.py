@@ -4,10 +4,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from roseinfer.kernels.native_linear import NativeWeight
-from roseinfer.kernels.packed_linear import OneDnnWeight
-from roseinfer.kernels.packed_weight import PackedWeight
-from roseinfer.kernels.quantized_linear import Groups, Int4Groups, Int8Rows
+from roseinfer.kernels.linear.native_linear import NativeWeight
+from roseinfer.kernels.linear.packed_linear import OneDnnWeight
+from roseinfer.kernels.linear.packed_weight import PackedWeight
+from roseinfer.kernels.linear.quantized_linear import Groups, Int4Groups, Int8Rows
 
 Packing = Literal["none", "int8", "int4"]
 """How the weights of matrix products are kept: as they are, in 8 bits by rows, or in 4 bits by groups of 32."""

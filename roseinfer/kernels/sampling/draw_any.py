@@ -26,8 +26,8 @@ from roseinfer.kernels.runtime import (
     tl,
     triton,
 )
-from roseinfer.kernels.sort_keys import key_of, value_of
-from roseinfer.kernels.uniform import uniform
+from roseinfer.kernels.sampling.sort_keys import key_of, value_of
+from roseinfer.kernels.sampling.uniform_kernel import uniform
 
 _PART = 4096
 """Logits of a program."""

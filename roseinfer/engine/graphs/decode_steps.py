@@ -13,13 +13,13 @@ from torch import Tensor
 
 from roseinfer.attention.base import AttentionBackend, DecodeLayout
 from roseinfer.cache.kv_cache import KVCache
-from roseinfer.engine.graph_key import GraphKey, kind_of
+from roseinfer.engine.graphs.graph_key import GraphKey, kind_of
+from roseinfer.engine.graphs.static_inputs import StaticBlockTables, StaticInputs
+from roseinfer.engine.graphs.static_sampling import fill_sampling, sampling_batch, sampling_fields
 from roseinfer.engine.launch import Drawn
+from roseinfer.engine.planner import Chunk, StepPlan
 from roseinfer.engine.request import PENDING, Request
-from roseinfer.engine.scheduler import Chunk, StepPlan
-from roseinfer.engine.static_inputs import StaticBlockTables, StaticInputs
-from roseinfer.engine.static_sampling import fill_sampling, sampling_batch, sampling_fields
-from roseinfer.kernels.advance import advance
+from roseinfer.kernels.sampling.advance import advance
 from roseinfer.models.base import CausalLM
 from roseinfer.sampling.sampler import sample
 from roseinfer.spans import span

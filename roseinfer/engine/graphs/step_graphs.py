@@ -11,12 +11,12 @@ from torch import Tensor
 
 from roseinfer.attention.base import AttentionBackend
 from roseinfer.cache.kv_cache import KVCache
-from roseinfer.engine.decode_steps import DecodeSteps
-from roseinfer.engine.graph_key import GraphKey
+from roseinfer.engine.graphs.decode_steps import DecodeSteps
+from roseinfer.engine.graphs.graph_key import GraphKey
+from roseinfer.engine.graphs.mixed_steps import MAX_PROMPTS, MixedSteps
+from roseinfer.engine.graphs.static_inputs import StaticBlockTables
 from roseinfer.engine.launch import Drawn
-from roseinfer.engine.mixed_steps import MAX_PROMPTS, MixedSteps
-from roseinfer.engine.scheduler import StepPlan
-from roseinfer.engine.static_inputs import StaticBlockTables
+from roseinfer.engine.planner import StepPlan
 from roseinfer.models.base import CausalLM
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from roseinfer.engine.request import Request
-from roseinfer.kernels.top_k import WIDEST
+from roseinfer.kernels.sampling.top_k import WIDEST
 
 Kind = Literal["greedy", "top_k", "all"]
 """How the rows of a graph draw: by the best logit, from the best few (`WIDEST` at most), from any."""

@@ -117,7 +117,7 @@ class StepPlan:
         return f"{self.phase} bs={len(self.chunks)} tokens={self.num_tokens}"
 
 
-class Scheduler:
+class Planner:
     """Requests in order over one block pool; the last in order is preempted when blocks run out."""
 
     def __init__(self, pool: BlockPool, policy: Policy) -> None:
@@ -316,7 +316,7 @@ def _reversed_order(policy: Policy) -> Callable[[Request], tuple[int, ...]]:
 class _Draft:
     """A plan in the making, with the room that is left once it is carried out."""
 
-    scheduler: Scheduler
+    scheduler: Planner
     span: SpanFactory
     chunks: list[Chunk] = field(default_factory=list)
     admitted: list[Admission] = field(default_factory=list)

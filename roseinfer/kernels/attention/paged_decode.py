@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from roseinfer.kernels import native
 from roseinfer.kernels.arrival import is_last
-from roseinfer.kernels.head_rotation import gains, rotation, turned
-from roseinfer.kernels.rope_append import rope_append_reference
+from roseinfer.kernels.attention.head_rotation import gains, rotation, turned
+from roseinfer.kernels.attention.rope_append import rope_append_reference
+from roseinfer.kernels.cpu import native
 from roseinfer.kernels.runtime import (
     MAX_ARRIVALS,
     arrivals,

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from roseinfer.engine.graph_key import Kind
-from roseinfer.engine.scheduler import Chunk
-from roseinfer.engine.static_inputs import Field, StaticInputs
-from roseinfer.kernels.top_k import WIDEST
+from roseinfer.engine.graphs.graph_key import Kind
+from roseinfer.engine.graphs.static_inputs import Field, StaticInputs
+from roseinfer.engine.planner import Chunk
+from roseinfer.kernels.sampling.top_k import WIDEST
 from roseinfer.sampling.sampler import SamplingBatch
 
 

@@ -10,9 +10,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from roseinfer.kernels import native
-from roseinfer.kernels.packed_weight import PackedTable
-from roseinfer.kernels.quantized_linear import GROUP, Groups, Int8Rows
+from roseinfer.kernels.cpu import native
+from roseinfer.kernels.linear.packed_weight import PackedTable
+from roseinfer.kernels.linear.quantized_linear import GROUP, Groups, Int8Rows
 
 _LANES = (64, 32, 16)
 """Outputs of a pack, the best first."""

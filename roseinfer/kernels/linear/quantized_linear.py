@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from roseinfer.kernels.packed_weight import PackedTable, PackedWeight
+from roseinfer.kernels.linear.packed_weight import PackedTable, PackedWeight
 
 GROUP = 32
 """Elements of a row that share a scale and an offset, in 4 bits."""

@@ -26,7 +26,7 @@ Prompt: TypeAlias = str | Sequence[int] | Sequence[Message]
 
 
 @dataclass(frozen=True)
-class EngineCore:
+class LoadedModel:
     """A loaded model and what it needs to run requests."""
 
     config: EngineConfig

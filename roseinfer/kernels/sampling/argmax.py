@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from roseinfer.kernels import native
 from roseinfer.kernels.arrival import is_last
+from roseinfer.kernels.cpu import native
 from roseinfer.kernels.runtime import (
     MAX_ARRIVALS,
     arrivals,
@@ -16,7 +16,7 @@ from roseinfer.kernels.runtime import (
     tl,
     triton,
 )
-from roseinfer.kernels.sort_keys import load_ranked
+from roseinfer.kernels.sampling.sort_keys import load_ranked
 
 _BLOCK = 4096
 """Logits of one program."""

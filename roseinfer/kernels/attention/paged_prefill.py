@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from roseinfer.kernels import native
+from roseinfer.kernels.cpu import native
 from roseinfer.kernels.runtime import (
     gdc_launch_dependents,
     gdc_wait,

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from roseinfer.kernels.packed_weight import PackedWeight
+from roseinfer.kernels.linear.packed_weight import PackedWeight
 
 _MIN_ELEMENTS = 1 << 16
 """Of a weight; a call into oneDNN costs as much as a smaller product."""

@@ -20,8 +20,8 @@ from roseinfer.kernels.runtime import (
     tl,
     triton,
 )
-from roseinfer.kernels.sort_keys import load_ranked, value_of
-from roseinfer.kernels.uniform import uniform
+from roseinfer.kernels.sampling.sort_keys import load_ranked, value_of
+from roseinfer.kernels.sampling.uniform_kernel import uniform
 
 WIDEST = 64
 """The largest top-k that is drawn here: so many are ranked, whatever a row asks for."""
