@@ -17,10 +17,9 @@ from roseinfer.bench.search import largest_that_meets
 from roseinfer.bench.slo import Slo, goodput
 from roseinfer.engine.engine import Engine
 from roseinfer.errors import RoseinferError
+from roseinfer.progress import ProgressCallback
 from roseinfer.workload.load import plan_load
 from roseinfer.workload.run import WALL_CLOCK, Clock
-
-OnProgress = Callable[[int, int], None]
 
 Parameter = Literal["max_batch_size", "request_rate"]
 """What a search varies."""
@@ -34,7 +33,7 @@ _SPARSE = 1 / 8
 
 
 def measure_cell(
-    engine: Engine, cell: Cell, *, repeats: int, on_progress: OnProgress | None = None, clock: Clock = WALL_CLOCK
+    engine: Engine, cell: Cell, *, repeats: int, on_progress: ProgressCallback | None = None, clock: Clock = WALL_CLOCK
 ) -> Measured:
     """Run the protocol on one configuration. `on_progress` gets (passes done, passes in all)."""
     limited = with_batch_limit(engine, cell.max_batch_size)

@@ -8,11 +8,10 @@ import msgspec
 from rich.console import Console
 from rich.markup import escape
 
+from roseinfer.progress import ProgressCallback
+
 stdout = Console(soft_wrap=False)
 stderr = Console(stderr=True)
-
-OnProgress = Callable[[int, int], None]
-"""(done, total), in whatever unit."""
 
 
 class _Settings:
@@ -43,7 +42,7 @@ def print_error(message: str) -> None:
 
 
 @contextmanager
-def progress(what: str, unit: str = "steps") -> Iterator[OnProgress | None]:
+def progress(what: str, unit: str = "steps") -> Iterator[ProgressCallback | None]:
     """A progress bar on a terminal; None elsewhere. `unit` "bytes" shows sizes."""
     if settings.quiet or not stderr.is_terminal:
         yield None
@@ -58,7 +57,7 @@ def progress(what: str, unit: str = "steps") -> Iterator[OnProgress | None]:
 
 
 @contextmanager
-def stages() -> Iterator[Callable[[str], OnProgress] | None]:
+def stages() -> Iterator[Callable[[str], ProgressCallback] | None]:
     """A progress bar for each part of a longer work, shown from its first news on; None when not on a terminal."""
     if settings.quiet or not stderr.is_terminal:
         yield None
@@ -68,7 +67,7 @@ def stages() -> Iterator[Callable[[str], OnProgress] | None]:
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr, transient=True) as bars:
 
-        def stage(what: str) -> OnProgress:
+        def stage(what: str) -> ProgressCallback:
             task = bars.add_task(what, total=None, visible=False)
             return lambda done, total: bars.update(task, completed=done, total=total, visible=True)
 

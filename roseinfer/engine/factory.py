@@ -1,6 +1,6 @@
 """`build_engine`: the one way from a configuration to a running engine, for every command."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import msgspec
@@ -23,13 +23,14 @@ from roseinfer.models.config import ModelConfig
 from roseinfer.models.load import fill_dummy_weights, load_config, load_weights
 from roseinfer.models.registry import architecture
 from roseinfer.models.shapes import SHAPES
+from roseinfer.progress import ProgressCallback
 from roseinfer.text.assets import load_text
 from roseinfer.text.tokenizer import Tokenizer
 from roseinfer.weights.reader import open_weights
 from roseinfer.weights.resolve import resolve
 
 
-def build_engine(config: EngineConfig, *, on_progress: Callable[[int, int], None] | None = None) -> Engine:
+def build_engine(config: EngineConfig, *, on_progress: ProgressCallback | None = None) -> Engine:
     """Load the model and make room for its KV cache. `on_progress` gets (bytes read, bytes in all).
 
     Raises ModelError for a model that cannot be found, read or run, UsageError for a setting that cannot work.

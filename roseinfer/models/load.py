@@ -12,10 +12,11 @@ from roseinfer.models.config import ModelConfig
 from roseinfer.models.registry import architecture, dialect, read_config
 from roseinfer.models.shapes import SHAPES
 from roseinfer.models.stored_packing import StoredPacking
+from roseinfer.progress import ProgressCallback
 from roseinfer.weights.dummy import fill_dummy
 from roseinfer.weights.gguf_file import GgufReader
 from roseinfer.weights.json_file import read_json
-from roseinfer.weights.reader import ProgressCallback, WeightReader
+from roseinfer.weights.reader import WeightReader
 from roseinfer.weights.resolve import ModelSource
 
 

@@ -20,6 +20,7 @@ from roseinfer.profiling.graph_maps import GraphMaps
 from roseinfer.profiling.run_dir import ProfiledStep, check_writable
 from roseinfer.profiling.schedule import steps_needed
 from roseinfer.profiling.session import ProfileSession, SessionResult, record_session
+from roseinfer.progress import ProgressCallback
 from roseinfer.workload.load import PlannedRequest
 from roseinfer.workload.provenance import ModelInfo
 from roseinfer.workload.report import Report
@@ -29,8 +30,6 @@ _WARM_UP_STEPS = 64
 """Most steps of the pass before the baseline: what runs for the first time loads kernels and grows memory pools."""
 _COUNTED_STEPS = 3
 """Steps whose operators are counted, to estimate the trace's size."""
-
-OnProgress = Callable[[int, int], None]
 
 
 class ProfileResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,8 +44,8 @@ def profile_run(
     load: Sequence[PlannedRequest],
     config: RunConfig,
     *,
-    on_step: OnProgress | None = None,
-    on_compress: OnProgress | None = None,
+    on_step: ProgressCallback | None = None,
+    on_compress: ProgressCallback | None = None,
     on_warning: Callable[[str], None] | None = None,
 ) -> ProfileResult:
     """Profile the workload on the engine into a new run directory.
@@ -205,7 +204,7 @@ def _record(
     config: RunConfig,
     steady_batch: int,
     plans: list[StepPlan],
-    on_step: OnProgress | None,
+    on_step: ProgressCallback | None,
 ) -> None:
     """Send the workload, again and again with fresh requests where it loops, until the schedule is done.
 

@@ -1,6 +1,6 @@
 """Profiling any loop of steps into a run directory: what `roseinfer profile` uses, and what a library user can."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from roseinfer.profiling.run_dir import (
     remove_run_dir,
     write_json,
 )
+from roseinfer.progress import ProgressCallback
 from roseinfer.trace import Summary, summarize_trace
 from roseinfer.workload.provenance import current_versions
 
@@ -83,7 +84,7 @@ def record_session(
     config: ProfileConfig,
     device: torch.device,
     name: str,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Iterator[ProfileSession]:
     """A session whose loop calls the recorder's `begin_step` and `end_step` itself.
 
@@ -107,7 +108,7 @@ def _write(
     session: ProfileSession,
     config: ProfileConfig,
     device: torch.device,
-    on_progress: Callable[[int, int], None] | None,
+    on_progress: ProgressCallback | None,
 ) -> SessionResult:
     run_dir, cycles = session.run_dir, session.recorder.cycles
     try:
@@ -148,7 +149,7 @@ def _write(
     return SessionResult(run_dir=run_dir, traces=traces, summary=summary, manifest=manifest)
 
 
-def _compress_all(plain: list[Path], on_progress: Callable[[int, int], None] | None) -> list[Path]:
+def _compress_all(plain: list[Path], on_progress: ProgressCallback | None) -> list[Path]:
     total = sum(path.stat().st_size for path in plain)
     done = 0
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from roseinfer.progress import ProgressCallback
 from roseinfer.trace.blame import rank_gaps
 from roseinfer.trace.columns import Trace
 from roseinfer.trace.devices import summarize_devices
@@ -19,7 +20,6 @@ from roseinfer.trace.reader import read_trace
 from roseinfer.trace.recording import recording_of
 from roseinfer.trace.repetition import find_repetition
 from roseinfer.trace.roofline import roofline
-from roseinfer.trace.source import Progress
 from roseinfer.trace.span_costs import summarize_spans
 from roseinfer.trace.step_stats import summarize_steps
 from roseinfer.trace.summary import CpuSummary, Summary, TraceInfo, to_ms, to_percent
@@ -30,7 +30,7 @@ from roseinfer.trace.verdict import judge
 from roseinfer.trace.what_if import bounds
 
 
-def summarize_trace(path: Path, *, on_progress: Progress | None = None) -> Summary:
+def summarize_trace(path: Path, *, on_progress: ProgressCallback | None = None) -> Summary:
     """The summary of one Chrome trace, `.json` or `.json.gz`, or of a folder of them (ranks, cycles) as one.
 
     `on_progress` is called with (bytes read, bytes in all). Raises TraceError for what is no trace.

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roseinfer.errors import TraceError
+from roseinfer.progress import ProgressCallback
 from roseinfer.trace.chunks import EventStream
 from roseinfer.trace.columns import (
     KERNEL,
@@ -22,7 +23,7 @@ from roseinfer.trace.columns import (
     Trace,
 )
 from roseinfer.trace.schema import Id, Metadata, RawArgs, RawEvent
-from roseinfer.trace.source import CHUNK_BYTES, ByteSource, Progress
+from roseinfer.trace.source import CHUNK_BYTES, ByteSource
 from roseinfer.trace.tables import DAY_US, Rows, gpu_table, host_table, settle_clock
 
 OPS, SPANS, CALLS, OVERHEAD, PYTHON, IGNORED = "op", "span", "call", "overhead", "python", "ignored"
@@ -64,7 +65,7 @@ _NO_ARGS = RawArgs()
 _LARGE_BYTES = 64 << 20
 
 
-def read_trace(path: Path, *, on_progress: Progress | None = None, chunk_bytes: int = CHUNK_BYTES) -> Trace:
+def read_trace(path: Path, *, on_progress: ProgressCallback | None = None, chunk_bytes: int = CHUNK_BYTES) -> Trace:
     """Reads a Chrome trace, `.json` or `.json.gz` by content, in memory bounded by its number of events.
 
     Raises TraceError, with one line, for what cannot be read or is no trace. A damaged or broken-off file is read as

@@ -5,18 +5,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from roseinfer.errors import TraceError
+from roseinfer.progress import ProgressCallback
 
 CHUNK_BYTES = 1 << 20
 _AHEAD_FROM_BYTES = 4 << 20
-
-Progress = Callable[[int, int], None]
-"""Called with (bytes of the file read so far, bytes of the file)."""
 
 
 class ByteSource:
     """Decompressed chunks of one file; `damage` says, once read, why it ended early (None when it did not)."""
 
-    def __init__(self, path: Path, on_progress: Progress | None = None, chunk_bytes: int = CHUNK_BYTES) -> None:
+    def __init__(self, path: Path, on_progress: ProgressCallback | None = None, chunk_bytes: int = CHUNK_BYTES) -> None:
         self.path = path
         self.damage: str | None = None
         self._on_progress = on_progress

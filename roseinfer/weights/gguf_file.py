@@ -1,6 +1,6 @@
 """Weights from a GGUF file, dequantized or in their 4-bit groups."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 
 from roseinfer.errors import ModelError
 from roseinfer.kernels.linear.quantized_linear import Groups
+from roseinfer.progress import ProgressCallback
 from roseinfer.weights.gguf_groups import read_groups
 from roseinfer.weights.gguf_header import GgufTensor, read_gguf_header
 
@@ -71,7 +72,7 @@ class GgufReader:
         return self._read(raw, tensor, torch.float32)
 
     def tensors(
-        self, dtype: torch.dtype, on_progress: Callable[[int, int], None] | None = None
+        self, dtype: torch.dtype, on_progress: ProgressCallback | None = None
     ) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor once, on the CPU, dequantized into `dtype` (integer tensors keep their own).
 
@@ -81,7 +82,7 @@ class GgufReader:
             yield name, self._read(raw, tensor, dtype)
 
     def tensors_and_groups(
-        self, dtype: torch.dtype, on_progress: Callable[[int, int], None] | None = None
+        self, dtype: torch.dtype, on_progress: ProgressCallback | None = None
     ) -> Iterator[tuple[str, torch.Tensor | Groups]]:
         """The same, but matrices in uniform 4-bit groups of 32 as these."""
         for name, tensor, raw in self._stored(on_progress):
@@ -94,9 +95,7 @@ class GgufReader:
         """Whether a tensor's values are stored in few bits with shared scales."""
         return self._gguf.GGMLQuantizationType(self._tensors[name].ggml_type).name not in _PLAIN
 
-    def _stored(
-        self, on_progress: Callable[[int, int], None] | None
-    ) -> Iterator[tuple[str, GgufTensor, npt.NDArray[np.uint8]]]:
+    def _stored(self, on_progress: ProgressCallback | None) -> Iterator[tuple[str, GgufTensor, npt.NDArray[np.uint8]]]:
         """Every tensor's bytes, mapped."""
         data = self._mapped()
         done = 0

@@ -1,18 +1,16 @@
 """Reading weights: one small interface, and one reader behind it for each format."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
 
 from roseinfer.errors import UsageError
+from roseinfer.progress import ProgressCallback
 from roseinfer.weights.gguf_file import GgufReader
 from roseinfer.weights.resolve import ModelSource
 from roseinfer.weights.safetensors_files import SafetensorsReader
 from roseinfer.weights.trainer_checkpoint import TrainerReader
-
-ProgressCallback = Callable[[int, int], None]
-"""Called with (bytes read so far, bytes in all)."""
 
 
 class WeightReader(Protocol):

@@ -1,7 +1,7 @@
 """Weights from the safetensors files of a Hugging Face directory, memory-mapped."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from roseinfer.errors import ModelError
+from roseinfer.progress import ProgressCallback
 from roseinfer.weights.json_file import read_json
 
 
@@ -40,7 +41,7 @@ class SafetensorsReader:
         return [name for sizes in self._files.values() for name in sizes]
 
     def tensors(
-        self, dtype: torch.dtype, on_progress: Callable[[int, int], None] | None = None
+        self, dtype: torch.dtype, on_progress: ProgressCallback | None = None
     ) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor once, on the CPU, floating-point ones in `dtype`.
 

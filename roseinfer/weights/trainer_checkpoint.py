@@ -6,13 +6,14 @@ costs address space and nothing more.
 """
 
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from roseinfer.errors import ModelError
+from roseinfer.progress import ProgressCallback
 
 _WHAT_IT_IS = "a dict with `model`, a state dict, and `config`"
 _EMBEDDING, _HEAD = "token_embedding.weight", "lm_head.weight"
@@ -49,7 +50,7 @@ class TrainerReader:
         return list(self._tensors)
 
     def tensors(
-        self, dtype: torch.dtype, on_progress: Callable[[int, int], None] | None = None
+        self, dtype: torch.dtype, on_progress: ProgressCallback | None = None
     ) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor once, on the CPU, floating-point ones in `dtype`.
 
