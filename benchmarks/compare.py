@@ -107,7 +107,7 @@ def _prepare(arguments: argparse.Namespace, work: Path) -> tuple[Job, dict[str, 
     """Draw the workload and share the weights; the process that measures loads its own engine."""
     from shared_weights import export, num_threads
 
-    from roseinfer.config import load_config
+    from roseinfer.config_file import load_config
     from roseinfer.engine.device import device_name
     from roseinfer.engine.factory import build_engine
     from roseinfer.models.shapes import SHAPES

@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor
 
-from roseinfer.cache.kv_cache import KVCache
+from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.kernels.attention.paged_decode import newest_slots
 from roseinfer.kernels.attention.rope_append import rope_append
 from roseinfer.spans import span

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from roseinfer.attention.base import Projection, StepLayout
-from roseinfer.cache.kv_cache import KVCache
+from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.spans import span
 
 

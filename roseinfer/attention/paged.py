@@ -16,7 +16,7 @@ from torch import Tensor
 
 from roseinfer.attention.base import DecodeLayout, MixedLayout, Projection, StepLayout
 from roseinfer.attention.paged_kernels import PagedKernelAttention
-from roseinfer.cache.kv_cache import KVCache
+from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.kernels.cpu import native
 from roseinfer.spans import span
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from roseinfer.attention.base import DecodeLayout, MixedLayout, Projection, PromptLayout, StepLayout
-from roseinfer.cache.kv_cache import KVCache
+from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.kernels.attention.paged_decode import append_and_attend, paged_decode_attention
 from roseinfer.kernels.attention.paged_prefill import paged_prefill_attention
 from roseinfer.kernels.runtime import next_power_of_two, runs_triton

@@ -6,7 +6,7 @@ from roseinfer.attention.base import AttentionBackend
 from roseinfer.attention.gather import GatherAttention
 from roseinfer.attention.paged import PagedAttention
 from roseinfer.attention.paged_kernels import PagedKernelAttention
-from roseinfer.cache.kv_cache import KVCache
+from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.config import AttentionName
 
 _BACKENDS: dict[AttentionName, Callable[[int | None], AttentionBackend]] = {

@@ -43,11 +43,6 @@ class BlockPool:
     def num_free(self) -> int:
         return len(self._empty) + len(self._kept)
 
-    @property
-    def num_cached(self) -> int:
-        """Blocks whose content a later request can find, held or free."""
-        return len(self._index)
-
     def blocks_for(self, num_tokens: int) -> int:
         """Blocks that `num_tokens` consecutive tokens of one request fill, the last one perhaps in part."""
         return -(-num_tokens // self.block_size)

@@ -34,9 +34,6 @@ class PrefixIndex:
         self._entries: dict[Key, _Entry] = {}
         self._keys: dict[int, Key] = {}
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
     def __contains__(self, block: int) -> bool:
         return block in self._keys
 

@@ -9,7 +9,8 @@ import typer
 
 from roseinfer.cli.generate_call import GenerateCall
 from roseinfer.cli.options import Debug, Json, Quiet, configured
-from roseinfer.config import RunConfig, SamplingParams, WorkloadConfig, sampling_with
+from roseinfer.config import RunConfig, SamplingParams, WorkloadConfig
+from roseinfer.config_file import sampling_with
 from roseinfer.errors import UsageError
 
 

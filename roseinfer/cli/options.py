@@ -14,7 +14,8 @@ import typer
 
 from roseinfer import config
 from roseinfer.cli import console
-from roseinfer.config import EngineConfig, RunConfig, SamplingParams, load_config
+from roseinfer.config import EngineConfig, RunConfig, SamplingParams
+from roseinfer.config_file import load_config
 from roseinfer.errors import UsageError
 
 

@@ -9,7 +9,7 @@ import torch
 from roseinfer.attention.base import AttentionBackend
 from roseinfer.attention.registry import attention_backend
 from roseinfer.cache.block_pool import BlockPool
-from roseinfer.cache.kv_cache import KVCache
+from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.config import EngineConfig
 from roseinfer.engine.device import resolve_device, resolve_dtype, resolve_quantization
 from roseinfer.engine.engine import Engine
@@ -26,8 +26,8 @@ from roseinfer.models.shapes import SHAPES
 from roseinfer.progress import ProgressCallback
 from roseinfer.text.assets import load_text
 from roseinfer.text.tokenizer import Tokenizer
-from roseinfer.weights.reader import open_weights
 from roseinfer.weights.resolve import resolve
+from roseinfer.weights.weight_reader import open_weights
 
 
 def build_engine(config: EngineConfig, *, on_progress: ProgressCallback | None = None) -> Engine:

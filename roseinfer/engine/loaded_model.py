@@ -14,7 +14,7 @@ from roseinfer.engine.runner import Runner
 from roseinfer.errors import UsageError
 from roseinfer.models.config import ModelConfig
 from roseinfer.models.footprint import WeightBytes
-from roseinfer.text.chat import ChatTemplate
+from roseinfer.text.chat_template import ChatTemplate
 from roseinfer.text.detokenizer import Detokenizer, detokenizers
 from roseinfer.text.tokenizer import Tokenizer
 

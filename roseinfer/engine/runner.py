@@ -10,7 +10,7 @@ from msgspec import structs
 from torch import Tensor
 
 from roseinfer.attention.base import AttentionBackend, AttentionMetadata, StepLayout
-from roseinfer.cache.kv_cache import KVCache
+from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.engine.graphs.graph_key import GraphKey
 from roseinfer.engine.graphs.step_graphs import StepGraphs
 from roseinfer.engine.launch import Drawn, Launch
@@ -19,8 +19,8 @@ from roseinfer.engine.request import TokenLogprobs
 from roseinfer.engine.step_inputs import StepInputs
 from roseinfer.errors import RoseinferError
 from roseinfer.models.base import CausalLM
-from roseinfer.sampling.logits import History
 from roseinfer.sampling.logprobs import logprobs
+from roseinfer.sampling.penalties import History
 from roseinfer.sampling.sampler import SamplingBatch, sample
 from roseinfer.spans import span
 from roseinfer.upload import upload

@@ -16,8 +16,8 @@ from roseinfer.progress import ProgressCallback
 from roseinfer.weights.dummy import fill_dummy
 from roseinfer.weights.gguf_file import GgufReader
 from roseinfer.weights.json_file import read_json
-from roseinfer.weights.reader import WeightReader
 from roseinfer.weights.resolve import ModelSource
+from roseinfer.weights.weight_reader import WeightReader
 
 
 def load_config(source: ModelSource, reader: WeightReader | None) -> ModelConfig:

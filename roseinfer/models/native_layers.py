@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from roseinfer.attention.base import DecodeLayout
-from roseinfer.cache.kv_cache import KVCache
+from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.kernels.cpu import native
 from roseinfer.kernels.cpu.native import Kind
 from roseinfer.kernels.linear.native_linear import NativeWeight

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from roseinfer.errors import UsageError
-from roseinfer.text.chat import ChatTemplate
+from roseinfer.text.chat_template import ChatTemplate
 from roseinfer.text.tokenizer import Tokenizer
 from roseinfer.weights.gguf_header import read_gguf_header
 from roseinfer.weights.json_file import read_optional_json
@@ -82,7 +82,7 @@ def _for_shape(shape: str | None) -> TextAssets:
     """Of the built-in shapes, only GPT-2 has a tokenizer that ships with roseinfer."""
     if shape != "gpt2":
         return TextAssets()
-    from roseinfer.text.gpt2 import Gpt2Tokenizer
+    from roseinfer.text.gpt2_tokenizer import Gpt2Tokenizer
 
     tokenizer = Gpt2Tokenizer()
     return TextAssets(tokenizer=tokenizer, bos_token_id=tokenizer.bos_token_id, eos_token_ids=tokenizer.eos_token_ids)

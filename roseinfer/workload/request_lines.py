@@ -11,7 +11,8 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from roseinfer.config import SamplingParams, sampling_with
+from roseinfer.config import SamplingParams
+from roseinfer.config_file import sampling_with
 from roseinfer.engine.loaded_model import Prompt, is_message
 from roseinfer.errors import UsageError
 from roseinfer.workload.requests import WorkloadRequest

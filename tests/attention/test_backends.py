@@ -11,7 +11,7 @@ from torch import Tensor
 
 from roseinfer.attention.base import StepLayout
 from roseinfer.attention.registry import attention_backend
-from roseinfer.cache.kv_cache import KVCache
+from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.config import AttentionName
 
 pytestmark = pytest.mark.usefixtures("single_threaded")

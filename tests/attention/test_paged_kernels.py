@@ -16,7 +16,7 @@ from roseinfer.attention.gather import GatherAttention
 from roseinfer.attention.paged import PagedAttention
 from roseinfer.attention.paged_kernels import PagedKernelAttention, padded_tables
 from roseinfer.attention.registry import attention_backend
-from roseinfer.cache.kv_cache import KVCache
+from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.kernels.attention import paged_decode, paged_prefill
 from roseinfer.kernels.attention.rope_append import rope_append_reference
 

@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from roseinfer.config import EngineConfig, RunConfig, SamplingParams, load_config, shipped_configs
+from roseinfer.config import EngineConfig, RunConfig, SamplingParams
+from roseinfer.config_file import load_config, shipped_configs
 from roseinfer.errors import UsageError
 
 

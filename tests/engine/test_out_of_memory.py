@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from roseinfer.cache.kv_cache import KVCache
+from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine import factory, memory
 from roseinfer.engine.engine import Engine

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from roseinfer.config import EngineConfig
 from roseinfer.engine.factory import build_engine
 from roseinfer.errors import ModelError, UsageError
-from roseinfer.weights.reader import open_weights
 from roseinfer.weights.resolve import resolve
+from roseinfer.weights.weight_reader import open_weights
 
 CONFIG = {
     "vocab_size": 64,

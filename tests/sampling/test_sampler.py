@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from roseinfer.config import SamplingParams
-from roseinfer.sampling.logits import History
+from roseinfer.sampling.penalties import History
 from roseinfer.sampling.sampler import SamplingBatch, rank, sample
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from roseinfer.text.assets import TextAssets, load_text
 from roseinfer.text.gguf_vocabulary import tokenizer_from_gguf
-from roseinfer.text.gpt2 import Gpt2Tokenizer
+from roseinfer.text.gpt2_tokenizer import Gpt2Tokenizer
 from roseinfer.text.huggingface import HuggingFaceTokenizer
 from roseinfer.weights.resolve import demo_gguf, resolve
 

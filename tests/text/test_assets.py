@@ -10,7 +10,7 @@ import pytest
 
 from roseinfer.errors import ModelError
 from roseinfer.text.assets import TextAssets, load_text
-from roseinfer.text.gpt2 import Gpt2Tokenizer
+from roseinfer.text.gpt2_tokenizer import Gpt2Tokenizer
 from roseinfer.weights.gguf_file import GgufReader
 from roseinfer.weights.resolve import ModelSource, resolve
 
@@ -110,7 +110,7 @@ def test_a_broken_file_is_named(folder: Path) -> None:
 
 def test_nothing_imports_gguf_tokenizers_or_tiktoken_before_it_is_needed() -> None:
     program = (
-        "import sys, roseinfer.text.assets, roseinfer.weights.reader, roseinfer.text.detokenizer\n"
+        "import sys, roseinfer.text.assets, roseinfer.weights.weight_reader, roseinfer.text.detokenizer\n"
         "print(sorted({'gguf', 'tokenizers', 'tiktoken', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -14,7 +14,7 @@ from roseinfer.text.detokenizer import (
     PrefixDiffDetokenizer,
     detokenizers,
 )
-from roseinfer.text.gpt2 import Gpt2Tokenizer
+from roseinfer.text.gpt2_tokenizer import Gpt2Tokenizer
 from roseinfer.text.huggingface import HuggingFaceTokenizer
 from roseinfer.text.tokenizer import Tokenizer
 

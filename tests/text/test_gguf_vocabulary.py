@@ -13,7 +13,7 @@ from unicode_text import texts
 
 from roseinfer.errors import ModelError
 from roseinfer.text.gguf_vocabulary import tokenizer_from_gguf
-from roseinfer.text.gpt2 import GPT2_RANKS, read_ranks
+from roseinfer.text.gpt2_tokenizer import GPT2_RANKS, read_ranks
 from roseinfer.text.huggingface import HuggingFaceTokenizer
 from roseinfer.text.token_bytes import byte_alphabet
 

@@ -11,8 +11,8 @@ import torch
 from roseinfer.errors import ModelError
 from roseinfer.weights import gguf_file
 from roseinfer.weights.gguf_file import GgufReader
-from roseinfer.weights.reader import open_weights
 from roseinfer.weights.resolve import resolve
+from roseinfer.weights.weight_reader import open_weights
 
 Quant = gguf.GGMLQuantizationType
 QUANTIZED = [Quant.Q4_0, Quant.Q4_1, Quant.Q5_0, Quant.Q5_1, Quant.Q8_0, Quant.Q2_K, Quant.Q3_K, Quant.Q4_K]

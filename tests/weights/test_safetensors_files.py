@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from roseinfer.errors import ModelError, UsageError
-from roseinfer.weights.reader import WeightReader, open_weights
 from roseinfer.weights.resolve import resolve
 from roseinfer.weights.safetensors_files import SafetensorsReader
+from roseinfer.weights.weight_reader import WeightReader, open_weights
 
 
 def opened(folder: Path) -> WeightReader:

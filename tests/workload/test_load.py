@@ -7,7 +7,8 @@ import pytest
 from msgspec.structs import replace
 from scripted import TINY, ScriptedEngine
 
-from roseinfer.config import SamplingParams, WorkloadConfig, load_config
+from roseinfer.config import SamplingParams, WorkloadConfig
+from roseinfer.config_file import load_config
 from roseinfer.errors import UsageError
 from roseinfer.workload.load import PlannedRequest, plan_load
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from roseinfer.attention.base import AttentionBackend, DecodeLayout
-from roseinfer.cache.kv_cache import KVCache
+from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.engine.graphs.graph_key import GraphKey, kind_of
 from roseinfer.engine.graphs.static_inputs import StaticBlockTables, StaticInputs
 from roseinfer.engine.graphs.static_sampling import fill_sampling, sampling_batch, sampling_fields

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from roseinfer.attention.base import AttentionBackend
-from roseinfer.cache.kv_cache import KVCache
+from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.engine.graphs.decode_steps import DecodeSteps
 from roseinfer.engine.graphs.graph_key import GraphKey
 from roseinfer.engine.graphs.mixed_steps import MAX_PROMPTS, MixedSteps

@@ -10,7 +10,7 @@ from unicode_text import texts
 
 from roseinfer.errors import ModelError
 from roseinfer.text.assets import TextAssets
-from roseinfer.text.chat import ChatTemplate
+from roseinfer.text.chat_template import ChatTemplate
 
 MESSAGES = [
     {"role": "system", "content": "Be <b>brief</b> & 'kind'."},

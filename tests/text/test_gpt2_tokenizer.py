@@ -7,7 +7,7 @@ import regex
 from hypothesis import given
 from unicode_text import texts
 
-from roseinfer.text.gpt2 import GPT2_RANKS, Gpt2Tokenizer, read_ranks
+from roseinfer.text.gpt2_tokenizer import GPT2_RANKS, Gpt2Tokenizer, read_ranks
 
 # As the GPT-2 release spells it.
 WORDS = regex.compile(r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+""")
