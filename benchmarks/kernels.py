@@ -27,7 +27,7 @@ from roseinfer.kernels.attention.rope_append import rope_append
 from roseinfer.kernels.linear.skinny_linear import skinny_linear
 from roseinfer.kernels.norms import Norm, add_layer_norm, add_layer_norm_reference, add_rms_norm, add_rms_norm_reference
 from roseinfer.kernels.tuning import replay_us, tuned
-from roseinfer.models.config import ModelConfig
+from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.shapes import SHAPES
 from roseinfer.sampling.sampler import SamplingBatch, sample, sample_reference
 

@@ -24,7 +24,7 @@ from roseinfer.kernels.attention.paged_prefill import (
     paged_prefill_attention_triton,
 )
 from roseinfer.kernels.tuning import replay_us
-from roseinfer.models.config import ModelConfig
+from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.shapes import SHAPES
 
 BATCHES = ((8, 0, 512), (1, 0, 4096), (4, 3584, 512), (16, 1000, 40), (64, 0, 128))

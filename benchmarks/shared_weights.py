@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from roseinfer.engine.engine import Engine
-from roseinfer.models.config import ModelConfig
+from roseinfer.models.model_config import ModelConfig
 
 _CLASSES = {
     "llama": "LlamaForCausalLM",

@@ -25,10 +25,11 @@ from roseinfer.kernels.linear.skinny_linear import linear_key, skinny_linear, sk
 from roseinfer.kernels.linear.skinny_matmul import MatmulTiles, padded_rows, skinny_matmul
 from roseinfer.kernels.norms import Norm
 from roseinfer.kernels.tuning import Choice, remember, replay_us, tuned
-from roseinfer.models.config import ModelConfig
 from roseinfer.models.decoder import DecoderLayer
+from roseinfer.models.embedding import Embedding
 from roseinfer.models.gpt2 import GPT2Layer
-from roseinfer.models.layers import Embedding, Linear
+from roseinfer.models.linear import Linear
+from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.rope import RotaryEmbedding
 
 Tiles = GemvTiles | MatmulTiles

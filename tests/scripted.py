@@ -13,7 +13,7 @@ from roseinfer.engine.engine import Engine
 from roseinfer.engine.loaded_model import Prompt
 from roseinfer.engine.planner import Planner, Policy, StepPlan
 from roseinfer.engine.request import Request, RequestOutput, TokenEvent
-from roseinfer.models.config import ModelConfig
+from roseinfer.models.model_config import ModelConfig
 
 
 class SimulatedClock:

@@ -21,10 +21,10 @@ import msgspec
 import torch
 
 from roseinfer.engine.planner import Chunk, StepPlan
-from roseinfer.models.config import ModelConfig
+from roseinfer.models.architectures import architecture
 from roseinfer.models.footprint import WeightBytes
-from roseinfer.models.layers import Linear
-from roseinfer.models.registry import architecture
+from roseinfer.models.linear import Linear
+from roseinfer.models.model_config import ModelConfig
 
 
 class StepCost(msgspec.Struct, frozen=True):

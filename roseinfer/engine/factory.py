@@ -18,10 +18,10 @@ from roseinfer.engine.memory import check_weights_fit, kv_cache_bytes
 from roseinfer.engine.runner import Runner
 from roseinfer.errors import ModelError, UsageError
 from roseinfer.kernels.cpu import native
-from roseinfer.models.base import CausalLM
-from roseinfer.models.config import ModelConfig
-from roseinfer.models.load import fill_dummy_weights, load_config, load_weights
-from roseinfer.models.registry import architecture
+from roseinfer.models.architectures import architecture
+from roseinfer.models.causal_lm import CausalLM
+from roseinfer.models.model_config import ModelConfig
+from roseinfer.models.model_loading import fill_dummy_weights, load_config, load_weights
 from roseinfer.models.shapes import SHAPES
 from roseinfer.progress import ProgressCallback
 from roseinfer.text.assets import load_text

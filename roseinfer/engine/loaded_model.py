@@ -12,8 +12,8 @@ from roseinfer.cache.block_pool import BlockPool
 from roseinfer.config import EngineConfig
 from roseinfer.engine.runner import Runner
 from roseinfer.errors import UsageError
-from roseinfer.models.config import ModelConfig
 from roseinfer.models.footprint import WeightBytes
+from roseinfer.models.model_config import ModelConfig
 from roseinfer.text.chat_template import ChatTemplate
 from roseinfer.text.detokenizer import Detokenizer, detokenizers
 from roseinfer.text.tokenizer import Tokenizer

@@ -18,7 +18,7 @@ from roseinfer.engine.planner import BlockCopy, Chunk, StepPlan
 from roseinfer.engine.request import TokenLogprobs
 from roseinfer.engine.step_inputs import StepInputs
 from roseinfer.errors import RoseinferError
-from roseinfer.models.base import CausalLM
+from roseinfer.models.causal_lm import CausalLM
 from roseinfer.sampling.logprobs import logprobs
 from roseinfer.sampling.penalties import History
 from roseinfer.sampling.sampler import SamplingBatch, sample

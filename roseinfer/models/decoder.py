@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from roseinfer.attention.base import AttentionBackend, AttentionMetadata, DecodeLayout
 from roseinfer.errors import ModelError
 from roseinfer.kernels.cpu import native
-from roseinfer.models.base import CausalLM
-from roseinfer.models.config import ModelConfig
-from roseinfer.models.layers import Embedding, FusedLinear, Linear, RMSNorm
+from roseinfer.models.causal_lm import CausalLM
+from roseinfer.models.embedding import Embedding
+from roseinfer.models.linear import FusedLinear, Linear
+from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.native_layers import NativeLayers
+from roseinfer.models.norm_layers import RMSNorm
 from roseinfer.models.rope import RotaryEmbedding, rotate
 from roseinfer.models.step_tensors import StepTensors
 

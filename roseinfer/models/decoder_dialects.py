@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 from roseinfer.errors import ModelError
-from roseinfer.models.activation import activation_from_hf
-from roseinfer.models.base import Checkpoint, Dialect, Transform, WeightPlace
-from roseinfer.models.config import ModelConfig
+from roseinfer.models.activation_names import activation_from_hf
+from roseinfer.models.dialect import Checkpoint, Dialect, Transform, WeightPlace
 from roseinfer.models.fields import gguf_vocab_size, optional, require, require_feature, size
+from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.rope_config import rope_from_gguf, rope_from_hf
 
 _ROPE_DIVISORS = "rope_freqs.weight"

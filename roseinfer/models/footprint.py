@@ -5,8 +5,9 @@ from typing import Self
 import msgspec
 from torch import nn
 
-from roseinfer.models.base import CausalLM
-from roseinfer.models.layers import Embedding, Linear
+from roseinfer.models.causal_lm import CausalLM
+from roseinfer.models.embedding import Embedding
+from roseinfer.models.linear import Linear
 
 
 class WeightBytes(msgspec.Struct, frozen=True):

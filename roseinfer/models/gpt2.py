@@ -6,12 +6,16 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from roseinfer.attention.base import AttentionBackend, AttentionMetadata
-from roseinfer.models.activation import activation_from_hf
-from roseinfer.models.base import Architecture, CausalLM, Checkpoint, Dialect, WeightPlace
-from roseinfer.models.config import ModelConfig
+from roseinfer.models.activation_names import activation_from_hf
+from roseinfer.models.causal_lm import CausalLM
+from roseinfer.models.dialect import Architecture, Checkpoint, Dialect, WeightPlace
+from roseinfer.models.embedding import Embedding
 from roseinfer.models.fields import gguf_vocab_size, optional, require, require_feature, size
 from roseinfer.models.gpt2_trainer import GPT2_TRAINER
-from roseinfer.models.layers import Embedding, LayerNorm, Linear, parameter
+from roseinfer.models.linear import Linear
+from roseinfer.models.model_config import ModelConfig
+from roseinfer.models.norm_layers import LayerNorm
+from roseinfer.models.parameter import parameter
 from roseinfer.models.step_tensors import StepTensors
 
 

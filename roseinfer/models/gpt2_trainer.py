@@ -3,9 +3,9 @@
 from torch import Tensor
 
 from roseinfer.errors import ModelError
-from roseinfer.models.base import Checkpoint, Dialect, WeightPlace
-from roseinfer.models.config import ModelConfig
+from roseinfer.models.dialect import Checkpoint, Dialect, WeightPlace
 from roseinfer.models.fields import size
+from roseinfer.models.model_config import ModelConfig
 
 _LAYER_NORM_EPS = 1e-5  # torch's default, of which the checkpoint says nothing
 

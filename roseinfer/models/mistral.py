@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from roseinfer.models.base import Architecture
-from roseinfer.models.config import ModelConfig
 from roseinfer.models.decoder import Decoder
 from roseinfer.models.decoder_dialects import hf_config, hf_sliding_window, hugging_face
+from roseinfer.models.dialect import Architecture
 from roseinfer.models.fields import require
+from roseinfer.models.model_config import ModelConfig
 
 
 def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:

@@ -11,8 +11,9 @@ from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.kernels.cpu import native
 from roseinfer.kernels.cpu.native import Kind
 from roseinfer.kernels.linear.native_linear import NativeWeight
-from roseinfer.models.config import ModelConfig
-from roseinfer.models.layers import Linear, RMSNorm
+from roseinfer.models.linear import Linear
+from roseinfer.models.model_config import ModelConfig
+from roseinfer.models.norm_layers import RMSNorm
 from roseinfer.models.rope import RotaryEmbedding
 
 

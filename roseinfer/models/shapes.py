@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from roseinfer.models.config import ModelConfig
+from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.rope import Llama3Scaling, Rope
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from roseinfer.attention.base import AttentionBackend, AttentionMetadata, Projection
 from roseinfer.kernels.cpu import native
-from roseinfer.models.layers import RMSNorm
+from roseinfer.models.norm_layers import RMSNorm
 from roseinfer.models.rope import RotaryEmbedding
 
 

@@ -4,8 +4,10 @@ import torch
 from torch import Tensor
 
 from roseinfer.kernels.linear.quantized_linear import Groups, Int4Groups
-from roseinfer.models.base import CausalLM, Transform
-from roseinfer.models.layers import Embedding, Linear
+from roseinfer.models.causal_lm import CausalLM
+from roseinfer.models.dialect import Transform
+from roseinfer.models.embedding import Embedding
+from roseinfer.models.linear import Linear
 
 
 class StoredPacking:

@@ -14,7 +14,8 @@ from roseinfer.kernels.linear.packed_linear import packed_linear_reference
 from roseinfer.kernels.linear.packed_weight import PackedTable
 from roseinfer.kernels.linear.packing import Packing, pack, pack_groups
 from roseinfer.kernels.linear.quantized_linear import Groups, Int4Groups, Int8Rows
-from roseinfer.models.layers import Embedding, FusedLinear
+from roseinfer.models.embedding import Embedding
+from roseinfer.models.linear import FusedLinear
 
 pytestmark = [
     pytest.mark.usefixtures("loaded"),

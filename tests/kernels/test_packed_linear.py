@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roseinfer.kernels.linear.packed_linear import OneDnnWeight, packed_linear_reference
-from roseinfer.models.layers import FusedLinear
+from roseinfer.models.linear import FusedLinear
 
 
 @given(

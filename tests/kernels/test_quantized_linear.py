@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from roseinfer.kernels.linear.packed_linear import packed_linear_reference
 from roseinfer.kernels.linear.packed_weight import PackedWeight
 from roseinfer.kernels.linear.quantized_linear import Groups, Int4Groups, Int8Rows
-from roseinfer.models.layers import Embedding, FusedLinear, Linear
+from roseinfer.models.embedding import Embedding
+from roseinfer.models.linear import FusedLinear, Linear
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 

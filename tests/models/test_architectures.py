@@ -19,10 +19,10 @@ from architecture_models import (
 from roseinfer.config import EngineConfig
 from roseinfer.engine.factory import build_engine
 from roseinfer.errors import ModelError, UsageError
-from roseinfer.models.base import Checkpoint
-from roseinfer.models.config import ModelConfig
-from roseinfer.models.load import fill_dummy_weights
-from roseinfer.models.registry import architecture, read_config
+from roseinfer.models.architectures import architecture, read_config
+from roseinfer.models.dialect import Checkpoint
+from roseinfer.models.model_config import ModelConfig
+from roseinfer.models.model_loading import fill_dummy_weights
 from roseinfer.models.shapes import SHAPES
 
 PROMPTS = [random_prompt(length, seed=length) for length in (3, 50, 17, 64)]

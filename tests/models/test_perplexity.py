@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from roseinfer.models.layers import Linear
+from roseinfer.models.linear import Linear
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 

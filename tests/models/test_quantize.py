@@ -15,7 +15,7 @@ from roseinfer.engine.device import resolve_quantization
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 from roseinfer.errors import UsageError
-from roseinfer.models.layers import Linear
+from roseinfer.models.linear import Linear
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 

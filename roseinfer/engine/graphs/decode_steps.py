@@ -20,7 +20,7 @@ from roseinfer.engine.launch import Drawn
 from roseinfer.engine.planner import Chunk, StepPlan
 from roseinfer.engine.request import PENDING, Request
 from roseinfer.kernels.sampling.advance import advance
-from roseinfer.models.base import CausalLM
+from roseinfer.models.causal_lm import CausalLM
 from roseinfer.sampling.sampler import sample
 from roseinfer.spans import span
 from roseinfer.upload import upload

@@ -15,7 +15,7 @@ from roseinfer.engine.graphs.static_sampling import fill_sampling, sampling_batc
 from roseinfer.engine.launch import Drawn
 from roseinfer.engine.planner import LEAST_PROMPT_TOKENS, Chunk, StepPlan
 from roseinfer.engine.step_inputs import StepInputs
-from roseinfer.models.base import CausalLM
+from roseinfer.models.causal_lm import CausalLM
 from roseinfer.sampling.sampler import sample
 from roseinfer.spans import span
 

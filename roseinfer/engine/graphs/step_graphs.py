@@ -17,7 +17,7 @@ from roseinfer.engine.graphs.mixed_steps import MAX_PROMPTS, MixedSteps
 from roseinfer.engine.graphs.static_inputs import StaticBlockTables
 from roseinfer.engine.launch import Drawn
 from roseinfer.engine.planner import StepPlan
-from roseinfer.models.base import CausalLM
+from roseinfer.models.causal_lm import CausalLM
 
 
 class _Steps(Protocol):

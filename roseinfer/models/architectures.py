@@ -4,30 +4,31 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from roseinfer.errors import ModelError
-from roseinfer.models.base import Architecture, Checkpoint, Dialect
-from roseinfer.models.config import ModelConfig
+from roseinfer.models.dialect import Architecture, Checkpoint
 from roseinfer.models.gpt2 import GPT2_ARCHITECTURE
 from roseinfer.models.llama import LLAMA
 from roseinfer.models.mistral import MISTRAL
+from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.qwen2 import QWEN2
 from roseinfer.models.qwen3 import QWEN3
 from roseinfer.weights.resolve import SourceFormat
 
 T = TypeVar("T")
 
-_ARCHITECTURES = {model.name: model for model in (LLAMA, MISTRAL, QWEN2, QWEN3, GPT2_ARCHITECTURE)}
+ARCHITECTURES = {model.name: model for model in (LLAMA, MISTRAL, QWEN2, QWEN3, GPT2_ARCHITECTURE)}
+"""Built-in architectures by name, and those that `register` added."""
+
+
+def register(model: Architecture) -> None:
+    """Add an architecture to the registry. Raises ModelError if its name is taken."""
+    if model.name in ARCHITECTURES:
+        raise ModelError(f"architecture {model.name!r} is already registered: choose another name")
+    ARCHITECTURES[model.name] = model
 
 
 def architecture(name: str) -> Architecture:
     """The architecture called `name`, which is also its Hugging Face model_type and its GGUF name."""
-    return _among(_ARCHITECTURES, name)
-
-
-def dialect(model: Architecture, source_format: SourceFormat) -> Dialect | None:
-    """How files of a format describe an architecture; None for one that is not read from that format."""
-    if source_format == "gguf":
-        return model.gguf
-    return model.trainer if source_format == "trainer" else model.hugging_face
+    return _among(ARCHITECTURES, name)
 
 
 def read_config(source_format: SourceFormat, checkpoint: Checkpoint) -> ModelConfig:
@@ -42,7 +43,7 @@ def read_config(source_format: SourceFormat, checkpoint: Checkpoint) -> ModelCon
         key = "general.architecture" if source_format == "gguf" else "model_type"
         name = str(checkpoint.fields.get(key))
     known = {
-        model.name: found for model in _ARCHITECTURES.values() if (found := dialect(model, source_format)) is not None
+        model.name: found for model in ARCHITECTURES.values() if (found := model.dialect(source_format)) is not None
     }
     return _among(known, name).config(checkpoint)
 

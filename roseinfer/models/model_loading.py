@@ -7,9 +7,10 @@ from torch import Tensor
 
 from roseinfer.errors import ModelError
 from roseinfer.kernels.linear.quantized_linear import Groups
-from roseinfer.models.base import CausalLM, Checkpoint, WeightPlace
-from roseinfer.models.config import ModelConfig
-from roseinfer.models.registry import architecture, dialect, read_config
+from roseinfer.models.architectures import architecture, read_config
+from roseinfer.models.causal_lm import CausalLM
+from roseinfer.models.dialect import Checkpoint, WeightPlace
+from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.shapes import SHAPES
 from roseinfer.models.stored_packing import StoredPacking
 from roseinfer.progress import ProgressCallback
@@ -106,6 +107,6 @@ def _tensors(
 
 
 def _place(name: str, config: ModelConfig, source: ModelSource) -> WeightPlace | None:
-    rules = dialect(architecture(config.architecture), source.format)
+    rules = architecture(config.architecture).dialect(source.format)
     assert rules is not None, "the config was read by this dialect"
     return rules.weight(name, config)

@@ -3,7 +3,7 @@
 import msgspec
 
 from roseinfer.errors import ModelError
-from roseinfer.models.activation import ActivationName
+from roseinfer.models.activation_names import ActivationName
 from roseinfer.models.rope import DynamicScaling, Rope
 
 
