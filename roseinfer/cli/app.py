@@ -14,10 +14,10 @@ import typer
 
 from roseinfer import __version__
 from roseinfer.cli import console
-from roseinfer.cli.bench import bench
-from roseinfer.cli.generate import generate
-from roseinfer.cli.profile import profile
-from roseinfer.cli.summarize import summarize
+from roseinfer.cli.bench.bench_command import bench
+from roseinfer.cli.generate.generate_command import generate
+from roseinfer.cli.profile.profile_command import profile
+from roseinfer.cli.summarize.summarize_command import summarize
 from roseinfer.errors import RoseinferError
 
 app = typer.Typer(

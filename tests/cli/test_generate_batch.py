@@ -14,7 +14,7 @@ import pytest
 from command import ENVIRONMENT, command, roseinfer, succeeds
 
 from roseinfer import Engine, EngineConfig, SamplingParams, UsageError, build_engine
-from roseinfer.cli.batch import answers
+from roseinfer.cli.generate.answer_stream import answers
 from roseinfer.workload.request_lines import count_requests
 from roseinfer.workload.requests import WorkloadRequest
 

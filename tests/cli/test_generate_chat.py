@@ -14,7 +14,7 @@ import pytest
 from command import ENVIRONMENT, command
 
 from roseinfer import Engine, EngineConfig, SamplingParams, build_engine
-from roseinfer.cli.chat import Chat
+from roseinfer.cli.generate.chat_session import Chat
 
 TEMPLATE = "{% for m in messages %}{{ m['role'][0] }}:{{ m['content'] }}\n{% endfor %}a:"
 PARAMS = SamplingParams(max_new_tokens=6, stop_on_eos=False)

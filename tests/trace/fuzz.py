@@ -28,9 +28,9 @@ except ImportError:
 
 if atheris is not None and __name__ == "__main__":
     with atheris.instrument_imports(include=["roseinfer.trace", "roseinfer.cli"]):
-        import roseinfer.cli.trace_html
-        import roseinfer.cli.trace_markdown
-        import roseinfer.cli.trace_tables
+        import roseinfer.cli.rendering.html_page
+        import roseinfer.cli.rendering.markdown
+        import roseinfer.cli.rendering.terminal
         import roseinfer.trace.analyze  # noqa: F401
 
 import msgspec
@@ -38,9 +38,9 @@ from rich.console import Console
 from sums import check_sums
 from traces import LAYOUTS, MATMUL, as_text, event, kernel, launch
 
-from roseinfer.cli.trace_html import to_html
-from roseinfer.cli.trace_markdown import to_markdown
-from roseinfer.cli.trace_tables import print_report
+from roseinfer.cli.rendering.html_page import to_html
+from roseinfer.cli.rendering.markdown import to_markdown
+from roseinfer.cli.rendering.terminal import print_report
 from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.trace import Summary, compare, summarize_trace
 

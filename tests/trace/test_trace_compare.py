@@ -11,7 +11,7 @@ from traces import MATMUL, ORIGIN, event, kernel, launch, write
 
 from roseinfer.cli import console
 from roseinfer.cli.app import run
-from roseinfer.cli.trace_sheets import all_sheets
+from roseinfer.cli.rendering.sheets import all_sheets
 from roseinfer.errors import TraceError, UsageError
 from roseinfer.trace import Summary, compare, summarize_trace
 from roseinfer.trace.comparison import normalized

@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 from traces import MATMUL, ORIGIN, event, write
 
-from roseinfer.cli.trace_html import to_html
-from roseinfer.cli.trace_markdown import to_markdown
-from roseinfer.cli.trace_sheets import all_sheets
-from roseinfer.cli.trace_tables import ops_table, print_report, timeline_strip
+from roseinfer.cli.rendering.html_page import to_html
+from roseinfer.cli.rendering.markdown import to_markdown
+from roseinfer.cli.rendering.sheets import all_sheets
+from roseinfer.cli.rendering.terminal import ops_table, print_report, timeline_strip
 from roseinfer.trace import Summary, compare, summarize_trace
 from roseinfer.trace.naming import short_name
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from roseinfer.cli.generate_call import GenerateCall
+from roseinfer.cli.generate.generate_call import GenerateCall
 from roseinfer.cli.options import Debug, Json, Quiet, configured
 from roseinfer.config import RunConfig, SamplingParams, WorkloadConfig
 from roseinfer.config_file import sampling_with
@@ -75,7 +75,7 @@ def generate(
             raise UsageError("there is no prompt: give one as an argument, with --prompts-file, or on stdin")
         config = msgspec.structs.replace(config, workload=_with_arguments(config.workload, ["-"]))
         call = msgspec.structs.replace(call, config=config)
-    from roseinfer.cli import generation
+    from roseinfer.cli.generate import generation
 
     if call.is_chat:
         generation.chat(call)

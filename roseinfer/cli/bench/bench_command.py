@@ -8,8 +8,8 @@ import msgspec
 import typer
 
 from roseinfer.cli import console
-from roseinfer.cli.bench_lists import listed, positive_int, rate, whole_number
-from roseinfer.cli.bench_plot import check_plot, draw_plot
+from roseinfer.cli.bench.result_plot import check_plot, draw_plot
+from roseinfer.cli.bench.value_lists import listed, positive_int, rate, whole_number
 from roseinfer.cli.options import Debug, Json, Quiet, configured
 from roseinfer.config import Mode, RunConfig
 from roseinfer.errors import UsageError
@@ -104,7 +104,7 @@ def bench(
         check_plot(plot)
     from roseinfer.bench.grid import Axes, cells
     from roseinfer.bench.slo import parse_slo
-    from roseinfer.cli.bench_output import print_comparison, print_results
+    from roseinfer.cli.bench.result_output import print_comparison, print_results
 
     axes = Axes(
         modes=get_args(Mode) if mode == "all" else [mode] if mode is not None else [],

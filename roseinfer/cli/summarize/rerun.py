@@ -25,7 +25,7 @@ def rerun(run_dir: Path) -> "Summary":
     Raises UsageError for a directory that no engine's run made.
     """
     config = _config_of(run_dir)
-    from roseinfer.cli.recording import record_run
+    from roseinfer.cli.profile.profiled_run import record_run
 
     beside = msgspec.structs.replace(config.profile, profile_dir=str(run_dir.resolve().parent))
     config = msgspec.structs.replace(config, profile=beside)

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from roseinfer.cli.batch import Answer
+from roseinfer.cli.generate.answer_stream import Answer
 from roseinfer.engine.request import TokenEvent
 from roseinfer.workload.requests import WorkloadRequest, shown
 

@@ -7,7 +7,7 @@ import msgspec
 from rich.console import Console
 
 from roseinfer.cli import console
-from roseinfer.cli.bench_tables import (
+from roseinfer.cli.bench.result_tables import (
     CHANGE_COLUMNS,
     RUN_COLUMNS,
     RUN_TITLE,
@@ -19,7 +19,7 @@ from roseinfer.cli.bench_tables import (
     run_rows,
     speed_rows,
 )
-from roseinfer.cli.report import print_report
+from roseinfer.cli.rendering.run_report import print_report
 
 if TYPE_CHECKING:
     from roseinfer.bench.results import BenchResults, BenchRun, Comparison, Measured, Search

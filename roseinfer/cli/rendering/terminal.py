@@ -8,7 +8,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from roseinfer.cli.trace_sheets import Sheet, SortBy, all_sheets, op_sheet, span_sheet, step_sheet
+from roseinfer.cli.rendering.sheets import Sheet, SortBy, all_sheets, op_sheet, span_sheet
 from roseinfer.trace.naming import duration, short_name
 from roseinfer.trace.summary import Summary, Verdict
 
@@ -40,11 +40,6 @@ def ops_table(summary: Summary, top: int = 15, sort_by: SortBy = "self", *, widt
 def spans_table(summary: Summary, *, width: int = 100) -> Table:
     """Where the program's own named ranges spent their time."""
     return sheet_table(span_sheet(summary), width)
-
-
-def steps_table(summary: Summary, *, width: int = 100) -> Table:
-    """The steps of each phase."""
-    return sheet_table(step_sheet(summary), width)
 
 
 def sheet_table(sheet: Sheet, width: int) -> Table:

@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import jinja2
 
-from roseinfer.cli.trace_sheets import all_sheets
+from roseinfer.cli.rendering.sheets import all_sheets
 from roseinfer.trace.naming import counted, duration, short_name
 from roseinfer.trace.summary import DeviceSummary, Segment, StepBusy, Summary, TypicalStep
 
-_TEMPLATE = Path(__file__).with_name("trace_page.html.j2")
+_TEMPLATE = Path(__file__).with_name("html_page.html.j2")
 _TOP = 20
 _WIDTH = 1000.0
 _ROW = 22.0

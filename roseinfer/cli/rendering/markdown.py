@@ -1,6 +1,6 @@
 """A trace's summary as Markdown that pastes into a pull request."""
 
-from roseinfer.cli.trace_sheets import Sheet, SortBy, all_sheets
+from roseinfer.cli.rendering.sheets import Sheet, SortBy, all_sheets
 from roseinfer.trace.naming import short_name
 from roseinfer.trace.summary import Summary
 

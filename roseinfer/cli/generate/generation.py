@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 
 from roseinfer.cli import console
-from roseinfer.cli.answer_rows import answered, open_lines, rows
-from roseinfer.cli.answer_text import AnswerText
-from roseinfer.cli.batch import Answer, answers
-from roseinfer.cli.chat import Chat, read_line
-from roseinfer.cli.generate_call import GenerateCall
+from roseinfer.cli.generate.answer_rows import answered, open_lines, rows
+from roseinfer.cli.generate.answer_stream import Answer, answers
+from roseinfer.cli.generate.answer_text import AnswerText
+from roseinfer.cli.generate.chat_session import Chat, read_line
+from roseinfer.cli.generate.generate_call import GenerateCall
 from roseinfer.cli.loading import load_engine
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.loaded_model import Prompt

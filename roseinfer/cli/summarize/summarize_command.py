@@ -56,7 +56,7 @@ def summarize(
 
     summary = _read(trace)
     if again:
-        from roseinfer.cli.rerun import rerun
+        from roseinfer.cli.summarize.rerun import rerun
 
         summary = compare(rerun(trace), summary, limit)
     elif baseline is not None:
@@ -94,7 +94,7 @@ def _read(path: Path) -> "Summary":
 
 
 def _write_page(path: Path, summary: "Summary") -> None:
-    from roseinfer.cli.trace_html import to_html
+    from roseinfer.cli.rendering.html_page import to_html
 
     try:
         path.write_text(to_html(summary), encoding="utf-8")
@@ -109,10 +109,10 @@ def _print(
     if as_json:
         console.print_json(summary)
     elif markdown:
-        from roseinfer.cli.trace_markdown import to_markdown
+        from roseinfer.cli.rendering.markdown import to_markdown
 
         console.stdout.out(to_markdown(summary, top, sort_by), end="", highlight=False)
     else:
-        from roseinfer.cli.trace_tables import print_report
+        from roseinfer.cli.rendering.terminal import print_report
 
         print_report(console.stdout, summary, top, sort_by)

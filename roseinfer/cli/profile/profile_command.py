@@ -27,7 +27,7 @@ def profile(
     The workload repeats, with fresh requests, until the schedule is done. The report's figures come from a pass
     without the profiler. Without --config, the shipped run `default` is profiled.
     """
-    from roseinfer.cli.recording import record_run
+    from roseinfer.cli.profile.profiled_run import record_run
     from roseinfer.profiling.run_dir import check_writable
 
     check_writable(Path(config.profile.profile_dir))
@@ -47,8 +47,8 @@ def profile(
 
 
 def _print(result: "ProfileResult", config: RunConfig, show_open: bool) -> None:
-    from roseinfer.cli.report import print_report
-    from roseinfer.cli.trace_tables import ops_table, print_verdict, spans_table
+    from roseinfer.cli.rendering.run_report import print_report
+    from roseinfer.cli.rendering.terminal import ops_table, print_verdict, spans_table
 
     session, out = result.session, console.stdout
     print_report(result.report)
