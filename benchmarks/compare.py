@@ -1,12 +1,13 @@
-"""The same workload, weights and machine for roseinfer and for the engines installed beside it.
+"""Compare roseinfer with other installed engines on the same workload, weights and machine.
 
     python benchmarks/compare.py --config latency
     python benchmarks/compare.py --config small-engines-gpt2 --peers transformers --rounds 3
 
-Each engine runs in a process of its own, one after the other, `--rounds` times around. All get the same prompts as
-token ids and the same weights: a Hugging Face directory as it is, or an export of what roseinfer loaded. A GGUF file
-goes to roseinfer and llama.cpp as it is, quantized; --dtype and --quantize say otherwise for roseinfer. Decoding is
-greedy, EOS is ignored. Prints ratios and how far greedy completions agree, and writes a record to benchmarks/results.
+Each engine runs in its own process. The engines take turns, for `--rounds` rounds. All receive the same prompts, as
+token ids, and the same weights: the given Hugging Face directory, or an export of the weights that roseinfer loaded.
+roseinfer and llama.cpp read a GGUF file directly, in its quantized form; --dtype and --quantize override that for
+roseinfer. Decoding is greedy and ignores EOS. Prints speed ratios and the agreement of the greedy completions, and
+writes a record to benchmarks/results.
 """
 
 import argparse
@@ -26,31 +27,31 @@ from contenders import CONTENDERS, Job, Outcome, Pass, installed, run_contender 
 
 RESULTS = Path(__file__).parent / "results"
 LEAST_AGREEMENT = 0.9
-"""Of completions' leading tokens; below it, two engines hardly ran the same model."""
+"""Minimum share of leading completion tokens that agree; below it, two engines probably ran different models."""
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """One engine's figures, over all its passes."""
+    """Figures of one engine over all its timed passes."""
 
     version: str
     settings: str
     startup_s: float
     completion_tokens_per_s: float
-    """Median."""
+    """Median over passes."""
     completion_tokens_per_s_std: float
     completion_tokens_per_s_best: float
-    """Of the pass that other work disturbed least."""
+    """Maximum over passes: the pass that other work on the machine disturbed least."""
     ttft_ms: float | None
     """Median over requests and passes."""
     tpot_ms: float | None
     requests_that_agree_percent: float
-    """Whose completions are roseinfer's, token for token."""
+    """Percentage of requests with exactly roseinfer's completion tokens."""
     leading_tokens_that_agree_percent: float
-    """Of all completion tokens, those before the first difference."""
+    """Percentage of completion tokens that precede the first difference from roseinfer's completion."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """What is written to benchmarks/results."""
+    """The JSON document written to benchmarks/results."""
 
     command: str
     date: str
@@ -59,7 +60,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     workload: dict[str, Any]
     engines: dict[str, Figures]
     ratios: dict[str, dict[str, float]]
-    """Of roseinfer to each other engine; above 1, roseinfer is faster."""
+    """Ratio of roseinfer to each other engine, by figure; above 1, roseinfer is faster."""
 
 
 def main() -> None:
@@ -83,28 +84,36 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="latency", help="a shipped run or a TOML file")
-    parser.add_argument("--model", help="another model than the config's")
-    parser.add_argument("--load-format", help="dummy: random weights")
+    parser.add_argument("--config", default="latency", help="shipped config or TOML file [default: %(default)s]")
+    parser.add_argument("--model", help="model that replaces the config's")
+    parser.add_argument("--load-format", help="weight format; `dummy` draws random weights")
     parser.add_argument("--device", help="cpu, cuda, cuda:N or auto")
-    parser.add_argument("--dtype", help="of weights and activations, in every engine")
-    parser.add_argument("--quantize", help="of roseinfer's weights: auto, none, int8 or int4")
+    parser.add_argument("--dtype", help="dtype of weights and activations in every engine")
+    parser.add_argument("--quantize", help="quantization of roseinfer's weights: auto, none, int8 or int4")
     parser.add_argument(
-        "--compile", action=argparse.BooleanOptionalAction, help="roseinfer with its compiled kernels, or without"
+        "--compile", action=argparse.BooleanOptionalAction, help="use roseinfer's compiled CPU kernels"
     )
-    parser.add_argument("--num-requests", type=int, help="fewer requests than the config's")
-    parser.add_argument("--max-batch-size", type=int, help="most requests that run together, in every engine")
-    parser.add_argument("--peers", nargs="*", choices=[name for name in CONTENDERS if name != "roseinfer"])
-    parser.add_argument("--repeats", type=int, default=3, help="timed passes a process")
-    parser.add_argument("--rounds", type=int, default=1, help="processes an engine, in turn with the others'")
-    parser.add_argument("--note", help="what a reader of the record should know")
-    parser.add_argument("--output", type=Path, help="the record; by default in benchmarks/results")
+    parser.add_argument("--num-requests", type=int, help="number of requests [default: the config's]")
+    parser.add_argument("--max-batch-size", type=int, help="maximum requests per step in every engine")
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        choices=[name for name in CONTENDERS if name != "roseinfer"],
+        help="engines to compare with [default: all that are installed]",
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="timed passes per process [default: %(default)s]")
+    parser.add_argument("--rounds", type=int, default=1, help="processes per engine [default: %(default)s]")
+    parser.add_argument("--note", help="remark stored in the record")
+    parser.add_argument("--output", type=Path, help="path of the record [default: a file in benchmarks/results]")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def _prepare(arguments: argparse.Namespace, work: Path) -> tuple[Job, dict[str, Any], dict[str, Any]]:
-    """Draw the workload and share the weights; the process that measures loads its own engine."""
+    """Return the job for all engines, the environment and the workload's description.
+
+    Draws the workload and exports the weights. Each measuring process loads its own engine later.
+    """
     from shared_weights import export, num_threads
 
     from roseinfer.config_file import load_config
@@ -166,12 +175,12 @@ def _prepare(arguments: argparse.Namespace, work: Path) -> tuple[Job, dict[str, 
 
 
 def _contenders(arguments: argparse.Namespace, job: Job) -> list[str]:
-    """Ourselves and whoever was asked for, or is installed."""
+    """Return the engines to run: roseinfer, then those of --peers or, by default, all installed peers."""
     peers = arguments.peers
     if peers is None:
         peers = [name for name in CONTENDERS if name != "roseinfer" and installed(name)]
     if "llama-cpp-python" in peers and job.gguf is None:
-        print("llama-cpp-python is left out: it needs a GGUF model")
+        print("skipping llama-cpp-python: it needs a GGUF model")
         peers = [name for name in peers if name != "llama-cpp-python"]
     return ["roseinfer", *peers]
 
@@ -232,7 +241,7 @@ def _figures(runs: list[Outcome], job: Job, ours: list[list[int]]) -> Figures:
 
 
 def _agreeing(mine: list[int], other: list[int]) -> int:
-    """Tokens before the first difference."""
+    """Return the number of tokens before the first difference."""
     for index, (a, b) in enumerate(zip(mine, other, strict=False)):
         if a != b:
             return index
@@ -286,7 +295,10 @@ def _print(record: Record) -> None:
         print(f"roseinfer over {name}: " + ", ".join(f"{what} {ratio:.2f}x" for what, ratio in ratios.items()))
     for name, figures in record.engines.items():
         if figures.leading_tokens_that_agree_percent < 100 * LEAST_AGREEMENT:
-            print(f"{name} says something else than roseinfer after a while: near ties, or not the same model")
+            print(
+                f"{name} and roseinfer agree on too few leading tokens: nearly equal logits broke the ties differently, "
+                "or the models differ"
+            )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""The engines that `compare.py` runs, each in a process of its own, all on the same job.
+"""The engines that `compare.py` runs on one job, each in its own process.
 
-A contender loads the model, runs the job once to warm up and then `repeats` times, greedily and without stopping at
-EOS, and says when each request's tokens were there. Nothing here is imported by more than its own process needs.
+A contender loads the model, runs the job once to warm up and then `repeats` timed times. Decoding is greedy and ignores
+EOS. A contender reports when each request's tokens arrived. Engines are imported inside their functions, so that a
+process imports only its own engine.
 """
 
 import time
@@ -14,7 +15,7 @@ import msgspec
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What every contender does."""
+    """The work that every contender does."""
 
     model_dir: str
     gguf: str | None
@@ -24,7 +25,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     max_batch_size: int
     max_model_len: int
     engine: dict[str, Any]
-    """Our own [engine] settings."""
+    """roseinfer's [engine] settings."""
     mode: str
     prompts: list[list[int]]
     max_new_tokens: list[int]
@@ -32,32 +33,33 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pass(msgspec.Struct, frozen=True, kw_only=True):
-    """One timed pass; None where an engine does not tell."""
+    """Times of one timed pass; None for those that the engine does not report."""
 
     elapsed_s: float
     ttft_s: list[float] | None
-    """Of each request, from the start of the pass."""
+    """Time to first token of each request, from the start of the pass."""
     tpot_s: list[float] | None
+    """Time per output token of each request."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What a contender did."""
+    """Result of one contender's process."""
 
     version: str
     settings: str
     startup_s: float
-    """From an empty process, imports included, to a loaded model."""
+    """Time from the start of the process to a loaded model, imports included."""
     passes: list[Pass]
     completions: list[list[int]]
     """Token ids of the last pass."""
 
 
 Load = Callable[[Job], tuple[str, Callable[[], tuple[Pass, list[list[int]]]]]]
-"""Loads the model; returns settings worth recording, and a function that makes one pass."""
+"""Function that loads the model and returns (settings to record, a function that runs one pass)."""
 
 
 def roseinfer(job: Job) -> tuple[str, Callable[[], tuple[Pass, list[list[int]]]]]:
-    """Ours, through its public factory."""
+    """roseinfer, built by its public factory."""
     from roseinfer.bench.protocol import timed_pass
     from roseinfer.bench.request_figures import request_figures
     from roseinfer.config import EngineConfig, SamplingParams
@@ -85,7 +87,7 @@ def roseinfer(job: Job) -> tuple[str, Callable[[], tuple[Pass, list[list[int]]]]
 
 
 def transformers(job: Job) -> tuple[str, Callable[[], tuple[Pass, list[list[int]]]]]:
-    """`generate` with its default dynamic cache, in static batches padded on the left."""
+    """transformers' `generate` with the default dynamic cache, in static batches padded on the left."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.generation.streamers import BaseStreamer
@@ -94,7 +96,7 @@ def transformers(job: Job) -> tuple[str, Callable[[], tuple[Pass, list[list[int]
     model = AutoModelForCausalLM.from_pretrained(job.model_dir, dtype=getattr(torch, job.dtype)).to(job.device).eval()
 
     class Clock(BaseStreamer):
-        """When each step's tokens were there; the first call brings the prompt."""
+        """Arrival time of each step's tokens; the first call delivers the prompt."""
 
         def __init__(self) -> None:
             self.times_s: list[float] = []
@@ -143,7 +145,7 @@ def transformers(job: Job) -> tuple[str, Callable[[], tuple[Pass, list[list[int]
 
 
 def llama_cpp(job: Job) -> tuple[str, Callable[[], tuple[Pass, list[list[int]]]]]:
-    """One request after another, on the GGUF file's own quantized weights."""
+    """llama.cpp: one request after another, on the GGUF file's quantized weights."""
     from llama_cpp import Llama
 
     assert job.gguf is not None
@@ -173,7 +175,7 @@ def llama_cpp(job: Job) -> tuple[str, Callable[[], tuple[Pass, list[list[int]]]]
 
 
 def vllm(job: Job) -> tuple[str, Callable[[], tuple[Pass, list[list[int]]]]]:
-    """Its offline `LLM`, with prefix caching off so that repeats do the same work."""
+    """vLLM's offline `LLM`, without prefix caching, so that each pass does the same work."""
     from vllm import LLM, SamplingParams
 
     engine = LLM(
@@ -205,16 +207,16 @@ CONTENDERS: dict[str, tuple[str, Load]] = {
     "llama-cpp-python": ("llama_cpp", llama_cpp),
     "vllm": ("vllm", vllm),
 }
-"""By the name of its package: the module it is imported as, and how to run it."""
+"""(importable module, loader) of each engine, by the name of its package."""
 
 
 def installed(name: str) -> bool:
-    """Whether this Python can import it."""
+    """True if this Python can import the engine."""
     return find_spec(CONTENDERS[name][0]) is not None
 
 
 def run_contender(name: str, job: Job, started_s: float) -> Outcome:
-    """The whole of one process."""
+    """Load the engine, run the warm-up and the timed passes, and return the outcome."""
     settings, run = CONTENDERS[name][1](job)
     startup_s = time.perf_counter() - started_s
     run()

@@ -1,10 +1,10 @@
-"""Matrix products on a CPU: the compiled kernels beside torch's, for weights plain, in 8 bits and in 4.
+"""Time matrix products on a CPU: compiled kernels against torch's, for plain, int8 and int4 weights.
 
     python benchmarks/cpu_linears.py [--sizes 3072x576 576x1536] [--rows 1 4 16 64 128 512]
 
-Each product is timed over so many copies of the weight that memory, not a cache, holds them; the best of a few rounds
-counts, compiled and torch in turn. Torch multiplies plain weights in oneDNN's order, and quantized ones by its own
-kernels for few bits, or widened where rows are many. Prints Markdown.
+Each product runs over enough copies of the weight that they are read from memory, not from a cache. Compiled kernels
+and torch take turns, and the best of a few rounds counts. torch multiplies plain weights packed by oneDNN. It multiplies
+quantized weights with its low-bit kernels, or dequantizes them first when there are many rows. Prints Markdown.
 """
 
 import argparse
@@ -19,12 +19,12 @@ from roseinfer.kernels.linear.packed_weight import PackedWeight
 from roseinfer.kernels.linear.quantized_linear import Groups, Int4Groups, Int8Rows
 
 _CACHE_BYTES = 1 << 27
-"""More than the caches of a processor hold."""
+"""Bytes of weights read in turn: more than a processor's caches hold."""
 _ROUNDS = 5
 
 
 def forms(kind: str, weight: torch.Tensor) -> tuple[PackedWeight, PackedWeight]:
-    """The weight for the compiled kernels, and for torch's."""
+    """Return the weight packed for the compiled kernels, and for torch's."""
     outputs = len(weight)
     if kind == "int8":
         rows = Int8Rows.quantize(weight)
@@ -36,7 +36,7 @@ def forms(kind: str, weight: torch.Tensor) -> tuple[PackedWeight, PackedWeight]:
 
 
 def best_us(copies: list[PackedWeight], x: torch.Tensor) -> float:
-    """Of one product, averaged over the copies."""
+    """Return the time of one product in us, averaged over the copies."""
     started_s = time.perf_counter()
     for weight in copies:
         weight.linear(x)
@@ -45,8 +45,10 @@ def best_us(copies: list[PackedWeight], x: torch.Tensor) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", nargs="+", default=["3072x576", "576x1536"], help="outputs x inputs")
-    parser.add_argument("--rows", nargs="+", type=int, default=[1, 4, 16, 64, 128, 512])
+    parser.add_argument("--sizes", nargs="+", default=["3072x576", "576x1536"], help="outputs x inputs of each weight")
+    parser.add_argument(
+        "--rows", nargs="+", type=int, default=[1, 4, 16, 64, 128, 512], help="numbers of activation rows"
+    )
     arguments = parser.parse_args()
     native.load()
     torch.manual_seed(0)

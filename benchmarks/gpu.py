@@ -1,10 +1,10 @@
-"""Speed on a GPU, beside what the device reaches in a copy and a matrix product.
+"""Measure decode steps and loads on a GPU, with the share of the device's measured ceilings that they reach.
 
     python -m benchmarks.gpu [--repeats 3] [--only decode|loads|origin]
 
-Decode: bf16, random weights, greedy, prompts of 128 tokens, 256 new ones. Loads: configs/small-engines*.toml.
-Origin: configs/origin-gpt2.toml with its own batch limit and with 16. Each configuration runs in a process of its own.
-Prints Markdown, then JSON.
+Decode: bf16, random weights, greedy, 128 prompt tokens and 256 completion tokens per request. Loads: the configs
+small-engines*. Origin: the config origin-gpt2, the run of the tutorial engine that this project started from, with its
+own batch limit and with 16. Each configuration runs in its own process. Prints Markdown, then JSON.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def origin(batch_limit: int) -> list[str]:
 
 
 def measure(name: str, options: list[str], repeats: int) -> dict[str, Any]:
-    """One configuration, by `roseinfer bench`; its error line where it fails."""
+    """Return the figures of one configuration from `roseinfer bench`, or its error line if it fails."""
     command = [sys.executable, "-m", "roseinfer", "bench", "--json", *options, "--repeats", str(repeats)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -48,7 +48,7 @@ def measure(name: str, options: list[str], repeats: int) -> dict[str, Any]:
         "slowest": round(run["completion_tokens_per_s"]["min"], 1),
         "fastest": round(run["completion_tokens_per_s"]["max"], 1),
         "decode_tokens_per_s": round(run["decode"]["tokens_per_s"], 1),
-        # None where a prompt has one token, which is decoded.
+        # A prompt of one token has no prefill: the token is computed by a decode step.
         "prefill_tokens_per_s": None if run["prefill"] is None else round(run["prefill"]["tokens_per_s"], 1),
         "startup_s": round(run["startup_s"], 1),
         "environment": document["environment"],
@@ -57,13 +57,13 @@ def measure(name: str, options: list[str], repeats: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", choices=("decode", "loads", "origin"))
+    parser.add_argument("--repeats", type=int, default=3, help="passes per configuration [default: %(default)s]")
+    parser.add_argument("--only", choices=("decode", "loads", "origin"), help="run one part [default: all]")
     arguments = parser.parse_args()
     configurations = {
         "decode": {f"{model}, batch {batch}": decode(model, batch) for model in _MODELS for batch in _BATCHES},
         "loads": {f"{model}, offline load": load(model) for model in _MODELS},
-        "origin": {f"origin's run, batch limit {limit}": origin(limit) for limit in (8, 16)},
+        "origin": {f"tutorial engine's run, batch limit {limit}": origin(limit) for limit in (8, 16)},
     }
     rows = [
         measure(name, options, arguments.repeats)

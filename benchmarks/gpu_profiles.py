@@ -1,9 +1,10 @@
-"""What profiles of a GPU say, recorded: decoding by graph, and the origin's problem with its cure.
+"""Record what GPU profiles say: decoding by graph replay, and gather attention compared with paged attention.
 
     python -m benchmarks.gpu_profiles [--output benchmarks/results/gpu-profiles.md]
 
-Decode steps of qwen3-0.6b at batch 1 and 64; then configs/origin-gpt2.toml with `--attention gather`, which copies the
-KV cache of every request in every step as the origin did, and with `paged`, compared.
+Profiles decode steps of qwen3-0.6b at batch 1 and 64. Then profiles the config origin-gpt2 with `--attention gather`
+and with `--attention paged`, and compares the two. Gather attention copies every request's KV cache in every step, as
+the tutorial engine did from which this project started.
 """
 
 import argparse
@@ -19,7 +20,7 @@ _ORIGIN = ["--config", "origin-gpt2", "--max-decode-steps", "1"]
 
 
 def roseinfer(*arguments: str) -> str:
-    """What a command prints."""
+    """Run a roseinfer command and return its stdout; exit with its stderr if it fails."""
     done = subprocess.run([sys.executable, "-m", "roseinfer", *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"roseinfer {' '.join(arguments)}: {done.stderr.strip()}")
@@ -27,7 +28,7 @@ def roseinfer(*arguments: str) -> str:
 
 
 def profile(folder: Path, options: list[str]) -> tuple[str, Path]:
-    """Profile once; the command as a reader would give it, and the run directory."""
+    """Profile once; return the command line to show, and the run directory."""
     roseinfer("profile", *options, *_ACTIVE, "--profile-dir", str(folder))
     run = next(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
     return f"roseinfer profile {' '.join([*options, *_ACTIVE])}", run
@@ -35,7 +36,8 @@ def profile(folder: Path, options: list[str]) -> tuple[str, Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "gpu-profiles.md")
+    default = Path(__file__).parent / "results" / "gpu-profiles.md"
+    parser.add_argument("--output", type=Path, default=default, help="Markdown file to write [default: %(default)s]")
     output: Path = parser.parse_args().output
     sections = ["# What profiles of a GPU say\n\n    python -m benchmarks.gpu_profiles"]
     with tempfile.TemporaryDirectory() as folder:
@@ -48,7 +50,7 @@ def main() -> None:
         for attention in ("gather", "paged"):
             command, runs[attention] = profile(Path(folder) / attention, [*_ORIGIN, "--attention", attention])
             said = roseinfer("summarize", str(runs[attention]), "--markdown")
-            sections.append(f"## The origin's run, attention {attention}\n\n    {command}\n\n{said.strip()}")
+            sections.append(f"## The tutorial engine's run, attention {attention}\n\n    {command}\n\n{said.strip()}")
         said = roseinfer("summarize", str(runs["paged"]), "--baseline", str(runs["gather"]), "--markdown")
         sections.append(f"## paged compared with gather\n\n{said.strip()}")
     output.write_text("\n\n".join(sections) + "\n")

@@ -1,9 +1,12 @@
-"""What the host does for each step and each token, with a model that computes nothing: where a GPU is faster, it waits.
+"""Measure the host's time per step and per token around a model that computes nothing.
+
+If a GPU finishes a step in less time than this, the GPU waits for the host.
 
     python benchmarks/host.py [--rounds 5]
 
-Steps are replayed as on a GPU, but the graphs are empty, and what they draw is random; schedule, inputs, results and
-text are real. A GPU's part of it, copies and launches, is not in these figures.
+Steps are graph replays, as on a GPU, but the graphs are empty and the drawn tokens are random. Scheduling, input
+preparation, results and detokenization are real. The host's calls to the GPU, copies and launches, are not in these
+figures.
 """
 
 import argparse
@@ -31,7 +34,7 @@ NEW_TOKENS = 200
 
 
 class EmptyGraphs(StepGraphs):
-    """A replay does nothing."""
+    """Graphs whose replay does nothing."""
 
     def _capture(self, key: GraphKey) -> Any:
         self._steps(key).pad(key)
@@ -39,7 +42,7 @@ class EmptyGraphs(StepGraphs):
 
 
 class EmptyModel(torch.nn.Module):
-    """Zeros, of the right shapes."""
+    """Model that returns zeros of the right shapes."""
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
@@ -53,7 +56,7 @@ class EmptyModel(torch.nn.Module):
 
 
 def empty_engine(batch: int, decode_steps: int) -> Engine:
-    """The demo's tokenizer and settings around a model that computes nothing."""
+    """Return an engine with the demo model's tokenizer and settings, and a model that computes nothing."""
     config = EngineConfig(
         model="smollm2-135m",
         device="cpu",
@@ -78,7 +81,7 @@ def empty_engine(batch: int, decode_steps: int) -> Engine:
         max_steps=decode_steps,
         scrap_block=runner.cache.num_blocks - 1,
     )
-    assert engine.weight_bytes.layers, "is of the real model, and kept"
+    assert engine.weight_bytes.layers, "the weight sizes are those of the real model"
     runner.model = EmptyModel(engine.model_config.vocab_size)  # type: ignore[assignment]
     drawn = runner.graphs._decode._drawn
     drawn.copy_(torch.randint(engine.model_config.vocab_size, drawn.shape))
@@ -86,7 +89,7 @@ def empty_engine(batch: int, decode_steps: int) -> Engine:
 
 
 def drawn_load(engine: Engine, lengths: list[tuple[int, int]], *, stop_on_eos: bool) -> list[PlannedRequest]:
-    """Requests of these (prompt, completion) lengths, all there at the start."""
+    """Return requests with these (prompt, completion) token counts, all arriving at the start."""
     rng = random.Random(0)
     return [
         PlannedRequest(
@@ -98,7 +101,7 @@ def drawn_load(engine: Engine, lengths: list[tuple[int, int]], *, stop_on_eos: b
 
 
 def decode_us(engine: Engine, batch: int, decode_steps: int) -> float:
-    """Median us of a full batch's decode step, in launches of so many tokens a request."""
+    """Return the median time in us of a decode step with a full batch and `decode_steps` tokens per request."""
     scheduler = engine.scheduler("online")
     for planned in drawn_load(engine, [(PROMPT_TOKENS, NEW_TOKENS)] * batch, stop_on_eos=decode_steps == 1):
         scheduler.submit(planned.prompt, planned.params)
@@ -115,7 +118,7 @@ def decode_us(engine: Engine, batch: int, decode_steps: int) -> float:
 
 
 def load_tokens_s(engine: Engine, mode: Mode, requests: int) -> float:
-    """Completion tokens a second of a load with lengths 100 to 1024."""
+    """Return completion tokens per second of a load with prompts and completions of 100 to 1024 tokens."""
     rng = random.Random(1)
     lengths = [(rng.randint(100, 1024), rng.randint(100, 1024)) for _ in range(requests)]
     load = drawn_load(engine, lengths, stop_on_eos=False)
@@ -126,11 +129,11 @@ def load_tokens_s(engine: Engine, mode: Mode, requests: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The host's time a step and a token.")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = argparse.ArgumentParser(description="Measure the host's time per step and per token.")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements per row [default: %(default)s]")
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
-    print("| requests | tokens of each a launch | us a launch | us a token |\n|---|---|---|---|")
+    print("| requests | tokens per request and launch | us per launch | us per token |\n|---|---|---|---|")
     for batch, decode_steps in ((1, 1), (1, 16), (64, 1), (64, 16), (256, 1), (256, 16)):
         engine = empty_engine(batch, decode_steps)
         decode_us(engine, batch, decode_steps)

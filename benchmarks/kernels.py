@@ -1,11 +1,11 @@
-"""Every kernel against torch (cuBLAS among it) at the decode shapes of three models: one JSON document.
+"""Time every GPU kernel against torch, cuBLAS included, at the decode shapes of three models.
 
     python -m benchmarks.kernels [--variants]
     python -m benchmarks.kernels --tune [--seconds 150] [--rows 1,64] [--models gpt2,llama-3-8b]
 
-Each figure is for one call out of a CUDA graph of many, on inputs that together exceed the device's caches. A kernel
-that fails says so in its row. With --tune, the linear layers' tiles are measured in the models' own layers instead, and
-what is fastest is kept for later processes.
+Each figure is the time of one call in a CUDA graph of many calls, on inputs that together exceed the device's caches. A
+kernel that fails has the error in its row. With --tune, the script instead times the linear layers' tiles inside the
+models' layers and stores the fastest for later processes. Prints one JSON document.
 """
 
 import argparse
@@ -36,12 +36,12 @@ DTYPE = torch.bfloat16
 BLOCK_SIZE = 16
 CONTEXT = 256
 CACHE_BYTES = 1 << 27
-"""More than a device keeps close: inputs are read in turn from as much."""
+"""Bytes of inputs read in turn: more than a device's caches hold."""
 SECONDS = 85
 
 
 class Rows:
-    """The table so far; time is what it runs out of."""
+    """Rows measured so far; measuring stops after SECONDS."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
@@ -50,7 +50,10 @@ class Rows:
     def add(
         self, kernel: str, model: str, batch: int, moved_bytes: float, **ways: Callable[[], Callable[[int], Any]]
     ) -> None:
-        """Time each way: it makes its inputs and gives a function of which of them to use."""
+        """Time each implementation and add its row.
+
+        An implementation is a function that allocates inputs and returns a call, which takes the index of the inputs.
+        """
         row: dict[str, Any] = {"kernel": kernel, "model": model, "batch": batch, "bytes": round(moved_bytes)}
         for way, make in ways.items():
             if time.monotonic() > self._end:
@@ -62,7 +65,7 @@ class Rows:
                 calls = max(copies, 12)
                 us = replay_us(partial(repeat, call, calls, copies), runs=5) / calls
                 row[way] = {"us": round(us, 2), "tb_per_s": round(moved_bytes / us / 1e6, 3)}
-            except Exception as error:  # the other kernels' figures are worth having
+            except Exception as error:  # report it and measure the other kernels
                 row[way] = f"{type(error).__name__}: {str(error)[:200]}"
             torch.cuda.empty_cache()
         self.rows.append(row)
@@ -148,7 +151,7 @@ def attention(rows: Rows, name: str, config: ModelConfig, batch: int, *, variant
         )
 
     def dense() -> Callable[[int], Any]:
-        """Torch's attention on keys and values that already lie side by side: less than the kernel has to do."""
+        """Return torch's attention on contiguous keys and values, which is less work than the paged kernel's."""
         data = [random(2, batch, kv_heads, CONTEXT, head_dim) for _ in range(copies)]
         query = q.unsqueeze(2)
         return lambda index: F.scaled_dot_product_attention(query, data[index][0], data[index][1], enable_gqa=True)
@@ -210,17 +213,17 @@ def small(rows: Rows, name: str, config: ModelConfig, batch: int) -> None:
 
     def unfused(_: int) -> torch.Tensor:
         split = qkv.view(batch, -1, head_dim)
-        turning = split[:, : heads + kv_heads]
+        rotated = split[:, : heads + kv_heads]
         if norms[0] is not None:
-            turning = F.rms_norm(turning, (head_dim,), norms[0], 1e-6)
+            rotated = F.rms_norm(rotated, (head_dim,), norms[0], 1e-6)
         if table is not None:
             cos, sin = table[positions].unsqueeze(1).chunk(2, dim=-1)
-            first, second = turning.chunk(2, dim=-1)
-            turning = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+            first, second = rotated.chunk(2, dim=-1)
+            rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
         flat = cache.flatten(1, 2)
-        flat[0].index_copy_(0, slots, turning[:, heads:])
+        flat[0].index_copy_(0, slots, rotated[:, heads:])
         flat[1].index_copy_(0, slots, split[:, heads + kv_heads :])
-        return turning[:, :heads]
+        return rotated[:, :heads]
 
     rows.add(
         "rope and append",
@@ -249,12 +252,12 @@ def small(rows: Rows, name: str, config: ModelConfig, batch: int) -> None:
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tune", action="store_true", help="measure and keep the best tiles of the linear layers")
-    parser.add_argument("--seconds", type=float, default=150, help="what tuning may take")
-    parser.add_argument("--rows", default="1,64", help="batch sizes to tune for")
-    parser.add_argument("--models", default=",".join(MODELS), help="built-in shapes to tune for")
-    parser.add_argument("--jobs", type=int, default=8, help="kernels that tuning compiles at a time")
-    parser.add_argument("--variants", action="store_true", help="other tiles of decode attention, too")
+    parser.add_argument("--tune", action="store_true", help="tune the tiles of the linear layers and store the best")
+    parser.add_argument("--seconds", type=float, default=150, help="time limit of --tune in s [default: %(default)s]")
+    parser.add_argument("--rows", default="1,64", help="batch sizes to tune for [default: %(default)s]")
+    parser.add_argument("--models", default=",".join(MODELS), help="built-in shapes to tune for [default: %(default)s]")
+    parser.add_argument("--jobs", type=int, default=8, help="kernels to compile in parallel [default: %(default)s]")
+    parser.add_argument("--variants", action="store_true", help="time other tiles of decode attention too")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("benchmarks.kernels needs a CUDA device")
@@ -276,7 +279,7 @@ def main() -> None:
             for part in (partial(attention, variants=arguments.variants), small, linears):
                 try:
                     part(rows, name, SHAPES[name], batch)
-                except Exception as error:  # setting up failed: go on with the next
+                except Exception as error:  # the inputs cannot be built: report it and continue with the next part
                     rows.rows.append({"kernel": str(part), "model": name, "batch": batch, "error": str(error)[:200]})
     print(json.dumps({**about, "tuned": tuned(device), "rows": rows.rows}))
 

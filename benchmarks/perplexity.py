@@ -1,11 +1,11 @@
-"""Perplexity of a model's weights in each form that they can be kept in.
+"""Measure a model's perplexity with its weights in each dtype and quantization.
 
     python benchmarks/perplexity.py
     python benchmarks/perplexity.py --model DIRECTORY --text FILE --forms bfloat16 int8
 
-The text is cut into windows, each a request of its own; a window's first token is not counted. A form is measured
-twice: with prompts in chunks of many rows, where quantized weights are widened, and of few, as they are decoded, where
-torch's kernels for few bits read them as they are. Prints a Markdown table.
+The text is cut into windows, one request per window; a window's first token is not scored. Each form is measured twice.
+With chunks of many rows, quantized weights are dequantized before the product. With chunks of few rows, as in decode
+steps, torch's low-bit kernels read them directly. Prints a Markdown table.
 """
 
 import argparse
@@ -28,19 +28,19 @@ FORMS: dict[str, dict[str, str]] = {
     "int8": {"dtype": "bfloat16", "quantize": "int8"},
     "int4": {"dtype": "bfloat16", "quantize": "int4"},
 }
-"""Engine settings by the name of a row; the first is what the others are compared with."""
+"""Engine settings of each row of the table; the other rows are compared with the first."""
 MANY_ROWS, FEW_ROWS = 512, 8
 
 
 def build(model: str, form: str, rows: int) -> Engine:
-    """An engine whose steps compute at most so many rows."""
+    """Return an engine that computes at most `rows` tokens per step."""
     settings = {"model": model, "device": "cpu", "prefix_cache": False, "max_batch_size": 1, **FORMS[form]}
     return build_engine(EngineConfig(**settings, max_batch_tokens=rows))  # type: ignore[arg-type]
 
 
 @torch.inference_mode()
 def perplexity(engine: Engine, token_ids: list[int], window: int) -> float:
-    """exp of the mean negative log-likelihood of a text's tokens, given those before them in their window."""
+    """Return exp of the tokens' mean negative log-likelihood, each given the tokens before it in its window."""
     model = engine.runner.model
     states: list[torch.Tensor] = []
     hook = model.register_forward_hook(lambda _module, _inputs, hidden: states.append(hidden))
@@ -60,12 +60,14 @@ def perplexity(engine: Engine, token_ids: list[int], window: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=DEMO_MODEL)
-    parser.add_argument("--text", type=Path, default=TEXT)
-    parser.add_argument("--window", type=int, default=512, help="tokens")
-    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--model", default=DEMO_MODEL, help="model to measure [default: %(default)s]")
+    parser.add_argument("--text", type=Path, default=TEXT, help="text file to score [default: %(default)s]")
+    parser.add_argument("--window", type=int, default=512, help="tokens per window [default: %(default)s]")
+    parser.add_argument(
+        "--forms", nargs="+", choices=FORMS, default=list(FORMS), help="forms of the weights [default: all]"
+    )
     arguments = parser.parse_args()
-    print("| weights | bytes a decode step reads | perplexity, many rows | few rows | against the first |")
+    print("| weights | bytes read per decode step | perplexity, many rows | few rows | against the first |")
     print("|---|---|---|---|---|")
     base = None
     for form in arguments.forms:

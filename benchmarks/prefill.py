@@ -1,9 +1,9 @@
-"""Prefill attention against torch's, whole prompts and chunks behind a context: one JSON document.
+"""Time paged prefill attention against torch's, for whole prompts and for chunks after cached tokens.
 
     python -m benchmarks.prefill [--variants]
 
-Torch has the keys and values side by side, which is less than the paged kernel has to do. Where some way fails, its
-figure says so.
+torch reads contiguous keys and values, which is less work than the paged kernel's. A figure that cannot be measured
+holds the error instead. Prints one JSON document.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.shapes import SHAPES
 
 BATCHES = ((8, 0, 512), (1, 0, 4096), (4, 3584, 512), (16, 1000, 40), (64, 0, 128))
-"""Requests, tokens of each in the cache, new ones."""
+"""(requests, cached tokens per request, new tokens per request) of each measurement."""
 CALLS = 12
 VARIANTS = [
     PrefillTiles(*tiles)
@@ -46,7 +46,7 @@ VARIANTS = [
 
 
 def ways(config: ModelConfig, requests: int, past: int, new: int) -> dict[str, Callable[[], Any]]:
-    """A call of each, on inputs that they share."""
+    """Return one call per implementation and tiling, all on the same inputs."""
     heads, kv_heads, head_dim = config.num_heads, config.num_kv_heads, config.head_dim
     length = past + new
     blocks = -(-length // BLOCK_SIZE)
@@ -75,7 +75,7 @@ def measured(call: Callable[[], Any], flops: float) -> Any:
 
     try:
         us = replay_us(repeat, runs=5) / CALLS
-    except Exception as error:  # tiles that the device has no room for; the others' figures are worth having
+    except Exception as error:  # such as tiles that exceed the device's shared memory: measure the others
         return f"{type(error).__name__}: {str(error)[:200]}"
     return {"us": round(us, 2), "tflop_per_s": round(flops / us / 1e6, 1)}
 
@@ -83,7 +83,7 @@ def measured(call: Callable[[], Any], flops: float) -> Any:
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--variants", action="store_true", help="other tiles, too")
+    parser.add_argument("--variants", action="store_true", help="measure other tiles too")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("benchmarks.prefill needs a CUDA device")

@@ -1,4 +1,4 @@
-"""One set of weights for all engines: a Hugging Face directory with what our engine has loaded."""
+"""Export the weights that roseinfer loaded as a Hugging Face directory, so that all engines run the same model."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ _CLASSES = {
 
 
 def export(engine: Engine, folder: Path) -> Path:
-    """Write config.json and model.safetensors; weights keep the dtype that the engine computes in."""
+    """Write config.json and model.safetensors to the folder, in the engine's dtype; return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     views = engine.runner.model.weight_views()
     weights = {name: view.detach().to("cpu").contiguous().clone() for name, view in views.items()}
@@ -31,7 +31,7 @@ def export(engine: Engine, folder: Path) -> Path:
 def _hf_config(engine: Engine) -> dict[str, object]:
     config = engine.model_config
     if config.architecture not in _CLASSES:
-        raise SystemExit(f"{config.architecture} cannot be exported: give --model a Hugging Face directory")
+        raise SystemExit(f"cannot export architecture {config.architecture}: give --model a Hugging Face directory")
     dtype = str(engine.runner.cache.data.dtype).removeprefix("torch.")
     shared = {
         "model_type": config.architecture,
@@ -58,7 +58,7 @@ def _gpt2(config: ModelConfig) -> dict[str, object]:
 
 def _llama(config: ModelConfig) -> dict[str, object]:
     if config.rope is None or config.rope.scaling is not None:
-        raise SystemExit("RoPE scaling cannot be exported: give --model a Hugging Face directory")
+        raise SystemExit("cannot export a model with scaled or no RoPE: give --model a Hugging Face directory")
     return {
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
@@ -77,5 +77,5 @@ def _llama(config: ModelConfig) -> dict[str, object]:
 
 
 def num_threads() -> int:
-    """CPU threads that each engine gets."""
+    """Return the number of CPU threads that each engine may use."""
     return torch.get_num_threads()

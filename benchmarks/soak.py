@@ -1,10 +1,11 @@
-"""Many requests through a KV pool that is far too small: nothing may be lost, leaked or changed.
+"""Run many requests through a KV cache that is far too small, and check that nothing is lost, leaked or changed.
 
     python -m benchmarks.soak [--requests 2000] [--device cuda --requests 10000 --alone 300]
 
-A tiny random model, so that the scheduler is what works. Prompts partly begin alike; lengths, sampling and seeds are
-drawn; some requests are aborted. Completed requests are then run alone in a roomy engine, and must be the same: in
-float64 on a CPU; on a GPU, where CUDA graphs and overlap compute float32, but for draws within its rounding.
+The model is tiny and random, so most of the time is spent in the scheduler. Some prompts share a prefix; lengths,
+sampling parameters and seeds are random; some requests are aborted. Completed requests run again, one at a time, in an
+engine with enough blocks. On a CPU, in float64, their tokens must be the same. On a GPU, in float32 with CUDA graphs and
+overlap, a token may differ if its draw is within the rounding error.
 """
 
 import argparse
@@ -56,9 +57,9 @@ def _requests(count: int, rng: random.Random) -> list[tuple[list[int], SamplingP
 
 
 def _engine(folder: str, device: str, blocks: int, batch: int, *, prefix_cache: bool) -> Engine:
-    # float64: a request alone and the same in a batch must agree in every token, and only rounding could differ.
+    # A request alone and in a batch differ only by rounding: in float64 too little to change a token.
     on_cpu = device == "cpu"
-    # Keys and values, layers, heads, head_dim, bytes, tokens; a GPU keeps one block for padding rows.
+    # Keys and values, layers, heads, head_dim, bytes, tokens. On a GPU, one of the blocks is for padding rows.
     block_bytes = 2 * 2 * 2 * 16 * (8 if on_cpu else 4) * _BLOCK
     return build_engine(
         EngineConfig(
@@ -126,17 +127,19 @@ def soak(count: int, seed: int, device: str, alone: int) -> dict[str, Any]:
 
 
 def _memory_mib() -> tuple[int, int]:
-    """The most that this process has had so far, and the most that torch has taken of a GPU's."""
+    """Return the peak resident memory of this process and torch's peak reserved GPU memory, in MiB."""
     device = torch.cuda.max_memory_reserved() // 2**20 if torch.cuda.is_initialized() else 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, device
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--requests", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--alone", type=int, default=1 << 40, help="requests to run alone, too")
+    parser.add_argument("--requests", type=int, default=2000, help="number of requests [default: %(default)s]")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random load [default: %(default)s]")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda [default: %(default)s]")
+    parser.add_argument(
+        "--alone", type=int, default=1 << 40, help="maximum requests to run again alone [default: all]"
+    )
     arguments = parser.parse_args()
     print(json.dumps(soak(arguments.requests, arguments.seed, arguments.device, arguments.alone), indent=2))
 

@@ -1,9 +1,9 @@
-"""What spans cost while no profiler runs: each one, and a decode step with them against one without.
+"""Measure the cost of spans while no profiler runs: per span, and per decode step with spans against one without.
 
     python benchmarks/spans.py [--repeats 10]
 
-The step without spans runs code whose `with span(...)` statements are taken out when it is imported. Both kinds of
-step run in processes of their own, in turn, and the ratio is taken pair by pair.
+For the step without spans, the import removes all `with span(...)` statements from the code. The two kinds of step take
+turns, each in its own process, and the ratio is computed for each pair.
 """
 
 import argparse
@@ -25,7 +25,7 @@ _STEPS = 120
 
 
 class _SpanRemover(ast.NodeTransformer):
-    """`with span(...): body` becomes its body."""
+    """Replaces `with span(...): body` by the body."""
 
     def visit_With(self, node: ast.With) -> ast.AST:
         self.generic_visit(node)
@@ -43,7 +43,7 @@ def _is_span(expression: ast.expr) -> bool:
 
 
 class _WithoutSpans(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports roseinfer's modules with their spans taken out."""
+    """Imports roseinfer's modules without their spans."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -64,7 +64,7 @@ class _WithoutSpans(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def measure_step_ms() -> float:
-    """Median wall time of the demo model's decode step at batch 1."""
+    """Return the median wall time in ms of the demo model's decode step at batch 1."""
     import time
 
     from roseinfer.config import EngineConfig, SamplingParams
@@ -82,7 +82,7 @@ def measure_step_ms() -> float:
 
 
 def span_us() -> float:
-    """One span around nothing, in microseconds."""
+    """Return the time in us of one span around an empty body."""
     from roseinfer.spans import span
 
     def one() -> None:
@@ -95,7 +95,7 @@ def span_us() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=10, help="pairs of processes [default: %(default)s]")
     parser.add_argument("--step", choices=("with", "without"), help="internal: measure one kind, print its median")
     arguments = parser.parse_args()
     if arguments.step:

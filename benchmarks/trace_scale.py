@@ -1,9 +1,9 @@
-"""How `summarize` scales: time and memory on a large trace, against bare msgspec decoding of the same bytes.
+"""Measure time and memory of `summarize` on a large trace, against msgspec merely decoding the same bytes.
 
     python benchmarks/trace_scale.py --gigabytes 1
 
-The large trace is the recorded one in tests/trace/data, repeated with its times and ids shifted, in Kineto's layout.
-Each measurement runs in a process of its own; memory is that process's peak resident size.
+The large trace repeats the recorded trace of tests/trace/data, in Kineto's layout, with shifted times and ids. Each
+measurement runs in its own process; memory is that process's peak resident size.
 """
 
 import argparse
@@ -22,7 +22,7 @@ CHUNK_BYTES = 4 << 20
 
 
 def write_large(path: Path, num_bytes: int) -> int:
-    """Writes a trace of at least `num_bytes`; returns its number of events."""
+    """Write a trace of at least `num_bytes` bytes; return its number of events."""
     text = gzip.decompress(SOURCE.read_bytes())
     start = re.search(rb'"traceEvents": \[\n', text)
     end = text.rfind(b"\n  ],")
@@ -48,7 +48,7 @@ def write_large(path: Path, num_bytes: int) -> int:
 
 
 def bare_decode(path: Path) -> int:
-    """Decodes every event into the same structs as the reader, and keeps nothing."""
+    """Decode every event into the reader's struct, discard it, and return the number of events."""
     import msgspec
 
     from roseinfer.trace.schema import RawEvent
@@ -68,7 +68,7 @@ def bare_decode(path: Path) -> int:
 
 
 def summarize(path: Path) -> int:
-    """What `roseinfer summarize` does before it prints."""
+    """Do the work of `roseinfer summarize` except printing; return the number of events."""
     from roseinfer.trace import summarize_trace
 
     return summarize_trace(path).trace.events
@@ -78,15 +78,15 @@ TASKS: dict[str, Callable[[Path], int]] = {"bare": bare_decode, "summarize": sum
 
 
 def measured(task: str, path: Path) -> dict[str, float]:
-    """Seconds, peak MB and events of one task in a fresh process."""
+    """Return seconds, peak MB and number of events of one task in a fresh process."""
     command = [sys.executable, __file__, "--task", task, "--path", str(path)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, default=1.0)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--gigabytes", type=float, default=1.0, help="size of the trace in GB [default: %(default)s]")
+    parser.add_argument("--repeats", type=int, default=3, help="runs per task [default: %(default)s]")
     parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
     parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -94,7 +94,7 @@ def main() -> None:
         began, began_cpu = time.perf_counter(), time.process_time()
         events = TASKS[args.task](args.path)
         seconds = time.perf_counter() - began
-        # Not ru_maxrss: a child begins with its parent's.
+        # Not ru_maxrss: a child process inherits its parent's.
         status = Path("/proc/self/status").read_text(encoding="ascii")
         peak_mb = int(status.split("VmHWM:")[1].split()[0]) / 1024
         cpu = time.process_time() - began_cpu

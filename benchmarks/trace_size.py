@@ -1,9 +1,9 @@
-"""How large traces get: bytes for each operator that a step calls, and for each GPU event, with graphs and without.
+"""Measure the size of traces: bytes per operator call and per GPU event, with and without CUDA graphs.
 
     python -m benchmarks.trace_size [--model qwen3-0.6b] [--batch 8]
 
-`roseinfer profile` warns of a large trace with the first figure (profiling/estimate.py). Operators are counted as it
-counts them, on the first steps of a fresh engine. On a CPU there is one row.
+`roseinfer profile` predicts the size of a trace from the bytes per operator (profiling/estimate.py). This script counts
+operators in the same way, over the first steps of a fresh engine. On a CPU the table has one row.
 """
 
 import argparse
@@ -25,7 +25,7 @@ _ACTIVE = 8
 
 
 class Row(msgspec.Struct):
-    """One engine's trace of decode steps."""
+    """Figures of one engine's trace of decode steps."""
 
     name: str
     device: str
@@ -34,7 +34,7 @@ class Row(msgspec.Struct):
     size_bytes: int
 
     def line(self) -> str:
-        """As a row of the table."""
+        """Return the Markdown row of the table."""
         per_op = self.size_bytes / (self.ops_per_step * _ACTIVE)
         per_event = f"{self.size_bytes / self.gpu_events:,.0f}" if self.gpu_events else ""
         figures = f"{self.ops_per_step:,.0f} | {self.size_bytes / _ACTIVE / 2**20:.2f} | {per_op:,.0f}"
@@ -42,7 +42,7 @@ class Row(msgspec.Struct):
 
 
 def measure(name: str, engine_config: EngineConfig) -> Row:
-    """Count, profile, and look at the file."""
+    """Count the operators per step, profile a few steps, and return the trace's figures."""
     engine = build_engine(engine_config)
     prompts = [list(range(1, 65))] * engine_config.max_batch_size
     params = SamplingParams(max_new_tokens=128, stop_on_eos=False)
@@ -72,16 +72,17 @@ def measure(name: str, engine_config: EngineConfig) -> Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="qwen3-0.6b")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--model", default="qwen3-0.6b", help="built-in shape [default: %(default)s]")
+    parser.add_argument("--batch", type=int, default=8, help="requests per step [default: %(default)s]")
     arguments = parser.parse_args()
     base = EngineConfig(model=arguments.model, load_format="dummy", max_batch_size=arguments.batch, max_model_len=512)
     rows = [measure("eager", msgspec.structs.replace(base, cuda_graphs=False))]
     if rows[0].device == "cuda":
         one = msgspec.structs.replace(base, max_decode_steps=1)
-        rows += [measure("graphs, 1 step a launch", one), measure("graphs", base)]
+        rows += [measure("graphs, 1 token per launch", one), measure("graphs", base)]
     print(
-        "| decode | device | operators a step | MiB a step | bytes an operator | GPU events a step | bytes an event |"
+        "| decode | device | operators per step | MiB per step | bytes per operator | GPU events per step "
+        "| bytes per event |"
     )
     print("|---|---|---|---|---|---|---|")
     for row in rows:

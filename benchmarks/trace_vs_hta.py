@@ -1,10 +1,10 @@
-"""`summarize` beside HolisticTraceAnalysis on one large trace: seconds and peak memory, each in its own process.
+"""Compare time and peak memory of `summarize` and HolisticTraceAnalysis (HTA) on one large trace.
 
-    python -m venv /tmp/hta && /tmp/hta/bin/pip install HolisticTraceAnalysis
-    python benchmarks/trace_vs_hta.py --hta-python /tmp/hta/bin/python --megabytes 100
+    python -m venv hta && hta/bin/pip install HolisticTraceAnalysis
+    python benchmarks/trace_vs_hta.py --hta-python hta/bin/python --megabytes 100
 
-HTA loads the trace and computes its idle-time and kernel breakdowns; `summarize` does all it does. Both run several
-times, in turn, so that what else the machine does hits both; the best run of each counts.
+HTA loads the trace and computes its idle-time and kernel breakdowns; `summarize` computes its whole summary. The two
+take turns, each in its own process, so that other work on the machine disturbs both alike. The best run of each counts.
 """
 
 import argparse
@@ -30,7 +30,7 @@ print("RESULT " + json.dumps({"seconds": round(seconds, 3), "peak_mb": round(pea
 
 
 def hta(python: str, folder: Path) -> dict[str, float]:
-    """Seconds and peak MB of HTA, imports included."""
+    """Return seconds and peak MB of HTA, imports included."""
     done = subprocess.run([python, "-c", HTA, str(folder)], capture_output=True, text=True, check=False)
     for line in done.stdout.splitlines():
         if line.startswith("RESULT "):
@@ -40,9 +40,9 @@ def hta(python: str, folder: Path) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hta-python", default=sys.executable)
-    parser.add_argument("--megabytes", type=float, default=100.0)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--hta-python", default=sys.executable, help="Python that has HTA [default: this Python]")
+    parser.add_argument("--megabytes", type=float, default=100.0, help="size of the trace in MB [default: %(default)s]")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each [default: %(default)s]")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rank0.json"
