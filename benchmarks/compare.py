@@ -90,9 +90,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", help="cpu, cuda, cuda:N or auto")
     parser.add_argument("--dtype", help="dtype of weights and activations in every engine")
     parser.add_argument("--quantize", help="quantization of roseinfer's weights: auto, none, int8 or int4")
-    parser.add_argument(
-        "--compile", action=argparse.BooleanOptionalAction, help="use roseinfer's compiled CPU kernels"
-    )
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="use roseinfer's compiled CPU kernels")
     parser.add_argument("--num-requests", type=int, help="number of requests [default: the config's]")
     parser.add_argument("--max-batch-size", type=int, help="maximum requests per step in every engine")
     parser.add_argument(
@@ -296,7 +294,7 @@ def _print(record: Record) -> None:
     for name, figures in record.engines.items():
         if figures.leading_tokens_that_agree_percent < 100 * LEAST_AGREEMENT:
             print(
-                f"{name} and roseinfer agree on too few leading tokens: nearly equal logits broke the ties differently, "
+                f"{name} and roseinfer agree on too few leading tokens: nearly equal logits were ordered differently, "
                 "or the models differ"
             )
 

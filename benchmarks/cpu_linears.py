@@ -3,8 +3,8 @@
     python benchmarks/cpu_linears.py [--sizes 3072x576 576x1536] [--rows 1 4 16 64 128 512]
 
 Each product runs over enough copies of the weight that they are read from memory, not from a cache. Compiled kernels
-and torch take turns, and the best of a few rounds counts. torch multiplies plain weights packed by oneDNN. It multiplies
-quantized weights with its low-bit kernels, or dequantizes them first when there are many rows. Prints Markdown.
+and torch take turns, and the best of a few rounds counts. For plain weights, torch uses oneDNN's packed layout. For
+quantized weights it uses low-bit kernels, or dequantizes the weights first if there are many rows. Prints Markdown.
 """
 
 import argparse

@@ -4,8 +4,8 @@
 
 The model is tiny and random, so most of the time is spent in the scheduler. Some prompts share a prefix; lengths,
 sampling parameters and seeds are random; some requests are aborted. Completed requests run again, one at a time, in an
-engine with enough blocks. On a CPU, in float64, their tokens must be the same. On a GPU, in float32 with CUDA graphs and
-overlap, a token may differ if its draw is within the rounding error.
+engine with enough blocks. On a CPU, in float64, their tokens must be the same. On a GPU, in float32 with CUDA graphs
+and overlap, a token may differ if its draw is within the rounding error.
 """
 
 import argparse
@@ -137,9 +137,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=2000, help="number of requests [default: %(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random load [default: %(default)s]")
     parser.add_argument("--device", default="cpu", help="cpu or cuda [default: %(default)s]")
-    parser.add_argument(
-        "--alone", type=int, default=1 << 40, help="maximum requests to run again alone [default: all]"
-    )
+    parser.add_argument("--alone", type=int, default=1 << 40, help="maximum requests to run again alone [default: all]")
     arguments = parser.parse_args()
     print(json.dumps(soak(arguments.requests, arguments.seed, arguments.device, arguments.alone), indent=2))
 

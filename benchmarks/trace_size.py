@@ -2,7 +2,7 @@
 
     python -m benchmarks.trace_size [--model qwen3-0.6b] [--batch 8]
 
-`roseinfer profile` predicts the size of a trace from the bytes per operator (profiling/estimate.py). This script counts
+`roseinfer profile` uses the bytes per operator to warn of a large trace (profiling/estimate.py). This script counts
 operators in the same way, over the first steps of a fresh engine. On a CPU the table has one row.
 """
 
