@@ -40,7 +40,7 @@ from traces import LAYOUTS, MATMUL, as_text, event, kernel, launch
 
 from roseinfer.cli.rendering.html_page import to_html
 from roseinfer.cli.rendering.markdown import to_markdown
-from roseinfer.cli.rendering.terminal import print_report
+from roseinfer.cli.rendering.terminal import print_summary
 from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.trace import Summary, compare, summarize_trace
 
@@ -225,7 +225,7 @@ def try_trace(path: Path, *, render: bool = True) -> None:
                 shown = compare(summary, baseline)
             to_markdown(shown)
             to_html(shown)
-            print_report(Console(file=io.StringIO(), width=80), shown)
+            print_summary(Console(file=io.StringIO(), width=80), shown)
 
 
 def _hang(*_: object) -> None:

@@ -12,7 +12,7 @@ from traces import MATMUL, ORIGIN, event, write
 from roseinfer.cli.rendering.html_page import to_html
 from roseinfer.cli.rendering.markdown import to_markdown
 from roseinfer.cli.rendering.sheets import all_sheets
-from roseinfer.cli.rendering.terminal import ops_table, print_report, timeline_strip
+from roseinfer.cli.rendering.terminal import ops_table, print_summary, timeline_strip
 from roseinfer.trace import Summary, compare, summarize_trace
 from roseinfer.trace.naming import short_name
 
@@ -25,7 +25,7 @@ def summary(request: pytest.FixtureRequest) -> Summary:
 @pytest.mark.parametrize("width", [80, 100, 160])
 def test_the_report_fits_the_terminal(summary: Summary, width: int) -> None:
     out = io.StringIO()
-    print_report(Console(width=width, file=out), summary)
+    print_summary(Console(width=width, file=out), summary)
     lines = out.getvalue().splitlines()
     assert max(len(line) for line in lines) <= width
     assert " ".join(" ".join(lines).split()).startswith(summary.verdict.headline[:40])
@@ -34,13 +34,13 @@ def test_the_report_fits_the_terminal(summary: Summary, width: int) -> None:
 @pytest.mark.parametrize("width", [60, 100])
 def test_no_line_of_the_report_ends_in_blanks(summary: Summary, width: int) -> None:
     out = io.StringIO()
-    print_report(Console(width=width, file=out), compare(summary, summary))
+    print_summary(Console(width=width, file=out), compare(summary, summary))
     assert [line for line in out.getvalue().splitlines() if line != line.rstrip()] == []
 
 
 def test_further_lines_of_a_point_begin_below_its_text(summary: Summary) -> None:
     out = io.StringIO()
-    print_report(Console(width=70, file=out), summary)
+    print_summary(Console(width=70, file=out), summary)
     lines = out.getvalue().splitlines()
     first = next(index for index, line in enumerate(lines) if line.startswith("  - "))
     end = next(index for index, line in enumerate(lines) if line.startswith("  -> "))
@@ -65,7 +65,7 @@ def test_step_times_of_the_unprofiled_pass_are_not_called_the_baselines(tmp_path
 
 def test_no_figure_is_cut_off_at_80_columns(summary: Summary) -> None:
     out = io.StringIO()
-    print_report(Console(width=80, file=out), summary, 5)
+    print_summary(Console(width=80, file=out), summary, 5)
     for sheet in all_sheets(summary, 5, "self"):
         for row in sheet.rows:
             for cell, (_, kind) in zip(row, sheet.columns, strict=True):
@@ -124,7 +124,7 @@ def test_repeats_on_a_cpu_are_no_launches(tmp_path: Path) -> None:
     names = ["aten::mm", "aten::add", "aten::mul"] * 20
     ops = [event("cpu_op", name, 10 * index, 9) for index, name in enumerate(names)]
     cpu = summarize_trace(write(tmp_path / "t.json", [event("user_annotation", "ProfilerStep#1", 0, 999), *ops]))
-    found = next(sheet for sheet in all_sheets(cpu, 5, "self") if sheet.title == "Repeated operators in a step")
+    found = next(sheet for sheet in all_sheets(cpu, 5, "self") if sheet.title == "Repeated operators per step")
     assert found.rows[0] == ["ProfilerStep", "3", "20", "40 of 60", "torch.compile"]
     assert any(sheet.title == "Top operators by self time" for sheet in all_sheets(cpu, 5, "self"))
 
@@ -142,7 +142,7 @@ def test_hostile_names_are_escaped_everywhere(tmp_path: Path) -> None:
     assert "<script>" not in to_html(hostile)
     assert '\n| `<script>alert("x")</script>\\|\'[bold]a[/]` |' in to_markdown(hostile)
     out = io.StringIO()
-    print_report(Console(width=160, file=out), hostile)
+    print_summary(Console(width=160, file=out), hostile)
     assert name in out.getvalue()
 
 

@@ -19,7 +19,7 @@ from roseinfer.cli.bench.result_tables import (
     run_rows,
     speed_rows,
 )
-from roseinfer.cli.rendering.run_report import print_report
+from roseinfer.cli.rendering.run_report import print_run_report
 
 if TYPE_CHECKING:
     from roseinfer.bench.results import BenchResults, BenchRun, Comparison, Measured, Search
@@ -69,7 +69,7 @@ def _print_tables(results: "BenchResults", measured: "Sequence[Measured]", grid:
         for each in measured:
             if len(each.results) > 1:
                 _print(f"Of {len(each.results)} repeats, the one with the median time:")
-            print_report(median_report(each.results))
+            print_run_report(median_report(each.results))
             console.stdout.print()
     console.stdout.print(rich_table(RUN_COLUMNS, run_rows(results.runs), RUN_TITLE))
     for run in results.runs:

@@ -47,11 +47,11 @@ def profile(
 
 
 def _print(result: "ProfileResult", config: RunConfig, show_open: bool) -> None:
-    from roseinfer.cli.rendering.run_report import print_report
+    from roseinfer.cli.rendering.run_report import print_run_report
     from roseinfer.cli.rendering.terminal import ops_table, print_verdict, spans_table
 
     session, out = result.session, console.stdout
-    print_report(result.report)
+    print_run_report(result.report)
     out.print()
     out.print(spans_table(session.summary, width=out.width))
     out.print(ops_table(session.summary, config.profile.top, config.profile.sort_by, width=out.width))

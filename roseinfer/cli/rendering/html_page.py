@@ -1,4 +1,4 @@
-"""A trace's summary as one self-contained HTML page: no script, no network, light and dark."""
+"""A trace summary as a self-contained HTML page without scripts or network access, for light and dark mode."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -10,11 +10,11 @@ from roseinfer.trace.naming import counted, duration, short_name
 from roseinfer.trace.summary import DeviceSummary, Segment, StepBusy, Summary, TypicalStep
 
 _TEMPLATE = Path(__file__).with_name("html_page.html.j2")
-_TOP = 20
-_WIDTH = 1000.0
-_ROW = 22.0
+_TOP = 20  # rows of the top operators, per device
+_WIDTH = 1000.0  # of a drawing, in its own units
+_ROW = 22.0  # height of a row
 _LABEL_PIXELS = 6.2
-"""About the width of a character of the drawing's font."""
+"""Approximate width of a character in the drawing's font, in its units."""
 
 
 class _Box(NamedTuple):
@@ -34,7 +34,7 @@ class _Drawing(NamedTuple):
 
 
 def to_html(summary: Summary) -> str:
-    """The page. Its figures come from the same sheets as the terminal's tables."""
+    """Return the page. Its tables are the sheets that the terminal prints too."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
@@ -49,7 +49,7 @@ def to_html(summary: Summary) -> str:
 
 
 def _draw_step(step: TypicalStep) -> _Drawing:
-    """Spans by depth on top, below them the GPUs' busy time, below it the longest gaps by cause."""
+    """Draw one step from top to bottom: spans by depth, busy time per GPU, longest gaps by cause."""
     end_us = step.end_us or 1.0
     scale = _WIDTH / end_us
     boxes = [_box(segment, "span", 0.0, scale) for segment in step.spans]
@@ -82,7 +82,7 @@ def _box(segment: Segment, css: str, top: float, scale: float) -> _Box:
 
 
 def _bars(device: StepBusy, top: float) -> list[_Box]:
-    """Bars as high as the device was busy."""
+    """Draw a bar per part of the step, as high as the device's busy share."""
     size, full = _WIDTH / max(1, len(device.shares)), _ROW - 3
     return [
         _Box(
@@ -100,6 +100,6 @@ def _bars(device: StepBusy, top: float) -> list[_Box]:
 
 
 def _draw_timeline(device: DeviceSummary) -> list[tuple[float, float, float]]:
-    """(x, width, busy share) of each part of the device's window."""
+    """Return (x, width, busy share) for each part of the device's window."""
     size = _WIDTH / max(1, len(device.timeline))
     return [(round(index * size, 2), round(size, 2), share) for index, share in enumerate(device.timeline)]

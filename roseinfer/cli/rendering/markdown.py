@@ -1,19 +1,20 @@
-"""A trace's summary as Markdown that pastes into a pull request."""
+"""A trace summary as Markdown, for a pull request."""
 
-from roseinfer.cli.rendering.sheets import Sheet, SortBy, all_sheets
+from roseinfer.cli.rendering.sheets import Sheet, all_sheets
+from roseinfer.config import SortKey
 from roseinfer.trace.naming import short_name
 from roseinfer.trace.summary import Summary
 
 _NAME_WIDTH = 72
 
 
-def to_markdown(summary: Summary, top: int = 15, sort_by: SortBy = "self") -> str:
-    """The verdict, the doubts and the tables; long kernel names are shortened."""
+def to_markdown(summary: Summary, top: int = 15, sort_by: SortKey = "self") -> str:
+    """Return verdict, warnings and tables as Markdown, with long kernel names shortened."""
     parts = [f"### {_escape(summary.verdict.headline)}", ""]
     parts += [f"- {_escape(line)}" for line in summary.verdict.evidence]
     parts += [f"- **{_escape(line)}**" for line in summary.verdict.advice]
     if summary.trust:
-        parts += ["", *(f"> - {doubt.level}: {_escape(doubt.message)}" for doubt in summary.trust)]
+        parts += ["", *(f"> - {remark.level}: {_escape(remark.message)}" for remark in summary.trust)]
     if summary.comparison:
         parts += ["", f"**{_escape(summary.comparison.headline)}**"]
         parts += ["", *(f"> - warning: {_escape(line)}" for line in summary.comparison.warnings)]

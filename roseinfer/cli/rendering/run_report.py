@@ -1,4 +1,4 @@
-"""The report that `bench` and `profile` print."""
+"""The figures of one run as `label: value` lines, printed by `bench` and `profile`."""
 
 from typing import TYPE_CHECKING
 
@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from roseinfer.workload.report import Report
 
 
-def print_report(report: "Report") -> None:
-    """One line a figure, ready for grep."""
+def print_run_report(report: "Report") -> None:
+    """Print each figure on a line of its own, so that grep finds it."""
     console.stdout.print(f"Mode: {report.mode}", highlight=False)
     for label, value in report.lines():
         console.stdout.print(f"{label}: {value}", highlight=False)

@@ -1,39 +1,39 @@
-"""A trace's summary as sheets: titled tables of text that the terminal, Markdown and HTML all render the same."""
+"""A trace summary as sheets: titled tables of text, rendered alike by the terminal, Markdown and HTML."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from roseinfer.config import SortKey
 from roseinfer.trace.naming import duration
 from roseinfer.trace.summary import NO_SPAN, Change, Comparison, DeviceSummary, OpSummary, SpanSummary, Summary
 
-SortBy = Literal["self", "total", "calls"]
-Kind = Literal["name", "text", "number"]
+CellKind = Literal["name", "text", "number"]
 
 
 class Sheet(NamedTuple):
-    """One table. Names may be shortened where there is no room; everything else may not."""
+    """A titled table. A renderer may shorten cells of kind "name" to fit a width, and no others."""
 
     title: str
-    columns: list[tuple[str, Kind]]
+    columns: list[tuple[str, CellKind]]
     rows: list[list[str]]
 
 
 def milliseconds(value: float) -> str:
-    """A time at about four digits, in ms."""
+    """Format a time in ms with about four digits."""
     if value >= 1000:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 100 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
 
 
 def _sheet(title: str, columns: Sequence[str], rows: list[list[str]]) -> Sheet:
-    """Columns are numbers unless marked: `*` before a name, `-` before other text."""
-    kinds: dict[str, Kind] = {"*": "name", "-": "text"}
-    named: list[tuple[str, Kind]] = [(one.lstrip("*-"), kinds.get(one[0], "number")) for one in columns]
+    """Build a sheet. A column title marked `*` holds names, one marked `-` other text, an unmarked one numbers."""
+    kinds: dict[str, CellKind] = {"*": "name", "-": "text"}
+    named: list[tuple[str, CellKind]] = [(one.lstrip("*-"), kinds.get(one[0], "number")) for one in columns]
     return Sheet(title, named, rows)
 
 
 def device_sheet(summary: Summary) -> Sheet:
-    """Busy and idle time, by cause."""
+    """Return busy time and idle time by cause, one row per GPU."""
     rows = [
         [
             _device_name(device, summary),
@@ -52,7 +52,7 @@ def device_sheet(summary: Summary) -> Sheet:
 
 
 def event_sheet(summary: Summary) -> Sheet:
-    """How many GPU events there are, how small they are, and who launched them."""
+    """Return counts and sizes of GPU events, and the share launched by graph replays, one row per GPU."""
     rows = [
         [
             _device_name(device, summary),
@@ -67,7 +67,7 @@ def event_sheet(summary: Summary) -> Sheet:
         for device in summary.devices
     ]
     columns = ("*GPU", "Events", "<5us %", "Kernels", "<5us %", "Launches", "Graph %", "Median us")
-    return _sheet("GPU events, the kernels among them, and their launches", columns, rows)
+    return _sheet("GPU events, kernels and launches", columns, rows)
 
 
 def _device_name(device: DeviceSummary, summary: Summary) -> str:
@@ -76,7 +76,7 @@ def _device_name(device: DeviceSummary, summary: Summary) -> str:
 
 
 def step_sheet(summary: Summary) -> Sheet:
-    """The steps of each phase."""
+    """Return step counts, durations and work per step, one row per phase."""
     has_gpu = summary.gpu is not None
     rows = [
         [
@@ -95,11 +95,11 @@ def step_sheet(summary: Summary) -> Sheet:
     ]
     gpu = ("GPU ms", "Events", "Launches") if has_gpu else ()
     columns = ("-Phase", "Steps", "Median ms", "p90 ms", *gpu, "Tokens")
-    return _sheet(f"Steps, from {summary.steps.source} spans, and what is in one", columns, rows)
+    return _sheet(f"Steps by phase, from {summary.steps.source} spans", columns, rows)
 
 
 def span_sheet(summary: Summary) -> Sheet:
-    """Where the program's own named ranges spent their time, inner spans below and inside the outer ones."""
+    """Return the time of each named range of the program, inner spans indented below their parent."""
     has_gpu = summary.gpu is not None
     rows = [
         [
@@ -125,7 +125,7 @@ def span_sheet(summary: Summary) -> Sheet:
 
 
 def span_tree(spans: Sequence[SpanSummary]) -> list[tuple[int, SpanSummary]]:
-    """(depth, span), each span below the one it is usually in; every span once, whatever the parents say."""
+    """Return (depth, span) pairs, every span once and below its most frequent parent, even if parents form a cycle."""
     inside: dict[str | None, list[SpanSummary]] = {}
     for span in spans:
         inside.setdefault(span.parent, []).append(span)
@@ -141,23 +141,23 @@ def span_tree(spans: Sequence[SpanSummary]) -> list[tuple[int, SpanSummary]]:
 
     for span in inside.get(None, []):
         visit(span, 0)
-    for span in spans:  # parents that lead round in a circle
+    for span in spans:  # spans whose parents form a cycle
         visit(span, 0)
     return found
 
 
 def gap_sheet(summary: Summary, top: int) -> Sheet:
-    """What the GPU waited for."""
+    """Return the largest causes of GPU idle time."""
     causes = {"host_late": "host late", "launch_call": "launch call", "device_queue": "queue", "unlinked": "unlinked"}
     rows = [
         [causes[gap.cause], gap.name, gap.span, milliseconds(gap.ms), f"{gap.percent:.1f}", f"{gap.gaps:,}"]
         for gap in summary.gaps[:top]
     ]
-    return _sheet("What the GPU waited for", ("-Cause", "*Host was in", "*Span", "Ms", "Idle %", "Gaps"), rows)
+    return _sheet("Causes of GPU idle time", ("-Cause", "*Host in", "*Span", "Ms", "Idle %", "Gaps"), rows)
 
 
 def repetition_sheet(summary: Summary, top: int) -> Sheet:
-    """Sequences that could be one launch; of no use where the GPU is busy anyway."""
+    """Return repeated sequences that one launch could replace; empty if the GPU is the bottleneck."""
     what = "launches" if summary.gpu else "operators"
     remedies = {
         "batch": "one batched kernel" if summary.gpu else "one batched operator",
@@ -175,26 +175,26 @@ def repetition_sheet(summary: Summary, top: int) -> Sheet:
         ]
         for row in summary.repetition[: top if summary.verdict.kind != "gpu_bound" else 0]
     ]
-    return _sheet(f"Repeated {what} in a step", ("*Span", "Sequence", "Repeats", "Removable", "-By"), rows)
+    return _sheet(f"Repeated {what} per step", ("*Span", "Sequence", "Repeats", "Removable", "-By"), rows)
 
 
 def sync_sheet(summary: Summary, top: int) -> Sheet:
-    """Calls that made the host wait."""
+    """Return the calls in which the host waited for the GPU."""
     rows = [[sync.call, sync.op, sync.span, f"{sync.count:,}", milliseconds(sync.ms)] for sync in summary.syncs[:top]]
-    return _sheet("The host waited in", ("*Call", "*Operator", "*Span", "Count", "Ms"), rows)
+    return _sheet("Calls that blocked the host", ("*Call", "*Operator", "*Span", "Count", "Ms"), rows)
 
 
 def what_if_sheet(summary: Summary) -> Sheet:
-    """Bounds."""
+    """Return an upper bound of the time that each possible change saves."""
     rows = [
         [bound.change, milliseconds(bound.saves_ms), f"{bound.saves_percent:.1f}", f"{bound.speedup:.2f}x"]
         for bound in summary.what_if
     ]
-    return _sheet("What if (bounds: a real change gains less)", ("*Change", "Saves ms", "%", "Speed-up"), rows)
+    return _sheet("What if (upper bounds: a real change gains less)", ("*Change", "Saves ms", "%", "Speed-up"), rows)
 
 
 def roofline_sheet(summary: Summary) -> Sheet:
-    """Steps against the ceilings."""
+    """Compare the step time of each phase with the floor that the device's measured ceilings allow."""
     phases = summary.roofline.phases if summary.roofline else {}
     rows = [
         [
@@ -214,7 +214,7 @@ def roofline_sheet(summary: Summary) -> Sheet:
 
 
 def rank_sheet(summary: Summary) -> Sheet:
-    """Ranks beside each other."""
+    """Return step time, GPU time and communication time, one row per rank."""
     rows = [
         [
             str(row.rank),
@@ -232,8 +232,8 @@ def rank_sheet(summary: Summary) -> Sheet:
     return _sheet(f"Ranks{skew}", columns, rows)
 
 
-def op_sheet(summary: Summary, top: int, sort_by: SortBy) -> Sheet:
-    """The `top` kernels of the GPU and the `top` operators of the CPU, and one line for the rest of each."""
+def op_sheet(summary: Summary, top: int, sort_by: SortKey) -> Sheet:
+    """Return the `top` GPU kernels and the `top` CPU operators, with one row each for the remaining ones."""
     rows: list[list[str]] = []
     for device in ("gpu", "cpu"):
         ops = sorted((op for op in summary.top_ops if op.device == device), key=lambda op: -_key(op, sort_by))
@@ -260,12 +260,12 @@ def op_sheet(summary: Summary, top: int, sort_by: SortBy) -> Sheet:
     return _sheet(title, ("*Name", "-On", "Calls", "Self ms", "Self %", "Total ms", "Mean us"), rows)
 
 
-def _key(op: OpSummary, sort_by: SortBy) -> float:
+def _key(op: OpSummary, sort_by: SortKey) -> float:
     return {"self": op.self_ms, "total": op.total_ms, "calls": float(op.calls)}[sort_by]
 
 
 def comparison_sheets(comparison: Comparison, top: int) -> list[Sheet]:
-    """Steps, then spans, launches and kernels, each per step."""
+    """Return the comparison of step times, then of spans, launches and kernels, all per step."""
     steps = [
         [
             row.phase,
@@ -281,7 +281,7 @@ def comparison_sheets(comparison: Comparison, top: int) -> list[Sheet]:
     kernels = "Kernels" if comparison.kernels_on == "gpu" else "Operators"
     parts = (("Spans", comparison.spans), ("Launches", comparison.launches), (kernels, comparison.kernels))
     return [
-        _sheet("Compared with the baseline, a step", columns, steps),
+        _sheet("Compared with the baseline, per step", columns, steps),
         *(
             _changes(title, [row for row in rows if row.phase == phase], top)
             for phase in dict.fromkeys(row.phase for row in comparison.spans + comparison.kernels)
@@ -308,8 +308,8 @@ def _changes(what: str, changes: list[Change], top: int) -> Sheet:
     return _sheet(title, ("*Name", "Before", "After", "Change %"), rows)
 
 
-def all_sheets(summary: Summary, top: int, sort_by: SortBy) -> list[Sheet]:
-    """Every sheet that has something to say, in reading order."""
+def all_sheets(summary: Summary, top: int, sort_by: SortKey) -> list[Sheet]:
+    """Return every sheet that has rows, in reading order."""
     few = min(top, 8)
     sheets = [
         *(comparison_sheets(summary.comparison, few) if summary.comparison else []),

@@ -1,4 +1,4 @@
-"""A trace's summary on a terminal; shared by the commands `summarize` and `profile`."""
+"""A trace summary on a terminal, printed by `summarize` and `profile`."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,8 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from roseinfer.cli.rendering.sheets import Sheet, SortBy, all_sheets, op_sheet, span_sheet
+from roseinfer.cli.rendering.sheets import Sheet, all_sheets, op_sheet, span_sheet
+from roseinfer.config import SortKey
 from roseinfer.trace.naming import duration, short_name
 from roseinfer.trace.summary import Summary, Verdict
 
@@ -17,11 +18,11 @@ _BLOCKS = " ▁▂▃▄▅▆▇█"
 _STYLES = {"host_bound": "bold red", "gpu_bound": "bold green", "balanced": "bold yellow"}
 
 
-class _Ragged(Table):
-    """A table whose lines end where their text does, without blanks up to its width."""
+class _RaggedTable(Table):
+    """A table whose lines have no trailing blanks."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The table's own lines, cut."""
+        """Yield the lines of the table without their trailing blanks."""
         parts = list(super().__rich_console__(console, options))
         for line in Segment.split_lines(part for part in parts if isinstance(part, Segment)):
             while line and not line[-1].text.strip():
@@ -32,19 +33,19 @@ class _Ragged(Table):
             yield Segment.line()
 
 
-def ops_table(summary: Summary, top: int = 15, sort_by: SortBy = "self", *, width: int = 100) -> Table:
-    """The `top` operators of the CPU and the `top` kernels of the GPU, in a table `width` columns wide at most."""
+def ops_table(summary: Summary, top: int = 15, sort_by: SortKey = "self", *, width: int = 100) -> Table:
+    """Return the `top` CPU operators and the `top` GPU kernels, in a table of at most `width` columns."""
     return sheet_table(op_sheet(summary, top, sort_by), width)
 
 
 def spans_table(summary: Summary, *, width: int = 100) -> Table:
-    """Where the program's own named ranges spent their time."""
+    """Return the time of each named range of the program, in a table of at most `width` columns."""
     return sheet_table(span_sheet(summary), width)
 
 
 def sheet_table(sheet: Sheet, width: int) -> Table:
-    """A sheet as a table at most `width` columns wide: names share what the other columns leave."""
-    table = _Ragged(
+    """Return a sheet as a table of at most `width` columns. Name columns share the width that the others leave."""
+    table = _RaggedTable(
         title=Text(sheet.title),
         title_justify="left",
         title_style="bold",
@@ -56,29 +57,29 @@ def sheet_table(sheet: Sheet, width: int) -> Table:
     )
     for title, kind in sheet.columns:
         table.add_column(title, justify="right" if kind == "number" else "left", no_wrap=True, overflow="ellipsis")
-    room = _name_widths(sheet, width)
+    widths = _name_widths(sheet, width)
     for row in sheet.rows:
-        table.add_row(*(Text(short_name(cell, size) if size else cell) for cell, size in zip(row, room, strict=True)))
+        table.add_row(*(Text(short_name(cell, size) if size else cell) for cell, size in zip(row, widths, strict=True)))
     return table
 
 
 def _name_widths(sheet: Sheet, width: int) -> list[int]:
-    """[columns] the room for each name column, 0 for the others."""
+    """Return the width of each name column, and 0 for the other columns."""
     longest = [
         max(len(title), *(len(row[index]) for row in sheet.rows), 0) for index, (title, _) in enumerate(sheet.columns)
     ]
     names = [index for index, (_, kind) in enumerate(sheet.columns) if kind == "name"]
     taken = sum(size for index, size in enumerate(longest) if index not in names) + 2 * len(longest) + 1
-    room = [0] * len(longest)
+    widths = [0] * len(longest)
     left = width - taken
     for share, index in enumerate(sorted(names, key=lambda index: longest[index])):
-        room[index] = max(_MIN_NAME, min(longest[index], left // (len(names) - share)))
-        left -= room[index]
-    return room
+        widths[index] = max(_MIN_NAME, min(longest[index], left // (len(names) - share)))
+        left -= widths[index]
+    return widths
 
 
 def timeline_strip(shares: Sequence[float], width: int) -> str:
-    """Busy shares as one line of blocks, `width` characters at most; an empty place is an idle GPU."""
+    """Return busy shares (0 to 1) as a line of at most `width` block characters; a blank is an idle GPU."""
     size = max(1, min(width, len(shares)))
     strip: list[str] = []
     for index in range(size):
@@ -89,7 +90,7 @@ def timeline_strip(shares: Sequence[float], width: int) -> str:
 
 
 def print_verdict(console: Console, verdict: Verdict) -> None:
-    """The answer first: headline, evidence, advice."""
+    """Print the verdict: headline, evidence, advice."""
     _print_wrapped(console, verdict.headline, _STYLES.get(verdict.kind, "bold"))
     for line in verdict.evidence:
         _print_wrapped(console, line, mark="  - ")
@@ -98,19 +99,19 @@ def print_verdict(console: Console, verdict: Verdict) -> None:
 
 
 def _print_wrapped(console: Console, text: str, style: str = "", mark: str = "") -> None:
-    """A paragraph behind a mark; its further lines begin below the first one's text, and none ends in blanks."""
+    """Print a paragraph after `mark`, with continuation lines indented by its width and no trailing blanks."""
     lines = Text(text, style=style).wrap(console, max(1, console.width - len(mark)))
     for number, line in enumerate(lines):
         line.rstrip()
         console.print(Text(" " * len(mark) if number else mark, style=style) + line, soft_wrap=True)
 
 
-def print_report(console: Console, summary: Summary, top: int = 15, sort_by: SortBy = "self") -> None:
-    """Everything about a trace that fits a terminal: verdict, doubts, timeline, tables."""
+def print_summary(console: Console, summary: Summary, top: int = 15, sort_by: SortKey = "self") -> None:
+    """Print verdict, warnings about the trace, GPU timelines and tables."""
     print_verdict(console, summary.verdict)
-    for doubt in summary.trust:
-        style = "yellow" if doubt.level == "warning" else "dim"
-        _print_wrapped(console, doubt.message, style, mark=f"  {doubt.level}: ")
+    for remark in summary.trust:
+        style = "yellow" if remark.level == "warning" else "dim"
+        _print_wrapped(console, remark.message, style, mark=f"  {remark.level}: ")
     for device in summary.devices:
         label = f"GPU {device.id} " if len(summary.trace.ranks) < 2 else f"rank {device.rank} GPU {device.id} "
         strip = timeline_strip(device.timeline, console.width - len(label) - 15)

@@ -113,6 +113,6 @@ def _print(
 
         console.stdout.out(to_markdown(summary, top, sort_by), end="", highlight=False)
     else:
-        from roseinfer.cli.rendering.terminal import print_report
+        from roseinfer.cli.rendering.terminal import print_summary
 
-        print_report(console.stdout, summary, top, sort_by)
+        print_summary(console.stdout, summary, top, sort_by)
