@@ -51,7 +51,7 @@ def bare_decode(path: Path) -> int:
     """Decode every event into the reader's struct, discard it, and return the number of events."""
     import msgspec
 
-    from roseinfer.trace.schema import RawEvent
+    from roseinfer.trace.reading.event_schema import RawEvent
 
     decode = msgspec.json.Decoder(list[RawEvent]).decode
     count, rest = 0, b""

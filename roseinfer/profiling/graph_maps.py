@@ -22,10 +22,10 @@ from roseinfer.engine.planner import StepPlan
 from roseinfer.errors import RoseinferError
 from roseinfer.profiling.recorder import Recorder
 from roseinfer.spans import span
-from roseinfer.trace.attribution import attribute
-from roseinfer.trace.manifest import Graph, GraphEvent
-from roseinfer.trace.reader import read_trace
-from roseinfer.trace.spans import span_table
+from roseinfer.trace.facts.attribution import attribute
+from roseinfer.trace.facts.span_table import span_table
+from roseinfer.trace.reading.trace_manifest import Graph, GraphEvent
+from roseinfer.trace.reading.trace_reader import read_trace
 
 RUN = "graph run "
 """Begins the name of the span around each run of a step; the run's number follows."""

@@ -11,7 +11,7 @@ import msgspec
 
 from roseinfer.errors import RoseinferError
 from roseinfer.profiling.recorder import RecordedCycle
-from roseinfer.trace.manifest import Graph
+from roseinfer.trace.reading.trace_manifest import Graph
 from roseinfer.workload.provenance import ModelInfo, Versions
 from roseinfer.workload.report import Report
 

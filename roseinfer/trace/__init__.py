@@ -3,16 +3,16 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from roseinfer.trace.analyze import summarize_trace
-    from roseinfer.trace.comparison import compare
-    from roseinfer.trace.summary import Summary
+    from roseinfer.trace.comparing.trace_comparison import compare
+    from roseinfer.trace.pipeline import summarize_trace
+    from roseinfer.trace.summary.trace_summary import Summary
 
 __all__ = ["Summary", "compare", "summarize_trace"]
 
 _HOMES = {
-    "Summary": "roseinfer.trace.summary",
-    "compare": "roseinfer.trace.comparison",
-    "summarize_trace": "roseinfer.trace.analyze",
+    "Summary": "roseinfer.trace.summary.trace_summary",
+    "compare": "roseinfer.trace.comparing.trace_comparison",
+    "summarize_trace": "roseinfer.trace.pipeline",
 }
 
 

@@ -9,16 +9,6 @@ _DOTTED = re.compile(r"[\w.]+\.[\w.]+$")
 _NOISE = ("(anonymous namespace)::", "at::native::", "at_cuda_detail::", "std::", "void ")
 
 
-_TRANSPARENT = {"aten", "prim", "prims", "quantized", "mkldnn", "onednn", "torch"}
-"""Namespaces of operators that torch.compile knows."""
-
-
-def is_custom(operator: str) -> bool:
-    """Whether the operator is of a namespace that is not torch's own: a compiler cannot look into it."""
-    namespace, separator, _ = operator.partition("::")
-    return bool(separator) and namespace not in _TRANSPARENT
-
-
 def counted(number: int, thing: str) -> str:
     """`1 step`, `2 steps`, `2 launches`."""
     return f"{number:,} {thing}{'e' * (number != 1 and thing.endswith('ch'))}{'s' * (number != 1)}"

@@ -11,7 +11,7 @@ from roseinfer.engine.graphs.graph_key import GraphKey
 from roseinfer.errors import RoseinferError
 from roseinfer.profiling.graph_maps import GraphMaps, StepEvents
 from roseinfer.spans import span
-from roseinfer.trace.manifest import GraphEvent
+from roseinfer.trace.reading.trace_manifest import GraphEvent
 
 
 class ScriptedGraphs:

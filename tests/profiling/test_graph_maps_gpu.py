@@ -11,7 +11,7 @@ import pytest
 from roseinfer.config import EngineConfig, ProfileConfig, RunConfig, SamplingParams, WorkloadConfig
 from roseinfer.engine.factory import build_engine
 from roseinfer.profiling.run import profile_run
-from roseinfer.trace.manifest import Graph
+from roseinfer.trace.reading.trace_manifest import Graph
 from roseinfer.workload.load import at_once
 
 pytestmark = pytest.mark.gpu

@@ -31,7 +31,7 @@ if atheris is not None and __name__ == "__main__":
         import roseinfer.cli.rendering.html_page
         import roseinfer.cli.rendering.markdown
         import roseinfer.cli.rendering.terminal
-        import roseinfer.trace.analyze  # noqa: F401
+        import roseinfer.trace.pipeline  # noqa: F401
 
 import msgspec
 from rich.console import Console

@@ -1,7 +1,7 @@
 """What must hold in every summary, whatever the trace. Needs no pytest: the fuzzer runs without it."""
 
 from roseinfer.trace import Summary
-from roseinfer.trace.summary import NO_SPAN
+from roseinfer.trace.summary.finding_structs import NO_SPAN
 
 _HOST = ("host_late", "launch_call")
 _GROUPS = 100  # at most so many groups of gaps are listed

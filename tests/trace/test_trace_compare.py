@@ -14,7 +14,7 @@ from roseinfer.cli.app import run
 from roseinfer.cli.rendering.sheets import all_sheets
 from roseinfer.errors import TraceError, UsageError
 from roseinfer.trace import Summary, compare, summarize_trace
-from roseinfer.trace.comparison import normalized
+from roseinfer.trace.comparing.trace_comparison import normalized
 
 
 def steps(

@@ -9,8 +9,8 @@ from traces import event, kernel, launch, write
 
 from roseinfer.profiling.graph_maps import RUN, MappedGraph, map_graph, read_runs
 from roseinfer.trace import Summary, summarize_trace
-from roseinfer.trace.manifest import Graph
-from roseinfer.trace.summary import SpanSummary
+from roseinfer.trace.reading.trace_manifest import Graph
+from roseinfer.trace.summary.finding_structs import SpanSummary
 
 FORWARD, ATTENTION, APPEND = "roseinfer.model.forward", "roseinfer.attention", "roseinfer.kv.append"
 PREPARE, SAMPLE = "roseinfer.prepare_inputs", "roseinfer.sample"

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roseinfer.trace.innermost import cut_by_innermost, innermost_at
-from roseinfer.trace.nesting import Forest, nest
-from roseinfer.trace.repetition import find_repeat
+from roseinfer.trace.facts.innermost import cut_by_innermost, innermost_at
+from roseinfer.trace.facts.nesting import Forest, nest
+from roseinfer.trace.findings.repetition import find_repeat
 
 spans = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 30), st.integers(0, 20)), max_size=20)
 stretches = st.lists(st.tuples(st.integers(0, 2), st.integers(-3, 40), st.integers(0, 20)), max_size=10)

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roseinfer.trace.intervals import length, union, union_length
-from roseinfer.trace.nesting import Forest, nest, nest_one_by_one
+from roseinfer.trace.facts.intervals import length, union, union_length
+from roseinfer.trace.facts.nesting import Forest, nest, nest_one_by_one
 
 intervals = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 30), st.integers(0, 20)), max_size=40)
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from traces import LAYOUTS, MATMUL, ORIGIN, as_text, event, kernel, launch, write
 
 from roseinfer.errors import TraceError
-from roseinfer.trace.columns import NO_CORRELATION, Trace
-from roseinfer.trace.reader import read_trace
+from roseinfer.trace.reading.columns import NO_CORRELATION, Trace
+from roseinfer.trace.reading.trace_reader import read_trace
 
 nasty = st.text(alphabet=st.sampled_from('},{[]":\\ \nabé'), max_size=12)
 

@@ -10,8 +10,9 @@ import pytest
 from traces import MATMUL, ORIGIN, event, kernel, write
 
 from roseinfer.trace import Summary, summarize_trace
-from roseinfer.trace.spans import group_name
-from roseinfer.trace.summary import PhaseSummary, SpanSummary
+from roseinfer.trace.facts.span_table import group_name
+from roseinfer.trace.summary.finding_structs import SpanSummary
+from roseinfer.trace.summary.step_structs import PhaseSummary
 
 
 def span_of(summary: Summary, name: str) -> SpanSummary:

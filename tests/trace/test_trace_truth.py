@@ -13,7 +13,7 @@ from traces import MATMUL, ORIGIN, event, kernel, launch, write
 
 from roseinfer.errors import TraceError
 from roseinfer.trace import Summary, summarize_trace
-from roseinfer.trace.summary import NO_SPAN, SpanSummary
+from roseinfer.trace.summary.finding_structs import NO_SPAN, SpanSummary
 
 US = 1e-3  # one microsecond, in ms
 

@@ -7,7 +7,9 @@ import jinja2
 
 from roseinfer.cli.rendering.sheets import all_sheets
 from roseinfer.trace.naming import counted, duration, short_name
-from roseinfer.trace.summary import DeviceSummary, Segment, StepBusy, Summary, TypicalStep
+from roseinfer.trace.summary.device_structs import DeviceSummary
+from roseinfer.trace.summary.step_structs import Segment, StepBusy, TypicalStep
+from roseinfer.trace.summary.trace_summary import Summary
 
 _TEMPLATE = Path(__file__).with_name("html_page.html.j2")
 _TOP = 20  # rows of the top operators, per device

@@ -3,7 +3,7 @@
 from roseinfer.cli.rendering.sheets import Sheet, all_sheets
 from roseinfer.config import SortKey
 from roseinfer.trace.naming import short_name
-from roseinfer.trace.summary import Summary
+from roseinfer.trace.summary.trace_summary import Summary
 
 _NAME_WIDTH = 72
 

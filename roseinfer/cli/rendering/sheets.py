@@ -5,7 +5,10 @@ from typing import Literal, NamedTuple
 
 from roseinfer.config import SortKey
 from roseinfer.trace.naming import duration
-from roseinfer.trace.summary import NO_SPAN, Change, Comparison, DeviceSummary, OpSummary, SpanSummary, Summary
+from roseinfer.trace.summary.comparison_structs import FigureChange, TraceComparison
+from roseinfer.trace.summary.device_structs import DeviceSummary
+from roseinfer.trace.summary.finding_structs import NO_SPAN, OpSummary, SpanSummary
+from roseinfer.trace.summary.trace_summary import Summary
 
 CellKind = Literal["name", "text", "number"]
 
@@ -264,7 +267,7 @@ def _key(op: OpSummary, sort_by: SortKey) -> float:
     return {"self": op.self_ms, "total": op.total_ms, "calls": float(op.calls)}[sort_by]
 
 
-def comparison_sheets(comparison: Comparison, top: int) -> list[Sheet]:
+def comparison_sheets(comparison: TraceComparison, top: int) -> list[Sheet]:
     """Return the comparison of step times, then of spans, launches and kernels, all per step."""
     steps = [
         [
@@ -290,7 +293,7 @@ def comparison_sheets(comparison: Comparison, top: int) -> list[Sheet]:
     ]
 
 
-def _changes(what: str, changes: list[Change], top: int) -> Sheet:
+def _changes(what: str, changes: list[FigureChange], top: int) -> Sheet:
     rows = [
         [
             row.name,

@@ -11,7 +11,7 @@ from rich.text import Text
 from roseinfer.cli.rendering.sheets import Sheet, all_sheets, op_sheet, span_sheet
 from roseinfer.config import SortKey
 from roseinfer.trace.naming import duration, short_name
-from roseinfer.trace.summary import Summary, Verdict
+from roseinfer.trace.summary.trace_summary import Summary, Verdict
 
 _MIN_NAME = 12
 _BLOCKS = " ▁▂▃▄▅▆▇█"

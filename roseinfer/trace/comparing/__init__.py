@@ -1,0 +1,1 @@
+"""Compare the summaries of two traces."""

@@ -1,0 +1,63 @@
+"""What one step of each phase spends, and where: what a comparison sets side by side, like with like."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roseinfer.trace.facts.steps import steps_at
+from roseinfer.trace.facts.trace_facts import Facts
+from roseinfer.trace.reading.columns import Ints
+from roseinfer.trace.summary.comparison_structs import PhaseCosts, SpanCost
+from roseinfer.trace.summary.units import to_ms
+
+Floats = NDArray[np.float64]
+
+
+def phase_costs(facts: Facts) -> dict[str, PhaseCosts]:
+    """Means a step, by phase. What lies outside of all steps counts for none."""
+    steps, trace, spans = facts.steps, facts.trace, facts.spans
+    phases = sorted({label.phase for label in steps.labels})
+    # The last entry is for what lies in no step, whose number is -1.
+    phase_of = np.array([*(phases.index(label.phase) for label in steps.labels), len(phases)], np.int64)
+    counts = np.bincount(phase_of, minlength=len(phases) + 1)[:-1]
+
+    def per_step(step: Ints, column: Ints | NDArray[np.int32], values: Ints, width: int) -> Floats:
+        """[phases, width] what the values add up to in a step."""
+        cell = phase_of[step] * width + column
+        sums = np.bincount(cell, weights=values, minlength=(len(phases) + 1) * width)
+        return np.asarray(sums.reshape(-1, width)[:-1] / counts[:, None], np.float64)
+
+    if not phases:
+        return {}
+    groups = [*spans.groups, *facts.mapped.new_groups]
+    outermost = spans.forest.outermost(spans.group)
+    span_step = steps_at(steps, spans.start_ns)
+    wall = per_step(span_step, spans.group, (spans.end_ns - spans.start_ns) * outermost, len(groups) + 1)
+    events = per_step(
+        span_step,
+        spans.group,
+        spans.forest.add_to_ancestors(facts.costs.gpu_events[:-1]) * outermost,
+        len(groups) + 1,
+    )
+    moved = facts.mapped.inclusive
+    moved_step = facts.event_step[facts.mapped.at[moved.event]]
+    events += per_step(moved_step, moved.group % (len(groups) + 1), moved.sign, len(groups) + 1)
+    gpu_ns = trace.gpu.end_ns - trace.gpu.start_ns
+    op_step = steps_at(steps, trace.ops.start_ns)
+    operators = per_step(op_step, trace.ops.name, facts.ops.self_ns, len(trace.names))
+    kernels = per_step(facts.event_step, trace.gpu.name, gpu_ns, len(trace.names))
+    return {
+        phase: PhaseCosts(
+            spans={
+                name: SpanCost(wall_ms=to_ms(wall[row, index]), gpu_events=round(float(events[row, index]), 3))
+                for index, name in enumerate(groups)
+                if wall[row, index] or events[row, index]
+            },
+            operators=_times(trace.names, operators[row]),
+            kernels=_times(trace.names, kernels[row]),
+        )
+        for row, phase in enumerate(phases)
+    }
+
+
+def _times(names: list[str], nanoseconds: Floats) -> dict[str, float]:
+    return {names[index]: to_ms(nanoseconds[index]) for index in np.flatnonzero(nanoseconds).tolist()}

@@ -1,0 +1,153 @@
+"""Two summaries side by side: did the change help, where, and is it more than noise?"""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from roseinfer.trace.comparing.comparability import differences, shared_phases
+from roseinfer.trace.naming import duration
+from roseinfer.trace.summary.comparison_structs import FigureChange, PhaseChange, PhaseCosts, SpanCost, TraceComparison
+from roseinfer.trace.summary.finding_structs import NO_SPAN
+from roseinfer.trace.summary.step_structs import PhaseSummary
+from roseinfer.trace.summary.trace_summary import Summary
+from roseinfer.trace.summary.units import to_percent
+
+_MAX_ROWS = 20
+_CLEAR_PERCENT = 1.0
+"""A smaller change than this is not called one, however steady the steps."""
+
+_ADDRESSES = re.compile(r"0x[0-9a-fA-F]+|#\d+|(?<=lambda)\(.*?\)")
+_VERSIONS = re.compile(r"_\d{2,}(?=_|$)|(?<=[a-z])\d{4,}")
+
+
+def normalized(name: str) -> str:
+    """A kernel's name without what differs from build to build: addresses, lambda numbers, generated suffixes."""
+    return _VERSIONS.sub("", _ADDRESSES.sub("", name))
+
+
+def compare(new: Summary, baseline: Summary, fail_above_percent: float | None = None) -> Summary:
+    """`new` with its comparison to `baseline` filled in, phase by phase.
+
+    With `fail_above_percent`, the comparison has `failed` when a phase's median step is slower by more than that and
+    by more than the noise of the steps. Without steps in both traces it is the GPU's, else the host's, window.
+    Raises UsageError for traces that have nothing in common to compare.
+    """
+    shared = shared_phases(new, baseline)
+    phases = [_phase(name, baseline.steps.phases[name], new.steps.phases[name]) for name in shared]
+    if not phases:
+        phases = [_windows(new, baseline)]
+    failed = fail_above_percent is not None and any(
+        phase.verdict == "slower" and phase.change_percent > fail_above_percent for phase in phases
+    )
+    # Costs of all steps together would compare one mix of phases with another.
+    pairs: list[tuple[str | None, PhaseCosts, PhaseCosts]] = [
+        (name, baseline.phase_costs[name], new.phase_costs[name]) for name in shared
+    ]
+    if not shared and not new.steps.count and not baseline.steps.count:
+        pairs = [(None, _whole(baseline), _whole(new))]
+    kernels_on: Literal["cpu", "gpu"] = "gpu" if new.gpu and baseline.gpu else "cpu"
+    comparison = TraceComparison(
+        baseline=baseline.trace.path,
+        warnings=differences(new, baseline),
+        phases=phases,
+        spans=_changes(pairs, "ms", lambda costs: {name: span.wall_ms for name, span in costs.spans.items()}),
+        kernels=_changes(pairs, "ms", lambda costs: costs.kernels if kernels_on == "gpu" else costs.operators),
+        kernels_on=kernels_on,
+        launches=_changes(
+            pairs, "GPU events", lambda costs: {name: span.gpu_events for name, span in costs.spans.items()}
+        ),
+        headline=_headline(phases),
+        fail_above_percent=fail_above_percent,
+        failed=failed,
+    )
+    return msgspec.structs.replace(new, comparison=comparison)
+
+
+def _phase(name: str, old: PhaseSummary, new: PhaseSummary) -> PhaseChange:
+    noise = None
+    if old.count > 1 and new.count > 1:
+        error = math.sqrt(old.std_ms**2 / old.count + new.std_ms**2 / new.count)
+        noise = to_percent(2 * error, old.median_ms)
+    return _phase_change(name, old.median_ms, new.median_ms, noise, _per_token(old), _per_token(new))
+
+
+def _windows(new: Summary, baseline: Summary) -> PhaseChange:
+    if new.gpu and baseline.gpu and baseline.gpu.window_ms:
+        return _phase_change("GPU window", baseline.gpu.window_ms, new.gpu.window_ms, None, None, None)
+    return _phase_change("host window", baseline.cpu.window_ms, new.cpu.window_ms, None, None, None)
+
+
+def _phase_change(
+    name: str, old_ms: float, new_ms: float, noise: float | None, old_token: float | None, new_token: float | None
+) -> PhaseChange:
+    change = to_percent(new_ms - old_ms, old_ms)
+    clear = abs(change) > max(noise or 0.0, _CLEAR_PERCENT)
+    return PhaseChange(
+        phase=name,
+        baseline_ms=old_ms,
+        new_ms=new_ms,
+        change_percent=change,
+        noise_percent=noise,
+        baseline_ms_per_token=old_token,
+        new_ms_per_token=new_token,
+        verdict=("slower" if change > 0 else "faster") if clear else "no clear change",
+    )
+
+
+def _per_token(row: PhaseSummary) -> float | None:
+    return round(row.median_ms / row.tokens_per_step, 6) if row.tokens_per_step else None
+
+
+def _whole(summary: Summary) -> PhaseCosts:
+    """What the whole of a trace without steps spends."""
+
+    def times(device: Literal["cpu", "gpu"]) -> dict[str, float]:
+        return {op.name: op.self_ms for op in summary.top_ops if op.device == device}
+
+    spans = {row.name: SpanCost(row.wall_ms, row.gpu_events) for row in summary.spans if row.name != NO_SPAN}
+    return PhaseCosts(spans=spans, operators=times("cpu"), kernels=times("gpu"))
+
+
+def _changes(
+    pairs: list[tuple[str | None, PhaseCosts, PhaseCosts]], unit: str, values: Callable[[PhaseCosts], dict[str, float]]
+) -> list[FigureChange]:
+    """The largest absolute changes of each phase first."""
+    found: list[FigureChange] = []
+    for phase, old, new in pairs:
+        old_of, new_of = _normalized(values(old)), _normalized(values(new))
+        rows = [
+            FigureChange(
+                phase=phase,
+                name=name,
+                unit=unit if phase is None else f"{unit} a step",
+                baseline=round(old_of.get(name, 0.0), 6),
+                new=round(new_of.get(name, 0.0), 6),
+                change_percent=to_percent(new_of.get(name, 0.0) - old_of[name], old_of[name])
+                if old_of.get(name)
+                else None,
+            )
+            for name in {**new_of, **old_of}
+        ]
+        found += sorted(rows, key=lambda row: (-abs(row.new - row.baseline), row.name))[:_MAX_ROWS]
+    return found
+
+
+def _normalized(values: dict[str, float]) -> dict[str, float]:
+    sums: dict[str, float] = {}
+    for name, value in values.items():
+        sums[normalized(name)] = sums.get(normalized(name), 0.0) + value
+    return sums
+
+
+def _headline(phases: list[PhaseChange]) -> str:
+    parts: list[str] = []
+    for phase in phases:
+        noise = "" if phase.noise_percent is None else f", noise {phase.noise_percent:.1f} %"
+        parts.append(
+            f"{phase.phase}: {phase.verdict}, {duration(phase.baseline_ms, 2)} -> {duration(phase.new_ms, 2)} "
+            f"({phase.change_percent:+.1f} %{noise})"
+        )
+    return "; ".join(parts)

@@ -1,0 +1,84 @@
+"""Who launched each GPU event: correlation id -> launch -> the spans around the launch on its thread.
+
+`gpu_user_annotation` events play no part: they hold only the innermost span, stretched over a stream.
+"""
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from roseinfer.trace.facts.innermost import innermost_at
+from roseinfer.trace.facts.intervals import distinct
+from roseinfer.trace.facts.span_table import SpanTable
+from roseinfer.trace.reading.columns import NO_CORRELATION, Ints, Trace
+
+UNLINKED = -1
+
+
+class Attribution(msgspec.Struct, frozen=True, eq=False):
+    """One entry a GPU event, in the order of the GPU table."""
+
+    launch: Ints
+    """Index into `trace.calls`, UNLINKED where the trace has no launch for the event."""
+    launch_start_ns: Ints
+    """0 where unlinked."""
+    launch_end_ns: Ints
+    thread: NDArray[np.int32]
+    """The launching thread, -1 where unlinked."""
+    span: Ints
+    """Index into the span table of the innermost span around the launch; -1 for none."""
+    by_graph: NDArray[np.bool_]
+    """Whether one launch started several GPU events: a graph replay."""
+    replayed: NDArray[np.bool_]
+    """Whether the launch is a graph launch by its name, also of a graph with a single event."""
+
+    @property
+    def linked(self) -> NDArray[np.bool_]:
+        """[gpu]"""
+        return self.launch >= 0
+
+    def launches(self, at: Ints | slice) -> Ints:
+        """The different launches of some GPU events, ascending."""
+        found = self.launch[at]
+        return distinct(found[found >= 0])
+
+
+def attribute(trace: Trace, spans: SpanTable) -> Attribution:
+    """Finds the launch and the innermost span of every GPU event."""
+    launch = _launches(trace)
+    linked = launch >= 0
+    at = launch[linked]
+    start, end = np.zeros(len(launch), np.int64), np.zeros(len(launch), np.int64)
+    thread = np.full(len(launch), -1, np.int32)
+    start[linked], end[linked] = trace.calls.start_ns[at], trace.calls.end_ns[at]
+    thread[linked] = trace.calls.thread[at]
+    span = np.full(len(launch), -1, np.int64)
+    span[linked] = innermost_at(spans.forest, spans.thread, thread[linked], start[linked])
+    count = np.bincount(at, minlength=len(trace.calls))
+    by_graph = np.zeros(len(launch), np.bool_)
+    by_graph[linked] = count[at] > 1
+    graph_names = [index for index, name in enumerate(trace.names) if "graphlaunch" in name.lower()]
+    replayed = np.zeros(len(launch), np.bool_)
+    replayed[linked] = np.isin(trace.calls.name[at], graph_names)
+    return Attribution(
+        launch=launch,
+        launch_start_ns=start,
+        launch_end_ns=end,
+        thread=thread,
+        span=span,
+        by_graph=by_graph,
+        replayed=replayed,
+    )
+
+
+def _launches(trace: Trace) -> Ints:
+    """[gpu] the call with the event's correlation id. Ids are unique in a process; a doubled one means its first."""
+    at = np.flatnonzero(trace.calls.correlation != NO_CORRELATION)
+    at = at[np.argsort(trace.calls.correlation[at], kind="stable")]
+    ids = trace.calls.correlation[at]
+    wanted = trace.gpu.correlation
+    if len(ids) == 0:
+        return np.full(len(wanted), UNLINKED, np.int64)
+    position = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
+    found = (ids[position] == wanted) & (wanted != NO_CORRELATION)
+    return np.where(found, at[position], UNLINKED)

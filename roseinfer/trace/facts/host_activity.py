@@ -1,0 +1,59 @@
+"""What host threads were doing: their operators and runtime calls as one nesting, and the names of calls that wait."""
+
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from roseinfer.trace.facts.nesting import Forest, nest
+from roseinfer.trace.reading.columns import Small, Trace
+
+_WAITS = ("synchronize", "cudamemcpy", "hipmemcpy", "cumemcpy", "cudafree", "hipfree", "cudamalloc", "hipmalloc")
+_NO_WAIT = ("async", "streamwaitevent", "mallocasync", "freeasync")
+
+
+class Activity(msgspec.Struct, frozen=True, eq=False):
+    """Operators and runtime calls of some threads, sorted by (thread, start, longest first)."""
+
+    forest: Forest
+    thread: Small
+    name: Small
+    """Index into `trace.names`."""
+    call: Small
+    """Index into `trace.calls`, -1 for operators."""
+    of_call: Small
+    """[trace.calls] each call's index in here, -1 for calls of other threads."""
+
+    def operator_around(self, index: int) -> int:
+        """The name index of the innermost operator around an activity, -1 for none."""
+        above = int(self.forest.parent[index])
+        while above >= 0 and self.call[above] >= 0:
+            above = int(self.forest.parent[above])
+        return int(self.name[above]) if above >= 0 else -1
+
+
+def activity_of(trace: Trace, threads: Small) -> Activity:
+    """The activity of the given threads."""
+    ops, calls = trace.ops, trace.calls
+    op = np.flatnonzero(np.isin(ops.thread, threads)).astype(np.int32)
+    call = np.flatnonzero(np.isin(calls.thread, threads)).astype(np.int32)
+
+    def both(column: str) -> NDArray[Any]:
+        return np.concatenate((getattr(ops, column)[op], getattr(calls, column)[call]))
+
+    order = np.lexsort((-both("end_ns"), both("start_ns"), both("thread"))).astype(np.int32)
+    thread = both("thread")[order]
+    forest = nest(both("start_ns")[order], both("end_ns")[order], thread)
+    name = both("name")[order]
+    which = np.concatenate((np.full(len(op), -1, np.int32), call))[order]
+    of_call = np.full(len(calls), -1, np.int32)
+    at = np.flatnonzero(which >= 0)
+    of_call[which[at]] = at
+    return Activity(forest=forest, thread=thread, name=name, call=which, of_call=of_call)
+
+
+def waits(call: str) -> bool:
+    """Whether a runtime call of this name can make the host wait for the device."""
+    name = call.lower()
+    return any(word in name for word in _WAITS) and not any(word in name for word in _NO_WAIT)

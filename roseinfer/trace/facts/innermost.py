@@ -1,0 +1,85 @@
+"""Which event of a nested table was innermost on a thread, at an instant or over a stretch of time."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from roseinfer.trace.facts.intervals import distinct
+from roseinfer.trace.facts.nesting import Forest
+from roseinfer.trace.reading.columns import Ints, Small
+
+
+class Pieces(NamedTuple):
+    """Stretches of time cut wherever the innermost event changes."""
+
+    stretch: Ints
+    """[pieces] index of the stretch that the piece is of."""
+    owner: Ints
+    """[pieces] index of the innermost event, -1 where none was open."""
+    length_ns: Ints
+
+
+def innermost_at(forest: Forest, forest_thread: Small, thread: Small, at_ns: Ints) -> Ints:
+    """[queries] the innermost event open on `thread` at `at_ns`, -1 for none.
+
+    An event is open from its start up to, and without, its end.
+    """
+    found = np.full(len(at_ns), -1, np.int64)
+    for one in np.unique(thread).tolist():
+        low, high = np.searchsorted(forest_thread, (one, one + 1))
+        here = np.flatnonzero(thread == one)
+        started = np.searchsorted(forest.start_ns[low:high], at_ns[here], side="right") - 1
+        found[here] = np.where(started >= 0, started + low, -1)
+    # What is open at an instant encloses the last event that began before it, or is that event.
+    alive = np.flatnonzero(found >= 0)
+    while len(alive):
+        alive = alive[forest.end_ns[found[alive]] <= at_ns[alive]]
+        found[alive] = forest.parent[found[alive]]
+        alive = alive[found[alive] >= 0]
+    return found
+
+
+def cut_by_innermost(forest: Forest, forest_thread: Small, thread: Small, start_ns: Ints, end_ns: Ints) -> Pieces:
+    """The stretches [start_ns, end_ns) of threads, cut by the innermost event; no time is lost or counted twice."""
+    parts: list[Pieces] = []
+    for one in np.unique(thread).tolist():
+        low, high = np.searchsorted(forest_thread, (one, one + 1))
+        here = np.flatnonzero((thread == one) & (end_ns > start_ns))
+        if len(here) == 0:
+            continue
+        if low == high:
+            parts.append(Pieces(here, np.full(len(here), -1, np.int64), end_ns[here] - start_ns[here]))
+            continue
+        edges, owner = _changes(forest, forest_thread, one, low, high, start_ns[here].min(), end_ns[here].max())
+        first = np.searchsorted(edges, start_ns[here], side="right") - 1
+        count = np.searchsorted(edges, end_ns[here], side="left") - first
+        stretch = np.repeat(here, count)
+        segment = np.repeat(first - np.cumsum(count) + count, count) + np.arange(int(count.sum()))
+        begin = np.maximum(edges[segment], start_ns[stretch])
+        end = np.minimum(np.append(edges[1:], np.iinfo(np.int64).max)[segment], end_ns[stretch])
+        parts.append(Pieces(stretch, owner[segment], end - begin))
+    if not parts:
+        none = np.zeros(0, np.int64)
+        return Pieces(none, none, none)
+    return Pieces(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _changes(
+    forest: Forest, forest_thread: Small, thread: int, low: int, high: int, since_ns: int, until_ns: int
+) -> tuple[Ints, Ints]:
+    """(instants at which the innermost event of a thread may change, its innermost event from each on).
+
+    The first instant is at or before `since_ns`; changes from `until_ns` on are left out.
+    """
+    begun, last = low + np.searchsorted(forest.start_ns[low:high], (since_ns, until_ns))
+    first = np.array([since_ns], np.int64)
+    around = int(innermost_at(forest, forest_thread, np.array([thread], np.int32), first)[0])
+    ends: list[int] = []
+    while around >= 0:
+        ends.append(int(forest.end_ns[around]))
+        around = int(forest.parent[around])
+    edges = distinct(
+        np.concatenate((first, forest.start_ns[begun:last], forest.end_ns[begun:last], np.array(ends, np.int64)))
+    )
+    edges = edges[edges < until_ns]
+    return edges, innermost_at(forest, forest_thread, np.full(len(edges), thread, np.int32), edges)

@@ -1,0 +1,62 @@
+"""What each span cost: wall time, GPU time, launches, and the idle time it caused."""
+
+import msgspec
+import numpy as np
+
+from roseinfer.trace.facts.attribution import Attribution
+from roseinfer.trace.facts.custom_operators import is_custom
+from roseinfer.trace.facts.idle_gaps import Gaps
+from roseinfer.trace.facts.innermost import cut_by_innermost, innermost_at
+from roseinfer.trace.facts.nesting import Forest
+from roseinfer.trace.facts.span_table import SpanTable
+from roseinfer.trace.reading.columns import KERNEL, Ints, Trace
+
+SMALL_NS = 5000
+"""A GPU event shorter than this, in ns, is small: launching it costs more than running it."""
+
+
+class SpanCosts(msgspec.Struct, frozen=True, eq=False):
+    """One entry a span, and one more at the end for what belongs to none; inner spans not counted."""
+
+    gpu_ns: Ints
+    gpu_events: Ints
+    kernels: Ints
+    small: Ints
+    idle_ns: Ints
+    """Host-late and launch-call time."""
+    op_ns: Ints
+    custom_op_ns: Ints
+    """The part of it in operators that are not torch's own."""
+
+
+def span_costs(trace: Trace, spans: SpanTable, ops: Forest, attribution: Attribution, gaps: Gaps) -> SpanCosts:
+    """Costs of every single span by itself. They add up: to all GPU time, events, host-late and launch-call time."""
+    size = len(spans) + 1
+    where = attribution.span  # -1 counts into the last entry
+    duration = trace.gpu.end_ns - trace.gpu.start_ns
+    held_up = np.flatnonzero(gaps.linked)
+    pieces = cut_by_innermost(
+        spans.forest,
+        spans.thread,
+        attribution.thread[gaps.event[held_up]],
+        gaps.start_ns[held_up],
+        gaps.call_end_ns[held_up],
+    )
+    top = np.flatnonzero(ops.depth == 0)
+    custom = [index for index in np.unique(trace.ops.name).tolist() if is_custom(trace.names[index])]
+    op_ns = ops.end_ns[top] - ops.start_ns[top]
+    op_span = innermost_at(spans.forest, spans.thread, trace.ops.thread[top], ops.start_ns[top])
+    return SpanCosts(
+        gpu_ns=_sum_at(where, duration, size),
+        gpu_events=_sum_at(where, np.ones(len(where), np.int64), size),
+        kernels=_sum_at(where, (trace.gpu.kind == KERNEL).astype(np.int64), size),
+        small=_sum_at(where, (duration < SMALL_NS).astype(np.int64), size),
+        idle_ns=_sum_at(pieces.owner, pieces.length_ns, size),
+        op_ns=_sum_at(op_span, op_ns, size),
+        custom_op_ns=_sum_at(op_span, op_ns * np.isin(trace.ops.name[top], custom), size),
+    )
+
+
+def _sum_at(index: Ints, values: Ints, size: int) -> Ints:
+    """[size] sums of values by index; -1 means the last entry. Exact below 2**53."""
+    return np.bincount(index % size, weights=values, minlength=size).astype(np.int64)

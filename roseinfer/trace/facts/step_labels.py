@@ -1,0 +1,84 @@
+"""What the names of step spans say, engine by engine."""
+
+import re
+from collections.abc import Callable
+
+import msgspec
+
+_FIELD = re.compile(r"(\w+)=(\d+)")
+_ROSEINFER = re.compile(r"roseinfer\.step\[(\w+)([^\]]*)\]$")
+_SGLANG = re.compile(r"step\[(\w+)([^\]]*)\]$")
+_VLLM = re.compile(r"execute_context_(\d+)\((\d+)\)_generation_(\d+)\((\d+)\)$")
+_VLLM_OLD = re.compile(r"execute_new_(\d+)_cached_(\d+)$")
+PROFILER_STEP = re.compile(r"ProfilerStep#\d+$")
+_TUTORIAL_ENGINE = "roseinfer.decode_step_sessions.total"
+
+
+class StepLabel(msgspec.Struct, frozen=True):
+    """What the name of a step says."""
+
+    phase: str
+    batch: int | None = None
+    tokens: int | None = None
+
+
+def _fields(text: str) -> dict[str, int]:
+    return {key: int(value) for key, value in _FIELD.findall(text)}
+
+
+def _roseinfer(name: str) -> StepLabel | None:
+    found = _ROSEINFER.match(name)
+    if not found:
+        return None
+    fields = _fields(found.group(2))
+    return StepLabel(found.group(1), fields.get("bs"), fields.get("tokens"))
+
+
+def _sglang(name: str) -> StepLabel | None:
+    found = _SGLANG.match(name)
+    if not found:
+        return None
+    phase = {"extend": "prefill"}.get(found.group(1).lower(), found.group(1).lower())
+    fields = _fields(found.group(2))
+    batch = fields.get("bs")
+    tokens = fields.get("toks")
+    if tokens is None and "ext" in fields:
+        tokens = fields["ext"] + fields.get("dec", 0)
+    return StepLabel(phase, batch, batch if tokens is None and phase == "decode" else tokens)
+
+
+def _vllm(name: str) -> StepLabel | None:
+    found = _VLLM.match(name)
+    if found:
+        context, context_tokens, generation, generation_tokens = (int(part) for part in found.groups())
+        return StepLabel(
+            _phase_of(context, generation), context + generation or None, context_tokens + generation_tokens or None
+        )
+    found = _VLLM_OLD.match(name)
+    if found:
+        new, cached = int(found.group(1)), int(found.group(2))
+        return StepLabel(_phase_of(new, cached), new + cached or None, cached if cached and not new else None)
+    return None
+
+
+def _phase_of(prefills: int, decodes: int) -> str:
+    if prefills and decodes:
+        return "mixed"
+    return "prefill" if prefills else "decode" if decodes else "idle"
+
+
+def _tutorial_engine(name: str) -> StepLabel | None:
+    return StepLabel("decode") if name == _TUTORIAL_ENGINE else None
+
+
+def _profiler(name: str) -> StepLabel | None:
+    return StepLabel("step") if PROFILER_STEP.match(name) else None
+
+
+STEP_KINDS: tuple[tuple[str, Callable[[str], StepLabel | None]], ...] = (
+    ("roseinfer.step", _roseinfer),
+    ("vLLM", _vllm),
+    ("SGLang", _sglang),
+    (_TUTORIAL_ENGINE, _tutorial_engine),
+    ("ProfilerStep", _profiler),
+)

@@ -1,0 +1,88 @@
+"""Steps: which spans of a trace are one launch of the model over one batch, and what their labels say.
+
+Engines label their steps differently; the first kind that a trace has is used, in the order of `STEP_KINDS`.
+"""
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from roseinfer.trace.facts.step_labels import PROFILER_STEP, STEP_KINDS, StepLabel
+from roseinfer.trace.reading.columns import Ints, Trace
+
+_STUB_SHARE = 0.1
+"""A trailing ProfilerStep shorter than this share of the median began when the recording stopped."""
+
+
+class Steps(msgspec.Struct, frozen=True, eq=False):
+    """The steps of a trace in order of time; one array entry a step."""
+
+    source: str | None
+    start_ns: Ints
+    end_ns: Ints
+    thread: NDArray[np.int32]
+    labels: list[StepLabel]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def find_steps(trace: Trace) -> Steps:
+    """The steps of a trace; the trailing `ProfilerStep#N` that only marks the end of the recording is left out."""
+    spans = trace.spans
+    for source, read in STEP_KINDS:
+        label_of = {index: read(trace.names[index]) for index in np.unique(spans.name).tolist()}
+        at = np.flatnonzero(np.isin(spans.name, [index for index, label in label_of.items() if label is not None]))
+        if source == "ProfilerStep":
+            at = np.setdiff1d(at, stub_spans(trace))
+        if len(at):
+            at = at[np.argsort(spans.start_ns[at], kind="stable")]
+            labels = [label for index in spans.name[at].tolist() if (label := label_of[index]) is not None]
+            return Steps(source, spans.start_ns[at], spans.end_ns[at], spans.thread[at], labels)
+    none = np.zeros(0, np.int64)
+    return Steps(None, none, none, np.zeros(0, np.int32), [])
+
+
+def stub_spans(trace: Trace) -> Ints:
+    """Spans that belong in no statistic: a thread's trailing ProfilerStep, cut off by the end of the recording."""
+    spans = trace.spans
+    named = [index for index in np.unique(spans.name).tolist() if PROFILER_STEP.match(trace.names[index])]
+    steps = np.flatnonzero(np.isin(spans.name, named))
+    stubs: list[int] = []
+    for thread in np.unique(spans.thread[steps]).tolist():
+        at = steps[spans.thread[steps] == thread]
+        duration = spans.end_ns[at] - spans.start_ns[at]
+        if len(at) > 1:
+            last = int(at[-1])
+            short = duration[-1] < _STUB_SHARE * np.median(duration[:-1])
+            if short or not _has_work(trace, last):
+                stubs.append(last)
+    return np.array(stubs, np.int64)
+
+
+def _has_work(trace: Trace, span: int) -> bool:
+    """Whether any operator or runtime call, save a synchronize, began inside the span."""
+    low, high = trace.spans.start_ns[span], trace.spans.end_ns[span]
+    if np.any((trace.ops.start_ns >= low) & (trace.ops.start_ns < high)):
+        return True
+    calls = trace.calls.name[(trace.calls.start_ns >= low) & (trace.calls.start_ns < high)]
+    return any("Synchronize" not in trace.names[index] for index in np.unique(calls).tolist())
+
+
+def steps_at(steps: Steps, at_ns: Ints) -> Ints:
+    """[queries] the step that each instant lies in, -1 for none; of overlapping steps the last begun."""
+    found = np.searchsorted(steps.start_ns, at_ns, side="right") - 1
+    if len(steps) == 0:
+        return np.full(len(at_ns), -1, np.int64)
+    return np.where((found >= 0) & (at_ns < steps.end_ns[found]), found, -1)
+
+
+def typical_step(steps: Steps) -> int | None:
+    """The step of the most frequent phase whose duration is that phase's median (the upper of two)."""
+    if not len(steps):
+        return None
+    phases = [label.phase for label in steps.labels]
+    phase = max(sorted(set(phases)), key=phases.count)
+    at = np.array([index for index, one in enumerate(phases) if one == phase])
+    durations = (steps.end_ns - steps.start_ns)[at]
+    return int(at[np.argsort(durations, kind="stable")[len(at) // 2]])

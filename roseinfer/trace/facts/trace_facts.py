@@ -1,0 +1,67 @@
+"""The facts that all findings are drawn from, computed once: nesting, launches, gaps, steps."""
+
+import msgspec
+import numpy as np
+
+from roseinfer.trace.facts.attribution import Attribution, attribute
+from roseinfer.trace.facts.graph_replays import MappedSpans, map_replays
+from roseinfer.trace.facts.host_activity import Activity, activity_of
+from roseinfer.trace.facts.idle_gaps import Gaps, find_gaps
+from roseinfer.trace.facts.nesting import Forest, nest
+from roseinfer.trace.facts.span_costs import SpanCosts, span_costs
+from roseinfer.trace.facts.span_table import SpanTable, span_table
+from roseinfer.trace.facts.steps import Steps, find_steps, steps_at
+from roseinfer.trace.reading.columns import Ints, Trace
+from roseinfer.trace.reading.trace_manifest import TraceManifest
+
+
+class Facts(msgspec.Struct, frozen=True, eq=False):
+    """A trace, understood as far as arrays go."""
+
+    trace: Trace
+    manifest: TraceManifest | None
+    spans: SpanTable
+    ops: Forest
+    """The nesting of `trace.ops`."""
+    attribution: Attribution
+    gaps: Gaps
+    steps: Steps
+    event_step: Ints
+    """[gpu] the step in which each GPU event was launched, -1 for none."""
+    costs: SpanCosts
+    mapped: MappedSpans
+
+
+def gather_facts(trace: Trace, manifest: TraceManifest | None = None) -> Facts:
+    """Everything that needs arrays."""
+    spans = span_table(trace)
+    steps = find_steps(trace)
+    attribution = attribute(trace, spans)
+    gaps = find_gaps(trace, attribution)
+    ops = nest(trace.ops.start_ns, trace.ops.end_ns, trace.ops.thread)
+    return Facts(
+        trace=trace,
+        manifest=manifest,
+        spans=spans,
+        ops=ops,
+        attribution=attribution,
+        gaps=gaps,
+        steps=steps,
+        event_step=_steps_of_events(trace, steps, attribution),
+        costs=span_costs(trace, spans, ops, attribution, gaps),
+        mapped=map_replays(trace, spans, attribution, manifest.graphs if manifest else []),
+    )
+
+
+def _steps_of_events(trace: Trace, steps: Steps, attribution: Attribution) -> Ints:
+    """[gpu] the step in which each GPU event was launched, -1 for none."""
+    found = steps_at(steps, attribution.launch_start_ns)
+    return np.where(attribution.linked, found, -1)
+
+
+def launching_activity(facts: Facts) -> Activity:
+    """What the threads that launched GPU events were doing or, without any, what all threads were doing."""
+    launching = np.unique(facts.attribution.thread[facts.attribution.linked])
+    return activity_of(
+        facts.trace, launching if len(launching) else np.arange(len(facts.trace.threads), dtype=np.int32)
+    )

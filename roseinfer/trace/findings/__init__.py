@@ -1,0 +1,1 @@
+"""Turn facts into findings: the rows of a summary, largest first."""

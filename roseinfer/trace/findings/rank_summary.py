@@ -1,0 +1,66 @@
+"""Several files as one trace, and what each rank did: skew and exposed communication."""
+
+import msgspec
+import numpy as np
+
+from roseinfer.trace.facts.intervals import length, union
+from roseinfer.trace.facts.trace_facts import Facts
+from roseinfer.trace.reading.columns import GpuTable
+from roseinfer.trace.summary.device_structs import RankSummary
+from roseinfer.trace.summary.units import to_ms, to_percent
+
+_COLLECTIVES = ("nccl", "rccl", "allreduce", "all_reduce", "allgather", "reduce_scatter", "alltoall", "multimem")
+
+
+class _Times(msgspec.Struct):
+    window: int = 0
+    busy: int = 0
+    gpu: int = 0
+    communication: int = 0
+    exposed: int = 0
+
+
+def summarize_ranks(facts: Facts) -> list[RankSummary]:
+    """One row a rank, where there are several or where collectives ran."""
+    trace = facts.trace
+    step_ranks = [trace.file_ranks[trace.thread_files[thread]] for thread in facts.steps.thread.tolist()]
+    ranks = sorted({device.rank for device in trace.devices} | set(trace.file_ranks))
+    collective = [index for index, name in enumerate(trace.names) if _is_collective(name)]
+    durations = facts.steps.end_ns - facts.steps.start_ns
+    rows: list[RankSummary] = []
+    for rank in ranks:
+        times = _Times()
+        for index, device in enumerate(trace.devices):
+            if device.rank == rank:
+                _add(times, trace.gpu, index, collective)
+        at = [index for index, one in enumerate(step_ranks) if one == rank]
+        rows.append(
+            RankSummary(
+                rank=rank,
+                median_step_ms=to_ms(np.median(durations[at])) if at else None,
+                busy_percent=to_percent(times.busy, times.window) if times.window else None,
+                gpu_ms=to_ms(times.gpu),
+                communication_ms=to_ms(times.communication),
+                exposed_communication_ms=to_ms(times.exposed),
+            )
+        )
+    return rows if len(rows) > 1 or any(row.communication_ms for row in rows) else []
+
+
+def _is_collective(name: str) -> bool:
+    lower = name.lower()
+    return any(word in lower for word in _COLLECTIVES)
+
+
+def _add(times: _Times, gpu: GpuTable, device: int, collective: list[int]) -> None:
+    low, high = np.searchsorted(gpu.device, (device, device + 1))
+    if low == high:
+        return
+    start, end = gpu.start_ns[low:high], gpu.end_ns[low:high]
+    is_collective = np.isin(gpu.name[low:high], collective)
+    busy = length(*union(start, end))
+    times.window += int(end.max() - start.min())
+    times.busy += busy
+    times.gpu += int((end - start).sum())
+    times.communication += length(*union(start[is_collective], end[is_collective]))
+    times.exposed += busy - length(*union(start[~is_collective], end[~is_collective]))

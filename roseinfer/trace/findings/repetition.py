@@ -1,0 +1,158 @@
+"""Launch sequences that a step repeats over layers and requests, and that could be one launch."""
+
+from collections import Counter
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roseinfer.trace.facts.custom_operators import is_custom
+from roseinfer.trace.facts.innermost import innermost_at
+from roseinfer.trace.facts.steps import typical_step
+from roseinfer.trace.facts.trace_facts import Facts
+from roseinfer.trace.naming import short_name
+from roseinfer.trace.reading.columns import Ints
+from roseinfer.trace.summary.finding_structs import NO_SPAN, Repetition
+
+_MAX_ROWS = 12
+_MAX_PERIOD = 512
+_MIN_REMOVABLE = 8
+_SHOWN_NAMES = 6
+_PRODUCTS = (
+    "gemm",
+    "gemv",
+    "nvjet",
+    "cutlass",
+    "matmul",
+    "flash",
+    "attention",
+    "fmha",
+    "::mm",
+    "addmm",
+    "linear",
+    "_mm",
+    "cijk",  # rocBLAS
+    "xmma",
+)
+
+
+class Repeat(NamedTuple):
+    """One period of a sequence and where it repeats."""
+
+    period: int
+    first: int
+    """Where its longest run begins."""
+    repeats: int
+    """In all runs together."""
+    removable: int
+    """Items that would go if every run were a single period."""
+
+
+def find_repeat(sequence: NDArray[np.int64], max_period: int = _MAX_PERIOD) -> Repeat | None:
+    """The period whose back-to-back repeats make up most of the sequence; of equal ones the shortest."""
+    best: Repeat | None = None
+    for period in range(1, min(max_period, len(sequence) // 2) + 1):
+        same = np.concatenate(([False], sequence[period:] == sequence[:-period], [False]))
+        edges = np.flatnonzero(same[1:] != same[:-1])
+        begins, lengths = edges[::2], edges[1::2] - edges[::2]
+        again = lengths // period  # a run of this many equal items repeats the period this many times more
+        removable = int(again.sum()) * period
+        if removable and (best is None or removable > best.removable):
+            runs = int(np.count_nonzero(again))
+            best = Repeat(period, int(begins[np.argmax(again)]), int(again.sum()) + runs, removable)
+    return best
+
+
+def find_repetition(facts: Facts) -> list[Repetition]:
+    """The repeats of every span in the typical step, those that save most launches first.
+
+    Repeats that follow each other without other work of the step between them could be one batch. Those that such
+    work separates, as in a model's layers, wait for it: they are found too, but for a graph or a compiler. Where one
+    repeat holds shorter ones (requests inside layers) there is a row for each. Events of graph replays are no launches
+    of their own and are left out.
+    """
+    step = typical_step(facts.steps)
+    if step is None:
+        return []
+    names, groups = _launches(facts, step)
+    rows: list[Repetition] = []
+    for group in np.unique(groups).tolist():
+        at = np.flatnonzero(groups == group)
+        for repeat, pattern, is_unbroken in _repeats_of(names, at):
+            remedy = _remedy([facts.trace.names[index] for index in pattern], is_unbroken, len(facts.trace.gpu) > 0)
+            # A compiler or a larger operator joins what is in the sequence, and the repeats stay.
+            joined = repeat.repeats * (repeat.period - 1)
+            removable = joined if remedy in ("compile", "fuse") else repeat.removable
+            rows.append(
+                Repetition(
+                    span=facts.spans.groups[group] if group >= 0 else NO_SPAN,
+                    phase=facts.steps.labels[step].phase,
+                    launches_per_step=len(at),
+                    pattern=[short_name(facts.trace.names[index], 60) for index in pattern[:_SHOWN_NAMES]],
+                    pattern_launches=repeat.period,
+                    repeats=repeat.repeats,
+                    removable_per_step=removable,
+                    remedy=remedy,
+                )
+            )
+    rows = [row for row in rows if row.removable_per_step >= _MIN_REMOVABLE]
+    rows.sort(key=lambda row: -row.removable_per_step)
+    return rows[:_MAX_ROWS]
+
+
+def _repeats_of(names: Ints, at: Ints) -> list[tuple[Repeat, tuple[int, ...], bool]]:
+    """(the repeat, its pattern, whether it is unbroken) for what one span launched, at the places `at` in its step."""
+    sequence = names[at]
+    pieces = np.split(sequence, np.flatnonzero(np.diff(at) != 1) + 1)
+    found: Counter[tuple[int, ...]] = Counter()
+    repeats: Counter[tuple[int, ...]] = Counter()
+    known: dict[bytes, list[Repeat]] = {}
+    for piece in pieces:
+        for repeat in known.setdefault(piece.tobytes(), _levels(piece)):
+            pattern = tuple(piece[repeat.first : repeat.first + repeat.period].tolist())
+            found[pattern] += repeat.removable
+            repeats[pattern] += repeat.repeats
+    rows = [
+        (Repeat(len(pattern), 0, repeats[pattern], removable), pattern, True) for pattern, removable in found.items()
+    ]
+    across = find_repeat(sequence) if len(pieces) > 1 else None
+    if across is not None and across.removable > max(found.values(), default=0):
+        pattern = tuple(sequence[across.first : across.first + across.period].tolist())
+        rows.append((across, pattern, False))
+    return rows
+
+
+def _remedy(pattern: list[str], is_unbroken: bool, has_gpu: bool) -> Literal["batch", "graph", "compile", "fuse"]:
+    """What would make the repeats fewer launches."""
+    if is_unbroken and not any(word in name.lower() for name in pattern for word in _PRODUCTS):
+        return "batch"
+    if has_gpu:
+        return "graph"
+    return "fuse" if 2 * sum(is_custom(name) for name in pattern) >= len(pattern) else "compile"
+
+
+def _launches(facts: Facts, step: int) -> tuple[Ints, Ints]:
+    """(name, innermost span group) of what the step launched, in order: GPU events, or operators without a GPU."""
+    trace, spans = facts.trace, facts.spans
+    if len(trace.gpu):
+        at = np.flatnonzero((facts.event_step == step) & ~facts.attribution.by_graph)
+        at = at[np.lexsort((trace.gpu.start_ns[at], facts.attribution.launch_start_ns[at]))]
+        group = np.append(spans.group, -1)[facts.attribution.span[at]]
+        return trace.gpu.name[at].astype(np.int64), group.astype(np.int64)
+    start, end, thread = facts.steps.start_ns[step], facts.steps.end_ns[step], facts.steps.thread[step]
+    ops = facts.ops
+    inside = (ops.start_ns >= start) & (ops.start_ns < end) & (trace.ops.thread == thread) & (ops.depth == 0)
+    at = np.flatnonzero(inside)
+    span = innermost_at(spans.forest, spans.thread, trace.ops.thread[at], ops.start_ns[at])
+    return trace.ops.name[at].astype(np.int64), np.append(spans.group, -1)[span].astype(np.int64)
+
+
+def _levels(sequence: Ints) -> list[Repeat]:
+    """The repeat of the whole sequence and, where one period of it repeats something itself, that one as well."""
+    outer = find_repeat(sequence)
+    if outer is None:
+        return []
+    inner = find_repeat(sequence, max(1, outer.period // 2)) if outer.period > 1 else None
+    if inner is None or inner.removable < max(_MIN_REMOVABLE, len(sequence) // 4):
+        return [outer]
+    return [outer, inner]

@@ -1,0 +1,97 @@
+"""From a trace on disk to its summary."""
+
+from pathlib import Path
+
+from roseinfer.progress import ProgressCallback
+from roseinfer.trace.comparing.phase_costs import phase_costs
+from roseinfer.trace.comparing.recording_conditions import recording_of
+from roseinfer.trace.facts.trace_facts import gather_facts, launching_activity
+from roseinfer.trace.findings.device_summary import summarize_devices
+from roseinfer.trace.findings.host_summary import summarize_host
+from roseinfer.trace.findings.idle_causes import rank_gaps
+from roseinfer.trace.findings.operator_summary import summarize_ops
+from roseinfer.trace.findings.rank_summary import summarize_ranks
+from roseinfer.trace.findings.repetition import find_repetition
+from roseinfer.trace.findings.roofline import roofline
+from roseinfer.trace.findings.span_summary import summarize_spans
+from roseinfer.trace.findings.step_summary import summarize_steps
+from roseinfer.trace.findings.synchronizing_calls import find_syncs
+from roseinfer.trace.findings.trace_contents import count_work_events, lost_gpu
+from roseinfer.trace.findings.trust import doubts
+from roseinfer.trace.findings.typical_step import draw_typical_step
+from roseinfer.trace.findings.what_if import bounds
+from roseinfer.trace.reading.columns import Trace
+from roseinfer.trace.reading.trace_folder import find_traces
+from roseinfer.trace.reading.trace_manifest import TraceManifest, find_manifest
+from roseinfer.trace.reading.trace_merge import merge_traces
+from roseinfer.trace.reading.trace_reader import read_trace
+from roseinfer.trace.summary.trace_summary import Summary, TraceInfo
+from roseinfer.trace.verdict.all_findings import Findings
+from roseinfer.trace.verdict.judge import judge
+
+
+def summarize_trace(path: Path, *, on_progress: ProgressCallback | None = None) -> Summary:
+    """The summary of one Chrome trace, `.json` or `.json.gz`, or of a folder of them (ranks, cycles) as one.
+
+    `on_progress` is called with (bytes read, bytes in all). Raises TraceError for what is no trace.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return summarize_columns(read_trace(path, on_progress=on_progress), find_manifest(path))
+    files = find_traces(path)
+    total = sum(file.stat().st_size for file in files)
+    traces: list[Trace] = []
+    done = 0
+    for file in files:
+        before = done
+        progress = None if on_progress is None else lambda now, _, at=before: on_progress(at + now, total)
+        traces.append(read_trace(file, on_progress=progress))
+        done += traces[-1].size_bytes
+    return summarize_columns(merge_traces(traces, str(path)), find_manifest(path))
+
+
+def summarize_columns(trace: Trace, manifest: TraceManifest | None = None) -> Summary:
+    """The summary of a trace in memory."""
+    facts = gather_facts(trace, manifest)
+    gpu, devices = summarize_devices(trace, facts.attribution, facts.gaps)
+    steps = summarize_steps(trace, facts.steps, facts.event_step, facts.attribution, facts.gaps)
+    spans = summarize_spans(facts.spans, facts.costs, facts.mapped)
+    cpu, top_ops, what_if = summarize_host(facts), summarize_ops(facts), bounds(facts, gpu)
+    costs, limits, recording = phase_costs(facts), roofline(manifest, steps), recording_of(trace, manifest, devices)
+    repetition, ranks = find_repetition(facts), summarize_ranks(facts)
+    activity = launching_activity(facts)  # the largest table, so the last
+    gaps, syncs = rank_gaps(facts, activity), find_syncs(facts, activity)
+    del activity
+    return Summary(
+        trace=TraceInfo(
+            path=trace.path,
+            events=trace.counts.events,
+            size_bytes=trace.size_bytes,
+            ranks=sorted(set(trace.file_ranks)),
+        ),
+        gpu=gpu,
+        devices=devices,
+        cpu=cpu,
+        steps=steps,
+        spans=spans,
+        gaps=gaps,
+        repetition=repetition,
+        syncs=syncs,
+        what_if=what_if,
+        roofline=limits,
+        comparison=None,
+        top_ops=top_ops,
+        ranks=ranks,
+        typical_step=draw_typical_step(facts),
+        verdict=judge(
+            count_work_events(trace),
+            trace.counts.unknown,
+            lost_gpu(trace),
+            cpu,
+            top_ops,
+            Findings(gpu, steps, spans, gaps, repetition, syncs, what_if, ranks, limits, recording),
+        ),
+        trust=doubts(facts, steps),
+        recording=recording,
+        phase_costs=costs,
+    )

@@ -1,0 +1,84 @@
+"""Several trace files as one trace."""
+
+import numpy as np
+
+from roseinfer.trace.reading.columns import NO_CORRELATION, Counts, GpuTable, HostTable, Ints, Small, Trace
+
+
+def merge_traces(traces: list[Trace], path: str) -> Trace:
+    """One trace out of several files; each file keeps its own threads and devices, so no time between files counts.
+
+    Files are laid out one after another in time, and their correlation ids are kept apart.
+    """
+    if len(traces) == 1:
+        return traces[0]
+    names: dict[str, int] = {}
+    host: dict[str, list[HostTable]] = {"ops": [], "spans": [], "calls": []}
+    gpu: list[GpuTable] = []
+    shift = first_id = threads = devices = 0
+    for trace in traces:
+        renamed = np.array([names.setdefault(name, len(names)) for name in trace.names], np.int32)
+        for kind, tables in host.items():
+            tables.append(_moved(getattr(trace, kind), shift, first_id, renamed, threads))
+        gpu.append(_moved_gpu(trace.gpu, shift, first_id, renamed, devices))
+        tables_here = (trace.ops, trace.spans, trace.calls, trace.gpu)
+        shift += max((int(table.end_ns.max()) for table in tables_here if len(table)), default=0) + 1_000_000
+        ids = np.concatenate((trace.calls.correlation, trace.gpu.correlation))
+        first_id += int(ids.max(initial=0)) + 1
+        threads += len(trace.threads)
+        devices += len(trace.devices)
+    broken = [trace.path for trace in traces if trace.truncated]
+    return Trace(
+        path=path,
+        size_bytes=sum(trace.size_bytes for trace in traces),
+        names=list(names),
+        threads=[(f"{index}:{pid}", tid) for index, trace in enumerate(traces) for pid, tid in trace.threads],
+        thread_files=[index for index, trace in enumerate(traces) for _ in trace.threads],
+        file_ranks=[trace.file_ranks[0] for trace in traces],
+        devices=[device for trace in traces for device in trace.devices],
+        ops=_joined(host["ops"]),
+        spans=_joined(host["spans"]),
+        calls=_joined(host["calls"]),
+        gpu=_joined_gpu(gpu),
+        metadata=traces[0].metadata,
+        counts=Counts(*(sum(getattr(trace.counts, name) for trace in traces) for name in Counts.__struct_fields__)),
+        truncated=f"{len(broken)} of {len(traces)} files break off, first {broken[0]}" if broken else None,
+    )
+
+
+def _moved_ids(correlation: Ints, first_id: int) -> Ints:
+    return np.where(correlation == NO_CORRELATION, NO_CORRELATION, correlation + first_id)
+
+
+def _moved(table: HostTable, shift: int, first_id: int, renamed: Small, threads: int) -> HostTable:
+    return HostTable(
+        start_ns=table.start_ns + shift,
+        end_ns=table.end_ns + shift,
+        name=renamed[table.name] if len(table) else table.name,
+        thread=table.thread + np.int32(threads),
+        correlation=_moved_ids(table.correlation, first_id),
+    )
+
+
+def _moved_gpu(table: GpuTable, shift: int, first_id: int, renamed: Small, devices: int) -> GpuTable:
+    return GpuTable(
+        start_ns=table.start_ns + shift,
+        end_ns=table.end_ns + shift,
+        name=renamed[table.name] if len(table) else table.name,
+        device=table.device + np.int32(devices),
+        stream=table.stream,
+        kind=table.kind,
+        correlation=_moved_ids(table.correlation, first_id),
+    )
+
+
+def _joined(tables: list[HostTable]) -> HostTable:
+    return HostTable(
+        *(np.concatenate([getattr(table, name) for table in tables]) for name in HostTable.__struct_fields__)
+    )
+
+
+def _joined_gpu(tables: list[GpuTable]) -> GpuTable:
+    return GpuTable(
+        *(np.concatenate([getattr(table, name) for table in tables]) for name in GpuTable.__struct_fields__)
+    )

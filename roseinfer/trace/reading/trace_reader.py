@@ -1,0 +1,250 @@
+"""From a trace file to columns, in one pass and bounded memory."""
+
+import math
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roseinfer.errors import TraceError
+from roseinfer.progress import ProgressCallback
+from roseinfer.trace.reading.byte_source import CHUNK_BYTES, ByteSource
+from roseinfer.trace.reading.column_builder import DAY_US, Rows, gpu_table, host_table, settle_clock
+from roseinfer.trace.reading.columns import (
+    KERNEL,
+    MEMCPY,
+    MEMSET,
+    NO_CORRELATION,
+    Counts,
+    Device,
+    Trace,
+)
+from roseinfer.trace.reading.event_schema import Id, Metadata, RawArgs, RawEvent
+from roseinfer.trace.reading.event_stream import EventStream
+
+OPS, SPANS, CALLS, OVERHEAD, PYTHON, IGNORED = "op", "span", "call", "overhead", "python", "ignored"
+
+# Kineto's category names, lower-case, with the names that older and other back ends give them.
+_HOST_KINDS = {
+    "cpu_op": OPS,
+    "operator": OPS,
+    "user_annotation": SPANS,
+    "cuda_runtime": CALLS,
+    "cuda_driver": CALLS,
+    "hip_runtime": CALLS,
+    "runtime": CALLS,
+    "xpu_runtime": CALLS,
+    "xpu_driver": CALLS,
+    "privateuse1_runtime": CALLS,
+    "privateuse1_driver": CALLS,
+    "overhead": OVERHEAD,
+    "python_function": PYTHON,
+    "gpu_user_annotation": IGNORED,
+    "cuda_sync": IGNORED,
+    "trace": IGNORED,
+    "async": IGNORED,
+    "cpu_instant_event": IGNORED,
+}
+_GPU_KINDS = {
+    "kernel": KERNEL,
+    "gpu_memcpy": MEMCPY,
+    "memcpy": MEMCPY,
+    "gpu_memset": MEMSET,
+    "memset": MEMSET,
+    "concurrent_kernel": KERNEL,
+}
+
+_PAIRED = ("B", "b")
+"""Phases that begin an event whose end is another event: other tools write them, torch.profiler does not."""
+
+_NO_ARGS = RawArgs()
+_LARGE_BYTES = 64 << 20
+
+
+def read_trace(path: Path, *, on_progress: ProgressCallback | None = None, chunk_bytes: int = CHUNK_BYTES) -> Trace:
+    """Reads a Chrome trace, `.json` or `.json.gz` by content, in memory bounded by its number of events.
+
+    Raises TraceError, with one line, for what cannot be read or is no trace. A damaged or broken-off file is read as
+    far as it goes; `counts` and `truncated` say what was lost.
+    """
+    stream = EventStream(ByteSource(path, on_progress, chunk_bytes))
+    builder = _TraceBuilder()
+    for events in stream:
+        builder.add(events)
+    if builder.events == 0 and stream.damaged:
+        raise TraceError(f"{path}: not a trace: no event in it can be read")
+    trace = builder.finish(path, stream)
+    _return_memory(trace)
+    return trace
+
+
+def _return_memory(trace: Trace) -> None:
+    """Gives back what decoding and sorting freed, which the C library would keep while the analysis needs more."""
+    if trace.size_bytes >= _LARGE_BYTES and sys.platform == "linux":
+        import ctypes
+
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
+def _interner() -> defaultdict[Any, int]:
+    index: defaultdict[Any, int] = defaultdict()
+    index.default_factory = index.__len__
+    return index
+
+
+class _TraceBuilder:
+    """Collects the events of interest."""
+
+    def __init__(self) -> None:
+        self.events = 0
+        self.unknown = 0
+        self.python_functions = 0
+        self.overhead_us = 0.0
+        self.names = _interner()
+        self.lanes = _interner()
+        self.gpu_lanes = _interner()
+        self.host = {OPS: Rows(), SPANS: Rows(), CALLS: Rows(correlation=np.int64)}
+        self.gpu = Rows(correlation=np.int64, kind=np.int8)
+
+    def add(self, events: list[RawEvent]) -> None:
+        self.events += len(events)
+        by_category: defaultdict[str | None, list[RawEvent]] = defaultdict(list)
+        for event in events:
+            by_category[event.cat].append(event)
+        for category, group in by_category.items():
+            self._add_group(category, group)
+
+    def _add_group(self, category: str | None, group: list[RawEvent]) -> None:
+        if category == "ac2g":
+            return
+        complete = [event for event in group if event.ph == "X"]
+        if len(complete) < len(group):
+            self.unknown += sum(event.ph in _PAIRED for event in group)
+            group = complete
+        if not group:
+            return
+        key = "" if category is None else category.lower()
+        if key in _GPU_KINDS:
+            self._add_gpu(_GPU_KINDS[key], group)
+        elif key in _HOST_KINDS:
+            self._add_host(_HOST_KINDS[key], group)
+        else:
+            self._add_uncategorized(group)
+
+    def _add_uncategorized(self, group: list[RawEvent]) -> None:
+        """The exporter of torch.autograd.profiler writes no categories, but says what it is in the pid."""
+        ops = [event for event in group if event.pid == "CPU functions"]
+        kernels = [event for event in group if event.pid == "CUDA functions"]
+        self.unknown += len(group) - len(ops) - len(kernels)
+        self._add_host(OPS, ops)
+        self._add_gpu(KERNEL, kernels)
+
+    def _add_host(self, kind: str, group: list[RawEvent]) -> None:
+        if kind == PYTHON:
+            self.python_functions += len(group)
+        elif kind == OVERHEAD:
+            self.overhead_us += sum(event.dur for event in group if 0 < event.dur < DAY_US)
+        elif kind != IGNORED:
+            names, lanes, rows = self.names, self.lanes, self.host[kind]
+            own: dict[str, Any] = {}
+            if kind == CALLS:
+                own["correlation"] = _ids((event.args or _NO_ARGS).correlation for event in group)
+            rows.add(
+                ts=[event.ts for event in group],
+                dur=[event.dur for event in group],
+                name=[names[event.name] for event in group],
+                lane=[lanes[event.pid, event.tid] for event in group],
+                **own,
+            )
+
+    def _add_gpu(self, kind: int, group: list[RawEvent]) -> None:
+        names, lanes = self.names, self.gpu_lanes
+        args = [event.args or _NO_ARGS for event in group]
+        self.gpu.add(
+            ts=[event.ts for event in group],
+            dur=[event.dur for event in group],
+            name=[names[event.name] for event in group],
+            lane=[
+                lanes[
+                    event.pid if arg.device is None else arg.device,
+                    event.tid if arg.stream is None else arg.stream,
+                ]
+                for event, arg in zip(group, args, strict=True)
+            ],
+            correlation=_ids(arg.correlation for arg in args),
+            kind=[kind] * len(group),
+        )
+
+    def finish(self, path: Path, stream: EventStream) -> Trace:
+        parts = [self.host[OPS], self.host[SPANS], self.host[CALLS], self.gpu]
+        origin_ns = settle_clock(parts)
+        ids, lane_device, lane_stream = _devices(list(self.gpu_lanes))
+        return Trace(
+            path=str(path),
+            size_bytes=stream.source.size_bytes,
+            names=["(no name)" if name is None else name for name in self.names],
+            threads=list(self.lanes),
+            thread_files=[0] * len(self.lanes),
+            file_ranks=[rank_of(stream.metadata)],
+            devices=[_device(one, stream.metadata) for one in ids],
+            ops=host_table(self.host[OPS], origin_ns),
+            spans=host_table(self.host[SPANS], origin_ns),
+            calls=host_table(self.host[CALLS], origin_ns),
+            gpu=gpu_table(self.gpu, origin_ns, lane_device, lane_stream),
+            metadata=stream.metadata,
+            counts=Counts(
+                events=self.events,
+                damaged=stream.damaged,
+                dropped=sum(rows.dropped for rows in parts),
+                unknown=self.unknown,
+                python_functions=self.python_functions,
+                profiler_overhead_ns=round(self.overhead_us * 1000),
+            ),
+            truncated=stream.truncated,
+        )
+
+
+def _ids(values: Iterable[Id]) -> list[int]:
+    """Correlation ids as int64: numbers, and numbers in strings; NO_CORRELATION for the rest."""
+    return [value if type(value) is int and 0 < value < 1 << 62 else _parsed_id(value) for value in values]
+
+
+def _parsed_id(value: Id) -> int:
+    try:
+        number = int(value) if value is not None else 0
+    except (ValueError, OverflowError):
+        return NO_CORRELATION
+    return number if 0 < number < 1 << 62 else NO_CORRELATION
+
+
+def _devices(lanes: list[tuple[Id, Id]]) -> tuple[list[int], NDArray[np.int32], NDArray[np.int32]]:
+    """(device ids, ascending; each lane's device index; each lane's stream index)."""
+    ids = [_small_id(device) for device, _ in lanes]
+    devices = sorted(set(ids))
+    streams = _interner()
+    return (
+        devices,
+        np.array([devices.index(device) for device in ids], np.int32),
+        np.array([streams[stream] for _, stream in lanes], np.int32),
+    )
+
+
+def _device(device: int, metadata: Metadata) -> Device:
+    names = {_small_id(known.id): known.name for known in metadata.deviceProperties}
+    return Device(id=device, rank=rank_of(metadata), name=names.get(device, ""))
+
+
+def rank_of(metadata: Metadata) -> int:
+    """The rank of the process that recorded the trace; 0 where it does not say."""
+    return _small_id(metadata.distributedInfo.get("rank", 0))
+
+
+def _small_id(value: Id) -> int:
+    number = _parsed_id(value) if not isinstance(value, float) or math.isfinite(value) else NO_CORRELATION
+    return max(number, 0)

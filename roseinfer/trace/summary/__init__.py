@@ -1,0 +1,1 @@
+"""Structs of a summary: what `summarize --json` prints and every rendering reads."""

@@ -1,0 +1,1 @@
+"""Judge the findings: one headline, evidence, and advice."""

@@ -1,0 +1,141 @@
+"""The verdict on a trace without GPU work: operators or Python, and which of them."""
+
+from roseinfer.trace.facts.custom_operators import is_custom
+from roseinfer.trace.naming import counted, duration
+from roseinfer.trace.summary.device_structs import CpuSummary
+from roseinfer.trace.summary.finding_structs import NO_SPAN, OpSummary, SpanSummary
+from roseinfer.trace.summary.trace_summary import Verdict
+from roseinfer.trace.verdict.all_findings import MAX_EVIDENCE, Findings
+
+_SMALL_OP_US = 10.0
+_MANY_OPS = 500
+_PYTHON_BOUND_PERCENT = 60.0
+_LARGE_PERCENT = 20.0
+"""Of the window: an operator that takes less is not the first thing to change."""
+_ATTENTION = ("attention",)
+_PRODUCTS = ("mm", "matmul", "linear", "conv", "int8pack", "int4pack")
+_QUANTIZED = ("int4", "int8", "float8", "fp8", "quant")
+_COPIES = ("copy_", "cat", "clone", "contiguous", "index", "stack", "fill_", "zero_")
+
+
+def judge_cpu(cpu: CpuSummary, top_ops: list[OpSummary], found: Findings) -> Verdict:
+    """One headline, evidence, and advice that fits it; the GPU plays no part."""
+    ops = sorted(top_ops, key=lambda op: -op.self_ms)
+    busy = cpu.top_level_busy_percent
+    if ops:
+        headline = (
+            f"CPU only: operators run {busy:.0f} % of the time; the largest is {ops[0].name} "
+            f"({ops[0].percent:.0f} % of operator time)."
+        )
+    else:
+        headline = "CPU only: the trace holds no GPU work and no operators."
+    return Verdict("cpu_only", headline, cpu_evidence(cpu, ops, found), _advice(busy, ops, found))
+
+
+def cpu_evidence(cpu: CpuSummary, top_ops: list[OpSummary], found: Findings) -> list[str]:
+    """One to five lines that say what the host did."""
+    ops = sorted(top_ops, key=lambda op: -op.self_ms)
+    heavy = _heaviest(found)
+    other = cpu.window_ms * (1 - cpu.top_level_busy_percent / 100)
+    lines = [
+        f"Of {duration(cpu.window_ms)}, {duration(cpu.window_ms - other)} are in operators; {duration(other)} are "
+        "plain Python, waiting, or libraries that the profiler does not see."
+    ]
+    if ops:
+        calls, mean_us = _calls_and_mean(ops)
+        lines.append(f"{counted(calls, 'operator call')}, {mean_us:,.1f} us each on average without inner ones.")
+        attention = _percent(ops, _ATTENTION)
+        products = _percent([op for op in ops if not _is(op, _ATTENTION)], _PRODUCTS)
+        if products:
+            also = f", attention {attention:.0f} %" if attention else ""
+            lines.append(f"Matrix products take {products:.0f} % of operator time{also}.")
+        lines.append(
+            f"{ops[0].name} takes {duration(ops[0].self_ms)} in {counted(ops[0].calls, 'call')}, "
+            f"{ops[0].percent:.0f} % of operator time."
+        )
+    if heavy:
+        lines.append(
+            f"{heavy.name} takes {duration(heavy.self_wall_ms)} by itself in {counted(heavy.calls, 'call')}: "
+            f"{duration(heavy.self_op_ms)} in operators, {duration(_python_ms(heavy))} outside of them."
+        )
+    if found.repetition:
+        row = found.repetition[0]
+        lines.append(
+            f"{row.span} repeats a sequence of {counted(row.pattern_launches, 'operator')} {row.repeats} times a step."
+        )
+    return lines[:MAX_EVIDENCE]
+
+
+def _heaviest(found: Findings) -> SpanSummary | None:
+    named = [span for span in found.spans if span.name != NO_SPAN and span.self_wall_ms > 0]
+    return max(named, key=lambda span: span.self_wall_ms, default=None)
+
+
+def _advice(busy: float, ops: list[OpSummary], found: Findings) -> list[str]:
+    heavy = _heaviest(found)
+    advice: list[str] = []
+    if heavy and "DataLoader" in heavy.name and _python_ms(heavy) > heavy.self_op_ms:
+        advice.append("The loop waits for its data: more DataLoader workers, more prefetching, or cheaper transforms.")
+    elif heavy and busy < _PYTHON_BOUND_PERCENT and _python_ms(heavy) > heavy.self_op_ms:
+        if heavy.self_op_ms <= 0.1 * heavy.self_wall_ms:
+            what = "with_stack=True records which Python functions they are"
+        elif 2 * heavy.self_custom_op_ms >= heavy.self_op_ms:
+            what = "batch its operators, or make them larger"  # a compiler sees nothing of custom ones
+        else:
+            what = "batch its operators, or compile it"
+        advice.append(f"Most of {heavy.name} is outside of operators ({duration(_python_ms(heavy))}): {what}.")
+    if not ops:
+        return advice or ["Record operators too (ProfilerActivity.CPU), or make spans around what shall be explained."]
+    calls, mean_us = _calls_and_mean(ops)
+    if calls >= _MANY_OPS and mean_us < _SMALL_OP_US:
+        per_step = f" ({calls / found.steps.count:,.0f} a step)" if found.steps.count else ""
+        helps = ["a larger batch"] * (not found.is_compute_bound) + ["fused operators"]
+        if sum(op.percent for op in ops if is_custom(op.name)) < 50:
+            helps.append("torch.compile")
+        advice.append(
+            f"Call fewer, larger operators{per_step}: at {mean_us:.1f} us each, calling them is much of their cost. "
+            f"What does that: {_either(helps)}."
+        )
+    if not advice or busy * ops[0].percent >= 100 * _LARGE_PERCENT:
+        advice.append(f"For {ops[0].name}: {_remedy(ops, found)}.")
+    return advice
+
+
+def _remedy(ops: list[OpSummary], found: Findings) -> str:
+    """What makes the first, largest one cheaper."""
+    op = ops[0]
+    if _is(op, (*_ATTENTION, *_PRODUCTS)):
+        smaller: list[str] = []
+        if _is(op, _ATTENTION):
+            smaller = ["a smaller dtype"]
+        elif not found.is_quantized and not any(_is(one, _QUANTIZED) for one in ops):
+            smaller = ["a smaller dtype or quantized weights"]
+        return _either([*smaller, "more threads", *(["a larger batch"] * (not found.is_compute_bound))])
+    if _is(op, _COPIES):
+        return "move less memory; write into place instead of copying and joining"
+    return "fewer calls, or fuse it with its neighbours"
+
+
+def _either(choices: list[str]) -> str:
+    """`a`, `a or b`, `a, b, or c`."""
+    if len(choices) < 3:
+        return " or ".join(choices)
+    return f"{', '.join(choices[:-1])}, or {choices[-1]}"
+
+
+def _is(op: OpSummary, words: tuple[str, ...]) -> bool:
+    return any(word in op.name.lower() for word in words)
+
+
+def _percent(ops: list[OpSummary], words: tuple[str, ...]) -> float:
+    return sum(op.percent for op in ops if _is(op, words))
+
+
+def _python_ms(span: SpanSummary) -> float:
+    return max(0.0, span.self_wall_ms - span.self_op_ms)
+
+
+def _calls_and_mean(ops: list[OpSummary]) -> tuple[int, float]:
+    """(calls of all operators, mean us of one without those inside it)."""
+    calls = sum(op.calls for op in ops)
+    return calls, 1000 * sum(op.self_ms for op in ops) / calls
