@@ -184,7 +184,7 @@ def test_a_replay_that_differs_from_its_graph_stays_where_it_was_launched(tmp_pa
     graph = mapped(tmp_path).graph
     summary = profiled(tmp_path, [graph], [REPLAYED, REPLAYED[:-5]])
     assert "3 of 6 graph replays match no graph of the manifest" in notes(summary)
-    assert f"the first has {len(STEP) - 5} GPU events, the nearest graph {len(STEP)}" in notes(summary)
+    assert f"The first has {len(STEP) - 5} GPU events, the nearest graph {len(STEP)}" in notes(summary)
     assert any(note.level == "warning" for note in summary.trust)
     assert span_of(summary, APPEND).gpu_events == 3 * LAYERS
     assert span_of(summary, FORWARD).gpu_events == 3 * (7 * LAYERS + 1) + 3 * (len(STEP) - 5) + 1

@@ -65,7 +65,7 @@ def test_the_origins_spans(origin: Summary) -> None:
 def test_the_origins_verdict(origin: Summary) -> None:
     assert origin.verdict.kind == "host_bound"
     assert "build_batched_past" in origin.verdict.headline
-    assert "408 GPU events a step" in origin.verdict.headline
+    assert "408 GPU events per step" in origin.verdict.headline
     assert 2 <= len(origin.verdict.evidence) <= 5
     assert any("Capture the decode step in a CUDA graph" in line for line in origin.verdict.advice)
     repeated = next(row for row in origin.repetition if row.span.endswith("build_batched_past"))

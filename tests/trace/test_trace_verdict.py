@@ -50,19 +50,19 @@ def test_steps_that_are_graph_replays_are_not_told_to_become_some(tmp_path: Path
     decode = summary.steps.phases["decode"]
     assert (decode.launches_per_step, decode.replayed_percent, decode.gpu_events_per_step) == (1, 100, 60)
     assert summary.verdict.kind == "host_bound"
-    assert "between graph replays; begin with roseinfer.schedule" in summary.verdict.headline
+    assert "between graph replays; start with roseinfer.schedule" in summary.verdict.headline
     advice = "\n".join(summary.verdict.advice)
     assert "Capture" not in advice
-    assert "most for plain Python in roseinfer.schedule" in advice
+    assert "longest for plain Python in roseinfer.schedule" in advice
     assert "overlap" in advice
     assert "several steps at once" in advice
     assert any("100 % of the GPU events" in line for line in summary.verdict.evidence)
-    assert not any("one launch a step" in bound.change for bound in summary.what_if)
+    assert not any("one launch per step" in bound.change for bound in summary.what_if)
 
 
 @pytest.mark.parametrize(
     ("doing", "blamed"),
-    [("aten::copy_", "most for aten::copy_ in roseinfer.schedule"), ("sync", "read results one step late")],
+    [("aten::copy_", "longest for aten::copy_ in roseinfer.schedule"), ("sync", "read results one step late")],
 )
 def test_the_advice_between_replays_names_what_the_gaps_are_blamed_on(tmp_path: Path, doing: str, blamed: str) -> None:
     advice = summary_of(tmp_path, graphed_steps(doing)).verdict.advice
@@ -99,7 +99,7 @@ def test_without_steps_the_whole_trace_is_judged(tmp_path: Path) -> None:
     kernels = [kernel(10 * one + 9, 1, one + 1) for one in range(200)]
     verdict = summary_of(tmp_path, launches + kernels).verdict
     assert verdict.kind == "host_bound"
-    assert any("Capture what repeats" in line and "200 GPU events" in line for line in verdict.advice)
+    assert any("Capture the repeated work" in line and "200 GPU events" in line for line in verdict.advice)
     assert 2 <= len(verdict.evidence) <= 5
     one_by_one = [{**one, "name": "cudaGraphLaunch"} for one in launches]
     replayed = summary_of(tmp_path, one_by_one + kernels).verdict
@@ -140,8 +140,8 @@ def test_many_small_operators_on_a_cpu(tmp_path: Path) -> None:
     verdict = summary_of(tmp_path, steps + ops).verdict
     assert verdict.kind == "cpu_only"
     assert "operators run 38 % of the time" in verdict.headline
-    assert any("300 a step" in line and "torch.compile" in line for line in verdict.advice)
-    assert any("Most of ProfilerStep is outside of operators" in line for line in verdict.advice)
+    assert any("300 per step" in line and "torch.compile" in line for line in verdict.advice)
+    assert any("Most time of ProfilerStep is outside operators" in line for line in verdict.advice)
     assert len(verdict.evidence) >= 2
 
 
@@ -149,7 +149,7 @@ def test_one_large_operator_on_a_cpu(tmp_path: Path) -> None:
     verdict = summary_of(tmp_path, rows(("cpu_op", "aten::mm", 0, 900), ("cpu_op", "aten::add", 900, 50))).verdict
     assert "operators run 100 % of the time; the largest is aten::mm (95 %" in verdict.headline
     assert verdict.advice == [
-        "For aten::mm: a smaller dtype or quantized weights, more threads, or a larger batch.",
+        "Speed up aten::mm: use a smaller dtype or quantized weights, more threads, or a larger batch.",
     ]
 
 
@@ -167,7 +167,7 @@ def test_the_share_of_matrix_products_is_told_apart_from_attention(tmp_path: Pat
 @pytest.mark.parametrize("name", ["roseinfer::int4_linear", "aten::_weight_int4pack_mm_for_cpu", "x::int8_linear"])
 def test_operators_on_quantized_weights_are_not_told_to_quantize(tmp_path: Path, name: str) -> None:
     advice = summary_of(tmp_path, rows(("cpu_op", name, 0, 900))).verdict.advice
-    assert advice == [f"For {name}: more threads or a larger batch."]
+    assert advice == [f"Speed up {name}: use more threads or a larger batch."]
     both = rows(("cpu_op", "own::gate_linear", 0, 900), ("cpu_op", name, 900, 90))
     assert "quantized" not in summary_of(tmp_path, both).verdict.advice[0]
 
@@ -176,12 +176,14 @@ def test_a_run_with_quantized_weights_is_not_told_to_quantize(tmp_path: Path) ->
     manifest = {"schema_version": 1, "config": {"engine": {"quantize": "int8"}}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     advice = summary_of(tmp_path, rows(("cpu_op", "own::linear", 0, 900))).verdict.advice
-    assert advice == ["For own::linear: more threads or a larger batch."]
+    assert advice == ["Speed up own::linear: use more threads or a larger batch."]
 
 
 def test_attention_has_no_weights_to_quantize(tmp_path: Path) -> None:
     advice = summary_of(tmp_path, rows(("cpu_op", "aten::_scaled_dot_product_attention", 0, 900))).verdict.advice
-    assert advice == ["For aten::_scaled_dot_product_attention: a smaller dtype, more threads, or a larger batch."]
+    assert advice == [
+        "Speed up aten::_scaled_dot_product_attention: use a smaller dtype, more threads, or a larger batch."
+    ]
 
 
 def test_prefills_are_not_told_to_grow_their_batch(tmp_path: Path) -> None:
@@ -192,7 +194,7 @@ def test_prefills_are_not_told_to_grow_their_batch(tmp_path: Path) -> None:
     small = [("cpu_op", "aten::add", 110 + one, 0.3) for one in range(600)]
     events = rows(*decodes, prefill, *small, ("cpu_op", "aten::mm", 720, 270))
     advice = summary_of(tmp_path, events).verdict.advice
-    assert any("For aten::mm" in line for line in advice)
+    assert any("Speed up aten::mm" in line for line in advice)
     assert any("fused operators or torch.compile" in line for line in advice)
     assert not any("larger batch" in line for line in advice)
 
@@ -214,7 +216,7 @@ def test_custom_operators_are_not_told_to_be_compiled(tmp_path: Path) -> None:
         ops = rows(*(("cpu_op", name, 4000 * (one // 300) + 13 * (one % 300), 5) for one in range(900)))
         verdict = summary_of(tmp_path, steps + ops).verdict
         assert any("Call fewer, larger operators" in line for line in verdict.advice)
-        assert any("Most of ProfilerStep is outside" in line for line in verdict.advice)
+        assert any("Most time of ProfilerStep is outside" in line for line in verdict.advice)
         assert any("compile" in line for line in verdict.advice) == is_told
 
 
@@ -262,7 +264,7 @@ def test_layers_on_a_gpu_are_a_graph_and_no_batch(tmp_path: Path) -> None:
         made += [launch(at + 100, 2, 2 * layer + 2), kernel(at + 110, 3, 2 * layer + 2, "gemm")]
     summary = summary_of(tmp_path, made)
     assert {row.remedy for row in summary.repetition} == {"graph"}
-    assert not any("Batch what" in line for line in summary.verdict.advice)
+    assert not any("Batch the sequence" in line for line in summary.verdict.advice)
 
 
 def test_a_file_that_breaks_off_before_its_gpu_events_is_not_judged_as_a_cpu_run(tmp_path: Path) -> None:
@@ -273,7 +275,7 @@ def test_a_file_that_breaks_off_before_its_gpu_events_is_not_judged_as_a_cpu_run
     assert verdict.kind == "cpu_only"
     assert verdict.headline.startswith("Incomplete: the file breaks off, and the GPU events of Test GPU are missing")
     assert len(verdict.evidence) >= 1
-    assert not any("For aten::mm" in line for line in verdict.advice)
+    assert not any("Speed up aten::mm" in line for line in verdict.advice)
 
 
 def test_a_broken_off_file_of_a_cpu_is_judged_as_one(tmp_path: Path) -> None:

@@ -12,20 +12,20 @@ from roseinfer.trace.summary.units import to_ms
 _MAX_ROWS = 30
 
 _NOTES = (
-    ("aten::item", "the host waits for a value: keep it on the device, or read it one step late"),
-    ("_local_scalar_dense", ".item() or a Python truth test on a tensor: the host waits for the value"),
-    ("nonzero", "the size of the result must be known on the host"),
-    ("masked_select", "the size of the result must be known on the host"),
-    ("unique", "the size of the result must be known on the host"),
-    ("repeat_interleave", "pass output_size so that the size need not be read back"),
-    ("_assert_async", "a check that reads a tensor"),
+    ("aten::item", "the host waits for a value; keep the value on the device, or read it one step late"),
+    ("_local_scalar_dense", ".item() or a Python truth test of a tensor makes the host wait for the value"),
+    ("nonzero", "the host waits for the size of the result"),
+    ("masked_select", "the host waits for the size of the result"),
+    ("unique", "the host waits for the size of the result"),
+    ("repeat_interleave", "the host waits for the size of the result; pass output_size instead"),
+    ("_assert_async", "the check reads a tensor's value"),
 )
 
 
 def find_syncs(facts: Facts, activity: Activity) -> list[Sync]:
-    """Waiting calls by call, operator and span, the most expensive first.
+    """Return the calls that wait, grouped by call, operator and span, the most expensive group first.
 
-    The device synchronize with which the profiler ends a recording is left out.
+    The device synchronization that the profiler itself makes at the end of a recording is left out.
     """
     at = _waiting(facts, activity)
     if len(at) == 0:
@@ -57,7 +57,7 @@ def find_syncs(facts: Facts, activity: Activity) -> list[Sync]:
 
 
 def _waiting(facts: Facts, activity: Activity) -> Ints:
-    """[found] indices of activities that wait."""
+    """Return the indices of the activities that wait."""
     trace = facts.trace
     names = np.unique(activity.name[activity.call >= 0]).tolist()
     waiting = [name for name in names if waits(trace.names[name]) and "alloc" not in trace.names[name].lower()]
@@ -73,7 +73,10 @@ def _waiting(facts: Facts, activity: Activity) -> Ints:
 
 
 def _pageable(facts: Facts) -> Ints:
-    """Calls of asynchronous copies from or to pageable memory: the driver stages them, and for DtoH the host waits."""
+    """Return the calls of asynchronous copies from or to pageable memory, as indices into `trace.calls`.
+
+    The driver stages such copies, and for device-to-host copies the host waits.
+    """
     trace = facts.trace
     names = [index for index in np.unique(trace.gpu.name).tolist() if "Pageable" in trace.names[index]]
     at = np.flatnonzero(np.isin(trace.gpu.name, names) & (trace.gpu.kind == MEMCPY) & facts.attribution.linked)
@@ -81,7 +84,7 @@ def _pageable(facts: Facts) -> Ints:
 
 
 def _copy_names(facts: Facts) -> dict[int, str]:
-    """What each copying call copied: `DtoH (Device -> Pageable)`."""
+    """Return the kind of copy that each copying call made, such as `DtoH (Device -> Pageable)`."""
     trace, attribution = facts.trace, facts.attribution
     at = np.flatnonzero((trace.gpu.kind == MEMCPY) & attribution.linked)
     names = [trace.names[index].removeprefix("Memcpy ") for index in trace.gpu.name[at].tolist()]
@@ -93,5 +96,5 @@ def _note(call: str, op: str) -> str:
         if word in op:
             return note
     if "Pageable" in call:
-        return "a pageable copy is staged by the driver: pin the host tensor"
-    return "the host waits until the device has caught up"
+        return "the driver stages copies of pageable memory; pin the host tensor"
+    return "the host waits until the device has finished the work launched so far"

@@ -12,11 +12,13 @@ from roseinfer.trace.summary.units import to_percent
 _LAUNCHES = ("launchkernel", "kernellaunch", "graphlaunch", "memcpyasync", "memsetasync", "launchcooperative")
 _FEW_STEPS = 3
 _RUNS_AHEAD = 1.5
+"""Ratio of a step's GPU time to its span's time above which the host ran ahead of the GPU."""
 _INFLATED = 1.2
+"""Ratio of a profiled step to an unprofiled step above which a note is given."""
 
 
 def doubts(facts: Facts, steps: StepsSummary) -> list[Trust]:
-    """Everything that a careful reader should know before believing the figures; warnings first."""
+    """Return all reasons to doubt figures of the summary, or to read them with care; warnings first."""
     notes = [
         *_reading(facts.trace),
         *_manifest(facts),
@@ -32,15 +34,16 @@ def doubts(facts: Facts, steps: StepsSummary) -> list[Trust]:
 def _reading(trace: Trace) -> list[Trust]:
     notes: list[Trust] = []
     if trace.truncated:
-        notes.append(Trust("warning", f"The file is incomplete: {trace.truncated}; what could be read is summarized."))
+        message = f"The file is incomplete: {trace.truncated}. The summary covers what could be read."
+        notes.append(Trust("warning", message))
     counts = trace.counts
     if counts.damaged:
-        notes.append(Trust("warning", f"{counted(counts.damaged, 'damaged event')} could not be read: left out."))
+        notes.append(Trust("warning", f"Left out {counted(counts.damaged, 'damaged event')} that could not be read."))
     if counts.dropped:
         what = "event with an impossible time" if counts.dropped == 1 else "events with impossible times"
-        notes.append(Trust("warning", f"{counts.dropped:,} {what}: left out."))
+        notes.append(Trust("warning", f"Left out {counts.dropped:,} {what}."))
     if counts.unknown:
-        message = f"{counted(counts.unknown, 'event')} of kinds unknown to torch.profiler: ignored."
+        message = f"Ignored {counted(counts.unknown, 'event')} of kinds unknown to torch.profiler."
         notes.append(Trust("warning" if 2 * counts.unknown >= counts.events else "info", message))
     if counts.events == 0:
         notes.append(Trust("warning", "The trace holds no events: the recording ended before its first active step."))
@@ -51,7 +54,9 @@ def _manifest(facts: Facts) -> list[Trust]:
     damage = facts.manifest.damage if facts.manifest else None
     if damage is None:
         return []
-    message = f"manifest.json beside the trace is damaged ({damage}): what it tells, such as the roofline, is left out."
+    message = (
+        f"The trace's manifest.json is damaged ({damage}). Figures that need it, such as the roofline, are missing."
+    )
     return [Trust("warning", message)]
 
 
@@ -67,12 +72,12 @@ def _links(facts: Facts) -> list[Trust]:
     first_linked = int(starts[linked].min()) if linked.any() else None
     leaked = int(np.count_nonzero(starts[~linked] < first_linked)) if first_linked is not None else 0
     if leaked > lost // 2:
-        message += f"; {leaked:,} of them ran before the first that has: work launched in the warm-up leaked in"
+        message += f". {leaked:,} of them ran before the first event with a launch: work of the warm-up leaked in"
     return [Trust("warning" if lost > len(linked) // 100 else "info", message + ".")]
 
 
 def _missing_kernels(facts: Facts) -> list[Trust]:
-    """Launches without a GPU event: CUPTI recorded nothing, or its buffer was full."""
+    """Return a warning about launches without a GPU event: CUPTI recorded nothing, or its buffer was full."""
     trace = facts.trace
     names = [index for index in np.unique(trace.calls.name).tolist() if _is_launch(trace.names[index])]
     launches = np.flatnonzero(np.isin(trace.calls.name, names))
@@ -80,7 +85,7 @@ def _missing_kernels(facts: Facts) -> list[Trust]:
         return []
     if len(trace.gpu) == 0:
         count = counted(len(launches), "launch")
-        return [Trust("warning", f"{count} and not one GPU event: the GPU side was not recorded.")]
+        return [Trust("warning", f"The trace holds {count} but no GPU event: the GPU side was not recorded.")]
     answered = np.zeros(len(trace.calls), np.bool_)
     answered[facts.attribution.launch[facts.attribution.linked]] = True
     missing = int(np.count_nonzero(~answered[launches]))
@@ -88,7 +93,7 @@ def _missing_kernels(facts: Facts) -> list[Trust]:
         return []
     order = launches[np.argsort(trace.calls.start_ns[launches], kind="stable")]
     tail = int(np.argmax(answered[order[::-1]]))  # launches after the last answered one
-    where = f", the last {tail:,} in a row: the profiler's GPU buffer was full" if tail > missing // 2 else ""
+    where = f", among them all of the last {tail:,}: the profiler's GPU buffer was full" if tail > missing // 2 else ""
     return [Trust("warning", f"{missing:,} of {len(launches):,} launches have no GPU event{where}.")]
 
 
@@ -101,18 +106,18 @@ def _steps(facts: Facts, steps: StepsSummary) -> list[Trust]:
     trace = facts.trace
     if steps.count == 0:
         has_work = len(trace.ops) + len(trace.calls) + len(trace.gpu) > 0
-        return [Trust("info", "No steps are marked in the trace; figures are for the whole of it.")] * has_work
+        return [Trust("info", "The trace marks no steps: figures cover the whole trace.")] * has_work
     notes = [
         Trust(
             "info",
             f"{phase}: a step's span takes {duration(row.median_ms)}, the GPU events launched in it "
-            f"{duration(row.gpu_ms_per_step)}: the host runs ahead, so the span is not the time of a step.",
+            f"{duration(row.gpu_ms_per_step)}. The host runs ahead, so a span's time is not the step's time.",
         )
         for phase, row in steps.phases.items()
         if row.gpu_ms_per_step > _RUNS_AHEAD * row.median_ms
     ]
     if steps.count < _FEW_STEPS:
-        notes.append(Trust("info", f"Only {counted(steps.count, 'step')}: medians say little."))
+        notes.append(Trust("info", f"The trace holds only {counted(steps.count, 'step')}: medians say little."))
     return notes
 
 
@@ -132,7 +137,7 @@ def _overhead(facts: Facts, steps: StepsSummary) -> list[Trust]:
             notes.append(
                 Trust(
                     "warning" if times > 2 else "info",
-                    f"Profiling inflated the {phase} step {times:.1f} times: {duration(row.median_ms)} here, "
+                    f"Profiling slowed the {phase} step down {times:.1f} times: {duration(row.median_ms)} here, "
                     f"{duration(baseline_ms)} without the profiler. Host times and idle shares are overstated.",
                 )
             )
@@ -145,7 +150,7 @@ def _graphs(facts: Facts) -> list[Trust]:
         return []
     graphs = facts.manifest.graphs if facts.manifest else []
     if not graphs:
-        message = f"{counted(mapped.replays, 'graph replay')}: the GPU events count for the span around the replay."
+        message = f"The GPU events of {counted(mapped.replays, 'graph replay')} count for the span around the replay."
         return [Trust("info", message)]
     events = int((facts.attribution.by_graph | facts.attribution.replayed).sum())
     placed = events - sum(mapped.unmatched) - mapped.unmapped_events
@@ -155,12 +160,12 @@ def _graphs(facts: Facts) -> list[Trust]:
     if mapped.unmatched:
         first = mapped.unmatched[0]
         nearest = min((len(graph.events) for graph in graphs), key=lambda size: abs(size - first))
-        difference = "others" if nearest == first else f"{nearest:,}"
+        difference = "as many, but others" if nearest == first else f"{nearest:,}"
         notes.append(
             Trust(
                 "warning" if len(mapped.unmatched) > mapped.replays // 20 else "info",
                 f"{len(mapped.unmatched):,} of {mapped.replays:,} graph replays match no graph of the manifest and "
-                f"count for the span around the replay: the first has {first:,} GPU events, the nearest graph "
+                f"count for the span around the replay. The first has {first:,} GPU events, the nearest graph "
                 f"{difference}.",
             )
         )

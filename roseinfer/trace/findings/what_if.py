@@ -1,4 +1,4 @@
-"""Bounds on what changes could save: each assumes that the change is perfect and costs nothing."""
+"""Upper bounds on what changes could save, assuming that each change is perfect and costs nothing."""
 
 import numpy as np
 
@@ -11,30 +11,31 @@ _SPANS = 3
 _MIN_EVENTS_PER_CALL = 8
 _MIN_SHARE = 0.02
 _FEW_LAUNCHES = 4
-"""A step of so few launches is as good as one of a single launch."""
+"""Launches per step up to which "one launch per step" is not suggested: the step already is close to it."""
 
 
 def bounds(facts: Facts, gpu: GpuSummary | None) -> list[WhatIf]:
-    """Bounds for a trace with GPU work; the GPU's window is what shrinks."""
+    """Return how much each change would shorten the GPU's window; changes that save at most 2 % are left out."""
     if gpu is None or gpu.window_ms == 0:
         return []
     cause = gpu.idle_by_cause
     found = [
-        _bound("no host-late gaps", cause.host_late_ms, gpu.window_ms),
+        _bound("removing all host-late gaps", cause.host_late_ms, gpu.window_ms),
         _bound(_no_launch_gaps(facts, gpu), cause.host_late_ms + cause.launch_call_ms, gpu.window_ms),
         *_one_kernel_each(facts, gpu),
-        _bound("no idle time at all", gpu.idle_ms, gpu.window_ms),
+        _bound("removing all idle time", gpu.idle_ms, gpu.window_ms),
     ]
     return [bound for bound in found if bound.saves_ms > _MIN_SHARE * gpu.window_ms]
 
 
 def _no_launch_gaps(facts: Facts, gpu: GpuSummary) -> str:
-    change = "no host-late and no launch-call gaps"
-    return change if 0 < gpu.launches <= _FEW_LAUNCHES * len(facts.steps) else f"one launch a step: {change}"
+    if 0 < gpu.launches <= _FEW_LAUNCHES * len(facts.steps):
+        return "removing all host-late and launch-call gaps"
+    return "one launch per step, without host-late and launch-call gaps"
 
 
 def _one_kernel_each(facts: Facts, gpu: GpuSummary) -> list[WhatIf]:
-    """One kernel a call for the spans that hold up the GPU most; steps themselves are no candidates."""
+    """Return the bounds of one kernel per call, for the spans that save most; steps are no candidates."""
     spans, forest = facts.spans, facts.spans.forest
     if not len(spans):
         return []
@@ -43,7 +44,7 @@ def _one_kernel_each(facts: Facts, gpu: GpuSummary) -> list[WhatIf]:
     is_step = np.isin(spans.start_ns, facts.steps.start_ns) | np.char.startswith(
         np.array(spans.groups, np.str_)[spans.group], "ProfilerStep"
     )
-    # One launch must remain, so a call keeps its share of a single event.
+    # One launch per call remains, so the share of one event in the idle time remains too.
     saved = np.where(events > 0, idle * (events - 1) // np.maximum(events, 1), 0)
     rows: list[WhatIf] = []
     for group in range(len(spans.groups)):

@@ -1,1 +1,1 @@
-"""Judge the findings: one headline, evidence, and advice."""
+"""Judge a trace by its findings: one headline, evidence, and advice."""

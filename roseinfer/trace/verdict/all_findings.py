@@ -1,4 +1,4 @@
-"""What keeps a GPU waiting, as lines of evidence and of advice for the verdict."""
+"""The findings that a verdict is drawn from, and the questions that evidence and advice ask of them."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ MAX_EVIDENCE = 5
 
 
 class Findings(NamedTuple):
-    """What a trace is judged by."""
+    """All findings of one trace; lists are sorted, the largest finding first."""
 
     gpu: GpuSummary | None
     steps: StepsSummary
@@ -27,12 +27,12 @@ class Findings(NamedTuple):
 
     @property
     def is_quantized(self) -> bool:
-        """Whether the run asked for quantized weights; a run that left it open may have them, too."""
+        """True if the run asked for quantized weights; with `auto` or no manifest they may be quantized too."""
         return self.recording.quantize not in (None, "auto", "none")
 
     @property
     def is_compute_bound(self) -> bool:
-        """Whether the phase that takes most of the time computes as fast as it can, so that a batch gains nothing."""
+        """True if the phase that takes most of the time is compute-bound, so that a larger batch gains nothing."""
         phases = self.steps.phases.items()
         phase = max(phases, key=lambda item: item[1].count * item[1].median_ms, default=("", None))[0]
         row = self.roofline.phases.get(phase) if self.roofline else None
@@ -40,21 +40,22 @@ class Findings(NamedTuple):
 
     @property
     def slowest(self) -> tuple[str, PhaseSummary | None]:
-        """The phase that the GPU waits for most; none where no steps are marked."""
+        """Phase in which the GPU waits longest for the host, and its steps; ("", None) without marked steps."""
         phases = self.steps.phases.items()
         return max(phases, key=lambda item: item[1].count * item[1].host_idle_ms_per_step, default=("", None))
 
     @property
     def is_replayed(self) -> bool:
-        """Whether graph replays run most of what the GPU waits for."""
+        """True if graph replays run at least half of the GPU events of the slowest phase, or of the whole trace."""
         row = self.slowest[1] or self.gpu
         return row is not None and row.replayed_percent >= 50
 
     @property
     def first_span(self) -> SpanSummary | None:
-        """The span to begin with, of those that hold up the GPU, one that repeats what could be batched, or the worst.
+        """Span to optimize first, or None if no span causes enough of the idle time.
 
-        Between graph replays it is the host's own work that counts, so there it need not launch anything.
+        Among the spans that cause more than 10 % of the idle time, this is the span with most batchable launches, else
+        the span that causes most idle time. Between graph replays, spans that launch nothing count too.
         """
         idle = sum(span.idle_caused_ms for span in self.spans)
         heavy = [
@@ -67,12 +68,12 @@ class Findings(NamedTuple):
 
     @property
     def batchable(self) -> Repetition | None:
-        """The repeated launches whose batching saves most, None where nothing can be batched."""
+        """Repeated launch sequence that saves most launches if batched; None if no sequence can be batched."""
         return next((row for row in self.repetition if row.remedy == "batch"), None)
 
     @property
     def named_spans(self) -> list[SpanSummary]:
-        """The program's own spans, without the profiler's."""
+        """The program's spans, without the profiler's own."""
         return [
             span
             for span in self.spans
@@ -81,16 +82,17 @@ class Findings(NamedTuple):
 
 
 def events_of(span: SpanSummary, steps: StepsSummary) -> str:
-    """`408 GPU events a step`, or a call where a step makes several."""
+    """Return a text such as `408 GPU events per step`, or `per call` for a span with several calls per step."""
     events = counted(round(span.gpu_events_per_call), "GPU event")
-    return f"{events} a {'step' if span.calls == steps.count else 'call'}"
+    return f"{events} per {'step' if span.calls == steps.count else 'call'}"
 
 
 def in_span(name: str) -> str:
+    """Return `in NAME`, or `outside all spans`."""
     return "outside all spans" if name == NO_SPAN else f"in {name}"
 
 
 def waiting_ms(found: Findings, gpu: GpuSummary) -> float:
-    """Time in synchronizing calls where there is enough of it to matter, else 0."""
+    """Return the total time in synchronizing calls, or 0 if it is at most 2 % of the GPU's window."""
     waiting = sum(sync.ms for sync in found.syncs)
     return waiting if waiting > 0.02 * gpu.window_ms else 0.0

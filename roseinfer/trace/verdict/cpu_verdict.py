@@ -1,4 +1,4 @@
-"""The verdict on a trace without GPU work: operators or Python, and which of them."""
+"""The verdict on a trace without GPU work: which operators, or which spans of Python, take the time."""
 
 from roseinfer.trace.facts.custom_operators import is_custom
 from roseinfer.trace.naming import counted, duration
@@ -8,10 +8,12 @@ from roseinfer.trace.summary.trace_summary import Verdict
 from roseinfer.trace.verdict.all_findings import MAX_EVIDENCE, Findings
 
 _SMALL_OP_US = 10.0
+"""Mean self time of operators in us below which calling them is much of their cost."""
 _MANY_OPS = 500
 _PYTHON_BOUND_PERCENT = 60.0
+"""Share of the window in operators below which time outside them is the first thing to change."""
 _LARGE_PERCENT = 20.0
-"""Of the window: an operator that takes less is not the first thing to change."""
+"""Share of the window that an operator must take to be the first thing to change."""
 _ATTENTION = ("attention",)
 _PRODUCTS = ("mm", "matmul", "linear", "conv", "int8pack", "int4pack")
 _QUANTIZED = ("int4", "int8", "float8", "fp8", "quant")
@@ -19,7 +21,7 @@ _COPIES = ("copy_", "cat", "clone", "contiguous", "index", "stack", "fill_", "ze
 
 
 def judge_cpu(cpu: CpuSummary, top_ops: list[OpSummary], found: Findings) -> Verdict:
-    """One headline, evidence, and advice that fits it; the GPU plays no part."""
+    """Return the verdict on a run without GPU work."""
     ops = sorted(top_ops, key=lambda op: -op.self_ms)
     busy = cpu.top_level_busy_percent
     if ops:
@@ -33,17 +35,17 @@ def judge_cpu(cpu: CpuSummary, top_ops: list[OpSummary], found: Findings) -> Ver
 
 
 def cpu_evidence(cpu: CpuSummary, top_ops: list[OpSummary], found: Findings) -> list[str]:
-    """One to five lines that say what the host did."""
+    """Return one to five lines that say what the host did."""
     ops = sorted(top_ops, key=lambda op: -op.self_ms)
     heavy = _heaviest(found)
     other = cpu.window_ms * (1 - cpu.top_level_busy_percent / 100)
     lines = [
         f"Of {duration(cpu.window_ms)}, {duration(cpu.window_ms - other)} are in operators; {duration(other)} are "
-        "plain Python, waiting, or libraries that the profiler does not see."
+        "plain Python, waits, or libraries that the profiler does not see."
     ]
     if ops:
         calls, mean_us = _calls_and_mean(ops)
-        lines.append(f"{counted(calls, 'operator call')}, {mean_us:,.1f} us each on average without inner ones.")
+        lines.append(f"{counted(calls, 'operator call')} with a mean self time of {mean_us:,.1f} us.")
         attention = _percent(ops, _ATTENTION)
         products = _percent([op for op in ops if not _is(op, _ATTENTION)], _PRODUCTS)
         if products:
@@ -55,13 +57,14 @@ def cpu_evidence(cpu: CpuSummary, top_ops: list[OpSummary], found: Findings) -> 
         )
     if heavy:
         lines.append(
-            f"{heavy.name} takes {duration(heavy.self_wall_ms)} by itself in {counted(heavy.calls, 'call')}: "
-            f"{duration(heavy.self_op_ms)} in operators, {duration(_python_ms(heavy))} outside of them."
+            f"{heavy.name} has a self time of {duration(heavy.self_wall_ms)} in {counted(heavy.calls, 'call')}: "
+            f"{duration(heavy.self_op_ms)} in operators, {duration(_python_ms(heavy))} outside them."
         )
     if found.repetition:
         row = found.repetition[0]
         lines.append(
-            f"{row.span} repeats a sequence of {counted(row.pattern_launches, 'operator')} {row.repeats} times a step."
+            f"{row.span} repeats a sequence of {counted(row.pattern_launches, 'operator')} {row.repeats} times "
+            "per step."
         )
     return lines[:MAX_EVIDENCE]
 
@@ -75,34 +78,36 @@ def _advice(busy: float, ops: list[OpSummary], found: Findings) -> list[str]:
     heavy = _heaviest(found)
     advice: list[str] = []
     if heavy and "DataLoader" in heavy.name and _python_ms(heavy) > heavy.self_op_ms:
-        advice.append("The loop waits for its data: more DataLoader workers, more prefetching, or cheaper transforms.")
+        advice.append(
+            "The loop waits for its data: use more DataLoader workers, more prefetching, or cheaper transforms."
+        )
     elif heavy and busy < _PYTHON_BOUND_PERCENT and _python_ms(heavy) > heavy.self_op_ms:
         if heavy.self_op_ms <= 0.1 * heavy.self_wall_ms:
-            what = "with_stack=True records which Python functions they are"
+            what = "record again with with_stack=True to see which Python functions take it"
         elif 2 * heavy.self_custom_op_ms >= heavy.self_op_ms:
-            what = "batch its operators, or make them larger"  # a compiler sees nothing of custom ones
+            what = "batch its operators, or make them larger"  # torch.compile cannot look into custom operators
         else:
-            what = "batch its operators, or compile it"
-        advice.append(f"Most of {heavy.name} is outside of operators ({duration(_python_ms(heavy))}): {what}.")
+            what = "batch its operators, or compile its code"
+        advice.append(f"Most time of {heavy.name} is outside operators ({duration(_python_ms(heavy))}): {what}.")
     if not ops:
-        return advice or ["Record operators too (ProfilerActivity.CPU), or make spans around what shall be explained."]
+        return advice or ["Record operators too (ProfilerActivity.CPU), or add spans around the code to explain."]
     calls, mean_us = _calls_and_mean(ops)
     if calls >= _MANY_OPS and mean_us < _SMALL_OP_US:
-        per_step = f" ({calls / found.steps.count:,.0f} a step)" if found.steps.count else ""
+        per_step = f" ({calls / found.steps.count:,.0f} per step)" if found.steps.count else ""
         helps = ["a larger batch"] * (not found.is_compute_bound) + ["fused operators"]
         if sum(op.percent for op in ops if is_custom(op.name)) < 50:
             helps.append("torch.compile")
         advice.append(
             f"Call fewer, larger operators{per_step}: at {mean_us:.1f} us each, calling them is much of their cost. "
-            f"What does that: {_either(helps)}."
+            f"Use {_either(helps)}."
         )
     if not advice or busy * ops[0].percent >= 100 * _LARGE_PERCENT:
-        advice.append(f"For {ops[0].name}: {_remedy(ops, found)}.")
+        advice.append(f"Speed up {ops[0].name}: {_remedy(ops, found)}.")
     return advice
 
 
 def _remedy(ops: list[OpSummary], found: Findings) -> str:
-    """What makes the first, largest one cheaper."""
+    """Return how to make the first operator, which is the largest, cheaper."""
     op = ops[0]
     if _is(op, (*_ATTENTION, *_PRODUCTS)):
         smaller: list[str] = []
@@ -110,14 +115,15 @@ def _remedy(ops: list[OpSummary], found: Findings) -> str:
             smaller = ["a smaller dtype"]
         elif not found.is_quantized and not any(_is(one, _QUANTIZED) for one in ops):
             smaller = ["a smaller dtype or quantized weights"]
-        return _either([*smaller, "more threads", *(["a larger batch"] * (not found.is_compute_bound))])
+        larger = ["a larger batch"] * (not found.is_compute_bound)
+        return f"use {_either([*smaller, 'more threads', *larger])}"
     if _is(op, _COPIES):
-        return "move less memory; write into place instead of copying and joining"
-    return "fewer calls, or fuse it with its neighbours"
+        return "move less memory, and write in place instead of copying and concatenating"
+    return "call it less often, or fuse it with its neighbors"
 
 
 def _either(choices: list[str]) -> str:
-    """`a`, `a or b`, `a, b, or c`."""
+    """Join the choices as `a`, `a or b`, or `a, b, or c`."""
     if len(choices) < 3:
         return " or ".join(choices)
     return f"{', '.join(choices[:-1])}, or {choices[-1]}"
@@ -136,6 +142,6 @@ def _python_ms(span: SpanSummary) -> float:
 
 
 def _calls_and_mean(ops: list[OpSummary]) -> tuple[int, float]:
-    """(calls of all operators, mean us of one without those inside it)."""
+    """Return (calls of all operators, mean self time per call in us)."""
     calls = sum(op.calls for op in ops)
     return calls, 1000 * sum(op.self_ms for op in ops) / calls

@@ -1,4 +1,4 @@
-"""Collectives that a GPU waits for, as evidence and advice."""
+"""Evidence and advice about exposed communication: collectives during which a GPU runs nothing else."""
 
 from roseinfer.trace.naming import duration
 from roseinfer.trace.summary.device_structs import RankSummary
@@ -6,22 +6,23 @@ from roseinfer.trace.verdict.all_findings import Findings
 
 
 def exposed_evidence(found: Findings) -> list[str]:
-    """Collectives that ran while the device did nothing else, where they take much of its time."""
+    """Return a line about the rank with most exposed communication, if this is at least 10 % of its GPU time."""
     rank = _most_exposed(found)
     if rank is None:
         return []
     return [
-        f"Collectives take {duration(rank.communication_ms)} on rank {rank.rank}; "
-        f"the GPU runs nothing else during {duration(rank.exposed_communication_ms)} of that."
+        f"Collectives take {duration(rank.communication_ms)} on rank {rank.rank}. "
+        f"The GPU runs nothing else during {duration(rank.exposed_communication_ms)} of that."
     ]
 
 
 def exposed_advice(found: Findings) -> list[str]:
-    """What to do about them."""
+    """Return advice to hide or reduce communication, if exposed communication is large enough."""
     if _most_exposed(found) is None:
         return []
     return [
-        "Overlap communication with computation, or make it smaller; ranks that wait for a slower one show here too."
+        "Overlap communication with computation, or reduce it. Time that a rank waits for a slower rank counts as "
+        "communication too."
     ]
 
 

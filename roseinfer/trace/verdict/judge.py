@@ -1,4 +1,4 @@
-"""The verdict: what limits the run, why that is so, and what to do about it."""
+"""The verdict on a trace: what limits the run, the evidence, and what to do."""
 
 from typing import Literal
 
@@ -17,7 +17,11 @@ HOST_BOUND_PERCENT = 70.0
 
 
 def kind_of(gpu: GpuSummary | None, events: int) -> Literal["host_bound", "gpu_bound", "balanced", "cpu_only", "empty"]:
-    """DESIGN's rule, from the totals of all devices."""
+    """Return the kind of verdict, from the totals of all devices.
+
+    A GPU that is busy at least 90 % of its window is GPU-bound. A run is host-bound if the GPU is busy less than 70 %
+    and at least half of its idle time passes before or during launch calls. Everything else is balanced.
+    """
     if events == 0:
         return "empty"
     if gpu is None:
@@ -33,10 +37,10 @@ def kind_of(gpu: GpuSummary | None, events: int) -> Literal["host_bound", "gpu_b
 def judge(
     events: int, unknown: int, lost_gpu: str | None, cpu: CpuSummary, top_ops: list[OpSummary], found: Findings
 ) -> Verdict:
-    """One headline, up to five lines of evidence, and advice that fits them.
+    """Return the verdict: one headline, up to five lines of evidence, and advice.
 
-    `events` are those that say what ran; `unknown` ones, of other tools, say nothing. `lost_gpu` names the GPU of a
-    file that breaks off before any of its GPU's events.
+    `events` is the number of events that say what ran. `unknown` is the number of events of other tools, which are
+    ignored. `lost_gpu` names the GPU of a file that breaks off before the first event of that GPU.
     """
     kind = kind_of(found.gpu, events)
     if kind == "empty":
@@ -54,10 +58,10 @@ def judge(
 def _balanced_headline(gpu: GpuSummary) -> str:
     cause = gpu.idle_by_cause
     parts = {
-        "the host being late": cause.host_late_ms,
-        "launch calls": cause.launch_call_ms,
-        "the device's own queue": cause.device_queue_ms,
-        "unexplained: the launches are not in the trace": cause.unlinked_ms,
+        "before the launch call (host late)": cause.host_late_ms,
+        "during launch calls": cause.launch_call_ms,
+        "in the device's queue": cause.device_queue_ms,
+        "unexplained, because the launches are not in the trace": cause.unlinked_ms,
     }
     main = max(parts, key=lambda part: parts[part])
     name = "Balanced" if gpu.busy_percent >= HOST_BOUND_PERCENT else "Mixed"
@@ -73,10 +77,10 @@ def _host_bound_headline(found: Findings, gpu: GpuSummary) -> str:
         return f"{headline}."
     outside = sum(span.idle_caused_ms for span in found.spans if span.name == NO_SPAN)
     if found.is_replayed and outside > first.idle_caused_ms:
-        return f"{headline}, most of it ({duration(outside)}) outside all spans."
+        return f"{headline}, mostly outside all spans ({duration(outside)})."
     if found.is_replayed:
-        return f"{headline}; begin with {first.name} (the GPU waits {duration(first.idle_caused_ms)} for it)."
-    return f"{headline}; begin with {first.name} ({events_of(first, found.steps)})."
+        return f"{headline}; start with {first.name} (the GPU waits {duration(first.idle_caused_ms)} for it)."
+    return f"{headline}; start with {first.name} ({events_of(first, found.steps)})."
 
 
 def _empty(unknown: int) -> Verdict:
@@ -84,53 +88,55 @@ def _empty(unknown: int) -> Verdict:
         return Verdict(
             "empty",
             "Empty: the trace holds no operators, no spans and no GPU events of torch.profiler.",
-            [f"{counted(unknown, 'event')} of kinds that torch.profiler does not write."],
-            ["Summarize what torch.profiler's export_chrome_trace wrote; what other tools write is not understood."],
+            [f"The file holds {counted(unknown, 'event')} of kinds that torch.profiler does not write."],
+            ["Give a trace that torch.profiler's export_chrome_trace wrote; traces of other tools cannot be read."],
         )
     return Verdict(
         "empty",
         "Empty: the trace holds no operators, no spans and no GPU events.",
         ["The recording ended before its first active step, or nothing ran while it was active."],
         [
-            "Record more steps than wait + warmup, step the profiler once a step, and export inside on_trace_ready: "
-            "afterwards the next, empty cycle is exported."
+            "Record more steps than wait + warmup, call the profiler's step() once per step, and export inside "
+            "on_trace_ready: a later export writes the next cycle, which is empty."
         ],
     )
 
 
 def _incomplete(gpu: str, evidence: list[str]) -> Verdict:
-    """Nothing of the GPU was read, so what the host did says little, and advice for a CPU would be wrong."""
+    """Return the verdict on a file that breaks off before its GPU events: advice for a CPU run would be wrong."""
     return Verdict(
         "cpu_only",
         f"Incomplete: the file breaks off, and the GPU events of {gpu} are missing; only the host's side can be read.",
         evidence,
-        ["Get the whole file, or record it again: without its GPU events the trace does not say what limits the run."],
+        ["Copy the whole file, or record it again: without GPU events the trace does not say what limits the run."],
     )
 
 
 def _gpu_bound(found: Findings, gpu: GpuSummary, top: list[OpSummary]) -> Verdict:
     evidence = [
-        f"Busy {duration(gpu.busy_ms)} of {duration(gpu.window_ms)} ({gpu.busy_percent:.1f} %); "
-        f"{duration(gpu.idle_ms)} idle in {counted(gpu.gpu_events, 'GPU event')}."
+        f"The GPU is busy for {duration(gpu.busy_ms)} of {duration(gpu.window_ms)} ({gpu.busy_percent:.1f} %) and idle "
+        f"for {duration(gpu.idle_ms)}, in {counted(gpu.gpu_events, 'GPU event')}."
     ]
     if top:
         evidence.append(
             f"{short_name(top[0].name, 60)} takes {top[0].percent:.0f} % of GPU time in {counted(top[0].calls, 'run')}."
         )
     if gpu.small_percent >= 20:
-        evidence.append(f"{gpu.small_percent:.0f} % of GPU events are under 5 us, but the GPU does not wait for them.")
+        evidence.append(
+            f"{gpu.small_percent:.0f} % of GPU events are shorter than 5 us, but the GPU does not wait for launches."
+        )
     if gpu.median_launch_to_start_us >= 1000:
         ahead = duration(gpu.median_launch_to_start_us / 1000)
-        evidence.append(f"The host runs ahead: work waits {ahead} in the queue (median), which costs nothing.")
+        evidence.append(f"The host runs ahead: launched work waits {ahead} in the queue (median), which costs nothing.")
     evidence += exposed_evidence(found)
     for phase, row in list(found.steps.phases.items())[:2]:
         evidence.append(
-            f"{phase}: {duration(row.gpu_ms_per_step)} of GPU work a step in "
+            f"{phase}: {duration(row.gpu_ms_per_step)} of GPU work per step, in "
             f"{counted(round(row.gpu_events_per_step), 'event')}."
         )
     advice = [
-        "Nothing to fix on the host. To go faster, make the GPU's work smaller: lower precision, better kernels, "
-        "less of it.",
+        "Nothing to fix on the host. To go faster, reduce the GPU's work: lower precision, faster kernels, or less "
+        "computation.",
         *exposed_advice(found),
     ]
     headline = f"Healthy, GPU-bound: the GPU is busy {gpu.busy_percent:.1f} % of the time; nothing to fix on the host."
