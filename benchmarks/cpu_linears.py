@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from roseinfer.kernels.cpu import native
+from roseinfer.kernels.cpu import native_library
 from roseinfer.kernels.linear.native_linear import NativeWeight
 from roseinfer.kernels.linear.packed_linear import OneDnnWeight
 from roseinfer.kernels.linear.packed_weight import PackedWeight
@@ -50,7 +50,7 @@ def main() -> None:
         "--rows", nargs="+", type=int, default=[1, 4, 16, 64, 128, 512], help="numbers of activation rows"
     )
     arguments = parser.parse_args()
-    native.load()
+    native_library.load()
     torch.manual_seed(0)
     print("| weight | kept | rows | compiled, us | torch, us | torch / compiled | compiled reads, GB/s |")
     print("|---|---|---|---|---|---|---|")

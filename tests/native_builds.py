@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from roseinfer.kernels.cpu import native
+from roseinfer.kernels.cpu import compiler, native_library
 
 COMPILER = shutil.which("c++") or shutil.which("g++")
 _OLDER = {"without AVX-512 BF16": "-mno-avx512bf16", "without AVX-512": "-mno-avx512f"}
@@ -20,8 +20,8 @@ def load_build(name: str, cache_dir: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROSEINFER_CACHE_DIR", str(cache_dir))
         if name in _OLDER:
-            patch.setattr(native, "_FLAGS", (*native._FLAGS, _OLDER[name]))
-        native.unload()
-        assert native.load()
+            patch.setattr(compiler, "_FLAGS", (*compiler._FLAGS, _OLDER[name]))
+        native_library.unload()
+        assert native_library.load()
         yield
-        native.unload()
+        native_library.unload()

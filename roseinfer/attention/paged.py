@@ -17,7 +17,7 @@ from torch import Tensor
 from roseinfer.attention.base import DecodeLayout, MixedLayout, Projection, StepLayout
 from roseinfer.attention.paged_kernels import PagedKernelAttention
 from roseinfer.cache.kv_tensors import KVCache
-from roseinfer.kernels.cpu import native
+from roseinfer.kernels.cpu import native_kernels
 from roseinfer.spans import span
 
 
@@ -82,7 +82,7 @@ class PagedAttention:
 
     def prepare(self, layout: StepLayout, cache: KVCache) -> _Metadata:
         """Group the requests and build their indexes and masks, once for all layers; kernels need neither."""
-        if native.runs_native(cache.data) and native.attends(cache.data.shape[-1]):
+        if native_kernels.runs_native(cache.data) and native_kernels.supports_head_dim(cache.data.shape[-1]):
             return self._kernels.prepare(layout, cache)
         firsts, total = [], 0
         for length in layout.query_lens:

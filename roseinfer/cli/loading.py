@@ -8,7 +8,7 @@ from roseinfer.config import EngineConfig
 from roseinfer.engine.device import resolve_device, resolve_dtype
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
-from roseinfer.kernels.cpu import native
+from roseinfer.kernels.cpu import native_library
 
 
 def load_engine(config: EngineConfig) -> Engine:
@@ -16,11 +16,15 @@ def load_engine(config: EngineConfig) -> Engine:
     device = resolve_device(config.device)
     if config.compile and device.type == "cpu":
         started_s = time.perf_counter()
-        if native.load():
+        if native_library.load():
             console.note(f"[compile] made the CPU's kernels in {time.perf_counter() - started_s:.1f} s, once")
     with console.progress(f"Loading {config.model}", unit="bytes") as on_progress:
         engine = build_engine(config, on_progress=on_progress)
-    if config.compile is None and device.type == "cpu" and native.is_missed(resolve_dtype(config.dtype, device)):
+    if (
+        config.compile is None
+        and device.type == "cpu"
+        and native_library.is_only_uncompiled(resolve_dtype(config.dtype, device))
+    ):
         _tell_of_compiling()
     return engine
 

@@ -17,7 +17,7 @@ from roseinfer.engine.graphs.step_graphs import StepGraphs
 from roseinfer.engine.memory import check_weights_fit, kv_cache_bytes
 from roseinfer.engine.runner import Runner
 from roseinfer.errors import ModelError, UsageError
-from roseinfer.kernels.cpu import native
+from roseinfer.kernels.cpu import native_library
 from roseinfer.models.architectures import architecture
 from roseinfer.models.causal_lm import CausalLM
 from roseinfer.models.model_config import ModelConfig
@@ -85,13 +85,13 @@ def _with_native(wanted: bool | None, device: torch.device) -> bool:
         if wanted:
             raise UsageError("--compile is for the CPU; on a GPU, Triton kernels and CUDA graphs do that: leave it out")
         return False
-    if wanted is False and native.is_loaded():
+    if wanted is False and native_library.is_loaded():
         raise UsageError("--no-compile comes too late in a process whose engines use the compiled kernels")
     if wanted:
-        native.load()
-    elif wanted is None and native.is_default():
-        native.load_made()
-    return native.is_loaded()
+        native_library.load()
+    elif wanted is None and native_library.is_on_by_default():
+        native_library.load_if_compiled()
+    return native_library.is_loaded()
 
 
 def _check_vocabulary(tokenizer: Tokenizer | None, config: EngineConfig, model: str, vocab_size: int) -> None:

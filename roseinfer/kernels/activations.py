@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from roseinfer.kernels.cpu import native
+from roseinfer.kernels.cpu import native_kernels
 from roseinfer.kernels.runtime import (
     gdc_launch_dependents,
     gdc_wait,
@@ -24,8 +24,12 @@ _BLOCK = 1024
 
 def silu_and_mul(gate_up: Tensor) -> Tensor:
     """SiLU(gate) x up: [rows, 2 * size], gates first -> [rows, size] (SwiGLU, Shazeer, 2020)."""
-    if native.runs_native(gate_up) and gate_up.dim() == 2 and gate_up.shape[1] % (2 * native.LANES) == 0:
-        return native.silu_and_mul(gate_up)
+    if (
+        native_kernels.runs_native(gate_up)
+        and gate_up.dim() == 2
+        and gate_up.shape[1] % (2 * native_kernels.LANES) == 0
+    ):
+        return native_kernels.silu_and_mul(gate_up)
     return (silu_and_mul_triton if _fits(gate_up) else silu_and_mul_reference)(gate_up)
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from roseinfer.kernels.cpu import native
+from roseinfer.kernels.cpu import native_kernels
 from roseinfer.kernels.runtime import (
     gdc_launch_dependents,
     gdc_wait,
@@ -36,8 +36,8 @@ def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float)
     x and residual [rows, size], weight [size]; without a residual, x is the sum. The sum is rounded to x's dtype
     before the norm, as by two operations; the norm is computed in float32.
     """
-    if native.runs_native(x, residual, weight) and x.dim() == 2 and x.shape[1] % native.LANES == 0:
-        return native.add_rms_norm(x, residual, weight, eps)
+    if native_kernels.runs_native(x, residual, weight) and x.dim() == 2 and x.shape[1] % native_kernels.LANES == 0:
+        return native_kernels.add_rms_norm(x, residual, weight, eps)
     chosen = add_rms_norm_triton if _fits(x, residual, weight) else add_rms_norm_reference
     return chosen(x, residual, weight, eps)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from roseinfer.attention.base import AttentionBackend, AttentionMetadata, DecodeLayout
 from roseinfer.errors import ModelError
-from roseinfer.kernels.cpu import native
+from roseinfer.kernels.cpu import native_library, native_step
 from roseinfer.models.causal_lm import CausalLM
 from roseinfer.models.embedding import Embedding
 from roseinfer.models.linear import FusedLinear, Linear
@@ -40,7 +40,7 @@ class Decoder(CausalLM):
         self, token_ids: Tensor, positions: Tensor, attention: AttentionBackend, metadata: AttentionMetadata
     ) -> Tensor:
         hidden, residual = self.embed(token_ids), None
-        layers = self._native(metadata) if len(token_ids) <= native.MAX_ROWS else None
+        layers = self._native(metadata) if len(token_ids) <= native_step.MAX_ROWS else None
         if layers is not None:
             return self.norm.after(layers.run(hidden, positions, metadata), None)[0]
         step = StepTensors(token_ids, positions, self.rope, attention, metadata)
@@ -53,7 +53,7 @@ class Decoder(CausalLM):
 
     def _native(self, metadata: AttentionMetadata) -> NativeLayers | None:
         """The layers as one compiled call; None for a step or a model that it cannot run."""
-        if not native.is_loaded() or not isinstance(metadata, DecodeLayout):
+        if not native_library.is_loaded() or not isinstance(metadata, DecodeLayout):
             return None
         if self._native_layers is None or self._native_layers.cache is not metadata.cache:
             if not NativeLayers.fits(self.layers, self.config, metadata.cache):

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from roseinfer.attention.base import DecodeLayout
 from roseinfer.cache.kv_tensors import KVCache
-from roseinfer.kernels.cpu import native
-from roseinfer.kernels.cpu.native import Kind
+from roseinfer.kernels.cpu import native_kernels
+from roseinfer.kernels.cpu.native_matmul import WeightKind, WeightStruct
+from roseinfer.kernels.cpu.native_step import LayerStruct, StepStruct, decode_layers
 from roseinfer.kernels.linear.native_linear import NativeWeight
 from roseinfer.models.linear import Linear
 from roseinfer.models.model_config import ModelConfig
@@ -24,11 +25,11 @@ class NativeLayers:
         self.cache = cache
         self._config = config
         self._dtype = cache.data.dtype
-        self._table = (native.Layer * len(layers))(
+        self._table = (LayerStruct * len(layers))(
             *(_layer(layer, keys, values) for layer, (keys, values) in zip(layers, cache.flat, strict=True))
         )
         self._room: list[Tensor] = []
-        self._step = native.Step(
+        self._step = StepStruct(
             layers=ctypes.cast(self._table, ctypes.c_void_p),
             table=rope.table.data_ptr(),
             hidden_size=config.hidden_size,
@@ -47,9 +48,9 @@ class NativeLayers:
         """Whether the kernel can run these: sizes in whole vectors, weights in forms that it knows."""
         sizes = (config.hidden_size, config.intermediate_size, config.head_dim // 2)
         return (
-            native.runs_native(cache.data)
-            and native.attends(config.head_dim)
-            and all(size % native.LANES == 0 for size in sizes)
+            native_kernels.runs_native(cache.data)
+            and native_kernels.supports_head_dim(config.head_dim)
+            and all(size % native_kernels.LANES == 0 for size in sizes)
             and all(_fits(layer, cache.data.dtype) for layer in layers)
         )
 
@@ -67,7 +68,7 @@ class NativeLayers:
         step.block_tables = layout.block_tables.data_ptr()
         step.context_lens = layout.context_lens.data_ptr()
         step.table_stride = layout.block_tables.stride(0)
-        native.decode_layers(step, self._dtype, len(self._table))
+        decode_layers(step, self._dtype, len(self._table))
         return stream
 
     def _make_room(self, rows: int) -> None:
@@ -92,16 +93,16 @@ def _fits(layer: nn.Module, dtype: torch.dtype) -> bool:
         if not isinstance(linear, Linear):
             continue
         weight = linear.packed
-        if not isinstance(weight, NativeWeight) or (weight.kind is Kind.PLAIN and weight.data.dtype != dtype):
+        if not isinstance(weight, NativeWeight) or (weight.kind is WeightKind.PLAIN and weight.data.dtype != dtype):
             return False
     return True
 
 
-def _layer(layer: Any, keys: Tensor, values: Tensor) -> native.Layer:
+def _layer(layer: Any, keys: Tensor, values: Tensor) -> LayerStruct:
     def weight_of(norm: RMSNorm | None) -> int | None:
         return None if norm is None else norm.weight.data_ptr()
 
-    return native.Layer(
+    return LayerStruct(
         attention_norm=weight_of(layer.attention_norm),
         mlp_norm=weight_of(layer.mlp_norm),
         q_norm=weight_of(layer.q_norm),
@@ -115,6 +116,6 @@ def _layer(layer: Any, keys: Tensor, values: Tensor) -> native.Layer:
     )
 
 
-def _weight(linear: Linear) -> native.Weight:
+def _weight(linear: Linear) -> WeightStruct:
     assert isinstance(linear.packed, NativeWeight)
     return linear.packed.describe(linear.bias)

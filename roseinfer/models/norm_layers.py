@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from roseinfer.kernels.cpu import native
+from roseinfer.kernels.cpu import native_library
 from roseinfer.kernels.norms import Norm, add_layer_norm, add_rms_norm, add_rms_norm_mirrored
 from roseinfer.models.parameter import parameter
 
@@ -23,7 +23,7 @@ class RMSNorm(nn.Module):
 
     def pack(self) -> None:
         """Bring a loaded weight into the form that is fastest on a CPU, where no kernel of its own is made for it."""
-        if self.weight.device.type == "cpu" and self.weight.dtype == torch.bfloat16 and not native.is_loaded():
+        if self.weight.device.type == "cpu" and self.weight.dtype == torch.bfloat16 and not native_library.is_loaded():
             self._mirrored = torch.cat((self.weight, self.weight))
 
     def forward(self, x: Tensor) -> Tensor:

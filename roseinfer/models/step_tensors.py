@@ -6,7 +6,7 @@ from functools import cached_property
 from torch import Tensor
 
 from roseinfer.attention.base import AttentionBackend, AttentionMetadata, Projection
-from roseinfer.kernels.cpu import native
+from roseinfer.kernels.cpu import native_kernels
 from roseinfer.models.norm_layers import RMSNorm
 from roseinfer.models.rope import RotaryEmbedding
 
@@ -32,7 +32,7 @@ class StepTensors:
     def takes_projection(self) -> bool:
         """Whether the backend takes a layer's fused projection as it is."""
         return self.attention.takes_projection and (
-            self.positions.is_cuda or native.runs_native(self.metadata.cache.data)
+            self.positions.is_cuda or native_kernels.runs_native(self.metadata.cache.data)
         )
 
     def append_and_attend(

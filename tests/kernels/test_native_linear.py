@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_builds import BUILDS, COMPILER, load_build
 
-from roseinfer.kernels.cpu import native
+from roseinfer.kernels.cpu import native_library
 from roseinfer.kernels.linear.native_linear import NativeWeight
 from roseinfer.kernels.linear.packed_linear import packed_linear_reference
 from roseinfer.kernels.linear.packed_weight import PackedTable
@@ -154,10 +154,10 @@ def test_what_the_kernels_cannot_take_stays_with_torch() -> None:
 
 
 def test_without_the_kernels_weights_stay_with_torch() -> None:
-    functions = dict(native._functions)
-    native.unload()
+    functions = dict(native_library.functions)
+    native_library.unload()
     try:
         assert not NativeWeight.fits(torch.randn(64, 32))
         assert isinstance(pack(torch.randn(64, 32), "int8", 64), Int8Rows)
     finally:
-        native._functions.update(functions)
+        native_library.functions.update(functions)

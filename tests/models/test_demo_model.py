@@ -10,7 +10,7 @@ from native_builds import COMPILER
 from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
-from roseinfer.kernels.cpu import native
+from roseinfer.kernels.cpu import native_library
 from roseinfer.weights.resolve import demo_gguf
 
 PROMPTS = [
@@ -47,7 +47,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield build_engine(
             EngineConfig(dtype="float32", device="cpu", max_model_len=256, max_batch_size=20, compile=request.param)
         )
-    native.unload()
+    native_library.unload()
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 from roseinfer.errors import UsageError
-from roseinfer.kernels.cpu import native
+from roseinfer.kernels.cpu import native_library, native_step
 from roseinfer.models.native_layers import NativeLayers
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
@@ -39,9 +39,9 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def fresh(cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("ROSEINFER_CACHE_DIR", str(cache_dir))
-    native.unload()
+    native_library.unload()
     yield
-    native.unload()
+    native_library.unload()
 
 
 def save(kind: str, folder: Path) -> Path:
@@ -87,16 +87,16 @@ def test_logits_are_those_of_torch(kind: str, threads: int, tmp_path: Path, monk
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     calls = watch(monkeypatch)
-    monkeypatch.setattr(native, "MAX_ROWS", 4)
+    monkeypatch.setattr(native_step, "MAX_ROWS", 4)
     try:
         # Three at a time, as one call; six at a time, as calls of single operations.
         for batch in (1, 3, 6):
             calls.clear()
-            native.unload()
+            native_library.unload()
             plain = run_traced(engine_of(folder, max_batch_size=batch, compile=False), PROMPTS, PARAMS)
             assert not calls
             compiled = run_traced(engine_of(folder, max_batch_size=batch, compile=True), PROMPTS, PARAMS)
-            assert bool(calls) == (batch <= native.MAX_ROWS)
+            assert bool(calls) == (batch <= native_step.MAX_ROWS)
             for ours, expected in zip(compiled, plain, strict=True):
                 assert ours.token_ids == expected.token_ids
                 torch.testing.assert_close(ours.logits, expected.logits, rtol=1e-4, atol=2e-4)
@@ -135,7 +135,8 @@ def test_a_profiler_sees_the_parts_of_a_step(tmp_path: Path) -> None:
         assert ours.token_ids == plain.token_ids
         assert torch.equal(ours.logits, plain.logits), "the parts are the whole"
     calls = {event.key: event.count for event in profiler.key_averages()}
-    counts = {calls[f"roseinfer::{part}"] for part in native.PARTS if part != "rope_append"}  # prompts have that, too
+    # Prompts run rope_append, too.
+    counts = {calls[f"roseinfer::{part}"] for part in native_step.PARTS if part != "rope_append"}
     assert len(counts) == 1
     assert counts.pop() % engine.model_config.num_layers == 0
     assert calls["roseinfer::linear"] > 0, "of prompts, and of the head"
@@ -149,8 +150,8 @@ def test_kernels_are_used_unasked_once_they_are_made(tmp_path: Path) -> None:
     assert engine_of(folder, compile=True).config.compile
     with pytest.raises(UsageError, match="too late in a process whose engines use the compiled kernels"):
         engine_of(folder, compile=False)
-    native.unload()
-    assert engine_of(folder).config.compile is native.is_default(), "they are in the cache folder"
+    native_library.unload()
+    assert engine_of(folder).config.compile is native_library.is_on_by_default(), "they are in the cache folder"
 
 
 def test_nothing_is_compiled_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,4 +165,4 @@ def test_a_model_of_other_sizes_runs_without(tiny_llama: Path, tiny_gpt2: Path) 
         plain = engine_of(folder, compile=False).generate(PROMPTS, PARAMS)
         compiled = engine_of(folder, compile=True).generate(PROMPTS, PARAMS)
         assert [output.token_ids for output in compiled] == [output.token_ids for output in plain]
-        native.unload()
+        native_library.unload()

@@ -16,7 +16,7 @@ from torch import Tensor
 from roseinfer.kernels.arrival import is_last
 from roseinfer.kernels.attention.head_rotation import gains, rotation, turned
 from roseinfer.kernels.attention.rope_append import rope_append_reference
-from roseinfer.kernels.cpu import native
+from roseinfer.kernels.cpu import native_kernels
 from roseinfer.kernels.runtime import (
     MAX_ARRIVALS,
     arrivals,
@@ -69,9 +69,9 @@ def paged_decode_attention(
     last. The result is in `out` if that is given, contiguous, which keeps its rows of requests of length 0. `beside`
     says that this need not wait for what was launched right before, a paged_prefill_attention of the same step.
     """
-    if native.takes_cache(q, key_cache, value_cache):
+    if native_kernels.runs_attention(q, key_cache, value_cache):
         scale = q.shape[-1] ** -0.5 if scale is None else scale
-        found = native.paged_decode_attention(
+        found = native_kernels.paged_decode_attention(
             q, key_cache, value_cache, block_tables, context_lens, scale, sliding_window
         )
         return found if out is None else _kept(found, context_lens, out)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from roseinfer.kernels.cpu import native
+from roseinfer.kernels.cpu import native_kernels
 from roseinfer.kernels.runtime import (
     gdc_launch_dependents,
     gdc_wait,
@@ -44,9 +44,13 @@ def rope_append(
     [num_blocks, block_size, kv_heads, head_dim], any strides but the last; q_norm and k_norm [head_dim], weights of an
     RMS norm of each head before it turns -> [tokens, num_heads, head_dim].
     """
-    takes = native.runs_native(qkv, table, key_cache, value_cache, q_norm, k_norm)
-    if takes and native.follows(key_cache, value_cache) and head_dim % (2 * native.LANES) == 0:
-        return native.rope_append(
+    takes = native_kernels.runs_native(qkv, table, key_cache, value_cache, q_norm, k_norm)
+    if (
+        takes
+        and native_kernels.has_adjacent_slots(key_cache, value_cache)
+        and head_dim % (2 * native_kernels.LANES) == 0
+    ):
+        return native_kernels.rope_append(
             qkv, table, positions, slots, key_cache, value_cache, num_heads, num_kv_heads, head_dim, q_norm, k_norm, eps
         )
     fits = head_dim % 2 == 0 and qkv.dim() == 2 and runs_triton(qkv, table, key_cache, value_cache, q_norm, k_norm)

@@ -10,7 +10,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from roseinfer.kernels.cpu import native
+from roseinfer.kernels.cpu import native_kernels, native_library, native_matmul
+from roseinfer.kernels.cpu.native_matmul import WeightKind, WeightStruct
 from roseinfer.kernels.linear.packed_weight import PackedTable
 from roseinfer.kernels.linear.quantized_linear import GROUP, Groups, Int8Rows
 
@@ -33,30 +34,30 @@ class NativeWeight(PackedTable):
     outputs: int
     size: int
     lanes: int
-    kind: native.Kind
-    _described: dict[int, native.Weight] = field(default_factory=dict, init=False, repr=False)
+    kind: WeightKind
+    _described: dict[int, WeightStruct] = field(default_factory=dict, init=False, repr=False)
 
     @staticmethod
     def fits(weight: Tensor) -> bool:
         """Whether the kernels take a plain weight of this shape and dtype, and are there."""
-        return native.runs_native(weight) and weight.shape[1] % native.LANES == 0
+        return native_kernels.runs_native(weight) and weight.shape[1] % native_kernels.LANES == 0
 
     @staticmethod
     def fits_groups(unit: int) -> bool:
         """Whether the kernels take a weight of 4 bits whose parts are multiples of `unit` outputs, and are there."""
-        return native.is_loaded() and unit % 32 == 0
+        return native_library.is_loaded() and unit % 32 == 0
 
     @classmethod
     def pack(cls, weight: Tensor, unit: int) -> Self:
         """A copy of a plain weight; its parts are multiples of `unit` outputs."""
         lanes, (outputs, size) = _lanes(unit), weight.shape
-        return cls(_in_packs(weight, lanes), None, outputs, size, lanes, native.Kind.PLAIN)
+        return cls(_in_packs(weight, lanes), None, outputs, size, lanes, WeightKind.PLAIN)
 
     @classmethod
     def pack_rows(cls, rows: Int8Rows, unit: int) -> Self:
         """A copy of a weight in 8 bits."""
         lanes, (outputs, size) = _lanes(unit), rows.codes.shape
-        return cls(_in_packs(rows.codes, lanes), rows.scales, outputs, size, lanes, native.Kind.INT8)
+        return cls(_in_packs(rows.codes, lanes), rows.scales, outputs, size, lanes, WeightKind.INT8)
 
     @classmethod
     def pack_groups(cls, groups: Groups, unit: int) -> Self:
@@ -68,7 +69,7 @@ class NativeWeight(PackedTable):
         pairs = torch.stack((groups.scales, groups.offsets), dim=-1).to(torch.bfloat16)
         pairs = pairs.view(packs, lanes, count, 2).transpose(1, 2).contiguous().view(torch.uint8)
         data = torch.cat((codes.flatten(2), pairs.flatten(2)), dim=2)
-        return cls(data, None, outputs, size, lanes, native.Kind.INT4)
+        return cls(data, None, outputs, size, lanes, WeightKind.INT4)
 
     @property
     def nbytes(self) -> int:
@@ -80,25 +81,25 @@ class NativeWeight(PackedTable):
 
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         assert x.shape[1:] == (self.size,), "the kernels read what lies there"
-        plain = self.kind is native.Kind.PLAIN
-        if native.runs_native(x, self.data if plain else None, bias):
-            return native.linear(x.contiguous(), self.describe(bias))
+        plain = self.kind is WeightKind.PLAIN
+        if native_kernels.runs_native(x, self.data if plain else None, bias):
+            return native_matmul.linear(x.contiguous(), self.describe(bias))
         wide = x.to(self.data.dtype if plain else torch.float32).contiguous()
-        out = native.linear(wide, self.describe(None))
+        out = native_matmul.linear(wide, self.describe(None))
         return (out if bias is None else out + bias).to(x.dtype)
 
-    def describe(self, bias: Tensor | None) -> native.Weight:
+    def describe(self, bias: Tensor | None) -> WeightStruct:
         """What the kernels read. The addresses are good as long as the weight and the bias are."""
         address = 0 if bias is None else bias.data_ptr()
         if address not in self._described:
             scales = None if self.scales is None else self.scales.data_ptr()
-            self._described[address] = native.Weight(
+            self._described[address] = WeightStruct(
                 self.data.data_ptr(), scales, address or None, self.kind, self.outputs, self.size, self.lanes
             )
         return self._described[address]
 
     def values(self, dtype: torch.dtype) -> Tensor:
-        if self.kind is native.Kind.INT4:
+        if self.kind is WeightKind.INT4:
             codes, pairs = self.data.tensor_split((GROUP // 2 * self.lanes,), dim=2)
             # [packs, lanes / 2, size]
             halves = codes.reshape(*codes.shape[:2], GROUP, -1).permute(0, 3, 1, 2).flatten(2)
@@ -114,10 +115,10 @@ class NativeWeight(PackedTable):
         return values if self.scales is None else values * self.scales.to(dtype)[:, None]
 
     def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
-        assert self.kind is not native.Kind.INT4, "no table is kept in 4 bits"
+        assert self.kind is not WeightKind.INT4, "no table is kept in 4 bits"
         wide = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
-        own = wide if self.kind is native.Kind.INT8 else self.data.dtype
-        return native.table_rows(ids, self.describe(None), own).to(dtype)
+        own = wide if self.kind is WeightKind.INT8 else self.data.dtype
+        return native_matmul.table_rows(ids, self.describe(None), own).to(dtype)
 
 
 def _lanes(unit: int) -> int:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from roseinfer.kernels.arrival import is_last
-from roseinfer.kernels.cpu import native
+from roseinfer.kernels.cpu import native_kernels
 from roseinfer.kernels.runtime import (
     MAX_ARRIVALS,
     arrivals,
@@ -26,8 +26,8 @@ _MAX_PARTS = 1024
 
 def argmax(x: Tensor) -> Tensor:
     """[rows, size] -> the index of each row's largest value, the lowest among equals: [rows], int64; NaN is none."""
-    if x.dim() == 2 and native.runs_native(x):
-        return native.argmax(x)
+    if x.dim() == 2 and native_kernels.runs_native(x):
+        return native_kernels.argmax(x)
     fits = x.dim() == 2 and runs_triton(x) and len(x) <= MAX_ARRIVALS and x.shape[1] <= _BLOCK * _MAX_PARTS
     return argmax_triton(x) if fits else argmax_reference(x)
 

@@ -1,7 +1,6 @@
 """The compiled kernels of the CPU against their references in torch, and how they come about."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,12 +10,11 @@ from hypothesis import strategies as st
 from native_builds import BUILDS, COMPILER, load_build
 from paged_cases import paged_case
 
-from roseinfer.errors import UsageError
 from roseinfer.kernels.activations import silu_and_mul, silu_and_mul_reference
 from roseinfer.kernels.attention.paged_decode import paged_decode_attention, paged_decode_attention_reference
 from roseinfer.kernels.attention.paged_prefill import paged_prefill_attention, paged_prefill_attention_reference
 from roseinfer.kernels.attention.rope_append import rope_append, rope_append_reference
-from roseinfer.kernels.cpu import native
+from roseinfer.kernels.cpu import native_kernels
 from roseinfer.kernels.norms import add_rms_norm, add_rms_norm_reference
 from roseinfer.kernels.sampling.argmax import argmax, argmax_reference
 
@@ -45,7 +43,7 @@ def test_norms(rows: int, size: int, residual: bool, dtype: torch.dtype, seed: i
     wide = torch.randn(2, rows, size + 8, generator=generator(seed)).to(dtype)
     x, added = wide[0, :, :size], wide[1, :, 8:] if residual else None  # rows need not lie side by side
     weight = torch.randn(size, generator=generator(1)).to(dtype)
-    assert native.runs_native(x, added, weight)
+    assert native_kernels.runs_native(x, added, weight)
     for ours, expected in zip(
         add_rms_norm(x, added, weight, 1e-6), add_rms_norm_reference(x, added, weight, 1e-6), strict=True
     ):
@@ -176,7 +174,7 @@ def test_paged_prefill_attention(
         seed=seed,
     )
     arguments = (case.q.cpu(), case.key_cache.cpu(), case.value_cache.cpu(), case.block_tables.cpu())
-    assert native.takes_cache(*arguments[:3])
+    assert native_kernels.runs_attention(*arguments[:3])
     arguments = (*arguments, torch.tensor(starts), case.context_lens.cpu())
     options = {"max_query_len": 50, "sliding_window": window, "scale": scale * head_dim**-0.5}
     own = slice(before, starts[-1])
@@ -253,69 +251,5 @@ def test_two_threads_share_what_is_large() -> None:
 
 def test_other_dtypes_stay_with_torch() -> None:
     x = torch.randn(2, 32, dtype=torch.float64)
-    assert not native.runs_native(x)
+    assert not native_kernels.runs_native(x)
     torch.testing.assert_close(silu_and_mul(x), silu_and_mul_reference(x))
-
-
-@pytest.fixture
-def forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No kernels are loaded, none are made, and no compiler is named; the module's come back in the end."""
-    monkeypatch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.delenv("CXX", raising=False)
-    native.unload()
-    yield
-    monkeypatch.undo()
-    native.unload()
-    native.load()
-
-
-def named_compiler(path: Path, script: str) -> str:
-    """A program that stands where a compiler is expected."""
-    path.write_text(script)
-    path.chmod(0o755)
-    return str(path)
-
-
-@pytest.mark.usefixtures("forgotten")
-def test_a_second_process_finds_the_library(tmp_path: Path) -> None:
-    assert native.load(), "compiled"
-    native.unload()
-    assert not native.load(), "found"
-    assert not native.load(), "there already"
-    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".so"], "nothing else is left behind"
-
-
-@pytest.mark.usefixtures("forgotten")
-def test_without_a_compiler_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UsageError, match="there is no C\\+\\+ compiler"):
-        native.load()
-
-
-@pytest.mark.usefixtures("forgotten")
-def test_a_library_that_cannot_be_loaded_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    writes_nothing = '#!/bin/sh\nfor last; do :; done\n: > "$last"\n'
-    monkeypatch.setenv("CXX", named_compiler(tmp_path / "writes-nothing", writes_nothing))
-    with pytest.raises(UsageError, match=r"native-.*\.so cannot be loaded"):
-        native.load()
-    assert not native.load_made()
-
-
-@pytest.mark.usefixtures("forgotten")
-def test_cxx_may_be_a_command_and_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CXX", str(tmp_path / "nowhere"))
-    with pytest.raises(UsageError, match=r"there is no .*nowhere, which CXX names"):
-        native.load()
-    monkeypatch.setenv("CXX", named_compiler(tmp_path / "text", "no program"))
-    with pytest.raises(UsageError, match="it cannot be started"):
-        native.load()
-    monkeypatch.setenv("CXX", f"{COMPILER} -DUNUSED")
-    assert native.load()
-
-
-@pytest.mark.usefixtures("forgotten")
-def test_a_compiler_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = "#!/bin/sh\necho 'no such architecture' >&2\nexit 1\n"
-    monkeypatch.setenv("CXX", named_compiler(tmp_path / "broken-c++", script))
-    with pytest.raises(UsageError, match=r"broken-c\+\+ failed \(no such architecture\)"):
-        native.load()

@@ -1,0 +1,101 @@
+"""Compile the CPU kernels, cpp/native.cpp, with the machine's own C++ compiler.
+
+The library's file name is a hash of its source, the compiler flags and the processor. Each combination is therefore
+compiled once, and the file stays in the user's cache folder.
+"""
+
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from roseinfer.cache_folder import cache_folder
+from roseinfer.errors import UsageError
+
+DTYPE_NAMES = ("float32", "bfloat16")
+"""Element types of the kernels. The compiler runs once per type, in parallel."""
+
+_SOURCES = Path(__file__).with_name("cpp")
+_COMPILERS = ("c++", "g++")
+# GCC's OpenMP resolves to the runtime that torch has already loaded, so both share one pool of threads.
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-fopenmp")
+_LIBRARY = "library.so"
+
+
+def library_path() -> Path:
+    """Return the path of the library for this source, these flags and this processor, compiled or not."""
+    parts = [path.read_bytes() for path in sorted(_SOURCES.iterdir())]
+    parts += [" ".join(_FLAGS).encode(), _processor()]
+    return cache_folder() / f"native-{hashlib.blake2b(b'|'.join(parts), digest_size=8).hexdigest()}.so"
+
+
+def find_compiler() -> list[str]:
+    """Return the C++ compiler's command: $CXX if set, else the first of the usual names that is installed.
+
+    Raises UsageError if there is none.
+    """
+    if own := shlex.split(os.environ.get("CXX", "")):
+        if shutil.which(own[0]) is None:
+            raise UsageError(f"--compile: CXX names {own[0]}, which is not installed: set CXX to a C++ compiler")
+        return own
+    usual = next(filter(None, map(shutil.which, _COMPILERS)), None)
+    if usual is None:
+        raise UsageError("--compile needs a C++ compiler, and none is installed: install g++, or set CXX to another")
+    return [usual]
+
+
+def compile_library(path: Path) -> None:
+    """Compile the kernels to `path`. Raises UsageError if there is no compiler, or if the compiler fails.
+
+    The compiler writes to a temporary folder, from which the finished library is moved to `path`. If two processes
+    compile at the same time, both find a complete file.
+    """
+    compiler = find_compiler()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            complaint = _compile_in([*compiler, *_FLAGS], Path(folder))
+            if complaint is None:
+                (Path(folder) / _LIBRARY).replace(path)
+                return
+    except OSError as error:
+        raise UsageError(
+            f"--compile cannot write to {path.parent}: {error.strerror}: set ROSEINFER_CACHE_DIR to another folder"
+        ) from None
+    raise UsageError(f"--compile: {compiler[0]} failed ({complaint}): set CXX to another compiler, or omit --compile")
+
+
+def _compile_in(compiler: list[str], folder: Path) -> str | None:
+    """Compile one object file per element type, in parallel, then link them; return the first error message if any."""
+    source = str(_SOURCES / "native.cpp")
+    objects = {name: str(folder / f"{name}.o") for name in DTYPE_NAMES}
+    commands = [[*compiler, "-c", f"-D{name.upper()}", source, "-o", to] for name, to in objects.items()]
+    for parallel in (commands, [[*compiler, "-shared", *objects.values(), "-o", str(folder / _LIBRARY)]]):
+        try:
+            runs = [
+                subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+                for command in parallel
+            ]
+        except OSError as error:
+            return f"cannot start it: {error.strerror}"
+        messages = [run.communicate()[1].strip().splitlines() for run in runs]  # waits for all of them
+        for run, lines in zip(runs, messages, strict=True):
+            if run.returncode:
+                return next((line for line in lines if "error" in line), lines[0] if lines else "without a message")
+    return None
+
+
+def _processor() -> bytes:
+    """Return the processor's name and features, which `-march=native` depends on.
+
+    Machines with different processors may share one home folder, and with it one cache folder.
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_bytes().split(b"\n\n", 1)[0].split(b"\n")
+    except OSError:
+        return platform.processor().encode()
+    return b"\n".join(line for line in lines if line.startswith((b"model name", b"flags", b"Features", b"CPU part")))

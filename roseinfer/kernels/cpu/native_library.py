@@ -1,0 +1,119 @@
+"""Load the compiled CPU kernels, once per process, and call their functions.
+
+`load` compiles the library if the cache folder has none, as `--compile` and `make setup` ask. After loading, every
+engine of the process uses the kernels.
+"""
+
+import ctypes
+import sys
+from typing import Any
+
+import torch
+
+from roseinfer.errors import UsageError
+from roseinfer.kernels.cpu.compiler import DTYPE_NAMES, compile_library, find_compiler, library_path
+from roseinfer.spans import operator, recording
+
+DTYPES = {getattr(torch, name): name for name in DTYPE_NAMES}
+"""Element types of the kernels, with the suffix of their functions' names."""
+
+POINTER, INTEGER, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+"""Types of the arguments and struct fields in cpp/native.cpp."""
+
+_ARGUMENTS: dict[str, list[Any]] = {
+    "add_rms_norm": [POINTER] * 5 + [INTEGER] * 4 + [FLOAT],
+    "silu_and_mul": [POINTER] * 2 + [INTEGER] * 3,
+    "rope_append": [POINTER] * 9 + [INTEGER] * 6 + [FLOAT],
+    "paged_decode_attention": [POINTER] * 6 + [INTEGER] * 8 + [FLOAT],
+    "paged_prefill_attention": [POINTER] * 7 + [INTEGER] * 8 + [FLOAT],
+    "linear": [POINTER] * 3 + [INTEGER],
+    "table_rows": [POINTER] * 3 + [INTEGER],
+    "argmax": [POINTER] * 2 + [INTEGER] * 3,
+    "decode_layers": [POINTER] + [INTEGER] * 2,
+}
+"""Argument types per function."""
+
+functions: dict[tuple[str, torch.dtype], Any] = {}
+"""Functions of the loaded library by name and element type. Empty until the library is loaded."""
+
+
+def load() -> bool:
+    """Load the kernels, and compile them first if the cache folder has none. Return True if that was necessary.
+
+    Raises UsageError if there is no C++ compiler, if the compiler fails, or if the library cannot be loaded.
+    """
+    if load_if_compiled():
+        return False
+    compile_library(path := library_path())
+    if not load_if_compiled():
+        raise UsageError(
+            f"--compile: {path} cannot be loaded: set ROSEINFER_CACHE_DIR to a folder that code may run from"
+        )
+    return True
+
+
+def load_if_compiled() -> bool:
+    """Load the kernels if the cache folder has them. Return True if they are loaded, now or before."""
+    if functions:
+        return True
+    path = library_path()
+    try:
+        library = ctypes.CDLL(str(path)) if path.is_file() else None
+    except OSError:  # a broken file, or a folder from which no code may run
+        library = None
+    if library is None:
+        return False
+    for name, arguments in _ARGUMENTS.items():
+        for dtype, suffix in DTYPES.items():
+            function = library[f"{name}_{suffix}"]
+            function.argtypes, function.restype = arguments, None
+            functions[name, dtype] = function
+    return True
+
+
+def is_on_by_default() -> bool:
+    """True if this processor has AVX-512: on such processors the kernels were measured to be faster than torch's."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+def is_only_uncompiled(dtype: torch.dtype) -> bool:
+    """True if an engine of this dtype would use the kernels by default, had they been compiled, and a compiler exists.
+
+    A command then suggests `--compile`.
+    """
+    if is_loaded() or not is_on_by_default() or dtype not in DTYPES:
+        return False
+    try:
+        find_compiler()
+    except UsageError:
+        return False
+    return True
+
+
+def is_loaded() -> bool:
+    """True if the process uses the compiled kernels."""
+    return bool(functions)
+
+
+def unload() -> None:
+    """Forget the loaded kernels, for tests. Engines that were built with them stop working."""
+    functions.clear()
+
+
+def call(name: str, dtype: torch.dtype, *arguments: Any, label: str | None = None) -> None:
+    """Call a function of the library. Traces show the call as the operator `roseinfer::<label or name>`."""
+    function = functions[name, dtype]
+    if not recording():
+        function(*arguments)
+        return
+    with operator(f"roseinfer::{label or name}"):
+        function(*arguments)
+
+
+if __name__ == "__main__":  # `make setup`, which must also pass on a machine without a compiler
+    try:
+        if not is_on_by_default():
+            raise UsageError("this processor has no AVX-512; --compile compiles the kernels anyway")
+        load()
+    except UsageError as error:
+        sys.stderr.write(f"[setup] not compiled, PyTorch's kernels run instead: {error}\n")

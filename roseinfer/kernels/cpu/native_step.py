@@ -1,0 +1,81 @@
+"""All layers of a decode step as one call of the compiled CPU kernels (cpp/native.cpp)."""
+
+import ctypes
+from contextlib import nullcontext
+
+import torch
+
+from roseinfer.kernels.cpu.native_library import FLOAT, INTEGER, POINTER, functions
+from roseinfer.kernels.cpu.native_matmul import WeightStruct
+from roseinfer.spans import operator, recording, span
+
+MAX_ROWS = 64
+"""Maximum rows per call: every thread computes the norms of all rows, which would slow down larger batches."""
+
+PARTS = ("qkv_linear", "rope_append", "attention", "output_linear", "gate_up_linear", "down_linear")
+"""Parts of a layer, in order. Each part includes the norms, activations and residual additions next to it."""
+
+_SPANS = {"rope_append": "roseinfer.kv.append", "attention": "roseinfer.attention"}
+"""Spans around some parts: the names that other steps use for the same work."""
+
+
+class LayerStruct(ctypes.Structure):
+    """Addresses that one decoder layer reads and writes: `Layer` in cpp/native.cpp."""
+
+    _fields_ = (
+        ("attention_norm", POINTER),
+        ("mlp_norm", POINTER),
+        ("q_norm", POINTER),
+        ("k_norm", POINTER),
+        ("keys", POINTER),
+        ("values", POINTER),
+        ("qkv", WeightStruct),
+        ("output", WeightStruct),
+        ("gate_up", WeightStruct),
+        ("down", WeightStruct),
+    )
+
+
+class StepStruct(ctypes.Structure):
+    """A decode step's layers, inputs, buffers and sizes: `Step` in cpp/native.cpp."""
+
+    _fields_ = (
+        ("layers", POINTER),
+        ("stream", POINTER),
+        ("table", POINTER),
+        ("positions", POINTER),
+        ("slots", POINTER),
+        ("block_tables", POINTER),
+        ("context_lens", POINTER),
+        ("qkv", POINTER),
+        ("attended", POINTER),
+        ("gate_up", POINTER),
+        ("active", POINTER),
+        ("rows", INTEGER),
+        ("hidden_size", INTEGER),
+        ("intermediate_size", INTEGER),
+        ("heads", INTEGER),
+        ("kv_heads", INTEGER),
+        ("head_dim", INTEGER),
+        ("table_stride", INTEGER),
+        ("block_size", INTEGER),
+        ("sliding_window", INTEGER),
+        ("eps", FLOAT),
+        ("scale", FLOAT),
+    )
+
+
+def decode_layers(step: StepStruct, dtype: torch.dtype, num_layers: int) -> None:
+    """Run all layers of a decoder, one new token per row, and update the residual stream in place.
+
+    This is one call. While a profiler records, it is one call per part of each layer (`PARTS`), so that a trace shows
+    the time per part.
+    """
+    function = functions["decode_layers", dtype]
+    if not recording():
+        function(ctypes.byref(step), 0, num_layers * len(PARTS))
+        return
+    for part in range(num_layers * len(PARTS)):
+        name = PARTS[part % len(PARTS)]
+        with span(_SPANS[name]) if name in _SPANS else nullcontext(), operator(f"roseinfer::{name}"):
+            function(ctypes.byref(step), part, part + 1)

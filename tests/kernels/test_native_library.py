@@ -1,0 +1,74 @@
+"""Tests of compiling, finding and loading the CPU kernels' library."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from native_builds import COMPILER
+
+from roseinfer.errors import UsageError
+from roseinfer.kernels.cpu import native_library
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
+
+
+@pytest.fixture
+def forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Start without loaded kernels, with an empty cache folder and without CXX; unload the kernels at the end."""
+    monkeypatch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("CXX", raising=False)
+    native_library.unload()
+    yield
+    native_library.unload()
+
+
+def named_compiler(path: Path, script: str) -> str:
+    """Write an executable script to use as the compiler, and return its path."""
+    path.write_text(script)
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_a_second_process_finds_the_library(tmp_path: Path) -> None:
+    assert native_library.load(), "compiled"
+    native_library.unload()
+    assert not native_library.load(), "found"
+    assert not native_library.load(), "there already"
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".so"], "nothing else is left behind"
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_without_a_compiler_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match=r"needs a C\+\+ compiler, and none is installed"):
+        native_library.load()
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_a_library_that_cannot_be_loaded_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes_nothing = '#!/bin/sh\nfor last; do :; done\n: > "$last"\n'
+    monkeypatch.setenv("CXX", named_compiler(tmp_path / "writes-nothing", writes_nothing))
+    with pytest.raises(UsageError, match=r"native-.*\.so cannot be loaded"):
+        native_library.load()
+    assert not native_library.load_if_compiled()
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_cxx_may_be_a_command_and_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", str(tmp_path / "nowhere"))
+    with pytest.raises(UsageError, match=r"CXX names .*nowhere, which is not installed"):
+        native_library.load()
+    monkeypatch.setenv("CXX", named_compiler(tmp_path / "text", "no program"))
+    with pytest.raises(UsageError, match="cannot start it"):
+        native_library.load()
+    monkeypatch.setenv("CXX", f"{COMPILER} -DUNUSED")
+    assert native_library.load()
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_a_compiler_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = "#!/bin/sh\necho 'no such architecture' >&2\nexit 1\n"
+    monkeypatch.setenv("CXX", named_compiler(tmp_path / "broken-c++", script))
+    with pytest.raises(UsageError, match=r"broken-c\+\+ failed \(no such architecture\)"):
+        native_library.load()
