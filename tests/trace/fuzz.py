@@ -191,7 +191,7 @@ def damaged(draw: Draw, text: bytes) -> bytes:
 
 
 def seeds() -> list[bytes]:
-    """Small good traces in every layout, and the start of a recorded one."""
+    """Ints32 good traces in every layout, and the start of a recorded one."""
     events: list[dict[str, Any]] = [event("user_annotation", f"ProfilerStep#{one}", 100 * one, 90) for one in range(3)]
     for one in range(6):
         events += [

@@ -265,10 +265,10 @@ def test_a_folder_of_runs_points_to_the_newest(tmp_path: Path) -> None:
     for name in ("20260101-120000-online", "20260102-120000-online"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "manifest.json").write_text("{}")
-    with pytest.raises(TraceError, match=r"it holds runs: take .*20260102-120000-online"):
+    with pytest.raises(TraceError, match=r"summarize one, such as .*20260102-120000-online"):
         summarize_trace(tmp_path)
     (tmp_path / "latest").symlink_to("20260102-120000-online")
-    with pytest.raises(TraceError, match=f"take {tmp_path / 'latest'}"):
+    with pytest.raises(TraceError, match=f"such as {tmp_path / 'latest'}"):
         summarize_trace(tmp_path)
 
 

@@ -1,6 +1,6 @@
-"""Who launched each GPU event: correlation id -> launch -> the spans around the launch on its thread.
+"""Find the launch call of each GPU event, by correlation id, and the innermost span around the launch.
 
-`gpu_user_annotation` events play no part: they hold only the innermost span, stretched over a stream.
+`gpu_user_annotation` events are not used: they repeat only the innermost span, stretched over a whole stream.
 """
 
 import msgspec
@@ -13,38 +13,40 @@ from roseinfer.trace.facts.span_table import SpanTable
 from roseinfer.trace.reading.columns import NO_CORRELATION, Ints, Trace
 
 UNLINKED = -1
+"""Launch of a GPU event whose launch call is not in the trace."""
 
 
 class Attribution(msgspec.Struct, frozen=True, eq=False):
-    """One entry a GPU event, in the order of the GPU table."""
+    """Launch and span of each GPU event. Every array has one entry per GPU event, in the order of the GPU table."""
 
     launch: Ints
-    """Index into `trace.calls`, UNLINKED where the trace has no launch for the event."""
+    """Index of the launch call in `trace.calls`, or UNLINKED if the trace has no launch for the event."""
     launch_start_ns: Ints
-    """0 where unlinked."""
+    """Start of the launch call, 0 if unlinked."""
     launch_end_ns: Ints
+    """End of the launch call, 0 if unlinked."""
     thread: NDArray[np.int32]
-    """The launching thread, -1 where unlinked."""
+    """Index of the launching thread, -1 if unlinked."""
     span: Ints
-    """Index into the span table of the innermost span around the launch; -1 for none."""
+    """Index of the innermost span around the launch, -1 for none."""
     by_graph: NDArray[np.bool_]
-    """Whether one launch started several GPU events: a graph replay."""
+    """True if the launch started several GPU events, so that it replayed a graph."""
     replayed: NDArray[np.bool_]
-    """Whether the launch is a graph launch by its name, also of a graph with a single event."""
+    """True if the name of the launch call is that of a graph launch; graphs may hold a single event."""
 
     @property
     def linked(self) -> NDArray[np.bool_]:
-        """[gpu]"""
+        """[gpu] True if the launch is in the trace."""
         return self.launch >= 0
 
     def launches(self, at: Ints | slice) -> Ints:
-        """The different launches of some GPU events, ascending."""
+        """Return the distinct launches of some GPU events, in ascending order."""
         found = self.launch[at]
         return distinct(found[found >= 0])
 
 
 def attribute(trace: Trace, spans: SpanTable) -> Attribution:
-    """Finds the launch and the innermost span of every GPU event."""
+    """Find the launch and the innermost span of every GPU event."""
     launch = _launches(trace)
     linked = launch >= 0
     at = launch[linked]
@@ -72,7 +74,7 @@ def attribute(trace: Trace, spans: SpanTable) -> Attribution:
 
 
 def _launches(trace: Trace) -> Ints:
-    """[gpu] the call with the event's correlation id. Ids are unique in a process; a doubled one means its first."""
+    """[gpu] index of the call with the event's correlation id. If several calls share an id, the first one counts."""
     at = np.flatnonzero(trace.calls.correlation != NO_CORRELATION)
     at = at[np.argsort(trace.calls.correlation[at], kind="stable")]
     ids = trace.calls.correlation[at]

@@ -1,10 +1,10 @@
-"""Operators that are not part of torch, told by their namespace."""
+"""Tell torch's own operators from custom ones, by namespace."""
 
-_TRANSPARENT = {"aten", "prim", "prims", "quantized", "mkldnn", "onednn", "torch"}
-"""Namespaces of operators that torch.compile knows."""
+_TORCH_NAMESPACES = {"aten", "prim", "prims", "quantized", "mkldnn", "onednn", "torch"}
+"""Namespaces of the operators that torch.compile can see inside."""
 
 
 def is_custom(operator: str) -> bool:
-    """Whether the operator is of a namespace that is not torch's own: a compiler cannot look into it."""
+    """True if the operator's namespace is not torch's own, so that torch.compile cannot see inside it."""
     namespace, separator, _ = operator.partition("::")
-    return bool(separator) and namespace not in _TRANSPARENT
+    return bool(separator) and namespace not in _TORCH_NAMESPACES

@@ -1,8 +1,11 @@
-"""GPU events of graph replays, under the spans they were captured in.
+"""Assign the GPU events of graph replays to the spans under which they were captured.
 
-Spans inside captured code do not run on a replay, so the trace alone puts all of a replay's events into the span
-around its launch. A manifest lists the events of each graph in order with their spans; a replay that matches such a
-list by number and names takes its spans from it.
+Spans inside captured code do not run during a replay, so by the trace alone, all events of a replay belong to the
+span around the launch. The manifest lists the events of each graph in order, with their spans. A replay that has the
+same events, by number and by name, gets its spans from this list.
+
+Self figures of a span count the events for which it is the innermost span; inclusive figures count events of inner
+spans as well. Both change when an event moves from the span around its launch to another span.
 """
 
 from collections import Counter, defaultdict
@@ -14,71 +17,77 @@ import numpy as np
 from roseinfer.trace.facts.attribution import Attribution
 from roseinfer.trace.facts.span_costs import SMALL_NS
 from roseinfer.trace.facts.span_table import SpanTable
-from roseinfer.trace.reading.columns import KERNEL, Ints, Small, Trace
+from roseinfer.trace.reading.columns import KERNEL, Ints, Ints32, Trace
 from roseinfer.trace.reading.trace_manifest import Graph
 
 
-class _Changes(msgspec.Struct, frozen=True, eq=False):
-    """Which groups gain and lose which events. One entry a change."""
+class _GroupChanges(msgspec.Struct, frozen=True, eq=False):
+    """Events that span groups gain or lose. Every array has one entry per change."""
 
     event: Ints
-    """Index into the mapped events."""
+    """Index of the event in the arrays of `MappedSpans`."""
     group: Ints
-    """-1, the last one, for `(no span)`."""
+    """Index of the span group; -1, the last one, is `(no span)`."""
     sign: Ints
+    """1 if the group gains the event, -1 if it loses the event."""
 
     def total(self, values: Ints, size: int) -> Ints:
-        """[groups] the sum of what each gains and loses of the mapped events' values."""
+        """Return [groups] what each group gains, net of losses, if event i counts `values[i]`."""
         weights = values[self.event] * self.sign
         return np.bincount(self.group % size, weights=weights, minlength=size).astype(np.int64)
 
 
 class MappedSpans(msgspec.Struct, frozen=True, eq=False):
-    """Events that count for the spans they were captured under instead of the span around their replay.
+    """GPU events of the replays that match a graph of the manifest, and how they change the figures of spans.
 
-    `at`, `gpu_ns`, `events`, `kernels` and `small` have one entry an event of a replay that matches a graph.
+    `at`, `gpu_ns`, `events`, `kernels` and `small` have one entry per event of such a replay: a mapped event.
     """
 
     new_groups: list[str]
-    """Groups that no span of the trace has; numbered behind the span table's groups."""
+    """Span groups that occur only in graphs; their numbers follow those of the span table's groups."""
     parents: dict[int, str]
-    """What the new groups are inside of."""
+    """Name of the enclosing span, for each new group that has one."""
     at: Ints
-    """The GPU event that each entry is of."""
+    """Index of each mapped event in the GPU table."""
     gpu_ns: Ints
     events: Ints
+    """1 for every mapped event."""
     kernels: Ints
+    """1 for kernels, 0 for other events."""
     small: Ints
-    own: _Changes
-    inclusive: _Changes
-    """The same with inner spans counted."""
+    """1 for events shorter than SMALL_NS, else 0."""
+    own: _GroupChanges
+    """Changes of the self figures."""
+    inclusive: _GroupChanges
+    """Changes of the inclusive figures."""
     replay_calls: dict[int, int]
-    """By group, the replays that count as calls of it: those in whose step it has no span of its own."""
+    """Replays that count as calls of a group, by group: those during whose step the group has no span."""
     replays: int
+    """All graph replays of the trace."""
     unmatched: list[int]
-    """The number of events of each replay that matches no graph."""
+    """Number of events of each replay that matches no graph."""
     unmapped_events: int
-    """Events of the other replays whose span the manifest does not know."""
+    """Mapped events whose span is unknown to the manifest."""
 
-    def outside(self, values: Ints, size: int) -> Ints:
-        """[groups] what the inclusive figures gain and lose."""
+    def change_of_inclusive(self, values: Ints, size: int) -> Ints:
+        """Return [groups] the change of the inclusive figures, if mapped event i counts `values[i]`."""
         return self.inclusive.total(values, size)
 
-    def moved(self, values: Ints, size: int) -> Ints:
-        """[groups] what the self figures gain and lose."""
+    def change_of_self(self, values: Ints, size: int) -> Ints:
+        """Return [groups] the change of the self figures, if mapped event i counts `values[i]`."""
         return self.own.total(values, size)
 
     def calls(self, size: int) -> Ints:
-        """[groups] replays that count as calls."""
+        """Return [groups] the number of replays that count as calls of each group."""
         calls = np.zeros(size, np.int64)
         calls[list(self.replay_calls)] = list(self.replay_calls.values())
         return calls
 
 
-class _Plan:
-    """A graph of the manifest, with its spans as groups: `chains` has each event's, innermost first."""
+class _MappedGraph:
+    """A graph of the manifest. `chains` holds, per event, the groups of its spans, innermost first."""
 
-    def __init__(self, graph: Graph, names: Small) -> None:
+    def __init__(self, graph: Graph, names: Ints32) -> None:
         self._graph = graph
         self.names = np.sort(names).tobytes()
         self.by_name = np.argsort(names, kind="stable")
@@ -89,7 +98,7 @@ class _Plan:
         self.groups: set[int] = set()
 
     def number_groups(self, groups: dict[str, int]) -> None:
-        """Find the plan's spans among the groups, and add those that are new."""
+        """Look up the graph's spans in `groups`, and add the missing ones."""
         for event in self._graph.events:
             chain = _chain(event.span, self._graph.parents or {})
             self.chains.append([groups.setdefault(name, len(groups)) for name in chain])
@@ -97,11 +106,15 @@ class _Plan:
             self.groups.update(self.chains[-1])
 
     def changes(self, around: tuple[int, ...]) -> tuple[list[list[int]], list[list[int]]]:
-        """Of the own and of the inclusive figures: [ordinal in the replay, group, sign] of each change."""
+        """Return the changes of the self figures and of the inclusive figures, for one replay.
+
+        A change is [position of the event in the replay, group, sign]. `around` are the groups of the spans around
+        the launch, innermost first.
+        """
         own: list[list[int]] = []
         inclusive: list[list[int]] = []
         source = around[0] if around else -1
-        # Spans around the launch that the graph was captured under too: what they hold, the graph says.
+        # Spans around the launch that are also spans of the graph: the graph says which of its events they hold.
         told = [group for group in around if group in self.groups] if self.is_nesting_known else []
         for ordinal, chain in enumerate(self.chains):
             if not chain:
@@ -116,45 +129,45 @@ class _Plan:
 
 
 def map_replays(trace: Trace, spans: SpanTable, attribution: Attribution, graphs: list[Graph]) -> MappedSpans:
-    """Counts the events of each replay that matches a graph of the manifest for that graph's spans."""
+    """Assign the events of each replay that matches a graph of the manifest to the spans of this graph."""
     replays = _replays(trace, attribution)
     groups = {name: index for index, name in enumerate(spans.groups)}
-    known = len(groups)
-    plans = _plans(trace, graphs)
-    held = _groups_of_steps(spans) if plans and replays else set()
-    alike: defaultdict[tuple[_Plan, tuple[int, ...]], list[Ints]] = defaultdict(list)
+    first_new = len(groups)
+    known_graphs = _index_graphs(trace, graphs)
+    held = _groups_of_steps(spans) if known_graphs and replays else set()
+    alike: defaultdict[tuple[_MappedGraph, tuple[int, ...]], list[Ints]] = defaultdict(list)
     unmatched: list[int] = []
     calls: Counter[int] = Counter()
     for replay in replays:
         names = trace.gpu.name[replay]
         by_name = np.argsort(names, kind="stable")
-        plan = plans.get(names[by_name].tobytes())
-        if plan is None:
+        graph = known_graphs.get(names[by_name].tobytes())
+        if graph is None:
             unmatched.append(len(replay))
             continue
-        if not plan.chains:
-            plan.number_groups(groups)
-        # The n-th event of a name is the n-th of that name in the plan. On one stream this is the order itself; on
-        # several, kernels of parallel branches may change places from replay to replay.
+        if not graph.chains:
+            graph.number_groups(groups)
+        # The n-th event of a name is the n-th of that name in the graph. On one stream, this is the order of the
+        # graph. On several, kernels of parallel branches may change places from replay to replay.
         in_order = np.empty_like(replay)
-        in_order[plan.by_name] = replay[by_name]
+        in_order[graph.by_name] = replay[by_name]
         around = _spans_around(spans, int(attribution.span[replay[0]]))
         around_groups = tuple(int(spans.group[span]) for span in around)
-        alike[plan, around_groups].append(in_order)
+        alike[graph, around_groups].append(in_order)
         step = around[-1] if around else -1
-        calls.update(group for group in plan.groups if group not in around_groups and (step, group) not in held)
+        calls.update(group for group in graph.groups if group not in around_groups and (step, group) not in held)
     events, own, inclusive = _joined_changes(alike)
     duration = trace.gpu.end_ns[events] - trace.gpu.start_ns[events]
     names_of = list(groups)
     parents: dict[int, str] = {}
-    for plan, around_groups in alike:
-        # Where the nesting is known, the launch's own span may stand for one of the graph's.
-        outer = [group for group in around_groups if not plan.is_nesting_known or group not in plan.groups]
-        parents |= dict.fromkeys(plan.groups, names_of[outer[0]]) if outer else {}
-        parents |= plan.parents
+    for graph, around_groups in alike:
+        # If the nesting is known, a span around the launch may also be a span of the graph.
+        outer = [group for group in around_groups if not graph.is_nesting_known or group not in graph.groups]
+        parents |= dict.fromkeys(graph.groups, names_of[outer[0]]) if outer else {}
+        parents |= graph.parents
     return MappedSpans(
-        new_groups=names_of[known:],
-        parents={group: outer for group, outer in parents.items() if group >= known},
+        new_groups=names_of[first_new:],
+        parents={group: outer for group, outer in parents.items() if group >= first_new},
         at=events,
         gpu_ns=duration,
         events=np.ones(len(events), np.int64),
@@ -165,12 +178,12 @@ def map_replays(trace: Trace, spans: SpanTable, attribution: Attribution, graphs
         replay_calls=dict(calls),
         replays=len(replays),
         unmatched=unmatched,
-        unmapped_events=sum(plan.unmapped * len(found) for (plan, _), found in alike.items()),
+        unmapped_events=sum(graph.unmapped * len(found) for (graph, _), found in alike.items()),
     )
 
 
 def _replays(trace: Trace, attribution: Attribution) -> list[Ints]:
-    """The GPU events of each replay in order of time."""
+    """Return the GPU events of each replay in order of time."""
     at = np.flatnonzero(attribution.by_graph | attribution.replayed)
     if len(at) == 0:
         return []
@@ -178,19 +191,19 @@ def _replays(trace: Trace, attribution: Attribution) -> list[Ints]:
     return np.split(order, np.flatnonzero(np.diff(attribution.launch[order])) + 1)
 
 
-def _plans(trace: Trace, graphs: list[Graph]) -> dict[bytes, _Plan]:
-    """Graphs by the sorted names of their events; without those that have names which the trace does not."""
+def _index_graphs(trace: Trace, graphs: list[Graph]) -> dict[bytes, _MappedGraph]:
+    """Index the graphs by the sorted names of their events. Graphs with names that the trace lacks are left out."""
     index = {name: at for at, name in enumerate(trace.names)}
-    found: list[_Plan] = []
+    found: list[_MappedGraph] = []
     for graph in graphs:
         names = np.array([index.get(event.name, -1) for event in graph.events], trace.gpu.name.dtype)
         if len(names) and names.min() >= 0:
-            found.append(_Plan(graph, names))
-    return {plan.names: plan for plan in found}
+            found.append(_MappedGraph(graph, names))
+    return {graph.names: graph for graph in found}
 
 
 def _chain(span: str | None, parents: dict[str, str]) -> list[str]:
-    """A span and those it was captured in, innermost first."""
+    """Return a span and its ancestors at capture, innermost first."""
     chain: list[str] = []
     while span is not None and span not in chain:
         chain.append(span)
@@ -198,15 +211,17 @@ def _chain(span: str | None, parents: dict[str, str]) -> list[str]:
     return chain
 
 
-def _joined_changes(alike: dict[tuple[_Plan, tuple[int, ...]], list[Ints]]) -> tuple[Ints, _Changes, _Changes]:
-    """(the events of all matched replays, the changes of the own and of the inclusive figures)."""
+def _joined_changes(
+    alike: dict[tuple[_MappedGraph, tuple[int, ...]], list[Ints]],
+) -> tuple[Ints, _GroupChanges, _GroupChanges]:
+    """Return (events of all matched replays, changes of the self figures, changes of the inclusive figures)."""
     events = [np.zeros(0, np.int64)]
     tables: tuple[list[Ints], list[Ints]] = ([], [])
     first = 0
-    for (plan, around), replays in alike.items():
+    for (graph, around), replays in alike.items():
         size = len(replays[0])
         firsts = first + size * np.arange(len(replays))
-        for table, changes in zip(tables, plan.changes(around), strict=True):
+        for table, changes in zip(tables, graph.changes(around), strict=True):
             one = np.array(changes, np.int64).reshape(-1, 3)
             repeated = np.tile(one, (len(replays), 1))
             repeated[:, 0] += np.repeat(firsts, len(one))
@@ -214,11 +229,11 @@ def _joined_changes(alike: dict[tuple[_Plan, tuple[int, ...]], list[Ints]]) -> t
         events += replays
         first += size * len(replays)
     own, inclusive = (np.concatenate([np.zeros((0, 3), np.int64), *table]) for table in tables)
-    return np.concatenate(events), _Changes(*own.T), _Changes(*inclusive.T)
+    return np.concatenate(events), _GroupChanges(*own.T), _GroupChanges(*inclusive.T)
 
 
 def _spans_around(spans: SpanTable, span: int) -> list[int]:
-    """A span and those around it, innermost first; none for -1."""
+    """Return a span and its ancestors, innermost first; empty for -1."""
     found: list[int] = []
     while span >= 0:
         found.append(span)
@@ -227,7 +242,7 @@ def _spans_around(spans: SpanTable, span: int) -> list[int]:
 
 
 def _groups_of_steps(spans: SpanTable) -> set[tuple[int, int]]:
-    """(top span, group) for each group that a top span holds."""
+    """Return the pairs (top-level span, group of a span inside it)."""
     is_top = spans.forest.depth == 0
     top = np.maximum.accumulate(np.where(is_top, np.arange(len(spans)), 0)) if len(spans) else np.zeros(0, np.int64)
     return set(zip(top.tolist(), spans.group.tolist(), strict=True))

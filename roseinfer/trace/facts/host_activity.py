@@ -1,4 +1,4 @@
-"""What host threads were doing: their operators and runtime calls as one nesting, and the names of calls that wait."""
+"""Nest the operators and runtime calls of host threads together, and tell which calls wait for the device."""
 
 from typing import Any
 
@@ -7,34 +7,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roseinfer.trace.facts.nesting import Forest, nest
-from roseinfer.trace.reading.columns import Small, Trace
+from roseinfer.trace.reading.columns import Ints32, Trace
 
 _WAITS = ("synchronize", "cudamemcpy", "hipmemcpy", "cumemcpy", "cudafree", "hipfree", "cudamalloc", "hipmalloc")
 _NO_WAIT = ("async", "streamwaitevent", "mallocasync", "freeasync")
 
 
 class Activity(msgspec.Struct, frozen=True, eq=False):
-    """Operators and runtime calls of some threads, sorted by (thread, start, longest first)."""
+    """Operators and runtime calls of some threads: the activities, sorted by (thread, start, longest first)."""
 
     forest: Forest
-    thread: Small
-    name: Small
-    """Index into `trace.names`."""
-    call: Small
-    """Index into `trace.calls`, -1 for operators."""
-    of_call: Small
-    """[trace.calls] each call's index in here, -1 for calls of other threads."""
+    thread: Ints32
+    """[activities] index of the thread."""
+    name: Ints32
+    """[activities] index into `trace.names`."""
+    call: Ints32
+    """[activities] index into `trace.calls`, -1 for operators."""
+    of_call: Ints32
+    """[trace.calls] index of each call's activity, -1 for calls of other threads."""
 
     def operator_around(self, index: int) -> int:
-        """The name index of the innermost operator around an activity, -1 for none."""
+        """Return the name index of the innermost operator around an activity, -1 for none."""
         above = int(self.forest.parent[index])
         while above >= 0 and self.call[above] >= 0:
             above = int(self.forest.parent[above])
         return int(self.name[above]) if above >= 0 else -1
 
 
-def activity_of(trace: Trace, threads: Small) -> Activity:
-    """The activity of the given threads."""
+def activity_of(trace: Trace, threads: Ints32) -> Activity:
+    """Nest the operators and runtime calls of the given threads."""
     ops, calls = trace.ops, trace.calls
     op = np.flatnonzero(np.isin(ops.thread, threads)).astype(np.int32)
     call = np.flatnonzero(np.isin(calls.thread, threads)).astype(np.int32)
@@ -54,6 +55,6 @@ def activity_of(trace: Trace, threads: Small) -> Activity:
 
 
 def waits(call: str) -> bool:
-    """Whether a runtime call of this name can make the host wait for the device."""
+    """True if a runtime call of this name can make the host wait for the device."""
     name = call.lower()
     return any(word in name for word in _WAITS) and not any(word in name for word in _NO_WAIT)

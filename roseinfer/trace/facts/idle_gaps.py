@@ -1,8 +1,8 @@
-"""When a GPU had nothing to do, and why.
+"""Find the gaps in which a GPU ran nothing, and split each gap by cause.
 
-A gap lies between two stretches in which at least one stream of the device ran something. It is split against the
-launch of the event that ends it: before the launch call began the host was late; inside the call, the call itself
-took that long; after it, the device's queue held the event back. Without a launch in the trace it stays unexplained.
+During a gap, no stream of the device runs any event. The launch of the event that ends the gap splits it in three.
+Before the launch call the host is late; during the call, the call takes the time; after the call, the device's queue
+holds the event back. If the launch is not in the trace, the gap is unlinked: its cause is unknown.
 """
 
 import msgspec
@@ -14,42 +14,43 @@ from roseinfer.trace.reading.columns import Ints, Trace
 
 
 class Gaps(msgspec.Struct, frozen=True, eq=False):
-    """The gaps of all devices; the four parts of a gap follow each other and add up to it."""
+    """The gaps of all devices. Every array has one entry per gap; the parts of a gap by cause add up to the gap."""
 
     start_ns: Ints
     end_ns: Ints
     device: NDArray[np.int32]
     event: Ints
-    """[gaps] the GPU event that ends the gap."""
+    """Index of the GPU event that ends the gap."""
     linked: NDArray[np.bool_]
+    """True if the launch of that GPU event is in the trace."""
     late_end_ns: Ints
-    """[gaps] the host is late from `start_ns` to here."""
+    """End of the time in which the host is late; that time begins at `start_ns`."""
     call_end_ns: Ints
-    """[gaps] the launch call runs from `late_end_ns` to here, the device's queue from here to `end_ns`."""
+    """End of the launch call's part of the gap; the device's queue has the rest, up to `end_ns`."""
 
     @property
     def host_late_ns(self) -> Ints:
-        """[gaps]"""
+        """[gaps] time before the launch call began."""
         return self.late_end_ns - self.start_ns
 
     @property
     def launch_call_ns(self) -> Ints:
-        """[gaps]"""
+        """[gaps] time inside the launch call."""
         return self.call_end_ns - self.late_end_ns
 
     @property
     def device_queue_ns(self) -> Ints:
-        """[gaps]"""
+        """[gaps] time after the launch call."""
         return np.where(self.linked, self.end_ns - self.call_end_ns, 0)
 
     @property
     def unlinked_ns(self) -> Ints:
-        """[gaps]"""
+        """[gaps] time of the gaps without a launch in the trace."""
         return np.where(self.linked, 0, self.end_ns - self.start_ns)
 
 
 def find_gaps(trace: Trace, attribution: Attribution) -> Gaps:
-    """The gaps of every device between its first and its last event."""
+    """Find the gaps of every device between its first and its last event."""
     gpu = trace.gpu
     reach = _reach(trace)
     event = np.flatnonzero(gpu.start_ns[1:] > reach[:-1]) + 1
@@ -70,7 +71,7 @@ def find_gaps(trace: Trace, attribution: Attribution) -> Gaps:
 
 
 def _reach(trace: Trace) -> Ints:
-    """[gpu] the latest end of this event and all earlier ones of its device."""
+    """[gpu] latest end among each event and all earlier events of its device."""
     reach = trace.gpu.end_ns.copy()
     for device in range(len(trace.devices)):
         low, high = np.searchsorted(trace.gpu.device, (device, device + 1))

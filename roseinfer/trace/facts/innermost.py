@@ -1,4 +1,4 @@
-"""Which event of a nested table was innermost on a thread, at an instant or over a stretch of time."""
+"""Find the innermost event of a thread at an instant, or cut a stretch of time by the innermost event."""
 
 from typing import NamedTuple
 
@@ -6,23 +6,23 @@ import numpy as np
 
 from roseinfer.trace.facts.intervals import distinct
 from roseinfer.trace.facts.nesting import Forest
-from roseinfer.trace.reading.columns import Ints, Small
+from roseinfer.trace.reading.columns import Ints, Ints32
 
 
 class Pieces(NamedTuple):
-    """Stretches of time cut wherever the innermost event changes."""
+    """Stretches of time, cut at every change of the innermost event. Every array has one entry per piece."""
 
     stretch: Ints
-    """[pieces] index of the stretch that the piece is of."""
+    """Index of the stretch that the piece was cut from."""
     owner: Ints
-    """[pieces] index of the innermost event, -1 where none was open."""
+    """Index of the innermost event during the piece, -1 for none."""
     length_ns: Ints
 
 
-def innermost_at(forest: Forest, forest_thread: Small, thread: Small, at_ns: Ints) -> Ints:
-    """[queries] the innermost event open on `thread` at `at_ns`, -1 for none.
+def innermost_at(forest: Forest, forest_thread: Ints32, thread: Ints32, at_ns: Ints) -> Ints:
+    """Return, for each query (thread, instant), the index of the innermost open event, -1 for none.
 
-    An event is open from its start up to, and without, its end.
+    An event is open from its start, inclusive, to its end, exclusive. `forest_thread` is the thread of each event.
     """
     found = np.full(len(at_ns), -1, np.int64)
     for one in np.unique(thread).tolist():
@@ -30,7 +30,7 @@ def innermost_at(forest: Forest, forest_thread: Small, thread: Small, at_ns: Int
         here = np.flatnonzero(thread == one)
         started = np.searchsorted(forest.start_ns[low:high], at_ns[here], side="right") - 1
         found[here] = np.where(started >= 0, started + low, -1)
-    # What is open at an instant encloses the last event that began before it, or is that event.
+    # An event that is open at an instant is the last event begun before the instant, or encloses it.
     alive = np.flatnonzero(found >= 0)
     while len(alive):
         alive = alive[forest.end_ns[found[alive]] <= at_ns[alive]]
@@ -39,8 +39,8 @@ def innermost_at(forest: Forest, forest_thread: Small, thread: Small, at_ns: Int
     return found
 
 
-def cut_by_innermost(forest: Forest, forest_thread: Small, thread: Small, start_ns: Ints, end_ns: Ints) -> Pieces:
-    """The stretches [start_ns, end_ns) of threads, cut by the innermost event; no time is lost or counted twice."""
+def cut_by_innermost(forest: Forest, forest_thread: Ints32, thread: Ints32, start_ns: Ints, end_ns: Ints) -> Pieces:
+    """Cut the stretches [start_ns, end_ns) of `thread` by the innermost event. The pieces of a stretch add up to it."""
     parts: list[Pieces] = []
     for one in np.unique(thread).tolist():
         low, high = np.searchsorted(forest_thread, (one, one + 1))
@@ -65,11 +65,11 @@ def cut_by_innermost(forest: Forest, forest_thread: Small, thread: Small, start_
 
 
 def _changes(
-    forest: Forest, forest_thread: Small, thread: int, low: int, high: int, since_ns: int, until_ns: int
+    forest: Forest, forest_thread: Ints32, thread: int, low: int, high: int, since_ns: int, until_ns: int
 ) -> tuple[Ints, Ints]:
-    """(instants at which the innermost event of a thread may change, its innermost event from each on).
+    """Return (instants at which the innermost event of a thread may change, innermost event from each instant on).
 
-    The first instant is at or before `since_ns`; changes from `until_ns` on are left out.
+    The first instant is at or before `since_ns`; the last is before `until_ns`. [low, high) are the thread's events.
     """
     begun, last = low + np.searchsorted(forest.start_ns[low:high], (since_ns, until_ns))
     first = np.array([since_ns], np.int64)

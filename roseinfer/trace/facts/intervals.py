@@ -1,4 +1,4 @@
-"""Arithmetic on sets of time intervals, as pairs of int64 nanosecond arrays."""
+"""Arithmetic on sets of time intervals, each a pair of int64 arrays: starts and ends in ns."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from roseinfer.trace.reading.columns import Ints
 
 
 def union(start_ns: Ints, end_ns: Ints) -> tuple[Ints, Ints]:
-    """The intervals, sorted by start, merged into disjoint ones; touching ones join, empty ones add nothing."""
+    """Merge intervals, sorted by start, into disjoint ones. Touching intervals are joined."""
     if len(start_ns) == 0:
         return start_ns, end_ns
     reach = np.maximum.accumulate(end_ns)
@@ -17,18 +17,18 @@ def union(start_ns: Ints, end_ns: Ints) -> tuple[Ints, Ints]:
 
 
 def length(start_ns: Ints, end_ns: Ints) -> int:
-    """The time that disjoint intervals cover."""
+    """Return the time in ns that disjoint intervals cover."""
     return int((end_ns - start_ns).sum())
 
 
 def union_length(start_ns: Ints, end_ns: Ints) -> int:
-    """The time that intervals, in any order, cover together."""
+    """Return the time in ns that intervals cover, in any order and with overlaps."""
     order = np.argsort(start_ns, kind="stable")
     return length(*union(start_ns[order], end_ns[order]))
 
 
 def distinct(values: Ints) -> Ints:
-    """The different values, ascending. On millions of integers much faster than numpy's own, which hashes them."""
+    """Return the distinct values in ascending order. For millions of integers, np.unique is slower: it hashes them."""
     ordered = np.sort(values)
     keep = np.ones(len(ordered), np.bool_)
     keep[1:] = ordered[1:] != ordered[:-1]
@@ -36,7 +36,10 @@ def distinct(values: Ints) -> Ints:
 
 
 def covered_shares(start_ns: Ints, end_ns: Ints, since_ns: int, until_ns: int, parts: int) -> list[float]:
-    """The share, 0 to 1, of each of `parts` equal parts of a window that sorted, disjoint intervals cover."""
+    """Split a window into `parts` equal parts; return the share, 0 to 1, of each part that the intervals cover.
+
+    The intervals must be sorted and disjoint.
+    """
     if len(start_ns) == 0 or until_ns <= since_ns or parts < 1:
         return []
     edges = np.linspace(since_ns, until_ns, parts + 1)

@@ -1,4 +1,4 @@
-"""How the events of one thread nest: who encloses whom, how long each ran by itself, who was innermost when."""
+"""Find how the events of each thread nest: the parent, the depth and the self time of each event."""
 
 import itertools
 
@@ -6,34 +6,35 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from roseinfer.trace.reading.columns import Ints, Small
+from roseinfer.trace.reading.columns import Ints, Ints32
 
 _MAX_LEVELS = 2000
+"""Depth from which events are nested one by one, since `_parents` makes one pass per level."""
 _BLOCK = 1 << 16
-"""Events nested at once: bounds the memory for what is computed on the way."""
+"""Events nested at once; bounds the memory for intermediate arrays."""
 
 
 class Forest(msgspec.Struct, frozen=True, eq=False):
-    """The nesting of events sorted by (thread, start, longest first)."""
+    """The nesting of events that are sorted by (thread, start, longest first)."""
 
-    parent: Small
-    """[events] the index of the enclosing event, -1 at the top."""
-    depth: Small
-    """[events] 0 at the top."""
+    parent: Ints32
+    """[events] index of the enclosing event, -1 for top-level events."""
+    depth: Ints32
+    """[events] number of enclosing events."""
     start_ns: Ints
     end_ns: Ints
-    """[events] ends, cut to the parent's end where an event outlives its parent."""
+    """[events] end of each event, but no later than its parent's end."""
 
     @property
     def self_ns(self) -> Ints:
-        """[events] time not covered by direct children."""
+        """[events] time of each event without the events inside it."""
         durations = self.end_ns - self.start_ns
         inner = self.parent >= 0
         covered = np.bincount(self.parent[inner], weights=durations[inner], minlength=len(durations))
         return np.asarray(durations - covered.astype(np.int64), np.int64)
 
     def outermost(self, group: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """[events] whether no enclosing event has the same group: what a recursive call adds to no total twice."""
+        """[events] True if no enclosing event has the same group. Totals count only these: recursion adds nothing."""
         nested = np.zeros(len(group), np.bool_)
         ancestor = self.parent.copy()
         alive = np.flatnonzero(ancestor >= 0)
@@ -45,7 +46,7 @@ class Forest(msgspec.Struct, frozen=True, eq=False):
         return ~nested
 
     def add_to_ancestors(self, values: Ints) -> Ints:
-        """[events] each event's value plus the values of everything inside it."""
+        """[events] sum of each event's value and the values of all events inside it."""
         total = values.copy()
         for level in range(int(self.depth.max(initial=0)), 0, -1):
             at = np.flatnonzero(self.depth == level)
@@ -53,11 +54,11 @@ class Forest(msgspec.Struct, frozen=True, eq=False):
         return total
 
 
-def nest(start_ns: Ints, end_ns: Ints, thread: Small) -> Forest:
-    """The forest of events sorted by (thread, start, longest first).
+def nest(start_ns: Ints, end_ns: Ints, thread: Ints32) -> Forest:
+    """Nest events that are sorted by (thread, start, longest first).
 
-    An event belongs to the last one that began before it on its thread and has not ended. Where two overlap without
-    nesting (clocks differ by some ns), the inner one is cut at the outer one's end.
+    The parent of an event is the last event on its thread that began before it and has not ended. If two events
+    overlap without nesting (clocks differ by a few ns), the later one is cut at the end of the earlier one.
     """
     parent = np.full(len(start_ns), -1, np.int32)
     depth = np.zeros(len(start_ns), np.int32)
@@ -72,12 +73,15 @@ def nest(start_ns: Ints, end_ns: Ints, thread: Small) -> Forest:
                 continue
             _nest_block(start_ns, end, parent, depth, low, stop)
             low, size = stop, _BLOCK
-    nothing_cut = np.array_equal(end, end_ns)  # then there is no need for a second array
+    nothing_cut = np.array_equal(end, end_ns)  # then the copy is dropped, to save memory
     return Forest(parent=parent, depth=depth, start_ns=start_ns, end_ns=end_ns if nothing_cut else end)
 
 
 def _block_end(start_ns: Ints, end_ns: Ints, low: int, stop: int, high: int) -> int | None:
-    """The last place up to `stop` where nothing is open, so that nesting starts afresh; None if there is none."""
+    """Return the last index up to `stop` before which every event has ended, or None.
+
+    From this index on, nesting does not depend on earlier events.
+    """
     if stop == high:
         return high
     start, end = _ticks(start_ns[low : stop + 1], end_ns[low : stop + 1])
@@ -85,8 +89,8 @@ def _block_end(start_ns: Ints, end_ns: Ints, low: int, stop: int, high: int) -> 
     return low + int(fresh[-1]) + 1 if len(fresh) else None
 
 
-def _nest_block(start_ns: Ints, end_ns: Ints, parent: Small, depth: Small, low: int, high: int) -> None:
-    """Fills parent and depth of the events [low, high) of one thread, and cuts ends."""
+def _nest_block(start_ns: Ints, end_ns: Ints, parent: Ints32, depth: Ints32, low: int, high: int) -> None:
+    """Fill in parent and depth of the events [low, high) of one thread, and cut ends in place."""
     start, end = _ticks(start_ns[low:high], end_ns[low:high])
     open_before = np.arange(high - low) - np.searchsorted(np.sort(end), start, side="right")
     if int(open_before.max()) >= _MAX_LEVELS:
@@ -99,7 +103,7 @@ def _nest_block(start_ns: Ints, end_ns: Ints, parent: Small, depth: Small, low: 
     depth[low:high] = open_before
     parent[low:high] = np.where(inner, above + low, -1)
     if broken.any():
-        # What starts while nothing is open starts afresh, so only the clusters with an overlap need the slow way.
+        # A top-level event depends on no earlier one, so only the top-level events with an overlap need the slow way.
         tops = np.append(np.flatnonzero(open_before == 0), high - low)
         clusters = np.unique(np.searchsorted(tops, np.flatnonzero(broken), side="right") - 1)
         for cluster in clusters.tolist():
@@ -107,13 +111,13 @@ def _nest_block(start_ns: Ints, end_ns: Ints, parent: Small, depth: Small, low: 
 
 
 def _ticks(start_ns: Ints, end_ns: Ints) -> tuple[Ints, Ints]:
-    """Half-nanoseconds, in which an event without duration lasts one: it then is inside something or is not."""
+    """Return times in half-nanoseconds, with empty events one unit long, so that an empty event can have a parent."""
     start = start_ns * 2
     return start, np.maximum(end_ns * 2, start + 1)
 
 
 def _parents(depth: Ints) -> Ints:
-    """The nearest event before each that is one level up, -1 at the top; depths in order of start."""
+    """Return the nearest earlier event that is one level up, -1 at the top, for events in order of start."""
     parent = np.full(len(depth), -1, np.int64)
     order = np.argsort(depth, kind="stable")
     edges = np.searchsorted(depth[order], np.arange(int(depth.max()) + 2))
@@ -124,8 +128,8 @@ def _parents(depth: Ints) -> Ints:
     return parent
 
 
-def nest_one_by_one(start_ns: Ints, end_ns: Ints, parent: Small, depth: Small, low: int, high: int) -> None:
-    """What `nest` does, event by event with a stack; also for events that overlap without nesting."""
+def nest_one_by_one(start_ns: Ints, end_ns: Ints, parent: Ints32, depth: Ints32, low: int, high: int) -> None:
+    """Nest the events [low, high) one by one with a stack: slower than `nest`, but right for overlapping events."""
     starts, ends = (ticks.tolist() for ticks in _ticks(start_ns[low:high], end_ns[low:high]))
     stack: list[int] = []
     for index, start in enumerate(starts):

@@ -1,4 +1,4 @@
-"""What each span cost: wall time, GPU time, launches, and the idle time it caused."""
+"""Add up what each span costs: GPU time, GPU events, time in operators, and the GPU idle time it causes."""
 
 import msgspec
 import numpy as np
@@ -16,23 +16,28 @@ SMALL_NS = 5000
 
 
 class SpanCosts(msgspec.Struct, frozen=True, eq=False):
-    """One entry a span, and one more at the end for what belongs to none; inner spans not counted."""
+    """Costs of each span without its inner spans.
+
+    Every array has one entry per span, and a last entry for the costs outside all spans.
+    """
 
     gpu_ns: Ints
     gpu_events: Ints
     kernels: Ints
     small: Ints
+    """GPU events shorter than SMALL_NS."""
     idle_ns: Ints
-    """Host-late and launch-call time."""
+    """GPU idle time due to late launches and to launch calls while the span was innermost."""
     op_ns: Ints
+    """Host time inside operators."""
     custom_op_ns: Ints
-    """The part of it in operators that are not torch's own."""
+    """The part of `op_ns` in operators that are not torch's own."""
 
 
 def span_costs(trace: Trace, spans: SpanTable, ops: Forest, attribution: Attribution, gaps: Gaps) -> SpanCosts:
-    """Costs of every single span by itself. They add up: to all GPU time, events, host-late and launch-call time."""
+    """Compute the costs of each span. Over all entries they add up to the totals of the trace."""
     size = len(spans) + 1
-    where = attribution.span  # -1 counts into the last entry
+    where = attribution.span  # -1 means the last entry
     duration = trace.gpu.end_ns - trace.gpu.start_ns
     held_up = np.flatnonzero(gaps.linked)
     pieces = cut_by_innermost(
@@ -58,5 +63,5 @@ def span_costs(trace: Trace, spans: SpanTable, ops: Forest, attribution: Attribu
 
 
 def _sum_at(index: Ints, values: Ints, size: int) -> Ints:
-    """[size] sums of values by index; -1 means the last entry. Exact below 2**53."""
+    """Return [size] sums of values by index; index -1 means the last entry. Exact below 2**53."""
     return np.bincount(index % size, weights=values, minlength=size).astype(np.int64)

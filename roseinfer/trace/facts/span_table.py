@@ -1,4 +1,4 @@
-"""Spans: named ranges of the program, grouped without their labels."""
+"""Build the table of spans: named ranges of the program, grouped by name without their `[...]` labels."""
 
 import re
 
@@ -17,37 +17,38 @@ _DIGITS = re.compile(r"\d+")
 
 
 class SpanTable(msgspec.Struct, frozen=True, eq=False):
-    """The spans of a trace with their nesting, sorted by (thread, start, longest first)."""
+    """The spans of a trace and their nesting, sorted by (thread, start, longest first)."""
 
     forest: Forest
     thread: NDArray[np.int32]
+    """[spans] index of the thread."""
     group: NDArray[np.int32]
-    """[spans] index into `groups`."""
+    """[spans] index of the span's name in `groups`."""
     groups: list[str]
-    """Names without their labels."""
+    """Distinct span names without labels."""
 
     @property
     def start_ns(self) -> Ints:
-        """[spans]"""
+        """[spans] start of each span."""
         return self.forest.start_ns
 
     @property
     def end_ns(self) -> Ints:
-        """[spans]"""
+        """[spans] end of each span, but no later than its parent's end."""
         return self.forest.end_ns
 
     def __len__(self) -> int:
         return len(self.group)
 
     def names(self, span: Ints, without: str) -> list[str]:
-        """The group name of each span index; `without` for -1."""
+        """Return the group name of each span index, and `without` for index -1."""
         groups = [*self.groups, without]
         group = np.append(self.group, len(groups) - 1)
         return [groups[index] for index in group[span].tolist()]
 
 
 def group_name(name: str) -> str:
-    """A span's name without what changes from call to call: its `[...]` label, a step's number."""
+    """Return a span's name without the parts that change from call to call: its `[...]` label, a step's number."""
     plain = _LABEL.sub("", name) or name
     if _VLLM.match(plain):
         return _DIGITS.sub("N", plain)
@@ -55,7 +56,7 @@ def group_name(name: str) -> str:
 
 
 def span_table(trace: Trace) -> SpanTable:
-    """The spans of a trace without the trailing stub of the profiler's last step."""
+    """Return the spans of a trace, without the stubs that end a recording."""
     keep = np.ones(len(trace.spans), np.bool_)
     keep[stub_spans(trace)] = False
     thread = trace.spans.thread[keep]

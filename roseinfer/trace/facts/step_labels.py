@@ -1,4 +1,8 @@
-"""What the names of step spans say, engine by engine."""
+"""Parse the names of step spans, which each engine writes in its own way.
+
+Supported are roseinfer, vLLM, SGLang, torch.profiler itself, and the tutorial engine that roseinfer grew from, which
+marked its decode steps with one unlabelled span.
+"""
 
 import re
 from collections.abc import Callable
@@ -15,11 +19,14 @@ _TUTORIAL_ENGINE = "roseinfer.decode_step_sessions.total"
 
 
 class StepLabel(msgspec.Struct, frozen=True):
-    """What the name of a step says."""
+    """Phase and size of a step, parsed from the name of its span."""
 
     phase: str
+    """Such as "prefill", "decode" or "mixed"; "step" if the name does not tell."""
     batch: int | None = None
+    """Requests in the step, None if the name does not tell."""
     tokens: int | None = None
+    """Tokens computed in the step, None if the name does not tell."""
 
 
 def _fields(text: str) -> dict[str, int]:

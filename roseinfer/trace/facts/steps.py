@@ -1,6 +1,6 @@
-"""Steps: which spans of a trace are one launch of the model over one batch, and what their labels say.
+"""Find the steps of a trace: the spans that each mark one launch of the model over one batch.
 
-Engines label their steps differently; the first kind that a trace has is used, in the order of `STEP_KINDS`.
+Of the engines whose step spans are in the trace, the first in `STEP_KINDS` counts.
 """
 
 import msgspec
@@ -11,13 +11,14 @@ from roseinfer.trace.facts.step_labels import PROFILER_STEP, STEP_KINDS, StepLab
 from roseinfer.trace.reading.columns import Ints, Trace
 
 _STUB_SHARE = 0.1
-"""A trailing ProfilerStep shorter than this share of the median began when the recording stopped."""
+"""Share of the median; a trailing ProfilerStep that is shorter began just before the recording stopped."""
 
 
 class Steps(msgspec.Struct, frozen=True, eq=False):
-    """The steps of a trace in order of time; one array entry a step."""
+    """The steps of a trace in order of time. Every array has one entry per step."""
 
     source: str | None
+    """The kind of span that marks the steps, a name in `STEP_KINDS`; None without steps."""
     start_ns: Ints
     end_ns: Ints
     thread: NDArray[np.int32]
@@ -28,7 +29,7 @@ class Steps(msgspec.Struct, frozen=True, eq=False):
 
 
 def find_steps(trace: Trace) -> Steps:
-    """The steps of a trace; the trailing `ProfilerStep#N` that only marks the end of the recording is left out."""
+    """Find the steps of a trace, without a trailing `ProfilerStep#N` stub."""
     spans = trace.spans
     for source, read in STEP_KINDS:
         label_of = {index: read(trace.names[index]) for index in np.unique(spans.name).tolist()}
@@ -44,7 +45,7 @@ def find_steps(trace: Trace) -> Steps:
 
 
 def stub_spans(trace: Trace) -> Ints:
-    """Spans that belong in no statistic: a thread's trailing ProfilerStep, cut off by the end of the recording."""
+    """Return the spans to leave out of all statistics: each thread's last ProfilerStep if the recording cut it off."""
     spans = trace.spans
     named = [index for index in np.unique(spans.name).tolist() if PROFILER_STEP.match(trace.names[index])]
     steps = np.flatnonzero(np.isin(spans.name, named))
@@ -61,7 +62,7 @@ def stub_spans(trace: Trace) -> Ints:
 
 
 def _has_work(trace: Trace, span: int) -> bool:
-    """Whether any operator or runtime call, save a synchronize, began inside the span."""
+    """True if any operator or runtime call other than a synchronize began inside the span."""
     low, high = trace.spans.start_ns[span], trace.spans.end_ns[span]
     if np.any((trace.ops.start_ns >= low) & (trace.ops.start_ns < high)):
         return True
@@ -70,7 +71,7 @@ def _has_work(trace: Trace, span: int) -> bool:
 
 
 def steps_at(steps: Steps, at_ns: Ints) -> Ints:
-    """[queries] the step that each instant lies in, -1 for none; of overlapping steps the last begun."""
+    """Return the step during which each instant lies, -1 for none. Of overlapping steps, the last begun counts."""
     found = np.searchsorted(steps.start_ns, at_ns, side="right") - 1
     if len(steps) == 0:
         return np.full(len(at_ns), -1, np.int64)
@@ -78,7 +79,7 @@ def steps_at(steps: Steps, at_ns: Ints) -> Ints:
 
 
 def typical_step(steps: Steps) -> int | None:
-    """The step of the most frequent phase whose duration is that phase's median (the upper of two)."""
+    """Return the step of median duration (the upper of two) in the most frequent phase, None without steps."""
     if not len(steps):
         return None
     phases = [label.phase for label in steps.labels]

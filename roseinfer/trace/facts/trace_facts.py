@@ -1,4 +1,4 @@
-"""The facts that all findings are drawn from, computed once: nesting, launches, gaps, steps."""
+"""Compute, once per trace, the facts that all findings use: nesting, launches, gaps, steps, costs of spans."""
 
 import msgspec
 import numpy as np
@@ -16,7 +16,7 @@ from roseinfer.trace.reading.trace_manifest import TraceManifest
 
 
 class Facts(msgspec.Struct, frozen=True, eq=False):
-    """A trace, understood as far as arrays go."""
+    """A trace and the facts derived from it, as arrays."""
 
     trace: Trace
     manifest: TraceManifest | None
@@ -27,13 +27,14 @@ class Facts(msgspec.Struct, frozen=True, eq=False):
     gaps: Gaps
     steps: Steps
     event_step: Ints
-    """[gpu] the step in which each GPU event was launched, -1 for none."""
+    """[gpu] index of the step in which each GPU event was launched, -1 for none."""
     costs: SpanCosts
     mapped: MappedSpans
+    """GPU events of graph replays, assigned to the spans they were captured under."""
 
 
 def gather_facts(trace: Trace, manifest: TraceManifest | None = None) -> Facts:
-    """Everything that needs arrays."""
+    """Derive all facts of a trace; the manifest, if any, explains its graph replays."""
     spans = span_table(trace)
     steps = find_steps(trace)
     attribution = attribute(trace, spans)
@@ -54,13 +55,13 @@ def gather_facts(trace: Trace, manifest: TraceManifest | None = None) -> Facts:
 
 
 def _steps_of_events(trace: Trace, steps: Steps, attribution: Attribution) -> Ints:
-    """[gpu] the step in which each GPU event was launched, -1 for none."""
+    """[gpu] index of the step in which each GPU event was launched, -1 for none."""
     found = steps_at(steps, attribution.launch_start_ns)
     return np.where(attribution.linked, found, -1)
 
 
 def launching_activity(facts: Facts) -> Activity:
-    """What the threads that launched GPU events were doing or, without any, what all threads were doing."""
+    """Return the activity of the threads that launched GPU events or, without GPU events, of all threads."""
     launching = np.unique(facts.attribution.thread[facts.attribution.linked])
     return activity_of(
         facts.trace, launching if len(launching) else np.arange(len(facts.trace.threads), dtype=np.int32)

@@ -1,1 +1,1 @@
-"""Read a trace file, or a folder of them, into columns of numbers; mend what is damaged."""
+"""Read a trace file, or a folder of trace files, into columns of numbers; repair what is damaged."""

@@ -1,4 +1,4 @@
-"""Bytes of a trace file, plain or gzipped, in chunks, with progress by bytes of the file itself."""
+"""Read the bytes of a trace file, plain or gzipped, in chunks, and report progress in bytes of the file."""
 
 import zlib
 from collections.abc import Callable, Iterator
@@ -8,11 +8,15 @@ from roseinfer.errors import TraceError
 from roseinfer.progress import ProgressCallback
 
 CHUNK_BYTES = 1 << 20
-_AHEAD_FROM_BYTES = 4 << 20
+_READ_AHEAD_FROM_BYTES = 4 << 20
+"""Size of a file from which a thread reads ahead; for smaller files, starting the thread costs more than it saves."""
 
 
 class ByteSource:
-    """Decompressed chunks of one file; `damage` says, once read, why it ended early (None when it did not)."""
+    """Iterable over the decompressed chunks of one file.
+
+    After the iteration, `damage` says why the file ended early, or is None if the file is whole.
+    """
 
     def __init__(self, path: Path, on_progress: ProgressCallback | None = None, chunk_bytes: int = CHUNK_BYTES) -> None:
         self.path = path
@@ -28,14 +32,14 @@ class ByteSource:
             raise TraceError(f"{path}: {error.strerror or error}") from error
 
     def __iter__(self) -> Iterator[bytes]:
-        """Chunks of about `chunk_bytes`; a gzip stream that breaks off gives what came before the break."""
+        """Yield chunks of about `chunk_bytes`; of a broken gzip stream, yield everything before the break."""
         try:
             with self.path.open("rb") as file:
                 is_gzip = file.read(2) == b"\x1f\x8b"
                 file.seek(0)
                 blocks = self._raw(file.read)
                 chunks = self._inflated(blocks) if is_gzip else blocks
-                for chunk in _ahead(chunks) if self.size_bytes >= _AHEAD_FROM_BYTES else chunks:
+                for chunk in _read_ahead(chunks) if self.size_bytes >= _READ_AHEAD_FROM_BYTES else chunks:
                     yield chunk
                     if self._on_progress is not None:
                         self._on_progress(self._done, max(self.size_bytes, self._done))
@@ -49,7 +53,7 @@ class ByteSource:
 
     def _inflated(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
         inflater = zlib.decompressobj(wbits=31)
-        started = False  # inside a gzip member
+        started = False  # True inside a gzip member
         try:
             for block in blocks:
                 data = block
@@ -68,15 +72,15 @@ class ByteSource:
             self.damage = "its gzip stream is damaged"
         else:
             if started:
-                self.damage = "its gzip stream breaks off"
+                self.damage = "its gzip stream is truncated"
 
 
-def _ahead(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The same chunks; while one is used, a thread reads and inflates the next."""
+def _read_ahead(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the chunks unchanged; while the caller uses one chunk, a thread reads and inflates the next."""
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(1, thread_name_prefix="trace-reader") as pool:
-        coming = pool.submit(next, chunks, None)
-        while (chunk := coming.result()) is not None:
-            coming = pool.submit(next, chunks, None)
+        pending = pool.submit(next, chunks, None)
+        while (chunk := pending.result()) is not None:
+            pending = pool.submit(next, chunks, None)
             yield chunk

@@ -1,4 +1,4 @@
-"""Growing, cleaning and sorting the columns of a trace while it is read."""
+"""Collect, clean and sort the columns of a trace while the file is read."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,17 +6,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roseinfer.trace.reading.columns import GpuTable, HostTable, Small
+from roseinfer.trace.reading.columns import GpuTable, HostTable, Ints32
 
 DAY_US = 86_400e6
+"""One day in us: longer than any event or recording."""
 _DAY_NS = 86_400_000_000_000
 _MAX_US = 4e15
-"""About 130 years of microseconds: beyond any clock that writes traces, and safe as int64 nanoseconds."""
+"""About 130 years in microseconds: beyond any clock that writes traces, and no overflow as int64 nanoseconds."""
 _SAMPLES = 100_000
+"""Approximate number of start times that the median is computed from."""
 
 
 class Rows:
-    """Rows of one kind of event, a batch at a time; `dropped` counts those with impossible times."""
+    """Growing columns of one kind of event. `dropped` counts the events left out because of impossible times."""
 
     def __init__(self, **own: type[Any]) -> None:
         self.dtypes: dict[str, type[Any]] = {"name": np.int32, "lane": np.int32, **own}
@@ -24,7 +26,7 @@ class Rows:
         self.dropped = 0
 
     def add(self, ts: Sequence[float], dur: Sequence[float], **columns: Sequence[Any]) -> None:
-        """Appends rows; `ts` and `dur` in us."""
+        """Append a batch of events; `ts` and `dur` are in us."""
         stamp, duration = np.array(ts, np.float64), np.array(dur, np.float64)
         good = (np.abs(stamp) < _MAX_US) & (duration >= 0) & (duration < DAY_US)
         batch = {name: np.array(values, self.dtypes[name]) for name, values in columns.items()}
@@ -37,22 +39,22 @@ class Rows:
         for name, values in batch.items():
             self.parts[name].append(values)
 
-    def take(self, name: str) -> NDArray[Any]:
-        """One whole column, which is gone from here afterwards."""
+    def pop_column(self, name: str) -> NDArray[Any]:
+        """Return one whole column and release its batches."""
         parts = self.parts.pop(name)
         return np.concatenate(parts) if parts else np.zeros(0, self.dtypes.get(name, np.int64))
 
     def filter(self, good: list[NDArray[np.bool_]]) -> None:
-        """Keeps, of every batch, the rows marked good."""
+        """Drop the rows that are not marked good; `good` has one mask per batch."""
         self.dropped += sum(int(np.count_nonzero(~one)) for one in good)
         for name, parts in self.parts.items():
             self.parts[name] = [part[one] for part, one in zip(parts, good, strict=True)]
 
 
-def settle_clock(tables: list[Rows]) -> int:
-    """Drops events that lie far from all the others, and returns the first start that remains, in ns.
+def drop_stray_times(tables: list[Rows]) -> int:
+    """Drop events that are a day or more away from the median start; return the first remaining start in ns.
 
-    A clock that failed (ts = 0) or a flipped byte makes such events; they would stretch every window to years.
+    A clock that failed (ts = 0) or a flipped byte causes such events, which would stretch every window to years.
     """
     batches = [batch for rows in tables for batch in rows.parts["start"]]
     size = sum(len(batch) for batch in batches)
@@ -67,42 +69,45 @@ def settle_clock(tables: list[Rows]) -> int:
     return min((int(batch.min()) for rows in tables for batch in rows.parts["start"] if len(batch)), default=0)
 
 
-def host_table(rows: Rows, origin_ns: int) -> HostTable:
-    """The finished table, sorted by (thread, start, longest first)."""
-    start, end, lane = _times(rows, "start", origin_ns), _times(rows, "end", origin_ns), rows.take("lane")
-    take = _sorted(-end, start, lane)
+def host_table(rows: Rows, first_ns: int) -> HostTable:
+    """Build the table, sorted by (thread, start, longest first), with times counted from `first_ns`."""
+    start, end, lane = _times(rows, "start", first_ns), _times(rows, "end", first_ns), rows.pop_column("lane")
+    in_order = _sorter(-end, start, lane)
     return HostTable(
-        start_ns=take(start),
-        end_ns=take(end),
-        thread=take(lane),
-        name=take(rows.take("name")),
-        correlation=take(rows.take("correlation")) if "correlation" in rows.dtypes else np.zeros(0, np.int64),
+        start_ns=in_order(start),
+        end_ns=in_order(end),
+        thread=in_order(lane),
+        name=in_order(rows.pop_column("name")),
+        correlation=in_order(rows.pop_column("correlation")) if "correlation" in rows.dtypes else np.zeros(0, np.int64),
     )
 
 
-def gpu_table(rows: Rows, origin_ns: int, lane_device: Small, lane_stream: Small) -> GpuTable:
-    """The finished table, sorted by (device, start, end); lanes become devices and streams."""
-    start, end, lane = _times(rows, "start", origin_ns), _times(rows, "end", origin_ns), rows.take("lane")
+def gpu_table(rows: Rows, first_ns: int, lane_device: Ints32, lane_stream: Ints32) -> GpuTable:
+    """Build the table, sorted by (device, start, end), with times counted from `first_ns`.
+
+    `lane_device` and `lane_stream` hold the device and the stream of each (device, stream) pair.
+    """
+    start, end, lane = _times(rows, "start", first_ns), _times(rows, "end", first_ns), rows.pop_column("lane")
     device = lane_device[lane]
-    take = _sorted(end, start, device)
+    in_order = _sorter(end, start, device)
     return GpuTable(
-        start_ns=take(start),
-        end_ns=take(end),
-        name=take(rows.take("name")),
-        device=take(device),
-        stream=take(lane_stream[lane]),
-        kind=take(rows.take("kind")),
-        correlation=take(rows.take("correlation")),
+        start_ns=in_order(start),
+        end_ns=in_order(end),
+        name=in_order(rows.pop_column("name")),
+        device=in_order(device),
+        stream=in_order(lane_stream[lane]),
+        kind=in_order(rows.pop_column("kind")),
+        correlation=in_order(rows.pop_column("correlation")),
     )
 
 
-def _times(rows: Rows, name: str, origin_ns: int) -> NDArray[Any]:
-    times = rows.take(name)
-    times -= origin_ns
+def _times(rows: Rows, name: str, first_ns: int) -> NDArray[Any]:
+    times = rows.pop_column(name)
+    times -= first_ns
     return times
 
 
-def _sorted(*keys: NDArray[Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """Puts a column into the order of the keys, the last of which comes first."""
+def _sorter(*keys: NDArray[Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Return a function that sorts a column by some keys, of which the last is the primary one."""
     order = np.lexsort(keys).astype(np.int32 if len(keys[0]) < 2**31 else np.int64)
     return lambda column: column[order]

@@ -1,7 +1,7 @@
-"""A trace as columns: one table for each kind of event the analysis reads, names and threads as small integers.
+"""A trace as columns: one table per kind of event, with names and threads replaced by their indices.
 
 Times are int64 nanoseconds since the trace's first event. Host tables are sorted by (thread, start, longest first),
-the GPU table by (device, start).
+the GPU table by (device, start, end).
 """
 
 from typing import Any
@@ -13,61 +13,68 @@ from numpy.typing import NDArray
 from roseinfer.trace.reading.event_schema import Metadata
 
 Ints = NDArray[np.int64]
-Small = NDArray[np.int32]
+"""Array of int64: times in ns, sums, or indices."""
+Ints32 = NDArray[np.int32]
+"""Array of int32: indices into a list that is known to be short."""
 
 KERNEL, MEMCPY, MEMSET = 0, 1, 2
 NO_CORRELATION = -1
 
 
 class HostTable(msgspec.Struct, frozen=True, eq=False):
-    """Events of host threads: operators, spans, or runtime calls."""
+    """Host events of one kind: operators, spans, or runtime calls. Every array has one entry per event."""
 
     start_ns: Ints
     end_ns: Ints
-    name: Small
+    name: Ints32
     """Index into `Trace.names`."""
-    thread: Small
+    thread: Ints32
     """Index into `Trace.threads`."""
     correlation: Ints
-    """CUPTI's correlation id for runtime calls, NO_CORRELATION where there is none; empty for operators and spans."""
+    """CUPTI's correlation id of each runtime call, or NO_CORRELATION. Empty for operators and spans."""
 
     def __len__(self) -> int:
         return len(self.start_ns)
 
 
 class GpuTable(msgspec.Struct, frozen=True, eq=False):
-    """GPU events: kernels, memcpys and memsets."""
+    """GPU events: kernels, memcpys and memsets. Every array has one entry per event."""
 
     start_ns: Ints
     end_ns: Ints
-    name: Small
-    device: Small
+    name: Ints32
+    device: Ints32
     """Index into `Trace.devices`."""
-    stream: Small
+    stream: Ints32
+    """Index of the stream id; streams of two devices with the same id share one index."""
     kind: NDArray[np.int8]
     """KERNEL, MEMCPY or MEMSET."""
     correlation: Ints
+    """CUPTI's correlation id, equal to that of the launch call; NO_CORRELATION if the trace has none."""
 
     def __len__(self) -> int:
         return len(self.start_ns)
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """What the reader saw besides the tables."""
+    """Counts of events that are not in the tables."""
 
     events: int
+    """All events of the file, whether used or not."""
     damaged: int
-    """Events that could not be decoded."""
+    """Events that do not decode."""
     dropped: int
-    """Decoded events with impossible times."""
+    """Events left out because their times are impossible."""
     unknown: int
     """Events of categories or phases that torch.profiler does not write."""
     python_functions: int
+    """Python stack frames, recorded by the profiler's option `with_stack`."""
     profiler_overhead_ns: int
+    """Time that the profiler says it spent on itself."""
 
 
 class Device(msgspec.Struct, frozen=True):
-    """A device as one file recorded it."""
+    """A device that ran GPU events of one trace file."""
 
     id: int
     rank: int = 0
@@ -75,23 +82,24 @@ class Device(msgspec.Struct, frozen=True):
 
 
 class Trace(msgspec.Struct, frozen=True, eq=False):
-    """One trace file, read."""
+    """The events of one trace file, or of several files merged."""
 
     path: str
     size_bytes: int
     names: list[str]
     threads: list[tuple[Any, Any]]
-    """(pid, tid) as written."""
+    """(pid, tid) of each thread, as written in the file."""
     thread_files: list[int]
-    """The file that each thread comes from, as an index into `file_ranks`."""
+    """Index into `file_ranks` of the file in which each thread was recorded."""
     file_ranks: list[int]
+    """Rank of the process that recorded each file."""
     devices: list[Device]
     ops: HostTable
     spans: HostTable
     calls: HostTable
-    """cuda_runtime and cuda_driver calls, launches among them."""
+    """Calls of the CUDA runtime and driver, including all launches."""
     gpu: GpuTable
     metadata: Metadata
     counts: Counts
     truncated: str | None
-    """Why the file counts as broken off, or None."""
+    """Reason why the file counts as incomplete, or None."""

@@ -1,4 +1,4 @@
-"""Mend a damaged trace: save every event of a broken list that can still be decoded, and count the others."""
+"""Repair a damaged trace: recover every event of a broken list that still decodes, and count the others."""
 
 import math
 import re
@@ -8,23 +8,24 @@ from roseinfer.trace.reading.event_schema import Id, RawArgs, RawEvent
 from roseinfer.trace.reading.list_decoding import decode_any, decode_events, try_decode
 
 BETWEEN_EVENTS = re.compile(rb"\}\s*,\s*(?=\{)")
+"""End of one event and the comma before the next, if not inside a string or a nested object."""
 
 
 class DamageRecovery:
-    """Reads damaged parts of a list of events, and counts the events that stay unreadable."""
+    """Recovers events from damaged parts of a list; `damaged` counts those that are lost."""
 
     def __init__(self) -> None:
         self.damaged = 0
 
     def events_in(self, text: bytes) -> list[RawEvent]:
-        """Every event that can be read from a damaged part of the list; the others are counted."""
+        """Return every readable event of some text from inside the list."""
         if not text.strip():
             return []
         events: list[RawEvent] | None = try_decode(decode_events, b"[" + text + b"]")
         return events if events is not None else self.events_of(split_events(text))
 
     def events_of(self, pieces: list[bytes]) -> list[RawEvent]:
-        """Halves a damaged list until each half decodes or is one event."""
+        """Return every readable event of a split list: halve the list until each part decodes or is a single event."""
         if not pieces:
             return []
         events: list[RawEvent] | None = try_decode(decode_events, b"[" + b",".join(pieces) + b"]")
@@ -41,13 +42,14 @@ class DamageRecovery:
 
 
 def split_events(text: bytes) -> list[bytes]:
+    """Split text from inside the list at every `}, {`."""
     pieces = [piece.strip() + b"}" for piece in BETWEEN_EVENTS.split(text)]
     pieces[-1] = pieces[-1][:-1]
     return pieces
 
 
 def lenient_event(value: Any) -> RawEvent | None:
-    """A `RawEvent` from any decoded JSON object, field by field; None for what is no object."""
+    """Convert any decoded JSON object to a `RawEvent`, with defaults for fields of a wrong type; else return None."""
     if not isinstance(value, dict):
         return None
     args = value.get("args")

@@ -1,4 +1,4 @@
-"""One event of a Chrome trace as msgspec reads it, and the lenient twin for events that do not fit."""
+"""Structs into which msgspec decodes a Chrome trace: its events and its metadata."""
 
 import math
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 import msgspec
 
 Id = int | str | float | None
-"""A pid, tid, device, stream or correlation: writers differ in whether it is a number or a string."""
+"""A pid, tid, device, stream or correlation id; some writers use numbers, others strings."""
 
 
 class RawArgs(msgspec.Struct, gc=False):
-    """The few `args` that the analysis uses."""
+    """The `args` of an event that the analysis uses."""
 
     correlation: Id = None
     device: Id = None
@@ -18,7 +18,7 @@ class RawArgs(msgspec.Struct, gc=False):
 
 
 class RawEvent(msgspec.Struct, gc=False):
-    """One entry of `traceEvents`; `ts` and `dur` in us."""
+    """An entry of `traceEvents`; `ts` and `dur` are in us."""
 
     ph: str = ""
     cat: str | None = None
@@ -31,20 +31,22 @@ class RawEvent(msgspec.Struct, gc=False):
 
 
 class DeviceProperties(msgspec.Struct, frozen=True):
-    """What the trace says about one device."""
+    """A device, as described in the metadata of a trace."""
 
     id: Id = None
     name: str = ""
 
 
 class Metadata(msgspec.Struct, frozen=True):
-    """The top level of a trace, without its events."""
+    """Top-level fields of a trace file, without the events."""
 
     schemaVersion: Id = None  # noqa: N815
     deviceProperties: list[DeviceProperties] = []  # noqa: N815
     distributedInfo: dict[str, Any] = {}  # noqa: N815
     traceName: str = ""  # noqa: N815
     with_stack: Id = None
-    """This option of the profiler and the next two are written when they were on."""
+    """Option of the profiler; absent if the option was off."""
     profile_memory: Id = None
+    """Option of the profiler; absent if the option was off."""
     record_shapes: Id = None
+    """Option of the profiler; absent if the option was off."""

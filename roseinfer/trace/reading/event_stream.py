@@ -1,7 +1,7 @@
-"""Cutting a stream of JSON bytes into lists of events, whatever its line breaks, damaged or not.
+"""Cut a stream of JSON bytes into lists of events, without relying on line breaks.
 
-The list of events is cut at `}, {`. Such a cut may also lie inside a string or a nested object, but then what stands
-before it is no complete JSON list and does not decode, so a decode that succeeds proves the cut right.
+The stream is cut at `}, {`. Such a place may also be inside a string or a nested object. The text before it then is
+no complete JSON list and fails to decode, so a decode that succeeds proves that the cut is between two events.
 """
 
 import re
@@ -17,18 +17,21 @@ from roseinfer.trace.reading.event_schema import Metadata, RawEvent
 from roseinfer.trace.reading.list_decoding import decode_any, decode_events, decode_list, try_decode
 
 _MAX_HEADER_BYTES = 64 << 20
+"""Maximum bytes read in search of the list of events, and maximum bytes of metadata read after the list."""
 _MAX_EVENT_BYTES = 16 << 20
+"""Maximum bytes that are collected while no event is complete; beyond that, the text counts as damaged."""
 _MAX_CUTS = 4
+"""Maximum cuts tried, from the end of the text, before brackets are counted to find one."""
 _LIST_START = re.compile(rb'"traceEvents"\s*:\s*\[')
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|["{}\[\]]', re.DOTALL)
-_BREAKS_OFF = "it breaks off inside its list of events"
+_TRUNCATED = "it ends inside its list of events"
 
 
 class EventStream:
-    """Lists of events from one file, in file order.
+    """Iterable over lists of events of one file, in file order.
 
-    After the iteration: `metadata`, `damaged` (events that could not be read) and `truncated` (why the file counts
-    as broken off, or None). Raises TraceError for a file that is no trace.
+    After the iteration, `metadata` holds the other parts of the file, `damaged` the number of unreadable events, and
+    `truncated` the reason if the file is incomplete, else None. Raises TraceError if the file is not a trace.
     """
 
     def __init__(self, source: ByteSource) -> None:
@@ -63,7 +66,7 @@ class EventStream:
         yield self._tail(head, text, bare)
 
     def _find_list(self, chunks: Iterator[bytes]) -> tuple[bytes, bytes, bool]:
-        """(the metadata before the list, the start of the list's inside, whether the file is a bare list)."""
+        """Return (metadata before the list, text after the list's `[`, True if the file is a list without metadata)."""
         text = b""
         for chunk in chunks:
             text += chunk
@@ -86,7 +89,7 @@ class EventStream:
         )
 
     def _decode_start(self, text: bytes) -> tuple[list[RawEvent], bytes, bool] | None:
-        """(the events that are complete, what remains, whether the list ended); None when none is complete."""
+        """Return (complete events, remaining text, True if the list ended), or None if no event is complete."""
         cut = _last_between(text)
         for _ in range(_MAX_CUTS):
             if cut is None:
@@ -103,7 +106,7 @@ class EventStream:
         return None if cut is None else (self._recovery.events_in(text[:cut]), _after(text, cut), False)
 
     def _tail(self, head: bytes, text: bytes, bare: bool) -> list[RawEvent]:
-        """The last events and what follows the list, or what a broken-off file leaves of them."""
+        """Return the last events of the file, whole or truncated, and read the metadata after the list."""
         body = b"[" + text
         found = decode_list(body)
         if found.trailing is not None:
@@ -113,23 +116,23 @@ class EventStream:
         if found.events is not None:
             events = found.events
         elif found.malformed or found.incomplete:
-            events = self._broken_off(text)
+            events = self._truncated_end(text)
         else:
             events = self._recovery.events_in(text.rstrip().removesuffix(b"]"))
         if not bare and self.truncated is None:
-            self.truncated = self.source.damage or _BREAKS_OFF
+            self.truncated = self.source.damage or _TRUNCATED
         self._read_metadata(head, b"}")
         return events
 
-    def _broken_off(self, text: bytes) -> list[RawEvent]:
-        """Events of the last piece of a file that ends inside its list; at most the last one is lost."""
+    def _truncated_end(self, text: bytes) -> list[RawEvent]:
+        """Return the last events of a file that ends inside its list; at most the very last event is lost."""
         if text.strip():
-            self.truncated = self.source.damage or _BREAKS_OFF
+            self.truncated = self.source.damage or _TRUNCATED
         events: list[RawEvent] | None = try_decode(decode_events, b"[" + text.rstrip().removesuffix(b",") + b"]")
         return events if events is not None else self._recovery.events_of(split_events(text)[:-1])
 
     def _finish(self, head: bytes, rest: bytes, chunks: Iterator[bytes], bare: bool) -> None:
-        """Reads what stands behind the list to the end of the file."""
+        """Read the rest of the file after the list of events."""
         for chunk in chunks:
             if len(rest) < _MAX_HEADER_BYTES:
                 rest += chunk
@@ -138,7 +141,7 @@ class EventStream:
             self._read_metadata(head, rest)
 
     def _read_metadata(self, head: bytes, rest: bytes) -> None:
-        """Metadata from the object with its events taken out; broken metadata is read from what came before them."""
+        """Read the metadata before and after the list; if the part after is broken, only the part before."""
         for tail in (rest.strip(), b"}"):
             decoded = try_decode(decode_any, head + b'"traceEvents":[]' + tail)
             if isinstance(decoded, dict):
@@ -157,7 +160,7 @@ class EventStream:
 
 
 def _last_between(text: bytes) -> int | None:
-    """The position just behind the `}` of the text's last `}, {`."""
+    """Return the position after the `}` of the last `}, {` in the text, or None."""
     window = 1 << 12
     while True:
         start = max(0, len(text) - window)
@@ -172,7 +175,10 @@ def _last_between(text: bytes) -> int | None:
 
 
 def _exact_between(text: bytes) -> int | None:
-    """What `_last_between` finds, for events that hold lists of objects themselves: slower, by counting brackets."""
+    """Return the position after the last complete event, by counting brackets.
+
+    Slower than `_last_between`, but right for events that contain lists of objects.
+    """
     depth, last = 0, None
     for token in _TOKEN.finditer(text):
         kind = token.group()[:1]
@@ -184,13 +190,13 @@ def _exact_between(text: bytes) -> int | None:
                 break
             if depth == 0 and BETWEEN_EVENTS.match(text, token.start()):
                 last = token.end()
-        elif len(token.group()) == 1:  # a string that does not end here
+        elif len(token.group()) == 1:  # a lone quote: the string continues after this text
             break
     return last
 
 
 def _after(text: bytes, end: int) -> bytes:
-    """What follows a cut, from behind the comma that the cut is made at."""
+    """Return the text after the comma that follows position `end`."""
     return text[text.index(b",", end) + 1 :]
 
 

@@ -1,4 +1,4 @@
-"""Decode a list of events, and say why it does not decode."""
+"""Decode a JSON list of events, or find out why it does not decode."""
 
 import re
 from typing import Any, NamedTuple
@@ -15,16 +15,19 @@ decode_any = msgspec.json.Decoder().decode
 
 
 class DecodedList(NamedTuple):
-    """What came of decoding a list: at most one of the fields is set; none is when only its types were wrong."""
+    """Result of decoding a list. At most one field is set; none is set if the JSON is valid but a type is wrong."""
 
     events: list[RawEvent] | None = None
     trailing: int | None = None
-    """The position of what follows a list that is complete."""
+    """Position of the first byte after a complete list, if more text follows the list."""
     incomplete: bool = False
+    """True if the text ends before the list does."""
     malformed: bool = False
+    """True if the text is not JSON."""
 
 
 def decode_list(body: bytes) -> DecodedList:
+    """Decode a list of events that may be incomplete, damaged, or followed by other text."""
     try:
         return DecodedList(events=decode_events(body))
     except msgspec.ValidationError:
@@ -38,6 +41,7 @@ def decode_list(body: bytes) -> DecodedList:
 
 
 def try_decode(decode: Any, text: bytes) -> Any:
+    """Return `decode(text)`, or None if the text does not decode."""
     try:
         return decode(text)
     except _ERRORS:
@@ -53,7 +57,7 @@ def _explained(error: Exception) -> DecodedList:
 
 
 def _trailing_base() -> int:
-    """Whether msgspec counts bytes from 0 or from 1 in "trailing characters": asked, not assumed."""
+    """Return 0 or 1: the number that msgspec, in "trailing characters", gives to the first byte. Measured on `[]x`."""
     try:
         decode_events(b"[]x")
     except msgspec.DecodeError as error:

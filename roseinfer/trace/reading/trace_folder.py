@@ -1,4 +1,4 @@
-"""The traces in a folder: a run directory, or traces of several ranks and cycles put together."""
+"""Find the traces in a folder: in a run directory, or in a collection of traces of several ranks and cycles."""
 
 import re
 from pathlib import Path
@@ -10,9 +10,9 @@ _NUMBERS = re.compile(r"\d+")
 
 
 def find_traces(folder: Path) -> list[Path]:
-    """The folder's `.json` and `.json.gz` files that may be traces, in order of the numbers in their names.
+    """Return the `.json` and `.json.gz` files that may be traces, sorted by the numbers in their names.
 
-    Raises TraceError when there are none.
+    Raises TraceError if there are none.
     """
     found = [
         path
@@ -21,13 +21,13 @@ def find_traces(folder: Path) -> list[Path]:
     ]
     if not found:
         run = _newest_run(folder)
-        hint = f"; it holds runs: take {run}" if run else " (looked for .json and .json.gz)"
-        raise TraceError(f"{folder}: no trace in this folder{hint}")
+        hint = f"it holds run directories: summarize one, such as {run}" if run else "looked for .json and .json.gz"
+        raise TraceError(f"{folder}: no trace in this folder; {hint}")
     return sorted(found, key=lambda path: ([int(number) for number in _NUMBERS.findall(path.name)], path.name))
 
 
 def _newest_run(folder: Path) -> Path | None:
-    """The run directory in a folder of them that was most likely meant: `latest`, or else the last by name."""
+    """Return the run directory to suggest for a folder of them: `latest`, else the last by name, else None."""
     latest = folder / "latest"
     if latest.is_dir():
         return latest

@@ -1,4 +1,4 @@
-"""The parts of a run directory's manifest.json that help to read its traces."""
+"""Read those parts of a run directory's manifest.json that explain its traces."""
 
 from pathlib import Path
 from typing import Any
@@ -7,14 +7,14 @@ import msgspec
 
 
 class ManifestCeilings(msgspec.Struct, frozen=True):
-    """What the device reached in measurements."""
+    """Measured maximum rates of the device."""
 
     copy_bytes_per_s: float = 0.0
     flops_per_s: float = 0.0
 
 
 class ManifestStep(msgspec.Struct, frozen=True):
-    """What one profiled step had to do."""
+    """Work of one profiled step."""
 
     index: int = 0
     cycle: int = 0
@@ -22,40 +22,42 @@ class ManifestStep(msgspec.Struct, frozen=True):
     batch: int = 0
     tokens: int = 0
     bytes: float = 0.0
+    """Bytes that the step must at least move: weights, keys and values, logits."""
     flops: float = 0.0
 
 
 class GraphEvent(msgspec.Struct, frozen=True):
-    """One GPU event of a captured graph."""
+    """A GPU event of a captured graph, and the innermost span under which it was captured."""
 
     name: str
     span: str | None = None
 
 
 class Graph(msgspec.Struct, frozen=True):
-    """A captured graph: its events in replay order, with the innermost span each was captured under."""
+    """A captured graph: its GPU events in replay order."""
 
     events: list[GraphEvent]
     key: Any = None
+    """What the graph was captured for, such as its batch size."""
     parents: dict[str, str] | None = None
-    """The span that each of those spans was in, none for the outermost; None where that is not known."""
+    """Parent of each span; outermost spans have no entry. None if the nesting is unknown."""
 
 
 class ManifestModel(msgspec.Struct, frozen=True):
-    """Which model ran."""
+    """The model that ran."""
 
     name: str | None = None
     dtype: str | None = None
 
 
 class ManifestEngineOptions(msgspec.Struct, frozen=True):
-    """The engine's options that decide which weights it reads."""
+    """Options of the engine that decide how many bytes of weights a step reads."""
 
     quantize: str | None = None
 
 
 class ManifestProfileOptions(msgspec.Struct, frozen=True):
-    """The profiler's options that slow down what it records."""
+    """Options of the profiler that slow down the recorded program."""
 
     with_stack: bool = False
     profile_memory: bool = False
@@ -63,31 +65,32 @@ class ManifestProfileOptions(msgspec.Struct, frozen=True):
 
 
 class ManifestConfig(msgspec.Struct, frozen=True):
-    """The run's configuration."""
+    """Configuration of the run."""
 
     engine: ManifestEngineOptions = ManifestEngineOptions()
     profile: ManifestProfileOptions = ManifestProfileOptions()
 
 
 class TraceManifest(msgspec.Struct, frozen=True):
-    """The manifest; every part may be missing or, in a manifest of another version, unreadable."""
+    """The manifest. Any part may be missing or, in a manifest of another version, unreadable."""
 
     device: str | None = None
     model: ManifestModel = ManifestModel()
     config: ManifestConfig = ManifestConfig()
     ceilings: ManifestCeilings | None = None
     baseline_step_ms: dict[str, float] = {}
+    """Median step time by phase, measured without the profiler."""
     steps: list[ManifestStep] = []
     graphs: list[Graph] = []
     warnings: list[str] = []
     damage: str | None = None
-    """What of the file cannot be read, and why; the file itself never says this."""
+    """Which parts of the file are unreadable and why, or None. Set by the reader; not a field of the file."""
 
 
 def find_manifest(trace: Path) -> TraceManifest | None:
-    """The manifest beside a trace, or in the folder; None without one, or where the file is another tool's.
+    """Return the manifest in the folder of a trace, or None if there is none or another tool wrote the file.
 
-    Of a manifest that is broken, or parts of which do not fit, the rest is kept, and `damage` says what is missing.
+    If parts of the manifest are unreadable, the other parts are returned and `damage` names the unreadable ones.
     """
     path = (trace if trace.is_dir() else trace.parent) / "manifest.json"
     try:

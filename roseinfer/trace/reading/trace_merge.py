@@ -1,14 +1,14 @@
-"""Several trace files as one trace."""
+"""Merge several trace files into one trace."""
 
 import numpy as np
 
-from roseinfer.trace.reading.columns import NO_CORRELATION, Counts, GpuTable, HostTable, Ints, Small, Trace
+from roseinfer.trace.reading.columns import NO_CORRELATION, Counts, GpuTable, HostTable, Ints, Ints32, Trace
 
 
 def merge_traces(traces: list[Trace], path: str) -> Trace:
-    """One trace out of several files; each file keeps its own threads and devices, so no time between files counts.
+    """Merge traces of several files, shifted in time so that they follow each other.
 
-    Files are laid out one after another in time, and their correlation ids are kept apart.
+    Threads, devices and correlation ids of different files stay distinct, so time between two files counts nowhere.
     """
     if len(traces) == 1:
         return traces[0]
@@ -19,15 +19,15 @@ def merge_traces(traces: list[Trace], path: str) -> Trace:
     for trace in traces:
         renamed = np.array([names.setdefault(name, len(names)) for name in trace.names], np.int32)
         for kind, tables in host.items():
-            tables.append(_moved(getattr(trace, kind), shift, first_id, renamed, threads))
-        gpu.append(_moved_gpu(trace.gpu, shift, first_id, renamed, devices))
+            tables.append(_shifted(getattr(trace, kind), shift, first_id, renamed, threads))
+        gpu.append(_shifted_gpu(trace.gpu, shift, first_id, renamed, devices))
         tables_here = (trace.ops, trace.spans, trace.calls, trace.gpu)
-        shift += max((int(table.end_ns.max()) for table in tables_here if len(table)), default=0) + 1_000_000
+        shift += max((int(table.end_ns.max()) for table in tables_here if len(table)), default=0) + 1_000_000  # ns
         ids = np.concatenate((trace.calls.correlation, trace.gpu.correlation))
         first_id += int(ids.max(initial=0)) + 1
         threads += len(trace.threads)
         devices += len(trace.devices)
-    broken = [trace.path for trace in traces if trace.truncated]
+    cut = [trace.path for trace in traces if trace.truncated]
     return Trace(
         path=path,
         size_bytes=sum(trace.size_bytes for trace in traces),
@@ -42,25 +42,25 @@ def merge_traces(traces: list[Trace], path: str) -> Trace:
         gpu=_joined_gpu(gpu),
         metadata=traces[0].metadata,
         counts=Counts(*(sum(getattr(trace.counts, name) for trace in traces) for name in Counts.__struct_fields__)),
-        truncated=f"{len(broken)} of {len(traces)} files break off, first {broken[0]}" if broken else None,
+        truncated=f"{len(cut)} of {len(traces)} files are truncated, first {cut[0]}" if cut else None,
     )
 
 
-def _moved_ids(correlation: Ints, first_id: int) -> Ints:
+def _shifted_ids(correlation: Ints, first_id: int) -> Ints:
     return np.where(correlation == NO_CORRELATION, NO_CORRELATION, correlation + first_id)
 
 
-def _moved(table: HostTable, shift: int, first_id: int, renamed: Small, threads: int) -> HostTable:
+def _shifted(table: HostTable, shift: int, first_id: int, renamed: Ints32, threads: int) -> HostTable:
     return HostTable(
         start_ns=table.start_ns + shift,
         end_ns=table.end_ns + shift,
         name=renamed[table.name] if len(table) else table.name,
         thread=table.thread + np.int32(threads),
-        correlation=_moved_ids(table.correlation, first_id),
+        correlation=_shifted_ids(table.correlation, first_id),
     )
 
 
-def _moved_gpu(table: GpuTable, shift: int, first_id: int, renamed: Small, devices: int) -> GpuTable:
+def _shifted_gpu(table: GpuTable, shift: int, first_id: int, renamed: Ints32, devices: int) -> GpuTable:
     return GpuTable(
         start_ns=table.start_ns + shift,
         end_ns=table.end_ns + shift,
@@ -68,7 +68,7 @@ def _moved_gpu(table: GpuTable, shift: int, first_id: int, renamed: Small, devic
         device=table.device + np.int32(devices),
         stream=table.stream,
         kind=table.kind,
-        correlation=_moved_ids(table.correlation, first_id),
+        correlation=_shifted_ids(table.correlation, first_id),
     )
 
 

@@ -1,4 +1,4 @@
-"""From a trace file to columns, in one pass and bounded memory."""
+"""Read a trace file into columns, in one pass and with bounded memory."""
 
 import math
 import sys
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from roseinfer.errors import TraceError
 from roseinfer.progress import ProgressCallback
 from roseinfer.trace.reading.byte_source import CHUNK_BYTES, ByteSource
-from roseinfer.trace.reading.column_builder import DAY_US, Rows, gpu_table, host_table, settle_clock
+from roseinfer.trace.reading.column_builder import DAY_US, Rows, drop_stray_times, gpu_table, host_table
 from roseinfer.trace.reading.columns import (
     KERNEL,
     MEMCPY,
@@ -28,7 +28,7 @@ from roseinfer.trace.reading.event_stream import EventStream
 
 OPS, SPANS, CALLS, OVERHEAD, PYTHON, IGNORED = "op", "span", "call", "overhead", "python", "ignored"
 
-# Kineto's category names, lower-case, with the names that older and other back ends give them.
+# Kineto's category names in lower case, including those of older versions and of devices other than CUDA.
 _HOST_KINDS = {
     "cpu_op": OPS,
     "operator": OPS,
@@ -59,17 +59,18 @@ _GPU_KINDS = {
 }
 
 _PAIRED = ("B", "b")
-"""Phases that begin an event whose end is another event: other tools write them, torch.profiler does not."""
+"""Phases that begin an event whose end is a separate event. torch.profiler writes none; other tools do."""
 
 _NO_ARGS = RawArgs()
 _LARGE_BYTES = 64 << 20
+"""Size of a file from which freed memory is returned to the system."""
 
 
 def read_trace(path: Path, *, on_progress: ProgressCallback | None = None, chunk_bytes: int = CHUNK_BYTES) -> Trace:
-    """Reads a Chrome trace, `.json` or `.json.gz` by content, in memory bounded by its number of events.
+    """Read a Chrome trace, plain or gzipped (told by its content), in memory proportional to its number of events.
 
-    Raises TraceError, with one line, for what cannot be read or is no trace. A damaged or broken-off file is read as
-    far as it goes; `counts` and `truncated` say what was lost.
+    Of a damaged or incomplete file, everything readable is read; `counts` and `truncated` say what is lost.
+    `on_progress` receives bytes of the file. Raises TraceError if the file cannot be read or is not a trace.
     """
     stream = EventStream(ByteSource(path, on_progress, chunk_bytes))
     builder = _TraceBuilder()
@@ -83,7 +84,7 @@ def read_trace(path: Path, *, on_progress: ProgressCallback | None = None, chunk
 
 
 def _return_memory(trace: Trace) -> None:
-    """Gives back what decoding and sorting freed, which the C library would keep while the analysis needs more."""
+    """Return memory freed by decoding and sorting to the system; glibc would hold it while the analysis needs more."""
     if trace.size_bytes >= _LARGE_BYTES and sys.platform == "linux":
         import ctypes
 
@@ -93,13 +94,14 @@ def _return_memory(trace: Trace) -> None:
 
 
 def _interner() -> defaultdict[Any, int]:
+    """Return a dict that numbers its keys in the order of first use."""
     index: defaultdict[Any, int] = defaultdict()
     index.default_factory = index.__len__
     return index
 
 
 class _TraceBuilder:
-    """Collects the events of interest."""
+    """Collects events by kind, and counts those that the analysis does not use."""
 
     def __init__(self) -> None:
         self.events = 0
@@ -138,7 +140,7 @@ class _TraceBuilder:
             self._add_uncategorized(group)
 
     def _add_uncategorized(self, group: list[RawEvent]) -> None:
-        """The exporter of torch.autograd.profiler writes no categories, but says what it is in the pid."""
+        """Add events without a known category; torch.autograd.profiler writes none, but names the kind in the pid."""
         ops = [event for event in group if event.pid == "CPU functions"]
         kernels = [event for event in group if event.pid == "CUDA functions"]
         self.unknown += len(group) - len(ops) - len(kernels)
@@ -183,7 +185,7 @@ class _TraceBuilder:
 
     def finish(self, path: Path, stream: EventStream) -> Trace:
         parts = [self.host[OPS], self.host[SPANS], self.host[CALLS], self.gpu]
-        origin_ns = settle_clock(parts)
+        first_ns = drop_stray_times(parts)
         ids, lane_device, lane_stream = _devices(list(self.gpu_lanes))
         return Trace(
             path=str(path),
@@ -191,12 +193,12 @@ class _TraceBuilder:
             names=["(no name)" if name is None else name for name in self.names],
             threads=list(self.lanes),
             thread_files=[0] * len(self.lanes),
-            file_ranks=[rank_of(stream.metadata)],
+            file_ranks=[_rank_of(stream.metadata)],
             devices=[_device(one, stream.metadata) for one in ids],
-            ops=host_table(self.host[OPS], origin_ns),
-            spans=host_table(self.host[SPANS], origin_ns),
-            calls=host_table(self.host[CALLS], origin_ns),
-            gpu=gpu_table(self.gpu, origin_ns, lane_device, lane_stream),
+            ops=host_table(self.host[OPS], first_ns),
+            spans=host_table(self.host[SPANS], first_ns),
+            calls=host_table(self.host[CALLS], first_ns),
+            gpu=gpu_table(self.gpu, first_ns, lane_device, lane_stream),
             metadata=stream.metadata,
             counts=Counts(
                 events=self.events,
@@ -211,7 +213,7 @@ class _TraceBuilder:
 
 
 def _ids(values: Iterable[Id]) -> list[int]:
-    """Correlation ids as int64: numbers, and numbers in strings; NO_CORRELATION for the rest."""
+    """Return correlation ids as integers, parsed if written as strings; NO_CORRELATION for anything else."""
     return [value if type(value) is int and 0 < value < 1 << 62 else _parsed_id(value) for value in values]
 
 
@@ -224,7 +226,10 @@ def _parsed_id(value: Id) -> int:
 
 
 def _devices(lanes: list[tuple[Id, Id]]) -> tuple[list[int], NDArray[np.int32], NDArray[np.int32]]:
-    """(device ids, ascending; each lane's device index; each lane's stream index)."""
+    """Return (device ids in ascending order, device index of each lane, stream index of each lane).
+
+    A lane is a (device, stream) pair.
+    """
     ids = [_small_id(device) for device, _ in lanes]
     devices = sorted(set(ids))
     streams = _interner()
@@ -237,11 +242,11 @@ def _devices(lanes: list[tuple[Id, Id]]) -> tuple[list[int], NDArray[np.int32], 
 
 def _device(device: int, metadata: Metadata) -> Device:
     names = {_small_id(known.id): known.name for known in metadata.deviceProperties}
-    return Device(id=device, rank=rank_of(metadata), name=names.get(device, ""))
+    return Device(id=device, rank=_rank_of(metadata), name=names.get(device, ""))
 
 
-def rank_of(metadata: Metadata) -> int:
-    """The rank of the process that recorded the trace; 0 where it does not say."""
+def _rank_of(metadata: Metadata) -> int:
+    """Return the rank of the process that recorded the trace, 0 if the trace has none."""
     return _small_id(metadata.distributedInfo.get("rank", 0))
 
 
