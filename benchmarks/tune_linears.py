@@ -92,14 +92,14 @@ class Chain:
         self.attention = Attention(config, rows, self.count)
         layer: Any = first
         widened, activation = (
-            (layer.gate_up, "silu_and_mul") if config.rope is not None else (layer.up, layer.activation)
+            (layer.mlp.gate_up, "silu_and_mul") if config.rope is not None else (layer.mlp.up, layer.mlp.activation)
         )
         wide = torch.randn(rows, config.intermediate_size)
         self.products = [
             Product("qkv", layer.qkv, self.x, layer.attention_norm.description, None, None),
             Product("output", layer.output, torch.randn(rows, heads), None, None, self.x),
             Product("up", widened, self.x, layer.mlp_norm.description, activation, None),
-            Product("down", layer.down, wide, None, None, self.x),
+            Product("down", layer.mlp.down, wide, None, None, self.x),
         ]
 
     def run(self) -> None:

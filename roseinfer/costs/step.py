@@ -112,8 +112,9 @@ def _plain(model: ModelConfig) -> _Plain:
     """Counted on the architecture's own module, built without memory: a new architecture needs no formula here."""
     with torch.device("meta"):
         built = architecture(model.architecture).build(model)
-    heads = list(built.children())
     matrices = sum(
-        module.weight.numel() for module in built.modules() if isinstance(module, Linear) and module not in heads
+        slot.view.numel()
+        for slot in built.weight_map().values()
+        if isinstance(slot.module, Linear) and slot.attribute == "matrix" and slot.module is not built.head
     )
     return _Plain(WeightBytes.of(built).scaled(1 / built.embed.table.itemsize), matrices)

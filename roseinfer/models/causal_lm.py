@@ -10,6 +10,7 @@ from roseinfer.models.embedding import Embedding
 from roseinfer.models.linear import Linear
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.norm_layers import RMSNorm
+from roseinfer.models.weight_map import WeightMap
 
 
 class CausalLM(nn.Module, ABC):
@@ -17,6 +18,8 @@ class CausalLM(nn.Module, ABC):
 
     config: ModelConfig
     embed: Embedding
+    head: Linear | None
+    """None if `embed` is the output head as well."""
 
     @abstractmethod
     def forward(
@@ -39,9 +42,12 @@ class CausalLM(nn.Module, ABC):
             self.embed.pack_head(packing)
 
     @abstractmethod
-    def weight_views(self) -> dict[str, Tensor]:
-        """Every weight to load, by its name in a Hugging Face checkpoint.
+    def weight_map(self) -> WeightMap:
+        """Return the slot of every weight to load, by its name in a Hugging Face checkpoint. Tied heads appear once."""
 
-        A view has the checkpoint's shape and writes through into the model's own, possibly fused or transposed,
-        parameter, as long as that is not packed. Tied heads appear once.
+    def weight_views(self) -> dict[str, Tensor]:
+        """Return every weight in its checkpoint's shape, by its name in a Hugging Face checkpoint.
+
+        Writing to a view fills the model's own parameter, fused or transposed as it may be, unless it is packed.
         """
+        return {name: slot.view for name, slot in self.weight_map().items()}

@@ -4,6 +4,8 @@ Llama (Touvron et al., 2023), Mistral, Qwen2 and Qwen3 differ only in what `Mode
 and keys, sliding windows.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -13,11 +15,13 @@ from roseinfer.kernels.cpu import native_library, native_step
 from roseinfer.models.causal_lm import CausalLM
 from roseinfer.models.embedding import Embedding
 from roseinfer.models.linear import FusedLinear, Linear
+from roseinfer.models.mlp import GatedMLP
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.native_layers import NativeLayers
 from roseinfer.models.norm_layers import RMSNorm
 from roseinfer.models.rope import RotaryEmbedding, rotate
 from roseinfer.models.step_tensors import StepTensors
+from roseinfer.models.weight_map import WeightMap, compose
 
 
 class Decoder(CausalLM):
@@ -61,15 +65,9 @@ class Decoder(CausalLM):
             self._native_layers = NativeLayers(self.layers, self.config, metadata.cache, self.rope)
         return self._native_layers
 
-    def weight_views(self) -> dict[str, Tensor]:
-        views: dict[str, Tensor] = {"model.embed_tokens.weight": self.embed.weight}
-        for index, layer in enumerate(self.layers):
-            assert isinstance(layer, DecoderLayer)
-            views |= {f"model.layers.{index}.{name}": view for name, view in layer.weight_views().items()}
-        views["model.norm.weight"] = self.norm.weight
-        if self.head is not None:
-            views["lm_head.weight"] = self.head.matrix
-        return views
+    def weight_map(self) -> WeightMap:
+        layers = {f"model.layers.{index}": cast(DecoderLayer, layer) for index, layer in enumerate(self.layers)}
+        return compose({"model.embed_tokens": self.embed, **layers, "model.norm": self.norm, "lm_head": self.head})
 
 
 class DecoderLayer(nn.Module):
@@ -90,8 +88,7 @@ class DecoderLayer(nn.Module):
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
         self.output = Linear(query, hidden, bias=config.output_bias)
         self.mlp_norm = RMSNorm(hidden, config.norm_eps)
-        self.gate_up = FusedLinear(hidden, {"gate_proj": intermediate, "up_proj": intermediate}, bias=config.mlp_bias)
-        self.down = Linear(intermediate, hidden, bias=config.mlp_bias)
+        self.mlp = GatedMLP(hidden, intermediate, bias=config.mlp_bias)
 
     def forward(self, hidden: Tensor, residual: Tensor | None, step: StepTensors) -> tuple[Tensor, Tensor | None]:
         """What the layer before added, and the stream that it was to be added to; the same of this layer.
@@ -100,8 +97,7 @@ class DecoderLayer(nn.Module):
         """
         qkv, stream = self.qkv.after_norm(self.attention_norm, hidden, residual)
         hidden, residual = self.output.onto(self._attend(qkv, step).flatten(1), stream)
-        gated, stream = self.gate_up.after_norm(self.mlp_norm, hidden, residual, "silu_and_mul")
-        return self.down.onto(gated, stream)
+        return self.mlp.after_norm(self.mlp_norm, hidden, residual)
 
     def _attend(self, qkv: Tensor, step: StepTensors) -> Tensor:
         if step.takes_projection:
@@ -118,22 +114,9 @@ class DecoderLayer(nn.Module):
         q, k = turned[:, : self.num_heads], turned[:, self.num_heads :]
         return step.attention.forward(self.index, q, k, v, step.metadata)
 
-    def weight_views(self) -> dict[str, Tensor]:
-        """This layer's weights by their name below `model.layers.N.`."""
-        views: dict[str, Tensor] = {
-            "input_layernorm.weight": self.attention_norm.weight,
-            "post_attention_layernorm.weight": self.mlp_norm.weight,
-            "self_attn.o_proj.weight": self.output.matrix,
-            "mlp.down_proj.weight": self.down.matrix,
-        }
-        if self.q_norm is not None and self.k_norm is not None:
-            views["self_attn.q_norm.weight"] = self.q_norm.weight
-            views["self_attn.k_norm.weight"] = self.k_norm.weight
-        if self.output.bias is not None:
-            views["self_attn.o_proj.bias"] = self.output.bias
-        if self.down.bias is not None:
-            views["mlp.down_proj.bias"] = self.down.bias
-        for module, fused in (("self_attn", self.qkv), ("mlp", self.gate_up)):
-            for part in fused.parts:
-                views |= {f"{module}.{part}.{kind}": view for kind, view in fused.part(part).items()}
-        return views
+    def weight_map(self) -> WeightMap:
+        attention = compose({"": self.qkv, "q_norm": self.q_norm, "k_norm": self.k_norm, "o_proj": self.output})
+        slots = compose({"input_layernorm": self.attention_norm, "post_attention_layernorm": self.mlp_norm})
+        slots |= {f"self_attn.{name}": slot for name, slot in attention.items()} | compose({"mlp": self.mlp})
+        # Fused projections come last, because dummy weights are drawn in this order: a seed stands for the same values.
+        return dict(sorted(slots.items(), key=lambda item: isinstance(item[1].module, FusedLinear)))

@@ -7,6 +7,7 @@ from roseinfer.kernels.linear.packed_weight import PackedTable, PackedWeight
 from roseinfer.kernels.linear.packing import Packing, pack
 from roseinfer.kernels.linear.skinny_linear import skinny_linear
 from roseinfer.models.parameter import parameter
+from roseinfer.models.weight_map import WeightMap, own_weights
 
 
 class Embedding(nn.Module):
@@ -38,6 +39,9 @@ class Embedding(nn.Module):
         if isinstance(self.packed, PackedTable):
             return self.packed.row_bytes
         return self.table.shape[1] * self.table.itemsize
+
+    def weight_map(self) -> WeightMap:
+        return own_weights(self)
 
     def forward(self, ids: Tensor) -> Tensor:
         if isinstance(self.packed, PackedTable):

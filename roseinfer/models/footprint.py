@@ -22,13 +22,13 @@ class WeightBytes(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, model: CausalLM) -> Self:
-        """Counted on the model's own modules, packed or not, loaded or without memory."""
-        head = next((module for module in model.children() if isinstance(module, Linear)), None)
-        tables = [module for module in model.modules() if isinstance(module, Embedding)]
-        inner = [module for module in model.modules() if module is not head and not isinstance(module, Embedding)]
+        """Count the bytes of a model's modules, packed or not, loaded or built without memory."""
+        owners = {slot.module: None for slot in model.weight_map().values()}
+        tables = [module for module in owners if isinstance(module, Embedding)]
+        inner = [module for module in owners if module is not model.head and not isinstance(module, Embedding)]
         return cls(
             layers=sum(map(_own_bytes, inner)),
-            head=model.embed.weight_bytes if head is None else _own_bytes(head),
+            head=model.embed.weight_bytes if model.head is None else _own_bytes(model.head),
             lookup=sum(table.row_bytes for table in tables),
         )
 

@@ -1,7 +1,7 @@
 """GPT-2: LayerNorm, learned positions, multi-head attention, GELU (Radford et al., 2019)."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
@@ -13,10 +13,12 @@ from roseinfer.models.embedding import Embedding
 from roseinfer.models.fields import gguf_vocab_size, optional, require, require_feature, size
 from roseinfer.models.gpt2_trainer import GPT2_TRAINER
 from roseinfer.models.linear import Linear
+from roseinfer.models.mlp import MLP
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.norm_layers import LayerNorm
 from roseinfer.models.parameter import parameter
 from roseinfer.models.step_tensors import StepTensors
+from roseinfer.models.weight_map import WeightMap, WeightSlot, compose
 
 
 class GPT2(CausalLM):
@@ -45,18 +47,13 @@ class GPT2(CausalLM):
     def logits(self, hidden: Tensor) -> Tensor:
         return self.embed.logits(hidden, self.head_bias) if self.head is None else self.head.into(hidden)
 
-    def weight_views(self) -> dict[str, Tensor]:
-        views: dict[str, Tensor] = {
-            "transformer.wte.weight": self.embed.weight,
-            "transformer.wpe.weight": self.embed_positions.weight,
-        }
-        for index, layer in enumerate(self.layers):
-            assert isinstance(layer, GPT2Layer)
-            views |= {f"transformer.h.{index}.{name}": view for name, view in layer.weight_views().items()}
-        views |= _present("transformer.ln_f", self.norm.weight, self.norm.bias)
-        if self.head is None:
-            return views | _present("lm_head", None, self.head_bias)
-        return views | _present("lm_head", self.head.matrix, self.head.bias)
+    def weight_map(self) -> WeightMap:
+        layers = {f"transformer.h.{index}": cast(GPT2Layer, layer) for index, layer in enumerate(self.layers)}
+        embeddings = {"transformer.wte": self.embed, "transformer.wpe": self.embed_positions}
+        slots = compose({**embeddings, **layers, "transformer.ln_f": self.norm, "lm_head": self.head})
+        if self.head_bias is not None:
+            slots["lm_head.bias"] = WeightSlot(self, "head_bias")
+        return slots
 
 
 class GPT2Layer(nn.Module):
@@ -68,12 +65,11 @@ class GPT2Layer(nn.Module):
         self.num_heads, self.head_dim = config.num_heads, config.head_dim
         hidden, intermediate = config.hidden_size, config.intermediate_size
         self.attention_norm = LayerNorm(hidden, config.norm_eps, bias=config.norm_bias)
-        self.qkv = Linear(hidden, 3 * hidden, bias=config.qkv_bias)
-        self.output = Linear(hidden, hidden, bias=config.output_bias)
+        self.qkv = Linear(hidden, 3 * hidden, bias=config.qkv_bias, stored_transposed=True)
+        self.output = Linear(hidden, hidden, bias=config.output_bias, stored_transposed=True)
         self.mlp_norm = LayerNorm(hidden, config.norm_eps, bias=config.norm_bias)
-        self.up = Linear(hidden, intermediate, bias=config.mlp_bias)
-        self.activation: Literal["gelu", "gelu_tanh"] = "gelu" if config.activation == "gelu" else "gelu_tanh"
-        self.down = Linear(intermediate, hidden, bias=config.mlp_bias)
+        activation: Literal["gelu", "gelu_tanh"] = "gelu" if config.activation == "gelu" else "gelu_tanh"
+        self.mlp = MLP(hidden, intermediate, activation, bias=config.mlp_bias)
 
     def forward(self, hidden: Tensor, residual: Tensor | None, step: StepTensors) -> tuple[Tensor, Tensor | None]:
         """What the layer before added, and the stream that it was to be added to; the same of this layer.
@@ -82,8 +78,7 @@ class GPT2Layer(nn.Module):
         """
         qkv, stream = self.qkv.after_norm(self.attention_norm, hidden, residual)
         hidden, residual = self.output.onto(self._attend(qkv, step).flatten(1), stream)
-        active, stream = self.up.after_norm(self.mlp_norm, hidden, residual, self.activation)
-        return self.down.onto(active, stream)
+        return self.mlp.after_norm(self.mlp_norm, hidden, residual)
 
     def _attend(self, qkv: Tensor, step: StepTensors) -> Tensor:
         if step.takes_projection:
@@ -91,20 +86,9 @@ class GPT2Layer(nn.Module):
         q, k, v = qkv.view(len(qkv), 3, self.num_heads, self.head_dim).unbind(1)
         return step.attention.forward(self.index, q, k, v, step.metadata)
 
-    def weight_views(self) -> dict[str, Tensor]:
-        """This layer's weights by their name below `transformer.h.N.`; checkpoints hold matrices as [in, out]."""
-        views = _present("ln_1", self.attention_norm.weight, self.attention_norm.bias)
-        views |= _present("ln_2", self.mlp_norm.weight, self.mlp_norm.bias)
-        matrices = {"attn.c_attn": self.qkv, "attn.c_proj": self.output, "mlp.c_fc": self.up, "mlp.c_proj": self.down}
-        for name, linear in matrices.items():
-            views |= _present(name, linear.matrix.t(), linear.bias)
-        return views
-
-
-def _present(module: str, weight: Tensor | None, bias: Tensor | None) -> dict[str, Tensor]:
-    """A module's weight and bias by name, as far as it has them."""
-    named = {f"{module}.weight": weight, f"{module}.bias": bias}
-    return {name: tensor for name, tensor in named.items() if tensor is not None}
+    def weight_map(self) -> WeightMap:
+        attention = {"attn.c_attn": self.qkv, "attn.c_proj": self.output}
+        return compose({"ln_1": self.attention_norm, "ln_2": self.mlp_norm, **attention, "mlp": self.mlp})
 
 
 def config_from_hf(checkpoint: Checkpoint) -> ModelConfig:

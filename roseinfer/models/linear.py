@@ -13,6 +13,7 @@ from roseinfer.kernels.linear.quantized_linear import Groups
 from roseinfer.kernels.linear.skinny_linear import fused_linear, skinny_linear
 from roseinfer.models.norm_layers import LayerNorm, RMSNorm
 from roseinfer.models.parameter import parameter
+from roseinfer.models.weight_map import WeightMap, WeightSlot
 
 
 class Linear(nn.Module):
@@ -21,8 +22,10 @@ class Linear(nn.Module):
     `weight` is what a loader fills. On a CPU it may then be let go for a packed form of it: `pack`, `keep`.
     """
 
-    def __init__(self, in_features: int, out_features: int, *, bias: bool) -> None:
+    def __init__(self, in_features: int, out_features: int, *, bias: bool, stored_transposed: bool = False) -> None:
+        """With `stored_transposed`, checkpoints hold the matrix as [in_features, out_features]."""
         super().__init__()
+        self.stored_transposed = stored_transposed
         self.weight = parameter(out_features, in_features)
         self.bias = parameter(out_features) if bias else None
         self.unit = out_features
@@ -55,6 +58,12 @@ class Linear(nn.Module):
     def matrix(self) -> Tensor:
         """The weight [out_features, in_features] in plain order: itself, or a copy of a packed one."""
         return self.weight if self.packed is None else self.packed.values(self.weight.dtype)
+
+    def weight_map(self) -> WeightMap:
+        slots = {"weight": WeightSlot(self, "matrix", transposed=self.stored_transposed)}
+        if self.bias is not None:
+            slots["bias"] = WeightSlot(self, "bias")
+        return slots
 
     @property
     def weight_bytes(self) -> int:
@@ -102,14 +111,11 @@ class FusedLinear(Linear):
         self.parts = parts
         self.unit = math.gcd(*parts.values())
 
-    def part(self, name: str) -> dict[str, Tensor]:
-        """The rows of one projection, under the names that checkpoints use: weight and, where there is one, bias."""
-        start = 0
-        for part, rows in self.parts.items():
-            if part == name:
-                views = {"weight": self.matrix[start : start + rows]}
-                if self.bias is not None:
-                    views["bias"] = self.bias[start : start + rows]
-                return views
-            start += rows
-        raise KeyError(name)
+    def weight_map(self) -> WeightMap:
+        slots, first_row = {}, 0
+        for name, rows in self.parts.items():
+            slots[f"{name}.weight"] = WeightSlot(self, "matrix", first_row, rows)
+            if self.bias is not None:
+                slots[f"{name}.bias"] = WeightSlot(self, "bias", first_row, rows)
+            first_row += rows
+        return slots

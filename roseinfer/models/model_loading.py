@@ -51,7 +51,7 @@ def load_weights(
     Raises ModelError for a weight that is missing, of another shape, or not part of the architecture: a model that
     silently runs without it would be wrong.
     """
-    missing = model.weight_views()
+    missing = model.weight_map()
     packing = StoredPacking(model) if keep_quantized and isinstance(reader, GgufReader) else None
     for name, tensor in _tensors(reader, dtype, on_progress, keep_groups=packing is not None):
         place = _place(name, model.config, source)
@@ -60,11 +60,12 @@ def load_weights(
         target, transform = place
         if target == "lm_head.weight" and model.config.tie_word_embeddings:
             continue  # a tied head that was saved all the same
-        view = missing.pop(target, None)
-        if view is None:
+        slot = missing.pop(target, None)
+        if slot is None:
             raise ModelError(
                 f"{source.name}: weight {name} has no place in the {model.config.architecture} architecture"
             )
+        view = slot.view
         values = tensor.codes if isinstance(tensor, Groups) else tensor
         if transform is not None:
             values = transform(values)
@@ -73,11 +74,11 @@ def load_weights(
             raise ModelError(f"{source.name}: weight {name} has shape {found}, but the config says {expected}")
         if isinstance(tensor, Groups):
             assert packing is not None
-            packing.take_groups(view, tensor, transform)
+            packing.take_groups(slot, tensor, transform)
             continue
         view.copy_(values)
         if packing is not None and isinstance(reader, GgufReader) and reader.is_quantized(name):
-            packing.take_dequantized(view)
+            packing.take_dequantized(slot)
     if missing:
         naming = "" if source.format == "safetensors" else " (as Hugging Face calls it)"
         first = next(iter(missing))

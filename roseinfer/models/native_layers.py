@@ -111,8 +111,8 @@ def _layer(layer: Any, keys: Tensor, values: Tensor) -> LayerStruct:
         values=values.data_ptr(),
         qkv=_weight(layer.qkv),
         output=_weight(layer.output),
-        gate_up=_weight(layer.gate_up),
-        down=_weight(layer.down),
+        gate_up=_weight(layer.mlp.gate_up),
+        down=_weight(layer.mlp.down),
     )
 
 

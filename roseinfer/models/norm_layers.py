@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from roseinfer.kernels.cpu import native_library
 from roseinfer.kernels.norms import Norm, add_layer_norm, add_rms_norm, add_rms_norm_mirrored
 from roseinfer.models.parameter import parameter
+from roseinfer.models.weight_map import WeightMap, own_weights
 
 _FEW_ROWS = 16
 """Rows of a step up to which operations cost a CPU more than what they compute."""
@@ -35,6 +36,9 @@ class RMSNorm(nn.Module):
             return add_rms_norm_mirrored(x, residual, self._mirrored, self.eps)
         return add_rms_norm(x, residual, self.weight, self.eps)
 
+    def weight_map(self) -> WeightMap:
+        return own_weights(self)
+
     @property
     def description(self) -> Norm:
         """For kernels that have a norm inside."""
@@ -56,6 +60,9 @@ class LayerNorm(nn.Module):
     def after(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         """Add x [tokens, size] to the residual stream, None at its start; the norm of the sum, and the sum."""
         return add_layer_norm(x, residual, self.weight, self.bias, self.eps)
+
+    def weight_map(self) -> WeightMap:
+        return own_weights(self)
 
     @property
     def description(self) -> Norm:

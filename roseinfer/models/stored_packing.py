@@ -1,13 +1,13 @@
 """Weights that come quantized from their file and stay so: which layer each of them belongs to, and in which form."""
 
 import torch
-from torch import Tensor
 
 from roseinfer.kernels.linear.quantized_linear import Groups, Int4Groups
 from roseinfer.models.causal_lm import CausalLM
 from roseinfer.models.dialect import Transform
 from roseinfer.models.embedding import Embedding
 from roseinfer.models.linear import Linear
+from roseinfer.models.weight_map import WeightSlot
 
 
 class StoredPacking:
@@ -18,35 +18,30 @@ class StoredPacking:
     """
 
     def __init__(self, model: CausalLM) -> None:
-        # A view of a weight tells by its memory whose rows it shows.
-        self._owners: dict[int, Linear | Embedding] = {
-            module.weight.untyped_storage().data_ptr(): module
-            for module in model.modules()
-            if isinstance(module, Linear) or (module is model.embed and model.config.tie_word_embeddings)
-        }
+        self._tied_table = model.embed if model.head is None else None
         self._groups: dict[Linear, dict[int, Groups]] = {}
         self._to_8_bits: dict[Linear | Embedding, None] = {}
 
-    def take_groups(self, view: Tensor, groups: Groups, transform: Transform | None) -> None:
-        """Weights for one of the model's `weight_views`; `transform` is what makes a stored tensor fit it."""
-        owner = self._owners.get(view.untyped_storage().data_ptr())
-        if not isinstance(owner, Linear) or not Int4Groups.fits(owner.weight):
+    def take_groups(self, slot: WeightSlot, groups: Groups, transform: Transform | None) -> None:
+        """Weights for one of the model's slots; `transform` is what makes a stored tensor fit it."""
+        linear = slot.module
+        if not isinstance(linear, Linear) or not Int4Groups.fits(linear.weight):
+            view = slot.view
             values = groups.values(view.dtype)
             view.copy_(values if transform is None else transform(values))
-            self.take_dequantized(view)
+            self.take_dequantized(slot)
             return
         if transform is not None:
             groups = Groups(*map(transform, groups))  # row by row, or transposed: the same for all three
-        if view.stride(1) != 1:
+        if slot.transposed:
             groups = Groups(*(plane.t() for plane in groups))
-        self._groups.setdefault(owner, {})[view.storage_offset() // owner.weight.shape[1]] = groups
-        self._pack_if_complete(owner)
+        self._groups.setdefault(linear, {})[slot.first_row] = groups
+        self._pack_if_complete(linear)
 
-    def take_dequantized(self, view: Tensor) -> None:
-        """A view that was filled, whose values are quantized in the file in another way."""
-        owner = self._owners.get(view.untyped_storage().data_ptr())
-        if owner is not None:
-            self._to_8_bits[owner] = None
+    def take_dequantized(self, slot: WeightSlot) -> None:
+        """A slot that was filled, whose values are quantized in the file in another way."""
+        if isinstance(slot.module, Linear) or slot.module is self._tied_table:
+            self._to_8_bits[slot.module] = None
 
     def finish(self) -> None:
         """Pack what did not come in 4 bits as a whole."""

@@ -44,11 +44,11 @@ def test_a_packed_layer_computes_the_same_and_still_tells_its_parts() -> None:
     for parameter in layer.parameters():
         parameter.data.normal_()
     x = torch.randn(3, 512)
-    expected, parts = layer(x), {name: layer.part(name)["weight"].clone() for name in layer.parts}
+    expected, parts = layer(x), {name: layer.weight_map()[f"{name}.weight"].view.clone() for name in layer.parts}
     layer.pack()
     torch.testing.assert_close(layer(x), expected, atol=1e-3, rtol=1e-4)
     added, stream = layer.onto(x, expected)
     assert stream is expected
     torch.testing.assert_close(added, expected, atol=1e-3, rtol=1e-4)
     for name, weight in parts.items():
-        assert torch.equal(layer.part(name)["weight"], weight)
+        assert torch.equal(layer.weight_map()[f"{name}.weight"].view, weight)

@@ -122,12 +122,16 @@ def test_a_quantized_layer_is_smaller_and_still_tells_its_parts(packing: str) ->
     for parameter in layer.parameters():
         parameter.data.normal_()
     x = torch.randn(3, 64)
-    expected, before, parts = layer(x), layer.weight_bytes, {name: layer.part(name)["weight"] for name in layer.parts}
+    expected, before, parts = (
+        layer(x),
+        layer.weight_bytes,
+        {name: layer.weight_map()[f"{name}.weight"].view for name in layer.parts},
+    )
     layer.pack(packing)  # type: ignore[arg-type]
     assert layer.weight_bytes < before / 3
     error = 0.02 if packing == "int8" else 0.3  # about half a step
     for name, weight in parts.items():
-        assert (layer.part(name)["weight"] - weight).abs().max() < error
+        assert (layer.weight_map()[f"{name}.weight"].view - weight).abs().max() < error
     assert (layer(x) - expected).abs().max() < 64**0.5 * (error + 0.02)  # x rounds to bfloat16
     packed = layer.packed
     layer.pack("none")

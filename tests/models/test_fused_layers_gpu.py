@@ -38,12 +38,14 @@ def test_every_mixture_of_fused_and_separate_products(name: str, monkeypatch: py
     for parameter in (parameter for layer in layers for parameter in layer.parameters()):
         parameter.normal_(std=0.03)
     first = layers[0]
-    widened, activation = (first.up, first.activation) if name == "gpt2" else (first.gate_up, "silu_and_mul")
+    widened, activation = (
+        (first.mlp.up, first.mlp.activation) if name == "gpt2" else (first.mlp.gate_up, "silu_and_mul")
+    )
     keys = [
         linear_key(24, first.qkv.weight, first.attention_norm.description, None, None),
         linear_key(24, first.output.weight, None, None, x),
         linear_key(24, widened.weight, first.mlp_norm.description, activation, None),
-        linear_key(24, first.down.weight, None, None, x),
+        linear_key(24, first.mlp.down.weight, None, None, x),
     ]
 
     def run() -> torch.Tensor:
