@@ -1,4 +1,4 @@
-"""Whether two traces can be compared at all, and what differs between them besides the code."""
+"""Checks whether two traces can be compared, and lists what differs between them besides the code."""
 
 from roseinfer.errors import UsageError
 from roseinfer.trace.naming import counted
@@ -6,13 +6,14 @@ from roseinfer.trace.summary.step_structs import PhaseSummary, StepsSummary
 from roseinfer.trace.summary.trace_summary import Summary
 
 _SAME_SHARE = 0.01
-"""Means of tokens or requests a step that are this near each other count as the same."""
+"""Relative difference of mean tokens or requests per step up to which they count as the same."""
 
 
 def shared_phases(new: Summary, baseline: Summary) -> list[str]:
-    """The phases of steps that both traces have; none where a trace marks no steps, so that only windows compare.
+    """Return the phases that both traces have steps of.
 
-    Raises UsageError where nothing can be compared.
+    If a trace marks no steps, the list is empty: only the windows can be compared. Raises UsageError if nothing can be
+    compared.
     """
     for summary in (baseline, new):
         if summary.verdict.kind == "empty":
@@ -23,25 +24,25 @@ def shared_phases(new: Summary, baseline: Summary) -> list[str]:
     if new.steps.count and baseline.steps.count:
         raise UsageError(
             f"nothing to compare: {baseline.trace.path} has {_mix(baseline.steps)}, {new.trace.path} has "
-            f"{_mix(new.steps)}: no phase in common"
+            f"{_mix(new.steps)}: no phase in common; record steps of the same phase"
         )
     if not (new.gpu and baseline.gpu and baseline.gpu.window_ms) and not (new.cpu.window_ms and baseline.cpu.window_ms):
         raise UsageError(
-            f"nothing to compare: {baseline.trace.path} and {new.trace.path} have neither steps, nor work on a GPU, "
-            "nor work on the host in common"
+            f"nothing to compare: {baseline.trace.path} and {new.trace.path} have neither steps nor GPU work nor host "
+            "work in common"
         )
     return []
 
 
 def differences(new: Summary, baseline: Summary) -> list[str]:
-    """Warnings: why a change of the figures may not be the code's."""
+    """Return warnings: reasons other than the code for which the figures may differ."""
     found = [
         f"the {what} differs: {old} in the baseline, {now} now"
         for what, old, now in (
             ("device", baseline.recording.device, new.recording.device),
             ("model", baseline.recording.model, new.recording.model),
             ("dtype", baseline.recording.dtype, new.recording.dtype),
-            ("option quantize", baseline.recording.quantize, new.recording.quantize),
+            ("option --quantize", baseline.recording.quantize, new.recording.quantize),
         )
         if old is not None and now is not None and old != now
     ]
@@ -69,8 +70,8 @@ def _steps_that_differ(new: StepsSummary, old: StepsSummary) -> list[str]:
         found.append(f"the steps differ: from {old.source} spans in the baseline, from {new.source} spans now")
     if any(_count(new, phase) * old.count != _count(old, phase) * new.count for phase in {**new.phases, **old.phases}):
         found.append(
-            f"the mix of phases differs: {_mix(old)} in the baseline, {_mix(new)} now; compared are steps of the same "
-            "phase"
+            f"the mix of phases differs: {_mix(old)} in the baseline, {_mix(new)} now; only steps of the same phase "
+            "are compared"
         )
     for phase, row in new.phases.items():
         name = "step" if phase == "step" else f"{phase} step"
@@ -85,7 +86,7 @@ def _count(steps: StepsSummary, phase: str) -> int:
 
 
 def _mix(steps: StepsSummary) -> str:
-    """`4 decode steps and 1 prefill step`."""
+    """Return the number of steps per phase, such as `4 decode steps and 1 prefill step`."""
     parts: list[str] = []
     for phase, row in steps.phases.items():
         unknown = phase == "step"

@@ -1,4 +1,4 @@
-"""What one step of each phase spends, and where: what a comparison sets side by side, like with like."""
+"""Mean cost per step of spans, operators and kernels, by phase, so that two traces compare steps of the same phase."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +13,15 @@ Floats = NDArray[np.float64]
 
 
 def phase_costs(facts: Facts) -> dict[str, PhaseCosts]:
-    """Means a step, by phase. What lies outside of all steps counts for none."""
+    """Return the mean costs per step, by phase. Events outside all steps are left out."""
     steps, trace, spans = facts.steps, facts.trace, facts.spans
     phases = sorted({label.phase for label in steps.labels})
-    # The last entry is for what lies in no step, whose number is -1.
+    # The last entry is for events outside all steps, whose step number is -1.
     phase_of = np.array([*(phases.index(label.phase) for label in steps.labels), len(phases)], np.int64)
     counts = np.bincount(phase_of, minlength=len(phases) + 1)[:-1]
 
     def per_step(step: Ints, column: Ints | NDArray[np.int32], values: Ints, width: int) -> Floats:
-        """[phases, width] what the values add up to in a step."""
+        """Return the mean sum of the values per step, `[phases, width]`."""
         cell = phase_of[step] * width + column
         sums = np.bincount(cell, weights=values, minlength=(len(phases) + 1) * width)
         return np.asarray(sums.reshape(-1, width)[:-1] / counts[:, None], np.float64)

@@ -1,4 +1,4 @@
-"""How a trace was made, as far as the trace and its manifest tell: what must agree before two are compared."""
+"""Conditions of a recording that must agree before two traces are compared: device, model, profiler options."""
 
 from roseinfer.trace.reading.columns import Trace
 from roseinfer.trace.reading.trace_manifest import TraceManifest
@@ -7,7 +7,7 @@ from roseinfer.trace.summary.trace_summary import Recording
 
 
 def recording_of(trace: Trace, manifest: TraceManifest | None, devices: list[DeviceSummary]) -> Recording:
-    """What is known of the device, the model and the profiler's options; None for what is not."""
+    """Return device, model and profiler options, from the trace and its manifest; None for unknown ones."""
     gpus = sorted({device.name for device in devices if device.name})
     known = manifest or TraceManifest()
     head, asked = trace.metadata, known.config.profile

@@ -1,4 +1,4 @@
-"""Two summaries side by side: did the change help, where, and is it more than noise?"""
+"""Compares two summaries: did the change help, where, and by more than the noise?"""
 
 import math
 import re
@@ -17,23 +17,23 @@ from roseinfer.trace.summary.units import to_percent
 
 _MAX_ROWS = 20
 _CLEAR_PERCENT = 1.0
-"""A smaller change than this is not called one, however steady the steps."""
+"""Minimum change that is called faster or slower, however small the noise."""
 
 _ADDRESSES = re.compile(r"0x[0-9a-fA-F]+|#\d+|(?<=lambda)\(.*?\)")
 _VERSIONS = re.compile(r"_\d{2,}(?=_|$)|(?<=[a-z])\d{4,}")
 
 
 def normalized(name: str) -> str:
-    """A kernel's name without what differs from build to build: addresses, lambda numbers, generated suffixes."""
+    """Return a kernel's name without the parts that differ between builds: addresses, lambda and version numbers."""
     return _VERSIONS.sub("", _ADDRESSES.sub("", name))
 
 
 def compare(new: Summary, baseline: Summary, fail_above_percent: float | None = None) -> Summary:
-    """`new` with its comparison to `baseline` filled in, phase by phase.
+    """Return `new` with its comparison to `baseline` filled in, phase by phase.
 
-    With `fail_above_percent`, the comparison has `failed` when a phase's median step is slower by more than that and
-    by more than the noise of the steps. Without steps in both traces it is the GPU's, else the host's, window.
-    Raises UsageError for traces that have nothing in common to compare.
+    The comparison has `failed` if the median step of a phase is slower by more than `fail_above_percent` and by more
+    than the noise. Without steps in both traces, the GPU's window is compared instead, or else the host's. Raises
+    UsageError for traces that have nothing in common to compare.
     """
     shared = shared_phases(new, baseline)
     phases = [_phase(name, baseline.steps.phases[name], new.steps.phases[name]) for name in shared]
@@ -42,7 +42,7 @@ def compare(new: Summary, baseline: Summary, fail_above_percent: float | None = 
     failed = fail_above_percent is not None and any(
         phase.verdict == "slower" and phase.change_percent > fail_above_percent for phase in phases
     )
-    # Costs of all steps together would compare one mix of phases with another.
+    # Per phase: sums over all steps would depend on how many steps of each phase a trace holds.
     pairs: list[tuple[str | None, PhaseCosts, PhaseCosts]] = [
         (name, baseline.phase_costs[name], new.phase_costs[name]) for name in shared
     ]
@@ -102,7 +102,7 @@ def _per_token(row: PhaseSummary) -> float | None:
 
 
 def _whole(summary: Summary) -> PhaseCosts:
-    """What the whole of a trace without steps spends."""
+    """Return the costs of a whole trace without steps."""
 
     def times(device: Literal["cpu", "gpu"]) -> dict[str, float]:
         return {op.name: op.self_ms for op in summary.top_ops if op.device == device}
@@ -114,7 +114,7 @@ def _whole(summary: Summary) -> PhaseCosts:
 def _changes(
     pairs: list[tuple[str | None, PhaseCosts, PhaseCosts]], unit: str, values: Callable[[PhaseCosts], dict[str, float]]
 ) -> list[FigureChange]:
-    """The largest absolute changes of each phase first."""
+    """Return the changes of each phase, the largest absolute change first, at most 20 per phase."""
     found: list[FigureChange] = []
     for phase, old, new in pairs:
         old_of, new_of = _normalized(values(old)), _normalized(values(new))

@@ -1,4 +1,4 @@
-"""Busy and idle time of each device, and of all together."""
+"""Busy and idle time of each device, and of all devices together."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -39,9 +39,9 @@ class _Totals(msgspec.Struct):
 def summarize_devices(
     trace: Trace, attribution: Attribution, gaps: Gaps
 ) -> tuple[GpuSummary | None, list[DeviceSummary]]:
-    """(the total or None without GPU events, one entry a device that ran anything).
+    """Return (the total, one entry per device with GPU events); (None, []) without GPU events.
 
-    Recordings of one device in several files (cycles) count as one device; the time between files is no idle time.
+    Recordings of one device in several files (cycles) count as one device. Time between files is not idle time.
     """
     rows: list[DeviceSummary] = []
     everything: list[_Totals] = []
@@ -127,7 +127,7 @@ def _fields(totals: _Totals, medians: dict[str, float]) -> dict[str, Any]:
 
 
 def _timeline(trace: Trace, device: int, buckets: int) -> list[float]:
-    """The busy share of each of `buckets` equal parts of the device's window."""
+    """Return the busy share, 0 to 1, of each of `buckets` equal parts of the device's window."""
     low, high = np.searchsorted(trace.gpu.device, (device, device + 1))
     start, end = union(trace.gpu.start_ns[low:high], trace.gpu.end_ns[low:high])
     return covered_shares(start, end, int(start[0]), int(end[-1]), buckets)

@@ -1,4 +1,4 @@
-"""The host in figures."""
+"""Time that the host spent in operators."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from roseinfer.trace.summary.units import to_ms, to_percent
 
 
 def summarize_host(facts: Facts) -> CpuSummary:
-    """Windows of several files are added up."""
+    """Return the host's window and the share of it inside operators; windows of several files are added up."""
     trace, ops = facts.trace, facts.ops
     top = ops.depth == 0
     start, end, thread = ops.start_ns[top], ops.end_ns[top], trace.ops.thread[top]

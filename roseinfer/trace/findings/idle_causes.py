@@ -1,4 +1,4 @@
-"""Idle time ranked by cause, by what the launching thread was doing, and by span."""
+"""Idle time of the GPU, grouped by cause, by what the launching thread was doing, and by span."""
 
 from collections import defaultdict
 from typing import Literal
@@ -17,14 +17,14 @@ from roseinfer.trace.summary.units import to_ms, to_percent
 
 _MAX_GROUPS = 100
 _BATCH = 1 << 15
-"""Gaps looked at together: bounds the memory for their pieces."""
+"""Number of gaps processed together, which bounds the memory for their pieces."""
 
 Cause = Literal["host_late", "launch_call", "device_queue", "unlinked"]
 Doing = Literal["sync", "op", "call", "python", "queue", "unknown"]
 
 
 class _GapSum(msgspec.Struct):
-    """What is known so far of one group."""
+    """Sums of one group so far."""
 
     total_ns: int = 0
     gaps: int = 0
@@ -33,11 +33,11 @@ class _GapSum(msgspec.Struct):
 
 
 _GapKey = tuple[Cause, int, int, bool]
-"""(cause, span group, name, whether the name is a call's)"""
+"""(cause, span group, index of the activity's name or -1, True if the activity is a runtime call)"""
 
 
 def rank_gaps(facts: Facts, activity: Activity) -> list[GapGroup]:
-    """Groups of idle time, the longest first; at most 100, which together are at most the idle time."""
+    """Return the groups of idle time, the longest first; at most 100."""
     gaps = facts.gaps
     sums: defaultdict[_GapKey, _GapSum] = defaultdict(_GapSum)
     for low in range(0, len(gaps.start_ns), _BATCH):
@@ -64,7 +64,7 @@ def _add(
     end: Ints,
     event: Ints,
 ) -> None:
-    """Adds the parts [start, end) of some gaps, which are due to one cause, to their groups."""
+    """Add the parts [start, end) of some gaps, which all have the same cause, to their groups."""
     some = end > start
     start, end, event = start[some], end[some], event[some]
     if len(event) == 0:
@@ -109,7 +109,10 @@ def _group(facts: Facts, key: _GapKey, found: _GapSum, idle_ns: int) -> GapGroup
 
 
 def _pieces(facts: Facts, activity: Activity, cause: Cause, start: Ints, end: Ints, event: Ints) -> Pieces:
-    """The stretches, in order; only time for which the host is to blame is cut by what the host was doing."""
+    """Return the pieces of the stretches [start, end), in order of time.
+
+    Only host-late time is cut by what the launching thread was doing. Other stretches are one piece each.
+    """
     attribution = facts.attribution
     if cause == "host_late":
         found = cut_by_innermost(activity.forest, activity.thread, attribution.thread[event], start, end)
@@ -121,7 +124,11 @@ def _pieces(facts: Facts, activity: Activity, cause: Cause, start: Ints, end: In
 
 
 def _cut_by_span(facts: Facts, cause: Cause, pieces: Pieces, begin: Ints, event: Ints) -> tuple[Pieces, Ints, Ints]:
-    """(pieces, their begins, their innermost spans): the host's time by the span it was in, else by who launched."""
+    """Return (pieces, start of each piece in ns, innermost span of each piece).
+
+    Host-late and launch-call time is cut by the span that the launching thread was in. Other time counts for the span
+    around the launch.
+    """
     spans, attribution = facts.spans, facts.attribution
     if cause not in ("host_late", "launch_call"):
         return pieces, begin, attribution.span[event][pieces.stretch]
@@ -132,13 +139,13 @@ def _cut_by_span(facts: Facts, cause: Cause, pieces: Pieces, begin: Ints, event:
 
 
 def _in_order(pieces: Pieces) -> Pieces:
-    """The same pieces, those of one stretch together and in order of time."""
+    """Sort the pieces by stretch; the pieces of one stretch stay in order of time."""
     order = np.argsort(pieces.stretch, kind="stable")
     return Pieces(*(column[order] for column in pieces))
 
 
 def _begins(pieces: Pieces, start: Ints) -> Ints:
-    """[pieces] when each piece begins: its stretch's start plus the pieces of the stretch before it."""
+    """Return the start of each piece in ns: its stretch's start plus the stretch's earlier pieces."""
     before = np.cumsum(pieces.length_ns) - pieces.length_ns
     first = np.searchsorted(pieces.stretch, np.arange(len(start)))
     begins: Ints = start[pieces.stretch] + before - before[first][pieces.stretch]

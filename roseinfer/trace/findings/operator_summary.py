@@ -12,9 +12,9 @@ from roseinfer.trace.summary.units import to_ms, to_percent
 
 
 def summarize_ops(facts: Facts) -> list[OpSummary]:
-    """One row an operator and one a kind of GPU event, by self time, the CPU's first.
+    """Return one row per operator, then one row per kernel, memcpy or memset name, each sorted by self time.
 
-    An operator's self time leaves out the operators it calls; its total time counts recursive calls once.
+    An operator's self time leaves out the operators that it calls. Its total time counts recursive calls once.
     """
     trace, forest = facts.trace, facts.ops
     total = (forest.end_ns - forest.start_ns) * forest.outermost(trace.ops.name)

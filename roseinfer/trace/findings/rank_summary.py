@@ -1,4 +1,4 @@
-"""Several files as one trace, and what each rank did: skew and exposed communication."""
+"""Step time, GPU time and exposed communication of each rank."""
 
 import msgspec
 import numpy as np
@@ -13,6 +13,8 @@ _COLLECTIVES = ("nccl", "rccl", "allreduce", "all_reduce", "allgather", "reduce_
 
 
 class _Times(msgspec.Struct):
+    """Sums over the devices of one rank, in ns."""
+
     window: int = 0
     busy: int = 0
     gpu: int = 0
@@ -21,7 +23,7 @@ class _Times(msgspec.Struct):
 
 
 def summarize_ranks(facts: Facts) -> list[RankSummary]:
-    """One row a rank, where there are several or where collectives ran."""
+    """Return one row per rank; no rows for a single rank without collectives."""
     trace = facts.trace
     step_ranks = [trace.file_ranks[trace.thread_files[thread]] for thread in facts.steps.thread.tolist()]
     ranks = sorted({device.rank for device in trace.devices} | set(trace.file_ranks))

@@ -1,4 +1,4 @@
-"""Launch sequences that a step repeats over layers and requests, and that could be one launch."""
+"""Launch sequences that a step repeats, over layers or requests, and how to make them fewer launches."""
 
 from collections import Counter
 from typing import Literal, NamedTuple
@@ -37,25 +37,26 @@ _PRODUCTS = (
 
 
 class Repeat(NamedTuple):
-    """One period of a sequence and where it repeats."""
+    """A period of a sequence and its back-to-back repeats; a run is a stretch of such repeats."""
 
     period: int
+    """Number of items."""
     first: int
-    """Where its longest run begins."""
+    """Index in the sequence where the longest run begins."""
     repeats: int
-    """In all runs together."""
+    """Number of periods in all runs together."""
     removable: int
-    """Items that would go if every run were a single period."""
+    """Number of items that go away if every run shrinks to a single period."""
 
 
 def find_repeat(sequence: NDArray[np.int64], max_period: int = _MAX_PERIOD) -> Repeat | None:
-    """The period whose back-to-back repeats make up most of the sequence; of equal ones the shortest."""
+    """Return the period with most removable items, the shortest one of equals; None if nothing repeats."""
     best: Repeat | None = None
     for period in range(1, min(max_period, len(sequence) // 2) + 1):
         same = np.concatenate(([False], sequence[period:] == sequence[:-period], [False]))
         edges = np.flatnonzero(same[1:] != same[:-1])
         begins, lengths = edges[::2], edges[1::2] - edges[::2]
-        again = lengths // period  # a run of this many equal items repeats the period this many times more
+        again = lengths // period  # repeats after the first period of the run
         removable = int(again.sum()) * period
         if removable and (best is None or removable > best.removable):
             runs = int(np.count_nonzero(again))
@@ -64,12 +65,12 @@ def find_repeat(sequence: NDArray[np.int64], max_period: int = _MAX_PERIOD) -> R
 
 
 def find_repetition(facts: Facts) -> list[Repetition]:
-    """The repeats of every span in the typical step, those that save most launches first.
+    """Return the repeated launch sequences of each span in the typical step, those that save most launches first.
 
-    Repeats that follow each other without other work of the step between them could be one batch. Those that such
-    work separates, as in a model's layers, wait for it: they are found too, but for a graph or a compiler. Where one
-    repeat holds shorter ones (requests inside layers) there is a row for each. Events of graph replays are no launches
-    of their own and are left out.
+    Repeats without other work of the step between them could be one batched launch. Repeats with other work between
+    them, such as a model's layers, depend on this work: a graph or a compiler can still reduce their launches. A
+    repeated sequence that itself repeats a shorter one, such as requests inside layers, yields a row for each. GPU
+    events of graph replays are left out, since they are not launched one by one.
     """
     step = typical_step(facts.steps)
     if step is None:
@@ -80,7 +81,7 @@ def find_repetition(facts: Facts) -> list[Repetition]:
         at = np.flatnonzero(groups == group)
         for repeat, pattern, is_unbroken in _repeats_of(names, at):
             remedy = _remedy([facts.trace.names[index] for index in pattern], is_unbroken, len(facts.trace.gpu) > 0)
-            # A compiler or a larger operator joins what is in the sequence, and the repeats stay.
+            # A compiler or a larger operator fuses the operators of one repeat; the repeats remain.
             joined = repeat.repeats * (repeat.period - 1)
             removable = joined if remedy in ("compile", "fuse") else repeat.removable
             rows.append(
@@ -101,7 +102,10 @@ def find_repetition(facts: Facts) -> list[Repetition]:
 
 
 def _repeats_of(names: Ints, at: Ints) -> list[tuple[Repeat, tuple[int, ...], bool]]:
-    """(the repeat, its pattern, whether it is unbroken) for what one span launched, at the places `at` in its step."""
+    """Return (repeat, its pattern of names, True if no other work is between repeats) for one span's launches.
+
+    `names` are all launches of the step, `at` the indices of the span's own launches.
+    """
     sequence = names[at]
     pieces = np.split(sequence, np.flatnonzero(np.diff(at) != 1) + 1)
     found: Counter[tuple[int, ...]] = Counter()
@@ -123,7 +127,7 @@ def _repeats_of(names: Ints, at: Ints) -> list[tuple[Repeat, tuple[int, ...], bo
 
 
 def _remedy(pattern: list[str], is_unbroken: bool, has_gpu: bool) -> Literal["batch", "graph", "compile", "fuse"]:
-    """What would make the repeats fewer launches."""
+    """Return what would turn the repeats into fewer launches."""
     if is_unbroken and not any(word in name.lower() for name in pattern for word in _PRODUCTS):
         return "batch"
     if has_gpu:
@@ -132,7 +136,7 @@ def _remedy(pattern: list[str], is_unbroken: bool, has_gpu: bool) -> Literal["ba
 
 
 def _launches(facts: Facts, step: int) -> tuple[Ints, Ints]:
-    """(name, innermost span group) of what the step launched, in order: GPU events, or operators without a GPU."""
+    """Return (name, innermost span group) of the step's launches in order: GPU events, or operators without a GPU."""
     trace, spans = facts.trace, facts.spans
     if len(trace.gpu):
         at = np.flatnonzero((facts.event_step == step) & ~facts.attribution.by_graph)
@@ -148,7 +152,7 @@ def _launches(facts: Facts, step: int) -> tuple[Ints, Ints]:
 
 
 def _levels(sequence: Ints) -> list[Repeat]:
-    """The repeat of the whole sequence and, where one period of it repeats something itself, that one as well."""
+    """Return the repeat of the whole sequence and, if its period itself repeats something shorter, this repeat too."""
     outer = find_repeat(sequence)
     if outer is None:
         return []

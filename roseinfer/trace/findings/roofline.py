@@ -1,4 +1,4 @@
-"""Steps against the device's measured ceilings."""
+"""Step times compared with the device's measured bandwidth and matmul rate."""
 
 from collections import defaultdict
 
@@ -10,10 +10,10 @@ from roseinfer.trace.summary.units import to_percent
 
 
 def roofline(manifest: TraceManifest | None, steps: StepsSummary) -> Roofline | None:
-    """How near each phase came to the ceilings; None without a manifest that gives work and ceilings.
+    """Return how close each phase comes to the ceilings; None if the manifest lacks work or ceilings.
 
-    Time is the unprofiled baseline's where the manifest has it, else the trace's. The floor is the longer of
-    bytes / bandwidth and FLOPs / rate of the median step.
+    Step times are those of the unprofiled pass if the manifest has them, else those of the trace. The floor of a step
+    is the larger of bytes / bandwidth and FLOPs / rate, for the median step.
     """
     if manifest is None or manifest.ceilings is None:
         return None

@@ -1,4 +1,4 @@
-"""Spans in figures: one row per name."""
+"""Time, GPU work and caused idle time of the spans, one row per name."""
 
 import numpy as np
 
@@ -11,10 +11,10 @@ from roseinfer.trace.summary.units import to_ms, to_percent
 
 
 def summarize_spans(spans: SpanTable, costs: SpanCosts, mapped: MappedSpans) -> list[SpanSummary]:
-    """One row a name, the longest wall time first, `(no span)` last.
+    """Return one row per span name, the longest wall time first, `(no span)` last.
 
-    `wall_ms` counts a span inside another of its name once; `self_wall_ms` leaves out every inner span. GPU events of
-    a graph replay go to the span they were captured under, where the manifest says which.
+    `wall_ms` counts a span inside another span of its name once. `self_wall_ms` leaves out all inner spans. GPU events
+    of a graph replay count for the span that they were captured under, if the manifest has it.
     """
     names = [*spans.groups, *mapped.new_groups, NO_SPAN]
     outermost = spans.forest.outermost(spans.group)
@@ -75,7 +75,7 @@ def _row(name: str, parent: str | None, columns: dict[str, Ints], index: int) ->
 
 
 def _usual_parents(spans: SpanTable) -> dict[int, str]:
-    """The group that directly encloses each group most often; none for groups that are mostly at the top."""
+    """Return the group that most often directly encloses each group; groups mostly at the top level are left out."""
     usual: dict[int, str] = {}
     parent = spans.forest.parent
     parent_group = np.append(spans.group, -1)[parent]

@@ -1,4 +1,4 @@
-"""Steps in figures: per phase, and the ones that stand out."""
+"""Times and GPU work of the steps per phase, and the outliers among them."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,12 @@ _OUTLIER_SHARE = 1.25
 
 
 def summarize_steps(trace: Trace, steps: Steps, event_step: Ints, attribution: Attribution, gaps: Gaps) -> StepsSummary:
-    """Count, median, p90, spread, GPU work and tokens of each phase's steps, and the outliers."""
+    """Return count, median, p90, spread, GPU work and tokens per phase, and the outliers."""
     durations = steps.end_ns - steps.start_ns
     gpu = trace.gpu
 
     def by_step(step: Ints, values: Ints | NDArray[np.bool_]) -> NDArray[np.float64]:
-        """[steps] sums of values, without those of step -1."""
+        """Return the sum of the values per step, `[steps]`; values of step -1 are left out."""
         return np.asarray(np.bincount(step + 1, weights=values, minlength=len(steps) + 1)[1:], np.float64)
 
     launched = steps_at(steps, trace.calls.start_ns[attribution.launches(slice(None))])
@@ -53,13 +53,16 @@ def summarize_steps(trace: Trace, steps: Steps, event_step: Ints, attribution: A
 
 
 def _mean(counts: list[int | None]) -> float | None:
-    """None where a step does not say."""
+    """Return the mean of the counts; None if the count of any step is unknown."""
     known = [count for count in counts if count is not None]
     return round(sum(known) / len(known), 3) if len(known) == len(counts) else None
 
 
 def _outliers(phase: str, at: Ints, durations: Ints) -> list[Outlier]:
-    """Steps far above the median, by the median absolute deviation, which outliers themselves do not move."""
+    """Return the steps far above the median.
+
+    The spread is estimated by the median absolute deviation, which the outliers themselves do not influence.
+    """
     median = float(np.median(durations))
     if len(at) < 5 or median == 0:
         return []

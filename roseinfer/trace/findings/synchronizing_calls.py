@@ -1,4 +1,4 @@
-"""Calls that made the host wait for the device, often without looking like it: item, nonzero, pageable copies."""
+"""Calls that made the host wait for the device, also those that do not look like it: item, nonzero, pageable copies."""
 
 import numpy as np
 

@@ -92,7 +92,7 @@ def _missing_kernels(facts: Facts) -> list[Trust]:
     if missing <= len(launches) // 50:
         return []
     order = launches[np.argsort(trace.calls.start_ns[launches], kind="stable")]
-    tail = int(np.argmax(answered[order[::-1]]))  # launches after the last answered one
+    tail = int(np.argmax(answered[order[::-1]]))  # launches after the last launch with a GPU event
     where = f", among them all of the last {tail:,}: the profiler's GPU buffer was full" if tail > missing // 2 else ""
     return [Trust("warning", f"{missing:,} of {len(launches):,} launches have no GPU event{where}.")]
 

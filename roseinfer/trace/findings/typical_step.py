@@ -1,4 +1,4 @@
-"""One typical step, drawn out: its spans, when the GPU was busy in it, and its longest gaps."""
+"""Timeline of one typical step: its spans, the GPU's busy time, and the longest gaps."""
 
 import numpy as np
 
@@ -16,9 +16,9 @@ _PARTS = 240
 
 
 def draw_typical_step(facts: Facts) -> TypicalStep | None:
-    """The median step, with at most some hundred segments of each kind; None without steps.
+    """Return the timeline of the median step, with its longest spans and gaps; None without steps.
 
-    With GPU work the picture reaches from the step's start to the end of its last GPU event.
+    The timeline ends with the step or with the last GPU event that the step launched, whichever is later.
     """
     step = typical_step(facts.steps)
     if step is None:
