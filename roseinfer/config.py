@@ -1,13 +1,16 @@
 """Typed configuration of a run: the tables `[engine]`, `[sampling]`, `[workload]` and `[profile]`.
 
-`roseinfer.config_file` reads them from a TOML file and from command-line options, and checks types and ranges.
+`roseinfer.config_file` reads a run from a TOML file and from command-line options, and checks types and ranges.
+Each field is also a command-line option: `max_batch_size` is `--max-batch-size`.
 """
 
 from typing import Annotated, Literal
 
 import msgspec
 
-_INT64_MAX = 2**63 - 1  # what tensors and random generators take
+_INT64_MAX = 2**63 - 1
+"""Largest integer that tensors and random generators accept."""
+
 PositiveInt = Annotated[int, msgspec.Meta(ge=1, le=_INT64_MAX)]
 NonNegativeInt = Annotated[int, msgspec.Meta(ge=0, le=_INT64_MAX)]
 
@@ -23,149 +26,180 @@ DEMO_MODEL = "smollm2-135m"
 
 
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What `build_engine` builds: the model, where it runs, and the limits of a batch."""
+    """Settings of `build_engine`: the model, its device and dtype, and the limits of a batch."""
 
     model: str = DEMO_MODEL
-    """A Hugging Face directory, a .gguf file, `smollm2-135m` (the demo), or a built-in shape with load_format dummy."""
+    """A Hugging Face directory, a .gguf file, a trainer's .pt checkpoint, `smollm2-135m` (the demo model), or the name
+    of a built-in shape with `load_format` "dummy"."""
     tokenizer: str | None = None
-    """In place of the model's own: gpt2, a tokenizer.json, or a tiktoken rank file."""
+    """Replacement for the model's own tokenizer: "gpt2", a tokenizer.json, or a tiktoken rank file."""
     load_format: LoadFormat = "auto"
+    """File format of the weights. "dummy" draws random weights; "auto" recognizes the format from the model's files."""
     dtype: DTypeName = "auto"
-    """Of weights, activations and KV cache. auto: bfloat16 where the device computes in it, else float32."""
+    """Data type of weights, activations and KV cache. "auto" is bfloat16 if the device computes in bfloat16, else
+    float32."""
     quantize: QuantizeName = "auto"
-    """Weights of matrix products, on a CPU, in few bits. int8: a scale a row; int4: a scale and an offset for 32
-    elements, the head in int8; none: in dtype, a GGUF file's dequantized. auto: those that a GGUF file holds quantized
-    stay so where dtype is auto too, in int4 as they are and in int8 from other types; else none."""
+    """Weight-only quantization of matrix products, on a CPU.
+
+    - "int8": one scale per row.
+    - "int4": one scale and one offset per 32 elements; the language-model head is int8.
+    - "none": weights in `dtype`; a GGUF file's quantized weights are dequantized.
+    - "auto": if `dtype` is "auto" too, a GGUF file's quantized weights stay quantized. Its 4-bit groups are used
+      unchanged, other types become int8. For every other model "auto" is "none".
+    """
     device: str = "auto"
-    """cpu, cuda, cuda:N, or auto: a GPU when there is one."""
+    """"cpu", "cuda", "cuda:N", or "auto": a GPU if one is available."""
     attention: AttentionName = "paged"
-    """gather copies every block of every request in every step: slow on purpose, the reference for the others."""
+    """Attention backend. "gather" copies every KV block of every request in every step: the slow reference against
+    which the others are tested."""
     max_batch_size: PositiveInt = 8
-    """Most requests that one step computes."""
+    """Maximum requests per step."""
     max_batch_tokens: PositiveInt = 2048
-    """Most tokens that one step computes, over all its requests."""
+    """Maximum tokens per step, summed over its requests."""
     max_model_len: PositiveInt | None = None
-    """Most tokens, prompt and completion together, that a request may have; the model's context length when unset."""
+    """Maximum tokens per request, prompt and completion together. None is the model's context length."""
     compile: bool | None = None
-    """On a CPU, compute with kernels that the machine's C++ compiler makes. true makes them where that was not done
-    before, which takes seconds. When unset, they are used if they were made (`make setup` does it) and the processor
-    has AVX-512, where they are known to be faster. From then on, all engines of the process use them."""
+    """Use the kernels that the machine's C++ compiler builds, on a CPU.
+
+    True compiles them if necessary, which takes seconds. None uses them if they are compiled already (`make setup`
+    compiles them) and the processor has AVX-512, for which they are measured to be faster. Once one engine uses the
+    kernels, every engine of the process does.
+    """
     cuda_graphs: bool = True
-    """On a GPU, replay steps as CUDA graphs, except those of many prompt tokens."""
+    """Replay steps as CUDA graphs, on a GPU. Steps with many prompt tokens are launched kernel by kernel."""
     max_decode_steps: PositiveInt = 16
-    """With CUDA graphs: most tokens a request that one launch decodes, where nothing can end inside it."""
+    """Maximum tokens per request that one CUDA graph launch decodes. No request may finish inside such a launch."""
     overlap: bool | None = None
-    """Launch a step before the host has read the tokens of the one before; when unset, on a GPU only."""
+    """Launch the next step before the host has read the current step's tokens. None is true on a GPU only."""
     block_size: PositiveInt = 16
     """Tokens per KV block."""
     kv_cache_memory: str | None = None
-    """Bytes ("2GiB", "500MB") or a share of the memory that is left once the weights are loaded ("50%")."""
+    """Size of the KV cache in bytes ("2GiB", "500MB"), or as a share of the memory that is free once the weights are
+    loaded ("50%")."""
     prefix_cache: bool = True
-    """Keep full blocks by content, for requests that begin alike."""
+    """Share full KV blocks between requests whose prompts have a common prefix."""
     seed: NonNegativeInt = 0
-    """Seeds dummy weights, and the sampling of requests that bring no seed of their own."""
+    """Seed of dummy weights, and of sampling for requests without a seed of their own."""
 
 
 class SamplingParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How one request's completions are drawn. Order: penalties and bias, temperature, top-k, top-p, min-p."""
+    """Settings that decide how a request's completions are sampled, and when they end.
+
+    Logits are changed in this order: penalties and bias, temperature, top-k, top-p, min-p.
+    """
 
     max_new_tokens: NonNegativeInt = 64
+    """Maximum tokens per completion."""
     temperature: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    """0 is greedy."""
+    """Divisor of the logits. 0 selects the most likely token (greedy decoding)."""
     top_k: NonNegativeInt = 0
-    """Keep the k likeliest tokens; 0 keeps all."""
+    """Sample from the k most likely tokens only. 0 is no limit."""
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
-    """Keep the likeliest tokens up to and including the one that crosses this probability."""
+    """Sample from the smallest set of most likely tokens whose total probability reaches this value."""
     min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
-    """Drop tokens less likely than this share of the likeliest one's probability."""
+    """Exclude tokens whose probability is below this fraction of the most likely token's."""
     repetition_penalty: Annotated[float, msgspec.Meta(gt=0)] = 1.0
-    """Divides positive logits, and multiplies negative ones, of tokens in the prompt or the completion."""
+    """Factor for tokens in the prompt or the completion: divides their positive logits, multiplies negative ones."""
     presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
-    """Subtracted from the logits of tokens in the completion."""
+    """Amount subtracted from the logits of tokens that occur in the completion."""
     frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
-    """Subtracted from a token's logit for each time it occurs in the completion."""
+    """Amount subtracted from a token's logit per occurrence in the completion."""
     logit_bias: dict[int, float] = {}
-    """Added to the logits of these token ids."""
+    """Amount added to the logit of each of these token ids."""
     min_new_tokens: NonNegativeInt = 0
-    """No stop token and no stop string ends a completion before it has this many tokens."""
+    """Minimum tokens per completion. Before that, EOS, stop tokens and stop strings do not end a completion."""
     stop_token_ids: tuple[NonNegativeInt, ...] = ()
-    """End at these tokens too; the token is part of the completion's ids."""
+    """Tokens that end a completion, besides EOS. The stop token is part of the completion's ids."""
     stop: tuple[str, ...] = ()
-    """End where one of these strings appears in the text; the string itself is cut off."""
+    """Strings that end a completion when they appear in its text. The stop string is not part of the text."""
     n: PositiveInt = 1
     """Completions per prompt."""
     logprobs: NonNegativeInt | None = None
-    """Report the log-probability of each token, and of this many of the likeliest, under the model's own logits."""
+    """Number of most likely alternatives to report per token, with log-probabilities of the unchanged logits.
+
+    0 reports the drawn token's log-probability alone; None reports nothing.
+    """
     seed: NonNegativeInt | None = None
-    """Unset: derived from the engine's seed and the order of submission."""
+    """Seed of this request's sampling. None derives one from the engine's seed and the order of submission."""
     stop_on_eos: bool = True
+    """End a completion at the model's EOS tokens."""
 
     @property
     def has_penalty(self) -> bool:
-        """Whether a draw depends on which tokens came before."""
+        """True if a draw depends on the tokens before it."""
         return self.repetition_penalty != 1 or bool(self.presence_penalty or self.frequency_penalty)
 
 
 class WorkloadConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which requests a run sends, and through which scheduler."""
+    """The requests that a run sends, and the scheduler that serves them."""
 
     mode: Mode = "online"
+    """Scheduler. "naive" runs one request at a time. "offline" optimizes the time of the whole run, for requests that
+    are all known before it. "online" accepts requests at any time and keeps the latency of running ones low."""
     prompts: tuple[str, ...] = ()
+    """Prompts as text, or as token ids: "ids:1,2,3"."""
     prompts_file: str | None = None
-    """A text file, one prompt a line; `-` is standard input."""
+    """A text file with one prompt per line; "-" is standard input. `bench` and `profile` also read .jsonl files with
+    one request per line."""
     num_requests: PositiveInt | None = None
-    """Prompts repeat in turn up to this number; unset: one request a prompt."""
+    """Requests to send, repeating the prompts in order. None sends one request per prompt."""
     raw: bool = False
-    """Send prompts as they are, even to a model with a chat template."""
+    """Send prompts unchanged, without the model's chat template."""
     prompt_length: PositiveInt | str | None = None
-    """Draw prompts of random ids with so many tokens: 128, "100..1024" (uniform), "lognormal:MEDIAN:SIGMA[:MAX]"."""
+    """Tokens per prompt of random ids: 128, "100..1024" (uniform), or "lognormal:MEDIAN:SIGMA[:MAX]"."""
     completion_length: PositiveInt | str | None = None
-    """Draw each request's max_new_tokens in the same way."""
+    """Tokens per completion, drawn as `prompt_length` is. Replaces `max_new_tokens` for each request."""
     shared_prefix_length: NonNegativeInt = 0
-    """Tokens that drawn prompts begin with in common, on top of prompt_length."""
+    """Tokens of a shared prefix, put before each drawn prompt's own `prompt_length` tokens."""
     num_prefixes: PositiveInt = 1
-    """Different shared prefixes, taken in turn."""
+    """Number of different shared prefixes. Requests use them in rotation."""
     turns: PositiveInt = 1
-    """Turns of each conversation: a later one's prompt is the whole conversation so far and a new drawn prompt."""
+    """Turns per conversation. A later turn's prompt is the whole conversation so far, then a newly drawn prompt."""
     request_rate: Annotated[float, msgspec.Meta(gt=0)] | None = None
-    """Requests per second that arrive on average, whatever the engine is busy with; unset: all at once."""
+    """Mean request arrivals per second, independent of the engine's progress. None sends all requests at once."""
     burst_size: PositiveInt = 1
-    """Requests that arrive together; 1: plain Poisson arrivals."""
+    """Requests that arrive together. 1 is a plain Poisson process."""
     seed: NonNegativeInt = 0
-    """Of drawn prompts, lengths and arrivals."""
+    """Seed of drawn prompts, lengths and arrivals."""
 
 
 class ProfileConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The profiler's schedule, counted in steps, what it records, and where its run directories go."""
+    """The profiler's schedule, counted in steps, the data it records, and the location of its run directories."""
 
     skip_first: NonNegativeInt = 0
     """Steps before the first cycle."""
     wait: NonNegativeInt = 1
-    """Steps of each cycle with the profiler off."""
+    """Steps per cycle with the profiler off."""
     warmup: NonNegativeInt = 1
-    """Steps with the profiler on whose events are thrown away."""
+    """Steps per cycle with the profiler on and its events discarded."""
     active: PositiveInt = 3
-    """Steps to record."""
+    """Steps to record per cycle."""
     repeat: PositiveInt = 1
-    """Cycles, one trace file each."""
+    """Number of cycles. Each writes one trace file."""
     phase: ProfilePhase = "any"
-    """Begin to record with a step of this phase. steady: decode at the largest batch that the workload reaches."""
+    """Phase of the first recorded step. "steady" is a decode step with the largest batch that the workload reaches."""
     loop: bool = True
-    """Send the workload again, with fresh requests, until the schedule is done."""
+    """Send the workload again, with fresh requests, until the schedule is finished."""
     record_shapes: bool = False
+    """Record the input shapes of operators."""
     with_stack: bool = False
+    """Record Python stacks."""
     profile_memory: bool = False
+    """Record allocations."""
     with_modules: bool = False
+    """Record the module hierarchy of operators."""
     max_trace_size: str = "1GiB"
-    """Warn before a recording whose traces are likely to pass this size, uncompressed."""
+    """Uncompressed size of a recording's traces, such as "1GiB", above which a warning is printed beforehand."""
     profile_dir: str = "profiles"
+    """Directory in which each run makes a directory of its own."""
     top: PositiveInt = 15
-    """Rows of the top-ops table."""
+    """Rows of the top-operators table."""
     sort_by: SortKey = "self"
+    """Order of the top-operators table: by self time, total time, or number of calls."""
 
 
 class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One run: model, engine, workload and profile."""
+    """Configuration of one run: the engine with its model, sampling, workload and profile."""
 
     engine: EngineConfig = EngineConfig()
     sampling: SamplingParams = SamplingParams()

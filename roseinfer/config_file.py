@@ -1,18 +1,21 @@
-"""Reading a `RunConfig` from a TOML file, with command-line options laid over it.
-
-Unknown keys, wrong types and values out of range are errors that name the key or the option.
-"""
+"""Reading a `RunConfig`: a TOML file, or a shipped configuration by name, with command-line options laid over it."""
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import permutations
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 
 from roseinfer.config import RunConfig, SamplingParams
+from roseinfer.config_messages import Naming, dotted_key, invalid_setting, listed, option_name, setting_of
 from roseinfer.errors import UsageError
+
+_FORMER_NAMES = {"origin-gpt2": "tutorial-gpt2"}
+"""Former names of shipped configurations, with their present ones. `--config` still accepts them."""
+
+_PROMPT_SOURCES = ("prompts", "prompts_file", "prompt_length")
 
 
 def load_config(
@@ -20,74 +23,102 @@ def load_config(
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     defaults: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> RunConfig:
-    """Read a TOML file, or a shipped run by its name, and lay `overrides` ({table: {key: value}}) over it.
+    """Read a TOML file, or a shipped configuration by its name, and lay `overrides` over it.
 
-    `defaults` hold where neither says anything. Raises UsageError, naming the key, for anything that is not a valid
-    configuration.
+    `overrides` ({table: {key: value}}) win over the file; `defaults` apply to keys that neither of them sets. Raises
+    UsageError, naming the option or the key, for anything that is not a valid configuration.
     """
+    given = overrides or {}
     raw = _read_toml(name_or_path) if name_or_path is not None else {}
-    for table, values in (overrides or {}).items():
-        below = raw.setdefault(table, {})
-        if not isinstance(below, dict):
-            break  # convert() below names the wrong table
-        _drop_what_flags_replace(below, values)
-        below.update(values)
-    for table, values in (defaults or {}).items():
-        if isinstance(raw.get(table, {}), dict):
-            raw[table] = {**values, **raw.get(table, {})}
+    _lay_over(raw, given, defaults or {})
+
+    def is_option(table: str, key: str) -> bool:
+        return key in given.get(table, {})
+
+    def name(table: str, key: str) -> str:
+        return option_name(table, key) if is_option(table, key) else dotted_key(table, key)
+
+    def refused(message: str, table: str, key: str) -> UsageError:
+        is_in_file = name_or_path is not None and not is_option(table, key)
+        return UsageError(f"{name_or_path}: {message}" if is_in_file else message)
+
     if isinstance(raw.get("sampling"), dict):
-        _resolve_do_sample(raw["sampling"])
+        try:
+            _resolve_do_sample(raw["sampling"], name)
+        except UsageError as error:
+            raise refused(str(error), "sampling", "do_sample") from None
     try:
         return msgspec.convert(raw, RunConfig, str_keys=True)
     except msgspec.ValidationError as error:
-        table, _, key = _place(error).partition("[")[0].partition(".")
-        is_the_files = name_or_path is not None and key not in (overrides or {}).get(table, {})
-        raise UsageError(f"{name_or_path}: {_one_line(error)}" if is_the_files else _one_line(error)) from None
+        raise refused(invalid_setting(error, raw, name), *setting_of(error)) from None
 
 
 def sampling_with(base: SamplingParams, overrides: Mapping[str, Any]) -> SamplingParams:
-    """`base` with some keys of [sampling] replaced, as a single request brings them.
+    """Return `base` with some settings replaced, such as those of one request.
 
-    Raises UsageError, naming the key, for anything that is not a valid setting.
+    Raises UsageError, naming the setting by its key, for an invalid value.
     """
     raw = {key: getattr(base, key) for key in base.__struct_fields__}
-    _drop_what_flags_replace(raw, overrides)
+    _drop_contradicted(raw, overrides)
     raw.update(overrides)
-    _resolve_do_sample(raw)
+    _resolve_do_sample(raw, _bare_key)
+    tables = {"sampling": raw}
     try:
-        return msgspec.convert({"sampling": raw}, RunConfig, str_keys=True).sampling
+        return msgspec.convert(tables, RunConfig, str_keys=True).sampling
     except msgspec.ValidationError as error:
-        raise UsageError(_one_line(error)) from None
+        raise UsageError(invalid_setting(error, tables, _bare_key)) from None
 
 
 def shipped_configs() -> list[str]:
-    """The names that `--config NAME` accepts."""
+    """Return the names of the shipped configurations, in alphabetical order."""
     folder = _configs_dir()
     return sorted(path.stem for path in folder.glob("*.toml")) if folder is not None else []
 
 
-def _drop_what_flags_replace(below: dict[str, Any], values: Mapping[str, Any]) -> None:
-    """Where two keys say one thing in two ways, a flag for one replaces the file's other where that contradicts it."""
-    sources = ("prompts", "prompts_file", "prompt_length")
-    for flag, other in (("temperature", "do_sample"), *permutations(sources, 2)):
-        if flag in values and other not in values:
+def _lay_over(
+    raw: dict[str, Any], overrides: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Change `raw`, the tables of a file, in place: `overrides` win over it, `defaults` fill what is missing."""
+    for table, values in overrides.items():
+        below = raw.setdefault(table, {})
+        if not isinstance(below, dict):
+            break  # msgspec reports the table that is no table
+        _drop_contradicted(below, values)
+        below.update(values)
+    for table, values in defaults.items():
+        if isinstance(raw.get(table, {}), dict):
+            raw[table] = {**values, **raw.get(table, {})}
+
+
+def _drop_contradicted(below: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Remove settings from `below` that the overriding `values` contradict under another key.
+
+    `--temperature` replaces a file's `do_sample`, and one source of prompts replaces another.
+    """
+    for option, other in (("temperature", "do_sample"), *permutations(_PROMPT_SOURCES, 2)):
+        if option in values and other not in values:
             below.pop(other, None)
     if "do_sample" in values and "temperature" not in values and bool(below.get("temperature")) != values["do_sample"]:
         below.pop("temperature", None)
 
 
-def _resolve_do_sample(sampling: dict[str, Any]) -> None:
-    """`do_sample` is sugar for a temperature: true means 1.0 unless one is given, false means 0."""
+def _resolve_do_sample(sampling: dict[str, Any], name: Naming) -> None:
+    """Replace `do_sample` by a temperature, in place: true is 1.0 unless a temperature is set, false is 0."""
     do_sample = sampling.pop("do_sample", None)
     if do_sample is None:
         return
+    setting, temperature_setting = name("sampling", "do_sample"), name("sampling", "temperature")
     if not isinstance(do_sample, bool):
-        raise UsageError(f"sampling.do_sample: expected true or false, got {do_sample!r}")
+        raise UsageError(f"invalid {setting} {do_sample!r}: give true or false")
     temperature = sampling.get("temperature")
     if do_sample and temperature == 0:
-        raise UsageError("sampling with temperature 0 is greedy: give a temperature above 0, or drop do_sample")
+        raise UsageError(
+            f"{setting} contradicts {temperature_setting} {temperature:g}, which is greedy: "
+            f"give a temperature above 0, or drop {setting}"
+        )
     if not do_sample and temperature:
-        raise UsageError(f"temperature {temperature} samples: drop it, or drop do_sample = false")
+        off = setting.replace("--", "--no-", 1) if setting.startswith("--") else f"{setting} false"
+        raise UsageError(f"{off} contradicts {temperature_setting} {temperature}, which samples: drop one of the two")
     if temperature is None:
         sampling["temperature"] = 1.0 if do_sample else 0.0
 
@@ -97,26 +128,27 @@ def _read_toml(name_or_path: str) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"cannot read config {path}: {error.strerror}") from None
+        raise UsageError(f"cannot read config file {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid TOML: {error}") from None
 
 
 def _find(name_or_path: str) -> Path:
-    """A path when it looks like one, else the name of a shipped run."""
+    """Return the path itself if the argument looks like one, else the path of the shipped configuration so named."""
     path = Path(name_or_path)
     if path.suffix == ".toml" or path.parent != Path():
         if not path.is_file():
             raise UsageError(f"config file {path} does not exist")
         return path
     folder = _configs_dir()
-    if folder is not None and (folder / f"{name_or_path}.toml").is_file():
-        return folder / f"{name_or_path}.toml"
-    raise UsageError(f"no config named {name_or_path!r}; shipped: {_listed(shipped_configs())}; or give a .toml file")
+    name = _FORMER_NAMES.get(name_or_path, name_or_path)
+    if folder is not None and (folder / f"{name}.toml").is_file():
+        return folder / f"{name}.toml"
+    raise UsageError(f"no config named {name_or_path!r}: give a .toml file, or one of: {listed(shipped_configs())}")
 
 
 def _configs_dir() -> Path | None:
-    """`configs/` lies inside an installed package, and beside the package in a source tree."""
+    """Return the directory of the shipped configurations: inside an installed package, or next to it in a checkout."""
     package = Path(__file__).parent
     for folder in (package / "configs", package.parent / "configs"):
         if folder.is_dir():
@@ -124,36 +156,6 @@ def _configs_dir() -> Path | None:
     return None
 
 
-def _one_line(error: msgspec.ValidationError) -> str:
-    """msgspec's "message - at `$.table.key`" as "table.key: message"."""
-    message, key = str(error).partition(" - at `$")[0], _place(error)
-    if message.startswith("Object contains unknown field"):
-        field = message.split("`")[1]
-        known = _known_keys(key)
-        hint = f"; known keys: {_listed(known)}" if known else ""
-        return f"unknown key {f'{key}.{field}' if key else field}{hint}"
-    if message.startswith("Invalid enum value"):
-        message = f"{message}; one of {_listed(_choices(key))}"
-    return f"{key}: {message[:1].lower()}{message[1:]}" if key else message
-
-
-def _place(error: msgspec.ValidationError) -> str:
-    """What is wrong: table.key, or table.key[...] for an item of a list."""
-    return str(error).partition(" - at `$")[2].rstrip("`").lstrip(".")
-
-
-def _known_keys(table: str) -> list[str]:
-    struct = RunConfig() if not table else getattr(RunConfig(), table, None)
-    return list(struct.__struct_fields__) if isinstance(struct, msgspec.Struct) else []
-
-
-def _choices(key: str) -> tuple[str, ...]:
-    table, _, field = key.partition(".")
-    for known in msgspec.structs.fields(getattr(RunConfig(), table)):
-        if known.name == field:
-            return get_args(known.type)
-    return ()
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none"
+def _bare_key(table: str, key: str) -> str:
+    """Name a setting as a request in a JSON line does: by its key alone."""
+    return key

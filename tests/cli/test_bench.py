@@ -1,4 +1,4 @@
-"""`roseinfer bench`: the origin's report for every mode, and the same as JSON."""
+"""`roseinfer bench`: the text report of every mode, and the JSON document."""
 
 import csv
 import json
@@ -37,8 +37,8 @@ def reports(stdout: str) -> list[tuple[str, ...]]:
     return re.findall("\n".join(REPORT), stdout)
 
 
-def test_the_origins_run_reports_256_completion_tokens_in_each_mode() -> None:
-    done = succeeds("bench", "--config", "origin-gpt2", "--mode", "all", "--repeats", 1)
+def test_the_tutorial_engines_run_reports_256_completion_tokens_in_each_mode() -> None:
+    done = succeeds("bench", "--config", "tutorial-gpt2", "--mode", "all", "--repeats", 1)
     found = reports(done.stdout)
     assert [report[0] for report in found] == MODES
     for _, requests, add_s, run_s, total_s, prompt, completion, total, *rates in found:

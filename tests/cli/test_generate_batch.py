@@ -263,10 +263,10 @@ BAD_LINES = {
     "ids that are words": ('{"prompt_token_ids": ["a"]}', ["prompt_token_ids", "integers"]),
     "an id that is a list": ('{"prompt": "a", "id": []}', ["id: expected"]),
     "an id twice": ('{"prompt": "a", "id": "same"}', ["'same'", "line 1"]),
-    "a wrong type": ('{"prompt": "a", "top_k": "many"}', ["sampling.top_k", "int"]),
-    "a wrong value": ('{"prompt": "a", "top_p": 0}', ["sampling.top_p"]),
+    "a wrong type": ('{"prompt": "a", "top_k": "many"}', ["invalid top_k 'many'", "integer"]),
+    "a wrong value": ('{"prompt": "a", "top_p": 0}', ["invalid top_p 0"]),
     "sampling at temperature 0": ('{"prompt": "a", "do_sample": true, "temperature": 0}', ["temperature 0"]),
-    "completions of nothing": ('{"prompt": "a", "n": 0}', ["sampling.n"]),
+    "completions of nothing": ('{"prompt": "a", "n": 0}', ["invalid n 0"]),
 }
 
 

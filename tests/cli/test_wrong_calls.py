@@ -29,7 +29,7 @@ WRONG_CALLS = {
     "a prompts file that is no text": (["generate", "--prompts-file", "{binary}", "--model", "{tiny}"], 2, "UTF-8"),
     "an empty workload": (["bench", "--config", "{empty}", "--model", "{tiny}"], 2, "no prompt"),
     "a missing config file": (["bench", "--config", "{tmp}/none.toml"], 2, "none.toml"),
-    "an unknown shipped config": (["bench", "--config", "fast"], 2, "origin-gpt2"),
+    "an unknown shipped config": (["bench", "--config", "fast"], 2, "tutorial-gpt2"),
     "a config that is no TOML": (["bench", "--config", "{badtoml}"], 2, "not valid TOML"),
     "an unknown config key": (["bench", "--config", "{badkey}"], 2, "engine.modle"),
     "an unknown config table": (["bench", "--config", "{badtable}"], 2, "engines"),
@@ -38,16 +38,16 @@ WRONG_CALLS = {
     "an unknown device": ([*GENERATE, "--device", "tpu"], 2, "tpu"),
     "a GPU that is not there": ([*GENERATE, "--device", "cuda:99"], 2, "cuda:99"),
     "an unknown mode": ([*GENERATE, "--mode", "fast"], 2, "fast"),
-    "a negative top-k": ([*GENERATE, "--top-k", "-1"], 2, "top_k"),
-    "a top-p of 0": ([*GENERATE, "--top-p", "0"], 2, "top_p"),
-    "a temperature that is no number": ([*GENERATE, "--temperature", "nan"], 2, "temperature"),
-    "a negative completion length": ([*GENERATE, "--max-new-tokens", "-1"], 2, "max_new_tokens"),
-    "a batch of nothing": ([*GENERATE, "--max-batch-size", "0"], 2, "max_batch_size"),
-    "blocks of nothing": ([*GENERATE, "--block-size", "0"], 2, "block_size"),
+    "a negative top-k": ([*GENERATE, "--top-k", "-1"], 2, "--top-k -1"),
+    "a top-p of 0": ([*GENERATE, "--top-p", "0"], 2, "--top-p 0"),
+    "a temperature that is no number": ([*GENERATE, "--temperature", "nan"], 2, "--temperature nan"),
+    "a negative completion length": ([*GENERATE, "--max-new-tokens", "-1"], 2, "--max-new-tokens -1"),
+    "a batch of nothing": ([*GENERATE, "--max-batch-size", "0"], 2, "--max-batch-size 0"),
+    "blocks of nothing": ([*GENERATE, "--block-size", "0"], 2, "--block-size 0"),
     "sampling at temperature 0": ([*GENERATE, "--do-sample", "--temperature", "0"], 2, "temperature 0"),
     "a filter of greedy tokens": ([*GENERATE, "--top-k", "3"], 2, "--top-k does nothing at temperature 0"),
     "a filter of tokens made greedy": (
-        ["bench", "--config", "origin-gpt2", "--temperature", "0", "--min-p", "0.1"],
+        ["bench", "--config", "tutorial-gpt2", "--temperature", "0", "--min-p", "0.1"],
         2,
         "--min-p",
     ),
@@ -61,7 +61,7 @@ WRONG_CALLS = {
     "a prompt longer than the context": (["generate", "x" * 129, "--model", "{tiny}"], 2, "129 tokens"),
     "a benchmark of nothing": (["bench", "--model", "{tiny}", "--prompt", "a", "--max-new-tokens", "0"], 2, "0"),
     "a profile of nothing": ([*PROFILE, "--max-new-tokens", "0"], 2, "max_new_tokens is 0"),
-    "a profile without active steps": ([*PROFILE, "--active", "0"], 2, "profile.active"),
+    "a profile without active steps": ([*PROFILE, "--active", "0"], 2, "--active 0"),
     "a profile directory below a file": ([*PROFILE, "--profile-dir", "{text}/profiles"], 1, "profile directory"),
     "a missing trace": (["summarize", "{tmp}/none.json"], 1, "none.json"),
     "a trace that is none": (["summarize", "{binary}"], 1, "bytes.bin"),
@@ -109,10 +109,8 @@ def test_one_line_says_what_is_wrong(case: str, places: dict[str, Path]) -> None
 @pytest.mark.parametrize("arguments", [["bench", "--turns", 0], ["profile", "--top", 0], ["bench", "--n", 0]])
 def test_a_wrong_flag_is_not_blamed_on_the_file_below_it(arguments: list[object]) -> None:
     done = roseinfer(*arguments)
-    key = str(arguments[1]).strip("-")
     assert done.returncode == 2
-    assert done.stderr.split(".")[0] in ("error: workload", "error: profile", "error: sampling")
-    assert f".{key}: expected" in done.stderr
+    assert done.stderr.startswith(f"error: invalid {arguments[1]} 0: give an integer of at least 1")
 
 
 def test_flags_that_a_config_or_a_line_makes_sense_of_are_taken(tiny_llama: Path, tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
-"""One TOML file and the flags over it become one RunConfig; everything else is an error that names the key."""
+"""A TOML file and command-line options become one RunConfig; anything invalid is an error that names the setting."""
 
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
 
+from roseinfer.cli.app import app
 from roseinfer.config import EngineConfig, RunConfig, SamplingParams
 from roseinfer.config_file import load_config, shipped_configs
+from roseinfer.config_messages import option_name
 from roseinfer.errors import UsageError
 
 
@@ -39,8 +43,8 @@ def test_every_shipped_run_is_valid(name: str) -> None:
     assert isinstance(load_config(name), RunConfig)
 
 
-def test_the_origins_run_is_what_the_origin_ran() -> None:
-    config = load_config("origin-gpt2")
+def test_the_tutorial_engines_run_is_what_that_engine_ran() -> None:
+    config = load_config("tutorial-gpt2")
     assert (config.engine.model, config.engine.load_format, config.engine.max_batch_size) == ("gpt2", "dummy", 8)
     assert (config.workload.prompts, config.workload.num_requests, config.workload.mode) == (("Hello",), 16, "online")
     sampling = config.sampling
@@ -53,18 +57,21 @@ def test_the_origins_run_is_what_the_origin_ran() -> None:
     [
         ("[engine]\nblock_sise = 1", r"engine\.block_sise; known keys: .*block_size"),
         ("[motor]\n", "unknown key motor; known keys: .*engine"),
-        ("[engine]\nblock_size = 0", r"engine\.block_size: expected `int` >= 1"),
-        ("[engine]\nblock_size = true", r"engine\.block_size: expected `int`, got `bool`"),
-        ("[engine]\nblock_size = 1.5", r"engine\.block_size: expected `int`, got `float`"),
-        ('[engine]\ndtype = "float8"', r"engine\.dtype: .*'float8'; one of auto, float32, bfloat16"),
-        ("[sampling]\ntop_p = 1.5", r"sampling\.top_p: expected `float` <= 1"),
-        ("[sampling]\ntop_p = 0.0", r"sampling\.top_p: expected `float` > 0"),
-        ("[sampling]\ntemperature = nan", r"sampling\.temperature: expected `float` >= 0"),
-        ("[sampling]\ntop_k = 9223372036854775808", r"sampling\.top_k: expected `int` <= 9223372036854775807"),
-        ("[sampling]\ndo_sample = 1", r"sampling\.do_sample: expected true or false, got 1"),
-        ("[workload]\nprompts = [1]", r"workload\.prompts\[.*\]: expected `str`, got `int`"),
-        ("[workload]\nprompts = 'a'", r"workload\.prompts: expected `array`, got `str`"),
-        ("engine = 3", r"engine: expected `object`, got `int`"),
+        ("[engine]\nblock_size = 0", r"invalid engine\.block_size 0: give an integer of at least 1$"),
+        ("[engine]\nblock_size = true", r"invalid engine\.block_size true: give an integer of at least 1$"),
+        ("[engine]\nblock_size = 1.5", r"invalid engine\.block_size 1\.5: give an integer of at least 1$"),
+        ('[engine]\ndtype = "float8"', r"invalid engine\.dtype 'float8': give one of auto, float32, bfloat16"),
+        ("[sampling]\ntop_p = 1.5", r"invalid sampling\.top_p 1\.5: give a number above 0 and at most 1$"),
+        ("[sampling]\ntop_p = 0.0", r"invalid sampling\.top_p 0\.0: give a number above 0 and at most 1$"),
+        ("[sampling]\ntemperature = nan", r"invalid sampling\.temperature nan: give a number of at least 0$"),
+        (
+            "[sampling]\ntop_k = 9223372036854775808",
+            r"invalid sampling\.top_k 9223372036854775808: .* and at most 9223372036854775807$",
+        ),
+        ("[sampling]\ndo_sample = 1", r"invalid sampling\.do_sample 1: give true or false$"),
+        ("[workload]\nprompts = [1]", r"invalid workload\.prompts\[0\] 1: give a text$"),
+        ("[workload]\nprompts = 'a'", r"invalid workload\.prompts 'a': give a list, each item a text$"),
+        ("engine = 3", r"invalid engine 3: write a table, \[engine\]$"),
         ("[engine", "not valid TOML"),
     ],
 )
@@ -72,18 +79,21 @@ def test_what_is_wrong_is_named_with_its_file(write: Any, text: str, named: str)
     path = write(text)
     with pytest.raises(UsageError, match=named) as caught:
         load_config(path, {"engine": {"seed": 1}})
-    assert "run.toml" in str(caught.value) or "do_sample" in text
+    assert "run.toml" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        ({"engine": {"block_size": 0}}, r"engine\.block_size: expected"),
-        ({"sampling": {"stop_token_ids": [-1]}}, r"sampling\.stop_token_ids\[0\]: expected"),
+        ({"engine": {"block_size": 0}}, "invalid --block-size 0: give an integer of at least 1"),
+        ({"sampling": {"stop_token_ids": [3, -1]}}, "invalid --stop-token-id -1: give an integer of at least 0"),
+        ({"workload": {"seed": -1}}, "invalid --workload-seed -1: give an integer of at least 0"),
+        ({"sampling": {"do_sample": True, "temperature": 0.0}}, "--do-sample contradicts --temperature 0,"),
+        ({"sampling": {"do_sample": False, "temperature": 0.5}}, "--no-do-sample contradicts --temperature 0.5,"),
     ],
 )
-def test_a_flag_that_is_wrong_is_not_blamed_on_the_file(write: Any, flags: dict[str, Any], named: str) -> None:
+def test_a_wrong_option_is_named_as_typed_without_the_file(write: Any, flags: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError, match=f"^{named}"):
         load_config(write(""), flags)
 
@@ -128,15 +138,31 @@ def test_a_prompts_file_by_flag_replaces_the_files_prompts_and_the_other_way_rou
 
 
 def test_a_name_is_a_shipped_run_and_a_path_is_a_file(tmp_path: Path) -> None:
-    assert {"default", "origin-gpt2"} <= set(shipped_configs())
-    with pytest.raises(UsageError, match=r"no config named 'fast'; shipped: .*default.*origin-gpt2"):
+    assert {"default", "tutorial-gpt2"} <= set(shipped_configs())
+    with pytest.raises(UsageError, match=r"no config named 'fast': .*default.*tutorial-gpt2"):
         load_config("fast")
     with pytest.raises(UsageError, match="does not exist"):
         load_config(str(tmp_path / "fast.toml"))
 
 
+def test_a_former_name_is_accepted_and_not_listed() -> None:
+    assert load_config("origin-gpt2") == load_config("tutorial-gpt2")
+    assert "origin-gpt2" not in shipped_configs()
+
+
+def test_messages_name_options_that_commands_have() -> None:
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    options = {
+        option for command in group.commands.values() for parameter in command.params for option in parameter.opts
+    }
+    tables = {table.name: table.type for table in msgspec.structs.fields(RunConfig)}
+    names = {option_name(table, field.name) for table, kind in tables.items() for field in msgspec.structs.fields(kind)}
+    assert names - options == set()
+
+
 def test_a_configuration_survives_json() -> None:
-    config = load_config("origin-gpt2")
+    config = load_config("tutorial-gpt2")
     assert msgspec.json.decode(msgspec.json.encode(config), type=RunConfig) == config
 
 
