@@ -119,7 +119,7 @@ def _prepare(arguments: argparse.Namespace, work: Path) -> tuple[Job, dict[str, 
     from roseinfer.engine.factory import build_engine
     from roseinfer.models.shapes import SHAPES
     from roseinfer.weights.resolve import resolve
-    from roseinfer.workload.load import plan_load
+    from roseinfer.workload.load_plan import plan_load
     from roseinfer.workload.provenance import current_versions
 
     engine_flags = ("model", "load_format", "device", "dtype", "quantize", "max_batch_size", "compile")

@@ -64,7 +64,7 @@ def roseinfer(job: Job) -> tuple[str, Callable[[], tuple[Pass, list[list[int]]]]
     from roseinfer.bench.request_figures import request_figures
     from roseinfer.config import EngineConfig, SamplingParams
     from roseinfer.engine.factory import build_engine
-    from roseinfer.workload.load import PlannedRequest
+    from roseinfer.workload.load_plan import PlannedRequest
 
     engine = build_engine(msgspec.convert(job.engine, EngineConfig))
     load = [

@@ -26,8 +26,8 @@ from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 from roseinfer.engine.graphs.graph_key import GraphKey
 from roseinfer.engine.graphs.step_graphs import StepGraphs
-from roseinfer.workload.load import PlannedRequest
-from roseinfer.workload.run import run_load
+from roseinfer.workload.load_plan import PlannedRequest
+from roseinfer.workload.load_runner import run_load
 
 PROMPT_TOKENS = 128
 NEW_TOKENS = 200

@@ -16,9 +16,9 @@ import msgspec
 from roseinfer.config import EngineConfig, ProfileConfig, RunConfig, SamplingParams, WorkloadConfig
 from roseinfer.engine.factory import build_engine
 from roseinfer.profiling.estimate import OpCounter
-from roseinfer.profiling.run import profile_run
-from roseinfer.workload.load import at_once
-from roseinfer.workload.run import run_load
+from roseinfer.profiling.profile_run import profile_run
+from roseinfer.workload.load_plan import at_once
+from roseinfer.workload.load_runner import run_load
 
 _COUNTED_STEPS = 3
 _ACTIVE = 8

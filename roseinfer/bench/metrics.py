@@ -9,7 +9,8 @@ import numpy as np
 from roseinfer.bench.request_figures import RequestFigures
 from roseinfer.costs.ceilings import Ceilings
 from roseinfer.engine.planner import Phase
-from roseinfer.workload.run import StepRecord, WorkloadResult
+from roseinfer.workload.load_runner import WorkloadResult
+from roseinfer.workload.step_record import StepRecord
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,12 +7,13 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from roseinfer.bench.memory import forget_peak_memory
+from roseinfer.bench.peak_memory import forget_peak_memory
 from roseinfer.config import Mode
 from roseinfer.engine.engine import Engine
 from roseinfer.errors import UsageError
-from roseinfer.workload.load import PlannedRequest
-from roseinfer.workload.run import WALL_CLOCK, Clock, WorkloadResult, run_load
+from roseinfer.workload.clock import WALL_CLOCK, Clock
+from roseinfer.workload.load_plan import PlannedRequest
+from roseinfer.workload.load_runner import WorkloadResult, run_load
 
 WARM_UP_PASSES = 1
 

@@ -8,7 +8,7 @@ import msgspec
 
 from roseinfer.engine.request import FinishReason
 from roseinfer.errors import UsageError
-from roseinfer.workload.run import WorkloadResult
+from roseinfer.workload.load_runner import WorkloadResult
 
 
 class RequestFigures(msgspec.Struct, frozen=True, kw_only=True):

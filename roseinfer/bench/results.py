@@ -5,6 +5,7 @@ from statistics import median
 
 import msgspec
 
+from roseinfer.bench.cell_measurement import Measured
 from roseinfer.bench.metrics import (
     DecodeSpeed,
     Latency,
@@ -22,13 +23,13 @@ from roseinfer.bench.metrics import (
     ttft,
 )
 from roseinfer.bench.protocol import WARM_UP_PASSES
-from roseinfer.bench.request_figures import RequestFigures, request_figures
+from roseinfer.bench.request_figures import request_figures
 from roseinfer.bench.slo import Goodput, Slo, goodput
 from roseinfer.config import EngineConfig, Mode, SamplingParams, WorkloadConfig
 from roseinfer.costs.ceilings import Ceilings
+from roseinfer.workload.load_runner import WorkloadResult
+from roseinfer.workload.pass_report import Report
 from roseinfer.workload.provenance import ModelInfo, Versions
-from roseinfer.workload.report import Report
-from roseinfer.workload.run import WorkloadResult
 
 SCHEMA_VERSION = 1
 
@@ -177,24 +178,6 @@ class BenchResults(msgspec.Struct, frozen=True, kw_only=True):
     runs: list[BenchRun]
     comparison: Comparison | None = None
     """With --baseline."""
-
-
-class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """What one configuration's protocol gave."""
-
-    name: str
-    mode: Mode
-    max_batch_size: int
-    workload: WorkloadConfig
-    sampling: SamplingParams
-    seed: int
-    results: Sequence[WorkloadResult]
-    peak_memory_bytes: int
-
-    @property
-    def figures(self) -> list[RequestFigures]:
-        """The requests of all repeats."""
-        return [each for repeat, result in enumerate(self.results) for each in request_figures(result, repeat)]
 
 
 def median_report(results: Sequence[WorkloadResult]) -> Report:

@@ -43,7 +43,7 @@ class _Key(msgspec.Struct, frozen=True):
     torch: str
 
 
-class _Entry(msgspec.Struct, frozen=True):
+class _CeilingsFile(msgspec.Struct, frozen=True):
     """One file of the cache."""
 
     key: _Key
@@ -61,7 +61,7 @@ def ceilings(device: torch.device, dtype: torch.dtype, *, fresh: bool = False) -
     if not fresh and (known := _read(path, key)) is not None:
         return known
     measured = measure_ceilings(device, dtype)
-    _write(path, _Entry(key, measured))
+    _write(path, _CeilingsFile(key, measured))
     return measured
 
 
@@ -134,14 +134,14 @@ def _cpu_name() -> str:
 
 def _read(path: Path, key: _Key) -> Ceilings | None:
     try:
-        entry = msgspec.json.decode(path.read_bytes(), type=_Entry)
+        entry = msgspec.json.decode(path.read_bytes(), type=_CeilingsFile)
     except (OSError, msgspec.DecodeError):
         return None
     rates = entry.ceilings
     return rates if entry.key == key and rates.copy_bytes_per_s > 0 and rates.flops_per_s > 0 else None
 
 
-def _write(path: Path, entry: _Entry) -> None:
+def _write(path: Path, entry: _CeilingsFile) -> None:
     """Whole or not at all: another process may read it at any time."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with contextlib.suppress(OSError):

@@ -10,7 +10,7 @@ from roseinfer.config import Mode
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.planner import Phase, Planner
 from roseinfer.engine.request import Request
-from roseinfer.workload.load import PlannedRequest
+from roseinfer.workload.load_plan import PlannedRequest
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from roseinfer.config import ProfileConfig
 from roseinfer.errors import RoseinferError
-from roseinfer.profiling.quiet import without_chatter
 from roseinfer.profiling.schedule import Action, Schedule
+from roseinfer.profiling.stderr_filter import without_chatter
 
 
 class RecordedCycle(msgspec.Struct, frozen=True, kw_only=True):

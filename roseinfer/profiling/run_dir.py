@@ -12,8 +12,8 @@ import msgspec
 from roseinfer.errors import RoseinferError
 from roseinfer.profiling.recorder import RecordedCycle
 from roseinfer.trace.reading.trace_manifest import Graph
+from roseinfer.workload.pass_report import Report
 from roseinfer.workload.provenance import ModelInfo, Versions
-from roseinfer.workload.report import Report
 
 SCHEMA_VERSION = 1
 _COPY_BYTES = 1 << 20
@@ -34,7 +34,7 @@ class ProfiledStep(msgspec.Struct, frozen=True, kw_only=True):
     flops: int
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class RunManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """manifest.json. Parts that only an engine has are missing for other loops."""
 
     schema_version: int

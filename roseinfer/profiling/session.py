@@ -14,7 +14,7 @@ from roseinfer.errors import RoseinferError
 from roseinfer.profiling.recorder import Recorder
 from roseinfer.profiling.run_dir import (
     SCHEMA_VERSION,
-    Manifest,
+    RunManifest,
     compress,
     create_run_dir,
     point_latest_to,
@@ -34,7 +34,7 @@ class SessionResult(msgspec.Struct, frozen=True, kw_only=True):
     run_dir: Path
     traces: list[Path]
     summary: Summary
-    manifest: Manifest
+    manifest: RunManifest
 
 
 class ProfileSession:
@@ -123,7 +123,7 @@ def _write(
             if cycle.partial is not None
         ]
         details = {"config": {"profile": settings}, **session.details}
-        manifest = Manifest(
+        manifest = RunManifest(
             schema_version=SCHEMA_VERSION,
             versions=current_versions(),
             device=device_name(device),

@@ -15,7 +15,7 @@ from roseinfer.config import SamplingParams
 from roseinfer.config_file import sampling_with
 from roseinfer.engine.loaded_model import Prompt, is_message
 from roseinfer.errors import UsageError
-from roseinfer.workload.requests import WorkloadRequest
+from roseinfer.workload.workload_request import WorkloadRequest
 
 PROMPT_KEYS = ("prompt", "messages", "prompt_token_ids")
 SAMPLING_KEYS = (*SamplingParams.__struct_fields__, "do_sample")

@@ -10,7 +10,8 @@ from roseinfer.bench.request_figures import RequestFigures, request_figures
 from roseinfer.bench.results import median_report
 from roseinfer.costs.ceilings import Ceilings
 from roseinfer.engine.request import RequestOutput
-from roseinfer.workload.run import StepRecord, WorkloadResult
+from roseinfer.workload.load_runner import WorkloadResult
+from roseinfer.workload.step_record import StepRecord
 
 CEILINGS = Ceilings(copy_bytes_per_s=1e9, flops_per_s=1e9)
 

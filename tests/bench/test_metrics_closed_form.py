@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from scripted import ScriptedEngine
 
+from roseinfer.bench.cell_measurement import measure_cell
 from roseinfer.bench.grid import Cell
 from roseinfer.bench.results import BenchRun, bench_run
-from roseinfer.bench.session import measure_cell
 from roseinfer.bench.slo import Slo, parse_slo
 from roseinfer.config import EngineConfig, SamplingParams, WorkloadConfig
 from roseinfer.costs.ceilings import Ceilings

@@ -11,8 +11,8 @@ from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 from roseinfer.errors import UsageError
-from roseinfer.workload.load import at_once
-from roseinfer.workload.report import Report
+from roseinfer.workload.load_plan import at_once
+from roseinfer.workload.pass_report import Report
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 

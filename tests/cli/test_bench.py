@@ -321,10 +321,10 @@ def test_wrong_calls_of_bench_are_refused(
 def test_ctrl_c_keeps_what_was_measured_and_exits_130(
     output: str, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from roseinfer.bench import session
+    from roseinfer.bench import cell_measurement
     from roseinfer.cli.app import run
 
-    measure_cell, names = session.measure_cell, []
+    measure_cell, names = cell_measurement.measure_cell, []
 
     def interrupted_in_the_second(engine: Any, cell: Any, **options: Any) -> Any:
         names.append(cell.name)
@@ -332,7 +332,7 @@ def test_ctrl_c_keeps_what_was_measured_and_exits_130(
             raise KeyboardInterrupt
         return measure_cell(engine, cell, **options)
 
-    monkeypatch.setattr(session, "measure_cell", interrupted_in_the_second)
+    monkeypatch.setattr(cell_measurement, "measure_cell", interrupted_in_the_second)
     call = ["bench", "--model", str(tiny_llama), "--prompt-length", "8", "--max-new-tokens", "1,2,3", output]
     monkeypatch.setattr("sys.argv", ["roseinfer", *call])
     assert run() == 130

@@ -16,7 +16,7 @@ from command import ENVIRONMENT, command, roseinfer, succeeds
 from roseinfer import Engine, EngineConfig, SamplingParams, UsageError, build_engine
 from roseinfer.cli.generate.answer_stream import answers
 from roseinfer.workload.request_lines import count_requests
-from roseinfer.workload.requests import WorkloadRequest
+from roseinfer.workload.workload_request import WorkloadRequest
 
 REQUESTS: list[dict[str, Any]] = [
     {"prompt": "one", "id": "first"},

@@ -10,9 +10,9 @@ import pytest
 
 from roseinfer.config import EngineConfig, ProfileConfig, RunConfig, SamplingParams, WorkloadConfig
 from roseinfer.engine.factory import build_engine
-from roseinfer.profiling.run import profile_run
+from roseinfer.profiling.profile_run import profile_run
 from roseinfer.trace.reading.trace_manifest import Graph
-from roseinfer.workload.load import at_once
+from roseinfer.workload.load_plan import at_once
 
 pytestmark = pytest.mark.gpu
 

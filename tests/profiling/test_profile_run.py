@@ -13,11 +13,12 @@ from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.profiling.dry_run import planned_steps
-from roseinfer.profiling.run import ProfileResult, baseline_step_ms, profile_run
+from roseinfer.profiling.profile_run import ProfileResult, profile_run
 from roseinfer.profiling.run_dir import ProfiledStep
 from roseinfer.profiling.schedule import steps_needed
-from roseinfer.workload.load import at_once
-from roseinfer.workload.run import StepRecord
+from roseinfer.profiling.unprofiled_baseline import baseline_step_ms
+from roseinfer.workload.load_plan import at_once
+from roseinfer.workload.step_record import StepRecord
 
 PROMPT = [1, 2, 3]
 

@@ -9,8 +9,8 @@ from roseinfer.config import EngineConfig, Mode, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 from roseinfer.engine.planner import StepPlan
-from roseinfer.workload.report import Report
-from roseinfer.workload.run import run_workload
+from roseinfer.workload.load_runner import run_workload
+from roseinfer.workload.pass_report import Report
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 

@@ -7,7 +7,7 @@ import pytest
 
 from roseinfer.config import WorkloadConfig
 from roseinfer.errors import UsageError
-from roseinfer.workload.requests import read_prompts
+from roseinfer.workload.prompts import read_prompts
 
 
 def test_prompts_are_sent_in_order() -> None:

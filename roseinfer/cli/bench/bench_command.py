@@ -15,10 +15,11 @@ from roseinfer.config import Mode, RunConfig
 from roseinfer.errors import UsageError
 
 if TYPE_CHECKING:
+    from roseinfer.bench.cell_measurement import Measured
     from roseinfer.bench.grid import Cell
-    from roseinfer.bench.results import BenchResults, Measured, Search, Trial
-    from roseinfer.bench.session import Parameter
+    from roseinfer.bench.results import BenchResults, Search, Trial
     from roseinfer.bench.slo import Slo
+    from roseinfer.bench.slo_search import Parameter
     from roseinfer.engine.engine import Engine
 
 _FORMATS = ("table", "md", "csv", "json", "jsonl")
@@ -118,13 +119,13 @@ def bench(
     if parameter is not None and len(to_measure) > 1:
         raise UsageError("a search starts from one configuration: give one value of each option")
     if older is not None:
-        from roseinfer.bench.comparison import check_names
+        from roseinfer.bench.baseline_comparison import check_names
 
         check_names(older, to_measure)
     judge = older if limit_percent is not None else None
     measured, results, interrupted = _measure(config, to_measure, repeats, objective, parameter, judge, started_s)
     if baseline is not None and older is not None and not interrupted:
-        from roseinfer.bench.comparison import comparison
+        from roseinfer.bench.baseline_comparison import comparison
 
         results = msgspec.structs.replace(results, comparison=comparison(baseline, older, results, limit_percent))
     if save_requests is not None:
@@ -173,7 +174,7 @@ def _baseline(path: Path | None, fail_above: str | None) -> "tuple[float | None,
         if fail_above is not None:
             raise UsageError("--fail-above needs a --baseline to compare with")
         return None, None
-    from roseinfer.bench.comparison import parse_percent, read_baseline
+    from roseinfer.bench.baseline_comparison import parse_percent, read_baseline
 
     return None if fail_above is None else parse_percent(fail_above), read_baseline(path)
 
@@ -200,9 +201,10 @@ def _measure(
     Raises UsageError before the first pass for a baseline, `judge`, that these cannot be held against.
     The last of the three says that Ctrl-C came, after at least one configuration was measured.
     """
-    from roseinfer.bench.comparison import check_comparable
+    from roseinfer.bench.baseline_comparison import check_comparable
+    from roseinfer.bench.cell_measurement import measure_cell
     from roseinfer.bench.results import BenchResults, BenchRun, Environment, bench_run
-    from roseinfer.bench.session import find_largest, measure_cell
+    from roseinfer.bench.slo_search import find_largest
     from roseinfer.cli.loading import load_engine
     from roseinfer.costs.ceilings import Ceilings, ceilings
     from roseinfer.engine.device import device_name, num_threads

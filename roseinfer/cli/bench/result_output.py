@@ -22,7 +22,8 @@ from roseinfer.cli.bench.result_tables import (
 from roseinfer.cli.rendering.run_report import print_run_report
 
 if TYPE_CHECKING:
-    from roseinfer.bench.results import BenchResults, BenchRun, Comparison, Measured, Search
+    from roseinfer.bench.cell_measurement import Measured
+    from roseinfer.bench.results import BenchResults, BenchRun, Comparison, Search
 
 _NAMES = len(SPEED_COLUMNS) - 1
 

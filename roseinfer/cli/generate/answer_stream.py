@@ -11,7 +11,7 @@ from roseinfer.engine.loaded_model import Prompt
 from roseinfer.engine.request import RequestOutput, TokenEvent
 from roseinfer.engine.schedulers import Scheduler
 from roseinfer.errors import RoseinferError, UsageError
-from roseinfer.workload.requests import WorkloadRequest
+from roseinfer.workload.workload_request import WorkloadRequest
 
 _BATCHES_AHEAD = 2
 """Full batches that are submitted and not finished: enough that a step never lacks a request to start."""

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 
 from roseinfer.cli.generate.answer_stream import Answer
 from roseinfer.engine.request import TokenEvent
-from roseinfer.workload.requests import WorkloadRequest, shown
+from roseinfer.workload.prompts import shown
+from roseinfer.workload.workload_request import WorkloadRequest
 
 _Key = tuple[str | int, int]
 """A request's id and the index of a completion."""

@@ -14,7 +14,7 @@ from roseinfer.engine.engine import Engine
 from roseinfer.engine.loaded_model import Message, Prompt
 from roseinfer.engine.request import TokenEvent
 from roseinfer.errors import RoseinferError
-from roseinfer.workload.requests import parse_prompt
+from roseinfer.workload.prompts import parse_prompt
 
 _HELP = "/exit or Ctrl-D ends, /clear forgets the conversation, Ctrl-C stops an answer"
 

@@ -23,8 +23,9 @@ from roseinfer.engine.engine import Engine
 from roseinfer.engine.loaded_model import Prompt
 from roseinfer.engine.request import TokenEvent
 from roseinfer.errors import RoseinferError, UsageError
+from roseinfer.workload.prompts import parse_prompt, read_prompts, shown, to_prompt
 from roseinfer.workload.request_lines import count_requests, read_requests
-from roseinfer.workload.requests import WorkloadRequest, parse_prompt, read_prompts, shown, to_prompt
+from roseinfer.workload.workload_request import WorkloadRequest
 
 
 class Statistics(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from roseinfer.cli.options import Debug, Json, Quiet, configured
 from roseinfer.config import RunConfig
 
 if TYPE_CHECKING:
-    from roseinfer.profiling.run import ProfileResult
+    from roseinfer.profiling.profile_run import ProfileResult
 
 
 @configured("engine", "workload", "load", "sampling", "profile", base="default")

@@ -3,8 +3,8 @@
 from roseinfer.cli import console
 from roseinfer.cli.loading import load_engine
 from roseinfer.config import RunConfig
-from roseinfer.profiling.run import ProfileResult, profile_run
-from roseinfer.workload.load import plan_load
+from roseinfer.profiling.profile_run import ProfileResult, profile_run
+from roseinfer.workload.load_plan import plan_load
 
 
 def record_run(config: RunConfig) -> ProfileResult:

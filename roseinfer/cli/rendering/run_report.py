@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from roseinfer.cli import console
 
 if TYPE_CHECKING:
-    from roseinfer.workload.report import Report
+    from roseinfer.workload.pass_report import Report
 
 
 def print_run_report(report: "Report") -> None:

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
 
 import msgspec
 import torch
@@ -15,21 +14,18 @@ from roseinfer.engine.memory import parse_bytes
 from roseinfer.engine.planner import Phase, StepPlan
 from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.profiling.dry_run import PlannedStep, most_steps, planned_steps
-from roseinfer.profiling.estimate import OpCounter, trace_bytes
+from roseinfer.profiling.estimate import trace_bytes
 from roseinfer.profiling.graph_maps import GraphMaps
 from roseinfer.profiling.run_dir import ProfiledStep, check_writable
 from roseinfer.profiling.schedule import steps_needed
 from roseinfer.profiling.session import ProfileSession, SessionResult, record_session
+from roseinfer.profiling.unprofiled_baseline import baseline_step_ms, warm_up
 from roseinfer.progress import ProgressCallback
-from roseinfer.workload.load import PlannedRequest
+from roseinfer.workload.load_plan import PlannedRequest
+from roseinfer.workload.load_runner import run_load
+from roseinfer.workload.pass_report import Report
 from roseinfer.workload.provenance import ModelInfo
-from roseinfer.workload.report import Report
-from roseinfer.workload.run import StepRecord, run_load, step_figures
-
-_WARM_UP_STEPS = 64
-"""Most steps of the pass before the baseline: what runs for the first time loads kernels and grows memory pools."""
-_COUNTED_STEPS = 3
-"""Steps whose operators are counted, to estimate the trace's size."""
+from roseinfer.workload.step_record import step_figures
 
 
 class ProfileResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +53,7 @@ def profile_run(
     check_writable(Path(config.profile.profile_dir))
     planned = planned_steps(engine, config.workload.mode, load)
     _check_fits(config, planned, most_steps(engine, config.workload.mode, load))
-    ops_per_step = _warm_up(engine, load, config)
+    ops_per_step = warm_up(engine, load, config)
     engine.runner.capture_missing()
     engine.pool.reset_prefix_cache()
     baseline = run_load(engine, config.workload.mode, load)
@@ -130,29 +126,6 @@ def _check_fits(config: RunConfig, planned: list[PlannedStep], most: int) -> Non
         )
 
 
-def _warm_up(engine: Engine, load: Sequence[PlannedRequest], config: RunConfig) -> float:
-    """Run the first steps unmeasured; how many operators the first few called, on average."""
-    counter = OpCounter()
-    steps = 0
-
-    def after_step(_plan: StepPlan) -> bool:
-        nonlocal steps
-        steps += 1
-        return steps < _COUNTED_STEPS
-
-    with counter:
-        run_load(engine, config.workload.mode, load, on_step=after_step)
-    counted = counter.count / max(steps, 1)
-
-    def until_warm(_plan: StepPlan) -> bool:
-        nonlocal steps
-        steps += 1
-        return steps < _WARM_UP_STEPS
-
-    run_load(engine, config.workload.mode, load, on_step=until_warm)
-    return counted
-
-
 def _size_warnings(config: ProfileConfig, device: torch.device, ops_per_step: float, replayed: int) -> list[str]:
     limit = parse_bytes(config.max_trace_size)
     if limit is None:
@@ -164,20 +137,6 @@ def _size_warnings(config: ProfileConfig, device: torch.device, ops_per_step: fl
         f"a trace of {config.active} active steps takes about {size / 2**30:.2f} GiB, uncompressed, and is held in "
         f"memory until it is written; max_trace_size is {config.max_trace_size}: record fewer active steps"
     ]
-
-
-def baseline_step_ms(baseline: Sequence[StepRecord], recorded: Sequence[ProfiledStep]) -> dict[str, float]:
-    """Median wall time of an unprofiled step by phase, in ms: of those with as much work as the recorded ones, if any.
-
-    The steps of a phase may differ much: one launch decodes sixteen tokens of each request, and another one of each.
-    """
-    alike = {(step.phase, step.batch, step.tokens) for step in recorded}
-    found: dict[str, float] = {}
-    for phase in {step.phase: None for step in baseline}:
-        steps = [step for step in baseline if step.phase == phase]
-        same = [step for step in steps if (phase, step.batch, step.tokens) in alike]
-        found[phase] = median(step.wall_ms for step in same or steps)
-    return found
 
 
 def _steady_batch(planned: list[PlannedStep]) -> int:

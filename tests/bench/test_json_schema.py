@@ -4,11 +4,11 @@ import json
 
 from jsonschema import Draft202012Validator
 
-from roseinfer.bench.schema import SCHEMA_PATH, published_bytes
+from roseinfer.bench.json_schema import SCHEMA_PATH, published_bytes
 
 
 def test_the_published_schema_is_up_to_date() -> None:
-    assert SCHEMA_PATH.read_bytes() == published_bytes(), "run python -m roseinfer.bench.schema"
+    assert SCHEMA_PATH.read_bytes() == published_bytes(), "run python -m roseinfer.bench.json_schema"
 
 
 def test_it_is_a_valid_schema_that_allows_nothing_more_and_nothing_less() -> None:

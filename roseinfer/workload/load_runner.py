@@ -1,54 +1,19 @@
 """Sending a workload through a scheduler, and what that took."""
 
-import time
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
-from typing import Any, Protocol
 
 import msgspec
 
 from roseinfer.config import Mode, SamplingParams
-from roseinfer.costs.step import plan_cost
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.loaded_model import Prompt
-from roseinfer.engine.planner import Phase, StepPlan
+from roseinfer.engine.planner import StepPlan
 from roseinfer.engine.request import RequestOutput
 from roseinfer.engine.schedulers import Scheduler
-from roseinfer.workload.load import PlannedRequest, at_once
-
-
-class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What one step computed."""
-
-    phase: Phase
-    batch: int
-    tokens: int
-    """New tokens, over all requests."""
-    context_tokens: int
-    """Tokens that attention read, the new ones included."""
-    bytes: int
-    """What it had to move; see `costs.step`."""
-    flops: int
-    """What it had to compute."""
-    wall_ms: float
-    """From its launch, or the end of the step before where that was later, until its tokens were there."""
-
-    @classmethod
-    def of(cls, engine: Engine, plan: StepPlan, wall_ms: float) -> "StepRecord":
-        return cls(**step_figures(engine, plan), wall_ms=wall_ms)
-
-
-def step_figures(engine: Engine, plan: StepPlan) -> dict[str, Any]:
-    """What is known of a step without running it: a StepRecord's fields but the time."""
-    cost = plan_cost(engine.model_config, engine.dtype.itemsize, plan, engine.weight_bytes)
-    return {
-        "phase": plan.phase,
-        "batch": len(plan.chunks),
-        "tokens": plan.num_tokens,
-        "context_tokens": plan.num_context_tokens,
-        "bytes": cost.bytes,
-        "flops": cost.flops,
-    }
+from roseinfer.workload.clock import WALL_CLOCK, Clock
+from roseinfer.workload.load_plan import PlannedRequest, at_once
+from roseinfer.workload.step_record import StepRecord
 
 
 class WorkloadResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,30 +35,6 @@ class WorkloadResult(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int
     """Of those, the ones that the prefix cache held."""
 
-
-class Clock(Protocol):
-    """The time, and how to let it pass. It must be the one that the engine stamps tokens with."""
-
-    def now_s(self) -> float: ...
-
-    def wait_until(self, time_s: float) -> None: ...
-
-
-class WallClock:
-    """`time.perf_counter`."""
-
-    def now_s(self) -> float:
-        return time.perf_counter()
-
-    def wait_until(self, time_s: float) -> None:
-        """Sleep most of the way, which may take a little longer than asked, and watch the clock for the rest."""
-        if (left_s := time_s - time.perf_counter()) > 0.002:
-            time.sleep(left_s - 0.001)
-        while time.perf_counter() < time_s:
-            pass
-
-
-WALL_CLOCK = WallClock()
 
 BeforeStep = Callable[[StepPlan], None]
 """Called before each step, with what it is going to launch."""
@@ -127,10 +68,10 @@ def run_load(
 
     The prefix cache is empty at the start. A pass that `on_step` ends aborts what is unfinished.
     """
-    return _Pass(engine, mode, load, clock).run(before_step, on_step)
+    return _LoadPass(engine, mode, load, clock).run(before_step, on_step)
 
 
-class _Pass:
+class _LoadPass:
     """One pass in progress."""
 
     def __init__(self, engine: Engine, mode: Mode, load: Sequence[PlannedRequest], clock: Clock) -> None:

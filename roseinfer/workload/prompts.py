@@ -5,27 +5,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
-from roseinfer.config import SamplingParams, WorkloadConfig
+from roseinfer.config import WorkloadConfig
 from roseinfer.engine.loaded_model import LoadedModel, Message, Prompt, is_message
 from roseinfer.errors import UsageError
 
 _SHOWN = 40
 """Characters of a wrong prompt that an error repeats."""
 _IDS = re.compile(r"ids:\s*\d+(\s*,\s*\d+)*\s*")
-
-
-class WorkloadRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One request as the user gave it."""
-
-    id: str | int
-    """What its answer is called; by default its place, counted from 1."""
-    prompt: Prompt
-    """A text, token ids, or messages, before any chat template."""
-    params: SamplingParams
-    refusal: str | None = None
-    """Why it cannot run, where that showed as it was read: its prompt is then empty."""
 
 
 def read_prompts(workload: WorkloadConfig) -> list[str]:

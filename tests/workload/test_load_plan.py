@@ -10,7 +10,7 @@ from scripted import TINY, ScriptedEngine
 from roseinfer.config import SamplingParams, WorkloadConfig
 from roseinfer.config_file import load_config
 from roseinfer.errors import UsageError
-from roseinfer.workload.load import PlannedRequest, plan_load
+from roseinfer.workload.load_plan import PlannedRequest, plan_load
 
 SAMPLING = SamplingParams(max_new_tokens=5)
 

@@ -1,6 +1,6 @@
 """The JSON Schema of `bench --json`, published as `bench.schema.json` beside this file.
 
-`python -m roseinfer.bench.schema` writes it again after a change to `results`.
+`python -m roseinfer.bench.json_schema` writes it again after a change to `results`.
 """
 
 from pathlib import Path

@@ -11,8 +11,8 @@ from roseinfer.engine.loaded_model import LoadedModel, Prompt
 from roseinfer.errors import UsageError
 from roseinfer.workload.arrivals import arrival_times_s
 from roseinfer.workload.lengths import parse_lengths
+from roseinfer.workload.prompts import read_prompts, to_prompt, to_prompts
 from roseinfer.workload.request_lines import read_requests
-from roseinfer.workload.requests import read_prompts, to_prompt, to_prompts
 
 _LARGEST_TOKEN_ID = 10_000
 """Of drawn prompts: small engines' benchmarks draw from 0..10000, and the same ids make results comparable."""

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted import ScriptedEngine
 
+from roseinfer.bench.bisection import largest_that_meets
 from roseinfer.bench.grid import Cell
 from roseinfer.bench.results import Search, Trial
-from roseinfer.bench.search import largest_that_meets
-from roseinfer.bench.session import find_largest
 from roseinfer.bench.slo import parse_slo
+from roseinfer.bench.slo_search import find_largest
 from roseinfer.config import EngineConfig, SamplingParams, WorkloadConfig
 from roseinfer.errors import RoseinferError
 

@@ -5,8 +5,9 @@ from scripted import ScriptedEngine
 
 from roseinfer.config import Mode, SamplingParams
 from roseinfer.engine.planner import StepPlan
-from roseinfer.workload.load import PlannedRequest, at_once
-from roseinfer.workload.run import WallClock, WorkloadResult, run_load
+from roseinfer.workload.clock import WallClock
+from roseinfer.workload.load_plan import PlannedRequest, at_once
+from roseinfer.workload.load_runner import WorkloadResult, run_load
 
 
 def request(prompt: int, new: int, arrival_s: float = 0.0, continues: int | None = None) -> PlannedRequest:

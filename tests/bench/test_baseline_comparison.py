@@ -7,10 +7,17 @@ import msgspec
 import pytest
 from scripted import ScriptedEngine
 
-from roseinfer.bench.comparison import check_comparable, compare, comparison, differences, parse_percent, read_baseline
+from roseinfer.bench.baseline_comparison import (
+    check_comparable,
+    compare,
+    comparison,
+    differences,
+    parse_percent,
+    read_baseline,
+)
+from roseinfer.bench.cell_measurement import measure_cell
 from roseinfer.bench.grid import Cell
 from roseinfer.bench.results import BenchResults, BenchRun, Change, Environment, bench_run
-from roseinfer.bench.session import measure_cell
 from roseinfer.config import EngineConfig, SamplingParams, WorkloadConfig
 from roseinfer.costs.ceilings import Ceilings
 from roseinfer.errors import UsageError

@@ -7,19 +7,17 @@ from typing import Literal, NamedTuple
 
 from msgspec.structs import replace
 
+from roseinfer.bench.bisection import largest_that_meets
 from roseinfer.bench.grid import Cell, with_batch_limit
-from roseinfer.bench.memory import peak_memory_bytes
 from roseinfer.bench.numbers import plain
-from roseinfer.bench.protocol import WARM_UP_PASSES, measure, timed_pass, warm_up
+from roseinfer.bench.protocol import timed_pass, warm_up
 from roseinfer.bench.request_figures import RequestFigures, request_figures
-from roseinfer.bench.results import Measured, Search, Trial
-from roseinfer.bench.search import largest_that_meets
+from roseinfer.bench.results import Search, Trial
 from roseinfer.bench.slo import Slo, goodput
 from roseinfer.engine.engine import Engine
 from roseinfer.errors import RoseinferError
-from roseinfer.progress import ProgressCallback
-from roseinfer.workload.load import plan_load
-from roseinfer.workload.run import WALL_CLOCK, Clock
+from roseinfer.workload.clock import WALL_CLOCK, Clock
+from roseinfer.workload.load_plan import plan_load
 
 Parameter = Literal["max_batch_size", "request_rate"]
 """What a search varies."""
@@ -30,33 +28,6 @@ _ALONE = 8
 """Requests that are served one after another before a search for a rate."""
 _SPARSE = 1 / 8
 """Requests in flight on average, at and below which they do not slow each other down."""
-
-
-def measure_cell(
-    engine: Engine, cell: Cell, *, repeats: int, on_progress: ProgressCallback | None = None, clock: Clock = WALL_CLOCK
-) -> Measured:
-    """Run the protocol on one configuration. `on_progress` gets (passes done, passes in all)."""
-    limited = with_batch_limit(engine, cell.max_batch_size)
-    done = 0
-
-    def after_pass() -> None:
-        nonlocal done
-        done += 1
-        if on_progress is not None:
-            on_progress(done, repeats + WARM_UP_PASSES)
-
-    load = plan_load(cell.workload, cell.sampling, limited)
-    results = measure(limited, cell.mode, load, repeats=repeats, on_pass=after_pass, clock=clock)
-    return Measured(
-        name=cell.name,
-        mode=cell.mode,
-        max_batch_size=cell.max_batch_size,
-        workload=cell.workload,
-        sampling=cell.sampling,
-        seed=engine.config.seed,
-        results=results,
-        peak_memory_bytes=peak_memory_bytes(engine.runner.device),
-    )
 
 
 def find_largest(
@@ -104,7 +75,7 @@ class _Trials:
         self._engine, self._cell, self._parameter = engine, cell, parameter
         self._slo, self._on_trial, self._clock = slo, on_trial, clock
         self.done: list[Trial] = []
-        self._passes: dict[float, _Pass] = {}
+        self._passes: dict[float, _TrialPass] = {}
 
     def meets(self, value: float) -> bool:
         tried = cell_with(self._cell, self._parameter, value)
@@ -119,7 +90,7 @@ class _Trials:
             met = max(met, goodput(self._slo, figures, elapsed_s).met_percent)
             if met >= self._slo.share_percent:
                 break
-        self._passes[value] = _Pass(max(planned.arrival_s for planned in load), elapsed_s, figures)
+        self._passes[value] = _TrialPass(max(planned.arrival_s for planned in load), elapsed_s, figures)
         self.done.append(Trial(value=value, met_percent=met, requests_per_s=len(load) / elapsed_s))
         if self._on_trial is not None:
             self._on_trial(self.done[-1])
@@ -144,7 +115,7 @@ class _Trials:
         return f"{_described(self.done)}; {self._slo.medians(last)}"
 
 
-class _Pass(NamedTuple):
+class _TrialPass(NamedTuple):
     """What tells whether a rate could matter."""
 
     arrivals_s: float

@@ -3,7 +3,7 @@
 import msgspec
 
 from roseinfer.config import Mode
-from roseinfer.workload.run import WorkloadResult
+from roseinfer.workload.load_runner import WorkloadResult
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

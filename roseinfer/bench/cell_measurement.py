@@ -1,0 +1,66 @@
+"""Measure one configuration of a benchmark: its warm-up and its timed repeats."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from roseinfer.bench.grid import Cell, with_batch_limit
+from roseinfer.bench.peak_memory import peak_memory_bytes
+from roseinfer.bench.protocol import WARM_UP_PASSES, measure
+from roseinfer.bench.request_figures import RequestFigures, request_figures
+from roseinfer.config import Mode, SamplingParams, WorkloadConfig
+from roseinfer.engine.engine import Engine
+from roseinfer.progress import ProgressCallback
+from roseinfer.workload.clock import WALL_CLOCK, Clock
+from roseinfer.workload.load_plan import plan_load
+from roseinfer.workload.load_runner import WorkloadResult
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """What one configuration's protocol gave."""
+
+    name: str
+    mode: Mode
+    max_batch_size: int
+    workload: WorkloadConfig
+    sampling: SamplingParams
+    seed: int
+    results: Sequence[WorkloadResult]
+    peak_memory_bytes: int
+
+    @property
+    def figures(self) -> list[RequestFigures]:
+        """The requests of all repeats."""
+        return [each for repeat, result in enumerate(self.results) for each in request_figures(result, repeat)]
+
+
+def measure_cell(
+    engine: Engine,
+    cell: Cell,
+    *,
+    repeats: int,
+    on_progress: ProgressCallback | None = None,
+    clock: Clock = WALL_CLOCK,
+) -> Measured:
+    """Run the protocol on one configuration. `on_progress` gets (passes done, passes in all)."""
+    limited = with_batch_limit(engine, cell.max_batch_size)
+    done = 0
+
+    def after_pass() -> None:
+        nonlocal done
+        done += 1
+        if on_progress is not None:
+            on_progress(done, repeats + WARM_UP_PASSES)
+
+    load = plan_load(cell.workload, cell.sampling, limited)
+    results = measure(limited, cell.mode, load, repeats=repeats, on_pass=after_pass, clock=clock)
+    return Measured(
+        name=cell.name,
+        mode=cell.mode,
+        max_batch_size=cell.max_batch_size,
+        workload=cell.workload,
+        sampling=cell.sampling,
+        seed=engine.config.seed,
+        results=results,
+        peak_memory_bytes=peak_memory_bytes(engine.runner.device),
+    )
