@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from traces import MATMUL, ORIGIN, event, kernel, launch, write
+from traces import MATMUL, TUTORIAL, event, kernel, launch, write
 
 from roseinfer.cli import console
 from roseinfer.cli.app import run
@@ -39,8 +39,8 @@ def summary_of(tmp_path: Path, name: str, *args: Any, **kwargs: Any) -> Summary:
 
 
 def test_a_trace_compared_with_itself_did_not_change() -> None:
-    origin = summarize_trace(ORIGIN)
-    found = compare(origin, origin, 0.0).comparison
+    tutorial = summarize_trace(TUTORIAL)
+    found = compare(tutorial, tutorial, 0.0).comparison
     assert found is not None
     assert not found.failed
     assert all(phase.verdict == "no clear change" for phase in found.phases)
@@ -240,9 +240,9 @@ def test_ranks_in_a_folder_are_one_summary(tmp_path: Path) -> None:
 
 
 def test_cycles_of_one_rank_merge_without_the_time_between_them(tmp_path: Path) -> None:
-    alone = summarize_trace(ORIGIN)
+    alone = summarize_trace(TUTORIAL)
     for cycle in range(2):
-        (tmp_path / f"rank0-cycle{cycle}.pt.trace.json.gz").write_bytes(ORIGIN.read_bytes())
+        (tmp_path / f"rank0-cycle{cycle}.pt.trace.json.gz").write_bytes(TUTORIAL.read_bytes())
     both = summarize_trace(tmp_path)
     assert alone.gpu is not None
     assert both.gpu is not None
@@ -343,9 +343,9 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
 def test_the_command_prints_one_json_document(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, _ = command(monkeypatch, capfd, ORIGIN, "--json")
+    code, out, _ = command(monkeypatch, capfd, TUTORIAL, "--json")
     assert code == 0
-    assert msgspec.json.decode(out, type=Summary) == summarize_trace(ORIGIN)
+    assert msgspec.json.decode(out, type=Summary) == summarize_trace(TUTORIAL)
 
 
 @pytest.mark.parametrize(
@@ -410,9 +410,9 @@ def test_the_command_writes_a_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "page.html"
-    assert command(monkeypatch, capfd, ORIGIN, "--html", page)[0] == 0
+    assert command(monkeypatch, capfd, TUTORIAL, "--html", page)[0] == 0
     assert "build_batched_past" in page.read_text()
-    code, _, err = command(monkeypatch, capfd, ORIGIN, "--html", tmp_path / "no" / "page.html")
+    code, _, err = command(monkeypatch, capfd, TUTORIAL, "--html", tmp_path / "no" / "page.html")
     assert code == 1
     assert "cannot write" in err
 
@@ -421,11 +421,11 @@ def test_the_command_writes_a_page(
     ("args", "code"),
     [
         (["missing.json"], 1),
-        ([ORIGIN, "--fail-above", "5%"], 2),
-        ([ORIGIN, "--baseline", ORIGIN, "--fail-above", "much"], 2),
-        ([ORIGIN, "--json", "--markdown"], 2),
-        ([ORIGIN, "--top", "0"], 2),
-        ([ORIGIN, "--sort-by", "name"], 2),
+        ([TUTORIAL, "--fail-above", "5%"], 2),
+        ([TUTORIAL, "--baseline", TUTORIAL, "--fail-above", "much"], 2),
+        ([TUTORIAL, "--json", "--markdown"], 2),
+        ([TUTORIAL, "--top", "0"], 2),
+        ([TUTORIAL, "--sort-by", "name"], 2),
     ],
 )
 def test_wrong_calls_are_one_line(
@@ -441,7 +441,7 @@ def test_a_truncated_file_says_so_on_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "half.json"
-    data = gzip.decompress(ORIGIN.read_bytes())
+    data = gzip.decompress(TUTORIAL.read_bytes())
     path.write_bytes(data[: len(data) // 2])
     code, out, _ = command(monkeypatch, capfd, path)
     assert code == 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from traces import LAYOUTS, MATMUL, ORIGIN, as_text, event, kernel, launch, write
+from traces import LAYOUTS, MATMUL, TUTORIAL, as_text, event, kernel, launch, write
 
 from roseinfer.errors import TraceError
 from roseinfer.trace.reading.columns import NO_CORRELATION, Trace
@@ -73,7 +73,7 @@ def test_every_layout_cut_anywhere_reads_the_same(
     assert rows(trace) == sorted(expected, key=repr)
 
 
-@pytest.mark.parametrize("path", [ORIGIN, MATMUL])
+@pytest.mark.parametrize("path", [TUTORIAL, MATMUL])
 def test_recorded_traces_read_the_same_from_every_layout(tmp_path: Path, path: Path) -> None:
     plain = gzip.decompress(path.read_bytes())
     everything = json.loads(plain)["traceEvents"]
@@ -93,7 +93,7 @@ def test_metadata_is_read_before_and_behind_the_events(tmp_path: Path) -> None:
 @pytest.mark.parametrize("percent", range(1, 100, 7))
 def test_a_truncated_file_gives_what_it_holds_and_says_so(tmp_path: Path, percent: int) -> None:
     for path, whole in ((tmp_path / "a.json", gzip.decompress(MATMUL.read_bytes())), (tmp_path / "b", None)):
-        data = whole if whole is not None else ORIGIN.read_bytes()
+        data = whole if whole is not None else TUTORIAL.read_bytes()
         path.write_bytes(data[: len(data) * percent // 100])
         trace = read_trace(path)
         assert trace.truncated
@@ -198,12 +198,12 @@ def test_a_trace_without_events_is_a_trace(tmp_path: Path, text: str) -> None:
 
 def test_progress_reaches_the_size_of_the_file() -> None:
     seen: list[tuple[int, int]] = []
-    read_trace(ORIGIN, on_progress=lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (ORIGIN.stat().st_size, ORIGIN.stat().st_size)
+    read_trace(TUTORIAL, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (TUTORIAL.stat().st_size, TUTORIAL.stat().st_size)
 
 
 def test_tables_are_sorted(tmp_path: Path) -> None:
-    trace = read_trace(ORIGIN)
+    trace = read_trace(TUTORIAL)
     order = np.lexsort((-trace.ops.end_ns, trace.ops.start_ns, trace.ops.thread))
     assert np.array_equal(order, np.arange(len(trace.ops)))
     shuffled = [launch(5, 1, 1), event("cpu_op", "b", 3, 1), event("cpu_op", "a", 1, 9), event("cpu_op", "c", 1, 2)]

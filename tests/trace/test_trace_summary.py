@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from traces import MATMUL, ORIGIN, event, kernel, write
+from traces import MATMUL, TUTORIAL, event, kernel, write
 
 from roseinfer.trace import Summary, summarize_trace
 from roseinfer.trace.facts.span_table import group_name
@@ -20,8 +20,8 @@ def span_of(summary: Summary, name: str) -> SpanSummary:
 
 
 @pytest.fixture(scope="module")
-def origin() -> Summary:
-    return summarize_trace(ORIGIN)
+def tutorial() -> Summary:
+    return summarize_trace(TUTORIAL)
 
 
 @pytest.fixture(scope="module")
@@ -29,35 +29,35 @@ def matmul() -> Summary:
     return summarize_trace(MATMUL)
 
 
-def test_spans_of_the_origins_trace(origin: Summary) -> None:
-    past = span_of(origin, "roseinfer.decode_step_sessions.build_batched_past")
+def test_spans_of_the_tutorial_trace(tutorial: Summary) -> None:
+    past = span_of(tutorial, "roseinfer.decode_step_sessions.build_batched_past")
     assert (past.calls, past.wall_ms) == (3, pytest.approx(32.2, rel=0.01))
-    forward = span_of(origin, "roseinfer.model.forward")
+    forward = span_of(tutorial, "roseinfer.model.forward")
     assert (forward.calls, forward.wall_ms) == (3, pytest.approx(45.4, rel=0.01))
-    total = span_of(origin, "roseinfer.decode_step_sessions.total")
-    inner = sum(span.wall_ms for span in origin.spans if span.self_wall_ms == span.wall_ms)
+    total = span_of(tutorial, "roseinfer.decode_step_sessions.total")
+    inner = sum(span.wall_ms for span in tutorial.spans if span.self_wall_ms == span.wall_ms)
     assert total.self_wall_ms == pytest.approx(total.wall_ms - inner, abs=1e-5)
 
 
-def test_steps_of_the_recorded_traces(origin: Summary, matmul: Summary) -> None:
-    assert origin.steps.source == "roseinfer.decode_step_sessions.total"
-    assert origin.steps.count == origin.steps.phases["decode"].count == 3
+def test_steps_of_the_recorded_traces(tutorial: Summary, matmul: Summary) -> None:
+    assert tutorial.steps.source == "roseinfer.decode_step_sessions.total"
+    assert tutorial.steps.count == tutorial.steps.phases["decode"].count == 3
     assert matmul.steps.source == "ProfilerStep"
     assert matmul.steps.phases["step"].count == 3
 
 
-def test_top_ops_of_the_recorded_traces(origin: Summary, matmul: Summary) -> None:
-    gpu = [op for op in origin.top_ops if op.device == "gpu"]
+def test_top_ops_of_the_recorded_traces(tutorial: Summary, matmul: Summary) -> None:
+    gpu = [op for op in tutorial.top_ops if op.device == "gpu"]
     assert sum(op.calls for op in gpu) == 4953
     assert sum(op.percent for op in gpu) == pytest.approx(100, abs=0.5)
     top = next(op for op in matmul.top_ops if op.device == "gpu")
     assert (top.name, top.calls) == ("nvjet_sm90_tst_320x128_64x3_1x2_h_bz_coopB_NNT", 80)
 
 
-def test_operators_against_a_slow_twin(origin: Summary) -> None:
+def test_operators_against_a_slow_twin(tutorial: Summary) -> None:
     import gzip
 
-    ops = [e for e in json.loads(gzip.decompress(ORIGIN.read_bytes()))["traceEvents"] if e.get("cat") == "cpu_op"]
+    ops = [e for e in json.loads(gzip.decompress(TUTORIAL.read_bytes()))["traceEvents"] if e.get("cat") == "cpu_op"]
     ops.sort(key=lambda op: (op["ts"], -op["dur"]))
     self_us: dict[str, float] = {}
     stack: list[tuple[float, str]] = []
@@ -68,7 +68,7 @@ def test_operators_against_a_slow_twin(origin: Summary) -> None:
         if stack:
             self_us[stack[-1][1]] -= op["dur"]
         stack.append((op["ts"] + op["dur"], op["name"]))
-    found = {op.name: op.self_ms * 1000 for op in origin.top_ops if op.device == "cpu"}
+    found = {op.name: op.self_ms * 1000 for op in tutorial.top_ops if op.device == "cpu"}
     assert found.keys() == self_us.keys()
     for name, value in self_us.items():
         assert found[name] == pytest.approx(value, abs=0.01 * len(ops) / 1000 + 0.05), name
@@ -158,8 +158,8 @@ def test_a_gpu_only_trace_has_a_summary(tmp_path: Path) -> None:
     assert [op.name for op in summary.top_ops] == ["k"]
 
 
-def test_the_json_is_the_struct(origin: Summary) -> None:
-    assert msgspec.json.decode(msgspec.json.encode(origin), type=Summary) == origin
+def test_the_json_is_the_struct(tutorial: Summary) -> None:
+    assert msgspec.json.decode(msgspec.json.encode(tutorial), type=Summary) == tutorial
 
 
 def test_the_trace_package_needs_no_torch_and_loads_lazily() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from traces import MATMUL, ORIGIN, event, write
+from traces import MATMUL, TUTORIAL, event, write
 
 from roseinfer.cli.rendering.html_page import to_html
 from roseinfer.cli.rendering.markdown import to_markdown
@@ -17,7 +17,7 @@ from roseinfer.trace import Summary, compare, summarize_trace
 from roseinfer.trace.naming import short_name
 
 
-@pytest.fixture(scope="module", params=[ORIGIN, MATMUL], ids=["origin", "matmul"])
+@pytest.fixture(scope="module", params=[TUTORIAL, MATMUL], ids=["tutorial", "matmul"])
 def summary(request: pytest.FixtureRequest) -> Summary:
     return summarize_trace(request.param)
 
@@ -73,8 +73,8 @@ def test_no_figure_is_cut_off_at_80_columns(summary: Summary) -> None:
 
 
 def test_top_and_sort_choose_the_rows() -> None:
-    origin = summarize_trace(ORIGIN)
-    table = ops_table(origin, 2, "calls")
+    tutorial = summarize_trace(TUTORIAL)
+    table = ops_table(tutorial, 2, "calls")
     assert len(list(table.columns[0].cells)) == 6  # two of each device, and one line for the rest of each
     calls = [int(str(cell).replace(",", "")) for cell in table.columns[2].cells]
     assert calls[0] >= calls[1]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sums import check_sums
-from traces import MATMUL, ORIGIN, event, kernel, launch, write
+from traces import MATMUL, TUTORIAL, event, kernel, launch, write
 
 from roseinfer.errors import TraceError
 from roseinfer.trace import Summary, summarize_trace
@@ -23,8 +23,8 @@ def span_of(summary: Summary, name: str) -> SpanSummary:
 
 
 @pytest.fixture(scope="module")
-def origin() -> Summary:
-    return summarize_trace(ORIGIN)
+def tutorial() -> Summary:
+    return summarize_trace(TUTORIAL)
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def near(value: float) -> object:
     return pytest.approx(value, rel=0.01)
 
 
-def test_the_origins_gpu(origin: Summary) -> None:
-    gpu = origin.gpu
+def test_the_tutorial_traces_gpu(tutorial: Summary) -> None:
+    gpu = tutorial.gpu
     assert gpu is not None
     assert (gpu.gpu_events, gpu.kernels, gpu.linked_percent) == (4953, 4371, 100.0)
     assert (gpu.busy_percent, gpu.window_ms, gpu.idle_ms) == (near(9.3), near(133.6), near(121.1))
@@ -48,33 +48,33 @@ def test_the_origins_gpu(origin: Summary) -> None:
     assert (gpu.launches, gpu.replayed_percent) == (4953, 0.0)
 
 
-def test_the_origins_spans(origin: Summary) -> None:
-    past = span_of(origin, "roseinfer.decode_step_sessions.build_batched_past")
+def test_the_tutorial_traces_spans(tutorial: Summary) -> None:
+    past = span_of(tutorial, "roseinfer.decode_step_sessions.build_batched_past")
     assert (past.calls, past.gpu_events, past.gpu_events_per_call) == (3, 3 * 408, 408)
     assert (past.wall_ms, past.gpu_ms) == (near(32.2), near(2.01))
-    forward = span_of(origin, "roseinfer.model.forward")
+    forward = span_of(tutorial, "roseinfer.model.forward")
     assert (forward.calls, forward.gpu_events, forward.kernels) == (3, 1284, 1212)
     assert (forward.wall_ms, forward.gpu_ms) == (near(45.4), near(3.29))
-    append = span_of(origin, "roseinfer.kv.append_token")
+    append = span_of(tutorial, "roseinfer.kv.append_token")
     assert (append.gpu_events, append.gpu_ms) == (576, near(1.40))
-    unannotated = span_of(origin, "ProfilerStep")
+    unannotated = span_of(tutorial, "ProfilerStep")
     assert (unannotated.self_gpu_events, unannotated.self_gpu_events_per_call) == (616 * 3, 616)
-    assert span_of(origin, NO_SPAN).gpu_events == 0
+    assert span_of(tutorial, NO_SPAN).gpu_events == 0
 
 
-def test_the_origins_verdict(origin: Summary) -> None:
-    assert origin.verdict.kind == "host_bound"
-    assert "build_batched_past" in origin.verdict.headline
-    assert "408 GPU events per step" in origin.verdict.headline
-    assert 2 <= len(origin.verdict.evidence) <= 5
-    assert any("Capture the decode step in a CUDA graph" in line for line in origin.verdict.advice)
-    repeated = next(row for row in origin.repetition if row.span.endswith("build_batched_past"))
+def test_the_tutorial_traces_verdict(tutorial: Summary) -> None:
+    assert tutorial.verdict.kind == "host_bound"
+    assert "build_batched_past" in tutorial.verdict.headline
+    assert "408 GPU events per step" in tutorial.verdict.headline
+    assert 2 <= len(tutorial.verdict.evidence) <= 5
+    assert any("Capture the decode step in a CUDA graph" in line for line in tutorial.verdict.advice)
+    repeated = next(row for row in tutorial.repetition if row.span.endswith("build_batched_past"))
     assert (repeated.pattern_launches, repeated.repeats, repeated.removable_per_step) == (34, 12, 374)
-    assert next(sync for sync in origin.syncs if "_local_scalar_dense" in sync.op).per_step == 8
-    assert not any("cudaDeviceSynchronize" in sync.call for sync in origin.syncs)  # the profiler's own
+    assert next(sync for sync in tutorial.syncs if "_local_scalar_dense" in sync.op).per_step == 8
+    assert not any("cudaDeviceSynchronize" in sync.call for sync in tutorial.syncs)  # the profiler's own
 
 
-def test_the_matmuls_verdict(matmul: Summary) -> None:
+def test_the_matmul_traces_verdict(matmul: Summary) -> None:
     assert matmul.gpu is not None
     assert matmul.gpu.busy_percent == near(99.8)
     assert matmul.gpu.linked_percent == 75.0
@@ -87,12 +87,12 @@ def test_the_matmuls_verdict(matmul: Summary) -> None:
     assert matmul.what_if == []
 
 
-def test_spans_shorter_than_their_gpu_work_are_said_to_be_no_step_times(origin: Summary, matmul: Summary) -> None:
+def test_spans_shorter_than_their_gpu_work_are_said_to_be_no_step_times(tutorial: Summary, matmul: Summary) -> None:
     assert any("488.1 us, the GPU events launched in it 32.4 ms" in doubt.message for doubt in matmul.trust)
-    assert not any("runs ahead" in doubt.message for doubt in origin.trust)
+    assert not any("runs ahead" in doubt.message for doubt in tutorial.trust)
 
 
-@pytest.mark.parametrize("path", [ORIGIN, MATMUL])
+@pytest.mark.parametrize("path", [TUTORIAL, MATMUL])
 def test_sums_of_the_recorded_traces(path: Path) -> None:
     check_sums(summarize_trace(path))
 
@@ -226,7 +226,7 @@ def try_to_summarize(path: Path) -> None:
 
 @pytest.mark.parametrize("percent", range(1, 100))
 def test_truncation_at_every_percent(tmp_path: Path, percent: int) -> None:
-    for index, data in enumerate((gzip.decompress(MATMUL.read_bytes()), MATMUL.read_bytes(), ORIGIN.read_bytes())):
+    for index, data in enumerate((gzip.decompress(MATMUL.read_bytes()), MATMUL.read_bytes(), TUTORIAL.read_bytes())):
         if index == 2 and percent % 10:
             continue
         path = tmp_path / f"{index}.json"
@@ -267,8 +267,8 @@ def test_shuffled_lines_give_no_wrong_sum(tmp_path: Path) -> None:
         try_to_summarize(path)
 
 
-def test_every_gap_sum_is_exact_in_nanoseconds(origin: Summary) -> None:
-    assert origin.gpu is not None
-    parts = origin.gpu.idle_by_cause
+def test_every_gap_sum_is_exact_in_nanoseconds(tutorial: Summary) -> None:
+    assert tutorial.gpu is not None
+    parts = tutorial.gpu.idle_by_cause
     total = np.array([parts.host_late_ms, parts.launch_call_ms, parts.device_queue_ms, parts.unlinked_ms]) * 1e6
-    assert int(np.rint(total).sum()) == round(origin.gpu.idle_ms * 1e6)
+    assert int(np.rint(total).sum()) == round(tutorial.gpu.idle_ms * 1e6)

@@ -1,4 +1,4 @@
-"""Traces for tests: the two recorded ones, and a writer of made-up ones in every layout that exists."""
+"""Traces for tests: two recorded ones, and a writer of synthetic ones in every layout that occurs."""
 
 import gzip
 import json
@@ -6,15 +6,20 @@ from pathlib import Path
 from typing import Any
 
 DATA = Path(__file__).parent / "data"
-ORIGIN = DATA / "origin_gather_decode_h200.json.gz"
+TUTORIAL = DATA / "origin_gather_decode_h200.json.gz"
+"""Three decode steps of the tutorial engine that this project started from, on an H200: host-bound.
+
+The engine gathers the KV cache of every request in every step and launches all kernels one by one.
+"""
 MATMUL = DATA / "gpu_bound_matmul_h200.json.gz"
+"""Three steps of large matrix products on an H200: GPU-bound."""
 
 MAIN = {"pid": 412, "tid": 412}
 LAYOUTS = ("kineto", "lines", "dense", "bare", "indented", "gzip")
 
 
 def event(cat: str, name: str, ts: float, dur: float, **more: Any) -> dict[str, Any]:
-    """A complete event of the main thread; `args` and anything else through `more`."""
+    """Return a complete event of the main thread; `more` sets `args` and other fields."""
     return {"ph": "X", "cat": cat, "name": name, **MAIN, "ts": ts, "dur": dur, **more}
 
 
@@ -30,7 +35,7 @@ def kernel(
 
 
 def as_text(events: list[Any], layout: str) -> bytes:
-    """The events as a file, in one of LAYOUTS."""
+    """Return the content of a file with these events, in one of LAYOUTS."""
     top = {"schemaVersion": 1, "deviceProperties": [{"id": 0, "name": "Test GPU"}, {"id": 1, "name": "Test GPU"}]}
     if layout == "dense":
         return json.dumps({"traceEvents": events, **top}, separators=(",", ":")).encode()
