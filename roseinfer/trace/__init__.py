@@ -1,4 +1,14 @@
-"""Reading and explaining a torch.profiler trace, and comparing two. Loads no torch, and nothing until it is used."""
+"""Read and explain a torch.profiler trace, and compare two traces, without importing torch.
+
+A trace passes the stages in this order; an import contract keeps a stage from using a later one:
+
+- `reading`: from the file to columns of numbers, with damaged traces repaired
+- `facts`: how events nest, which call launched each GPU event, when a GPU was idle, where the steps are
+- `findings`: figures per device, step, span and operator, and the causes of idle time
+- `verdict` and `comparing`: what limits the run and what to do; what changed against another trace
+
+`pipeline` runs the stages, `summary` holds the structs of the result. Modules are imported on first use.
+"""
 
 from typing import TYPE_CHECKING, Any
 

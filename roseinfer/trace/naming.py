@@ -1,31 +1,32 @@
-"""Names and numbers as people read them."""
+"""Write names, counts and durations for people to read."""
 
 import re
 
 _FUNCTOR = re.compile(r"\b(?!operator)\w+_(?:kernel_cuda|cuda|kernel_impl)\b|\b\w*Functor\w*|\b\w+Ops\b")
-"""What a generic kernel of torch was instantiated for."""
+"""The operation in the template arguments of a generic torch kernel, such as `AddFunctor`."""
 _DOTTED = re.compile(r"[\w.]+\.[\w.]+$")
-"""A span's name: its end says most."""
+"""A dotted name, such as a span's; its end is the most specific part."""
 _NOISE = ("(anonymous namespace)::", "at::native::", "at_cuda_detail::", "std::", "void ")
 
 
 def counted(number: int, thing: str) -> str:
-    """`1 step`, `2 steps`, `2 launches`."""
+    """Return a count with its noun in singular or plural: `1 step`, `2 steps`, `2 launches`."""
     return f"{number:,} {thing}{'e' * (number != 1 and thing.endswith('ch'))}{'s' * (number != 1)}"
 
 
 def duration(milliseconds: float, digits: int = 1) -> str:
-    """`83.2 ms`, and `832.0 us` for what is shorter than a millisecond."""
+    """Return a duration with its unit: `83.2 ms`, or `832.0 us` below one millisecond."""
     if milliseconds == 0 or milliseconds >= 1:
         return f"{milliseconds:,.{digits}f} ms"
     return f"{1000 * milliseconds:,.{digits}f} us"
 
 
 def short_name(name: str, width: int) -> str:
-    """A kernel's or operator's name in at most `width` columns.
+    """Shorten the name of a kernel, operator or span to at most `width` columns.
 
-    Drops what says little (return type, parameter list, the namespaces of torch itself) and then, if it must, cuts
-    the middle of the template arguments, so that the function and the end, which tells variants apart, stay.
+    The return type, the parameter list and torch's own namespaces go first. If the name is still too long, the middle
+    of its template arguments is replaced by an ellipsis: the end tells variants of a kernel apart. Dotted names lose
+    their beginning. A short indentation is kept.
     """
     if len(name) <= width:
         return name
@@ -51,7 +52,7 @@ def short_name(name: str, width: int) -> str:
 
 
 def _without_parameters(name: str) -> str:
-    """The name up to its last top-level `(...)`, if anything stands before it."""
+    """Return the name without a trailing parameter list, unless nothing would remain."""
     if not name.endswith(")"):
         return name
     depth = 0

@@ -1,4 +1,4 @@
-"""From a trace on disk to its summary."""
+"""Run all stages on a trace: from files on disk to a summary."""
 
 from pathlib import Path
 
@@ -31,9 +31,9 @@ from roseinfer.trace.verdict.judge import judge
 
 
 def summarize_trace(path: Path, *, on_progress: ProgressCallback | None = None) -> Summary:
-    """The summary of one Chrome trace, `.json` or `.json.gz`, or of a folder of them (ranks, cycles) as one.
+    """Summarize a Chrome trace, `.json` or `.json.gz`, or a folder of traces (of ranks or cycles) as one.
 
-    `on_progress` is called with (bytes read, bytes in all). Raises TraceError for what is no trace.
+    `on_progress` receives (bytes read, total bytes). Raises TraceError if `path` is not a trace.
     """
     path = Path(path)
     if not path.is_dir():
@@ -51,7 +51,7 @@ def summarize_trace(path: Path, *, on_progress: ProgressCallback | None = None) 
 
 
 def summarize_columns(trace: Trace, manifest: TraceManifest | None = None) -> Summary:
-    """The summary of a trace in memory."""
+    """Summarize a trace in memory; the manifest adds rooflines and the spans of graph replays."""
     facts = gather_facts(trace, manifest)
     gpu, devices = summarize_devices(trace, facts.attribution, facts.gaps)
     steps = summarize_steps(trace, facts.steps, facts.event_step, facts.attribution, facts.gaps)
@@ -59,7 +59,7 @@ def summarize_columns(trace: Trace, manifest: TraceManifest | None = None) -> Su
     cpu, top_ops, what_if = summarize_host(facts), summarize_ops(facts), bounds(facts, gpu)
     costs, limits, recording = phase_costs(facts), roofline(manifest, steps), recording_of(trace, manifest, devices)
     repetition, ranks = find_repetition(facts), summarize_ranks(facts)
-    activity = launching_activity(facts)  # the largest table, so the last
+    activity = launching_activity(facts)  # the largest table, so built last and freed first
     gaps, syncs = rank_gaps(facts, activity), find_syncs(facts, activity)
     del activity
     return Summary(

@@ -1,9 +1,9 @@
-"""Fuzzes `summarize` with damaged and hostile traces: no traceback, no hang, no wrong sum.
+"""Fuzz `summarize` with damaged and hostile traces: no traceback, no hang, no wrong sum.
 
     python tests/trace/fuzz.py --seconds 600
 
-Uses atheris, guided by coverage, where it is installed (`pip install atheris`), else random mutations. A finding is
-kept in the folder `--findings`, and the run ends with it; `--replay .../trace.json` tries it again.
+Inputs come from atheris, guided by coverage, if it is installed (`pip install atheris`), else from random mutations.
+The first failing input ends the run and is saved in the folder `--findings`; `--replay .../trace.json` tries it again.
 """
 
 import argparse
@@ -50,14 +50,14 @@ MAX_BYTES = 1 << 15
 
 
 class Draw(Protocol):
-    """Choices, made by chance or by the fuzzer's bytes."""
+    """Source of the choices that make an input: a random generator, or the fuzzer's bytes."""
 
     def pick(self, options: Sequence[Any]) -> Any: ...
     def integer(self, low: int, high: int) -> int: ...
 
 
 class Chance:
-    """Choices by a seeded generator."""
+    """Choices from a seeded random generator."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -70,7 +70,7 @@ class Chance:
 
 
 class Bytes:
-    """Choices by the fuzzer's bytes."""
+    """Choices from the fuzzer's bytes."""
 
     def __init__(self, data: bytes) -> None:
         self._provider = atheris.FuzzedDataProvider(data)
@@ -104,7 +104,7 @@ TIMES: list[Any] = [
 
 
 def hostile_event(draw: Draw) -> Any:
-    """An event in which some fields are what no profiler writes."""
+    """Return an event, some fields of which hold values that no profiler writes."""
     if draw.integer(0, 30) == 0:
         return draw.pick([None, 1, "event", [], [[]], {}, {"ph": "X"}, {"args": {"args": {}}}])
     at, duration = draw.integer(0, 400), draw.integer(0, 60)
@@ -134,7 +134,7 @@ def hostile_event(draw: Draw) -> Any:
 
 
 def hostile_trace(draw: Draw) -> bytes:
-    """A file of such events, in any layout, perhaps with wrong metadata, cut off, or with bytes flipped."""
+    """Return a file of hostile events in any layout, maybe with wrong metadata, truncated, or with flipped bytes."""
     events = [hostile_event(draw) for _ in range(draw.integer(0, 40))]
     text = as_text(events, draw.pick(LAYOUTS[:-1]))
     swaps = [
@@ -150,7 +150,7 @@ def hostile_trace(draw: Draw) -> bytes:
 
 
 def hostile_manifest(draw: Draw) -> bytes:
-    """A manifest with a graph map, work and ceilings, some of it wrong."""
+    """Return a manifest with graphs, work per step and ceilings, some of them wrong."""
     numbers = [0, 1, -1, 0.08, 1e6, 1e300, None, "x"]
     events = [
         {"name": draw.pick(NAMES), "span": draw.pick(["roseinfer.attention", "roseinfer.model.forward", None, 3])}
@@ -171,7 +171,7 @@ def hostile_manifest(draw: Draw) -> bytes:
 
 
 def damaged(draw: Draw, text: bytes) -> bytes:
-    """The text, with a chance to be cut, flipped, doubled or zipped badly."""
+    """Return the text, at random truncated, with flipped or repeated bytes, or gzipped and then damaged."""
     if draw.integer(0, 3) == 0:
         text = text[: draw.integer(0, len(text))]
     if text and draw.integer(0, 3) == 0:
@@ -191,7 +191,7 @@ def damaged(draw: Draw, text: bytes) -> bytes:
 
 
 def seeds() -> list[bytes]:
-    """Ints32 good traces in every layout, and the start of a recorded one."""
+    """Return small valid traces in every layout, and the first and the last events of a recorded one."""
     events: list[dict[str, Any]] = [event("user_annotation", f"ProfilerStep#{one}", 100 * one, 90) for one in range(3)]
     for one in range(6):
         events += [
@@ -208,7 +208,7 @@ def seeds() -> list[bytes]:
 
 
 def try_trace(path: Path, *, render: bool = True) -> None:
-    """Raises whatever is a finding: any exception but a refusal in one line, a wrong sum, an alarm for a hang."""
+    """Raise for any defect: an exception other than a one-line error for the user, a wrong sum, or a hang."""
     try:
         summary = summarize_trace(path)
     except RoseinferError as error:
@@ -233,7 +233,7 @@ def _hang(*_: object) -> None:
 
 
 def guarded(make: Callable[[], bytes], folder: Path, findings: Path, *, render: bool) -> None:
-    """Tries one input; keeps it, and the manifest beside it, where it is a finding."""
+    """Try one input; if it fails, save the trace and its manifest."""
     path = folder / "trace.json"
     path.write_bytes(make())
     signal.signal(signal.SIGALRM, _hang)
@@ -247,14 +247,14 @@ def guarded(make: Callable[[], bytes], folder: Path, findings: Path, *, render: 
         kept.mkdir(parents=True)
         for file in folder.glob("*.json"):
             shutil.copy(file, kept)
-        sys.stderr.write(f"finding: {type(error).__name__}: {error}; the input is in {kept}\n")
+        sys.stderr.write(f"failed: {type(error).__name__}: {error}; the input is in {kept}\n")
         raise
     finally:
         signal.alarm(0)
 
 
 def by_chance(seconds: float, seed: int, folder: Path, findings: Path) -> int:
-    """Random hostile and damaged traces until the time is up; returns how many."""
+    """Try random hostile and damaged traces until the time is up; return their number."""
     good, until, count = seeds(), time.monotonic() + seconds, 0
     while time.monotonic() < until:
         draw = Chance(seed + count)
@@ -266,7 +266,7 @@ def by_chance(seconds: float, seed: int, folder: Path, findings: Path) -> int:
 
 
 def write_manifest(draw: Draw, folder: Path) -> None:
-    """A manifest beside the trace, or none."""
+    """Write a hostile manifest into the folder of the trace, or remove the manifest."""
     manifest = folder / "manifest.json"
     manifest.unlink(missing_ok=True)
     if draw.integer(0, 3) == 0:
@@ -274,7 +274,7 @@ def write_manifest(draw: Draw, folder: Path) -> None:
 
 
 def by_coverage(seconds: float, folder: Path, findings: Path) -> None:
-    """Atheris: the first byte says whether the rest is the file or the choices that make one. Does not return."""
+    """Run atheris, which does not return. The first byte tells if the rest is a file, or the choices that make one."""
     corpus = folder / "corpus"
     corpus.mkdir()
     for index, seed in enumerate(seeds()):
@@ -313,8 +313,8 @@ def by_coverage(seconds: float, folder: Path, findings: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--seed", type=int, default=int(time.time()), help="of the random mutations")
-    parser.add_argument("--by-chance", action="store_true", help="random mutations even where atheris is installed")
+    parser.add_argument("--seed", type=int, default=int(time.time()), help="Seed of the random mutations.")
+    parser.add_argument("--by-chance", action="store_true", help="Use random mutations even if atheris is installed.")
     parser.add_argument("--findings", type=Path, default=Path("fuzz-findings"))
     parser.add_argument("--replay", type=Path, metavar="FILE")
     args = parser.parse_args()
@@ -324,7 +324,7 @@ def main() -> None:
             try_trace(args.replay)
         elif atheris is None or args.by_chance:
             tried = by_chance(args.seconds, args.seed, folder, args.findings)
-            sys.stdout.write(f"{tried:,} inputs, no finding; seed {args.seed}\n")
+            sys.stdout.write(f"{tried:,} inputs, no failure; seed {args.seed}\n")
         else:
             by_coverage(args.seconds, folder, args.findings)
 

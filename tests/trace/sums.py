@@ -1,19 +1,19 @@
-"""What must hold in every summary, whatever the trace. Needs no pytest: the fuzzer runs without it."""
+"""Check the sums and shares that hold in the summary of any trace. Imports no pytest: the fuzzer runs without."""
 
 from roseinfer.trace import Summary
 from roseinfer.trace.summary.finding_structs import NO_SPAN
 
 _HOST = ("host_late", "launch_call")
-_GROUPS = 100  # at most so many groups of gaps are listed
+_GROUPS = 100  # maximum groups of gaps in a summary
 
 
 def is_near(found: float, expected: float, within: float = 1e-5) -> bool:
-    """Times are whole nanoseconds, so a sum of some is off by float noise only; shares are rounded to two decimals."""
+    """True if a sum of times is right up to float noise; times are whole nanoseconds."""
     return abs(found - expected) <= within + 1e-9 * abs(expected)
 
 
 def check_sums(summary: Summary) -> None:
-    """Raises AssertionError where a sum or a share of the summary is wrong."""
+    """Raise AssertionError if a sum or a share of the summary is wrong."""
     for row in [*summary.devices, *([summary.gpu] if summary.gpu else [])]:
         cause = row.idle_by_cause
         parts = (cause.host_late_ms, cause.launch_call_ms, cause.device_queue_ms, cause.unlinked_ms)

@@ -1,4 +1,4 @@
-"""A short run of the fuzzer with fixed seeds; `python tests/trace/fuzz.py --seconds 600` is the long one."""
+"""Run the fuzzer briefly with fixed seeds; `python tests/trace/fuzz.py --seconds 600` runs it at length."""
 
 from pathlib import Path
 

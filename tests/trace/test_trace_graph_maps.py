@@ -1,4 +1,4 @@
-"""Graph maps from both sides: made from two recorded runs of a step, and used to explain replays."""
+"""Graph maps: made from two recorded runs of a step, and used to assign the events of replays to spans."""
 
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,11 @@ STEP = [
     ("add", [SAMPLE]),
 ]
 REPLAYED = [name.replace("(Device)", "(Unknown)") for name, _ in STEP]
-"""The names as a replay has them: CUPTI does not know the memory that a graph's memset writes."""
+"""Names of the events in a replay: CUPTI does not know which memory a graph's memset writes."""
 
 
 class Recording:
-    """Writes a trace: spans on the host, one thing after the other, and GPU events behind them."""
+    """Writes a trace: spans and launches on the host, one after the other, and the GPU events that they launch."""
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
@@ -66,7 +66,7 @@ class Recording:
         self.now += 1
 
     def launched(self, step: list[tuple[str, list[str]]]) -> None:
-        """Each kernel by itself, under its spans."""
+        """Launch each kernel by itself, inside its spans."""
         for name, spans in step:
             since = [self.open(one) for one in spans]
             self.launch([name])
@@ -83,7 +83,7 @@ def mapped(folder: Path, step: list[tuple[str, list[str]]] = STEP, replayed: lis
         recording = Recording()
         recording.replay(["leaked"] * 3)
         since, inner = recording.open("ProfilerStep#1"), recording.open(f"{RUN}0")
-        recording.launch(["Memcpy HtoD (Pinned -> Device)"])  # brings the rows: no part of the step
+        recording.launch(["Memcpy HtoD (Pinned -> Device)"])  # uploads the input: not part of the step
         if replay:
             recording.replay(replayed)
         else:
@@ -96,7 +96,7 @@ def mapped(folder: Path, step: list[tuple[str, list[str]]] = STEP, replayed: lis
 
 
 def profiled(folder: Path, graphs: list[Graph], replays: list[list[str]], steps: int = 3) -> Summary:
-    """A run directory whose steps launch these replays, after one step that is launched kernel by kernel."""
+    """Summarize a run directory: one step launched kernel by kernel, then steps that launch these replays."""
     recording = Recording()
     for step in range(steps + 1):
         since = recording.open("step")
@@ -143,13 +143,13 @@ def test_replays_are_explained_by_the_spans_they_were_captured_in(tmp_path: Path
     assert (attention.calls, attention.gpu_events) == (replays + 1, 3 * LAYERS * replays + 1)
     assert (append.calls, append.gpu_events, append.parent) == (replays, LAYERS * replays, FORWARD)
     assert append.gpu_events_per_call == LAYERS
-    # What the launch's own span holds is the model alone; the step has the rest, too.
+    # The span around the launch holds the model only; the step holds all other events as well.
     forward, step = span_of(summary, FORWARD), span_of(summary, "roseinfer.step")
     assert (forward.calls, forward.gpu_events) == (4, (7 * LAYERS + 1) * replays + 1)
     assert forward.self_gpu_events == (3 * LAYERS + 1) * replays
     assert step.gpu_events == len(STEP) * replays + 2 + 3
     assert step.self_gpu_events == 0
-    # A span of its own in the step is the call; the replays' events join it.
+    # The step has its own span of this name: that span is the call, and the replays' events join it.
     sample = span_of(summary, SAMPLE)
     assert (sample.calls, sample.gpu_events, sample.parent) == (4, 3 * replays + 4, "roseinfer.step")
     assert span_of(summary, PREPARE).parent == "roseinfer.step"
@@ -191,7 +191,7 @@ def test_a_replay_that_differs_from_its_graph_stays_where_it_was_launched(tmp_pa
 
 
 def test_branches_that_change_places_still_match(tmp_path: Path) -> None:
-    """Kernels of parallel branches start in another order from replay to replay."""
+    """Kernels of parallel branches may start in a different order in each replay."""
     swapped = list(REPLAYED)
     at = swapped.index("rope_append")
     swapped[at : at + 2] = reversed(swapped[at : at + 2])

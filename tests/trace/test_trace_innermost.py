@@ -1,4 +1,4 @@
-"""Innermost events and repeats agree with slow ways that are obviously right."""
+"""Innermost events and repeated sequences agree with slow, simple computations."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def forest_of(rows: list[tuple[int, int, int]]) -> tuple[Forest, np.ndarray]:
 
 
 def slow_innermost(forest: Forest, threads: np.ndarray, thread: int, tick: int) -> int:
-    """The open event that began last."""
+    """Return the open event that began last, -1 for none."""
     is_open = [
         index
         for index in range(len(threads))
@@ -77,7 +77,7 @@ def test_repeats(sequence: str, period: int | None, repeats: int, removable: int
 
 @given(st.text("ab", max_size=14))
 def test_what_a_repeat_removes_is_really_repeated(sequence: str) -> None:
-    """Collapsing every run of the best period, by hand, shortens the sequence by `removable`."""
+    """Collapsing every run of the best period, item by item, shortens the sequence by `removable`."""
     found = find_repeat(np.array([ord(letter) for letter in sequence], np.int64))
     best = 0
     for period in range(1, len(sequence) // 2 + 1):

@@ -1,4 +1,4 @@
-"""Nesting and self time agree with a stack that is obviously right, and times add up."""
+"""Nesting and self times agree with a simple stack, and times add up."""
 
 import numpy as np
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""The reader takes every layout of a Chrome trace, salvages damaged ones, and refuses what is no trace."""
+"""The reader reads every layout of a Chrome trace, repairs damaged traces, and refuses files that are no trace."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ nasty = st.text(alphabet=st.sampled_from('},{[]":\\ \nabé'), max_size=12)
 
 
 def rows(trace: Trace) -> list[tuple[object, ...]]:
-    """Everything in a trace's tables, as plain comparable rows."""
+    """Return all events in a trace's tables as rows that can be compared."""
     found: list[tuple[object, ...]] = []
     for kind, table in (("op", trace.ops), ("span", trace.spans), ("call", trace.calls)):
         for index in range(len(table)):

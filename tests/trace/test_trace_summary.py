@@ -1,4 +1,4 @@
-"""The summary says what the recorded traces are known to hold, and finds steps whoever labelled them."""
+"""The summary matches the known contents of the recorded traces, and finds the steps of every supported engine."""
 
 import json
 import subprocess
@@ -54,7 +54,7 @@ def test_top_ops_of_the_recorded_traces(tutorial: Summary, matmul: Summary) -> N
     assert (top.name, top.calls) == ("nvjet_sm90_tst_320x128_64x3_1x2_h_bz_coopB_NNT", 80)
 
 
-def test_operators_against_a_slow_twin(tutorial: Summary) -> None:
+def test_operators_against_a_slow_reference(tutorial: Summary) -> None:
     import gzip
 
     ops = [e for e in json.loads(gzip.decompress(TUTORIAL.read_bytes()))["traceEvents"] if e.get("cat") == "cpu_op"]

@@ -1,4 +1,4 @@
-"""Every figure that is known of the recorded traces, and sums that hold for any trace."""
+"""Summaries of the recorded traces hold their known figures, and sums hold for any trace."""
 
 import gzip
 import random
@@ -99,7 +99,7 @@ def test_sums_of_the_recorded_traces(path: Path) -> None:
 
 @st.composite
 def made_up(draw: st.DrawFn) -> list[dict[str, object]]:
-    """Launches, GPU events on several streams and devices, spans that may overlap, operators, threads."""
+    """Draw launches, GPU events on several streams and devices, operators, and spans that may overlap."""
     made: list[dict[str, object]] = []
     times = st.integers(0, 400)
     lengths = st.integers(0, 60)
@@ -127,8 +127,8 @@ def test_sums_of_any_trace(tmp_path: Path, events: list[dict[str, object]]) -> N
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(events=made_up())
-def test_gaps_against_a_slow_twin(tmp_path: Path, events: list[dict[str, object]]) -> None:
-    """Microsecond by microsecond: idle is when nothing runs, and its cause is where the next launch stands."""
+def test_gaps_against_a_slow_reference(tmp_path: Path, events: list[dict[str, object]]) -> None:
+    """Microsecond by microsecond: a device is idle if nothing runs; the launch of the next event tells the cause."""
     summary = summarize_trace(write(tmp_path / "t.json", events, "dense"))
     launches: dict[object, tuple[int, int]] = {}
     calls = [e for e in events if e["cat"] == "cuda_runtime"]
@@ -146,7 +146,7 @@ def test_gaps_against_a_slow_twin(tmp_path: Path, events: list[dict[str, object]
             key = lambda e: (e["ts"], e["ts"] + e["dur"])  # noqa: E731
             ending = min(following, key=key)
             if sum(key(e) == key(ending) for e in following) > 1:
-                return  # two events end the gap at once: either may be taken
+                return  # two events end the gap at once: either may name the cause
             start, end = launches.get(ending["args"]["correlation"], (None, None))
             cause["unlinked" if start is None else "late" if tick < start else "call" if tick < end else "queue"] += 1
         by = device.idle_by_cause

@@ -84,7 +84,7 @@ class MappedSpans(msgspec.Struct, frozen=True, eq=False):
         return calls
 
 
-class _MappedGraph:
+class _KnownGraph:
     """A graph of the manifest. `chains` holds, per event, the groups of its spans, innermost first."""
 
     def __init__(self, graph: Graph, names: Ints32) -> None:
@@ -135,7 +135,7 @@ def map_replays(trace: Trace, spans: SpanTable, attribution: Attribution, graphs
     first_new = len(groups)
     known_graphs = _index_graphs(trace, graphs)
     held = _groups_of_steps(spans) if known_graphs and replays else set()
-    alike: defaultdict[tuple[_MappedGraph, tuple[int, ...]], list[Ints]] = defaultdict(list)
+    alike: defaultdict[tuple[_KnownGraph, tuple[int, ...]], list[Ints]] = defaultdict(list)
     unmatched: list[int] = []
     calls: Counter[int] = Counter()
     for replay in replays:
@@ -191,14 +191,14 @@ def _replays(trace: Trace, attribution: Attribution) -> list[Ints]:
     return np.split(order, np.flatnonzero(np.diff(attribution.launch[order])) + 1)
 
 
-def _index_graphs(trace: Trace, graphs: list[Graph]) -> dict[bytes, _MappedGraph]:
+def _index_graphs(trace: Trace, graphs: list[Graph]) -> dict[bytes, _KnownGraph]:
     """Index the graphs by the sorted names of their events. Graphs with names that the trace lacks are left out."""
     index = {name: at for at, name in enumerate(trace.names)}
-    found: list[_MappedGraph] = []
+    found: list[_KnownGraph] = []
     for graph in graphs:
         names = np.array([index.get(event.name, -1) for event in graph.events], trace.gpu.name.dtype)
         if len(names) and names.min() >= 0:
-            found.append(_MappedGraph(graph, names))
+            found.append(_KnownGraph(graph, names))
     return {graph.names: graph for graph in found}
 
 
@@ -212,7 +212,7 @@ def _chain(span: str | None, parents: dict[str, str]) -> list[str]:
 
 
 def _joined_changes(
-    alike: dict[tuple[_MappedGraph, tuple[int, ...]], list[Ints]],
+    alike: dict[tuple[_KnownGraph, tuple[int, ...]], list[Ints]],
 ) -> tuple[Ints, _GroupChanges, _GroupChanges]:
     """Return (events of all matched replays, changes of the self figures, changes of the inclusive figures)."""
     events = [np.zeros(0, np.int64)]

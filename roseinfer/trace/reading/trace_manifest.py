@@ -38,7 +38,7 @@ class Graph(msgspec.Struct, frozen=True):
 
     events: list[GraphEvent]
     key: Any = None
-    """What the graph was captured for, such as its batch size."""
+    """Key of the graph, such as `decode bs=8 greedy`."""
     parents: dict[str, str] | None = None
     """Parent of each span; outermost spans have no entry. None if the nesting is unknown."""
 
@@ -84,11 +84,11 @@ class TraceManifest(msgspec.Struct, frozen=True):
     graphs: list[Graph] = []
     warnings: list[str] = []
     damage: str | None = None
-    """Which parts of the file are unreadable and why, or None. Set by the reader; not a field of the file."""
+    """Unreadable parts of the file and the reason, or None. Set by the reader; not a field of the file."""
 
 
 def find_manifest(trace: Path) -> TraceManifest | None:
-    """Return the manifest in the folder of a trace, or None if there is none or another tool wrote the file.
+    """Return the manifest in the folder of a trace, or None if there is none or if another tool wrote it.
 
     If parts of the manifest are unreadable, the other parts are returned and `damage` names the unreadable ones.
     """

@@ -1,1 +1,1 @@
-"""Structs of a summary: what `summarize --json` prints and every rendering reads."""
+"""The structs of a summary: `summarize --json` prints them, every rendering reads them."""

@@ -1,4 +1,4 @@
-"""What a summary says of another trace that it is compared with."""
+"""Structs of the comparison of a trace with a baseline trace, and the costs per step that it is made from."""
 
 from typing import Literal
 
@@ -6,61 +6,70 @@ import msgspec
 
 
 class SpanCost(msgspec.Struct, frozen=True):
-    """What one span takes in a step, inner spans counted."""
+    """Mean cost per step of all spans of one name, including their inner spans."""
 
     wall_ms: float
     gpu_events: float
 
 
 class PhaseCosts(msgspec.Struct, frozen=True):
-    """What a step of one phase spends on average, by name."""
+    """Mean costs per step of one phase, by name of span, operator or kernel."""
 
     spans: dict[str, SpanCost]
     operators: dict[str, float]
-    """Self time on the CPU in ms."""
+    """Self time on the CPU per step, in ms."""
     kernels: dict[str, float]
-    """Time of the GPU events that the step launched, in ms."""
+    """Time of the GPU events launched per step, in ms."""
 
 
 class FigureChange(msgspec.Struct, frozen=True):
-    """One figure, before and after."""
+    """A figure of the baseline and of the new trace."""
 
     phase: str | None
-    """The phase whose steps it is of; None where it is of the whole trace."""
+    """Phase whose steps the figure is a mean over; None if the figure is of the whole trace."""
     name: str
+    """Name of the span, operator or kernel."""
     unit: str
     baseline: float
     new: float
     change_percent: float | None
-    """None where the baseline is 0."""
+    """Change relative to the baseline; None if the baseline is 0."""
 
 
 class PhaseChange(msgspec.Struct, frozen=True):
-    """The median step of one phase, before and after."""
+    """Median step time of one phase in the baseline and in the new trace, or the window of traces without steps."""
 
     phase: str
     baseline_ms: float
     new_ms: float
     change_percent: float
     noise_percent: float | None
-    """Two standard errors of the difference; None with fewer than two steps on either side."""
+    """Two standard errors of the difference of the means, in percent of the baseline's median step.
+
+    None if either trace has fewer than two steps.
+    """
     baseline_ms_per_token: float | None
     new_ms_per_token: float | None
     verdict: Literal["faster", "slower", "no clear change"]
 
 
 class TraceComparison(msgspec.Struct, frozen=True):
-    """Two traces, figure by figure; spans and kernels per step of each phase that both have."""
+    """Comparison of two traces, per step of each phase that both have; of whole traces if neither has steps."""
 
     baseline: str
+    """Path of the baseline trace."""
     warnings: list[str]
-    """Why the figures may not compare: what differs between the runs, and the baseline's own warnings."""
+    """Reasons why the figures may not be comparable: differences between the runs, and the baseline's warnings."""
     phases: list[PhaseChange]
     spans: list[FigureChange]
+    """Wall time of spans."""
     kernels: list[FigureChange]
+    """Time of GPU events or, see `kernels_on`, of operators."""
     kernels_on: Literal["cpu", "gpu"]
-    """Whether `kernels` are GPU events or, where not both traces have any, the CPU's operators."""
+    """`gpu` if `kernels` holds GPU events; `cpu` if it holds operators, because a trace has no GPU events."""
     launches: list[FigureChange]
+    """Number of GPU events per span."""
     headline: str
     fail_above_percent: float | None
+    """Slowdown of a phase beyond which the comparison fails; None if it cannot fail."""
     failed: bool

@@ -1,74 +1,82 @@
-"""What a summary says of GPUs, of the host, and of ranks."""
+"""Structs of a summary about devices: GPUs, the host's CPU, and ranks."""
 
 import msgspec
 
 
 class IdleByCause(msgspec.Struct, frozen=True):
-    """Idle time of a GPU, by what held up the event that ended each gap."""
+    """Idle time of a GPU, by the cause that delayed the event at the end of each gap."""
 
     host_late_ms: float
-    """Before the launch call began."""
+    """Idle time before the launch call of that event began."""
     launch_call_ms: float
-    """Inside the launch call."""
+    """Idle time during the launch call."""
     device_queue_ms: float
-    """After the launch call."""
+    """Idle time after the launch call."""
     unlinked_ms: float
-    """The launch is not in the trace."""
+    """Idle time before events whose launch is not in the trace."""
 
 
 class GpuSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """All devices together: times added, percentages weighted."""
+    """Totals over all GPUs; percentages are of these totals."""
 
     busy_percent: float
+    """Busy share of the window."""
     window_ms: float
-    """First event's start to last event's end."""
+    """Time from the first GPU event's start to the last one's end."""
     busy_ms: float
-    """The union of the events over all streams."""
+    """Time during which at least one stream ran a GPU event."""
     idle_ms: float
     idle_by_cause: IdleByCause
     gpu_events: int
+    """Kernels, memcpys and memsets."""
     kernels: int
     linked_percent: float
-    """Events whose launch is in the trace."""
+    """Share of GPU events whose launch is in the trace."""
     small_percent: float
-    """GPU events shorter than 5 us."""
+    """Share of GPU events that are shorter than 5 us."""
     small_kernels_percent: float
-    """Kernels shorter than 5 us, of all kernels."""
+    """Share of kernels that are shorter than 5 us."""
     median_event_us: float
+    """Median duration of a GPU event."""
     launches: int
-    """Launch calls in the trace that started GPU events; a graph replay is one."""
+    """Launch calls that started GPU events; a graph replay counts once."""
     replayed_percent: float
-    """GPU events started by graph launches."""
+    """Share of GPU events that graph launches started."""
     median_launch_to_start_us: float
-    """From the end of the launch call to the event's start: time in the queue, long where the host runs far ahead."""
+    """Median time from the end of a launch call to the start of its GPU event: long if the host runs far ahead."""
 
 
 class DeviceSummary(GpuSummary, frozen=True, kw_only=True):
-    """One device."""
+    """Figures of a single GPU."""
 
     id: int
+    """Device number, as the process saw it."""
     name: str
     rank: int
+    """Rank of the process that used the device."""
     timeline: list[float]
-    """The busy share, 0 to 1, of equal parts of the window."""
+    """Busy share, 0 to 1, of each of some equal parts of the window."""
 
 
 class CpuSummary(msgspec.Struct, frozen=True):
-    """The host's side of the trace."""
+    """Figures of the host."""
 
     window_ms: float
+    """Time from the first host event's start to the last one's end, added up over files."""
     top_level_busy_percent: float
-    """Share of the window in which any thread was inside an operator."""
+    """Share of the window during which any thread was inside an operator."""
 
 
 class RankSummary(msgspec.Struct, frozen=True):
-    """One rank of several."""
+    """Figures of one rank of a run on several GPUs."""
 
     rank: int
     median_step_ms: float | None
     busy_percent: float | None
+    """Busy share of the window of the rank's GPU; None if the rank ran nothing on a GPU."""
     gpu_ms: float
+    """Sum of the durations of all GPU events."""
     communication_ms: float
-    """Union of the collective kernels."""
+    """Time during which at least one collective kernel ran."""
     exposed_communication_ms: float
-    """The part of it in which the device ran nothing else."""
+    """The part of `communication_ms` during which the GPU ran nothing else."""

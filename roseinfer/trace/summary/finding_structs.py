@@ -1,107 +1,126 @@
-"""What a summary says of spans, operators, idle time, repeated launches and waits."""
+"""Structs of a summary about spans, operators, idle time, repeated launches and waits of the host."""
 
 from typing import Literal
 
 import msgspec
 
 NO_SPAN = "(no span)"
-"""The row of what was launched outside all spans, or has no launch in the trace."""
+"""Name of the row for work launched outside all spans, or without a launch in the trace."""
 
 
 class SpanSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """All spans of one name. `self_` leaves out inner spans; without it they count too."""
+    """All spans of one name. Figures named `self_` leave out inner spans; the others include them."""
 
     name: str
     calls: int
     wall_ms: float
     self_wall_ms: float
     gpu_ms: float
-    """Durations of the GPU events launched inside, added up."""
+    """Sum of the durations of the GPU events launched inside the spans."""
     self_gpu_ms: float
     gpu_events: int
     self_gpu_events: int
     gpu_events_per_call: float
     self_gpu_events_per_call: float
     kernels: int
-    """The kernels among `gpu_events`."""
+    """Number of kernels among `gpu_events`."""
     small_percent: float
+    """Share of `gpu_events` that are shorter than 5 us."""
     idle_caused_ms: float
-    """Host-late and launch-call time while this was the innermost span of the launching thread."""
+    """GPU idle time (host late, launch call) during which the launching thread was in this span and no inner one."""
     self_op_ms: float
-    """Time inside operators while this was the innermost span; the rest of the self time is plain Python."""
+    """Self time spent inside operators; the rest of `self_wall_ms` is plain Python or waiting."""
     self_custom_op_ms: float
-    """The part of it in operators that are not torch's own, which torch.compile cannot look into."""
+    """The part of `self_op_ms` in operators that are not torch's own, which torch.compile cannot see inside."""
     parent: str | None
-    """The span that it is in most often, None at the top."""
+    """Name of the span that most often encloses these spans directly; None if they are mostly top-level."""
 
 
 class GapGroup(msgspec.Struct, frozen=True):
-    """Idle time of the GPU with one cause, one thing the launching thread was doing, and one span."""
+    """GPU idle time with the same cause, the same activity of the launching thread, and the same span."""
 
     cause: Literal["host_late", "launch_call", "device_queue", "unlinked"]
     doing: Literal["sync", "op", "call", "python", "queue", "unknown"]
-    """What the launching thread was in: a synchronizing call, an operator, another runtime call, or none of them."""
+    """Activity of the launching thread: `sync` (a synchronizing call), `op`, `call` (another runtime call) or `python`.
+
+    `queue` and `unknown` are for causes that do not depend on the host: `device_queue` and `unlinked`.
+    """
     name: str
+    """Name of the operator or call, or a description of the activity."""
     span: str
+    """Innermost span of the launching thread; for `device_queue`, the span around the launch."""
     ms: float
     percent: float
     """Share of all idle time."""
     gaps: int
+    """Number of gaps that contribute to the group."""
     longest_us: float
+    """Longest uninterrupted contribution."""
     longest_step: int | None
-    """The step that the longest piece lies in."""
+    """Step during which the longest contribution began; None if outside all steps."""
 
 
 class Repetition(msgspec.Struct, frozen=True):
-    """One sequence of launches that a step repeats."""
+    """A sequence of launches that a step repeats, found in the typical step."""
 
     span: str
+    """Innermost span around the launches."""
     phase: str
     launches_per_step: int
-    """Launches of the span in the step looked at."""
+    """Launches inside the span per step."""
     pattern: list[str]
-    """The first names of the repeated sequence."""
+    """First names of the sequence."""
     pattern_launches: int
+    """Length of the sequence."""
     repeats: int
+    """Number of times that the step runs the sequence."""
     removable_per_step: int
-    """Launches that the remedy would save: all repeats but the first, or all operators of each repeat but one."""
+    """Launches that the remedy would save per step: all repeats but one, or all operators of each repeat but one."""
     remedy: Literal["batch", "graph", "compile", "fuse"]
-    """`batch` for copies and elementwise work in one go. Else the repeats depend on each other, by matrix products or
-    by other work of the step between them: `graph` on a GPU, `compile` on a CPU, and `fuse` where the operators are
-    custom ones, which a compiler cannot look into."""
+    """`batch` if the repeats are copies or elementwise work with nothing between them.
+
+    Otherwise the repeats depend on each other: they hold matrix products, or other work of the step separates them.
+    Then `graph` on a GPU, `compile` on a CPU, and `fuse` for custom operators, which a compiler cannot see inside.
+    """
 
 
 class Sync(msgspec.Struct, frozen=True):
-    """A kind of call that made the host wait for the device, at one place."""
+    """Calls of one kind, at one place in the program, that made the host wait for the device."""
 
     call: str
+    """Name of the runtime call and, for copies, their direction."""
     op: str
-    """The operator that it was called by, or `Python`."""
+    """Innermost operator around the calls, or `Python`."""
     span: str
+    """Innermost span around the calls."""
     count: int
     per_step: float | None
+    """Calls per step; None without steps."""
     ms: float
-    """Time inside the calls."""
+    """Total time inside the calls."""
     note: str
+    """Why the host waits, or how to avoid the wait."""
 
 
 class WhatIf(msgspec.Struct, frozen=True):
-    """A bound: what a change could save at the very most."""
+    """Upper bound of the time that a change could save."""
 
     change: str
     saves_ms: float
     saves_percent: float
-    """Of the GPU's window, or of the host's where there is no GPU."""
+    """Saved share of the GPU's window."""
     speedup: float
+    """Factor by which the window would shrink; 0 if nothing of it would remain."""
 
 
 class OpSummary(msgspec.Struct, frozen=True):
-    """All calls of one operator on the CPU, or all runs of one kernel, memcpy or memset on the GPU."""
+    """All calls of one CPU operator, or all runs of one kernel, memcpy or memset."""
 
     name: str
     device: Literal["cpu", "gpu"]
     calls: int
     total_ms: float
     self_ms: float
+    """Time without inner operators; equal to `total_ms` on a GPU."""
     percent: float
-    """Share of all self time on the same kind of device."""
+    """Share of the self time of all rows with the same `device`."""

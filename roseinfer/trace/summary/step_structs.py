@@ -1,4 +1,4 @@
-"""What a summary says of steps."""
+"""Structs of a summary about steps: per phase, against the hardware's ceilings, and a typical step in detail."""
 
 from typing import Literal
 
@@ -6,95 +6,106 @@ import msgspec
 
 
 class PhaseSummary(msgspec.Struct, frozen=True):
-    """The steps of one phase."""
+    """Figures of all steps of one phase."""
 
     count: int
     median_ms: float
+    """Median duration of a step's span."""
     p90_ms: float
     std_ms: float
-    """Standard deviation of the sample; 0 with one step."""
+    """Sample standard deviation; 0 for a single step."""
     gpu_events_per_step: float
     launches_per_step: float
-    """Launch calls that started them; a graph replay is one."""
+    """Launch calls that started GPU events, per step; a graph replay counts once."""
     replayed_percent: float
-    """Share of the GPU events that graph launches started."""
+    """Share of GPU events that graph launches started."""
     host_idle_ms_per_step: float
-    """Host-late and launch-call time before the GPU events launched in a step."""
+    """GPU idle time (host late, launch call) before the GPU events launched in a step."""
     gpu_ms_per_step: float
-    """Mean of the durations of the GPU events launched in a step, added up."""
+    """Sum of the durations of the GPU events launched in a step, averaged over steps."""
     tokens_per_step: float | None
-    """None where the trace does not say."""
+    """Mean number of tokens per step; None if the trace does not tell."""
     batch_per_step: float | None
-    """Requests in a step; None where the trace does not say."""
+    """Mean number of requests per step; None if the trace does not tell."""
 
 
 class Outlier(msgspec.Struct, frozen=True):
-    """A step that took far longer than its phase's median."""
+    """A step that took far longer than the median step of its phase."""
 
     step: int
+    """Index of the step, in order of time."""
     phase: str
     ms: float
     times_median: float
 
 
 class StepsSummary(msgspec.Struct, frozen=True):
-    """Steps of the engine, or of the profiler where no engine marked any."""
+    """All steps, as marked by the engine or, failing that, by the profiler."""
 
     source: str | None
-    """The kind of spans that the steps come from; None without steps."""
+    """Kind of span that marks the steps, such as `roseinfer.step` or `vLLM`; None without steps."""
     count: int
     phases: dict[str, PhaseSummary]
     outliers: list[Outlier]
+    """The slowest steps relative to the median of their phase, worst first."""
 
 
 class PhaseRoofline(msgspec.Struct, frozen=True):
-    """How near the device's measured ceilings the steps of one phase came."""
+    """Steps of one phase compared with the device's measured ceilings."""
 
     steps: int
     median_ms: float
+    """Median step time, from the source that `Roofline` names."""
     floor_ms: float
-    """What the bytes or the FLOPs of a median step take at the ceiling."""
+    """Shortest possible step: the median step's bytes at the measured bandwidth, or its FLOPs at the measured rate."""
     bound: Literal["memory", "compute"]
+    """`memory` if the bytes take longer than the FLOPs, else `compute`."""
     mbu_percent: float
+    """Model bandwidth utilization: time for the bytes at full bandwidth, as a share of `median_ms`."""
     mfu_percent: float
+    """Model FLOPs utilization: time for the FLOPs at full rate, as a share of `median_ms`."""
 
 
 class Roofline(msgspec.Struct, frozen=True):
-    """Steps against the device's ceilings, from the manifest beside the trace."""
+    """Step times compared with the device's ceilings, which the manifest in the folder of the trace lists."""
 
     source: Literal["baseline", "trace"]
-    """Whether step times come from the unprofiled pass of the run itself, `baseline`, or from the trace."""
+    """Source of the step times: `baseline` for the unprofiled pass of the same run, or `trace`."""
     copy_bytes_per_s: float
+    """Measured memory bandwidth."""
     flops_per_s: float
+    """Measured rate of matrix products."""
     phases: dict[str, PhaseRoofline]
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """A named stretch of a step, from the step's start."""
+    """A named stretch of a step, with times counted from the step's start."""
 
     name: str
     row: int
+    """Row in which to draw the segment; inner spans are in later rows."""
     start_us: float
     end_us: float
 
 
 class StepBusy(msgspec.Struct, frozen=True):
-    """How busy a device was with a step's GPU events."""
+    """Busy time of a GPU with the events of one step."""
 
     name: str
     shares: list[float]
-    """The busy share, 0 to 1, of equal parts of the picture."""
+    """Busy share, 0 to 1, of each of some equal parts of the picture."""
 
 
 class TypicalStep(msgspec.Struct, frozen=True):
-    """The step whose duration is the median of the most frequent phase, drawn out."""
+    """The step of median duration in the most frequent phase, ready to be drawn as a timeline."""
 
     step: int
     phase: str
     ms: float
     end_us: float
-    """The picture's end: the step's, or that of its last GPU event."""
+    """End of the picture: the end of the step or of its last GPU event, whichever is later."""
     spans: list[Segment]
     busy: list[StepBusy]
+    """Busy time of each GPU that the step used."""
     gaps: list[Segment]
-    """The longest gaps, named by cause."""
+    """The longest GPU gaps, split and named by cause."""

@@ -1,6 +1,6 @@
-"""What `summarize` finds in a trace: the struct that `summarize --json` prints and that every rendering reads.
+"""The summary of a trace: the struct that `summarize --json` prints and that every rendering reads.
 
-Milliseconds are floats of whole nanoseconds; percentages are 0 to 100, rounded to two decimals.
+Milliseconds are rounded to whole nanoseconds; percentages run from 0 to 100 and have two decimals.
 """
 
 from typing import Literal
@@ -16,16 +16,19 @@ SCHEMA_VERSION = 1
 
 
 class TraceInfo(msgspec.Struct, frozen=True):
-    """The file, or the folder."""
+    """The trace file, or the folder of trace files, that was summarized."""
 
     path: str
     events: int
+    """All events of the trace, whether used or not."""
     size_bytes: int
+    """Size on disk, compressed or not."""
     ranks: list[int]
+    """Ranks of the processes that recorded the trace."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """The answer in one line, why, and what to do."""
+    """Judgement on what limits the run: a headline, the evidence for it, and advice."""
 
     kind: Literal["host_bound", "gpu_bound", "balanced", "cpu_only", "empty"]
     headline: str
@@ -34,27 +37,27 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class Trust(msgspec.Struct, frozen=True):
-    """A reason to doubt, or to read with care, some of the figures."""
+    """A reason to doubt some of the figures, or to read them with care."""
 
     level: Literal["info", "warning"]
     message: str
 
 
 class Recording(msgspec.Struct, frozen=True, kw_only=True):
-    """How the trace was made, as far as it and its manifest tell; None where they do not."""
+    """Conditions under which the trace was recorded; None for those that neither trace nor manifest tells."""
 
     device: str | None
     model: str | None
     dtype: str | None
     quantize: str | None
-    """What was asked for, `auto` too."""
+    """Value of the option --quantize, such as `auto` or `none`."""
     with_stack: bool
     profile_memory: bool
     record_shapes: bool
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What one trace says."""
+    """All findings of one trace."""
 
     schema_version: int = SCHEMA_VERSION
     trace: TraceInfo
