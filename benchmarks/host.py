@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from roseinfer.attention.paged_kernels import PagedKernelAttention
+from roseinfer.attention.triton_attention import TritonAttention
 from roseinfer.config import EngineConfig, Mode, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
@@ -71,7 +71,7 @@ def empty_engine(batch: int, decode_steps: int) -> Engine:
     )
     engine = replace(build_engine(config), max_decode_steps=decode_steps)
     runner = engine.runner
-    runner.attention = PagedKernelAttention()
+    runner.attention = TritonAttention()
     runner.graphs = EmptyGraphs(
         runner.model,
         runner.cache,

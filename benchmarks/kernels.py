@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from benchmarks.tune_linears import tune_linears
 from roseinfer.config import SamplingParams
 from roseinfer.kernels import activations
-from roseinfer.kernels.attention.paged_decode import DecodeTiles, paged_decode_attention, paged_decode_attention_triton
+from roseinfer.kernels.attention.decode_kernel import DecodeTiles
+from roseinfer.kernels.attention.paged_decode import paged_decode_attention, paged_decode_attention_triton
 from roseinfer.kernels.attention.rope_append import rope_append
 from roseinfer.kernels.linear.skinny_linear import skinny_linear
 from roseinfer.kernels.norms import Norm, add_layer_norm, add_layer_norm_reference, add_rms_norm, add_rms_norm_reference

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.linear_candidates import LIBRARY, Candidate, Product, first_candidates, fits, neighbors
-from roseinfer.kernels.attention.paged_decode import append_and_attend
+from roseinfer.kernels.attention.append_and_attend import append_and_attend
 from roseinfer.kernels.linear.skinny_gemv import GemvTiles, gemv_tiles
 from roseinfer.kernels.linear.skinny_linear import skinny_linear
 from roseinfer.kernels.linear.skinny_matmul import MatmulTiles

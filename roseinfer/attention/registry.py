@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 
-from roseinfer.attention.base import AttentionBackend
-from roseinfer.attention.gather import GatherAttention
-from roseinfer.attention.paged import PagedAttention
-from roseinfer.attention.paged_kernels import PagedKernelAttention
+from roseinfer.attention.backend import AttentionBackend
+from roseinfer.attention.gather_attention import GatherAttention
+from roseinfer.attention.torch_attention import TorchAttention
+from roseinfer.attention.triton_attention import TritonAttention
 from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.config import AttentionName
 
 _BACKENDS: dict[AttentionName, Callable[[int | None], AttentionBackend]] = {
-    "paged": PagedAttention,
+    "paged": TorchAttention,
     "gather": GatherAttention,
 }
 
@@ -22,6 +22,6 @@ def attention_backend(
 
     `paged` is the one of Triton kernels where these can read the cache that is given, else the one of torch operations.
     """
-    if name == "paged" and cache is not None and PagedKernelAttention.fits(cache):
-        return PagedKernelAttention(sliding_window)
+    if name == "paged" and cache is not None and TritonAttention.fits(cache):
+        return TritonAttention(sliding_window)
     return _BACKENDS[name](sliding_window)

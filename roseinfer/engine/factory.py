@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import msgspec
 import torch
 
-from roseinfer.attention.base import AttentionBackend
+from roseinfer.attention.backend import AttentionBackend
 from roseinfer.attention.registry import attention_backend
 from roseinfer.cache.block_pool import BlockPool
 from roseinfer.cache.kv_tensors import KVCache

@@ -9,7 +9,8 @@ import torch
 from msgspec import structs
 from torch import Tensor
 
-from roseinfer.attention.base import AttentionBackend, AttentionMetadata, StepLayout
+from roseinfer.attention.backend import AttentionBackend, AttentionMetadata
+from roseinfer.attention.step_layouts import StepLayout
 from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.engine.graphs.graph_key import GraphKey
 from roseinfer.engine.graphs.step_graphs import StepGraphs

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from roseinfer.attention.base import AttentionBackend, AttentionMetadata
+from roseinfer.attention.backend import AttentionBackend, AttentionMetadata
 from roseinfer.kernels.linear.packing import Packing
 from roseinfer.models.embedding import Embedding
 from roseinfer.models.linear import Linear

@@ -9,7 +9,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from roseinfer.attention.base import AttentionBackend, AttentionMetadata, DecodeLayout
+from roseinfer.attention.backend import AttentionBackend, AttentionMetadata
+from roseinfer.attention.step_layouts import DecodeLayout
 from roseinfer.errors import ModelError
 from roseinfer.kernels.cpu import native_library, native_step
 from roseinfer.models.causal_lm import CausalLM

@@ -5,7 +5,7 @@ from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
-from roseinfer.attention.base import AttentionBackend, AttentionMetadata
+from roseinfer.attention.backend import AttentionBackend, AttentionMetadata
 from roseinfer.models.activation_names import activation_from_hf
 from roseinfer.models.causal_lm import CausalLM
 from roseinfer.models.dialect import Architecture, Checkpoint, Dialect, WeightPlace

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from roseinfer.attention.base import DecodeLayout
+from roseinfer.attention.step_layouts import DecodeLayout
 from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.kernels.cpu import native_kernels
 from roseinfer.kernels.cpu.native_matmul import WeightKind, WeightStruct

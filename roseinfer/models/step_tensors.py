@@ -5,7 +5,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from roseinfer.attention.base import AttentionBackend, AttentionMetadata, Projection
+from roseinfer.attention.backend import AttentionBackend, AttentionMetadata, Projection
 from roseinfer.kernels.cpu import native_kernels
 from roseinfer.models.norm_layers import RMSNorm
 from roseinfer.models.rope import RotaryEmbedding

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from roseinfer.attention.base import StepLayout
 from roseinfer.attention.registry import attention_backend
+from roseinfer.attention.step_layouts import StepLayout
 from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.config import AttentionName
 

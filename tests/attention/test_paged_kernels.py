@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from roseinfer.attention.base import DecodeLayout, Projection, StepLayout
-from roseinfer.attention.gather import GatherAttention
-from roseinfer.attention.paged import PagedAttention
-from roseinfer.attention.paged_kernels import PagedKernelAttention, padded_tables
+from roseinfer.attention.backend import Projection
+from roseinfer.attention.gather_attention import GatherAttention
 from roseinfer.attention.registry import attention_backend
+from roseinfer.attention.step_layouts import DecodeLayout, StepLayout
+from roseinfer.attention.torch_attention import TorchAttention
+from roseinfer.attention.triton_attention import TritonAttention, padded_tables
 from roseinfer.cache.kv_tensors import KVCache
-from roseinfer.kernels.attention import paged_decode, paged_prefill
+from roseinfer.kernels.attention import append_and_attend, decode_kernel, paged_decode, paged_prefill
 from roseinfer.kernels.attention.rope_append import rope_append_reference
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
@@ -37,14 +38,15 @@ def counted(name: str, launch: Callable[..., Tensor], *arguments: Any, **options
 def kernels_in_the_interpreter() -> Iterator[None]:
     """Without a GPU the backend launches its kernels all the same, and each launch is counted."""
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in (
-            (paged_decode, "paged_decode_attention"),
-            (paged_decode, "append_and_attend"),
-            (paged_prefill, "paged_prefill_attention"),
-        ):
+        for module in (decode_kernel, paged_prefill):
             patch.setattr(
                 module, "runs_triton", lambda *tensors: all(x is None or x.dtype != torch.float64 for x in tensors)
             )
+        for module, name in (
+            (paged_decode, "paged_decode_attention"),
+            (append_and_attend, "append_and_attend"),
+            (paged_prefill, "paged_prefill_attention"),
+        ):
             patch.setattr(module, f"{name}_triton", partial(counted, name, getattr(module, f"{name}_triton")))
         yield
 
@@ -94,7 +96,7 @@ def compare(
     """Both backends on the same step and the same cache; the kernels that were launched."""
     num_blocks = sum(-(-(past + new) // block_size) for past, new in requests) + 1
     layout = layout_of(requests, num_blocks, block_size, seed)
-    ours, reference = PagedKernelAttention(window), GatherAttention(window)
+    ours, reference = TritonAttention(window), GatherAttention(window)
     cache, expected_cache = (cache_of(num_blocks, block_size, kv_heads, head_dim, dtype, seed) for _ in range(2))
     step, expected_step = ours.prepare(layout, cache), reference.prepare(layout, expected_cache)
     tokens, before = sum(layout.query_lens), launches.copy()
@@ -122,7 +124,7 @@ def compare(
 def test_a_projection_is_normed_and_turned_on_its_way(requests: list[tuple[int, int]], window: int | None) -> None:
     heads, kv_heads, head_dim, eps = 4, 2, 16, 0.1
     layout = layout_of(requests, num_blocks=6, block_size=16, seed=0)
-    ours, reference = PagedKernelAttention(window), GatherAttention(window)
+    ours, reference = TritonAttention(window), GatherAttention(window)
     cache, expected_cache = (cache_of(6, 16, kv_heads, head_dim, torch.float32, seed=0) for _ in range(2))
     tokens, source = sum(layout.query_lens), torch.Generator().manual_seed(1)
     qkv, table, q_norm, k_norm = (
@@ -195,7 +197,7 @@ def test_decodes_that_lie_on_the_device_need_no_preparation() -> None:
         torch.tensor([past + 1 for past, _ in requests], dtype=torch.int32, device=DEVICE),
     )
     assert torch.equal(on_device.slots, layout.slots)
-    backend = PagedKernelAttention()
+    backend = TritonAttention()
     torch.testing.assert_close(
         backend.forward(1, q, k, v, on_device), backend.forward(1, q, k, v, backend.prepare(layout, cache))
     )
@@ -218,15 +220,15 @@ def test_tables_are_as_wide_as_the_longest_and_few_widths_occur() -> None:
 
 
 def test_where_kernels_cannot_run_paged_attention_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("roseinfer.attention.paged_kernels.runs_triton", lambda x: x.dtype == torch.float32)
+    monkeypatch.setattr("roseinfer.attention.triton_attention.runs_triton", lambda x: x.dtype == torch.float32)
 
     def chosen(block_size: int = 16, head_dim: int = 16, dtype: torch.dtype = torch.float32) -> type:
         return type(attention_backend("paged", None, cache_of(2, block_size, 1, head_dim, dtype, seed=0)))
 
-    assert chosen() is PagedKernelAttention
-    assert chosen(block_size=12) is PagedAttention
-    assert chosen(head_dim=264) is PagedAttention
-    assert chosen(dtype=torch.float64) is PagedAttention
-    assert isinstance(attention_backend("paged"), PagedAttention)
+    assert chosen() is TritonAttention
+    assert chosen(block_size=12) is TorchAttention
+    assert chosen(head_dim=264) is TorchAttention
+    assert chosen(dtype=torch.float64) is TorchAttention
+    assert isinstance(attention_backend("paged"), TorchAttention)
     cache = cache_of(2, 16, 1, 16, torch.float32, seed=0)
     assert isinstance(attention_backend("gather", None, cache), GatherAttention)

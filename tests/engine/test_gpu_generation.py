@@ -9,8 +9,8 @@ import pytest
 import torch
 from architecture_models import random_model, random_prompt
 
-from roseinfer.attention.paged import PagedAttention
-from roseinfer.attention.paged_kernels import PagedKernelAttention
+from roseinfer.attention.torch_attention import TorchAttention
+from roseinfer.attention.triton_attention import TritonAttention
 from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
@@ -70,14 +70,14 @@ def expected(model: Path) -> list[list[int]]:
 @pytest.fixture
 def mixed_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
     """Of each step that the kernels' backend prepares: whether it holds both kinds of requests."""
-    prepare, seen = PagedKernelAttention.prepare, []
+    prepare, seen = TritonAttention.prepare, []
 
-    def recording(self: PagedKernelAttention, *arguments: Any) -> Any:
+    def recording(self: TritonAttention, *arguments: Any) -> Any:
         step = prepare(self, *arguments)
         seen.append(step.decodes is not None and step.prompts is not None)
         return step
 
-    monkeypatch.setattr(PagedKernelAttention, "prepare", recording)
+    monkeypatch.setattr(TritonAttention, "prepare", recording)
     return seen
 
 
@@ -134,7 +134,7 @@ def test_preempted_requests_draw_the_same(
 def test_prompts_beside_decodes_take_both_kernels(tiny_llama: Path, mixed_steps: list[bool]) -> None:
     # One token a launch: the first requests still decode when the others come.
     engine = engine_of(tiny_llama, max_decode_steps=1)
-    assert isinstance(engine.runner.attention, PagedKernelAttention)
+    assert isinstance(engine.runner.attention, TritonAttention)
     generate(engine)
     assert any(mixed_steps)
     assert not all(mixed_steps)
@@ -142,7 +142,7 @@ def test_prompts_beside_decodes_take_both_kernels(tiny_llama: Path, mixed_steps:
 
 def test_float64_goes_to_torch_operations(tiny_llama: Path) -> None:
     engine = engine_of(tiny_llama, dtype="float64")
-    assert isinstance(engine.runner.attention, PagedAttention)
+    assert isinstance(engine.runner.attention, TorchAttention)
     assert engine.runner.graphs is None
     assert generate(engine) == generate(engine_of(tiny_llama, device="cpu", dtype="float64"))
 

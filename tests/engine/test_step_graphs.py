@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from roseinfer.attention.paged_kernels import PagedKernelAttention
+from roseinfer.attention.triton_attention import TritonAttention
 from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
@@ -23,7 +23,7 @@ def graphs_of(engine: Engine, max_blocks: int = 8) -> StepGraphs:
     return StepGraphs(
         runner.model,
         runner.cache,
-        PagedKernelAttention(),
+        TritonAttention(),
         max_batch_size=4,
         max_blocks=max_blocks,
         max_steps=2,

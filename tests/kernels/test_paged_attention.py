@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from paged_cases import PagedCase, paged_case
 from torch import Tensor
 
-from roseinfer.kernels.attention.paged_decode import (
-    DecodeTiles,
+from roseinfer.kernels.attention.append_and_attend import (
     append_and_attend,
     append_and_attend_reference,
     append_and_attend_triton,
+)
+from roseinfer.kernels.attention.decode_kernel import DecodeTiles
+from roseinfer.kernels.attention.paged_decode import (
     paged_decode_attention,
     paged_decode_attention_reference,
     paged_decode_attention_triton,

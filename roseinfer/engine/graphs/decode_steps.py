@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from roseinfer.attention.base import AttentionBackend, DecodeLayout
+from roseinfer.attention.backend import AttentionBackend
+from roseinfer.attention.step_layouts import DecodeLayout
 from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.engine.graphs.graph_key import GraphKey, kind_of
 from roseinfer.engine.graphs.static_inputs import StaticBlockTables, StaticInputs

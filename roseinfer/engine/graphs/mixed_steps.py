@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from roseinfer.attention.base import AttentionBackend, DecodeLayout, MixedLayout, PromptLayout
+from roseinfer.attention.backend import AttentionBackend
+from roseinfer.attention.step_layouts import DecodeLayout, MixedLayout, PromptLayout
 from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.engine.graphs.graph_key import GraphKey, kind_of
 from roseinfer.engine.graphs.static_inputs import StaticBlockTables, StaticInputs

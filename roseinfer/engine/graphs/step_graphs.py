@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from roseinfer.attention.base import AttentionBackend
+from roseinfer.attention.backend import AttentionBackend
 from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.engine.graphs.decode_steps import DecodeSteps
 from roseinfer.engine.graphs.graph_key import GraphKey

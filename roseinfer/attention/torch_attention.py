@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from roseinfer.attention.base import DecodeLayout, MixedLayout, Projection, StepLayout
-from roseinfer.attention.paged_kernels import PagedKernelAttention
+from roseinfer.attention.backend import Projection
+from roseinfer.attention.step_layouts import DecodeLayout, MixedLayout, StepLayout
+from roseinfer.attention.triton_attention import TritonAttention
 from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.kernels.cpu import native_kernels
 from roseinfer.spans import span
@@ -70,7 +71,7 @@ class PagedMetadata:
 _Metadata: TypeAlias = PagedMetadata | MixedLayout | DecodeLayout
 
 
-class PagedAttention:
+class TorchAttention:
     """Attention over block tables, by compiled kernels or in groups."""
 
     takes_projection = True
@@ -78,7 +79,7 @@ class PagedAttention:
 
     def __init__(self, sliding_window: int | None = None) -> None:
         self._window = sliding_window
-        self._kernels = PagedKernelAttention(sliding_window)
+        self._kernels = TritonAttention(sliding_window)
 
     def prepare(self, layout: StepLayout, cache: KVCache) -> _Metadata:
         """Group the requests and build their indexes and masks, once for all layers; kernels need neither."""

@@ -11,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from roseinfer.attention.base import DecodeLayout, MixedLayout, Projection, PromptLayout, StepLayout
+from roseinfer.attention.backend import Projection
+from roseinfer.attention.step_layouts import DecodeLayout, MixedLayout, PromptLayout, StepLayout
 from roseinfer.cache.kv_tensors import KVCache
-from roseinfer.kernels.attention.paged_decode import append_and_attend, paged_decode_attention
+from roseinfer.kernels.attention.append_and_attend import append_and_attend
+from roseinfer.kernels.attention.paged_decode import paged_decode_attention
 from roseinfer.kernels.attention.paged_prefill import paged_prefill_attention
 from roseinfer.kernels.runtime import next_power_of_two, runs_triton
 from roseinfer.spans import span
@@ -22,7 +24,7 @@ from roseinfer.upload import upload
 _NARROWEST_TABLE = 16
 
 
-class PagedKernelAttention:
+class TritonAttention:
     """Triton kernels over block tables."""
 
     takes_projection = True

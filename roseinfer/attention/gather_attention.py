@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from roseinfer.attention.base import Projection, StepLayout
+from roseinfer.attention.backend import Projection
+from roseinfer.attention.step_layouts import StepLayout
 from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.spans import span
 

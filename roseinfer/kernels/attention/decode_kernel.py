@@ -1,0 +1,393 @@
+"""The Triton kernel of decode attention: one new token per request over the paged KV cache."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from roseinfer.kernels.arrival import is_last
+from roseinfer.kernels.attention.head_rotation import gains, rotation, turned
+from roseinfer.kernels.runtime import (
+    MAX_ARRIVALS,
+    arrivals,
+    gdc_launch_dependents,
+    gdc_wait,
+    launch_options,
+    next_power_of_two,
+    num_multiprocessors,
+    runs_triton,
+    tl,
+    triton,
+)
+
+_MAX_SPLITS = 32
+
+
+@dataclass(frozen=True)
+class DecodeTiles:
+    """How a launch is cut up."""
+
+    tile: int
+    """Tokens that a program computes with at once."""
+    num_splits: int
+    num_warps: int
+    num_stages: int
+    ordered: bool = False
+    """Programs take requests in the order given: worth a load where not all of them can run at once."""
+
+
+class NewTokens(NamedTuple):
+    """What makes queries and keys of a fused projection."""
+
+    table: Tensor | None
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    eps: float
+
+
+def fits(rows: Tensor, key_cache: Tensor, *others: Tensor | None) -> bool:
+    """Whether the kernel takes them."""
+    _, block_size, kv_heads, head_dim = key_cache.shape
+    power_of_two = block_size & (block_size - 1) == 0
+    counted = len(rows) * kv_heads < MAX_ARRIVALS
+    return power_of_two and head_dim <= 256 and counted and runs_triton(rows, key_cache, *others)
+
+
+def launch_decode(
+    q: Tensor,
+    heads: int,
+    q_head_stride: int,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    block_tables: Tensor,
+    context_lens: Tensor,
+    order: Tensor | None,
+    scale: float | None,
+    sliding_window: int | None,
+    tiles: DecodeTiles | None,
+    new: NewTokens | None = None,
+    *,
+    out: Tensor | None = None,
+    beside: bool = False,
+) -> Tensor:
+    """The kernel, on queries whose tokens are in the cache, or on a fused projection."""
+    requests = len(q)
+    _, block_size, kv_heads, head_dim = key_cache.shape
+    group = heads // kv_heads
+    tiles = tiles or decode_tiles(requests, heads, key_cache, block_tables.shape[1] * block_size)
+    keeps = out is not None
+    out = torch.empty((requests, heads, head_dim), dtype=q.dtype, device=q.device) if out is None else out
+    # Of each split: a sum for every dimension; the largest score and the sum of weights.
+    partial_out, partial_stats = out, out
+    if tiles.num_splits > 1:
+        partial_out = q.new_empty((requests, kv_heads, tiles.num_splits, group, head_dim), dtype=torch.float32)
+        partial_stats = q.new_empty((requests, kv_heads, tiles.num_splits, group, 2), dtype=torch.float32)
+    ordered = tiles.ordered and order is not None
+    table, q_norm, k_norm, eps = new or (None, None, None, 0.0)
+    _decode_kernel[(kv_heads, tiles.num_splits, requests)](
+        q,
+        q if table is None else table,
+        q if q_norm is None else q_norm,
+        q if k_norm is None else k_norm,
+        key_cache,
+        value_cache,
+        block_tables,
+        context_lens,
+        order if ordered else context_lens,
+        out,
+        partial_out,
+        partial_stats,
+        arrivals(q.device),
+        (head_dim**-0.5 if scale is None else scale) * math.log2(math.e),
+        eps,
+        q.stride(0),
+        q_head_stride,
+        0 if table is None else table.stride(0),
+        key_cache.stride(0),
+        key_cache.stride(1),
+        key_cache.stride(2),
+        value_cache.stride(0),
+        value_cache.stride(1),
+        value_cache.stride(2),
+        block_tables.stride(0),
+        KV_HEADS=kv_heads,
+        GROUP=group,
+        GROUP_PADDED=1 if group == 1 else max(16, next_power_of_two(group)),
+        HEAD_DIM=head_dim,
+        DIM_PADDED=max(16, next_power_of_two(head_dim)),
+        BLOCK_SIZE=block_size,
+        TILE=tiles.tile,
+        NUM_SPLITS=tiles.num_splits,
+        SPLITS_PADDED=next_power_of_two(tiles.num_splits),
+        WINDOW=sliding_window or 0,
+        ORDERED=ordered,
+        APPENDS=new is not None,
+        HAS_TABLE=table is not None,
+        HAS_Q_NORM=q_norm is not None,
+        HAS_K_NORM=k_norm is not None,
+        KEEPS=keeps,
+        BESIDE=beside,
+        num_warps=tiles.num_warps,
+        num_stages=tiles.num_stages,
+        **launch_options(q),
+    )
+    return out
+
+
+def decode_tiles(requests: int, heads: int, key_cache: Tensor, max_tokens: int) -> DecodeTiles:
+    """A choice from shapes alone, so that a captured launch serves every length that fits the tables.
+
+    The best of what was measured on an H200 with contexts of 256 to 1000 tokens. Splits are a power of two, so that
+    batches of many sizes share a few compiled kernels.
+    """
+    kv_heads, head_dim = key_cache.shape[2:]
+    lanes, multiprocessors = requests * kv_heads, num_multiprocessors(key_cache.device)
+    is_alone = heads == kv_heads  # no head shares its keys: no tensor cores
+    if lanes >= 2 * multiprocessors:
+        wanted = 1
+        tile, num_warps = (16 if lanes >= 2048 else 32, 2) if is_alone else (64, 4)
+    else:
+        # A single warp need not wait for others, and many programs of that size run side by side.
+        wanted = -(-(2 if is_alone else 8) * multiprocessors // lanes)
+        tile, num_warps = 16, 1
+    if head_dim > 64 if is_alone else head_dim > 128:
+        num_warps = min(2 * num_warps, 4)
+    if head_dim > 128:
+        tile = min(tile, 64 // key_cache.element_size())
+    # Where many programs follow each other, three side by side hide a beginning better than two with longer pipelines.
+    num_stages = 2 if key_cache.element_size() > 2 or lanes > 10 * multiprocessors else 3
+    possible = -(-max_tokens // tile)
+    splits = next_power_of_two(min(wanted, possible, _MAX_SPLITS) + 1) // 2
+    return DecodeTiles(
+        tile=tile,
+        num_splits=splits,
+        num_warps=num_warps if heads // kv_heads <= 16 else 8,
+        num_stages=num_stages,
+        ordered=lanes > 4 * multiprocessors,
+    )
+
+
+@triton.jit
+def _decode_kernel(
+    q,
+    rope_table,
+    q_norm,
+    k_norm,
+    key_cache,
+    value_cache,
+    block_tables,
+    context_lens,
+    order,
+    out,
+    partial_out,
+    partial_stats,
+    arrived_splits,
+    scale,
+    eps,
+    q_request_stride,
+    q_head_stride,
+    rope_stride,
+    key_block_stride,
+    key_token_stride,
+    key_head_stride,
+    value_block_stride,
+    value_token_stride,
+    value_head_stride,
+    table_stride,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    GROUP_PADDED: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    DIM_PADDED: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    TILE: tl.constexpr,
+    NUM_SPLITS: tl.constexpr,
+    SPLITS_PADDED: tl.constexpr,
+    WINDOW: tl.constexpr,
+    ORDERED: tl.constexpr,
+    APPENDS: tl.constexpr,
+    HAS_TABLE: tl.constexpr,
+    HAS_Q_NORM: tl.constexpr,
+    HAS_K_NORM: tl.constexpr,
+    KEEPS: tl.constexpr,
+    BESIDE: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    kv_head = tl.program_id(0)
+    split = tl.program_id(1)
+    # What is loaded here has been there since the step's start, several launches ago.
+    request = tl.load(order + tl.program_id(2)) if ORDERED else tl.program_id(2)
+    length = tl.load(context_lens + request).to(tl.int32)
+    end = tl.maximum(length - 1, 0) if APPENDS else length  # of what is read from the cache
+    first = 0
+    if WINDOW > 0:
+        first = tl.maximum(length - WINDOW, 0)
+    num_tiles = tl.cdiv(end - first, TILE)
+    split_tiles = tl.maximum(tl.cdiv(num_tiles, NUM_SPLITS), 1)
+    active = tl.cdiv(num_tiles, split_tiles)  # splits that have something to do; the others leave
+    # Before the wait: some split of each request stays and waits, so that the kernel ends after its predecessor.
+    if split >= tl.maximum(active, 1):
+        return
+    start = first + split * split_tiles * TILE
+    stop = tl.minimum(end, start + split_tiles * TILE)
+
+    head = tl.arange(0, GROUP_PADDED)
+    dim = tl.arange(0, DIM_PADDED)
+    token = tl.arange(0, TILE)
+    in_group = head < GROUP
+    in_dim = dim < HEAD_DIM
+    table = block_tables + request.to(tl.int64) * table_stride
+    keys = key_cache + kv_head * key_head_stride
+    values = value_cache + kv_head * value_head_stride
+    queries = q + request.to(tl.int64) * q_request_stride + kv_head * GROUP * q_head_stride
+    if APPENDS:
+        # Weights and the step's block table are there before the kernel's predecessor is done.
+        fresh = (split == 0) & (length > 0)  # the newest token is the first split's
+        new_block = tl.load(table + end // BLOCK_SIZE, mask=fresh, other=0).to(tl.int64)
+        angles = rope_table + end.to(tl.int64) * rope_stride
+        cos, sin = rotation(angles, dim, HEAD_DIM, HAS_TABLE)
+        q_gain, q_swapped_gain = gains(q_norm, dim, HEAD_DIM, HAS_Q_NORM)
+        k_gain, k_swapped_gain = gains(k_norm, dim, HEAD_DIM, HAS_K_NORM)
+    # Beside a predecessor that lets others start once its own has ended, that one's results are there already.
+    if PDL and not BESIDE:
+        gdc_wait()
+        gdc_launch_dependents()
+
+    query_rows = queries + head * q_head_stride
+    if APPENDS:
+        query = turned(
+            query_rows, in_group, dim, q_gain, q_swapped_gain, cos, sin, eps, HEAD_DIM, HAS_Q_NORM, HAS_TABLE
+        )
+        one = tl.arange(0, 1)
+        key_row = q + request.to(tl.int64) * q_request_stride + (KV_HEADS * GROUP + kv_head) * HEAD_DIM + one
+        new_key = turned(
+            key_row, fresh & (one == 0), dim, k_gain, k_swapped_gain, cos, sin, eps, HEAD_DIM, HAS_K_NORM, HAS_TABLE
+        )
+        new_value = tl.load(
+            key_row[:, None] + KV_HEADS * HEAD_DIM + dim[None, :], mask=fresh & in_dim[None, :], other=0.0
+        )
+        # It starts the softmax, rounded as the cache would give it back.
+        new_key = new_key.to(key_cache.dtype.element_ty)
+        new_value = new_value.to(value_cache.dtype.element_ty)
+        new_offset = end % BLOCK_SIZE
+        new_key_place = keys + new_block * key_block_stride + new_offset * key_token_stride + dim[None, :]
+        new_value_place = values + new_block * value_block_stride + new_offset * value_token_stride + dim[None, :]
+        tl.store(new_key_place, new_key, mask=fresh & in_dim[None, :])
+        tl.store(new_value_place, new_value, mask=fresh & in_dim[None, :])
+        query = query.to(q.dtype.element_ty)
+        new_score = tl.sum(query.to(tl.float32) * new_key.to(tl.float32), 1) * scale
+    else:
+        query = tl.load(query_rows[:, None] + dim[None, :], mask=in_group[:, None] & in_dim[None, :], other=0.0)
+
+    if GROUP_PADDED == 1:
+        # Without tensor cores: each place of the tile keeps its own running softmax; they are joined once, at the end.
+        query = query.to(tl.float32) * scale
+        peak = tl.full((TILE,), -1e30, tl.float32)
+        total = tl.zeros((TILE,), tl.float32)
+        summed = tl.zeros((TILE, DIM_PADDED), tl.float32)
+        if APPENDS:
+            newest = (token == 0) & fresh
+            peak = tl.where(newest, new_score, peak)
+            total = tl.where(newest, 1.0, total)
+            summed = tl.where(newest[:, None], new_value.to(tl.float32), summed)
+        # Keys and values are one tile ahead of the arithmetic, blocks of the table two: loads outside of products are
+        # not pipelined by the compiler.
+        position = start + token
+        live = position < stop
+        block = tl.load(table + position // BLOCK_SIZE, mask=live, other=0).to(tl.int64)
+        mask = live[:, None] & in_dim[None, :]
+        key_place = block * key_block_stride + (position % BLOCK_SIZE) * key_token_stride
+        value_place = block * value_block_stride + (position % BLOCK_SIZE) * value_token_stride
+        key = tl.load(keys + key_place[:, None] + dim[None, :], mask=mask, other=0.0)
+        value = tl.load(values + value_place[:, None] + dim[None, :], mask=mask, other=0.0)
+        next_position = position + TILE
+        next_block = tl.load(table + next_position // BLOCK_SIZE, mask=next_position < stop, other=0).to(tl.int64)
+        for at in range(start, stop, TILE):
+            live = at + token < stop
+            position = at + TILE + token
+            mask = (position < stop)[:, None] & in_dim[None, :]
+            key_place = next_block * key_block_stride + (position % BLOCK_SIZE) * key_token_stride
+            value_place = next_block * value_block_stride + (position % BLOCK_SIZE) * value_token_stride
+            next_key = tl.load(keys + key_place[:, None] + dim[None, :], mask=mask, other=0.0)
+            next_value = tl.load(values + value_place[:, None] + dim[None, :], mask=mask, other=0.0)
+            next_position = position + TILE
+            next_block = tl.load(table + next_position // BLOCK_SIZE, mask=next_position < stop, other=0).to(tl.int64)
+            score = tl.where(live, tl.sum(key.to(tl.float32) * query, 1), float("-inf"))
+            new_peak = tl.maximum(peak, score)
+            kept = tl.exp2(peak - new_peak)
+            weight = tl.exp2(score - new_peak)
+            total = total * kept + weight
+            summed = summed * kept[:, None] + weight[:, None] * value.to(tl.float32)
+            peak = new_peak
+            key = next_key
+            value = next_value
+        highest = tl.max(peak, 0)
+        share = tl.exp2(peak - highest)
+        row_peak = tl.zeros((1,), tl.float32) + highest
+        row_total = tl.zeros((1,), tl.float32) + tl.sum(total * share, 0)
+        row_summed = tl.sum(summed * share[:, None], 0)[None, :]
+    else:
+        row_peak = tl.full((GROUP_PADDED,), -1e30, tl.float32)
+        row_total = tl.zeros((GROUP_PADDED,), tl.float32)
+        row_summed = tl.zeros((GROUP_PADDED, DIM_PADDED), tl.float32)
+        if APPENDS:
+            row_peak = tl.where(fresh, new_score, row_peak)
+            row_total = tl.where(fresh, 1.0, row_total)
+            row_summed += new_value.to(tl.float32)
+        for at in range(start, stop, TILE):
+            position = at + token
+            live = position < stop
+            block = tl.load(table + position // BLOCK_SIZE, mask=live, other=0).to(tl.int64)
+            mask = live[:, None] & in_dim[None, :]
+            key_place = block * key_block_stride + (position % BLOCK_SIZE) * key_token_stride
+            value_place = block * value_block_stride + (position % BLOCK_SIZE) * value_token_stride
+            key = tl.load(keys + key_place[:, None] + dim[None, :], mask=mask, other=0.0)
+            value = tl.load(values + value_place[:, None] + dim[None, :], mask=mask, other=0.0)
+            score = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+            score = tl.where(live[None, :], score, float("-inf"))
+            new_peak = tl.maximum(row_peak, tl.max(score, 1))
+            kept = tl.exp2(row_peak - new_peak)
+            weight = tl.exp2(score - new_peak[:, None])
+            row_total = row_total * kept + tl.sum(weight, 1)
+            row_summed = row_summed * kept[:, None]
+            row_summed += tl.dot(weight.to(value.dtype), value, input_precision="ieee")
+            row_peak = new_peak
+
+    if PDL and BESIDE:
+        # A successor waits for this kernel alone, which therefore must not end before its predecessor.
+        gdc_wait()
+        gdc_launch_dependents()
+    lane = request * KV_HEADS + kv_head
+    result = out + (lane.to(tl.int64) * GROUP + head[:, None]) * HEAD_DIM + dim[None, :]
+    result_mask = in_group[:, None] & in_dim[None, :]
+    if active <= 1:
+        divisor = tl.where(row_total > 0, row_total, 1.0)  # a request of length 0
+        if KEEPS:
+            result_mask = result_mask & (length > 0)
+        tl.store(result, (row_summed / divisor[:, None]).to(out.dtype.element_ty), mask=result_mask)
+        return
+    if NUM_SPLITS > 1:
+        part = lane.to(tl.int64) * NUM_SPLITS
+        rows = (part + split) * GROUP + head
+        tl.store(partial_out + rows[:, None] * HEAD_DIM + dim[None, :], row_summed, mask=result_mask)
+        tl.store(partial_stats + rows * 2, row_peak, mask=in_group)
+        tl.store(partial_stats + rows * 2 + 1, row_total, mask=in_group)
+        if is_last(arrived_splits + lane, active):
+            other = tl.arange(0, SPLITS_PADDED)
+            present = other < active
+            for member in tl.static_range(GROUP):
+                other_rows = (part + other) * GROUP + member
+                peaks = tl.load(partial_stats + other_rows * 2, mask=present, other=-1e30, cache_modifier=".cg")
+                totals = tl.load(partial_stats + other_rows * 2 + 1, mask=present, other=0.0, cache_modifier=".cg")
+                sums = tl.load(
+                    partial_out + other_rows[:, None] * HEAD_DIM + dim[None, :],
+                    mask=present[:, None] & in_dim[None, :],
+                    other=0.0,
+                    cache_modifier=".cg",
+                )
+                part_share = tl.exp2(peaks - tl.max(peaks, 0))
+                joined = tl.sum(sums * part_share[:, None], 0) / tl.sum(totals * part_share, 0)
+                target = out + (lane.to(tl.int64) * GROUP + member) * HEAD_DIM + dim
+                tl.store(target, joined.to(out.dtype.element_ty), mask=in_dim)
