@@ -1,4 +1,4 @@
-"""All text parts of a model: its tokenizer, its chat template, its special tokens."""
+"""Loading the text side of a model: tokenizer, chat template and special tokens."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,43 +15,44 @@ from roseinfer.weights.resolve import ModelSource
 
 
 class TextAssets(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model brings for text. Without a tokenizer, prompts are token ids."""
+    """The text side of a model. Without a tokenizer, prompts and completions are token ids."""
 
     tokenizer: Tokenizer | None = None
     chat_template: ChatTemplate | None = None
     bos_token_id: int | None = None
     eos_token_ids: frozenset[int] = frozenset()
-    """The tokens that end a completion, from everything the model says about it."""
+    """Tokens that end a completion: the union of all that the model's files name."""
 
 
 def load_text(
     source: ModelSource, gguf_metadata: Mapping[str, Any] | None = None, tokenizer: str | None = None
 ) -> TextAssets:
-    """The text parts of a model.
+    """Load the tokenizer, the chat template and the special tokens of a model.
 
-    `gguf_metadata` spares a second look into a GGUF whose reader is open already. `tokenizer` names one that replaces
-    the model's own, which is then not even looked at: `gpt2`, a tokenizer.json, or a tiktoken rank file. The model
-    still says which tokens end a completion, and its chat template stays. Raises ModelError for a tokenizer or a
-    template that cannot be used, UsageError for one that is not there.
+    `gguf_metadata` avoids parsing the header of a GGUF file again when its reader is open already.
+
+    `tokenizer` names a replacement for the model's own tokenizer, which is then not read at all: `gpt2`, a
+    tokenizer.json, or a tiktoken rank file. The model's chat template and EOS tokens still apply. Raises UsageError for
+    a replacement that does not exist, and ModelError for a tokenizer or a template that cannot be used.
     """
     if tokenizer is not None:
-        return _replaced(_of_model(source, gguf_metadata, with_tokenizer=False), _named(tokenizer))
-    return _of_model(source, gguf_metadata, with_tokenizer=True)
+        return _combined(_from_model(source, gguf_metadata, with_tokenizer=False), _from_option(tokenizer))
+    return _from_model(source, gguf_metadata, with_tokenizer=True)
 
 
-def _of_model(source: ModelSource, gguf_metadata: Mapping[str, Any] | None, *, with_tokenizer: bool) -> TextAssets:
+def _from_model(source: ModelSource, gguf_metadata: Mapping[str, Any] | None, *, with_tokenizer: bool) -> TextAssets:
     if source.path is None:
         return _for_shape(source.shape) if with_tokenizer else TextAssets()
     if source.format == "gguf":
         metadata = gguf_metadata if gguf_metadata is not None else read_gguf_header(source.path).metadata
         return _from_gguf(metadata, with_tokenizer)
     if not source.path.is_dir():
-        return TextAssets()  # a trainer's checkpoint holds weights and nothing else
+        return TextAssets()  # a trainer's checkpoint has no text side
     return _from_directory(source.path, source.path / "tokenizer.json" if with_tokenizer else None)
 
 
-def _named(name: str) -> TextAssets:
-    """The tokenizer that `--tokenizer` names, and what lies beside it."""
+def _from_option(name: str) -> TextAssets:
+    """Load the tokenizer that `--tokenizer` names, with the template and special tokens in the same directory."""
     if name == "gpt2":
         return _for_shape(name)
     path = Path(name)
@@ -60,7 +61,7 @@ def _named(name: str) -> TextAssets:
     except OSError:  # a name too long for a path
         is_file = False
     if not is_file:
-        raise UsageError(f"no tokenizer {name!r}: give gpt2, a tokenizer.json, or a tiktoken file")
+        raise UsageError(f"there is no --tokenizer {name!r}: give gpt2, a tokenizer.json, or a tiktoken file")
     if path.suffix == ".json":
         return _from_directory(path.parent, path)
     from roseinfer.text.rank_file import tokenizer_from_ranks
@@ -69,7 +70,8 @@ def _named(name: str) -> TextAssets:
     return TextAssets(tokenizer=tokenizer, bos_token_id=tokenizer.bos_token_id, eos_token_ids=tokenizer.eos_token_ids)
 
 
-def _replaced(model: TextAssets, named: TextAssets) -> TextAssets:
+def _combined(model: TextAssets, named: TextAssets) -> TextAssets:
+    """Combine a model's template and EOS tokens with the tokenizer that `--tokenizer` names."""
     return TextAssets(
         tokenizer=named.tokenizer,
         chat_template=model.chat_template or named.chat_template,
@@ -79,7 +81,7 @@ def _replaced(model: TextAssets, named: TextAssets) -> TextAssets:
 
 
 def _for_shape(shape: str | None) -> TextAssets:
-    """Of the built-in shapes, only GPT-2 has a tokenizer that ships with roseinfer."""
+    """Return the text side of a built-in shape. Only GPT-2's tokenizer ships with the package."""
     if shape != "gpt2":
         return TextAssets()
     from roseinfer.text.gpt2_tokenizer import Gpt2Tokenizer
@@ -110,7 +112,10 @@ def _from_gguf(metadata: Mapping[str, Any], with_tokenizer: bool) -> TextAssets:
 
 
 def _from_directory(folder: Path, tokenizer_json: Path | None) -> TextAssets:
-    """Of a directory in Hugging Face's layout, with a tokenizer where `tokenizer_json` is one."""
+    """Load the text side of a Hugging Face directory.
+
+    The tokenizer is omitted if `tokenizer_json` is None, and absent if there is no such file.
+    """
     config = read_optional_json(folder / "config.json")
     generation = read_optional_json(folder / "generation_config.json")
     options = read_optional_json(folder / "tokenizer_config.json")
@@ -138,7 +143,10 @@ def _from_directory(folder: Path, tokenizer_json: Path | None) -> TextAssets:
 
 
 def _template_source(folder: Path, options: Mapping[str, Any]) -> str | None:
-    """chat_template.jinja where there is one, else tokenizer_config.json's: a text, or a list of named ones."""
+    """Return the source of a chat template, from chat_template.jinja or else from tokenizer_config.json.
+
+    `options` is the content of tokenizer_config.json: its template is a text, or a list of named templates.
+    """
     file = folder / "chat_template.jinja"
     if file.is_file():
         return file.read_text(encoding="utf-8", errors="replace")
@@ -149,14 +157,14 @@ def _template_source(folder: Path, options: Mapping[str, Any]) -> str | None:
 
 
 def _token_ids(value: Any) -> frozenset[int]:
-    """A config's token id: one, a list of them, or null."""
+    """Return the token ids of a config entry, which is an id, a list of ids, or null."""
     if isinstance(value, int):
         return frozenset({value})
     return frozenset(value) if isinstance(value, list) else frozenset()
 
 
 def _spelled(token: Any) -> str:
-    """A tokenizer_config's token: its text, an object with the text as `content`, or null."""
+    """Return the text of a token in tokenizer_config.json: a text, an object with `content`, or null (empty)."""
     if isinstance(token, dict):
         token = token.get("content")
     return token if isinstance(token, str) else ""

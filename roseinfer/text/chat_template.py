@@ -1,4 +1,4 @@
-"""Chat templates: messages to the text that a chat model was trained on."""
+"""Chat templates: rendering messages into the text format that a chat model was trained on."""
 
 import datetime
 import json
@@ -13,12 +13,14 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from roseinfer.errors import ModelError
 
+_REMEDY = "give --raw to send prompts without the template"
+
 
 class ChatTemplate:
-    """A model's Jinja template, run in a sandbox: it comes with the model, so it is not trusted.
+    """A model's Jinja template. It runs in a sandbox, because a file that comes with a model is not trusted.
 
-    The environment is the one that Hugging Face's templates are written for. Raises ModelError for a template that
-    cannot be parsed.
+    The Jinja environment has the extensions, filters and globals that Hugging Face's templates rely on. Raises
+    ModelError for a template that cannot be parsed.
     """
 
     def __init__(self, source: str, bos_token: str, eos_token: str) -> None:
@@ -26,13 +28,13 @@ class ChatTemplate:
         try:
             self._template = _environment().from_string(source)
         except jinja2.TemplateError as error:
-            raise ModelError(f"the model's chat template is broken: {_one_line(error)}; use --raw") from None
+            raise ModelError(f"the model's chat template is broken ({_one_line(error)}): {_REMEDY}") from None
 
     def render(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
-        """The text of a conversation of {"role", "content"} messages, up to where the assistant's turn begins.
+        """Return the text of a conversation of {"role", "content"} messages, up to the start of the assistant's turn.
 
-        It spells its own control tokens: encode it with `allow_special=True`. Raises ModelError when the template
-        refuses the messages or fails.
+        The text contains control tokens: encode it with `allow_special=True`. Raises ModelError if the template
+        rejects the messages or fails.
         """
         try:
             return self._template.render(
@@ -42,9 +44,9 @@ class ChatTemplate:
                 documents=None,
                 **self._tokens,
             )
-        # A template can fail as any Python code can: a missing key, a wrong type, a sandbox violation.
+        # A template can raise anything that Python code can: a missing key, a wrong type, a sandbox violation.
         except Exception as error:
-            raise ModelError(f"the model's chat template failed: {_one_line(error)}; use --raw") from None
+            raise ModelError(f"the model's chat template failed ({_one_line(error)}): {_REMEDY}") from None
 
 
 def _environment() -> jinja2.Environment:
@@ -58,7 +60,10 @@ def _environment() -> jinja2.Environment:
 
 
 class _GenerationTag(Extension):
-    """`{% generation %}...{% endgeneration %}` marks the assistant's words for training; here they are just text."""
+    """The tag `{% generation %}...{% endgeneration %}`, which marks the assistant's words for training.
+
+    For inference the words between the tags are plain text.
+    """
 
     tags = {"generation"}  # noqa: RUF012 - declared so by jinja2
 
@@ -68,7 +73,7 @@ class _GenerationTag(Extension):
 
 
 def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
-    """Jinja's own filter escapes HTML, which would change what the model reads."""
+    """Encode a value as JSON. Jinja's own filter also escapes HTML, which would change the model's input."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
 
 

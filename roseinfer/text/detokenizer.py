@@ -1,7 +1,7 @@
-"""Streaming detokenizers: token ids in, one at a time; text out as soon as it is final.
+"""Streaming detokenizers: they accept token ids one at a time, and return text as soon as it is final.
 
-The pieces of a stream, `finish()` included, concatenate to exactly `tokenizer.decode(all ids)`, and no U+FFFD is
-streamed that a later token would have completed to a character.
+The pieces of a stream, `finish()` included, concatenate to exactly `tokenizer.decode(all ids)`. A U+FFFD is never
+streamed where a later token would have completed the character.
 """
 
 import codecs
@@ -14,25 +14,29 @@ from roseinfer.text.tokenizer import Tokenizer
 REPLACEMENT = "\ufffd"
 IDS_PREFIX = "ids:"
 
-# A UTF-8 character has at most four bytes, so a cut one shows at most three replacement characters.
 _MAX_CUT = 3
-# Tokens in the window of PrefixDiffDetokenizer past which it looks for a place to cut even in the midst of bytes.
+"""Maximum replacement characters that an incomplete UTF-8 character decodes to: a character has up to four bytes."""
+
 _LONG_WINDOW = 32
+"""Tokens from which `PrefixDiffDetokenizer` shortens its window even inside a run of invalid bytes."""
 
 
 class Detokenizer(Protocol):
-    """The text of one completion, piece by piece."""
+    """Streams the text of one completion, piece by piece."""
 
     def add(self, token_id: int) -> str:
-        """The text that became final with this token; often that of the token, sometimes empty."""
+        """Return the text that this token makes final: often the token's own text, sometimes an empty string."""
 
     def finish(self) -> str:
-        """The text still held back: U+FFFD for a character that never became whole. Call it once, at the end."""
+        """Return the text still held back: U+FFFD for an incomplete character. Call this once, at the end."""
 
 
 def detokenizers(tokenizer: Tokenizer | None) -> Callable[[], Detokenizer]:
-    """What makes a fresh detokenizer for each completion: by bytes where the vocabulary has them, ids where there is
-    none."""
+    """Return a factory of detokenizers, to be called once per completion.
+
+    The detokenizer works on bytes if the vocabulary defines its tokens' bytes, and through `decode` otherwise. Without
+    a tokenizer it prints token ids.
+    """
     if tokenizer is None:
         return IdsDetokenizer
     if tokenizer.token_bytes(0) is not None:
@@ -41,7 +45,7 @@ def detokenizers(tokenizer: Tokenizer | None) -> Callable[[], Detokenizer]:
 
 
 class WholeTexts(dict[int, str | None]):
-    """The text of each token, None for one whose bytes are not whole characters; worked out when first asked for."""
+    """Cache of token id -> text, or None for a token whose bytes are not whole characters. Filled on first use."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -57,13 +61,13 @@ class WholeTexts(dict[int, str | None]):
 
 
 class ByteLevelDetokenizer:
-    """Decodes tokens' bytes as UTF-8, incrementally. A token costs time in its own length only.
+    """Decodes tokens' bytes as UTF-8 incrementally. The cost of a token depends on its own length only.
 
-    Most tokens are whole characters behind whole characters, and their text is looked up.
+    Most tokens consist of whole characters and follow whole characters: their text is looked up in a cache.
     """
 
     def __init__(self, tokenizer: Tokenizer, whole: WholeTexts | None = None) -> None:
-        """`whole` can be shared by all detokenizers of the tokenizer."""
+        """Create a detokenizer. `whole` may be shared by all detokenizers of one tokenizer."""
         self._tokenizer = tokenizer
         self._whole = WholeTexts(tokenizer) if whole is None else whole
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -90,7 +94,7 @@ class ByteLevelDetokenizer:
 
 
 class IdsDetokenizer:
-    """Without a tokenizer a completion reads `ids:5,6,7`, which is also how a prompt of ids is written."""
+    """Prints token ids in place of text, as in `ids:5,6,7`, the notation in which prompts of ids are written."""
 
     def __init__(self) -> None:
         self._before = IDS_PREFIX
@@ -106,17 +110,18 @@ class IdsDetokenizer:
 
 
 class PrefixDiffDetokenizer:
-    """Streams the difference between decoding with and without the newest token.
+    """Streams the difference between the text with and without the newest token.
 
-    For any tokenizer, through `decode` alone. Only a window of the newest tokens is decoded: some that were streamed
-    already, which give the new ones their context (such as the space before a word), and those not yet streamed.
+    Works for any tokenizer, because it uses `decode` alone. Only a window of the newest tokens is decoded. It begins
+    with tokens that were streamed already, as context for the new tokens: the context decides, for instance, whether a
+    word begins with a space.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._decode = tokenizer.decode
         self._window: list[int] = []
-        self._context = 0  # tokens at the window's start that are context
-        self._streamed = 0  # characters of the window's text that were streamed
+        self._context = 0  # number of context tokens at the window's start
+        self._streamed = 0  # number of characters of the window's text that were streamed
 
     def add(self, token_id: int) -> str:
         """See `Detokenizer.add`."""
@@ -137,10 +142,10 @@ class PrefixDiffDetokenizer:
         return self._decode(self._window)[self._streamed :]
 
     def _shrink(self, text: str) -> None:
-        """Keep only the newest tokens, as context.
+        """Shorten the window to its newest tokens, which become the context.
 
-        Tokens that make no text of their own (special ones, a lone SentencePiece space) are no context: the decoder
-        would treat what follows them as the start of a text.
+        Tokens without text of their own (special tokens, a lone SentencePiece space) cannot be the context: the decoder
+        would treat the token after them as the start of a text.
         """
         newest = self._window[self._context :]
         newest_text = self._decode(newest)
@@ -150,7 +155,10 @@ class PrefixDiffDetokenizer:
             del self._window[self._context :]
 
     def _cut(self, text: str) -> None:
-        """Bound a window of invalid bytes that never comes to rest: cut it where both parts decode to the whole."""
+        """Bound a window of invalid bytes that never become final.
+
+        The window is cut at a token where the texts of both parts concatenate to the text of the whole.
+        """
         for keep in range(_LONG_WINDOW // 2, 0, -1):
             head, tail = self._decode(self._window[:-keep]), self._decode(self._window[-keep:])
             if tail and head + tail == text and len(head) <= self._streamed:

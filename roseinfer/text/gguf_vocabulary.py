@@ -1,8 +1,7 @@
-"""Tokenizers from the vocabulary in a GGUF's metadata.
+"""Building tokenizers from the vocabulary in a GGUF file's metadata.
 
-Two kinds of vocabulary are known: `gpt2`, which is byte-level BPE with the merges in the file and a pre-tokenizer
-that the file gives by name, and `llama`, which is SentencePiece BPE with scores. Token types are those of the GGUF
-specification.
+Two kinds of vocabulary are supported. `gpt2` is byte-level BPE: the file holds the merges, and the name of a
+pre-tokenizer. `llama` is SentencePiece BPE: the file holds a score per token.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,19 +16,21 @@ from roseinfer.text.token_bytes import SENTENCEPIECE_SPACE, byte_fallback_value
 from roseinfer.text.words import LLAMA3_WORDS, QWEN2_WORDS
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
+"""Token types of the GGUF specification."""
+
 _EOS_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 
 def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> HuggingFaceTokenizer | None:
-    """The tokenizer that a GGUF's metadata holds; None when it holds none.
+    """Build the tokenizer that a GGUF file's metadata describes, or return None if there is none.
 
-    Raises ModelError, with the list of what is supported, for a kind of vocabulary that is not.
+    Raises ModelError, with the list of supported kinds, for any other kind of vocabulary.
     """
     kind = metadata.get("tokenizer.ggml.model")
     if kind is None or kind == "none":
         return None
     if kind not in _BUILDERS:
-        raise ModelError(f"GGUF tokenizer kind {kind!r} is not supported: use a model with {_listed(_BUILDERS)}")
+        raise ModelError(f"GGUF tokenizer kind {kind!r} is not supported: use a model of kind {_listed(_BUILDERS)}")
     tokens = metadata.get("tokenizer.ggml.tokens")
     if not tokens:
         raise ModelError("this GGUF names a tokenizer but holds no tokens: use another file of the model")
@@ -38,19 +39,19 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> HuggingFaceTokenizer | N
         return _build(_BUILDERS[kind], metadata, tokens, types)
     except ModelError:
         raise
-    except Exception as error:  # the library raises bare Exception
+    except Exception as error:  # the library raises plain Exception
         message = " ".join(str(error).split())
         raise ModelError(f"this GGUF's tokenizer is broken ({message}): use another file of the model") from None
 
 
 def eos_token_ids(metadata: Mapping[str, Any]) -> frozenset[int]:
-    """The tokens that end a completion, by a GGUF's metadata."""
+    """Return the tokens that end a completion, according to a GGUF file's metadata."""
     ids = (metadata.get(f"tokenizer.ggml.{key}") for key in _EOS_KEYS)
     return frozenset(token_id for token_id in ids if token_id is not None)
 
 
 _Built = tuple[tokenizers.Tokenizer, bool]
-"""A tokenizer, and whether it adds BOS when the file does not say."""
+"""A tokenizer, and whether it adds BOS if the file does not specify that."""
 _Builder = Callable[[Mapping[str, Any], list[str], list[int]], _Built]
 
 
@@ -71,7 +72,7 @@ def _byte_level(metadata: Mapping[str, Any], tokens: list[str], types: list[int]
         raise ModelError(f"GGUF pre-tokenizer {pre!r} is not supported: use a model with {_listed(_PRE_TOKENIZERS)}")
     family = _PRE_TOKENIZERS[pre]
     merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
-    # Llama 3 takes a word that is a token as it is, whether or not merges lead there.
+    # Llama 3 encodes a word that is itself a token as that token, even if no merges produce it.
     model = models.BPE(vocab=_ids(tokens), merges=merges, ignore_merges=family is _llama3)
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = family()
@@ -139,7 +140,10 @@ def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[i
 
 
 def _merges(scores: Mapping[str, float], vocab: Mapping[str, int]) -> list[tuple[str, str]]:
-    """The merges that SentencePiece's scores stand for: any two pieces whose joint is a piece, best joint first."""
+    """Return the merges equivalent to SentencePiece's scores.
+
+    Any two pieces whose concatenation is a piece are a merge. Concatenations with higher scores are merged first.
+    """
     ranked: list[tuple[float, int, int, str, str]] = []
     for piece, score in scores.items():
         for cut in range(1, len(piece)):
@@ -160,7 +164,7 @@ def _add_special_tokens(tokenizer: tokenizers.Tokenizer, tokens: list[str], type
     kinds = list(zip(tokens, types, strict=True))
     control = [AddedToken(token, special=True, normalized=False) for token, kind in kinds if kind == _CONTROL]
     tokenizer.add_special_tokens(control)
-    # A user-defined token is no control token, but it is matched whole wherever it stands.
+    # A user-defined token is not a control token, but is also matched as a whole anywhere in a text.
     defined = [AddedToken(token, special=False, normalized=False) for token, kind in kinds if kind == _USER_DEFINED]
     tokenizer.add_tokens(defined)
 

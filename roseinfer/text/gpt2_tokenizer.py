@@ -1,4 +1,4 @@
-"""GPT-2's tokenizer, from the rank file that ships with the package."""
+"""GPT-2's tokenizer, built from the rank file that ships with the package."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ GPT2_RANKS = Path(__file__).parent / "data" / "gpt2.tiktoken"
 
 
 class Gpt2Tokenizer(TiktokenTokenizer):
-    """GPT-2's byte-level BPE: 50,256 tokens and `<|endoftext|>`, which begins and ends texts but is never added."""
+    """GPT-2's byte-level BPE: 50,256 tokens and `<|endoftext|>`, which is both BOS and EOS and is never added."""
 
     def __init__(self) -> None:
         ranks = read_ranks(GPT2_RANKS)

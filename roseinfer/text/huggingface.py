@@ -1,4 +1,4 @@
-"""Tokenizers that the `tokenizers` library runs: a tokenizer.json, or a vocabulary built from a GGUF."""
+"""Tokenizers run by the `tokenizers` library: a tokenizer.json, or a vocabulary built from a GGUF file."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -13,11 +13,11 @@ from roseinfer.text.tokenizer import without_surrogates
 
 
 class HuggingFaceTokenizer:
-    """A `tokenizers.Tokenizer` behind roseinfer's interface.
+    """A `tokenizers.Tokenizer` with roseinfer's `Tokenizer` interface.
 
-    Byte-level vocabularies, and SentencePiece ones with byte fallback, decode by their tokens' bytes, so that they can
-    be streamed exactly. For SentencePiece this differs from the library's decoder in one case: bytes that are not valid
-    UTF-8 do not spoil the valid ones beside them.
+    Byte-level vocabularies, and SentencePiece vocabularies with byte fallback, are decoded from their tokens' bytes, so
+    that they can be streamed exactly. For SentencePiece this differs from the library's decoder in one case: the
+    library also replaces valid UTF-8 bytes next to invalid ones.
     """
 
     def __init__(
@@ -32,14 +32,14 @@ class HuggingFaceTokenizer:
         self.eos_token_ids = eos_token_ids
         added = tokenizer.get_added_tokens_decoder()
         self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
-        # Added tokens are matched before the vocabulary's own spelling comes in: they are text as they stand.
+        # Added tokens are matched before the vocabulary's own spelling applies, so their content is plain text.
         self._bytes = {token_id: b"" if token.special else token.content.encode() for token_id, token in added.items()}
         self._spelling, self.strips_leading_space = _spelling(tokenizer)
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
-        """See `Tokenizer.encode`. Whether BOS is added is up to the vocabulary's post-processor."""
+        """See `Tokenizer.encode`. The vocabulary's post-processor decides whether BOS is added."""
         text = without_surrogates(text)
-        # The library's name for "take special tokens in the text as ordinary text".
+        # With `encode_special_tokens`, the library encodes special tokens in the text as ordinary text.
         self._tokenizer.encode_special_tokens = not allow_special
         encoding = self._tokenizer.encode(text, add_special_tokens=not allow_special)
         ids: list[int] = encoding.ids
@@ -67,10 +67,10 @@ class HuggingFaceTokenizer:
         return known
 
     def _without_injected(self, encoding: tokenizers.Encoding, text: str) -> list[int]:
-        """The ids without control tokens that the text itself spelled.
+        """Return the ids, with control tokens that the text spells out replaced by ordinary tokens.
 
-        Some models look a whole word up before they split it, and would find a control token by its name. Such a word
-        is encoded a character at a time instead.
+        Some vocabularies look up a whole word before they split it, which finds a control token by its name. Such a
+        word is encoded character by character.
         """
         ids: list[int] = []
         for token_id, added, (start, end) in zip(
@@ -85,20 +85,25 @@ class HuggingFaceTokenizer:
 
 
 def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
-    """The tokenizer in a tokenizer.json. Raises ModelError when the library cannot read it."""
+    """Read a tokenizer.json. Raises ModelError if the library cannot read it."""
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
         message = " ".join(str(error).split())
-        raise ModelError(f"cannot read {path}: {message}; download it again, or update tokenizers") from None
-    # Such settings are for training batches; here they would cut prompts or fill them up in silence.
+        raise ModelError(
+            f"cannot read {path}: {message}; download it again, or update the tokenizers package"
+        ) from None
+    # These settings are for training batches. For inference they would silently truncate or pad prompts.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
 
 
 def _spelling(tokenizer: tokenizers.Tokenizer) -> tuple[Callable[[str], bytes] | None, bool]:
-    """How the vocabulary spells bytes, told from its decoder, and whether decoding strips one leading space."""
+    """Return a function from a token's spelling to its bytes, and whether decoding strips one leading space.
+
+    Both follow from the tokenizer's decoder. The function is None for decoders that do not work on bytes.
+    """
     steps = _decoder_steps(tokenizer)
     kinds = [step["type"] for step in steps]
     if kinds == ["ByteLevel"]:

@@ -1,8 +1,8 @@
-"""Tokenizers over tiktoken, from a rank file: one token a line, in base64, and its rank.
+"""Tokenizers from a tiktoken rank file: each line is a token in base64 and its rank.
 
-A rank file says neither how a text is split into words nor which control tokens follow the ranks. For vocabularies
-that are known by their number of ranks both are known here; any other is split as GPT-2 splits, and has no control
-tokens.
+A rank file defines neither how a text is split into words nor the control tokens. For the vocabularies of GPT-2,
+Llama 3 and Qwen2, recognized by their number of ranks, both are defined here. Any other vocabulary is split like
+GPT-2's, and has no control tokens.
 """
 
 import base64
@@ -20,7 +20,7 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 class TiktokenTokenizer:
-    """A byte-level BPE vocabulary: ranked tokens, then control tokens."""
+    """A byte-level BPE tokenizer, run by tiktoken. Control tokens follow the ranked tokens."""
 
     strips_leading_space = False
 
@@ -60,7 +60,7 @@ class TiktokenTokenizer:
 
 
 def tokenizer_from_ranks(path: Path) -> TiktokenTokenizer:
-    """The tokenizer of a tiktoken rank file. Raises ModelError for a file that is none."""
+    """Build the tokenizer of a tiktoken rank file. Raises ModelError for any other file."""
     ranks = read_ranks(path)
     count = len(ranks)
     if count == 50256:
@@ -75,7 +75,7 @@ def tokenizer_from_ranks(path: Path) -> TiktokenTokenizer:
 
 
 def read_ranks(path: Path) -> dict[bytes, int]:
-    """The tokens of a rank file by their bytes. Raises ModelError for a file that is none."""
+    """Read the ranks of a rank file: token bytes -> rank. Raises ModelError for any other file."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
@@ -86,15 +86,17 @@ def read_ranks(path: Path) -> dict[bytes, int]:
             for token, rank in (line.split() for line in lines if line.strip())
         }
     except (ValueError, binascii.Error):
-        raise ModelError(f"{path} is no tiktoken file: each line is a token in base64 and its rank") from None
-    # The merging of bytes starts from all 256 of them.
+        raise ModelError(
+            f"{path} is not a tiktoken file: give a file whose lines are a base64 token and its rank"
+        ) from None
+    # Merging starts from single bytes, so all 256 of them must be tokens.
     if not {bytes([byte]) for byte in range(256)} <= ranks.keys() or len(set(ranks.values())) < len(ranks):
-        raise ModelError(f"{path} is no whole tiktoken file: every byte and every rank occurs once in one")
+        raise ModelError(f"{path} lacks single-byte tokens or has a rank twice: download the tiktoken file again")
     return ranks
 
 
 def _llama3(name: str, ranks: Mapping[bytes, int]) -> TiktokenTokenizer:
-    """Llama 3 has 256 control tokens, named or reserved; those that the models use are these."""
+    """Return Llama 3's tokenizer. It has 256 control tokens, most of them reserved; only those in use are named."""
     first = len(ranks)
     places = {
         "<|begin_of_text|>": 0,

@@ -1,14 +1,14 @@
-"""Ending a completion where a stop string appears in its text."""
+"""Stop strings: ending a completion when one of them appears in its text."""
 
 from collections.abc import Sequence
 
 
 class StopStrings:
-    """Looks for stop strings in streamed text, also when they straddle pieces; what they match is never let through.
+    """Finds stop strings in streamed text, even across pieces. The text of a stop string is never returned.
 
-    Text that may be the beginning of a stop string is held back until the next piece decides. Of several stop strings
-    that one counts which is complete first, and of those complete at once the longest: so the text does not depend on
-    where the pieces part.
+    Text that may be the beginning of a stop string is held back until the next piece decides. The stop string that is
+    complete first wins, and the longest one among those complete at the same character. The text therefore does not
+    depend on how the stream is divided into pieces.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -17,7 +17,7 @@ class StopStrings:
         self.found = False
 
     def add(self, piece: str) -> str:
-        """The text that is now certain not to be part of a stop string; nothing more once one was found."""
+        """Return the text that can no longer be part of a stop string. Once a stop string is found, return nothing."""
         if self.found:
             return ""
         text = self._held + piece
@@ -32,13 +32,13 @@ class StopStrings:
         return text[: len(text) - kept]
 
     def finish(self) -> str:
-        """What was held back, when the completion ends without a stop string."""
+        """Return the text held back, if the completion ends without a stop string."""
         held, self._held = self._held, ""
         return held
 
 
 def _overlap(text: str, stop: str) -> int:
-    """The length of the longest end of `text` that is a proper beginning of `stop`."""
+    """Return the length of the longest suffix of `text` that is a proper prefix of `stop`."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:length]):
             return length

@@ -1,12 +1,13 @@
-"""From the way vocabularies spell their tokens to the bytes the tokens stand for."""
+"""Converting the spelling of tokens in a vocabulary to the bytes that they represent."""
 
 SENTENCEPIECE_SPACE = "\u2581"
 
 
 def byte_alphabet() -> dict[str, int]:
-    """The characters in which byte-level BPE spells the 256 bytes: character -> byte.
+    """Return the alphabet in which byte-level BPE spells the 256 bytes: character -> byte.
 
-    Printable characters of Latin-1 stand for themselves; the others are numbered from U+0100 on. (GPT-2's encoder.)
+    As in GPT-2's encoder, printable Latin-1 characters represent themselves. The other bytes are assigned characters
+    from U+0100 on.
     """
     printable = [byte for byte in range(256) if chr(byte).isprintable() and byte != ord(" ")]
     others = [byte for byte in range(256) if byte not in set(printable)]
@@ -17,7 +18,7 @@ _BYTE_OF = byte_alphabet()
 
 
 def byte_level_bytes(token: str) -> bytes:
-    """The bytes of a token of a byte-level vocabulary. A token in other characters is text as it stands."""
+    """Return the bytes of a byte-level token. A token with characters outside the byte alphabet is plain text."""
     try:
         return bytes([_BYTE_OF[char] for char in token])
     except KeyError:
@@ -25,13 +26,13 @@ def byte_level_bytes(token: str) -> bytes:
 
 
 def sentencepiece_bytes(token: str) -> bytes:
-    """The bytes of a SentencePiece token: `<0x0A>` is one byte, U+2581 is a space, the rest is text."""
+    """Return the bytes of a SentencePiece token: `<0x0A>` is one byte, U+2581 is a space, the rest is text."""
     byte = byte_fallback_value(token)
     return bytes([byte]) if byte is not None else token.replace(SENTENCEPIECE_SPACE, " ").encode()
 
 
 def byte_fallback_value(token: str) -> int | None:
-    """The byte that a SentencePiece byte token such as `<0x0A>` stands for; None for any other token."""
+    """Return the value of a SentencePiece byte token such as `<0x0A>`, or None for any other token."""
     if len(token) != 6 or not token.startswith("<0x") or not token.endswith(">"):
         return None
     try:
@@ -41,6 +42,6 @@ def byte_fallback_value(token: str) -> int | None:
 
 
 def join_bytes(pieces: list[bytes], *, strip_leading_space: bool) -> str:
-    """Tokens' bytes as text: what `decode` returns where tokens have bytes."""
+    """Return the text of consecutive tokens, given their bytes. Invalid UTF-8 becomes U+FFFD."""
     text = b"".join(pieces).decode("utf-8", "replace")
     return text.removeprefix(" ") if strip_leading_space else text

@@ -1,50 +1,51 @@
-"""What a tokenizer is to the rest of roseinfer."""
+"""The interface of tokenizers."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
 
 class Tokenizer(Protocol):
-    """Text to token ids and back. Every vocabulary format has its own implementation."""
+    """Converts text to token ids and back. Each vocabulary format has an implementation."""
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens, special ones included. A model may have more rows than that."""
+        """Number of tokens, special tokens included. A model's embedding may have more rows."""
 
     @property
     def bos_token_id(self) -> int | None:
-        """The token that starts a text, whether or not `encode` adds it."""
+        """Token that begins a text, whether or not `encode` adds it."""
 
     @property
     def eos_token_ids(self) -> frozenset[int]:
-        """The tokens that end a completion."""
+        """Tokens that end a completion."""
 
     @property
     def strips_leading_space(self) -> bool:
-        """Whether `decode` drops one space at the very start, as SentencePiece writes one before the first word."""
+        """True if `decode` drops one space at the start of a text, which SentencePiece adds before the first word."""
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
-        """Token ids of a text.
+        """Return the token ids of a text.
 
-        By default the text is a user's: control tokens spelled in it stay plain text, and BOS comes first where the
-        vocabulary asks for it. With `allow_special` it is a rendered chat template, which spells its own control
-        tokens, BOS included: they are recognised, and none is added.
+        By default the text is a user's: control tokens spelled in the text remain plain text, and BOS is added if the
+        vocabulary requires it. With `allow_special` the text is a rendered chat template: control tokens in the text,
+        BOS included, are recognized, and none is added.
         """
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids. Special tokens and ids beyond the vocabulary are skipped; invalid UTF-8 reads U+FFFD."""
+        """Return the text of token ids, without special tokens and unknown ids. Invalid UTF-8 becomes U+FFFD."""
 
     def token_bytes(self, token_id: int) -> bytes | None:
-        """The bytes a token stands for, b"" for a special or unknown one; None where tokens have no bytes of their own.
+        """Return the bytes of a token, or b"" for a special or unknown token.
 
-        Where there are bytes, `decode` is their concatenation, read as UTF-8.
+        `decode` is the concatenation of these bytes, read as UTF-8. Return None for every token if the vocabulary does
+        not work on bytes.
         """
 
 
 def without_surrogates(text: str) -> str:
-    """`text` with lone surrogates, which no tokenizer takes, turned into U+FFFD.
+    """Replace lone surrogates, which no tokenizer accepts, by U+FFFD.
 
-    Python makes them of undecodable bytes on the command line and of broken JSON escapes.
+    In Python they result from undecodable bytes on the command line and from broken JSON escapes.
     """
     try:
         text.encode()
