@@ -1,9 +1,9 @@
-"""Fuzz `summarize` with damaged and hostile traces: no traceback, no hang, no wrong sum.
+"""Fuzz `summarize` with damaged and hostile traces: it must not crash, hang or compute a wrong sum.
 
     python tests/trace/fuzz.py --seconds 600
 
-Inputs come from atheris, guided by coverage, if it is installed (`pip install atheris`), else from random mutations.
-The first failing input ends the run and is saved in the folder `--findings`; `--replay .../trace.json` tries it again.
+Uses atheris, guided by coverage, if it is installed (`pip install atheris`), else random mutations. The run ends with
+the first finding and saves its input under `--findings`; `--replay .../trace.json` runs this input again.
 """
 
 import argparse
@@ -50,14 +50,14 @@ MAX_BYTES = 1 << 15
 
 
 class Draw(Protocol):
-    """Source of the choices that make an input: a random generator, or the fuzzer's bytes."""
+    """Source of choices: a random generator or the fuzzer's bytes."""
 
     def pick(self, options: Sequence[Any]) -> Any: ...
     def integer(self, low: int, high: int) -> int: ...
 
 
 class Chance:
-    """Choices from a seeded random generator."""
+    """Choices drawn from a seeded random generator."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -70,7 +70,7 @@ class Chance:
 
 
 class Bytes:
-    """Choices from the fuzzer's bytes."""
+    """Choices derived from the fuzzer's bytes."""
 
     def __init__(self, data: bytes) -> None:
         self._provider = atheris.FuzzedDataProvider(data)
@@ -104,7 +104,7 @@ TIMES: list[Any] = [
 
 
 def hostile_event(draw: Draw) -> Any:
-    """Return an event, some fields of which hold values that no profiler writes."""
+    """Return an event, perhaps with fields that no profiler writes."""
     if draw.integer(0, 30) == 0:
         return draw.pick([None, 1, "event", [], [[]], {}, {"ph": "X"}, {"args": {"args": {}}}])
     at, duration = draw.integer(0, 400), draw.integer(0, 60)
@@ -134,7 +134,7 @@ def hostile_event(draw: Draw) -> Any:
 
 
 def hostile_trace(draw: Draw) -> bytes:
-    """Return a file of hostile events in any layout, maybe with wrong metadata, truncated, or with flipped bytes."""
+    """Return a file of hostile events, in any layout, perhaps with wrong metadata, truncated or with flipped bytes."""
     events = [hostile_event(draw) for _ in range(draw.integer(0, 40))]
     text = as_text(events, draw.pick(LAYOUTS[:-1]))
     swaps = [
@@ -150,7 +150,7 @@ def hostile_trace(draw: Draw) -> bytes:
 
 
 def hostile_manifest(draw: Draw) -> bytes:
-    """Return a manifest with graphs, work per step and ceilings, some of them wrong."""
+    """Return a manifest with a graph map, work and ceilings, some of them wrong."""
     numbers = [0, 1, -1, 0.08, 1e6, 1e300, None, "x"]
     events = [
         {"name": draw.pick(NAMES), "span": draw.pick(["roseinfer.attention", "roseinfer.model.forward", None, 3])}
@@ -171,7 +171,7 @@ def hostile_manifest(draw: Draw) -> bytes:
 
 
 def damaged(draw: Draw, text: bytes) -> bytes:
-    """Return the text, at random truncated, with flipped or repeated bytes, or gzipped and then damaged."""
+    """Return the text, perhaps truncated, with flipped bytes, with a part repeated, or as damaged gzip."""
     if draw.integer(0, 3) == 0:
         text = text[: draw.integer(0, len(text))]
     if text and draw.integer(0, 3) == 0:
@@ -191,7 +191,7 @@ def damaged(draw: Draw, text: bytes) -> bytes:
 
 
 def seeds() -> list[bytes]:
-    """Return small valid traces in every layout, and the first and the last events of a recorded one."""
+    """Return small valid traces in every layout, and the start and the end of a recorded trace."""
     events: list[dict[str, Any]] = [event("user_annotation", f"ProfilerStep#{one}", 100 * one, 90) for one in range(3)]
     for one in range(6):
         events += [
@@ -208,7 +208,10 @@ def seeds() -> list[bytes]:
 
 
 def try_trace(path: Path, *, render: bool = True) -> None:
-    """Raise for any defect: an exception other than a one-line error for the user, a wrong sum, or a hang."""
+    """Summarize and render the trace; raise for a finding.
+
+    Findings are wrong sums, hangs, and all exceptions except a RoseinferError with a one-line message.
+    """
     try:
         summary = summarize_trace(path)
     except RoseinferError as error:
@@ -221,7 +224,7 @@ def try_trace(path: Path, *, render: bool = True) -> None:
     if render:
         for baseline in (_BASELINE, summary):
             shown = summary
-            with contextlib.suppress(UsageError):  # two traces with nothing in common
+            with contextlib.suppress(UsageError):  # the traces have nothing in common to compare
                 shown = compare(summary, baseline)
             to_markdown(shown)
             to_html(shown)
@@ -233,7 +236,7 @@ def _hang(*_: object) -> None:
 
 
 def guarded(make: Callable[[], bytes], folder: Path, findings: Path, *, render: bool) -> None:
-    """Try one input; if it fails, save the trace and its manifest."""
+    """Try one input; if it is a finding, save it with its manifest and raise."""
     path = folder / "trace.json"
     path.write_bytes(make())
     signal.signal(signal.SIGALRM, _hang)
@@ -266,7 +269,7 @@ def by_chance(seconds: float, seed: int, folder: Path, findings: Path) -> int:
 
 
 def write_manifest(draw: Draw, folder: Path) -> None:
-    """Write a hostile manifest into the folder of the trace, or remove the manifest."""
+    """Write a hostile manifest next to the trace in one case of four, else remove the manifest."""
     manifest = folder / "manifest.json"
     manifest.unlink(missing_ok=True)
     if draw.integer(0, 3) == 0:
@@ -274,7 +277,10 @@ def write_manifest(draw: Draw, folder: Path) -> None:
 
 
 def by_coverage(seconds: float, folder: Path, findings: Path) -> None:
-    """Run atheris, which does not return. The first byte tells if the rest is a file, or the choices that make one."""
+    """Fuzz with atheris; does not return.
+
+    The first byte of an input says whether its rest is the file itself or the choices that generate a file.
+    """
     corpus = folder / "corpus"
     corpus.mkdir()
     for index, seed in enumerate(seeds()):
@@ -312,11 +318,13 @@ def by_coverage(seconds: float, folder: Path, findings: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--seed", type=int, default=int(time.time()), help="Seed of the random mutations.")
-    parser.add_argument("--by-chance", action="store_true", help="Use random mutations even if atheris is installed.")
-    parser.add_argument("--findings", type=Path, default=Path("fuzz-findings"))
-    parser.add_argument("--replay", type=Path, metavar="FILE")
+    parser.add_argument("--seconds", type=float, default=60.0, help="time limit in s [default: %(default)s]")
+    parser.add_argument("--seed", type=int, default=int(time.time()), help="seed of the random mutations")
+    parser.add_argument("--by-chance", action="store_true", help="use random mutations even if atheris is installed")
+    parser.add_argument(
+        "--findings", type=Path, default=Path("fuzz-findings"), help="folder for findings [default: %(default)s]"
+    )
+    parser.add_argument("--replay", type=Path, metavar="FILE", help="run a saved input again")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

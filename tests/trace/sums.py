@@ -1,14 +1,14 @@
-"""Check the sums and shares that hold in the summary of any trace. Imports no pytest: the fuzzer runs without."""
+"""Checks that hold for the summary of any trace; without pytest, so that the fuzzer can run without it."""
 
 from roseinfer.trace import Summary
 from roseinfer.trace.summary.finding_structs import NO_SPAN
 
 _HOST = ("host_late", "launch_call")
-_GROUPS = 100  # maximum groups of gaps in a summary
+_GROUPS = 100  # maximum number of gap groups in a summary
 
 
 def is_near(found: float, expected: float, within: float = 1e-5) -> bool:
-    """True if a sum of times is right up to float noise; times are whole nanoseconds."""
+    """True if the figures are equal up to float noise: times are whole nanoseconds, shares have two decimals."""
     return abs(found - expected) <= within + 1e-9 * abs(expected)
 
 

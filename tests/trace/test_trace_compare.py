@@ -1,4 +1,4 @@
-"""Comparing two traces, several ranks and cycles as one, and the command around it all."""
+"""Comparisons of two traces, folders of ranks and cycles, and the `summarize` command."""
 
 import gzip
 import json
@@ -20,7 +20,7 @@ from roseinfer.trace.comparing.trace_comparison import normalized
 def steps(
     durations: list[float], *, phase: str = "decode", kernel_us: float = 10.0, rank: int = 0, events: int = 2
 ) -> list[dict[str, Any]]:
-    """Steps one after another, each with an inner span and some kernels."""
+    """Return consecutive steps with the given durations in us, each with an inner span and some kernels."""
     made: list[dict[str, Any]] = []
     at, correlation = 0.0, 1
     for duration in durations:
@@ -38,7 +38,7 @@ def summary_of(tmp_path: Path, name: str, *args: Any, **kwargs: Any) -> Summary:
     return summarize_trace(write(tmp_path / name, steps(*args, **kwargs)))
 
 
-def test_a_trace_compared_with_itself_did_not_change() -> None:
+def test_a_trace_compared_with_itself_shows_no_change() -> None:
     tutorial = summarize_trace(TUTORIAL)
     found = compare(tutorial, tutorial, 0.0).comparison
     assert found is not None
@@ -62,7 +62,7 @@ def test_a_slower_step_is_called_slower_and_fails(tmp_path: Path) -> None:
     assert (launches.baseline, launches.new) == (2, 5)
 
 
-def test_a_change_within_the_noise_is_none(tmp_path: Path) -> None:
+def test_a_change_within_the_noise_is_no_clear_change(tmp_path: Path) -> None:
     old = summary_of(tmp_path, "old", [100, 150, 60, 130])
     new = summary_of(tmp_path, "new", [110, 160, 65, 140])
     found = compare(new, old, 5.0).comparison
@@ -101,7 +101,7 @@ def test_traces_without_a_window_in_common_are_refused(tmp_path: Path) -> None:
             compare(new, old)
 
 
-def test_steps_beside_none_are_compared_by_windows_and_said_so(tmp_path: Path) -> None:
+def test_a_trace_with_steps_and_one_without_compare_by_windows_with_a_warning(tmp_path: Path) -> None:
     marked = summary_of(tmp_path, "marked", [100, 101, 99])
     plain = summarize_trace(write(tmp_path / "plain", [launch(0, 2, 1), kernel(3, 200, 1)]))
     found = compare(plain, marked).comparison
@@ -111,8 +111,8 @@ def test_steps_beside_none_are_compared_by_windows_and_said_so(tmp_path: Path) -
     assert any("only the baseline marks its steps" in line for line in found.warnings)
 
 
-def test_each_phase_is_compared_with_itself(tmp_path: Path) -> None:
-    """Two runs of the same code, of which one recorded more prefills, differ in nothing."""
+def test_each_phase_is_compared_with_the_same_phase(tmp_path: Path) -> None:
+    """Two runs of the same code do not differ, even if one recorded more prefills."""
 
     def mixed(name: str, prefills: int) -> Summary:
         decode = steps([100, 100, 100])
@@ -171,7 +171,7 @@ def test_warnings_of_the_baseline_are_shown(tmp_path: Path) -> None:
     assert "baseline: The file is incomplete" in warnings_of(summarize_trace(whole), broken)
 
 
-def test_what_differs_besides_the_code_is_a_warning(tmp_path: Path) -> None:
+def test_differences_besides_the_code_are_warnings(tmp_path: Path) -> None:
     def made(name: str, manifest: dict[str, Any]) -> Summary:
         (tmp_path / name).mkdir()
         (tmp_path / name / "manifest.json").write_text(json.dumps({"schema_version": 1, **manifest}))
@@ -188,10 +188,10 @@ def test_what_differs_besides_the_code_is_a_warning(tmp_path: Path) -> None:
     assert "the model differs: m in the baseline, n now" in found
     assert "the dtype differs: float32 in the baseline, bfloat16 now" in found
     assert "with_stack was on for this trace only" in found
-    assert "quantize" not in found  # the baseline does not tell
+    assert "quantize" not in found  # the baseline's manifest does not say
 
 
-def test_options_that_the_trace_itself_tells_are_compared(tmp_path: Path) -> None:
+def test_profiler_options_recorded_in_the_trace_are_compared(tmp_path: Path) -> None:
     document = {"traceEvents": steps([100, 101, 99])}
     for name, more in (("old", {}), ("new", {"profile_memory": 1, "record_shapes": 1})):
         (tmp_path / name).write_text(json.dumps({**more, **document}))
@@ -200,7 +200,7 @@ def test_options_that_the_trace_itself_tells_are_compared(tmp_path: Path) -> Non
     assert "record_shapes was on for this trace only" in found
 
 
-def test_steps_of_another_batch_are_a_warning(tmp_path: Path) -> None:
+def test_steps_of_another_batch_size_are_a_warning(tmp_path: Path) -> None:
     old = summary_of(tmp_path, "old", [100, 101, 99])
     events = steps([100, 101, 99])
     for one in events:
@@ -209,7 +209,7 @@ def test_steps_of_another_batch_are_a_warning(tmp_path: Path) -> None:
     assert "the work of a decode step differs: batch 4, tokens 4 in the baseline, batch 8, tokens 8 now" in found
 
 
-def test_a_run_on_a_gpu_beside_one_without_is_a_warning(tmp_path: Path) -> None:
+def test_a_gpu_run_compared_with_a_cpu_run_is_a_warning(tmp_path: Path) -> None:
     gpu = summary_of(tmp_path, "gpu", [100, 101, 99])
     cpu = summary_of(tmp_path, "cpu", [100, 101, 99], events=0)
     assert "only this trace holds GPU work" in warnings_of(gpu, cpu)
@@ -300,7 +300,7 @@ def test_the_roofline_needs_a_manifest_with_work_and_ceilings(tmp_path: Path) ->
         ('{"steps": 3, "graphs": [{"events": 1}], "ceilings": "x"}', "do not fit: ceilings, steps, graphs"),
     ],
 )
-def test_a_broken_manifest_is_said_and_changes_nothing_else(tmp_path: Path, text: str, said: str) -> None:
+def test_a_broken_manifest_is_a_warning_and_changes_nothing_else(tmp_path: Path, text: str, said: str) -> None:
     path = write(tmp_path / "t.json", steps([100, 100, 100]))
     expected = summarize_trace(path)
     (tmp_path / "manifest.json").write_text(text)
@@ -312,7 +312,7 @@ def test_a_broken_manifest_is_said_and_changes_nothing_else(tmp_path: Path, text
 
 
 @pytest.mark.parametrize("text", ["[]", '{"name": "of another tool", "version": 3}'])
-def test_a_manifest_of_another_tool_is_none(tmp_path: Path, text: str) -> None:
+def test_a_manifest_of_another_tool_is_ignored(tmp_path: Path, text: str) -> None:
     path = write(tmp_path / "t.json", steps([100, 100, 100]))
     expected = summarize_trace(path)
     (tmp_path / "manifest.json").write_text(text)
@@ -332,7 +332,7 @@ def test_no_step_stands_out_from_steps_without_duration(tmp_path: Path) -> None:
 
 
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
-    """Runs `roseinfer summarize ...` here: (exit code, stdout, stderr)."""
+    """Run `roseinfer summarize ...` in this process; return (exit code, stdout, stderr)."""
     monkeypatch.setattr("sys.argv", ["roseinfer", "summarize", *map(str, args)])
     monkeypatch.setattr(console, "stdout", console.Console(width=100))
     code = run()
@@ -352,7 +352,7 @@ def test_the_command_prints_one_json_document(
     "text",
     ['{"traceEvents": []}', "[]", '[{"ph": "X", "cat": "jax", "name": "f", "pid": 1, "tid": 1, "ts": 1, "dur": 2}]'],
 )
-def test_a_trace_without_torchs_events_fails_and_says_why(
+def test_a_trace_without_torch_profiler_events_fails_and_says_why(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "t.json").write_text(text)
@@ -393,7 +393,7 @@ def test_comparing_with_nothing_is_one_line_and_exits_with_2(
 
 
 @pytest.mark.parametrize("form", ["--json", "--markdown", None])
-def test_every_form_shows_what_makes_a_comparison_doubtful(
+def test_every_output_format_shows_the_warnings_of_a_comparison(
     form: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     new = write(tmp_path / "new.json", steps([100, 101, 99]))

@@ -1,4 +1,4 @@
-"""Run the fuzzer briefly with fixed seeds; `python tests/trace/fuzz.py --seconds 600` runs it at length."""
+"""A short run of the fuzzer with fixed seeds; `python tests/trace/fuzz.py --seconds 600` is a long run."""
 
 from pathlib import Path
 

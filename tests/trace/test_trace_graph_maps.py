@@ -1,4 +1,4 @@
-"""Graph maps: made from two recorded runs of a step, and used to assign the events of replays to spans."""
+"""Graph maps: derived from two recorded runs of a step, and used to attribute the events of replays to spans."""
 
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,11 @@ STEP = [
     ("add", [SAMPLE]),
 ]
 REPLAYED = [name.replace("(Device)", "(Unknown)") for name, _ in STEP]
-"""Names of the events in a replay: CUPTI does not know which memory a graph's memset writes."""
+"""Event names in a replay: CUPTI does not know the kind of memory that a graph's memset writes."""
 
 
 class Recording:
-    """Writes a trace: spans and launches on the host, one after the other, and the GPU events that they launch."""
+    """Writer of a trace with consecutive spans and launches on the host, and the GPU events that they start."""
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
@@ -66,7 +66,7 @@ class Recording:
         self.now += 1
 
     def launched(self, step: list[tuple[str, list[str]]]) -> None:
-        """Launch each kernel by itself, inside its spans."""
+        """Record an eager step: each kernel is launched by itself, inside its spans."""
         for name, spans in step:
             since = [self.open(one) for one in spans]
             self.launch([name])
@@ -83,7 +83,7 @@ def mapped(folder: Path, step: list[tuple[str, list[str]]] = STEP, replayed: lis
         recording = Recording()
         recording.replay(["leaked"] * 3)
         since, inner = recording.open("ProfilerStep#1"), recording.open(f"{RUN}0")
-        recording.launch(["Memcpy HtoD (Pinned -> Device)"])  # uploads the input: not part of the step
+        recording.launch(["Memcpy HtoD (Pinned -> Device)"])  # uploads the inputs: not part of the graph
         if replay:
             recording.replay(replayed)
         else:
@@ -96,7 +96,7 @@ def mapped(folder: Path, step: list[tuple[str, list[str]]] = STEP, replayed: lis
 
 
 def profiled(folder: Path, graphs: list[Graph], replays: list[list[str]], steps: int = 3) -> Summary:
-    """Summarize a run directory: one step launched kernel by kernel, then steps that launch these replays."""
+    """Summarize a run directory with one eager step, then steps that launch these replays."""
     recording = Recording()
     for step in range(steps + 1):
         since = recording.open("step")
@@ -127,7 +127,7 @@ def notes(summary: Summary) -> str:
     return "\n".join(note.message for note in summary.trust)
 
 
-def test_every_event_of_a_replay_has_the_span_of_the_same_event_launched_by_itself(tmp_path: Path) -> None:
+def test_every_event_of_a_replay_gets_the_span_of_the_same_event_launched_eagerly(tmp_path: Path) -> None:
     graph, warnings = (found := mapped(tmp_path)).graph, found.warnings
     assert warnings == []
     assert [event.name for event in graph.events] == REPLAYED
@@ -143,13 +143,13 @@ def test_replays_are_explained_by_the_spans_they_were_captured_in(tmp_path: Path
     assert (attention.calls, attention.gpu_events) == (replays + 1, 3 * LAYERS * replays + 1)
     assert (append.calls, append.gpu_events, append.parent) == (replays, LAYERS * replays, FORWARD)
     assert append.gpu_events_per_call == LAYERS
-    # The span around the launch holds the model only; the step holds all other events as well.
+    # The span around the launch holds only the model's events; the step also holds the graph's other events.
     forward, step = span_of(summary, FORWARD), span_of(summary, "roseinfer.step")
     assert (forward.calls, forward.gpu_events) == (4, (7 * LAYERS + 1) * replays + 1)
     assert forward.self_gpu_events == (3 * LAYERS + 1) * replays
     assert step.gpu_events == len(STEP) * replays + 2 + 3
     assert step.self_gpu_events == 0
-    # The step has its own span of this name: that span is the call, and the replays' events join it.
+    # Each step has a sample span of its own: it is the call, and the replays' events are added to it.
     sample = span_of(summary, SAMPLE)
     assert (sample.calls, sample.gpu_events, sample.parent) == (4, 3 * replays + 4, "roseinfer.step")
     assert span_of(summary, PREPARE).parent == "roseinfer.step"
@@ -174,13 +174,13 @@ def test_an_event_of_another_name_stays_unmapped_and_is_reported(tmp_path: Path)
     assert span_of(summary, FORWARD).self_gpu_events == (3 * LAYERS + 1 + holes) * 3
 
 
-def test_a_replay_of_which_the_profiler_shows_too_little_is_reported(tmp_path: Path) -> None:
+def test_a_replay_with_events_that_the_profiler_missed_is_reported(tmp_path: Path) -> None:
     found = mapped(tmp_path, replayed=REPLAYED[10:])
     assert "does not see all of the graph" in found.warnings[0]
     assert all(event.span for event in found.graph.events)
 
 
-def test_a_replay_that_differs_from_its_graph_stays_where_it_was_launched(tmp_path: Path) -> None:
+def test_events_of_an_unknown_replay_count_for_the_span_around_its_launch(tmp_path: Path) -> None:
     graph = mapped(tmp_path).graph
     summary = profiled(tmp_path, [graph], [REPLAYED, REPLAYED[:-5]])
     assert "3 of 6 graph replays match no graph of the manifest" in notes(summary)
@@ -190,8 +190,8 @@ def test_a_replay_that_differs_from_its_graph_stays_where_it_was_launched(tmp_pa
     assert span_of(summary, FORWARD).gpu_events == 3 * (7 * LAYERS + 1) + 3 * (len(STEP) - 5) + 1
 
 
-def test_branches_that_change_places_still_match(tmp_path: Path) -> None:
-    """Kernels of parallel branches may start in a different order in each replay."""
+def test_parallel_branches_in_another_order_still_match(tmp_path: Path) -> None:
+    """Kernels of parallel branches can start in another order in each replay."""
     swapped = list(REPLAYED)
     at = swapped.index("rope_append")
     swapped[at : at + 2] = reversed(swapped[at : at + 2])
@@ -200,7 +200,7 @@ def test_branches_that_change_places_still_match(tmp_path: Path) -> None:
     assert span_of(summary, APPEND).gpu_events == 6 * LAYERS
 
 
-def test_graphs_that_were_not_replayed_leave_no_trace(tmp_path: Path) -> None:
+def test_graphs_that_were_not_replayed_add_no_spans(tmp_path: Path) -> None:
     other = Graph(key="decode bs=1 all", events=mapped(tmp_path).graph.events[:3], parents={})
     summary = profiled(tmp_path, [other, mapped(tmp_path).graph], [REPLAYED])
     assert f"{len(STEP) * 3:,} GPU events of graph replays, all count for the spans" in notes(summary)

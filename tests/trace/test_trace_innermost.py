@@ -76,8 +76,8 @@ def test_repeats(sequence: str, period: int | None, repeats: int, removable: int
 
 
 @given(st.text("ab", max_size=14))
-def test_what_a_repeat_removes_is_really_repeated(sequence: str) -> None:
-    """Collapsing every run of the best period, item by item, shortens the sequence by `removable`."""
+def test_removable_items_equal_those_removed_by_hand(sequence: str) -> None:
+    """Collapsing every run of the best period, by hand, shortens the sequence by `removable`."""
     found = find_repeat(np.array([ord(letter) for letter in sequence], np.int64))
     best = 0
     for period in range(1, len(sequence) // 2 + 1):

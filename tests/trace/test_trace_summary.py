@@ -1,4 +1,4 @@
-"""The summary matches the known contents of the recorded traces, and finds the steps of every supported engine."""
+"""Summaries of the recorded traces hold known figures, and steps are found whichever engine labelled them."""
 
 import json
 import subprocess
@@ -54,7 +54,7 @@ def test_top_ops_of_the_recorded_traces(tutorial: Summary, matmul: Summary) -> N
     assert (top.name, top.calls) == ("nvjet_sm90_tst_320x128_64x3_1x2_h_bz_coopB_NNT", 80)
 
 
-def test_operators_against_a_slow_reference(tutorial: Summary) -> None:
+def test_operators_agree_with_a_slow_reference(tutorial: Summary) -> None:
     import gzip
 
     ops = [e for e in json.loads(gzip.decompress(TUTORIAL.read_bytes()))["traceEvents"] if e.get("cat") == "cpu_op"]
@@ -81,7 +81,7 @@ def steps_from(tmp_path: Path, *names: str) -> tuple[str | None, dict[str, Phase
     return steps.source, steps.phases
 
 
-def test_our_own_step_labels_are_read(tmp_path: Path) -> None:
+def test_step_labels_of_roseinfer_are_read(tmp_path: Path) -> None:
     source, phases = steps_from(
         tmp_path,
         "roseinfer.step[prefill bs=3 tokens=512]",
@@ -114,7 +114,7 @@ def test_step_labels_of_sglang_are_read(tmp_path: Path) -> None:
     assert {phase: row.tokens_per_step for phase, row in phases.items()} == {"decode": 4, "prefill": 107, "mixed": 11}
 
 
-def test_the_stub_at_the_end_of_a_recording_is_no_step(tmp_path: Path) -> None:
+def test_the_stub_at_the_end_of_a_recording_is_not_a_step(tmp_path: Path) -> None:
     spans = [event("user_annotation", f"ProfilerStep#{index}", 100 * index, 90) for index in range(4)]
     ops = [event("cpu_op", "aten::mm", 100 * index + 1, 5) for index in range(3)]
     summary = summarize_trace(write(tmp_path / "t.json", spans + ops))
@@ -122,7 +122,7 @@ def test_the_stub_at_the_end_of_a_recording_is_no_step(tmp_path: Path) -> None:
     assert span_of(summary, "ProfilerStep").calls == 3
 
 
-def test_a_short_stub_with_work_in_it_is_no_step_either(tmp_path: Path) -> None:
+def test_a_short_stub_with_work_is_not_a_step(tmp_path: Path) -> None:
     spans = [event("user_annotation", f"ProfilerStep#{index}", 100 * index, 90) for index in range(3)]
     spans.append(event("user_annotation", "ProfilerStep#3", 300, 6))
     ops = [event("cpu_op", "aten::mm", 100 * index + 1, 5) for index in range(4)]

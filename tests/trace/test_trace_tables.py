@@ -1,4 +1,4 @@
-"""Renderings fit their place, keep what tells names apart, and show the figures of the summary."""
+"""Renderings fit their width, shorten names but keep them distinct, and show the figures of the summary."""
 
 import io
 import json
@@ -32,13 +32,13 @@ def test_the_report_fits_the_terminal(summary: Summary, width: int) -> None:
 
 
 @pytest.mark.parametrize("width", [60, 100])
-def test_no_line_of_the_report_ends_in_blanks(summary: Summary, width: int) -> None:
+def test_no_line_of_the_report_has_trailing_blanks(summary: Summary, width: int) -> None:
     out = io.StringIO()
     print_summary(Console(width=width, file=out), compare(summary, summary))
     assert [line for line in out.getvalue().splitlines() if line != line.rstrip()] == []
 
 
-def test_further_lines_of_a_point_begin_below_its_text(summary: Summary) -> None:
+def test_continuation_lines_align_with_the_text_above(summary: Summary) -> None:
     out = io.StringIO()
     print_summary(Console(width=70, file=out), summary)
     lines = out.getvalue().splitlines()
@@ -49,7 +49,7 @@ def test_further_lines_of_a_point_begin_below_its_text(summary: Summary) -> None
     assert all(line.startswith(("  - ", "    ")) and line[4] != " " for line in points)
 
 
-def test_step_times_of_the_unprofiled_pass_are_not_called_the_baselines(tmp_path: Path) -> None:
+def test_the_roofline_names_the_unprofiled_pass_as_source_of_step_times(tmp_path: Path) -> None:
     spans = [event("user_annotation", "roseinfer.step[decode bs=1 tokens=1]", 100 * one, 90) for one in range(3)]
     work = [{"index": 0, "phase": "decode", "batch": 1, "tokens": 1, "bytes": 1e6, "flops": 1e6}]
     manifest = {
@@ -75,13 +75,13 @@ def test_no_figure_is_cut_off_at_80_columns(summary: Summary) -> None:
 def test_top_and_sort_choose_the_rows() -> None:
     tutorial = summarize_trace(TUTORIAL)
     table = ops_table(tutorial, 2, "calls")
-    assert len(list(table.columns[0].cells)) == 6  # two of each device, and one line for the rest of each
+    assert len(list(table.columns[0].cells)) == 6  # per device: two rows, and one row for all others
     calls = [int(str(cell).replace(",", "")) for cell in table.columns[2].cells]
     assert calls[0] >= calls[1]
     assert sum(calls[:3]) == 4953
 
 
-def test_short_names_keep_the_function_and_what_it_was_made_for() -> None:
+def test_short_names_keep_the_function_and_its_template_argument() -> None:
     name = (
         "void at::native::elementwise_kernel<128, 4, at::native::gpu_kernel_impl_nocast<"
         "at::native::direct_copy_kernel_cuda(at::TensorIteratorBase&)::{lambda(float)#1}> >(int, float)"
@@ -120,7 +120,7 @@ def test_the_page_is_self_contained(summary: Summary) -> None:
     assert not re.search(r"(src|href)=|url\(|https?://", page)
 
 
-def test_repeats_on_a_cpu_are_no_launches(tmp_path: Path) -> None:
+def test_repeats_on_a_cpu_are_called_operators(tmp_path: Path) -> None:
     names = ["aten::mm", "aten::add", "aten::mul"] * 20
     ops = [event("cpu_op", name, 10 * index, 9) for index, name in enumerate(names)]
     cpu = summarize_trace(write(tmp_path / "t.json", [event("user_annotation", "ProfilerStep#1", 0, 999), *ops]))
@@ -129,7 +129,7 @@ def test_repeats_on_a_cpu_are_no_launches(tmp_path: Path) -> None:
     assert any(sheet.title == "Top operators by self time" for sheet in all_sheets(cpu, 5, "self"))
 
 
-def test_repeats_are_not_shown_where_the_gpu_is_busy_anyway() -> None:
+def test_repeats_are_not_shown_if_the_gpu_is_busy() -> None:
     matmul = summarize_trace(MATMUL)
     assert matmul.repetition
     assert not any("Repeated" in sheet.title for sheet in all_sheets(matmul, 5, "self"))

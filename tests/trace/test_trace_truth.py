@@ -1,4 +1,4 @@
-"""Summaries of the recorded traces hold their known figures, and sums hold for any trace."""
+"""Known figures of the recorded traces, and sums that hold for any trace."""
 
 import gzip
 import random
@@ -87,7 +87,7 @@ def test_the_matmul_traces_verdict(matmul: Summary) -> None:
     assert matmul.what_if == []
 
 
-def test_spans_shorter_than_their_gpu_work_are_said_to_be_no_step_times(tutorial: Summary, matmul: Summary) -> None:
+def test_spans_shorter_than_their_gpu_work_are_noted_as_no_step_times(tutorial: Summary, matmul: Summary) -> None:
     assert any("488.1 us, the GPU events launched in it 32.4 ms" in doubt.message for doubt in matmul.trust)
     assert not any("runs ahead" in doubt.message for doubt in tutorial.trust)
 
@@ -99,7 +99,7 @@ def test_sums_of_the_recorded_traces(path: Path) -> None:
 
 @st.composite
 def made_up(draw: st.DrawFn) -> list[dict[str, object]]:
-    """Draw launches, GPU events on several streams and devices, operators, and spans that may overlap."""
+    """Draw launches, GPU events on several streams and devices, spans that may overlap, and operators."""
     made: list[dict[str, object]] = []
     times = st.integers(0, 400)
     lengths = st.integers(0, 60)
@@ -127,8 +127,8 @@ def test_sums_of_any_trace(tmp_path: Path, events: list[dict[str, object]]) -> N
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(events=made_up())
-def test_gaps_against_a_slow_reference(tmp_path: Path, events: list[dict[str, object]]) -> None:
-    """Microsecond by microsecond: a device is idle if nothing runs; the launch of the next event tells the cause."""
+def test_gaps_agree_with_a_slow_reference(tmp_path: Path, events: list[dict[str, object]]) -> None:
+    """Classify each microsecond: idle if nothing runs, with the cause given by the launch of the next event."""
     summary = summarize_trace(write(tmp_path / "t.json", events, "dense"))
     launches: dict[object, tuple[int, int]] = {}
     calls = [e for e in events if e["cat"] == "cuda_runtime"]
@@ -146,7 +146,7 @@ def test_gaps_against_a_slow_reference(tmp_path: Path, events: list[dict[str, ob
             key = lambda e: (e["ts"], e["ts"] + e["dur"])  # noqa: E731
             ending = min(following, key=key)
             if sum(key(e) == key(ending) for e in following) > 1:
-                return  # two events end the gap at once: either may name the cause
+                return  # two events end the gap at the same time: the choice between them is arbitrary
             start, end = launches.get(ending["args"]["correlation"], (None, None))
             cause["unlinked" if start is None else "late" if tick < start else "call" if tick < end else "queue"] += 1
         by = device.idle_by_cause
@@ -154,7 +154,7 @@ def test_gaps_against_a_slow_reference(tmp_path: Path, events: list[dict[str, ob
         assert found == pytest.approx([value * US for value in cause.values()], abs=1e-6)
 
 
-def test_attribution_goes_by_the_launching_thread_and_time(tmp_path: Path) -> None:
+def test_gpu_events_belong_to_the_spans_around_their_launch(tmp_path: Path) -> None:
     other = {"tid": 9}
     events = [
         event("user_annotation", "outer", 0, 100),

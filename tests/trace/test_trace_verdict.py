@@ -1,4 +1,4 @@
-"""The advice fits what the trace shows: no CUDA graph for what is one, no Python to blame where the device waits."""
+"""Verdicts fit the trace: no CUDA graph is advised for graph replays, and Python is not blamed for synchronization."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,10 @@ STEP_US = 1000
 def graphed_steps(
     doing: str = "python", *, replays: int = 1, events: int = 60, eager: int = 0, phase: str = "decode"
 ) -> list[dict[str, Any]]:
-    """Decode steps of `replays` graph launches with `events` kernels each, after 600 us of work on the host."""
+    """Return decode steps with `replays` graph launches of `events` kernels each, after 600 us of host work.
+
+    `eager` more kernels are launched one by one. `doing` is the host's activity during the 600 us.
+    """
     made: list[dict[str, Any]] = []
     correlation = 1
     for step in range(STEPS):
@@ -45,7 +48,7 @@ def summary_of(tmp_path: Path, events: list[dict[str, Any]]) -> Summary:
     return summarize_trace(write(tmp_path / "t.json", events))
 
 
-def test_steps_that_are_graph_replays_are_not_told_to_become_some(tmp_path: Path) -> None:
+def test_steps_that_are_graph_replays_are_not_advised_to_use_graphs(tmp_path: Path) -> None:
     summary = summary_of(tmp_path, graphed_steps())
     decode = summary.steps.phases["decode"]
     assert (decode.launches_per_step, decode.replayed_percent, decode.gpu_events_per_step) == (1, 100, 60)
@@ -64,27 +67,27 @@ def test_steps_that_are_graph_replays_are_not_told_to_become_some(tmp_path: Path
     ("doing", "blamed"),
     [("aten::copy_", "longest for aten::copy_ in roseinfer.schedule"), ("sync", "read results one step late")],
 )
-def test_the_advice_between_replays_names_what_the_gaps_are_blamed_on(tmp_path: Path, doing: str, blamed: str) -> None:
+def test_the_advice_between_replays_names_the_activity_behind_the_gaps(tmp_path: Path, doing: str, blamed: str) -> None:
     advice = summary_of(tmp_path, graphed_steps(doing)).verdict.advice
     assert any(blamed in line for line in advice)
     assert not any("Capture" in line for line in advice)
 
 
-def test_piecewise_graphs_are_told_to_become_one(tmp_path: Path) -> None:
-    """As vLLM's: a graph a layer, and attention launched in between."""
+def test_piecewise_graphs_are_advised_to_become_one(tmp_path: Path) -> None:
+    """vLLM's piecewise graphs: one graph per layer, and eager attention between them."""
     summary = summary_of(tmp_path, graphed_steps(replays=24, events=8, eager=24))
     decode = summary.steps.phases["decode"]
     assert (decode.launches_per_step, decode.replayed_percent) == (48, pytest.approx(100 * 192 / 216, abs=0.01))
     assert any("in one graph" in line and "48 launches" in line for line in summary.verdict.advice)
 
 
-def test_graphs_beside_many_eager_launches_do_not_hide_them(tmp_path: Path) -> None:
+def test_graphs_do_not_hide_many_eager_launches(tmp_path: Path) -> None:
     summary = summary_of(tmp_path, graphed_steps(replays=1, events=20, eager=100))
     assert any("Capture the decode step" in line and "100 GPU events" in line for line in summary.verdict.advice)
 
 
-def test_the_phase_that_the_gpu_waits_for_decides(tmp_path: Path) -> None:
-    """One eager prefill beside many graphed decode steps is not what to fix, and the other way round."""
+def test_the_phase_in_which_the_gpu_waits_decides(tmp_path: Path) -> None:
+    """One eager prefill among many decode steps by graph replay is not worth fixing."""
     decode = graphed_steps()
     prefill = [
         event("user_annotation", "roseinfer.step[prefill bs=1 tokens=64]", STEPS * STEP_US, 400),
@@ -106,7 +109,7 @@ def test_without_steps_the_whole_trace_is_judged(tmp_path: Path) -> None:
     assert not any("Capture" in line for line in replayed.advice)
 
 
-def test_time_outside_all_spans_is_named_so(tmp_path: Path) -> None:
+def test_time_outside_all_spans_is_called_that(tmp_path: Path) -> None:
     events = [one for one in graphed_steps() if not str(one["name"]).startswith("roseinfer.schedule")]
     for one in events:
         if str(one["name"]).startswith("roseinfer.step"):
@@ -116,7 +119,7 @@ def test_time_outside_all_spans_is_named_so(tmp_path: Path) -> None:
     assert any("plain Python outside all spans" in line for line in verdict.advice)
 
 
-def test_gaps_inside_replays_are_no_fault_of_the_host(tmp_path: Path) -> None:
+def test_gaps_inside_replays_are_not_blamed_on_the_host(tmp_path: Path) -> None:
     replay = [kernel(100 + 2 * one, 1.4, 1, f"k{one}") for one in range(200)]
     step = [event("user_annotation", "roseinfer.step[decode bs=1 tokens=1]", 0, 60)]
     verdict = summary_of(tmp_path, [*step, launch(10, 5, 1, "hipGraphLaunch"), *replay]).verdict
@@ -134,7 +137,7 @@ def rows(*events: tuple[str, str, float, float]) -> list[dict[str, Any]]:
     return [event(cat, name, at, duration) for cat, name, at, duration in events]
 
 
-def test_many_small_operators_on_a_cpu(tmp_path: Path) -> None:
+def test_many_small_operators_on_a_cpu_are_advised_to_become_fewer(tmp_path: Path) -> None:
     steps = rows(*(("user_annotation", f"ProfilerStep#{one}", 4000 * one, 3990) for one in range(3)))
     ops = rows(*(("cpu_op", "aten::mul", 4000 * (one // 300) + 13 * (one % 300), 5) for one in range(900)))
     verdict = summary_of(tmp_path, steps + ops).verdict
@@ -145,7 +148,7 @@ def test_many_small_operators_on_a_cpu(tmp_path: Path) -> None:
     assert len(verdict.evidence) >= 2
 
 
-def test_one_large_operator_on_a_cpu(tmp_path: Path) -> None:
+def test_one_large_operator_on_a_cpu_is_advised_to_become_cheaper(tmp_path: Path) -> None:
     verdict = summary_of(tmp_path, rows(("cpu_op", "aten::mm", 0, 900), ("cpu_op", "aten::add", 900, 50))).verdict
     assert "operators run 100 % of the time; the largest is aten::mm (95 %" in verdict.headline
     assert verdict.advice == [
@@ -153,7 +156,7 @@ def test_one_large_operator_on_a_cpu(tmp_path: Path) -> None:
     ]
 
 
-def test_the_share_of_matrix_products_is_told_apart_from_attention(tmp_path: Path) -> None:
+def test_matrix_products_and_attention_have_separate_shares(tmp_path: Path) -> None:
     ops = ("roseinfer::qkv_linear", 500), ("aten::_weight_int4pack_mm_for_cpu", 100), ("aten::add", 150)
     attention = ("aten::_scaled_dot_product_flash_attention_for_cpu", 250)
     events, at = [], 0
@@ -165,14 +168,14 @@ def test_the_share_of_matrix_products_is_told_apart_from_attention(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["roseinfer::int4_linear", "aten::_weight_int4pack_mm_for_cpu", "x::int8_linear"])
-def test_operators_on_quantized_weights_are_not_told_to_quantize(tmp_path: Path, name: str) -> None:
+def test_operators_on_quantized_weights_are_not_advised_to_quantize(tmp_path: Path, name: str) -> None:
     advice = summary_of(tmp_path, rows(("cpu_op", name, 0, 900))).verdict.advice
     assert advice == [f"Speed up {name}: use more threads or a larger batch."]
     both = rows(("cpu_op", "own::gate_linear", 0, 900), ("cpu_op", name, 900, 90))
     assert "quantized" not in summary_of(tmp_path, both).verdict.advice[0]
 
 
-def test_a_run_with_quantized_weights_is_not_told_to_quantize(tmp_path: Path) -> None:
+def test_a_run_with_quantized_weights_is_not_advised_to_quantize(tmp_path: Path) -> None:
     manifest = {"schema_version": 1, "config": {"engine": {"quantize": "int8"}}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     advice = summary_of(tmp_path, rows(("cpu_op", "own::linear", 0, 900))).verdict.advice
@@ -186,8 +189,8 @@ def test_attention_has_no_weights_to_quantize(tmp_path: Path) -> None:
     ]
 
 
-def test_prefills_are_not_told_to_grow_their_batch(tmp_path: Path) -> None:
-    """They compute as fast as they can; many small decodes beside a long prefill do not change that."""
+def test_prefills_are_not_advised_to_grow_their_batch(tmp_path: Path) -> None:
+    """A prefill is compute-bound, even among many short decode steps."""
     step = ("user_annotation", "roseinfer.step[{} bs=1 tokens=1]", 0.0, 0.0)
     decodes = [(step[0], step[1].format("decode"), 10.0 * one, 9.0) for one in range(9)]
     prefill = (step[0], step[1].format("prefill"), 100.0, 900.0)
@@ -199,7 +202,7 @@ def test_prefills_are_not_told_to_grow_their_batch(tmp_path: Path) -> None:
     assert not any("larger batch" in line for line in advice)
 
 
-def test_what_the_roofline_calls_compute_bound_is_not_told_to_grow_its_batch(tmp_path: Path) -> None:
+def test_compute_bound_steps_are_not_advised_to_grow_their_batch(tmp_path: Path) -> None:
     events = rows(("user_annotation", "roseinfer.step[decode bs=64 tokens=64]", 0, 950), ("cpu_op", "aten::mm", 1, 900))
     for flops, is_told in ((1e6, True), (1e12, False)):
         work = [{"index": 0, "phase": "decode", "batch": 64, "tokens": 64, "bytes": 1e9, "flops": flops}]
@@ -210,7 +213,7 @@ def test_what_the_roofline_calls_compute_bound_is_not_told_to_grow_its_batch(tmp
         assert any("larger batch" in line for line in advice) == is_told
 
 
-def test_custom_operators_are_not_told_to_be_compiled(tmp_path: Path) -> None:
+def test_custom_operators_are_not_advised_to_be_compiled(tmp_path: Path) -> None:
     for name, is_told in (("aten::mul", True), ("roseinfer::norm", False)):
         steps = rows(*(("user_annotation", f"ProfilerStep#{one}", 4000 * one, 3990) for one in range(3)))
         ops = rows(*(("cpu_op", name, 4000 * (one // 300) + 13 * (one % 300), 5) for one in range(900)))
@@ -221,7 +224,7 @@ def test_custom_operators_are_not_told_to_be_compiled(tmp_path: Path) -> None:
 
 
 def layers(*inner: str) -> list[dict[str, Any]]:
-    """A step of 30 layers: operators in a span of attention, and one of the layer's own behind it."""
+    """Return a step of 30 layers: each has an attention span with the inner operators, then one more operator."""
     made = rows(("user_annotation", "roseinfer.step[decode bs=1 tokens=1]", 0, 6000))
     for layer in range(30):
         at = 200 * layer
@@ -231,8 +234,8 @@ def layers(*inner: str) -> list[dict[str, Any]]:
     return made
 
 
-def test_what_layers_repeat_is_no_batch(tmp_path: Path) -> None:
-    """Each waits for the one before it."""
+def test_repeats_over_layers_cannot_be_batched(tmp_path: Path) -> None:
+    """Each layer depends on the previous layer."""
     assert summary_of(tmp_path, layers("aten::mul")).repetition == []
     found = summary_of(tmp_path, layers("aten::mul", "aten::add")).repetition
     assert [(row.repeats, row.removable_per_step, row.remedy) for row in found] == [(30, 30, "compile")]
@@ -240,14 +243,14 @@ def test_what_layers_repeat_is_no_batch(tmp_path: Path) -> None:
     assert [(row.repeats, row.removable_per_step, row.remedy) for row in found] == [(30, 30, "fuse")]
 
 
-def test_what_a_layer_repeats_for_each_request_is_a_batch(tmp_path: Path) -> None:
+def test_repeats_over_requests_inside_a_layer_can_be_batched(tmp_path: Path) -> None:
     found = summary_of(tmp_path, layers(*["aten::index", "aten::cat"] * 4)).repetition
     batch = next(row for row in found if row.remedy == "batch")
     assert (batch.span, batch.pattern_launches, batch.repeats) == ("roseinfer.attention", 2, 30 * 4)
     assert (batch.removable_per_step, batch.launches_per_step) == (30 * 6, 30 * 8)
 
 
-def test_calls_of_one_span_right_behind_each_other_are_a_batch(tmp_path: Path) -> None:
+def test_consecutive_calls_of_one_span_can_be_batched(tmp_path: Path) -> None:
     step = rows(("user_annotation", "roseinfer.step[decode bs=1 tokens=1]", 0, 900))
     calls = [("user_annotation", "append", 20.0 * one, 15.0) for one in range(16)]
     ops = [("cpu_op", "aten::copy_", 20.0 * one + 1, 5.0) for one in range(16)]
@@ -255,7 +258,7 @@ def test_calls_of_one_span_right_behind_each_other_are_a_batch(tmp_path: Path) -
     assert [(row.span, row.removable_per_step, row.remedy) for row in found] == [("append", 15, "batch")]
 
 
-def test_layers_on_a_gpu_are_a_graph_and_no_batch(tmp_path: Path) -> None:
+def test_repeats_over_layers_on_a_gpu_call_for_a_graph(tmp_path: Path) -> None:
     made = [event("user_annotation", "roseinfer.step[decode bs=1 tokens=1]", 0, 6000)]
     for layer in range(30):
         at = 200 * layer
@@ -278,32 +281,32 @@ def test_a_file_that_breaks_off_before_its_gpu_events_is_not_judged_as_a_cpu_run
     assert not any("Speed up aten::mm" in line for line in verdict.advice)
 
 
-def test_a_broken_off_file_of_a_cpu_is_judged_as_one(tmp_path: Path) -> None:
+def test_a_broken_off_file_of_a_cpu_run_is_judged_as_a_cpu_run(tmp_path: Path) -> None:
     text = json.dumps({"deviceProperties": [], "traceEvents": rows(*(("cpu_op", "aten::mm", 1, 9),) * 9)})
     (tmp_path / "t.json").write_text(text[:-100])
     assert summarize_trace(tmp_path / "t.json").verdict.headline.startswith("CPU only")
 
 
-def test_short_traces_are_told_in_microseconds(tmp_path: Path) -> None:
+def test_times_in_short_traces_are_given_in_microseconds(tmp_path: Path) -> None:
     verdict = summary_of(tmp_path, rows(("user_annotation", "plan", 0, 20), ("cpu_op", "aten::mm", 2, 8.5))).verdict
     assert verdict.evidence[0].startswith("Of 20.0 us, 8.5 us are in operators; 11.5 us are plain Python")
     assert any("aten::mm takes 8.5 us in 1 call" in line for line in verdict.evidence)
 
 
-def test_one_of_a_thing_is_no_plural(tmp_path: Path) -> None:
+def test_a_single_thing_is_not_plural(tmp_path: Path) -> None:
     verdict = summary_of(tmp_path, [launch(0, 2, 1), kernel(3, 90, 1)]).verdict
     text = "\n".join([verdict.headline, *verdict.evidence])
     assert "in 1 GPU event." in text
     assert "in 1 run." in text
 
 
-def test_a_loop_that_waits_for_its_data(tmp_path: Path) -> None:
+def test_a_loop_that_waits_for_its_data_is_advised_to_load_faster(tmp_path: Path) -> None:
     loader = "enumerate(DataLoader)#_MultiProcessingDataLoaderIter.__next__"
     events = rows(("user_annotation", loader, 0, 900), ("cpu_op", "aten::mm", 910, 80))
     assert "waits for its data" in summary_of(tmp_path, events).verdict.advice[0]
 
 
-def test_spans_of_pure_python(tmp_path: Path) -> None:
+def test_spans_of_pure_python_are_advised_to_record_stacks(tmp_path: Path) -> None:
     verdict = summary_of(tmp_path, rows(("user_annotation", "plan", 0, 900))).verdict
     assert verdict.headline == "CPU only: the trace holds no GPU work and no operators."
     assert any("with_stack=True" in line for line in verdict.advice)
@@ -311,7 +314,7 @@ def test_spans_of_pure_python(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("step", [[], [event("user_annotation", "ProfilerStep#5", 0, 45)]])
 def test_a_recording_of_nothing_is_empty_whatever_its_metadata(tmp_path: Path, step: list[dict[str, Any]]) -> None:
-    """What export_chrome_trace writes after the last cycle, outside on_trace_ready."""
+    """export_chrome_trace writes such a file after the last cycle, outside on_trace_ready."""
     marks = [
         {"ph": "M", "name": "process_name", "ts": 1, "pid": 1, "tid": 0, "args": {"name": "python"}},
         event("Trace", "PyTorch Profiler (0)", 0, 230),
@@ -322,7 +325,7 @@ def test_a_recording_of_nothing_is_empty_whatever_its_metadata(tmp_path: Path, s
     assert any("on_trace_ready" in line for line in verdict.advice)
 
 
-def test_traces_of_other_tools_are_said_to_be_unknown(tmp_path: Path) -> None:
+def test_traces_of_other_tools_are_called_unknown(tmp_path: Path) -> None:
     begin_end = [
         {"ph": phase, "cat": "cpu_op", "name": "f", "pid": 1, "tid": 1, "ts": at} for at, phase in enumerate("BEBE")
     ]
@@ -334,7 +337,7 @@ def test_traces_of_other_tools_are_said_to_be_unknown(tmp_path: Path) -> None:
         assert any(note.level == "warning" and "2 events of kinds unknown" in note.message for note in summary.trust)
 
 
-def test_work_that_waits_in_a_long_queue_is_no_overhead(tmp_path: Path) -> None:
+def test_work_that_waits_in_a_long_queue_is_not_overhead(tmp_path: Path) -> None:
     events = [
         one
         for index in range(50)
@@ -347,7 +350,7 @@ def test_work_that_waits_in_a_long_queue_is_no_overhead(tmp_path: Path) -> None:
     assert any("The host runs ahead" in line for line in summary.verdict.evidence)
 
 
-def test_exposed_collectives_are_said_and_hidden_ones_are_not(tmp_path: Path) -> None:
+def test_exposed_collectives_are_reported_and_hidden_ones_are_not(tmp_path: Path) -> None:
     def trace(at: float) -> list[dict[str, Any]]:
         launches = [launch(0, 1, 1), launch(1, 1, 2)]
         return [*launches, kernel(10, 100, 1, "gemm"), kernel(at, 50, 2, "ncclDevKernel_AllReduce_Sum_bf16", stream=9)]
@@ -359,7 +362,7 @@ def test_exposed_collectives_are_said_and_hidden_ones_are_not(tmp_path: Path) ->
     assert not any("ollectives" in line for line in hidden.evidence)
 
 
-def test_gemms_of_rocm_are_not_to_be_batched(tmp_path: Path) -> None:
+def test_rocm_gemms_are_not_advised_to_be_batched(tmp_path: Path) -> None:
     step = [event("user_annotation", "ProfilerStep#1", 0, 3000)]
     work = [
         one
@@ -375,7 +378,7 @@ def test_gemms_of_rocm_are_not_to_be_batched(tmp_path: Path) -> None:
 
 
 def as_strings(one: dict[str, Any]) -> dict[str, Any]:
-    """The event with every id as a string."""
+    """Return the event with every id as a string."""
     args = {key: str(value) for key, value in one.get("args", {}).items() if key != "grid"}
     return {**one, "pid": str(one["pid"]), "tid": str(one["tid"]), "args": args}
 
@@ -405,7 +408,7 @@ def test_launches_of_other_back_ends_are_linked(tmp_path: Path, runtime: str, ca
     assert not any("not recorded" in note.message for note in summary.trust)
 
 
-def test_events_with_negative_durations_are_left_out_and_said(tmp_path: Path) -> None:
+def test_events_with_negative_durations_are_left_out_with_a_warning(tmp_path: Path) -> None:
     events = [*graphed_steps(), {**kernel(50, 1, 99), "dur": -5}]
     summary = summary_of(tmp_path, events)
     assert summary.gpu == summary_of(tmp_path, graphed_steps()).gpu
@@ -413,6 +416,6 @@ def test_events_with_negative_durations_are_left_out_and_said(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("call", ["cudaLaunchKernel", "hipModuleLaunchKernel", "urEnqueueKernelLaunch"])
-def test_launches_without_one_gpu_event_are_a_failed_recording(tmp_path: Path, call: str) -> None:
+def test_launches_without_any_gpu_event_are_a_failed_recording(tmp_path: Path, call: str) -> None:
     summary = summary_of(tmp_path, [event("cpu_op", "aten::mm", 0, 9), launch(2, 3, 1, call)])
     assert any(note.level == "warning" and "GPU side was not recorded" in note.message for note in summary.trust)
