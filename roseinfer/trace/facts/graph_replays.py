@@ -61,13 +61,13 @@ class MappedSpans(msgspec.Struct, frozen=True, eq=False):
     inclusive: _GroupChanges
     """Changes of the inclusive figures."""
     replay_calls: dict[int, int]
-    """Replays that count as calls of a group, by group: those during whose step the group has no span."""
+    """Number of replays that count as calls of each group: those in steps without a span of this group."""
     replays: int
-    """All graph replays of the trace."""
+    """Number of graph replays in the trace."""
     unmatched: list[int]
-    """Number of events of each replay that matches no graph."""
+    """Event counts of the replays that match no graph, one entry per replay."""
     unmapped_events: int
-    """Mapped events whose span is unknown to the manifest."""
+    """Number of mapped events for which the manifest names no span."""
 
     def change_of_inclusive(self, values: Ints, size: int) -> Ints:
         """Return [groups] the change of the inclusive figures, if mapped event i counts `values[i]`."""

@@ -60,7 +60,7 @@ class Counts(msgspec.Struct, frozen=True):
     """Counts of events that are not in the tables."""
 
     events: int
-    """All events of the file, whether used or not."""
+    """Number of events in the file, whether used or not."""
     damaged: int
     """Events that do not decode."""
     dropped: int

@@ -71,5 +71,5 @@ class TraceComparison(msgspec.Struct, frozen=True):
     """Number of GPU events per span."""
     headline: str
     fail_above_percent: float | None
-    """Slowdown of a phase beyond which the comparison fails; None if it cannot fail."""
+    """Slowdown of a phase beyond which the comparison fails; None without such a limit."""
     failed: bool

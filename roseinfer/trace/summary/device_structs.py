@@ -4,16 +4,16 @@ import msgspec
 
 
 class IdleByCause(msgspec.Struct, frozen=True):
-    """Idle time of a GPU, by the cause that delayed the event at the end of each gap."""
+    """Idle time of a GPU, by the cause that delayed the GPU event at the end of each gap."""
 
     host_late_ms: float
-    """Idle time before the launch call of that event began."""
+    """Idle time before the event's launch call began: the host was late."""
     launch_call_ms: float
-    """Idle time during the launch call."""
+    """Idle time during the event's launch call."""
     device_queue_ms: float
-    """Idle time after the launch call."""
+    """Idle time after the event's launch call, in the device's queue."""
     unlinked_ms: float
-    """Idle time before events whose launch is not in the trace."""
+    """Idle time before events whose launch call is not in the trace."""
 
 
 class GpuSummary(msgspec.Struct, frozen=True, kw_only=True):

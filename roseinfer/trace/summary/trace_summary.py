@@ -20,9 +20,9 @@ class TraceInfo(msgspec.Struct, frozen=True):
 
     path: str
     events: int
-    """All events of the trace, whether used or not."""
+    """Number of events in the trace, whether used or not."""
     size_bytes: int
-    """Size on disk, compressed or not."""
+    """Size of the file on disk; the sum of the sizes for a folder."""
     ranks: list[int]
     """Ranks of the processes that recorded the trace."""
 
