@@ -1,10 +1,10 @@
 """Measure decode steps and loads on a GPU, with the share of the device's measured ceilings that they reach.
 
-    python -m benchmarks.gpu [--repeats 3] [--only decode|loads|origin]
+    python -m benchmarks.gpu [--repeats 3] [--only decode|loads|tutorial]
 
 Decode: bf16, random weights, greedy, 128 prompt tokens and 256 completion tokens per request. Loads: the configs
-small-engines*. Origin: the config origin-gpt2, the run of the tutorial engine that this project started from, with its
-own batch limit and with 16. Each configuration runs in its own process. Prints Markdown, then JSON.
+small-engines*. Tutorial: the config tutorial-gpt2, the run of the tutorial engine that this project started from, with
+its own batch limit and with 16. Each configuration runs in its own process. Prints Markdown, then JSON.
 """
 
 import argparse
@@ -28,8 +28,8 @@ def load(model: str) -> list[str]:
     return ["--config", _LOADS[model], "--model", model, "--dtype", "bfloat16"]
 
 
-def origin(batch_limit: int) -> list[str]:
-    return ["--config", "origin-gpt2", "--max-batch-size", str(batch_limit)]
+def tutorial(batch_limit: int) -> list[str]:
+    return ["--config", "tutorial-gpt2", "--max-batch-size", str(batch_limit)]
 
 
 def measure(name: str, options: list[str], repeats: int) -> dict[str, Any]:
@@ -58,18 +58,20 @@ def measure(name: str, options: list[str], repeats: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3, help="passes per configuration [default: %(default)s]")
-    parser.add_argument("--only", choices=("decode", "loads", "origin"), help="run one part [default: all]")
+    parts = ("decode", "loads", "tutorial", "origin")
+    parser.add_argument("--only", choices=parts, help="run one part [default: all]; `origin` means `tutorial`")
     arguments = parser.parse_args()
+    only = "tutorial" if arguments.only == "origin" else arguments.only
     configurations = {
         "decode": {f"{model}, batch {batch}": decode(model, batch) for model in _MODELS for batch in _BATCHES},
         "loads": {f"{model}, offline load": load(model) for model in _MODELS},
-        "origin": {f"tutorial engine's run, batch limit {limit}": origin(limit) for limit in (8, 16)},
+        "tutorial": {f"tutorial-gpt2, batch limit {limit}": tutorial(limit) for limit in (8, 16)},
     }
     rows = [
         measure(name, options, arguments.repeats)
         for part, each in configurations.items()
         for name, options in each.items()
-        if arguments.only in (None, part)
+        if only in (None, part)
     ]
     print("| | decode step, ms | MBU % | completion tokens/s | slowest | fastest | ready, s |")
     print("|---|---|---|---|---|---|---|")

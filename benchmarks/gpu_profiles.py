@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu_profiles [--output benchmarks/results/gpu-profiles.md]
 
-Profiles decode steps of qwen3-0.6b at batch 1 and 64. Then profiles the config origin-gpt2 with `--attention gather`
+Profiles decode steps of qwen3-0.6b at batch 1 and 64. Then profiles the config tutorial-gpt2 with `--attention gather`
 and with `--attention paged`, and compares the two. Gather attention copies every request's KV cache in every step, as
 the tutorial engine did from which this project started.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.gpu import decode
 
 _ACTIVE = ["--phase", "decode", "--wait", "0", "--warmup", "1", "--active", "2", "--repeat", "1"]
-_ORIGIN = ["--config", "origin-gpt2", "--max-decode-steps", "1"]
+_TUTORIAL = ["--config", "tutorial-gpt2", "--max-decode-steps", "1"]
 
 
 def roseinfer(*arguments: str) -> str:
@@ -48,9 +48,9 @@ def main() -> None:
             sections.append(f"## Decoding by graph, batch {batch}\n\n    {command}\n\n{said.strip()}")
         runs = {}
         for attention in ("gather", "paged"):
-            command, runs[attention] = profile(Path(folder) / attention, [*_ORIGIN, "--attention", attention])
+            command, runs[attention] = profile(Path(folder) / attention, [*_TUTORIAL, "--attention", attention])
             said = roseinfer("summarize", str(runs[attention]), "--markdown")
-            sections.append(f"## The tutorial engine's run, attention {attention}\n\n    {command}\n\n{said.strip()}")
+            sections.append(f"## tutorial-gpt2, attention {attention}\n\n    {command}\n\n{said.strip()}")
         said = roseinfer("summarize", str(runs["paged"]), "--baseline", str(runs["gather"]), "--markdown")
         sections.append(f"## paged compared with gather\n\n{said.strip()}")
     output.write_text("\n\n".join(sections) + "\n")

@@ -87,7 +87,7 @@ def test_graphs_do_not_hide_many_eager_launches(tmp_path: Path) -> None:
 
 
 def test_the_phase_in_which_the_gpu_waits_decides(tmp_path: Path) -> None:
-    """One eager prefill among many decode steps by graph replay is not worth fixing."""
+    """Advice is about the decode steps, which are graph replays, and not about the one eager prefill."""
     decode = graphed_steps()
     prefill = [
         event("user_annotation", "roseinfer.step[prefill bs=1 tokens=64]", STEPS * STEP_US, 400),

@@ -137,7 +137,7 @@ def _overhead(facts: Facts, steps: StepsSummary) -> list[Trust]:
             notes.append(
                 Trust(
                     "warning" if times > 2 else "info",
-                    f"Profiling slowed the {phase} step down {times:.1f} times: {duration(row.median_ms)} here, "
+                    f"Profiling made the {phase} step {times:.1f} times as long: {duration(row.median_ms)} here, "
                     f"{duration(baseline_ms)} without the profiler. Host times and idle shares are overstated.",
                 )
             )
