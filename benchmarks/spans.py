@@ -43,7 +43,7 @@ def _is_span(expression: ast.expr) -> bool:
 
 
 class _WithoutSpans(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports roseinfer's modules without their spans."""
+    """Import hook that removes the spans from roseinfer's modules."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

@@ -24,7 +24,7 @@ Doing = Literal["sync", "op", "call", "python", "queue", "unknown"]
 
 
 class _GapSum(msgspec.Struct):
-    """Sums of one group so far."""
+    """Idle time, number of gaps and longest gap of one group, so far."""
 
     total_ns: int = 0
     gaps: int = 0
@@ -37,7 +37,7 @@ _GapKey = tuple[Cause, int, int, bool]
 
 
 def rank_gaps(facts: Facts, activity: Activity) -> list[GapGroup]:
-    """Return the groups of idle time, the longest first; at most 100."""
+    """Group the idle time by cause, activity of the launching thread, and span; return the 100 longest groups."""
     gaps = facts.gaps
     sums: defaultdict[_GapKey, _GapSum] = defaultdict(_GapSum)
     for low in range(0, len(gaps.start_ns), _BATCH):

@@ -1,4 +1,4 @@
-"""Number of events that show work, and the GPU events that a broken-off file lost."""
+"""Number of events that show work, and the GPUs whose events a broken-off file lost."""
 
 import numpy as np
 

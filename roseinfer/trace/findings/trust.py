@@ -14,7 +14,7 @@ _FEW_STEPS = 3
 _RUNS_AHEAD = 1.5
 """Ratio of a step's GPU time to its span's time above which the host ran ahead of the GPU."""
 _INFLATED = 1.2
-"""Ratio of a profiled step to an unprofiled step above which a note is given."""
+"""Ratio of a profiled step's time to an unprofiled step's above which a note says so."""
 
 
 def doubts(facts: Facts, steps: StepsSummary) -> list[Trust]:

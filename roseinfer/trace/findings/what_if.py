@@ -35,7 +35,7 @@ def _no_launch_gaps(facts: Facts, gpu: GpuSummary) -> str:
 
 
 def _one_kernel_each(facts: Facts, gpu: GpuSummary) -> list[WhatIf]:
-    """Return the bounds of one kernel per call, for the spans that save most; steps are no candidates."""
+    """Return the bounds for spans if each of their calls were one kernel: the three that save most, without steps."""
     spans, forest = facts.spans, facts.spans.forest
     if not len(spans):
         return []
