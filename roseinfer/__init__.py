@@ -1,6 +1,6 @@
 """roseinfer: an LLM inference engine that explains its own speed.
 
-What is named in `__all__` is the public API. It is imported when it is first used: `import roseinfer` alone loads no
+`__all__` lists the public API. Each name is imported on first use, so that `import roseinfer` alone does not load
 torch.
 """
 
@@ -59,7 +59,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name where it is first used."""
+    """Import a public name on first use."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: object = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,10 +1,10 @@
-"""`python -m roseinfer`, and the command `roseinfer`."""
+"""Entry point of `python -m roseinfer` and of the command `roseinfer`."""
 
 import sys
 
 
 def main() -> None:
-    """Run the command line. Ctrl-C while it is still being imported ends it in silence."""
+    """Run the command line. Ctrl-C during its imports exits silently, with code 130."""
     try:
         from roseinfer.cli import app
     except KeyboardInterrupt:

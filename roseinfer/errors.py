@@ -1,25 +1,25 @@
-"""What roseinfer raises at a user: one line that says what is wrong and what to do.
+"""Exceptions for users: each message is one line that says what is wrong and what to do.
 
-Nothing else is meant to reach a user. The command line prints the message and exits with `exit_code`;
-a library user catches `RoseinferError`.
+Any other exception that reaches a user is a bug. The command line prints the message and exits with `exit_code`.
+Library users catch `RoseinferError`.
 """
 
 
 class RoseinferError(Exception):
-    """A run that failed. The message is one clear line."""
+    """A run failed. The message is one line."""
 
     exit_code = 1
 
 
 class UsageError(RoseinferError):
-    """A wrong call: an option, a config key or a combination that cannot work."""
+    """A call is wrong: an option, a config key or a combination of them cannot work."""
 
     exit_code = 2
 
 
 class ModelError(RoseinferError):
-    """A model that cannot be found, read or run."""
+    """A model cannot be found, read or run."""
 
 
 class TraceError(RoseinferError):
-    """A file that is no readable trace."""
+    """A file is not a readable trace."""

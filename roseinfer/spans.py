@@ -1,6 +1,6 @@
-"""Named ranges of the program, visible in traces.
+"""Spans: named ranges of the program, visible in traces.
 
-`record_function` costs 4 to 12 us even while no profiler runs, so a span first asks whether one does.
+`record_function` costs 4 to 12 us per call even if no profiler runs, so a span first checks whether one runs.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import torch.autograd.profiler as _profiler
 
 
 class _NullSpan:
-    """What `span` returns while nothing records: entering and leaving it do nothing."""
+    """A context manager that does nothing, for spans while no profiler runs."""
 
     __slots__ = ()
 
@@ -27,17 +27,17 @@ _NULL_SPAN = _NullSpan()
 
 
 def span(name: str, label: Callable[[], str] | None = None) -> AbstractContextManager[object]:
-    """A range called `name`, or `name[label()]`; the label is formatted only while a profiler runs."""
+    """Open a span named `name`, or `name[label()]`. The label is formatted only while a profiler runs."""
     if not _profiler._is_profiler_enabled:
         return _NULL_SPAN
     return _profiler.record_function(name if label is None else f"{name}[{label()}]")
 
 
 def recording() -> bool:
-    """Whether a profiler runs."""
+    """True while a profiler runs."""
     return bool(_profiler._is_profiler_enabled)
 
 
 def operator(name: str) -> AbstractContextManager[object]:
-    """A range that traces and tables show as an operator of torch, for work that torch does not see; cheap to enter."""
+    """Open a range that traces and tables show as a torch operator, for work outside torch. It is cheap to enter."""
     return cast(AbstractContextManager[object], torch._C._profiler._RecordFunctionFast(name))

@@ -1,4 +1,4 @@
-"""What the host computed for one step, on the device by one copy."""
+"""Uploading arrays from the host to a device in one copy, without waiting for it."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
@@ -11,16 +11,15 @@ from torch import Tensor
 Array: TypeAlias = npt.NDArray[Any]
 
 _ALIGNMENT = 64
-"""Bytes that every array begins at a multiple of. Triton compiles a kernel again for a pointer that is aligned to 16
-bytes no longer, so where an array happens to lie in the copy must not change that."""
+"""Alignment of each array in the copy, in bytes. Triton specializes kernels on pointers that are multiples of 16, and
+would compile them again for an array at any other offset."""
 
 
 def upload(device: torch.device, *arrays: Array) -> list[Tensor]:
-    """Copies of the arrays as tensors on the device, of their shapes and dtypes; the host does not wait for them.
+    """Return the arrays as tensors on the device, with their shapes and dtypes. The host does not wait for the copy.
 
-    Each call stages in memory of its own: a step may be launched while the copy for the one before is still under
-    way, and must not overwrite its source. Torch's host allocator caches pinned memory, so that is no allocation, and
-    hands out what a non-blocking copy reads only after that copy's event.
+    Each call uses its own pinned staging memory, because the previous step's copy may still be reading its source.
+    That is cheap and safe: torch's host allocator caches pinned memory, and reuses it only after the copy's event.
     """
     if device.type == "cpu":
         return [torch.from_numpy(array.copy()) for array in arrays]
@@ -28,7 +27,7 @@ def upload(device: torch.device, *arrays: Array) -> list[Tensor]:
 
 
 def upload_into(target: Tensor, array: Array) -> None:
-    """Copy an array to a tensor of its shape and dtype, as `upload` does."""
+    """Copy an array to a tensor of the same shape and dtype. The host does not wait for the copy."""
     if target.device.type == "cpu":
         target.copy_(torch.from_numpy(array))
         return
@@ -38,7 +37,7 @@ def upload_into(target: Tensor, array: Array) -> None:
 
 
 def places(sizes: Iterable[int]) -> tuple[list[int], int]:
-    """Where arrays of so many bytes begin that lie one behind the other, and how many bytes that takes in all."""
+    """Return the aligned offsets of consecutive arrays with these sizes in bytes, and the total size in bytes."""
     starts, total = [], 0
     for size in sizes:
         starts.append(total)
@@ -47,14 +46,14 @@ def places(sizes: Iterable[int]) -> tuple[list[int], int]:
 
 
 def staged(device: torch.device, arrays: Sequence[Array], *, pin_memory: bool) -> list[Tensor]:
-    """The arrays one behind the other in host memory, brought to the device, and taken apart there."""
+    """Pack the arrays into one staging tensor, copy it to the device, and return views of the copy, one per array."""
     starts, total = places(array.nbytes for array in arrays)
     staging = torch.empty(total, dtype=torch.uint8, pin_memory=pin_memory)
-    place = staging.numpy()
+    packed = staging.numpy()
     for array, start in zip(arrays, starts, strict=True):
-        place[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    there = staging.to(device, non_blocking=True)
+        packed[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    copy = staging.to(device, non_blocking=True)
     return [
-        there[start : start + array.nbytes].view(getattr(torch, array.dtype.name)).view(array.shape)
+        copy[start : start + array.nbytes].view(getattr(torch, array.dtype.name)).view(array.shape)
         for array, start in zip(arrays, starts, strict=True)
     ]

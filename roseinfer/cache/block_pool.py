@@ -1,4 +1,4 @@
-"""Which KV blocks are free, who holds the others, and which contents are kept for later requests."""
+"""Allocating and freeing KV blocks, and caching the contents of freed blocks for requests with the same prefix."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -10,22 +10,26 @@ from roseinfer.errors import RoseinferError
 
 @dataclass
 class PrefixCacheStatistics:
-    """Tokens of admitted requests, and how many of them the cache held already."""
+    """Counts of the prefix cache, in prompt tokens of admitted requests and in blocks."""
 
     queried_tokens: int = 0
+    """Tokens that were looked up."""
     hit_tokens: int = 0
+    """Tokens found in cached blocks."""
     evicted_blocks: int = 0
+    """Cached blocks that were reused for other contents."""
 
     @property
     def hit_percent(self) -> float:
+        """Share of the looked-up tokens that were found, in percent."""
         return 100.0 * self.hit_tokens / self.queried_tokens if self.queried_tokens else 0.0
 
 
 class BlockPool:
-    """The numbers 0..num_blocks-1, each held by any number of requests.
+    """Allocates the blocks 0 to num_blocks - 1 with reference counts: several requests may share a block.
 
-    A block that nobody holds is free. With a prefix cache, a published one keeps its content while it is free, until
-    a request needs the room: the one that was let go first goes first.
+    A block without references is free. With a prefix cache, a published block retains its content while it is free, and
+    is evicted when no empty block is left: the block freed first is evicted first.
     """
 
     def __init__(self, num_blocks: int, block_size: int, *, prefix_cache: bool = True) -> None:
@@ -34,71 +38,81 @@ class BlockPool:
         self.prefix_cache = prefix_cache
         self.statistics = PrefixCacheStatistics()
         self._index = PrefixIndex()
-        self._holders = [0] * num_blocks
-        # A stack: the block freed last is handed out next, while its memory is still warm.
+        self._references = [0] * num_blocks
+        # A stack: the block freed last is allocated next, while its memory is still in the processor's caches.
         self._empty = list(range(num_blocks - 1, -1, -1))
-        self._kept: OrderedDict[int, None] = OrderedDict()  # free but published, the first to go first
+        self._cached: OrderedDict[int, None] = OrderedDict()  # free and published, in the order of eviction
 
     @property
     def num_free(self) -> int:
-        return len(self._empty) + len(self._kept)
+        """Blocks that can be allocated: empty blocks, and cached blocks that can be evicted."""
+        return len(self._empty) + len(self._cached)
 
     def blocks_for(self, num_tokens: int) -> int:
-        """Blocks that `num_tokens` consecutive tokens of one request fill, the last one perhaps in part."""
+        """Return the number of blocks for `num_tokens` consecutive tokens of one request."""
         return -(-num_tokens // self.block_size)
 
     def holders(self, block: int) -> int:
-        """How many requests hold the block."""
-        return self._holders[block]
+        """Return the number of requests that share the block."""
+        return self._references[block]
 
     def allocate(self, count: int) -> list[int]:
-        """`count` free blocks, each now held once, contents gone. The caller has checked `num_free`."""
+        """Allocate `count` blocks with one reference each, evicting cached ones if necessary.
+
+        The caller has checked `num_free`.
+        """
         if count > self.num_free:
-            raise RoseinferError(f"asked for {count} KV blocks while {self.num_free} are free: a scheduler bug")
-        taken = [self._empty.pop() if self._empty else self._evict() for _ in range(count)]
-        for block in taken:
-            self._holders[block] = 1
-        return taken
+            raise RoseinferError(
+                f"allocating {count} KV blocks while {self.num_free} are free: this is a bug in the scheduler"
+            )
+        allocated = [self._empty.pop() if self._empty else self._evict() for _ in range(count)]
+        for block in allocated:
+            self._references[block] = 1
+        return allocated
 
     def share(self, blocks: Sequence[int]) -> None:
-        """Hold blocks once more, free ones that are kept included."""
+        """Add a reference to each block, including free blocks that are still cached."""
         for block in blocks:
-            if self._holders[block] == 0:
-                del self._kept[block]
-            self._holders[block] += 1
+            if self._references[block] == 0:
+                del self._cached[block]
+            self._references[block] += 1
 
     def free(self, blocks: Sequence[int]) -> None:
-        """Let go of a request's blocks, given in the order of its tokens."""
-        for block in reversed(blocks):  # the tail of a prefix is of use to fewer requests, so it goes first
-            if self._holders[block] == 0:
-                raise RoseinferError(f"KV block {block} was freed twice: a scheduler bug")
-            self._holders[block] -= 1
-            if self._holders[block] > 0:
+        """Remove one reference from each of a request's blocks, given in the order of its tokens."""
+        for block in reversed(blocks):  # fewer requests can reuse the tail of a prefix, so it is evicted first
+            if self._references[block] == 0:
+                raise RoseinferError(f"KV block {block} was freed twice: this is a bug in the scheduler")
+            self._references[block] -= 1
+            if self._references[block] > 0:
                 continue
             if block in self._index:
-                self._kept[block] = None
+                self._cached[block] = None
             else:
                 self._empty.append(block)
 
     def match(self, token_ids: Sequence[int], keys: Sequence[Key]) -> list[int]:
-        """Blocks that hold the leading full blocks of `token_ids`, whose keys are `keys`; changes nothing."""
+        """Return the cached blocks of a prefix of `token_ids`, without changing anything.
+
+        `keys` are the keys of the full blocks of `token_ids`.
+        """
         return self._index.match(token_ids, keys, self.block_size) if self.prefix_cache else []
 
     def publish(self, block: int, key: Key, parent: Key, tokens: Sequence[int]) -> None:
-        """Let later requests find a held block by its content, now that all of it is computed."""
+        """Let later requests find an allocated block by its content, once all of its tokens are computed."""
         if self.prefix_cache:
             self._index.publish(block, key, parent, tokens)
 
     def reset_prefix_cache(self) -> None:
-        """Forget every content that nobody holds, and the statistics."""
-        for block in self._kept:
+        """Empty all free blocks, and reset the statistics. Blocks in use remain findable."""
+        for block in self._cached:
             self._index.forget(block)
             self._empty.append(block)
-        self._kept.clear()
+        self._cached.clear()
         self.statistics = PrefixCacheStatistics()
 
     def _evict(self) -> int:
-        block, _ = self._kept.popitem(last=False)
+        """Return the cached block that was freed first, no longer findable by its content."""
+        block, _ = self._cached.popitem(last=False)
         self._index.forget(block)
         self.statistics.evicted_blocks += 1
         return block

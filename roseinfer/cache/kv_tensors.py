@@ -1,4 +1,4 @@
-"""The tensors behind the KV blocks."""
+"""The tensors of the KV cache. `block_pool` decides which request uses which block."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from roseinfer.upload import upload
 
 
 class KVCache:
-    """Keys and values of all layers: data [layers, 2, num_blocks, block_size, kv_heads, head_dim]."""
+    """Keys and values of all layers, in `data` [layers, 2, num_blocks, block_size, kv_heads, head_dim]."""
 
     def __init__(
         self,
@@ -29,9 +29,9 @@ class KVCache:
         self.block_size = block_size
         shape = (num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim)
         self.data = _zeros(shape, dtype, device)
-        # Views are made once: on a CPU, making one takes as long as the smallest operation on it.
+        # Views are created once: on a CPU, creating one takes as long as a small operation on it.
         self.flat = [(keys, values) for keys, values in self.data.flatten(2, 3)]
-        """Each layer's keys and values by slot, [num_blocks * block_size, kv_heads, head_dim] each."""
+        """Keys and values per layer, indexed by slot: [num_blocks * block_size, kv_heads, head_dim] each."""
 
     def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
         """Store new keys and values [tokens, kv_heads, head_dim] at `slots` [tokens]."""
@@ -40,22 +40,22 @@ class KVCache:
         values.index_copy_(0, slots, v)
 
     def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
-        """Copy whole blocks, of all layers, from the first to the second number of each pair."""
+        """Copy whole blocks in all layers. Each pair is (source block, target block)."""
         if copies:
             sources, targets = upload(self.data.device, *np.array(copies, dtype=np.int64).T)
             self.data[:, :, targets] = self.data[:, :, sources]
 
     def read(self, layer: int, blocks: Tensor) -> tuple[Tensor, Tensor]:
-        """A copy of one request's keys and values, [len(blocks) * block_size, kv_heads, head_dim] each."""
+        """Return a copy of one request's keys and values, [len(blocks) * block_size, kv_heads, head_dim] each."""
         keys, values = self.data[layer]
         return keys[blocks].flatten(0, 1), values[blocks].flatten(0, 1)
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros, not garbage: a NaN in a masked slot would survive its multiplication by zero.
+    """Allocate zeros, because a NaN in a masked slot would survive its multiplication by zero.
 
-    On a CPU the pages come zeroed from the kernel, and only when they are first used: a large pool costs no start-up
-    time and no memory that no request needs, where torch.zeros would write it all.
+    On a CPU, NumPy gets zeroed pages from the operating system when they are first touched. A large pool therefore
+    costs neither start-up time nor memory that no request uses. torch.zeros would write every page.
     """
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)

@@ -1,7 +1,7 @@
-"""Full KV blocks by content, so that requests with the same prefix share them.
+"""Finding full KV blocks by content, so that requests with the same prefix share them.
 
-A block's key is a hash of its tokens and of its parent's key, and so of everything before it. A hit is verified: the
-tokens and the parent of the block found must be the ones asked for.
+The key of a block is a hash of its tokens and of the previous block's key, and therefore of all tokens up to its end.
+Every hit is verified against the stored tokens and the previous key, so that a hash collision is harmless.
 """
 
 from array import array
@@ -12,11 +12,11 @@ from hashlib import blake2b
 Key = bytes
 
 ROOT: Key = b""
-"""The parent of a request's first block."""
+"""Parent key of a request's first block."""
 
 
 def block_key(parent: Key, tokens: Sequence[int]) -> Key:
-    """The key of the block that holds `tokens` behind the blocks that `parent` stands for."""
+    """Return the key of a block with these tokens, preceded by the block with key `parent`."""
     return blake2b(array("q", tokens).tobytes(), key=parent, digest_size=16).digest()
 
 
@@ -28,17 +28,17 @@ class _Entry:
 
 
 class PrefixIndex:
-    """Which block holds which content; one block a content, one content a block."""
+    """One-to-one mapping between contents and the blocks that store them."""
 
     def __init__(self) -> None:
         self._entries: dict[Key, _Entry] = {}
-        self._keys: dict[int, Key] = {}
+        self._keys: dict[int, Key] = {}  # by block
 
     def __contains__(self, block: int) -> bool:
         return block in self._keys
 
     def match(self, token_ids: Sequence[int], keys: Sequence[Key], block_size: int) -> list[int]:
-        """The blocks that hold the content of `keys`, from the first one on, up to the first that is not there."""
+        """Return the blocks with the contents of `keys`, in order, up to the first key that is not found."""
         blocks: list[int] = []
         parent = ROOT
         for index, key in enumerate(keys):
@@ -51,11 +51,11 @@ class PrefixIndex:
         return blocks
 
     def publish(self, block: int, key: Key, parent: Key, tokens: Sequence[int]) -> None:
-        """Offer a full block. Content that another block holds already keeps that one."""
+        """Add a full block, unless another block with the same content was added before."""
         if key not in self._entries and block not in self._keys:
             self._entries[key] = _Entry(block, parent, tuple(tokens))
             self._keys[block] = key
 
     def forget(self, block: int) -> None:
-        """The block's content is about to be overwritten."""
+        """Remove a block, because its content is about to be overwritten."""
         del self._entries[self._keys.pop(block)]

@@ -1,14 +1,18 @@
-"""Log-probabilities of drawn tokens, under the logits that the model gave, before any change to them."""
+"""Log-probabilities of drawn tokens and of alternatives, computed from the model's unchanged logits."""
 
 import torch
 from torch import Tensor
 
 RowLogprobs = tuple[float, list[tuple[int, float]]]
-"""The drawn token's log-probability, and (token id, log-probability) of the likeliest ones, the likeliest first."""
+"""Log-probability of the drawn token, and (token id, log-probability) of the most likely tokens, in falling order."""
 
 
 def logprobs(logits: Tensor, drawn: Tensor, counts: list[int | None]) -> list[RowLogprobs | None]:
-    """For each row of logits [rows, vocab_size] that asks, by a count of alternatives, with the drawn ids [rows]."""
+    """Return the log-probabilities of each row of logits [rows, vocab_size].
+
+    `drawn` [rows] are the drawn token ids. `counts` are the numbers of alternatives to report per row; a row whose
+    count is None reports nothing.
+    """
     rows = [row for row, count in enumerate(counts) if count is not None]
     if not rows:
         return [None] * len(counts)

@@ -1,4 +1,4 @@
-"""What changes logits before a token is drawn from them: penalties, biases and bans, for a whole batch at once."""
+"""Changing logits before sampling: penalties, biases and banned tokens, for a whole batch at once."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ from roseinfer.upload import upload
 
 @dataclass(frozen=True)
 class History:
-    """What the draw of one row depends on besides its parameters."""
+    """Tokens of one request that its next draw depends on."""
 
     prompt: frozenset[int]
-    """Tokens that occur in the prompt; empty where no parameter asks."""
+    """Tokens that occur in the prompt. Empty if no parameter needs them."""
     completion: Counter[int]
-    """How often each token occurs in the completion; empty where no parameter asks."""
+    """Occurrences of each token in the completion. Empty if no parameter needs them."""
     banned: frozenset[int]
-    """Tokens that may not come now."""
+    """Tokens that must not be drawn in this step, such as EOS before `min_new_tokens`."""
 
 
 @dataclass(frozen=True)
-class _Places:
-    """Scattered places of the logits and a value for each: [places] each."""
+class _Elements:
+    """Scattered elements of the logits, with a value for each. All three tensors are [elements]."""
 
     rows: Tensor
     token_ids: Tensor
@@ -35,19 +35,20 @@ class _Places:
 
 @dataclass(frozen=True)
 class LogitChanges:
-    """All changes of a batch, as places in its logits; None where no row asks for a kind."""
+    """All changes to the logits of a batch. A kind of change that no row needs is None."""
 
-    repetition: _Places | None
-    """Factors."""
-    bias: _Places | None
-    """Summands: biases, presence and frequency penalties. A place may occur more than once."""
-    banned: _Places | None
+    repetition: _Elements | None
+    """Repetition penalties: factors."""
+    bias: _Elements | None
+    """Biases, presence and frequency penalties: summands. An element may occur more than once."""
+    banned: _Elements | None
+    """Banned tokens, whose logits become -inf."""
 
     @classmethod
     def build(
         cls, params: Sequence[SamplingParams], histories: Sequence[History], device: torch.device
     ) -> "LogitChanges | None":
-        """Of the rows in the order of the logits; None when no row changes anything."""
+        """Collect the changes of all rows, in the order of the logits. Return None if there are none."""
         repetition: list[tuple[int, int, float]] = []
         bias: list[tuple[int, int, float]] = []
         banned: list[tuple[int, int, float]] = []
@@ -64,28 +65,28 @@ class LogitChanges:
             banned += ((row, token_id, float("-inf")) for token_id in history.banned)
         if not (repetition or bias or banned):
             return None
-        return cls(_places(repetition, device), _places(bias, device), _places(banned, device))
+        return cls(_elements(repetition, device), _elements(bias, device), _elements(banned, device))
 
     def apply(self, logits: Tensor) -> Tensor:
-        """Logits [rows, vocab_size] -> changed logits, in float32 at least; the argument stays as it is."""
+        """Return a changed copy of logits [rows, vocab_size], in float32 or a wider type."""
         changed = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
         if self.repetition is not None:
-            place = (self.repetition.rows, self.repetition.token_ids)
-            factors, values = self.repetition.values.to(changed.dtype), changed[place]
-            changed[place] = torch.where(values > 0, values / factors, values * factors)
+            index = (self.repetition.rows, self.repetition.token_ids)
+            factors, values = self.repetition.values.to(changed.dtype), changed[index]
+            changed[index] = torch.where(values > 0, values / factors, values * factors)
         if self.bias is not None:
-            place = (self.bias.rows, self.bias.token_ids)
-            changed.index_put_(place, self.bias.values.to(changed.dtype), accumulate=True)
+            index = (self.bias.rows, self.bias.token_ids)
+            changed.index_put_(index, self.bias.values.to(changed.dtype), accumulate=True)
         if self.banned is not None:
             changed[self.banned.rows, self.banned.token_ids] = float("-inf")
         return changed
 
 
-def _places(entries: list[tuple[int, int, float]], device: torch.device) -> _Places | None:
+def _elements(entries: list[tuple[int, int, float]], device: torch.device) -> _Elements | None:
     if not entries:
         return None
     rows, token_ids, values = zip(*entries, strict=True)
-    return _Places(
+    return _Elements(
         *upload(
             device,
             np.array(rows, dtype=np.int64),

@@ -1,7 +1,7 @@
-"""Drawing the next token of every request in a batch at once.
+"""Sampling the next token of every request in a batch: temperature, top-k, top-p and min-p.
 
-Each draw is inverse transform sampling with one uniform number, which is a function of (request seed, position): no
-generator's state is shared, so a request's text does not depend on what else is in the batch.
+Each draw is inverse transform sampling with one uniform number, which is a function of (request seed, position). No
+generator state is shared, so a request's text does not depend on the other requests of the batch.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from roseinfer.upload import upload
 
 @dataclass(frozen=True)
 class SamplingBatch:
-    """Parameters of the rows to draw; tensors are [rows], on the logits' device."""
+    """Sampling parameters of a batch. All tensors are [rows], on the device of the logits."""
 
     temperature: Tensor
     top_k: Tensor
@@ -32,8 +32,9 @@ class SamplingBatch:
     positions: Tensor
     changes: LogitChanges | None
     all_greedy: bool
+    """True if every row has temperature 0."""
     max_top_k: int
-    """The largest top_k, or 0 when a row that is not greedy keeps all tokens."""
+    """Largest top_k of the rows, or 0 if any row that is not greedy has no top-k limit."""
 
     @classmethod
     def build(
@@ -44,7 +45,10 @@ class SamplingBatch:
         device: torch.device,
         histories: Sequence[History] = (),
     ) -> "SamplingBatch":
-        """Rows in the order of the logits; positions count tokens before the one to draw."""
+        """Upload the parameters of all rows, in the order of the logits.
+
+        `positions` are the numbers of tokens before the one to draw. `histories` may be empty if no row needs one.
+        """
         drawn = [p.top_k for p in params if p.temperature > 0]
         temperature, top_p, min_p, top_k, row_seeds, row_positions = upload(
             device,
@@ -69,7 +73,10 @@ class SamplingBatch:
 
 
 def sample(logits: Tensor, batch: SamplingBatch) -> Tensor:
-    """Logits [rows, vocab_size] -> token ids [rows], int64. Order: changes, temperature, top-k, top-p, min-p."""
+    """Draw token ids [rows], int64, from logits [rows, vocab_size].
+
+    Logits are processed in this order: penalties and bias, temperature, top-k, top-p, min-p.
+    """
     if batch.changes is not None:
         logits = batch.changes.apply(logits)
     if batch.all_greedy:
@@ -83,8 +90,8 @@ def sample(logits: Tensor, batch: SamplingBatch) -> Tensor:
 
 
 def sample_reference(logits: Tensor, batch: SamplingBatch) -> Tensor:
-    """The same with torch operations, of logits to which the batch's changes have been made."""
-    # Rounding to float32 in the middle of a float64 model would make equal runs differ.
+    """Draw token ids as `sample` does, with torch operations. The batch's changes are already applied to the logits."""
+    # Rounding to float32 could turn last-bit differences between two runs of a float64 model into different draws.
     work = logits if logits.dtype == torch.float64 else logits.float()
     vocab_size = logits.shape[-1]
     ranked, token_ids = rank(work, min(batch.max_top_k or vocab_size, vocab_size))
@@ -92,22 +99,24 @@ def sample_reference(logits: Tensor, batch: SamplingBatch) -> Tensor:
     edges = probabilities.cumsum(dim=-1)
     thresholds = uniform(batch.seeds, batch.positions).to(edges.dtype).unsqueeze(-1) * edges[:, -1:]
     last_kept = (probabilities > 0).sum(dim=-1, keepdim=True) - 1
-    # The first token whose edge lies beyond the threshold: a banned token's edge equals the one before it.
+    # Choose the first token whose edge is above the threshold. A token of probability 0 has the edge of the previous
+    # token, and is therefore never chosen.
     choice = torch.minimum((edges <= thresholds).sum(dim=-1, keepdim=True), last_kept)
     choice = torch.where(batch.temperature.unsqueeze(-1) > 0, choice, 0)
     return token_ids.gather(-1, choice).squeeze(-1)
 
 
 def rank(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` best of each row and their ids, best first, the lower id first among equals: [rows, count] each.
+    """Return the `count` largest logits of each row and their token ids, [rows, count] each, in falling order.
 
-    Ties are common in 16-bit logits, and torch.topk breaks them as it pleases, so 32-bit logits are ranked by a key
-    that has none: the logit's bits, made to sort as an integer, above the complement of the id.
+    Among equal logits the lower id is first. Ties are common in 16-bit logits, and torch.topk breaks them arbitrarily.
+    Float32 logits are therefore ranked by a unique 64-bit key: the logit's bits, mapped to a sortable integer, in the
+    upper half, and the complement of the id in the lower half.
     """
     if logits.dtype == torch.float64:
         values, order = logits.sort(dim=-1, descending=True, stable=True)
         return values[:, :count], order[:, :count]
-    bits = (logits + 0.0).view(torch.int32).to(torch.int64)  # -0.0 equals 0.0, and becomes it here
+    bits = (logits + 0.0).view(torch.int32).to(torch.int64)  # adding 0.0 turns -0.0, which equals 0.0, into 0.0
     ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     ids = torch.arange(logits.shape[-1], device=logits.device)
     keys = (ordered << 32) + (0xFFFFFFFF - ids)
@@ -117,17 +126,20 @@ def rank(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def kept_probabilities(ranked: Tensor, batch: SamplingBatch) -> Tensor:
-    """Ranked logits [rows, count] -> probabilities after temperature, top-k, top-p and min-p; 0 for what is banned."""
-    place = torch.arange(ranked.shape[-1], device=ranked.device)
+    """Return the probabilities of ranked logits [rows, count] after temperature, top-k, top-p and min-p.
+
+    Excluded tokens have probability 0.
+    """
+    position = torch.arange(ranked.shape[-1], device=ranked.device)
     temperature = torch.where(batch.temperature > 0, batch.temperature, 1.0).to(ranked.dtype).unsqueeze(-1)
-    # A row of its own k: the batch's widest row decides how many were ranked.
+    # Each row has its own k. The largest k of the batch decides how many logits were ranked.
     top_k = torch.where(batch.top_k > 0, batch.top_k, ranked.shape[-1]).unsqueeze(-1)
-    # Relative to the best one: a tiny temperature must not make infinities of several.
-    scaled = ((ranked - ranked[:, :1]) / temperature).masked_fill(place >= top_k, float("-inf"))
+    # Subtract the largest logit first: dividing by a tiny temperature must not make several logits infinite.
+    scaled = ((ranked - ranked[:, :1]) / temperature).masked_fill(position >= top_k, float("-inf"))
     probabilities = scaled.softmax(dim=-1)
     before = probabilities.cumsum(dim=-1) - probabilities
-    # Strictly before: the token that crosses top_p is kept, and so is the first one whatever top_p is.
+    # `before` excludes the token itself, so the token that crosses top_p is kept. The first token is always kept.
     top_p = batch.top_p.to(ranked.dtype).unsqueeze(-1)
-    kept = (before < top_p) | (place == 0) | (top_p >= 1)
+    kept = (before < top_p) | (position == 0) | (top_p >= 1)
     kept &= probabilities >= batch.min_p.to(ranked.dtype).unsqueeze(-1) * probabilities[:, :1]
     return torch.where(kept, probabilities, 0)

@@ -1,7 +1,7 @@
-"""Counter-based random numbers: the same (seed, position) gives the same number, on any device, in any batch.
+"""Counter-based random numbers: equal (seed, position) give equal numbers, on any device and in any batch.
 
-The mixer is SplitMix64's finalizer (Steele, Lea and Flood, 2014), applied once to the seed and once to seed and
-position together.
+The hash function is SplitMix64's finalizer (Steele, Lea and Flood, 2014). It is applied to the seed, and then to the
+result combined with the position.
 """
 
 import torch
@@ -13,7 +13,7 @@ _MASK = (1 << 64) - 1
 
 
 def mix(value: int) -> int:
-    """SplitMix64's finalizer on an unsigned 64-bit integer."""
+    """Apply SplitMix64's finalizer to an unsigned 64-bit integer."""
     value = (value + _GOLDEN) & _MASK
     value = ((value ^ (value >> 30)) * _MULTIPLIERS[0]) & _MASK
     value = ((value ^ (value >> 27)) * _MULTIPLIERS[1]) & _MASK
@@ -21,7 +21,7 @@ def mix(value: int) -> int:
 
 
 def derived_seed(*parts: int) -> int:
-    """One seed out of several numbers, as a non-negative int64."""
+    """Combine several numbers into one seed, a non-negative int64."""
     seed = 0
     for part in parts:
         seed = mix(seed ^ (part & _MASK))
@@ -29,12 +29,13 @@ def derived_seed(*parts: int) -> int:
 
 
 def uniform(seeds: Tensor, positions: Tensor) -> Tensor:
-    """Seeds and positions [rows], int64 -> numbers in [0, 1) [rows], float64."""
+    """Return uniform numbers in [0, 1), float64 [rows], for seeds and positions, int64 [rows]."""
     bits = _mix(_mix(seeds) ^ positions)
     return _shift_right(bits, 11).to(torch.float64) * 2.0**-53
 
 
 def _mix(value: Tensor) -> Tensor:
+    """Apply SplitMix64's finalizer elementwise, as `mix` does to a number."""
     value = value + _signed(_GOLDEN)
     value = (value ^ _shift_right(value, 30)) * _signed(_MULTIPLIERS[0])
     value = (value ^ _shift_right(value, 27)) * _signed(_MULTIPLIERS[1])
@@ -42,9 +43,10 @@ def _mix(value: Tensor) -> Tensor:
 
 
 def _shift_right(value: Tensor, bits: int) -> Tensor:
-    """A logical shift: torch has no unsigned 64-bit arithmetic, and >> copies the sign."""
+    """Shift right without copying the sign, because torch has no unsigned 64-bit shift."""
     return (value >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def _signed(value: int) -> int:
+    """Reinterpret an unsigned 64-bit integer as a signed one."""
     return value - (1 << 64) if value >= 1 << 63 else value

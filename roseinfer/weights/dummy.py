@@ -1,4 +1,4 @@
-"""Random weights, for work on speed."""
+"""Random weights, for measurements of speed."""
 
 import math
 from collections.abc import Iterable
@@ -9,10 +9,10 @@ STD = 0.02
 
 
 def fill_dummy(tensors: Iterable[torch.Tensor], seed: int) -> None:
-    """Fill tensors in place with random values of standard deviation 0.02.
+    """Fill tensors in place with uniform random values of mean 0 and standard deviation 0.02.
 
-    The values depend on the seed, the device's kind, and the tensors' order, shapes and dtypes. They are uniform:
-    drawing normal ones takes a CPU six times as long, and speed depends on neither.
+    The values depend on the seed, on the type of device, and on the order, shapes and dtypes of the tensors. They are
+    uniform because a CPU draws normal values six times slower, and the model's speed depends on neither.
     """
     bound = STD * math.sqrt(3)
     generators: dict[torch.device, torch.Generator] = {}

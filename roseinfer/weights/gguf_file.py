@@ -1,4 +1,4 @@
-"""Weights from a GGUF file, dequantized or in their 4-bit groups."""
+"""Reading weights from a GGUF file, dequantized or as 4-bit groups."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +15,9 @@ from roseinfer.progress import ProgressCallback
 from roseinfer.weights.gguf_groups import read_groups
 from roseinfer.weights.gguf_header import GgufTensor, read_gguf_header
 
-# Blocks dequantized at a time: the temporaries stay in the CPU's cache, which makes it twice as fast as in one go.
 _CHUNK_BLOCKS = 4096
+"""Quantization blocks to dequantize at a time. The temporaries then fit into the CPU's cache, which is twice as fast as
+dequantizing a tensor as a whole."""
 
 _PLAIN = {
     "F32": torch.float32,
@@ -33,8 +34,8 @@ _PLAIN = {
 class GgufReader:
     """The tensors of one .gguf file under their GGUF names, such as `blk.0.attn_q.weight`.
 
-    Linear weights come as [out, in]. The rows of Q and K stay in the file's order, which for Llama is not Hugging
-    Face's: the architecture knows how to put them right.
+    Linear weights are [out, in]. The rows of Q and K are in the file's order, which for Llama is not Hugging Face's:
+    the model's weight map reorders them.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,17 +44,17 @@ class GgufReader:
         header = read_gguf_header(path)
         self.metadata = header.metadata
         if self.metadata.get("split.count") not in (None, 0, 1):
-            raise ModelError(f"{path} is one part of a split GGUF, which is not supported: merge the parts first")
+            raise ModelError(f"{path} is one part of a split GGUF file, which is not supported: merge the parts first")
         self._tensors = {tensor.name: tensor for tensor in header.tensors}
         self._bytes = {tensor.name: self._stored_bytes(tensor) for tensor in header.tensors}
         end = max((tensor.offset + self._bytes[tensor.name] for tensor in header.tensors), default=0)
         size = path.stat().st_size
         if size < end:
-            raise ModelError(f"{path} is cut short: it has {size} of {end} bytes; download it again")
+            raise ModelError(f"{path} is truncated, with {size} of {end} bytes: download it again")
 
     @property
     def description(self) -> dict[str, Any]:
-        """The file's metadata: key -> int, float, bool, str, or a list of these."""
+        """Metadata of the file: key -> int, float, bool, str, or a list of these."""
         return self.metadata
 
     @property
@@ -62,11 +63,11 @@ class GgufReader:
         return sum(self._bytes.values())
 
     def names(self) -> list[str]:
-        """Every tensor's name, in the file's order."""
+        """Return the names of all tensors, in the file's order."""
         return list(self._tensors)
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor, in float32."""
+        """Return one tensor in float32."""
         tensor = self._tensors[name]
         raw = self._mapped()[tensor.offset : tensor.offset + self._bytes[name]]
         return self._read(raw, tensor, torch.float32)
@@ -74,9 +75,9 @@ class GgufReader:
     def tensors(
         self, dtype: torch.dtype, on_progress: ProgressCallback | None = None
     ) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every tensor once, on the CPU, dequantized into `dtype` (integer tensors keep their own).
+        """Yield (name, tensor) for every tensor, on the CPU, dequantized to `dtype`. Integer tensors stay integers.
 
-        A tensor that is stored in `dtype` already is a view of the mapped file: copy it, do not keep it.
+        `on_progress` counts bytes. A tensor that is stored in `dtype` is a view of the mapped file: copy the values.
         """
         for name, tensor, raw in self._stored(on_progress):
             yield name, self._read(raw, tensor, dtype)
@@ -84,7 +85,10 @@ class GgufReader:
     def tensors_and_groups(
         self, dtype: torch.dtype, on_progress: ProgressCallback | None = None
     ) -> Iterator[tuple[str, torch.Tensor | Groups]]:
-        """The same, but matrices in uniform 4-bit groups of 32 as these."""
+        """Yield (name, tensor or groups) for every tensor.
+
+        A matrix stored in uniform 4-bit groups of 32 elements is yielded as `Groups`, any other tensor as by `tensors`.
+        """
         for name, tensor, raw in self._stored(on_progress):
             kind = self._gguf.GGMLQuantizationType(tensor.ggml_type)
             block_bytes = self._gguf.GGML_QUANT_SIZES[kind][1]
@@ -92,11 +96,11 @@ class GgufReader:
             yield name, self._read(raw, tensor, dtype) if groups is None else groups
 
     def is_quantized(self, name: str) -> bool:
-        """Whether a tensor's values are stored in few bits with shared scales."""
+        """True if a tensor's values are stored in few bits with shared scales."""
         return self._gguf.GGMLQuantizationType(self._tensors[name].ggml_type).name not in _PLAIN
 
     def _stored(self, on_progress: ProgressCallback | None) -> Iterator[tuple[str, GgufTensor, npt.NDArray[np.uint8]]]:
-        """Every tensor's bytes, mapped."""
+        """Yield (name, table entry, bytes) for every tensor. The bytes are a view of the mapped file."""
         data = self._mapped()
         done = 0
         for name, tensor in self._tensors.items():
@@ -106,7 +110,7 @@ class GgufReader:
                 on_progress(done, self.total_bytes)
 
     def _mapped(self) -> npt.NDArray[np.uint8]:
-        # Copy-on-write: torch wants writable memory, and the file must stay as it is.
+        # Copy-on-write, because torch requires writable memory and the file must not change.
         return np.memmap(self._path, np.uint8, "c")
 
     def _read(self, raw: npt.NDArray[np.uint8], tensor: GgufTensor, dtype: torch.dtype) -> torch.Tensor:
@@ -122,10 +126,10 @@ class GgufReader:
         blocks = raw.reshape(-1, block_bytes)
         values = np.empty((len(blocks), block_size), np.float32)
         try:
-            # NumPy copies the chunks: torch would use threads for each, and thousands of small parallel copies take ten
-            # times as long on a busy machine.
+            # NumPy copies the chunks on one thread. torch would copy each with all threads, and thousands of small
+            # parallel copies take ten times as long on a busy machine.
             for start in range(0, len(blocks), _CHUNK_BLOCKS):
-                # One long row: the package splits its work by rows, and model rows are too short for that to pay.
+                # One long row, because the package works row by row, and a model's rows are short.
                 row = blocks[start : start + _CHUNK_BLOCKS].reshape(1, -1)
                 values[start : start + _CHUNK_BLOCKS] = self._gguf.dequantize(row, kind).reshape(-1, block_size)
         except NotImplementedError:
@@ -145,12 +149,12 @@ class GgufReader:
             ) from None
         block_size, block_bytes = self._gguf.GGML_QUANT_SIZES[kind]
         if tensor.num_elements % block_size:
-            raise ModelError(f"{self._path}: tensor {tensor.name} is not whole {kind.name} blocks; download it again")
+            raise ModelError(f"{self._path}: tensor {tensor.name} is not whole {kind.name} blocks: download it again")
         return tensor.num_elements // int(block_size) * int(block_bytes)
 
 
 def _import_gguf() -> ModuleType:
-    """Imported only here, when a GGUF is read: nothing else needs the package."""
+    """Import the gguf package when a GGUF file is read: nothing else needs it."""
     try:
         import gguf
     except ImportError:

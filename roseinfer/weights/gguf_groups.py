@@ -1,4 +1,4 @@
-"""GGUF's 4-bit types that are uniform in groups of 32: their codes, scales and offsets, without dequantizing.
+"""Unpacking GGUF's 4-bit types into codes, scales and offsets per group of 32 elements, without dequantizing.
 
 Layouts: https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h (block_q4_0, block_q4_1, block_q4_K).
 """
@@ -11,13 +11,13 @@ import torch
 
 from roseinfer.kernels.linear.quantized_linear import GROUP, Groups
 
-_Blocks = npt.NDArray[np.uint8]  # [blocks, bytes of a block]
+_Blocks = npt.NDArray[np.uint8]  # [blocks, bytes per block]
 _Floats = npt.NDArray[np.float32]
 _Planes = tuple[_Blocks, _Floats, _Floats]  # codes [groups, 32], scales [groups], offsets [groups]
 
 
 def read_groups(kind: str, blocks: _Blocks, shape: tuple[int, ...]) -> Groups | None:
-    """The groups of a matrix [outputs, size] of one of these types; None for what has no such groups."""
+    """Return the 4-bit groups of a matrix of shape [outputs, inputs], or None if its type has no such groups."""
     unpack = _TYPES.get(kind)
     if unpack is None or len(shape) != 2 or shape[1] % GROUP:
         return None
@@ -26,19 +26,22 @@ def read_groups(kind: str, blocks: _Blocks, shape: tuple[int, ...]) -> Groups | 
 
 
 def _q4_0(blocks: _Blocks) -> _Planes:
-    """A half-precision scale, then 16 bytes of codes: the first 16 elements in the low bits."""
+    """Unpack Q4_0: a half-precision scale, then 16 bytes of codes, the first 16 elements in the low bits."""
     scales = _halves(blocks[:, :2])
     return _nibbles(blocks[:, 2:], 16), scales, np.zeros_like(scales)
 
 
 def _q4_1(blocks: _Blocks) -> _Planes:
-    """The same with a minimum after the scale."""
+    """Unpack Q4_1: a half-precision scale and minimum, then 16 bytes of codes as in Q4_0."""
     scales, minima = _halves(blocks[:, :2]), _halves(blocks[:, 2:4])
     return _nibbles(blocks[:, 4:], 16), scales, minima + 8 * scales
 
 
 def _q4_k(blocks: _Blocks) -> _Planes:
-    """Eight groups a block, their scales and minima in 6 bits each, with half-precision scales of their own."""
+    """Unpack Q4_K: eight groups per block.
+
+    Scales and minima have 6 bits per group, and are multiplied by two half-precision factors per block.
+    """
     scale, minimum = _halves(blocks[:, 0:2])[:, None], _halves(blocks[:, 2:4])[:, None]
     low, high, mixed = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
     scales = scale * np.concatenate((low & 63, (mixed & 15) | (low >> 2 & 48)), axis=1)
@@ -47,7 +50,10 @@ def _q4_k(blocks: _Blocks) -> _Planes:
 
 
 def _nibbles(packed: _Blocks, run: int) -> _Blocks:
-    """Codes of groups of 32: of each `run` bytes, first all low bits, then all high ones."""
+    """Unpack 4-bit codes to [groups, 32].
+
+    The low bits of `run` bytes are `run` consecutive elements; their high bits are the next `run` elements.
+    """
     runs = packed.reshape(-1, run)
     codes = np.empty((len(runs), 2, run), np.uint8)
     np.bitwise_and(runs, 15, out=codes[:, 0])
@@ -56,7 +62,7 @@ def _nibbles(packed: _Blocks, run: int) -> _Blocks:
 
 
 def _halves(stored: _Blocks) -> _Floats:
-    """One half-precision number a block."""
+    """Convert one half-precision number per block, [blocks, 2] bytes, to float32 [blocks]."""
     return np.ascontiguousarray(stored).view(np.float16).astype(np.float32).reshape(-1)
 
 

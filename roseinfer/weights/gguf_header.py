@@ -1,8 +1,8 @@
-"""The front of a GGUF file: its metadata and its table of tensors.
+"""Parsing the header of a GGUF file: its metadata and its table of tensors.
 
-Format: GGUF versions 2 and 3, little-endian (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). We parse it
-ourselves because `gguf.GGUFReader` builds several NumPy objects for each vocabulary entry: 2 s for the demo model's
-98,000 strings, where this takes a twentieth.
+Format: GGUF versions 2 and 3, little-endian (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+`gguf.GGUFReader` builds several NumPy objects per vocabulary entry, and takes 2 s for the demo model's 98,000 strings.
+This parser takes 0.1 s.
 """
 
 import math
@@ -35,14 +35,14 @@ _MAX_DIMENSIONS = 4
 
 
 class GgufTensor(msgspec.Struct, frozen=True):
-    """Where one tensor lies in the file."""
+    """Entry of one tensor in the table: its name, shape, type and location in the file."""
 
     name: str
     shape: tuple[int, ...]
-    """In torch's order, slowest dimension first: a linear weight is [out, in]."""
+    """Dimensions in torch's order, slowest first: a linear weight is [out, in]."""
     ggml_type: int
     offset: int
-    """From the start of the file, in bytes."""
+    """Bytes from the start of the file."""
 
     @property
     def num_elements(self) -> int:
@@ -50,23 +50,23 @@ class GgufTensor(msgspec.Struct, frozen=True):
 
 
 class GgufHeader(msgspec.Struct, frozen=True):
-    """Everything in a GGUF file but the tensors' data."""
+    """Everything in a GGUF file except the tensors' data."""
 
     metadata: dict[str, Any]
-    """Key -> int, float, bool, str, or a list of these."""
+    """Metadata: key -> int, float, bool, str, or a list of these."""
     tensors: tuple[GgufTensor, ...]
 
 
 def read_gguf_header(path: Path) -> GgufHeader:
-    """Parse the metadata and the tensor table of a GGUF file. Raises ModelError when it is not a sound one."""
+    """Parse the metadata and the tensor table of a GGUF file. Raises ModelError if the file is invalid."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _parse(_Cursor(data))
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from None
-    # Whatever a cut or damaged file makes of the numbers below ends in one of these.
+    # A truncated or damaged file leads to arbitrary lengths and counts, which end in one of these errors.
     except (_BadHeaderError, struct.error, ValueError, OverflowError, MemoryError) as error:
-        raise ModelError(f"{path} is not a sound GGUF file: {error}; download it again") from None
+        raise ModelError(f"{path} is not a valid GGUF file: {error}; download it again") from None
 
 
 class _BadHeaderError(Exception):
@@ -74,7 +74,7 @@ class _BadHeaderError(Exception):
 
 
 class _Cursor:
-    """Reads values off a buffer, one after the other."""
+    """Reads one value after another from a buffer."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self.data = data
@@ -90,15 +90,15 @@ class _Cursor:
         end = self.position + length
         text = self.data[self.position : end]
         if len(text) != length:
-            raise _BadHeaderError("a string runs past its end")
+            raise _BadHeaderError("a string extends beyond the end of the file")
         self.position = end
-        # Lossless: a stray byte in one vocabulary entry must not make the weights unreadable.
+        # Decode without loss: an invalid byte in one vocabulary entry must not make the weights unreadable.
         return text.decode("utf-8", "surrogateescape")
 
     def scalars(self, kind: int, count: int) -> list[Any]:
         dtype = _SCALARS[kind]
         if count * dtype.itemsize > len(self.data) - self.position:
-            raise _BadHeaderError("an array runs past its end")
+            raise _BadHeaderError("an array extends beyond the end of the file")
         values: list[Any] = np.frombuffer(self.data, dtype, count, self.position).tolist()
         self.position += count * dtype.itemsize
         return values
@@ -116,7 +116,7 @@ def _parse(cursor: _Cursor) -> GgufHeader:
         raise _BadHeaderError(f"it starts with {magic!r}")
     if version not in (2, 3):
         # A big-endian file shows its version byte-swapped.
-        raise _BadHeaderError(f"its version is {version}, and only 2 and 3 in little-endian are read")
+        raise _BadHeaderError(f"its version is {version}, but only versions 2 and 3 in little-endian are supported")
     metadata: dict[str, Any] = {}
     for _ in range(num_entries):
         key = cursor.string()

@@ -8,9 +8,9 @@ from roseinfer.errors import ModelError
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises ModelError when it cannot be read or holds anything else."""
+    """Read the object in a JSON file. Raises ModelError for a file that cannot be read or is not an object."""
     try:
-        # Not msgspec: configs in the wild carry NaN and Infinity, which only the lenient parser takes.
+        # The standard parser accepts NaN and Infinity, which some published configs contain. msgspec does not.
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from None
@@ -22,5 +22,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_optional_json(path: Path) -> dict[str, Any]:
-    """Like `read_json`, but an absent file is an empty object."""
+    """Read the object in a JSON file as `read_json` does, or return an empty object if there is no file."""
     return read_json(path) if path.is_file() else {}

@@ -1,6 +1,6 @@
-"""Where a model comes from: `--model` and `--load-format` become one `ModelSource`.
+"""Finding a model: `--model` and `--load-format` become one `ModelSource`.
 
-Nothing is read here beyond what tells a right path from a wrong one; `open_weights` reads the files.
+Only the bytes that identify a file's format are read. `open_weights` reads the files.
 """
 
 import importlib.util
@@ -28,38 +28,38 @@ _WHAT_A_MODEL_IS = f"a Hugging Face directory, a .gguf file, a trainer's .pt che
 
 
 class ModelSource(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that was found, and how its weights are to be read."""
+    """Location of a model, and the format of its weights."""
 
     name: str
-    """What the user called it."""
+    """Value of `--model`."""
     format: SourceFormat
     path: Path | None = None
-    """The Hugging Face directory, the .gguf file or the checkpoint; None for a built-in shape."""
+    """Path of the Hugging Face directory, the .gguf file or the checkpoint. None for a built-in shape."""
     shape: str | None = None
-    """The built-in shape's name; only with format dummy."""
+    """Name of the built-in shape, with format "dummy" only."""
     weight_files: tuple[Path, ...] = ()
-    """The files that hold the weights; none with format dummy."""
+    """Files of the weights. Empty with format "dummy"."""
 
 
 def resolve(model: str, load_format: str, known_shapes: Collection[str]) -> ModelSource:
     """Find the model that `--model` names.
 
-    `known_shapes` are the built-in shapes' names. Raises UsageError for a name or a format that cannot work,
-    ModelError for files that are missing or are not what they should be.
+    `known_shapes` are the names of the built-in shapes. Raises UsageError for an unknown name or format, and ModelError
+    for files that are missing or invalid.
     """
     if load_format not in get_args(LoadFormat):
-        raise UsageError(f"load format {load_format!r} is unknown: use one of {', '.join(get_args(LoadFormat))}")
+        raise UsageError(f"invalid --load-format {load_format!r}: give one of {', '.join(get_args(LoadFormat))}")
     try:
         source = _dummy(model, known_shapes) if load_format == "dummy" else _real(model, known_shapes)
     except OSError as error:  # a name too long for a path, a directory that may not be read
-        raise UsageError(f"cannot look for model {model}: {error.strerror}") from None
+        raise UsageError(f"cannot look for --model {model}: {error.strerror}") from None
     if load_format not in ("auto", source.format):
-        raise UsageError(f"model {model} holds {source.format} weights: drop --load-format {load_format}")
+        raise UsageError(f"--model {model} has {source.format} weights: drop --load-format {load_format}")
     return source
 
 
 def demo_gguf() -> Path:
-    """The demo model's GGUF inside its installed package, which is found but never imported."""
+    """Return the path of the demo model's GGUF in its installed package, without importing the package."""
     spec = importlib.util.find_spec(DEMO_PACKAGE)
     for folder in spec.submodule_search_locations or () if spec is not None else ():
         for path in sorted(Path(folder).glob("*.gguf")):
@@ -75,8 +75,8 @@ def _dummy(model: str, known_shapes: Collection[str]) -> ModelSource:
         _require_config(path)
         return ModelSource(name=model, format="dummy", path=path)
     raise UsageError(
-        f"load format dummy knows no shape {model!r}: "
-        f"use a directory with a config.json, or one of {', '.join(sorted(known_shapes))}"
+        f"--load-format dummy has no shape {model!r}: "
+        f"give a directory with a config.json, or one of {', '.join(sorted(known_shapes))}"
     )
 
 
@@ -92,17 +92,19 @@ def _real(model: str, known_shapes: Collection[str]) -> ModelSource:
         raise ModelError(_refuse_pickle(model))
     if path.is_file():
         if path.suffix == ".safetensors":
-            raise UsageError(f"{model} is one file of a model: give the directory that also holds its config.json")
+            raise UsageError(f"{model} is one file of a model: give the directory that contains it and config.json")
         return _gguf(model, path)
     if model in known_shapes:
         raise UsageError(f"{model} is a built-in shape, which has no weights: add --load-format dummy")
     if path.suffix == ".gguf":
         raise UsageError(f"model file {model} does not exist: check the path")
-    raise UsageError(f"no model {model!r}: use {_WHAT_A_MODEL_IS}, or a built-in shape with --load-format dummy")
+    raise UsageError(
+        f"there is no --model {model!r}: give {_WHAT_A_MODEL_IS}, or a built-in shape with --load-format dummy"
+    )
 
 
 def _trainer_checkpoint(name: str, path: Path) -> ModelSource:
-    """torch writes zip archives; before version 1.6 it wrote plain pickles, which cannot be mapped."""
+    """Check that a .pt file is a zip archive. Before version 1.6, torch wrote plain pickles, which are refused."""
     if not path.exists():
         raise UsageError(f"model file {name} does not exist: check the path")
     if _magic(path, len(ZIP_MAGIC)) != ZIP_MAGIC:
@@ -113,12 +115,12 @@ def _trainer_checkpoint(name: str, path: Path) -> ModelSource:
 def _gguf(name: str, path: Path) -> ModelSource:
     magic = _magic(path, len(GGUF_MAGIC))
     if magic != GGUF_MAGIC:
-        raise ModelError(f"{path} is not a GGUF file (it starts with {magic!r}): use {_WHAT_A_MODEL_IS}")
+        raise ModelError(f"{path} is not a GGUF file (it starts with {magic!r}): give {_WHAT_A_MODEL_IS}")
     return ModelSource(name=name, format="gguf", path=path, weight_files=(path,))
 
 
 def _magic(path: Path, length: int) -> bytes:
-    """A file's first bytes, which tell its format."""
+    """Return the first bytes of a file, which identify its format."""
     try:
         with path.open("rb") as file:
             return file.read(length)
@@ -127,7 +129,7 @@ def _magic(path: Path, length: int) -> bytes:
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:
-    """The index's shards, else model.safetensors, else the only .safetensors file."""
+    """Return the shards of the index, or else model.safetensors, or else the only .safetensors file."""
     found = sorted(folder.glob("*.safetensors"))
     if not found and not (folder / _INDEX).is_file():
         _explain_no_weights(folder)
@@ -138,7 +140,7 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
     if single in found:
         return (single,)
     if len(found) > 1:
-        raise ModelError(f"{folder} holds {len(found)} .safetensors files but no {_INDEX}: download it too")
+        raise ModelError(f"{folder} has {len(found)} .safetensors files but no {_INDEX}: download the index too")
     return (found[0],)
 
 
@@ -151,13 +153,15 @@ def _shards(folder: Path) -> tuple[Path, ...]:
         raise ModelError(f"{folder / _INDEX} names files outside its directory: download it again")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise ModelError(f"{folder} lacks {len(missing)} of {len(names)} shards ({missing[0]}, ...): download them")
+        raise ModelError(
+            f"{folder} lacks {len(missing)} of {len(names)} shards ({missing[0]}, ...): download these files"
+        )
     return tuple(folder / name for name in names)
 
 
 def _require_config(folder: Path) -> None:
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} has no config.json: use {_WHAT_A_MODEL_IS}")
+        raise ModelError(f"{folder} has no config.json: give {_WHAT_A_MODEL_IS}")
 
 
 def _explain_no_weights(folder: Path) -> None:
@@ -165,11 +169,11 @@ def _explain_no_weights(folder: Path) -> None:
         if path.suffix == ".gguf":
             raise UsageError(f"{folder} is a directory with a GGUF file: give the file, {path}")
     for path in sorted(folder.iterdir()):
-        # training_args.bin and optimizer.pt lie beside many models; only a directory without safetensors gets here.
+        # Many directories also have training_args.bin or optimizer.pt: pickles matter only without safetensors.
         if path.suffix in PICKLE_SUFFIXES:
             raise ModelError(_refuse_pickle(str(path)))
-    raise ModelError(f"{folder} holds no .safetensors file: use {_WHAT_A_MODEL_IS}")
+    raise ModelError(f"{folder} has no .safetensors file: give {_WHAT_A_MODEL_IS}")
 
 
 def _refuse_pickle(path: str) -> str:
-    return f"{path} is a pickle, which can run code when it is read: convert it to safetensors or GGUF"
+    return f"{path} is a pickle, which can run code when it is read: convert the weights to safetensors or GGUF"

@@ -1,4 +1,4 @@
-"""Weights from the safetensors files of a Hugging Face directory, memory-mapped."""
+"""Reading weights from the safetensors files of a Hugging Face directory, memory-mapped."""
 
 import math
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from roseinfer.weights.json_file import read_json
 
 
 class SafetensorsReader:
-    """The tensors of one or more safetensors files under their own names, and the directory's config.json."""
+    """Reads the tensors of one or more safetensors files, and the directory's config.json."""
 
     def __init__(self, folder: Path, files: tuple[Path, ...]) -> None:
         self.hf_config = read_json(folder / "config.json")
@@ -28,7 +28,7 @@ class SafetensorsReader:
 
     @property
     def description(self) -> dict[str, Any]:
-        """config.json's object."""
+        """Object in config.json."""
         return self.hf_config
 
     @property
@@ -37,15 +37,15 @@ class SafetensorsReader:
         return sum(sum(sizes.values()) for sizes in self._files.values())
 
     def names(self) -> list[str]:
-        """Every tensor's name, file by file."""
+        """Return the names of all tensors, file by file."""
         return [name for sizes in self._files.values() for name in sizes]
 
     def tensors(
         self, dtype: torch.dtype, on_progress: ProgressCallback | None = None
     ) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every tensor once, on the CPU, floating-point ones in `dtype`.
+        """Yield (name, tensor) for every tensor, on the CPU. Floating-point tensors are converted to `dtype`.
 
-        A tensor that is stored in `dtype` already is a view of the mapped file: copy it, do not keep it.
+        `on_progress` counts bytes. A tensor that is stored in `dtype` is a view of the mapped file: copy the values.
         """
         done = 0
         for path, sizes in self._files.items():
@@ -59,19 +59,19 @@ class SafetensorsReader:
 
 
 def _sizes(path: Path) -> dict[str, int]:
-    """Stored bytes of each tensor in a file, from its header alone."""
+    """Return the stored bytes of each tensor in a file. Only the file's header is read."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             return {name: _num_bytes(part.get_dtype(), part.get_shape()) for name, part in slices.items()}
     except SafetensorError as error:
-        raise ModelError(f"{path} is not a sound safetensors file: {_one_line(error)}; download it again") from None
+        raise ModelError(f"{path} is not a valid safetensors file: {_one_line(error)}; download it again") from None
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def _num_bytes(dtype: str, shape: list[int]) -> int:
-    """Of a tensor whose dtype safetensors calls F32, BF16, I64, F8_E4M3, BOOL, ...: the name holds the bits."""
+    """Return the stored bytes of a tensor. The safetensors dtype (F32, BF16, I64, F8_E4M3, ...) names the bits."""
     bits = 8 if dtype == "BOOL" else int(dtype.lstrip("FBIUC").partition("_")[0])
     return math.prod(shape) * bits // 8
 

@@ -1,8 +1,8 @@
-"""Weights from a trainer's checkpoint: a `.pt` file with `model`, a state dict, and `config`.
+"""Reading weights from a trainer's checkpoint: a `.pt` file with `model`, a state dict, and `config`.
 
-torch writes such a file as a zip archive whose tensors can be mapped; they are read without running code from it
-(`weights_only`), and only when they are asked for. So whatever else the file holds, such as the optimizer's state,
-costs address space and nothing more.
+torch writes such a file as a zip archive whose tensors can be memory-mapped. They are read without running code from
+the file (`weights_only`), and only when they are used. Anything else in the file, such as the optimizer's state, costs
+address space only.
 """
 
 import pickle
@@ -20,9 +20,9 @@ _EMBEDDING, _HEAD = "token_embedding.weight", "lm_head.weight"
 
 
 class TrainerReader:
-    """The tensors of one trainer checkpoint under their own names, such as `blocks.0.attn.qkv_proj.weight`.
+    """Reads the tensors of one trainer checkpoint under their own names, such as `blocks.0.attn.qkv_proj.weight`.
 
-    A head that shares its memory with the token embedding is tied, and is not named.
+    A language-model head that shares its memory with the token embedding is tied, and is omitted.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,7 +37,7 @@ class TrainerReader:
 
     @property
     def description(self) -> dict[str, Any]:
-        """The checkpoint's `config`."""
+        """Model configuration: the checkpoint's `config`."""
         return self._config
 
     @property
@@ -46,15 +46,15 @@ class TrainerReader:
         return sum(tensor.nbytes for tensor in self._tensors.values())
 
     def names(self) -> list[str]:
-        """Every tensor's name, in the file's order."""
+        """Return the names of all tensors, in the file's order."""
         return list(self._tensors)
 
     def tensors(
         self, dtype: torch.dtype, on_progress: ProgressCallback | None = None
     ) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every tensor once, on the CPU, floating-point ones in `dtype`.
+        """Yield (name, tensor) for every tensor, on the CPU. Floating-point tensors are converted to `dtype`.
 
-        A tensor that is stored in `dtype` already is a view of the mapped file: copy it, do not keep it.
+        `on_progress` counts bytes. A tensor that is stored in `dtype` is a view of the mapped file: copy the values.
         """
         done = 0
         for name, tensor in self._tensors.items():
@@ -68,19 +68,19 @@ def _load(path: Path) -> Mapping[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        reason = _first_sentence(str(error).partition("WeightsUnpickler error:")[2]) or "which cannot be read"
-        raise ModelError(f"{path} holds more than tensors and plain data ({reason}): save {_WHAT_IT_IS}") from None
+        reason = _first_sentence(str(error).partition("WeightsUnpickler error:")[2]) or "unreadable"
+        raise ModelError(f"{path} contains more than tensors and plain data ({reason}): save {_WHAT_IT_IS}") from None
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror or error}") from None
     except (RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise ModelError(f"{path} is not a sound checkpoint: {_first_sentence(str(error))}") from None
+        raise ModelError(f"{path} is not a valid checkpoint: {_first_sentence(str(error))}; save it again") from None
     if not isinstance(checkpoint, Mapping):
-        raise ModelError(f"{path} is no trainer checkpoint, {_WHAT_IT_IS}: it is a {type(checkpoint).__name__}")
+        raise ModelError(f"{path} is not a trainer checkpoint but a {type(checkpoint).__name__}: save {_WHAT_IT_IS}")
     return checkpoint
 
 
 def _first_sentence(message: str) -> str:
-    """torch's messages go on for a page, about switching checks off or what may have happened to the file."""
+    """Return the first sentence of one of torch's messages, which continue for a page."""
     return " ".join(message.split()).partition(". ")[0]
 
 
@@ -88,12 +88,12 @@ def _part(checkpoint: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]
     part = checkpoint.get(key)
     if not isinstance(part, Mapping) or not all(isinstance(name, str) for name in part):
         found = "is missing" if part is None else f"is of type {type(part).__name__}"
-        raise ModelError(f"{path} is no trainer checkpoint, {_WHAT_IT_IS}: its `{key}` {found}")
+        raise ModelError(f"{path} is not a trainer checkpoint, because `{key}` {found}: save {_WHAT_IT_IS}")
     return dict(part)
 
 
 def _is_same(head: torch.Tensor | None, embedding: torch.Tensor | None) -> bool:
-    """Whether two tensors are one and the same memory."""
+    """True if two tensors share the same memory."""
     if head is None or embedding is None:
         return False
     return head.data_ptr() == embedding.data_ptr() and head.shape == embedding.shape

@@ -1,4 +1,4 @@
-"""Reading weights: one small interface, and one reader behind it for each format."""
+"""The interface of weight readers, and the choice of the reader for a model's file format."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from roseinfer.weights.trainer_checkpoint import TrainerReader
 
 
 class WeightReader(Protocol):
-    """The weights of one model, under the names that their file gives them."""
+    """Reads the weights of one model, under the names in its files."""
 
     @property
     def total_bytes(self) -> int:
@@ -22,26 +22,27 @@ class WeightReader(Protocol):
 
     @property
     def description(self) -> dict[str, Any]:
-        """What the model says of itself: config.json's object, the GGUF's metadata, or the trainer's config."""
+        """Description of the model: the object in config.json, a GGUF's metadata, or a trainer's config."""
 
     def names(self) -> list[str]:
-        """Every tensor's name."""
+        """Return the names of all tensors."""
 
     def tensors(
         self, dtype: torch.dtype, on_progress: ProgressCallback | None = None
     ) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every tensor once, on the CPU, floating-point ones in `dtype`; linear weights are [out, in].
+        """Yield (name, tensor) for every tensor, on the CPU. Linear weights are [out, in].
 
-        A tensor may be a view of the mapped file: copy it, do not keep it.
+        Floating-point tensors are converted to `dtype`. `on_progress` counts bytes. A tensor may be a view of the
+        mapped file: copy the values.
         """
 
 
 def open_weights(source: ModelSource) -> SafetensorsReader | GgufReader | TrainerReader:
-    """The reader for a model with weights. Raises ModelError when a file is not what it should be."""
+    """Open the weights of a model. Raises ModelError if a file is invalid, UsageError if the model has no weights."""
     if source.format == "safetensors" and source.path is not None:
         return SafetensorsReader(source.path, source.weight_files)
     if source.format == "gguf" and source.path is not None:
         return GgufReader(source.path)
     if source.format == "trainer" and source.path is not None:
         return TrainerReader(source.path)
-    raise UsageError(f"model {source.name} with load format dummy has no weights to read")
+    raise UsageError(f"--model {source.name} with --load-format dummy has no weights to read: drop --load-format")

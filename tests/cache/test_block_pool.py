@@ -45,7 +45,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule()
     def asking_for_too_much_changes_nothing(self) -> None:
         free = self.pool.num_free
-        with pytest.raises(RoseinferError, match=f"asked for {free + 1} KV blocks while {free} are free"):
+        with pytest.raises(RoseinferError, match=f"allocating {free + 1} KV blocks while {free} are free"):
             self.pool.allocate(free + 1)
 
     @invariant()

@@ -144,9 +144,9 @@ def without(key: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"model": None}, r"no trainer checkpoint.*its `model` is missing"),
-        ({"config": None}, r"no trainer checkpoint.*its `config` is missing"),
-        ({"config": [1]}, "its `config` is of type list"),
+        ({"model": None}, r"not a trainer checkpoint.*`model` is missing"),
+        ({"config": None}, r"not a trainer checkpoint.*`config` is missing"),
+        ({"config": [1]}, "`config` is of type list"),
         ({"config": Unsafe()}, "more than tensors and plain data"),
         ({"config": {**CONFIG, "n_heads": None}}, "needs n_heads as int, but it is missing"),
         ({"config": {**CONFIG, "n_heads": 5}}, "d_model 32 is not a multiple of n_heads 5"),
@@ -165,13 +165,13 @@ def test_what_is_no_trainer_checkpoint_is_refused(changes: dict[str, Any], line:
 @pytest.mark.parametrize(
     ("write", "line"),
     [
-        (lambda path: torch.save([1, 2], path), "it is a list"),
+        (lambda path: torch.save([1, 2], path), "but a list"),
         (
             lambda path: torch.save({"model": {}, "config": CONFIG}, path, _use_new_zipfile_serialization=False),
             "pickle",
         ),
         (lambda path: path.write_bytes(b"no checkpoint"), "is a pickle"),
-        (lambda path: path.write_bytes(b"PK\x03\x04 cut short"), "is not a sound checkpoint"),
+        (lambda path: path.write_bytes(b"PK\x03\x04 cut short"), "is not a valid checkpoint"),
     ],
 )
 def test_other_files_are_refused(write: Callable[[Path], Any], line: str, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_progress_counts_up_to_the_total(demo_path: Path) -> None:
 def test_a_file_that_is_cut_short_says_so_before_anything_is_read(demo_path: Path, tmp_path: Path) -> None:
     with demo_path.open("rb") as file:
         (tmp_path / "cut.gguf").write_bytes(file.read(20_000_000))
-    with pytest.raises(ModelError, match="cut short"):
+    with pytest.raises(ModelError, match="truncated"):
         GgufReader(tmp_path / "cut.gguf")
 
 

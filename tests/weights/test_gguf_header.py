@@ -82,7 +82,7 @@ def test_a_last_string_that_is_cut_is_not_taken_for_a_shorter_one(write_gguf: Ca
     whole = path.read_bytes().rstrip(b"\0")
     assert whole.endswith(b"text")
     path.write_bytes(whole[:-1])
-    with pytest.raises(ModelError, match="runs past its end"):
+    with pytest.raises(ModelError, match="extends beyond the end"):
         read_gguf_header(path)
 
 

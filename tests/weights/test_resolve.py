@@ -138,6 +138,6 @@ def test_a_broken_index(text: str, sharded_directory: Path, tmp_path: Path) -> N
 
 
 def test_a_load_format_that_does_not_match(demo_path: Path, llama_directory: Path) -> None:
-    assert "holds gguf weights" in str(refusal(demo_path, "safetensors"))
-    assert "holds safetensors weights" in str(refusal(llama_directory, "gguf"))
-    assert "unknown" in str(refusal(demo_path, "onnx"))
+    assert "has gguf weights" in str(refusal(demo_path, "safetensors"))
+    assert "has safetensors weights" in str(refusal(llama_directory, "gguf"))
+    assert "invalid --load-format 'onnx'" in str(refusal(demo_path, "onnx"))

@@ -56,7 +56,7 @@ def test_a_file_that_is_no_safetensors(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     for content in (b"", b"GGUF", b"\xff" * 100, b"\x02\0\0\0\0\0\0\0{]"):
         (tmp_path / "model.safetensors").write_bytes(content)
-        with pytest.raises(ModelError, match="not a sound safetensors file") as caught:
+        with pytest.raises(ModelError, match="not a valid safetensors file") as caught:
             opened(tmp_path)
         assert "\n" not in str(caught.value)
 
@@ -65,7 +65,7 @@ def test_a_cut_file(llama_directory: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(llama_directory, tmp_path / "m")
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[:-100])
-    with pytest.raises(ModelError, match="not a sound safetensors file"):
+    with pytest.raises(ModelError, match="not a valid safetensors file"):
         opened(folder)
 
 
