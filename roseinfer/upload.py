@@ -36,7 +36,7 @@ def upload_into(target: Tensor, array: Array) -> None:
     target.copy_(staging, non_blocking=True)
 
 
-def places(sizes: Iterable[int]) -> tuple[list[int], int]:
+def aligned_offsets(sizes: Iterable[int]) -> tuple[list[int], int]:
     """Return the aligned offsets of consecutive arrays with these sizes in bytes, and the total size in bytes."""
     starts, total = [], 0
     for size in sizes:
@@ -47,7 +47,7 @@ def places(sizes: Iterable[int]) -> tuple[list[int], int]:
 
 def staged(device: torch.device, arrays: Sequence[Array], *, pin_memory: bool) -> list[Tensor]:
     """Pack the arrays into one staging tensor, copy it to the device, and return views of the copy, one per array."""
-    starts, total = places(array.nbytes for array in arrays)
+    starts, total = aligned_offsets(array.nbytes for array in arrays)
     staging = torch.empty(total, dtype=torch.uint8, pin_memory=pin_memory)
     packed = staging.numpy()
     for array, start in zip(arrays, starts, strict=True):

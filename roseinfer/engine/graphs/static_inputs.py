@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from roseinfer.upload import Array, places, upload, upload_into
+from roseinfer.upload import Array, aligned_offsets, upload, upload_into
 
 Field: TypeAlias = tuple[int, type[np.generic]]
 """Length and type of an array."""
@@ -17,7 +17,7 @@ class StaticInputs:
     """Arrays by name, on the host to be written and on the device to be read."""
 
     def __init__(self, device: torch.device, fields: Mapping[str, Field]) -> None:
-        starts, total = places(length * np.dtype(dtype).itemsize for length, dtype in fields.values())
+        starts, total = aligned_offsets(length * np.dtype(dtype).itemsize for length, dtype in fields.values())
         self._host = np.zeros(total, np.uint8)
         self._device = torch.zeros(total, dtype=torch.uint8, device=device)
         self.here: dict[str, Array] = {}
