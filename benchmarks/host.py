@@ -24,7 +24,7 @@ from roseinfer.attention.triton_attention import TritonAttention
 from roseinfer.config import EngineConfig, Mode, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
-from roseinfer.engine.graphs.graph_key import GraphKey
+from roseinfer.engine.graph_sizes import GraphKey
 from roseinfer.engine.graphs.step_graphs import StepGraphs
 from roseinfer.workload.load_plan import PlannedRequest
 from roseinfer.workload.load_runner import run_load

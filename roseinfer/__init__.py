@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from roseinfer.engine.engine import Engine
     from roseinfer.engine.factory import build_engine
     from roseinfer.engine.loaded_model import Message, Prompt
-    from roseinfer.engine.request import RequestOutput, TokenEvent, TokenLogprobs
+    from roseinfer.engine.outputs import RequestOutput, TokenEvent, TokenLogprobs
     from roseinfer.engine.schedulers import NaiveScheduler, OfflineScheduler, OnlineScheduler
     from roseinfer.errors import ModelError, RoseinferError, TraceError, UsageError
 
@@ -47,11 +47,11 @@ _MODULES = {
     "OfflineScheduler": "engine.schedulers",
     "OnlineScheduler": "engine.schedulers",
     "Prompt": "engine.loaded_model",
-    "RequestOutput": "engine.request",
+    "RequestOutput": "engine.outputs",
     "RoseinferError": "errors",
     "SamplingParams": "config",
-    "TokenEvent": "engine.request",
-    "TokenLogprobs": "engine.request",
+    "TokenEvent": "engine.outputs",
+    "TokenLogprobs": "engine.outputs",
     "TraceError": "errors",
     "UsageError": "errors",
     "build_engine": "engine.factory",

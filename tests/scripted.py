@@ -1,6 +1,6 @@
 """An engine whose steps take the times it is told, on a clock that nothing else moves."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,8 +11,10 @@ from roseinfer.cache.block_pool import BlockPool
 from roseinfer.config import EngineConfig, Mode, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.loaded_model import Prompt
-from roseinfer.engine.planner import Planner, Policy, StepPlan
-from roseinfer.engine.request import Request, RequestOutput, TokenEvent
+from roseinfer.engine.outputs import RequestOutput, TokenEvent
+from roseinfer.engine.planner import Planner
+from roseinfer.engine.request import Request
+from roseinfer.engine.step_plan import Policy, StepPlan
 from roseinfer.models.model_config import ModelConfig
 
 
@@ -66,8 +68,10 @@ class ScriptedScheduler:
         self._scheduler.add(request)
         return request.id
 
-    def step(self) -> list[TokenEvent]:
+    def step(self, before_step: Callable[[StepPlan], None] | None = None) -> list[TokenEvent]:
         plan = self._scheduler.plan()
+        if before_step is not None:
+            before_step(plan)
         self._scheduler.begin(plan)
         self._engine.clock.time_s += self._engine.step_s(plan)
         self._steps.append((plan, self._engine.step_s(plan)))

@@ -8,7 +8,7 @@ import numpy as np
 
 from roseinfer.bench.request_figures import RequestFigures
 from roseinfer.costs.ceilings import Ceilings
-from roseinfer.engine.planner import Phase
+from roseinfer.engine.step_plan import Phase
 from roseinfer.workload.load_runner import WorkloadResult
 from roseinfer.workload.step_record import StepRecord
 

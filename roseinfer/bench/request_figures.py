@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from roseinfer.engine.request import FinishReason
+from roseinfer.engine.outputs import FinishReason
 from roseinfer.errors import UsageError
 from roseinfer.workload.load_runner import WorkloadResult
 

@@ -20,7 +20,7 @@ from functools import lru_cache
 import msgspec
 import torch
 
-from roseinfer.engine.planner import Chunk, StepPlan
+from roseinfer.engine.step_plan import Chunk, StepPlan
 from roseinfer.models.architectures import architecture
 from roseinfer.models.footprint import WeightBytes
 from roseinfer.models.linear import Linear

@@ -5,7 +5,7 @@ from typing import TypeGuard
 
 from roseinfer.config import Mode, SamplingParams
 from roseinfer.engine.loaded_model import LoadedModel, Prompt
-from roseinfer.engine.request import RequestOutput, TokenEvent
+from roseinfer.engine.outputs import RequestOutput, TokenEvent
 from roseinfer.engine.schedulers import SCHEDULERS, OfflineScheduler, OnlineScheduler, Scheduler
 from roseinfer.errors import UsageError
 

@@ -1,40 +1,49 @@
-"""A step under way: what the next one may feed on, and what the host will read."""
+"""A launched step: tokens that the next step may read on the device, and results that the host reads later."""
 
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from roseinfer.engine.request import Request, TokenLogprobs
+from roseinfer.engine.outputs import TokenLogprobs
+from roseinfer.upload import Array
 
 
-class Drawn(NamedTuple):
-    """The newest tokens that a step draws, on the device: the next step can take them before the host has read them."""
+class DrawnTokens(NamedTuple):
+    """Newest tokens that a step draws, on the device. The next step can use them before the host has read them."""
 
     tokens: Tensor
-    """[rows or more], int64."""
-    rows: dict[Request, int]
-    """Which is whose."""
+    """[drawn rows or more], int64."""
+    rows: Sequence[int]
+    """Row of each token in `tokens`."""
+
+    def places_of(self, rows: Iterable[int]) -> Array:
+        """Return the indexes in `tokens` of the tokens of some rows."""
+        wanted = list(rows)
+        places = {row: place for place, row in enumerate(self.rows)} if wanted else {}
+        return np.array([places[row] for row in wanted], dtype=np.int64)
 
 
 class Launch:
     """A step that was launched. On a GPU it may still run."""
 
     def __init__(self, drawn: Tensor, num_rows: int, logprobs: list[TokenLogprobs | None] | None = None) -> None:
-        """`drawn` [decode steps, `num_rows` or more] are all the tokens that it draws."""
+        """`drawn` holds all tokens that the step draws, [decode steps, `num_rows` or more]."""
         self.logprobs = logprobs
-        """One for each token; None where nobody asks."""
+        """One entry per token, None for tokens without; None if no request asks for log-probabilities."""
         self._num_rows = num_rows
         self._tokens, self._is_done = drawn, None
         if drawn.is_cuda:
-            # Into pinned memory of its own: the next launch may overwrite what was drawn.
+            # Pinned memory of this launch's own, because the next launch may overwrite `drawn`.
             self._tokens = torch.empty(drawn.shape, dtype=drawn.dtype, pin_memory=True)
             self._tokens.copy_(drawn, non_blocking=True)
             self._is_done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._is_done.record()
 
     def tokens(self) -> list[int]:
-        """Wait until it is done; its tokens, those of one decode step after those of the one before."""
+        """Wait for the step and return its tokens: those of the first decode step, then of the second, and so on."""
         if self._is_done is not None:
             self._is_done.synchronize()
         tokens: list[int] = self._tokens[:, : self._num_rows].flatten().tolist()

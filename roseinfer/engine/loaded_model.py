@@ -1,7 +1,7 @@
 """Everything that the modes of one engine share: model, cache, text."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from operator import index
 from typing import TypeAlias, TypeGuard
@@ -10,6 +10,7 @@ import torch
 
 from roseinfer.cache.block_pool import BlockPool
 from roseinfer.config import EngineConfig
+from roseinfer.engine.row_pool import RowPool
 from roseinfer.engine.runner import Runner
 from roseinfer.errors import UsageError
 from roseinfer.models.footprint import WeightBytes
@@ -43,7 +44,9 @@ class LoadedModel:
     max_decode_steps: int = 1
     """Most tokens a request that one launch decodes."""
     overlap: bool = False
-    """Launch a step before the tokens of the one before are read."""
+    """True: launch each step before the tokens of the previous step are read."""
+    rows: RowPool = field(default_factory=RowPool)
+    """Row numbers of the runner, shared by all schedulers of the engine."""
 
     @cached_property
     def weight_bytes(self) -> WeightBytes:

@@ -1,10 +1,8 @@
-"""Carrying out a step plan: inputs, forward, sampling."""
+"""The runner: carries out steps on one device. Knows rows, not requests."""
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 
-import numpy as np
 import torch
 from msgspec import structs
 from torch import Tensor
@@ -12,16 +10,16 @@ from torch import Tensor
 from roseinfer.attention.backend import AttentionBackend, AttentionMetadata
 from roseinfer.attention.step_layouts import StepLayout
 from roseinfer.cache.kv_tensors import KVCache
-from roseinfer.engine.graphs.graph_key import GraphKey
+from roseinfer.engine.graph_sizes import GraphKey
 from roseinfer.engine.graphs.step_graphs import StepGraphs
-from roseinfer.engine.launch import Drawn, Launch
-from roseinfer.engine.planner import BlockCopy, Chunk, StepPlan
-from roseinfer.engine.request import TokenLogprobs
+from roseinfer.engine.launch import DrawnTokens, Launch
+from roseinfer.engine.outputs import TokenLogprobs
+from roseinfer.engine.row_state import RowState
+from roseinfer.engine.step_batch import PENDING, StepBatch
 from roseinfer.engine.step_inputs import StepInputs
 from roseinfer.errors import RoseinferError
 from roseinfer.models.causal_lm import CausalLM
 from roseinfer.sampling.logprobs import logprobs
-from roseinfer.sampling.penalties import History
 from roseinfer.sampling.sampler import SamplingBatch, sample
 from roseinfer.spans import span
 from roseinfer.upload import upload
@@ -30,7 +28,7 @@ _LOG = logging.getLogger("roseinfer")
 
 
 class Runner:
-    """Owns the model, the KV tensors and the attention backend."""
+    """Owns the model, the KV tensors, the attention backend, and the state of every row."""
 
     def __init__(
         self,
@@ -45,117 +43,152 @@ class Runner:
         self.attention = attention
         self.device = device
         self.graphs = graphs
-        self._drawn = Drawn(torch.empty(0, dtype=torch.int64, device=device), {})
+        self._rows: dict[int, RowState] = {}
+        self._drawn = DrawnTokens(torch.empty(0, dtype=torch.int64, device=device), ())
 
     @torch.inference_mode()
-    def launch(self, plan: StepPlan, copies: Sequence[BlockCopy] = ()) -> Launch:
-        """Make the copies and run the step, which draws a token for each chunk that samples, in the plan's order.
+    def launch(self, batch: StepBatch) -> Launch:
+        """Run a step, which draws a token per chunk that samples, in the batch's order.
 
-        Tokens that the launch before is drawing need not have been read. Raises RoseinferError when the device has no
-        memory for the step.
+        Tokens that the previous launch is drawing need not have been read. Raises RoseinferError when the device has
+        no memory for the step.
         """
         try:
-            return self._launch(plan, copies)
+            return self._launch(batch)
         except torch.OutOfMemoryError:
             raise RoseinferError(
-                f"{self.device} has no memory for a step of {plan.num_tokens} tokens: lower max_batch_tokens, "
-                "max_batch_size or kv_cache_memory"
+                f"{self.device} has no memory for a step of {batch.num_tokens} tokens: lower --max-batch-tokens, "
+                "--max-batch-size or --kv-cache-memory"
             ) from None
 
-    def _launch(self, plan: StepPlan, copies: Sequence[BlockCopy]) -> Launch:
-        key = self._graph_of(plan)
+    def _launch(self, batch: StepBatch) -> Launch:
+        states = self._update_rows(batch)
+        key = self._graph_of(batch)
         if key is not None and self.graphs is not None:
             graphs = self.graphs
             with span("roseinfer.prepare_inputs"):
-                self.cache.copy_blocks(copies)
-                graphs.prepare(plan, key, self._drawn)
+                self.cache.copy_blocks(batch.block_copies)
+                graphs.prepare(batch, states, key, self._drawn)
             with span("roseinfer.model.forward"):
                 tokens = graphs.launch()
-            return self._launched(plan, tokens, graphs.newest)
-        if plan.decode_steps == 1:
-            return self._launch_step(plan, copies)
-        # Several decode steps, one by one: what a CUDA graph does without the host.
+            return self._launched(batch, tokens, graphs.newest)
+        if batch.decode_steps == 1:
+            return self._launch_step(batch, states)
+        # Decode steps one by one, with the host between them: what a graph does without the host.
         drawn = []
-        for step in range(plan.decode_steps):
-            chunks = tuple(structs.replace(chunk, start=chunk.start + step, num_tokens=1) for chunk in plan.chunks)
-            self._launch_step(replace(plan, chunks=chunks, decode_steps=1), copies if step == 0 else ())
+        for step in range(batch.decode_steps):
+            self._launch_step(_decode_step(batch, step), states)
             drawn.append(self._drawn.tokens)
-        return Launch(torch.stack(drawn), len(plan.chunks))
+        return Launch(torch.stack(drawn), len(batch.rows))
 
-    def _graph_of(self, plan: StepPlan) -> GraphKey | None:
-        """The graph that runs the plan in one launch; None where it goes operator by operator."""
-        if self.graphs is None:
-            return None
-        key = self.graphs.key_of(plan)
-        if key is None or not self.graphs.wants(key):
+    def _update_rows(self, batch: StepBatch) -> list[RowState]:
+        """Apply what the batch says about rows. Returns the state of each chunk's row."""
+        rows = self._rows
+        for start in batch.row_starts:
+            rows[start.row] = RowState(start)
+        for change in batch.block_table_changes:
+            rows[change.row].block_table += change.blocks
+        return [rows[row] for row in batch.rows]
+
+    def _graph_of(self, batch: StepBatch) -> GraphKey | None:
+        """Return the graph that runs the batch in one launch; None if it runs operator by operator."""
+        key = batch.graph
+        if self.graphs is None or key is None or not self.graphs.wants(key):
             return None
         return key if self.graphs.is_captured(key) or self._capture(key) else None
 
     @torch.inference_mode()
     def capture_missing(self) -> None:
-        """Make the graphs that a load has asked for and not got: when it comes again, it finds them all."""
+        """Capture the graphs that were asked for and not captured yet, so that the same load finds all of them."""
         for key in [] if self.graphs is None else self.graphs.missing:
             if not self._capture(key):
                 return
 
     def _capture(self, key: GraphKey) -> bool:
-        """Make a graph; without memory for it, have none any more."""
+        """Capture a graph; without memory for it, give up all graphs. Returns True if it was captured."""
         assert self.graphs is not None
-        self._drawn = Drawn(self._drawn.tokens.clone(), self._drawn.rows)  # a capture overwrites the buffers
+        # A capture overwrites the buffers that hold the newest tokens.
+        self._drawn = DrawnTokens(self._drawn.tokens.clone(), self._drawn.rows)
         try:
             self.graphs.capture(key)
         except torch.OutOfMemoryError:
-            _LOG.warning("%s has no memory for CUDA graphs: going on without, more slowly", self.device)
+            _LOG.warning("%s has no memory for CUDA graphs: continuing without them, more slowly", self.device)
             self.graphs = None
         return self.graphs is not None
 
-    def _launch_step(self, plan: StepPlan, copies: Sequence[BlockCopy]) -> Launch:
+    def _launch_step(self, batch: StepBatch, states: Sequence[RowState]) -> Launch:
+        _count_tokens(batch, states)
         with span("roseinfer.prepare_inputs"):
-            self.cache.copy_blocks(copies)
-            token_ids, positions, last_rows, metadata = self._inputs(plan)
+            self.cache.copy_blocks(batch.block_copies)
+            token_ids, positions, last_rows, metadata = self._inputs(batch, states)
         with span("roseinfer.model.forward"):
             hidden = self.model(token_ids, positions, self.attention, metadata)
             logits = self.model.logits(hidden[last_rows]) if len(last_rows) else None
         if logits is None:
-            return self._launched(plan, token_ids.new_empty(1, 0), token_ids)
+            return self._launched(batch, token_ids.new_empty(1, 0), token_ids)
         with span("roseinfer.sample"):
-            drawn, rows = self._sample(logits, [chunk for chunk in plan.chunks if chunk.samples])
-            return self._launched(plan, drawn.unsqueeze(0), drawn, rows)
+            drawn, rows = self._sample(logits, batch, states)
+            return self._launched(batch, drawn.unsqueeze(0), drawn, rows)
 
     def _launched(
-        self, plan: StepPlan, tokens: Tensor, newest: Tensor, logprobs: list[TokenLogprobs | None] | None = None
+        self, batch: StepBatch, tokens: Tensor, newest: Tensor, logprobs: list[TokenLogprobs | None] | None = None
     ) -> Launch:
-        requests = [chunk.request for chunk in plan.chunks if chunk.samples]
-        self._drawn = Drawn(newest, {request: row for row, request in enumerate(requests)})
-        return Launch(tokens, len(requests), logprobs)
+        rows = [row for row, samples in zip(batch.rows, batch.samples, strict=True) if samples]
+        self._drawn = DrawnTokens(newest, rows)
+        return Launch(tokens, len(rows), logprobs)
 
-    def _inputs(self, plan: StepPlan) -> tuple[Tensor, Tensor, Tensor, AttentionMetadata]:
-        inputs = StepInputs.of(plan, self.cache.block_size)
-        sources = np.array([self._drawn.rows[plan.chunks[at].request] for at in inputs.pending_chunks], dtype=np.int64)
-        token_ids, positions, slots, last_rows, pending, rows = upload(
+    def _inputs(self, batch: StepBatch, states: Sequence[RowState]) -> tuple[Tensor, Tensor, Tensor, AttentionMetadata]:
+        """Return token ids, positions, rows to sample from, and attention metadata, all on the device."""
+        block_tables = [state.block_table for state in states]
+        inputs = StepInputs.of(batch, block_tables, self.cache.block_size)
+        sources = self._drawn.places_of(batch.rows[at] for at in inputs.pending_chunks)
+        token_ids, positions, slots, last_rows, pending, places = upload(
             self.device, inputs.token_ids, inputs.positions, inputs.slots, inputs.last_rows, inputs.pending, sources
         )
         if len(sources):
-            token_ids.index_copy_(0, pending, self._drawn.tokens[rows])
-        layout = StepLayout(
-            query_lens=[chunk.num_tokens for chunk in plan.chunks],
-            context_lens=[chunk.start for chunk in plan.chunks],
-            block_tables=[chunk.request.block_table for chunk in plan.chunks],
-            slots=slots,
-        )
+            token_ids.index_copy_(0, pending, self._drawn.tokens[places])
+        layout = StepLayout(query_lens=batch.lengths, context_lens=batch.starts, block_tables=block_tables, slots=slots)
         return token_ids, positions, last_rows, self.attention.prepare(layout, self.cache)
 
-    def _sample(self, logits: Tensor, chunks: list[Chunk]) -> tuple[Tensor, list[TokenLogprobs | None] | None]:
-        requests = [chunk.request for chunk in chunks]
-        batch = SamplingBatch.build(
-            [request.params for request in requests],
-            [request.seed for request in requests],
-            [chunk.stop for chunk in chunks],
+    def _sample(
+        self, logits: Tensor, batch: StepBatch, states: Sequence[RowState]
+    ) -> tuple[Tensor, list[TokenLogprobs | None] | None]:
+        """Draw a token per row of `logits`, and look up its log-probabilities where they are asked for."""
+        sampling = [at for at, samples in enumerate(batch.samples) if samples]
+        stops = [batch.starts[at] + batch.lengths[at] for at in sampling]
+        drawing = [states[at] for at in sampling]
+        sampling_batch = SamplingBatch.build(
+            [state.params for state in drawing],
+            [state.seed for state in drawing],
+            stops,
             self.device,
-            [History(request.prompt_set, request.counts, request.banned_token_ids) for request in requests],
+            [state.history(stop) for state, stop in zip(drawing, stops, strict=True)],
         )
-        drawn = sample(logits, batch)
-        wanted = [request.params.logprobs for request in requests]
+        drawn = sample(logits, sampling_batch)
+        wanted = [state.params.logprobs for state in drawing]
         if all(count is None for count in wanted):
             return drawn, None
         return drawn, [None if row is None else TokenLogprobs(*row) for row in logprobs(logits, drawn, wanted)]
+
+
+def _count_tokens(batch: StepBatch, states: Sequence[RowState]) -> None:
+    """Add the step's tokens to the histories that penalties read."""
+    if not any(state.counts_tokens for state in states):
+        return
+    first = 0
+    for state, start, length in zip(states, batch.starts, batch.lengths, strict=True):
+        if state.counts_tokens:
+            state.count_tokens(start, batch.token_ids[first : first + length])
+        first += length
+
+
+def _decode_step(batch: StepBatch, step: int) -> StepBatch:
+    """Return one decode step of a launch of several, with all changes to rows applied already."""
+    return structs.replace(
+        batch,
+        starts=[start + step for start in batch.starts],
+        lengths=[1] * len(batch.rows),
+        token_ids=batch.token_ids if step == 0 else [PENDING] * len(batch.rows),
+        decode_steps=1,
+        block_copies=batch.block_copies if step == 0 else [],
+    )

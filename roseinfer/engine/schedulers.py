@@ -1,65 +1,67 @@
-"""The three ways to run requests, over one scheduling core: naive, offline, online.
+"""The loops that run requests over one planner: naive, offline, online.
 
-One thread drives a mode: `submit` requests, then `step`, or `run`, until nothing is unfinished.
+One thread drives a scheduler: `submit` requests, then `step`, or `run`, until nothing is unfinished.
 """
 
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import NamedTuple
 
 from roseinfer.config import Mode, SamplingParams
-from roseinfer.engine.graphs.mixed_steps import MIXED_TOKENS
+from roseinfer.engine.completion_text import CompletionText
+from roseinfer.engine.graph_sizes import MIXED_TOKENS
 from roseinfer.engine.launch import Launch
 from roseinfer.engine.loaded_model import LoadedModel, Prompt
-from roseinfer.engine.planner import Planner, Policy, SpanFactory, StepPlan
-from roseinfer.engine.request import Request, RequestOutput, TokenEvent
+from roseinfer.engine.outputs import RequestOutput, TokenEvent
+from roseinfer.engine.planner import Planner
+from roseinfer.engine.request import Request
+from roseinfer.engine.step_plan import Policy, StepPlan
 from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.sampling.uniform import derived_seed
 from roseinfer.spans import span
-from roseinfer.text.detokenizer import Detokenizer
-from roseinfer.text.stop import StopStrings
 
 _LARGE_BYTES = 1 << 29
-"""Weights of layers that a GPU takes long enough to read: on an H200 qwen3-0.6b gains 3 % by mixed steps, gpt2, a fifth
-of its size, takes as long as the host takes to prepare them."""
+"""Bytes of layer weights from which a GPU takes long enough to read them that spreading prompts pays off. On an H200,
+qwen3-0.6b gains 3 %; gpt2, a fifth of its size, is limited by the host's preparation of the steps.
+"""
 
 
 class Scheduler(ABC):
-    """What the modes have in common: everything but the batching policy."""
+    """The loop that all modes share. Subclasses define the batching policy."""
 
     def __init__(self, engine: LoadedModel) -> None:
         self.engine = engine
         self.last_plan: StepPlan | None = None
-        """What the last call of `step` launched; None where it only read what was launched before."""
+        """The plan that the last call of `step` launched; None if the call only read tokens of an earlier launch."""
         policy = replace(self.policy(engine), max_decode_steps=engine.max_decode_steps)
-        self._scheduler = Planner(engine.pool, policy)
-        self._unfinished: dict[int, list[_Stream]] = {}  # by request id
-        self._streams: dict[Request, _Stream] = {}  # the same, each by its own request
+        graphs = engine.runner.graphs
+        self._planner = Planner(engine.pool, policy, engine.rows, None if graphs is None else graphs.sizes)
+        self._unfinished: dict[int, list[CompletionText]] = {}  # by request id
+        self._texts: dict[Request, CompletionText] = {}  # the same objects, by request
         self._finished: list[Request] = []
         self._in_flight: _InFlight | None = None
-        self._events: list[TokenEvent] = []  # read, but not returned yet
+        self._events: list[TokenEvent] = []  # of tokens that were read and not returned yet
         self._steps: list[tuple[StepPlan, float]] = []
-        self._read_s = 0.0  # when the last step's tokens were there
+        self._read_s = 0.0  # time at which the last step's tokens were read
         self._num_submitted = 0
         self._num_skipped = 0
 
     @property
     def has_unfinished(self) -> bool:
-        """Whether `step` has something to do or to return."""
+        """True while `step` has something to do or to return."""
         return bool(self._unfinished or self._events)
 
     @property
     def num_preemptions(self) -> int:
         """Times that a running request gave its blocks back to an older one."""
-        return self._scheduler.num_preemptions
+        return self._planner.num_preemptions
 
     def submit(self, prompt: Prompt, params: SamplingParams | None = None) -> int:
         """Queue a request, `params.n` completions of one prompt, and return its id.
 
-        Raises UsageError for one that can never run; nothing is queued then.
+        Raises UsageError for a request that can never run; nothing is queued then.
         """
         submitted_s = time.perf_counter()
         requests = self.make_requests(prompt, params or SamplingParams(), submitted_s)
@@ -70,71 +72,79 @@ class Scheduler(ABC):
             self._finished += requests
         else:
             for request in requests:
-                self._scheduler.add(request)
-            streams = [_Stream(request, self.engine.new_detokenizer()) for request in requests]
-            self._unfinished[request_id] = streams
-            self._streams |= {stream.request: stream for stream in streams}
+                self._planner.add(request)
+            texts = [CompletionText(request, self.engine.new_detokenizer()) for request in requests]
+            self._unfinished[request_id] = texts
+            self._texts |= {text.request: text for text in texts}
         self._num_submitted += 1
         return request_id
 
     def skip(self) -> None:
-        """Count a request that is not submitted, as one done in an earlier run: later ones draw as if it had been."""
+        """Count a request that an earlier run has completed, so that later requests get the same seeds as then."""
         self._num_skipped += 1
 
-    def step(self) -> list[TokenEvent]:
-        """Launch the model once over the next batch; the tokens that are there. Does nothing when all is finished.
+    def step(self, before_step: Callable[[StepPlan], None] | None = None) -> list[TokenEvent]:
+        """Launch the model once over the next batch, and return the events of tokens that were read.
 
-        With overlap, those are the tokens of the launch before, and the host reads them while this launch runs.
+        With overlap, these are the tokens of the previous launch, which the host reads while this launch runs.
+        `before_step` is called with the plan right before it begins. Does nothing when all requests are finished.
         """
         self.last_plan = None
-        if self._unfinished:
-            with span("roseinfer.step", lambda: self._scheduler.plan().label):
-                self._step()
+        if self._unfinished and (plan := self._plan()) is not None:
+            if before_step is not None:
+                before_step(plan)
+            with span("roseinfer.step", lambda: plan.label):
+                self._run_plan(plan)
         events, self._events = self._events, []
         return events
 
     def next_plan(self) -> StepPlan | None:
-        """What `step` would launch now; None when all that is unfinished ends with tokens that are drawn already."""
-        plan = self._plan()
-        return plan if plan is not None and plan.chunks else None
+        """Return the plan that `step` would launch now, without changing any state.
+
+        None if no unfinished request has anything to compute, or if the plan depends on tokens in flight.
+        """
+        plan = self._planner.plan()
+        return plan if plan.chunks and not (self._in_flight and plan.preempted) else None
 
     def take_steps(self) -> list[tuple[StepPlan, float]]:
-        """What was computed since the last call, and how long each step took, in seconds.
+        """Return the steps read since the last call, each with its duration in seconds.
 
-        That is from its launch, or the end of the step before where that was later, until its tokens were there.
+        A step lasts from its launch, or from the end of the previous step if that is later, until its tokens have
+        been read.
         """
         steps, self._steps = self._steps, []
         return steps
 
-    def _plan(self, mark: SpanFactory = nullcontext) -> StepPlan | None:
-        """The next plan; None when reading what is in flight has ended everything."""
-        plan = self._scheduler.plan(mark)
-        if self._in_flight is None or (plan.chunks and not plan.preempted):
-            return plan
-        # With the tokens in flight there may be room: requests end, and give their blocks back.
-        self._read()
-        return self._scheduler.plan(mark) if self._unfinished else None
+    def _plan(self) -> StepPlan | None:
+        """Return the plan to run next; None if the tokens in flight end all requests."""
+        with span("roseinfer.plan"):
+            plan = self._planner.plan(span)
+        if self._in_flight is not None and (plan.preempted or not plan.chunks):
+            # Reading the tokens in flight may end requests, and free their blocks.
+            self._read()
+            if not self._unfinished:
+                return None
+            with span("roseinfer.plan"):
+                plan = self._planner.plan(span)
+        if not plan.chunks:
+            raise RoseinferError("no KV block is free: another scheduler of this engine holds them all")
+        return plan
 
-    def _step(self) -> None:
+    def _run_plan(self, plan: StepPlan) -> None:
         with span("roseinfer.schedule"):
-            plan = self._plan(span)
-            if plan is None:
-                return
-            if not plan.chunks:
-                raise RoseinferError("no KV block is free: another scheduler of this engine holds them all")
-            copies = self._scheduler.begin(plan)
+            batch = self._planner.begin(plan)
         launched_s = time.perf_counter()
-        launch = self.engine.runner.launch(plan, copies)
-        self._scheduler.advance(plan)
+        launch = self.engine.runner.launch(batch)
+        self._planner.advance(plan)
         if self._in_flight is not None:
             self._read()
         self._in_flight = _InFlight(plan, launch, launched_s)
         self.last_plan = plan
-        if not (self.engine.overlap and self._scheduler.can_plan_ahead(plan)):
+        if not (self.engine.overlap and self._planner.can_plan_ahead(plan)):
             self._read()
 
     def _read(self) -> None:
-        """Wait for the tokens in flight, and hand them out."""
+        """Wait for the tokens in flight, give them to their requests, and make events of them."""
         assert self._in_flight is not None
         (plan, launch, launched_s), self._in_flight = self._in_flight, None
         with span("roseinfer.read_tokens"):
@@ -143,7 +153,7 @@ class Scheduler(ABC):
         self._steps.append((plan, now_s - max(launched_s, self._read_s)))
         self._read_s = now_s
         with span("roseinfer.commit"):
-            news = self._scheduler.resolve(plan, sampled)
+            news = self._planner.resolve(plan, sampled)
             if launch.logprobs is not None:
                 asking = [chunk.request for chunk in plan.chunks if chunk.samples]
                 for request, row in zip(asking, launch.logprobs, strict=True):
@@ -154,37 +164,37 @@ class Scheduler(ABC):
                 self._hand_out(request, token_ids, now_s)
 
     def run(self) -> list[RequestOutput]:
-        """Step until nothing is unfinished; the outputs of all requests not returned before, in submission order."""
+        """Step until nothing is unfinished. Returns all outputs not returned before, in submission order."""
         while self.has_unfinished:
             self.step()
         return self.take_outputs()
 
     def take_outputs(self) -> list[RequestOutput]:
-        """The requests that finished since the last call, in submission order."""
+        """Return the outputs of requests that finished since the last call, in submission order."""
         finished, self._finished = self._finished, []
         return [request.output() for request in sorted(finished, key=lambda r: (r.id, r.sample_index))]
 
     def abort(self, request_id: int) -> None:
-        """End a request's unfinished completions now, keeping what they have. Does nothing to a finished request."""
-        for stream in list(self._unfinished.get(request_id, ())):
-            self._scheduler.abort(stream.request)
-            stream.request.text += stream.finish()
-            self._finish(stream)
+        """End a request's unfinished completions now, with the tokens they have. A finished request stays as it is."""
+        for text in list(self._unfinished.get(request_id, ())):
+            self._planner.abort(text.request)
+            text.request.text += text.finish()
+            self._finish(text)
 
     @staticmethod
     @abstractmethod
     def policy(engine: LoadedModel) -> Policy:
-        """The limits of this mode's batches."""
+        """Return the limits of this mode's batches."""
 
     def make_requests(self, prompt: Prompt, params: SamplingParams, submitted_s: float = 0.0) -> list[Request]:
-        """The `n` requests that `submit` would queue for a prompt. Raises UsageError for what cannot run."""
+        """Return the `n` requests that `submit` would queue. Raises UsageError for a request that cannot run."""
         token_ids = self.engine.encode(prompt)
         self._check(params)
         room = self.engine.max_model_len - len(token_ids)
         if room < min(params.max_new_tokens, 1):
             raise UsageError(
                 f"the prompt has {len(token_ids)} tokens, but the context is {self.engine.max_model_len} tokens and "
-                "the completion needs at least one: shorten the prompt, or raise max_model_len if the model allows"
+                "the completion needs at least one: shorten the prompt, or raise --max-model-len if the model allows"
             )
         stops = frozenset(params.stop_token_ids) | (self.engine.eos_token_ids if params.stop_on_eos else frozenset())
         requests: list[Request] = []
@@ -218,17 +228,17 @@ class Scheduler(ABC):
                 raise UsageError(f"{name}: token id {wrong[0]} is outside the model's vocabulary of {vocab_size}")
 
     def _hand_out(self, request: Request, token_ids: Sequence[int], now_s: float) -> None:
-        """Make events of a request's new tokens, one or more, the last of which may end it.
+        """Make events of a request's new tokens, the last of which may end the request.
 
-        A request with stop strings gets one at a time: a token behind the one that ends it would be too late to drop.
+        A request with stop strings gets one token per step, because a stop string may end it at any token.
         """
-        stream = self._streams[request]
-        texts = stream.add(token_ids)
-        if stream.stopped:
-            self._scheduler.stop(request)
+        text = self._texts[request]
+        pieces = text.add(token_ids)
+        if text.stopped:
+            self._planner.stop(request)
         if request.finish_reason is not None:
-            texts[-1] += stream.finish()
-        request.text += "".join(texts)
+            pieces[-1] += text.finish()
+        request.text += "".join(pieces)
         request.token_times_s += [now_s] * len(token_ids)
         logprobs = request.logprobs[-1] if request.logprobs else None
         last = len(token_ids) - 1
@@ -237,69 +247,38 @@ class Scheduler(ABC):
                 request_id=request.id,
                 sample_index=request.sample_index,
                 token_id=token_id,
-                text=text,
+                text=piece,
                 finish_reason=request.finish_reason if at == last else None,
                 logprobs=logprobs,
             )
-            for at, (token_id, text) in enumerate(zip(token_ids, texts, strict=True))
+            for at, (token_id, piece) in enumerate(zip(token_ids, pieces, strict=True))
         ]
         if request.finish_reason is not None:
-            self._finish(stream)
+            self._finish(text)
 
-    def _finish(self, stream: "_Stream") -> None:
-        request = stream.request
-        streams = self._unfinished[request.id]
-        streams.remove(stream)
-        if not streams:
+    def _finish(self, text: CompletionText) -> None:
+        request = text.request
+        texts = self._unfinished[request.id]
+        texts.remove(text)
+        if not texts:
             del self._unfinished[request.id]
-        del self._streams[request]
+        del self._texts[request]
         self._finished.append(request)
 
 
 class _InFlight(NamedTuple):
-    """A launch whose tokens have not been read."""
+    """A launched step whose tokens have not been read."""
 
     plan: StepPlan
     launch: Launch
     launched_s: float
 
 
-class _Stream:
-    """The text of one completion as it grows, up to its stop strings."""
-
-    def __init__(self, request: Request, detokenizer: Detokenizer) -> None:
-        self.request = request
-        self._detokenizer = detokenizer
-        self._stops = StopStrings(request.params.stop) if any(request.params.stop) else None
-        self._num_tokens = 0
-        self._num_without_stop = request.params.min_new_tokens - 1  # leading tokens that no stop string can end
-
-    @property
-    def stopped(self) -> bool:
-        """Whether a stop string has appeared."""
-        return self._stops is not None and self._stops.found
-
-    def add(self, token_ids: Sequence[int]) -> list[str]:
-        """The text that each of the next tokens lets through."""
-        texts = [self._detokenizer.add(token_id) for token_id in token_ids]
-        return texts if self._stops is None else [self._let_through(text) for text in texts]
-
-    def finish(self) -> str:
-        """The rest, when the completion has ended."""
-        rest = self._detokenizer.finish()
-        return rest if self._stops is None else self._stops.add(rest) + self._stops.finish()
-
-    def _let_through(self, text: str) -> str:
-        assert self._stops is not None
-        self._num_tokens += 1
-        return text if self._num_tokens <= self._num_without_stop else self._stops.add(text)
-
-
 class OnlineScheduler(Scheduler):
-    """Requests come and go at any time; every step brings the running ones one token further.
+    """Latency mode: requests arrive at any time, and every step decodes all running requests.
 
-    A step that computes prompts beside them has as many tokens as are worth a graph, which are enough to keep a GPU's
-    matrix units busy, and few enough that nobody waits long for the next token.
+    A step that also computes prompts is limited to the tokens that one graph captures: enough to keep a GPU's matrix
+    units busy, few enough that the running requests do not wait long for their next token.
     """
 
     @staticmethod
@@ -309,10 +288,11 @@ class OnlineScheduler(Scheduler):
 
 
 class OfflineScheduler(Scheduler):
-    """All requests are known before the run, and only the whole run's time counts.
+    """Throughput mode: all requests are known before the run, and only the duration of the whole run counts.
 
-    Prompts computed beside decodes save those a reading of the weights. Where that takes a while, they are spread over
-    as many steps as possible; but not without graphs, as each step then costs the host its launches.
+    Prompts that are computed together with decodes share one pass over the weights. For models whose weights take
+    long to read, prompts are therefore spread over as many steps as possible. Without CUDA graphs they are not,
+    because every step then costs the host its kernel launches.
     """
 
     @staticmethod
@@ -329,7 +309,7 @@ class OfflineScheduler(Scheduler):
 
 
 class NaiveScheduler(Scheduler):
-    """One request at a time: what batching is measured against."""
+    """One request at a time: the baseline for batching."""
 
     @staticmethod
     def policy(engine: LoadedModel) -> Policy:

@@ -1,61 +1,80 @@
-"""The numbers that a step's model call takes, computed for all its chunks at once."""
+"""Model inputs of one step, computed for all chunks at once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from roseinfer.engine.planner import StepPlan
-from roseinfer.engine.request import PENDING
+from roseinfer.engine.step_batch import PENDING, StepBatch
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class StepInputs:
-    """Packed tokens, chunk after chunk in the plan's order."""
+    """Packed tokens, chunk after chunk."""
 
     token_ids: Integers
-    """[tokens]."""
+    """Token ids, 0 in place of pending tokens. [tokens]"""
     positions: Integers
-    """[tokens], of each token in its request."""
+    """Position of each token in its request. [tokens]"""
     slots: Integers
-    """[tokens], where its keys and values go: block x block_size + offset."""
+    """Cache slot of each token's keys and values: block x block_size + offset. [tokens]"""
     last_rows: Integers
-    """[chunks that sample], the last token of each."""
+    """Index in `token_ids` of the last token of each chunk that samples. [chunks that sample]"""
     pending: Integers
-    """Places of tokens that the step before is still drawing: 0 stands there."""
+    """Indexes in `token_ids` of tokens that the previous launch is still drawing."""
     pending_chunks: Integers
-    """The chunks that they belong to."""
+    """Index, in the batch, of the chunk of each pending token."""
 
     @classmethod
-    def of(cls, plan: StepPlan, block_size: int) -> "StepInputs":
-        """The inputs of a plan that has begun: the block tables reach to the chunks' ends."""
-        chunks = plan.chunks
-        token_ids: list[int] = []
-        blocks: list[int] = []  # those that the chunks write to, chunk after chunk
-        before: list[int] = []  # of each chunk: how much further on in `blocks` they are than in its table
-        for chunk in chunks:
-            known = chunk.request.token_ids[chunk.start : chunk.stop]
-            token_ids += known
-            token_ids += [PENDING] * (chunk.num_tokens - len(known))
-            first = chunk.start // block_size
-            before.append(len(blocks) - first)
-            blocks += chunk.request.block_table[first : -(-chunk.stop // block_size)]
-        lengths = np.array([chunk.num_tokens for chunk in chunks], dtype=np.int64)
+    def of(
+        cls,
+        batch: StepBatch,
+        block_tables: Sequence[Sequence[int]],
+        block_size: int,
+        order: Sequence[int] | None = None,
+    ) -> "StepInputs":
+        """Compute the inputs of a batch of one decode step.
+
+        `block_tables` has one table per chunk, which reaches to the chunk's end. Chunks are packed in `order`,
+        indexes into the batch; None packs them as they are.
+        """
+        token_ids = batch.token_ids if order is None else _reordered_tokens(batch, order)
+        order = range(len(batch.rows)) if order is None else order
+        lengths = np.array([batch.lengths[at] for at in order], dtype=np.int64)
+        starts = np.array([batch.starts[at] for at in order], dtype=np.int64)
         ends = lengths.cumsum()
-        starts = np.array([chunk.start for chunk in chunks], dtype=np.int64)
-        positions = np.arange(len(token_ids)) + np.repeat(starts - ends + lengths, lengths)
-        places = positions // block_size + np.repeat(np.array(before, dtype=np.int64), lengths)
         tokens = np.array(token_ids, dtype=np.int64)
+        blocks: list[int] = []  # blocks that the chunks write to, chunk after chunk
+        shifts: list[int] = []  # per chunk: index in `blocks` minus index in the chunk's own table
+        for at in order:
+            start = batch.starts[at]
+            first = start // block_size
+            shifts.append(len(blocks) - first)
+            blocks += block_tables[at][first : -(-(start + batch.lengths[at]) // block_size)]
+        positions = np.arange(len(tokens)) + np.repeat(starts - ends + lengths, lengths)
+        places = positions // block_size + np.repeat(np.array(shifts, dtype=np.int64), lengths)
         pending = np.flatnonzero(tokens == PENDING)
         tokens[pending] = 0
+        chunks = np.array(order, dtype=np.int64)
         return cls(
             token_ids=tokens,
             positions=positions,
             slots=np.array(blocks, dtype=np.int64)[places] * block_size + positions % block_size,
-            last_rows=ends[[chunk.samples for chunk in chunks]] - 1,
+            last_rows=ends[[batch.samples[at] for at in order]] - 1,
             pending=pending,
-            pending_chunks=ends.searchsorted(pending, side="right"),
+            pending_chunks=chunks[ends.searchsorted(pending, side="right")],
         )
+
+
+def _reordered_tokens(batch: StepBatch, order: Sequence[int]) -> list[int]:
+    """Return the batch's tokens with its chunks in `order`."""
+    parts: list[list[int]] = []
+    start = 0
+    for length in batch.lengths:
+        parts.append(batch.token_ids[start : start + length])
+        start += length
+    return [token_id for at in order for token_id in parts[at]]

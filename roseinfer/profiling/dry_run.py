@@ -8,8 +8,9 @@ import msgspec
 from roseinfer.cache.block_pool import BlockPool
 from roseinfer.config import Mode
 from roseinfer.engine.engine import Engine
-from roseinfer.engine.planner import Phase, Planner
+from roseinfer.engine.planner import Planner
 from roseinfer.engine.request import Request
+from roseinfer.engine.step_plan import Phase
 from roseinfer.workload.load_plan import PlannedRequest
 
 

@@ -16,9 +16,8 @@ import msgspec
 import torch
 
 from roseinfer.config import ProfileConfig
-from roseinfer.engine.graphs.graph_key import GraphKey
+from roseinfer.engine.graph_sizes import GraphKey
 from roseinfer.engine.graphs.step_graphs import StepGraphs
-from roseinfer.engine.planner import StepPlan
 from roseinfer.errors import RoseinferError
 from roseinfer.profiling.recorder import Recorder
 from roseinfer.spans import span
@@ -83,14 +82,14 @@ class GraphMaps:
         """GPU events of the longest replay that has a map."""
         return max((len(mapped.graph.events) for mapped in self._made.values()), default=0)
 
-    def replayed_by(self, plans: Iterable[StepPlan]) -> tuple[list[Graph], list[str]]:
-        """The maps of the graphs that some steps replayed, and warnings about those that are missing or have holes."""
+    def replayed_by(self, keys: Iterable[GraphKey | None]) -> tuple[list[Graph], list[str]]:
+        """Return the maps of the graphs that steps with these keys replayed, and warnings about gaps in them."""
         captured = self._graphs.captured
-        keys = dict.fromkeys(key for key in map(self._graphs.key_of, plans) if key in captured)
-        made = [self._made[key] for key in keys if key in self._made]
+        replayed = dict.fromkeys(key for key in keys if key in captured)
+        made = [self._made[key] for key in replayed if key in self._made]
         warnings = [*self._failures, *(warning for mapped in made for warning in mapped.warnings)]
-        if len(made) < len(keys) and not self._failures:
-            warnings.append(f"{len(keys) - len(made)} graphs were captured during the recording and have no map")
+        if len(made) < len(replayed) and not self._failures:
+            warnings.append(f"{len(replayed) - len(made)} graphs were captured during the recording and have no map")
         return [mapped.graph for mapped in made if mapped.graph.events], warnings
 
     def _record(self, keys: Sequence[GraphKey], *, replay: bool) -> list[StepEvents]:

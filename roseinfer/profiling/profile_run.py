@@ -11,7 +11,7 @@ from roseinfer.config import ProfileConfig, RunConfig
 from roseinfer.costs.ceilings import ceilings
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.memory import parse_bytes
-from roseinfer.engine.planner import Phase, StepPlan
+from roseinfer.engine.step_plan import Phase, StepPlan
 from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.profiling.dry_run import PlannedStep, most_steps, planned_steps
 from roseinfer.profiling.estimate import trace_bytes
@@ -95,7 +95,7 @@ def profile_run(
 def _keep_maps(session: ProfileSession, maps: GraphMaps, plans: list[StepPlan]) -> None:
     if session.is_done:
         maps.make()  # of what was captured since
-    session.details["graphs"], warnings = maps.replayed_by(plans)
+    session.details["graphs"], warnings = maps.replayed_by(plan.graph for plan in plans)
     session.warnings += warnings
 
 

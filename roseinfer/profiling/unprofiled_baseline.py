@@ -5,7 +5,7 @@ from statistics import median
 
 from roseinfer.config import RunConfig
 from roseinfer.engine.engine import Engine
-from roseinfer.engine.planner import StepPlan
+from roseinfer.engine.step_plan import StepPlan
 from roseinfer.profiling.estimate import OpCounter
 from roseinfer.profiling.run_dir import ProfiledStep
 from roseinfer.workload.load_plan import PlannedRequest

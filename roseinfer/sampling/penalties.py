@@ -1,7 +1,7 @@
 """Changing logits before sampling: penalties, biases and banned tokens, for a whole batch at once."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from roseinfer.upload import upload
 class History:
     """Tokens of one request that its next draw depends on."""
 
-    prompt: frozenset[int]
+    prompt: Set[int]
     """Tokens that occur in the prompt. Empty if no parameter needs them."""
     completion: Counter[int]
     """Occurrences of each token in the completion. Empty if no parameter needs them."""

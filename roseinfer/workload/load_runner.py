@@ -8,9 +8,9 @@ import msgspec
 from roseinfer.config import Mode, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.loaded_model import Prompt
-from roseinfer.engine.planner import StepPlan
-from roseinfer.engine.request import RequestOutput
+from roseinfer.engine.outputs import RequestOutput
 from roseinfer.engine.schedulers import Scheduler
+from roseinfer.engine.step_plan import StepPlan
 from roseinfer.workload.clock import WALL_CLOCK, Clock
 from roseinfer.workload.load_plan import PlannedRequest, at_once
 from roseinfer.workload.step_record import StepRecord
@@ -99,10 +99,7 @@ class _LoadPass:
         while goes_on:
             self._submit_arrived()
             if self._scheduler.has_unfinished:
-                plan = None if before_step is None else self._scheduler.next_plan()
-                if before_step is not None and plan is not None:
-                    before_step(plan)
-                goes_on = self._step(on_step)
+                goes_on = self._step(before_step, on_step)
             elif self._due:
                 self._clock.wait_until(self._due[0][0])
             else:
@@ -138,8 +135,8 @@ class _LoadPass:
             self._add_s += self._clock.now_s() - begun_s
             self._submitted.append((index, arrival_s))
 
-    def _step(self, on_step: OnStep | None) -> bool:
-        self._scheduler.step()
+    def _step(self, before_step: BeforeStep | None, on_step: OnStep | None) -> bool:
+        self._scheduler.step(before_step)
         self._steps += self._scheduler.take_steps()  # costs are counted after the pass: they are no part of it
         if self._next_turns:
             self._continue_conversations()

@@ -6,7 +6,7 @@ import msgspec
 
 from roseinfer.costs.step import plan_cost
 from roseinfer.engine.engine import Engine
-from roseinfer.engine.planner import Phase, StepPlan
+from roseinfer.engine.step_plan import Phase, StepPlan
 
 
 class StepRecord(msgspec.Struct, frozen=True, kw_only=True):

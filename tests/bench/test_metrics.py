@@ -9,7 +9,7 @@ from roseinfer.bench.metrics import decode_speed, itl, latency, outliers, prefil
 from roseinfer.bench.request_figures import RequestFigures, request_figures
 from roseinfer.bench.results import median_report
 from roseinfer.costs.ceilings import Ceilings
-from roseinfer.engine.request import RequestOutput
+from roseinfer.engine.outputs import RequestOutput
 from roseinfer.workload.load_runner import WorkloadResult
 from roseinfer.workload.step_record import StepRecord
 

@@ -4,7 +4,7 @@ import pytest
 
 from roseinfer.bench.request_figures import RequestFigures
 from roseinfer.bench.slo import Slo, goodput, parse_slo
-from roseinfer.engine.request import FinishReason
+from roseinfer.engine.outputs import FinishReason
 from roseinfer.errors import UsageError
 
 

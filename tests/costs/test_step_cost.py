@@ -12,8 +12,8 @@ from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.costs.step import plan_cost, step_cost
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
-from roseinfer.engine.planner import Chunk, StepPlan
 from roseinfer.engine.request import Request
+from roseinfer.engine.step_plan import Chunk, StepPlan
 from roseinfer.models.footprint import WeightBytes
 
 # The tiny models of tests/tiny.py: hidden 32, 2 layers, 4 heads of 8, vocabulary 258.

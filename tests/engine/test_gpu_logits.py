@@ -11,8 +11,7 @@ from torch import Tensor
 from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
-from roseinfer.engine.planner import Chunk, StepPlan
-from roseinfer.engine.request import Request
+from roseinfer.engine.step_batch import BlockTableChange, RowStart, StepBatch
 from roseinfer.sampling.sampler import SamplingBatch, sample
 
 pytestmark = pytest.mark.gpu
@@ -82,65 +81,64 @@ def sync_debug_mode() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("default")
 
 
-def requests_of(engine: Engine) -> list[Request]:
-    """Of random tokens, each with blocks for all of them."""
+def sequences() -> list[list[int]]:
+    """Random token ids of four requests."""
     source = torch.Generator().manual_seed(2)
-    requests = []
-    for index, length in enumerate(LENGTHS):
-        request = Request(
-            id=index,
-            sample_index=0,
-            parent=None,
-            prompt_token_ids=torch.randint(1000, (length,), generator=source).tolist(),
-            params=SamplingParams(),
-            seed=0,
-            max_new_tokens=1,
-            stop_token_ids=frozenset(),
-            submitted_s=0.0,
+    return [torch.randint(1000, (length,), generator=source).tolist() for length in LENGTHS]
+
+
+def batches_of(engine: Engine, requests: Sequence[Sequence[int]]) -> list[StepBatch]:
+    """The steps of `STEPS`. The first one starts all rows, with blocks for all of their tokens."""
+    starts = [RowStart(row, SamplingParams(), 0, len(token_ids), [], []) for row, token_ids in enumerate(requests)]
+    changes = [
+        BlockTableChange(row, engine.pool.allocate(engine.pool.blocks_for(len(token_ids))))
+        for row, token_ids in enumerate(requests)
+    ]
+    done, batches = [0] * len(requests), []
+    for number, step in enumerate(STEPS):
+        batches.append(
+            StepBatch(
+                rows=list(step),
+                starts=[done[row] for row in step],
+                lengths=list(step.values()),
+                samples=[True] * len(step),
+                token_ids=[token for row, count in step.items() for token in requests[row][done[row] :][:count]],
+                row_starts=starts if number == 0 else [],
+                block_table_changes=changes if number == 0 else [],
+            )
         )
-        request.block_table = engine.pool.allocate(engine.pool.blocks_for(length))
-        requests.append(request)
-    return requests
-
-
-def plans_of(requests: Sequence[Request]) -> list[StepPlan]:
-    done, plans = [0] * len(requests), []
-    for step in STEPS:
-        chunks = []
-        for index, count in step.items():
-            chunks.append(Chunk(requests[index], done[index], count, samples=True, is_decode=count == 1))
-            done[index] += count
-        plans.append(StepPlan(tuple(chunks), (), ()))
-    assert done == [len(request.token_ids) for request in requests]
-    return plans
+        for row, count in step.items():
+            done[row] += count
+    assert done == [len(token_ids) for token_ids in requests]
+    return batches
 
 
 @torch.inference_mode()
-def engine_logits(model: Path) -> tuple[list[Request], list[Tensor]]:
-    """The requests, and their logits [tokens, vocab_size], from packed, chunked and mixed steps."""
+def engine_logits(model: Path) -> list[Tensor]:
+    """Logits [tokens, vocab_size] of each request, from packed, chunked and mixed steps."""
     engine = build_engine(EngineConfig(model=str(model), device=DEVICE, dtype="bfloat16", max_batch_size=4))
-    runner, requests = engine.runner, requests_of(engine)
+    runner, requests = engine.runner, sequences()
     rows: list[list[Tensor]] = [[] for _ in requests]
-    for plan in plans_of(requests):
-        token_ids, positions, _, metadata = runner._inputs(plan)
+    for batch in batches_of(engine, requests):
+        token_ids, positions, _, metadata = runner._inputs(batch, runner._update_rows(batch))
         logits = runner.model.logits(runner.model(token_ids, positions, runner.attention, metadata))
-        for chunk, part in zip(plan.chunks, logits.split([chunk.num_tokens for chunk in plan.chunks]), strict=True):
-            rows[chunk.request.id].append(part)
-    return requests, [torch.cat(parts).float() for parts in rows]
+        for row, part in zip(batch.rows, logits.split(batch.lengths), strict=True):
+            rows[row].append(part)
+    return [torch.cat(parts).float() for parts in rows]
 
 
 @torch.inference_mode()
-def transformers_logits(model: Path, requests: Sequence[Request], dtype: torch.dtype) -> list[Tensor]:
+def transformers_logits(model: Path, dtype: torch.dtype) -> list[Tensor]:
     from transformers import AutoModelForCausalLM
 
     oracle = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(DEVICE).eval()
-    return [oracle(torch.tensor([request.token_ids], device=DEVICE)).logits[0].float() for request in requests]
+    return [oracle(torch.tensor([token_ids], device=DEVICE)).logits[0].float() for token_ids in sequences()]
 
 
 def test_logits_are_as_near_to_float32_as_those_of_transformers(saved: Path) -> None:
-    requests, ours = engine_logits(saved)
-    exact = transformers_logits(saved, requests, torch.float32)
-    theirs = transformers_logits(saved, requests, torch.bfloat16)
+    ours = engine_logits(saved)
+    exact = transformers_logits(saved, torch.float32)
+    theirs = transformers_logits(saved, torch.bfloat16)
     for own, other, truth in zip(ours, theirs, exact, strict=True):
         assert truth.std() > 0.1, "a model whose logits say nothing proves nothing"
         error, usual = own - truth, other - truth
@@ -155,13 +153,14 @@ def test_the_host_waits_for_nothing_from_inputs_to_drawn_tokens(
 ) -> None:
     engine = build_engine(EngineConfig(model=str(saved), device=DEVICE, dtype="bfloat16", max_batch_size=4))
     runner = engine.runner
-    plans = plans_of(requests_of(engine))
+    batches = batches_of(engine, sequences())
     for mode in ("default", "error"):  # the first time kernels are compiled and memory is allocated
         torch.cuda.set_sync_debug_mode(mode)
-        for plan in plans:
+        for batch in batches:
             runner.cache.copy_blocks([(0, 1)])
-            token_ids, positions, last_rows, metadata = runner._inputs(plan)
+            states = runner._update_rows(batch)
+            token_ids, positions, last_rows, metadata = runner._inputs(batch, states)
             logits = runner.model.logits(runner.model(token_ids, positions, runner.attention, metadata)[last_rows])
-            count = len(plan.chunks)
+            count = len(batch.rows)
             params = [SamplingParams(temperature=temperature, top_p=0.9, logit_bias={3: 1.0})] * count
             sample(logits, SamplingBatch.build(params, [1] * count, [2] * count, runner.device))

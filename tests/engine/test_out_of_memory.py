@@ -11,7 +11,7 @@ from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine import factory, memory
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
-from roseinfer.engine.graphs.graph_key import GraphKey
+from roseinfer.engine.graph_sizes import GraphKey, GraphSizes
 from roseinfer.errors import ModelError, RoseinferError
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
@@ -97,9 +97,7 @@ def test_without_memory_for_graphs_the_engine_goes_on_without(
 ) -> None:
     class NoRoom:
         missing = (GraphKey(1, "greedy"), GraphKey(2, "greedy"))
-
-        def key_of(self, _plan: object) -> GraphKey:
-            return self.missing[0]
+        sizes = GraphSizes(max_batch_size=2, max_top_k=64)
 
         def wants(self, _key: GraphKey) -> bool:
             return True
@@ -128,7 +126,7 @@ def test_a_step_without_memory_is_one_clear_line(tiny_llama: Path, monkeypatch: 
 
     with monkeypatch.context() as patch:
         patch.setattr(engine.runner.model, "forward", too_much)
-        with pytest.raises(RoseinferError, match=r"no memory for a step of 4 tokens: lower max_batch_tokens"):
+        with pytest.raises(RoseinferError, match=r"no memory for a step of 4 tokens: lower --max-batch-tokens"):
             tokens_of(engine)
     assert engine.pool.num_free == engine.pool.num_blocks
     assert [len(tokens) for tokens in tokens_of(engine)] == [9, 9]

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from roseinfer.cache.block_pool import BlockPool
 from roseinfer.config import SamplingParams
-from roseinfer.engine.planner import Planner, Policy, StepPlan
+from roseinfer.engine.planner import Planner
 from roseinfer.engine.request import Request
+from roseinfer.engine.step_plan import Policy, StepPlan
 from roseinfer.errors import UsageError
 
 Content = tuple[int, ...]
@@ -28,7 +29,7 @@ class Machine:
         """One step as an engine makes it, with every token checked that the model would read."""
         plan = self.scheduler.plan()
         size = self.scheduler.pool.block_size
-        for source, target in self.scheduler.begin(plan):
+        for source, target in self.scheduler.begin(plan).block_copies:
             for offset in range(size):
                 self.slots.pop((target, offset), None)
                 if (source, offset) in self.slots:

@@ -14,7 +14,7 @@ from tiny import EOS, LLAMA
 from roseinfer.config import EngineConfig, Mode, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
-from roseinfer.engine.request import RequestOutput
+from roseinfer.engine.outputs import RequestOutput
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 

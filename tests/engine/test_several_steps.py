@@ -14,7 +14,7 @@ from roseinfer.cache.block_pool import BlockPool
 from roseinfer.config import EngineConfig, Mode, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
-from roseinfer.engine.request import TokenLogprobs
+from roseinfer.engine.outputs import TokenLogprobs
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 

@@ -12,7 +12,7 @@ from roseinfer.attention.triton_attention import TritonAttention
 from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
-from roseinfer.engine.graphs.graph_key import GraphKey, Kind
+from roseinfer.engine.graph_sizes import GraphKey, SamplingKind
 from roseinfer.engine.graphs.step_graphs import StepGraphs
 from roseinfer.models.step_tensors import StepTensors
 
@@ -190,7 +190,7 @@ def test_a_rehearsal_writes_to_no_block_of_a_request_and_runs_under_spans(
         cache.normal_()
     before = cache.clone()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
-        for kind in get_args(Kind):
+        for kind in get_args(SamplingKind):
             graphs.rehearse(GraphKey(4, kind), replay=False)
             graphs.rehearse(GraphKey(4, kind, 64), replay=False)
             graphs.rehearse(GraphKey(0, kind, 64), replay=False)

@@ -9,7 +9,7 @@ import torch
 from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
-from roseinfer.engine.request import RequestOutput
+from roseinfer.engine.outputs import RequestOutput
 
 pytestmark = pytest.mark.gpu
 

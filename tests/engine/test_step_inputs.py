@@ -5,9 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roseinfer.config import SamplingParams
-from roseinfer.engine.planner import Chunk, StepPlan
-from roseinfer.engine.request import Request
+from roseinfer.engine.step_batch import StepBatch
 from roseinfer.engine.step_inputs import StepInputs
 from roseinfer.upload import staged, upload
 
@@ -21,36 +19,32 @@ chunks_drawn = st.lists(
 @settings(max_examples=60, deadline=None)
 def test_inputs_are_those_of_each_token(drawn: list[tuple[int, int, int, bool]], block_size: int, seed: int) -> None:
     random = np.random.default_rng(seed)
-    chunks = []
-    for index, (start, count, behind, samples) in enumerate(drawn):
-        tokens = random.integers(0, 1000, start + count + behind).tolist()
-        request = Request(
-            id=index,
-            sample_index=0,
-            parent=None,
-            prompt_token_ids=tokens,
-            params=SamplingParams(),
-            seed=0,
-            max_new_tokens=1,
-            stop_token_ids=frozenset(),
-            submitted_s=0.0,
-        )
-        request.block_table = random.integers(0, 1000, -(-(start + count) // block_size)).tolist()
-        chunks.append(Chunk(request, start, count, samples, is_decode=False))
-    inputs = StepInputs.of(StepPlan(tuple(chunks), (), ()), block_size)
-
-    tokens, positions, slots, last_rows = [], [], [], []
-    for chunk in chunks:
-        for at in range(chunk.start, chunk.stop):
-            tokens.append(chunk.request.token_ids[at])
-            positions.append(at)
-            slots.append(chunk.request.block_table[at // block_size] * block_size + at % block_size)
-        if chunk.samples:
-            last_rows.append(len(tokens) - 1)
-    assert inputs.token_ids.tolist() == tokens
-    assert inputs.positions.tolist() == positions
-    assert inputs.slots.tolist() == slots
-    assert inputs.last_rows.tolist() == last_rows
+    sequences = [random.integers(0, 1000, start + count + behind).tolist() for start, count, behind, _ in drawn]
+    tables = [random.integers(0, 1000, -(-(start + count) // block_size)).tolist() for start, count, _, _ in drawn]
+    batch = StepBatch(
+        rows=list(range(len(drawn))),
+        starts=[start for start, _, _, _ in drawn],
+        lengths=[count for _, count, _, _ in drawn],
+        samples=[samples for _, _, _, samples in drawn],
+        token_ids=[
+            t for (start, count, _, _), known in zip(drawn, sequences, strict=True) for t in known[start:][:count]
+        ],
+    )
+    for order in (None, random.permutation(len(drawn)).tolist()):
+        inputs = StepInputs.of(batch, tables, block_size, order)
+        tokens, positions, slots, last_rows = [], [], [], []
+        for at in range(len(drawn)) if order is None else order:
+            start, count, _, samples = drawn[at]
+            for position in range(start, start + count):
+                tokens.append(sequences[at][position])
+                positions.append(position)
+                slots.append(tables[at][position // block_size] * block_size + position % block_size)
+            if samples:
+                last_rows.append(len(tokens) - 1)
+        assert inputs.token_ids.tolist() == tokens
+        assert inputs.positions.tolist() == positions
+        assert inputs.slots.tolist() == slots
+        assert inputs.last_rows.tolist() == last_rows
 
 
 def test_uploaded_arrays_keep_values_shapes_and_dtypes_and_begin_aligned() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import roseinfer.profiling.graph_maps as graph_maps
-from roseinfer.engine.graphs.graph_key import GraphKey
+from roseinfer.engine.graph_sizes import GraphKey
 from roseinfer.errors import RoseinferError
 from roseinfer.profiling.graph_maps import GraphMaps, StepEvents
 from roseinfer.spans import span
@@ -15,14 +15,11 @@ from roseinfer.trace.reading.trace_manifest import GraphEvent
 
 
 class ScriptedGraphs:
-    """In place of an engine's graphs: keeps what it is told to do. A plan is the key of the graph that it replays."""
+    """Stands in for an engine's graphs and records the calls."""
 
     def __init__(self, *captured: GraphKey) -> None:
         self.captured = list(captured)
         self.calls: list[Any] = []
-
-    def key_of(self, plan: GraphKey | None) -> GraphKey | None:
-        return plan
 
     def capture_again(self) -> None:
         self.calls.append("capture")
@@ -64,13 +61,13 @@ def test_only_graphs_that_were_replayed_are_kept_and_later_ones_get_a_map_too(ev
     graphs = ScriptedGraphs(GraphKey(1, "greedy"), GraphKey(4, "all"))
     maps = maps_of(graphs)
     maps.make()
-    plans: Any = [None, GraphKey(4, "all"), GraphKey(8, "all"), GraphKey(4, "all")]
+    keys = [None, GraphKey(4, "all"), GraphKey(8, "all"), GraphKey(4, "all")]
     graphs.captured.append(GraphKey(8, "all"))
-    found, warnings = maps.replayed_by(plans)
+    found, warnings = maps.replayed_by(keys)
     assert [graph.key for graph in found] == ["decode bs=4 all"]
     assert warnings == ["1 graphs were captured during the recording and have no map"]
     maps.make()
-    found, warnings = maps.replayed_by(plans)
+    found, warnings = maps.replayed_by(keys)
     assert [graph.key for graph in found] == ["decode bs=4 all", "decode bs=8 all"]
     assert warnings == []
     assert graphs.calls.count("capture") == 1
@@ -79,8 +76,8 @@ def test_only_graphs_that_were_replayed_are_kept_and_later_ones_get_a_map_too(ev
 def test_without_gpu_events_there_is_no_map(tmp_path: Path) -> None:
     maps = maps_of(ScriptedGraphs(GraphKey(1, "greedy")))
     maps.make()
-    plans: Any = [GraphKey(1, "greedy")]
-    assert maps.replayed_by(plans) == ([], [])
+    keys = [GraphKey(1, "greedy")]
+    assert maps.replayed_by(keys) == ([], [])
 
 
 def test_a_failure_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,5 +87,5 @@ def test_a_failure_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph_maps, "read_runs", fail)
     maps = maps_of(ScriptedGraphs(GraphKey(1, "greedy")))
     maps.make()
-    plans: Any = [GraphKey(1, "greedy")]
-    assert maps.replayed_by(plans) == ([], ["graph replays could not be mapped to spans: the disk is full"])
+    keys = [GraphKey(1, "greedy")]
+    assert maps.replayed_by(keys) == ([], ["graph replays could not be mapped to spans: the disk is full"])

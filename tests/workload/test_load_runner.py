@@ -4,7 +4,7 @@ import pytest
 from scripted import ScriptedEngine
 
 from roseinfer.config import Mode, SamplingParams
-from roseinfer.engine.planner import StepPlan
+from roseinfer.engine.step_plan import StepPlan
 from roseinfer.workload.clock import WallClock
 from roseinfer.workload.load_plan import PlannedRequest, at_once
 from roseinfer.workload.load_runner import WorkloadResult, run_load

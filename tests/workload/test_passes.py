@@ -8,7 +8,7 @@ import pytest
 from roseinfer.config import EngineConfig, Mode, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
-from roseinfer.engine.planner import StepPlan
+from roseinfer.engine.step_plan import StepPlan
 from roseinfer.workload.load_runner import run_workload
 from roseinfer.workload.pass_report import Report
 

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from roseinfer.cli.generate.answer_stream import Answer
-from roseinfer.engine.request import RequestOutput
+from roseinfer.engine.outputs import RequestOutput
 from roseinfer.errors import RoseinferError, UsageError
 
 

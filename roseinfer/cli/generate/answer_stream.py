@@ -8,7 +8,7 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from roseinfer.engine.loaded_model import Prompt
-from roseinfer.engine.request import RequestOutput, TokenEvent
+from roseinfer.engine.outputs import RequestOutput, TokenEvent
 from roseinfer.engine.schedulers import Scheduler
 from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.workload.workload_request import WorkloadRequest

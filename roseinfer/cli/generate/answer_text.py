@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from roseinfer.cli.generate.answer_stream import Answer
-from roseinfer.engine.request import TokenEvent
+from roseinfer.engine.outputs import TokenEvent
 from roseinfer.workload.prompts import shown
 from roseinfer.workload.workload_request import WorkloadRequest
 

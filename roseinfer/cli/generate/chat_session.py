@@ -12,7 +12,7 @@ from roseinfer.cli import console
 from roseinfer.config import SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.loaded_model import Message, Prompt
-from roseinfer.engine.request import TokenEvent
+from roseinfer.engine.outputs import TokenEvent
 from roseinfer.errors import RoseinferError
 from roseinfer.workload.prompts import parse_prompt
 

@@ -21,7 +21,7 @@ from roseinfer.cli.generate.generate_call import GenerateCall
 from roseinfer.cli.loading import load_engine
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.loaded_model import Prompt
-from roseinfer.engine.request import TokenEvent
+from roseinfer.engine.outputs import TokenEvent
 from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.workload.prompts import parse_prompt, read_prompts, shown, to_prompt
 from roseinfer.workload.request_lines import count_requests, read_requests

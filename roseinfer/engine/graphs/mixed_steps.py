@@ -1,7 +1,6 @@
-"""Steps that compute prompts, or chunks of them, beside requests that decode; every one is brought from the host."""
+"""Captured steps that compute prompts, or chunks of prompts, together with decodes. All inputs come from the host."""
 
-from bisect import bisect_left
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,36 +9,20 @@ from torch import Tensor
 from roseinfer.attention.backend import AttentionBackend
 from roseinfer.attention.step_layouts import DecodeLayout, MixedLayout, PromptLayout
 from roseinfer.cache.kv_tensors import KVCache
-from roseinfer.engine.graphs.graph_key import GraphKey, kind_of
+from roseinfer.engine.graph_sizes import MAX_PROMPTS, GraphKey, GraphSizes
 from roseinfer.engine.graphs.static_inputs import StaticBlockTables, StaticInputs
 from roseinfer.engine.graphs.static_sampling import fill_sampling, sampling_batch, sampling_fields
-from roseinfer.engine.launch import Drawn
-from roseinfer.engine.planner import LEAST_PROMPT_TOKENS, Chunk, StepPlan
+from roseinfer.engine.launch import DrawnTokens
+from roseinfer.engine.row_state import RowState
+from roseinfer.engine.step_batch import StepBatch
 from roseinfer.engine.step_inputs import StepInputs
 from roseinfer.models.causal_lm import CausalLM
 from roseinfer.sampling.sampler import sample
 from roseinfer.spans import span
 
-MIXED_TOKENS = 512
-"""Tokens of a step that are worth a graph: with many more, a device takes longer than the host with the launches. What
-a product of 16-bit numbers takes on an H200 rises in steps of 128 rows, and per row 512 are among the best."""
-
-MAX_PROMPTS = 32
-"""Requests that prompt tokens of one step may belong to."""
-
-
-def decode_rows(largest: int) -> list[int]:
-    """The numbers of decoding requests to capture; those between cost attention almost nothing."""
-    return [0, *(size for size in (8, 16, 32) if size < largest), *range(64, largest, 64), largest]
-
-
-def token_counts(largest_batch: int) -> list[int]:
-    """The numbers of tokens to capture."""
-    return [64, *range(128, max(MIXED_TOKENS, largest_batch + LEAST_PROMPT_TOKENS + 127) + 1, 128)]
-
 
 class MixedSteps:
-    """One token for each of some requests, and prompt tokens of others."""
+    """Captured steps of one token for each of some requests, and prompt tokens of others."""
 
     def __init__(
         self,
@@ -49,20 +32,20 @@ class MixedSteps:
         tables: StaticBlockTables,
         prompt_tables: StaticBlockTables,
         *,
-        max_batch_size: int,
+        sizes: GraphSizes,
         padding_slot: int,
     ) -> None:
-        """`prompt_tables` has `MAX_PROMPTS` rows; `padding_slot` is where keys and values of nobody's go."""
+        """`prompt_tables` has `MAX_PROMPTS` rows. Keys and values of padding tokens go to `padding_slot`."""
         self._model, self._cache, self._attention = model, cache, attention
         self._tables, self._prompt_tables = tables, prompt_tables
-        self._sizes, self._counts = decode_rows(max_batch_size), token_counts(max_batch_size)
         self._padding_slot = padding_slot
-        tokens, samples = self._counts[-1], max_batch_size + MAX_PROMPTS
+        tokens, max_batch_size = sizes.token_counts[-1], sizes.decode_rows[-1]
+        samples = max_batch_size + MAX_PROMPTS
         device = cache.data.device
         self._inputs = StaticInputs(
             device,
             {
-                # Of decoding requests, then of prompts.
+                # Decoding requests first, then prompts.
                 "token_ids": (tokens, np.int64),
                 "positions": (tokens, np.int64),
                 "slots": (tokens, np.int64),
@@ -70,97 +53,89 @@ class MixedSteps:
                 "order": (max_batch_size, np.int32),
                 "prompt_context_lens": (MAX_PROMPTS, np.int32),
                 "query_starts": (MAX_PROMPTS + 1, np.int32),
-                # What is drawn, in the plan's order.
+                # Rows to draw from, in batch order.
                 "last_rows": (samples, np.int64),
                 "stops": (samples, np.int64),
                 **sampling_fields(samples),
-                # Tokens that the step before draws: where they go, which they are.
+                # Tokens that the previous step draws: target index in token_ids, source index among the drawn.
                 "pending": (max_batch_size, np.int64),
                 "sources": (max_batch_size, np.int64),
             },
         )
         self._drawn = torch.zeros((1, samples), dtype=torch.int64, device=device)
 
-    def key_of(self, plan: StepPlan) -> GraphKey | None:
-        """What the plan's step is captured for; None for one of decodes alone, too large, or not drawing plainly."""
-        decodes = sum(_decodes(chunk) for chunk in plan.chunks)
-        prompts = len(plan.chunks) - decodes
-        if plan.decode_steps > 1 or not 0 < prompts <= MAX_PROMPTS or decodes > self._sizes[-1]:
-            return None
-        rows = self._sizes[bisect_left(self._sizes, decodes)]
-        tokens = max(plan.num_tokens, rows)
-        if tokens > self._counts[-1] or not all(chunk.request.draws_plainly for chunk in plan.chunks):
-            return None
-        kind = kind_of(chunk.request for chunk in plan.chunks if chunk.samples)
-        return GraphKey(rows, kind, self._counts[bisect_left(self._counts, tokens)])
-
     @property
     def newest(self) -> Tensor:
-        """The tokens that the step draws, [rows or more], in the order of its plan."""
+        """Tokens that the step draws, in batch order. [rows or more]"""
         return self._drawn[0]
 
     def drawn(self, steps: int) -> Tensor:
-        """The same as [1, rows or more]."""
+        """Return the same tokens as [1, rows or more]; `steps` is 1."""
         return self._drawn[:steps]
 
-    def prepare(self, plan: StepPlan, key: GraphKey, before: Drawn) -> None:
-        """Bring all inputs of a plan's step; `before` is what the step before it draws."""
-        decodes = [chunk for chunk in plan.chunks if _decodes(chunk)]
-        prompts = [chunk for chunk in plan.chunks if not _decodes(chunk)]
-        packed = replace(plan, chunks=(*decodes, *prompts))
-        inputs = StepInputs.of(packed, self._cache.block_size)
-        self._tables.bring([chunk.request.block_table for chunk in decodes], key.rows)
-        self._prompt_tables.bring([chunk.request.block_table for chunk in prompts], MAX_PROMPTS)
+    def prepare(self, batch: StepBatch, states: Sequence[RowState], key: GraphKey, before: DrawnTokens) -> None:
+        """Upload all inputs of a step. `before` has the tokens that the previous step draws."""
+        decodes, prompts, sampling = _sorted_chunks(batch)
+        order = decodes + prompts
+        tables = [state.block_table for state in states]
+        inputs = StepInputs.of(batch, tables, self._cache.block_size, order)
+        stops = [start + length for start, length in zip(batch.starts, batch.lengths, strict=True)]
+        self._tables.update([tables[at] for at in decodes], key.rows)
+        self._prompt_tables.update([tables[at] for at in prompts], MAX_PROMPTS)
         fill = self._inputs.fill
         fill("token_ids", inputs.token_ids, key.tokens)
         fill("positions", inputs.positions, key.tokens)
         fill("slots", inputs.slots, key.tokens, padding=self._padding_slot)
-        fill("context_lens", [chunk.stop for chunk in decodes], key.rows)
-        fill("order", np.argsort(-self._inputs.here["context_lens"][: key.rows], kind="stable"), key.rows)
-        fill("prompt_context_lens", [chunk.stop for chunk in prompts], MAX_PROMPTS)
-        starts = len(decodes) + np.cumsum([0, *(chunk.num_tokens for chunk in prompts)])
-        fill("query_starts", starts, MAX_PROMPTS + 1, padding=starts[-1])
-        last_row = dict(zip([c.request for c in _sampling(packed)], inputs.last_rows.tolist(), strict=True))
-        sampling, size = _sampling(plan), key.rows + MAX_PROMPTS
-        fill("last_rows", [last_row[chunk.request] for chunk in sampling], size)
-        fill("stops", [chunk.stop for chunk in sampling], size)
-        fill_sampling(self._inputs, sampling, size)
+        fill("context_lens", [stops[at] for at in decodes], key.rows)
+        fill("order", np.argsort(-self._inputs.on_host["context_lens"][: key.rows], kind="stable"), key.rows)
+        fill("prompt_context_lens", [stops[at] for at in prompts], MAX_PROMPTS)
+        query_starts = len(decodes) + np.cumsum([0, *[batch.lengths[at] for at in prompts]])
+        fill("query_starts", query_starts, MAX_PROMPTS + 1, padding=query_starts[-1])
+        sampled = [at for at in order if batch.samples[at]]
+        last_rows = dict(zip(sampled, inputs.last_rows.tolist(), strict=True))
+        size = key.rows + MAX_PROMPTS
+        fill("last_rows", [last_rows[at] for at in sampling], size)
+        fill("stops", [stops[at] for at in sampling], size)
+        fill_sampling(self._inputs, [states[at] for at in sampling], size)
         pending = len(inputs.pending)
         fill("pending", inputs.pending, pending)
-        fill("sources", [before.rows[packed.chunks[at].request] for at in inputs.pending_chunks], pending)
-        self._inputs.bring()
+        fill("sources", before.places_of(batch.rows[at] for at in inputs.pending_chunks), pending)
+        self._inputs.upload()
         if pending:
-            there = self._inputs.there
-            known = before.tokens[there["sources"][:pending]]
-            there["token_ids"].index_copy_(0, there["pending"][:pending], known)
+            fields = self._inputs.on_device
+            known = before.tokens[fields["sources"][:pending]]
+            fields["token_ids"].index_copy_(0, fields["pending"][:pending], known)
 
     def pad(self, key: GraphKey) -> None:
-        """Rows of nobody's, which write to the padding slot."""
-        self.prepare(StepPlan((), (), ()), key, Drawn(self.newest, {}))
+        """Prepare padding rows only, which write to the padding slot."""
+        self.prepare(StepBatch([], [], [], [], []), [], key, DrawnTokens(self.newest, ()))
 
     def step(self, key: GraphKey) -> None:
-        """The step of the inputs."""
-        there, size = self._inputs.there, key.rows
+        """Run the step on the prepared inputs."""
+        fields, size = self._inputs.on_device, key.rows
         tokens, samples = key.tokens, size + MAX_PROMPTS
         decodes = DecodeLayout(
-            self._cache, self._tables.there[:size], there["context_lens"][:size], there["order"][:size]
+            self._cache, self._tables.on_device[:size], fields["context_lens"][:size], fields["order"][:size]
         )
         prompts = PromptLayout(
-            self._prompt_tables.there, there["prompt_context_lens"], there["query_starts"], key.tokens
+            self._prompt_tables.on_device, fields["prompt_context_lens"], fields["query_starts"], key.tokens
         )
-        layout = MixedLayout(self._cache, there["slots"][:tokens], decodes if size else None, prompts)
+        layout = MixedLayout(self._cache, fields["slots"][:tokens], decodes if size else None, prompts)
         with span("roseinfer.model.forward"):
-            hidden = self._model(there["token_ids"][:tokens], there["positions"][:tokens], self._attention, layout)
-            logits = self._model.logits(hidden[there["last_rows"][:samples]])
+            hidden = self._model(fields["token_ids"][:tokens], fields["positions"][:tokens], self._attention, layout)
+            logits = self._model.logits(hidden[fields["last_rows"][:samples]])
         with span("roseinfer.sample"):
-            batch = sampling_batch(self._inputs, samples, there["stops"][:samples], key.kind)
+            batch = sampling_batch(self._inputs, samples, fields["stops"][:samples], key.kind)
             self._drawn[0, :samples].copy_(sample(logits, batch))
 
 
-def _decodes(chunk: Chunk) -> bool:
-    """Whether a chunk is like a decode: one token, the last that the request has."""
-    return chunk.samples and chunk.num_tokens == 1
-
-
-def _sampling(plan: StepPlan) -> list[Chunk]:
-    return [chunk for chunk in plan.chunks if chunk.samples]
+def _sorted_chunks(batch: StepBatch) -> tuple[list[int], list[int], list[int]]:
+    """Return the indexes of chunks that run like decodes, of other chunks, and of all chunks that sample."""
+    decodes: list[int] = []
+    prompts: list[int] = []
+    sampling: list[int] = []
+    for at, (samples, length) in enumerate(zip(batch.samples, batch.lengths, strict=True)):
+        (decodes if samples and length == 1 else prompts).append(at)
+        if samples:
+            sampling.append(at)
+    return decodes, prompts, sampling

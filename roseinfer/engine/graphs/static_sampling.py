@@ -1,19 +1,19 @@
-"""How the rows of a step that is a graph draw: parameters at fixed addresses."""
+"""Sampling parameters of captured steps, at fixed addresses."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from torch import Tensor
 
-from roseinfer.engine.graphs.graph_key import Kind
+from roseinfer.engine.graph_sizes import SamplingKind
 from roseinfer.engine.graphs.static_inputs import Field, StaticInputs
-from roseinfer.engine.planner import Chunk
+from roseinfer.engine.row_state import RowState
 from roseinfer.kernels.sampling.top_k import WIDEST
 from roseinfer.sampling.sampler import SamplingBatch
 
 
 def sampling_fields(rows: int) -> dict[str, Field]:
-    """What static inputs need for so many rows."""
+    """Return the static inputs that sampling of up to `rows` rows needs."""
     return {
         "temperature": (rows, np.float32),
         "top_k": (rows, np.int64),
@@ -23,25 +23,28 @@ def sampling_fields(rows: int) -> dict[str, Field]:
     }
 
 
-def fill_sampling(inputs: StaticInputs, chunks: Sequence[Chunk], size: int) -> None:
-    """Write the parameters of the chunks' requests, a row each, and up to `size` rows that are greedy."""
-    params = [chunk.request.params for chunk in chunks]
+def fill_sampling(inputs: StaticInputs, states: Sequence[RowState], size: int) -> None:
+    """Write the sampling parameters of some rows, followed by greedy padding rows up to index `size`."""
+    params = [state.params for state in states]
     inputs.fill("temperature", [p.temperature for p in params], size)
     inputs.fill("top_k", [p.top_k for p in params], size)
     inputs.fill("top_p", [p.top_p for p in params], size)
     inputs.fill("min_p", [p.min_p for p in params], size)
-    inputs.fill("seeds", [chunk.request.seed for chunk in chunks], size)
+    inputs.fill("seeds", [state.seed for state in states], size)
 
 
-def sampling_batch(inputs: StaticInputs, size: int, positions: Tensor, kind: Kind) -> SamplingBatch:
-    """The first `size` rows; `positions` [size] count tokens before the ones to draw."""
-    there = inputs.there
+def sampling_batch(inputs: StaticInputs, size: int, positions: Tensor, kind: SamplingKind) -> SamplingBatch:
+    """Return the sampling parameters of the first `size` rows.
+
+    `positions` [size] has the number of tokens before the token to draw, per row.
+    """
+    fields = inputs.on_device
     return SamplingBatch(
-        temperature=there["temperature"][:size],
-        top_k=there["top_k"][:size],
-        top_p=there["top_p"][:size],
-        min_p=there["min_p"][:size],
-        seeds=there["seeds"][:size],
+        temperature=fields["temperature"][:size],
+        top_k=fields["top_k"][:size],
+        top_p=fields["top_p"][:size],
+        min_p=fields["min_p"][:size],
+        seeds=fields["seeds"][:size],
         positions=positions,
         changes=None,
         all_greedy=kind == "greedy",

@@ -1,0 +1,165 @@
+"""A step plan in the making: chunks, admissions and preemptions, with the room that is left."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from msgspec import structs
+
+from roseinfer.cache.block_pool import BlockPool
+from roseinfer.cache.prefix_index import Key
+from roseinfer.engine.request import Request
+from roseinfer.engine.step_plan import Admission, Chunk, Policy
+
+
+class PlannerState(Protocol):
+    """The part of a planner's state that a draft reads."""
+
+    pool: BlockPool
+    policy: Policy
+    num_waiting_tokens: int
+
+    def keys(self, request: Request, num_blocks: int) -> list[Key]: ...
+
+
+@dataclass
+class Draft:
+    """One plan in the making. Reads the planner's state and the pool, and changes neither."""
+
+    planner: PlannerState
+    queued_running: Sequence[Request]
+    """Running requests, in order."""
+    waiting: Sequence[Request]
+    """Waiting requests, in reversed order."""
+    span: Callable[[str], AbstractContextManager[object]]
+    chunks: list[Chunk] = field(default_factory=list)
+    admitted: list[Admission] = field(default_factory=list)
+    preempted: list[Request] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        policy, self._pool = self.planner.policy, self.planner.pool
+        self._running = list(self.queued_running)
+        self._budget = policy.max_batch_tokens
+        decodes = sum([request.num_computed_tokens >= len(request.prompt_token_ids) for request in self._running])
+        prompt_tokens = max(policy.max_mixed_tokens - decodes, policy.least_prompt_tokens)
+        is_limited = self._can_spread(prompt_tokens) if policy.spreads_prompts else decodes > 0
+        self._prompt_budget = prompt_tokens if is_limited else policy.max_batch_tokens
+        self._num_free = self._pool.num_free
+        self._holders: dict[int, int] = {}  # for blocks whose number of holders the plan changes
+
+    def fill(self) -> int:
+        """Plan chunks until a limit is reached. Returns the decode steps that one launch takes."""
+        for request in self.queued_running:
+            if self._budget == 0 or request in self.preempted or not self._extend(request):
+                break
+        if not self.preempted:
+            for request in reversed(self.waiting):
+                if not self._admit(request):
+                    break
+        return self._run_ahead()
+
+    def _can_spread(self, prompt_tokens: int) -> bool:
+        """True if all prompts, at `prompt_tokens` per step, are computed before the longest completion ends."""
+        first = self.waiting[-1:]
+        longest = max((r.max_new_tokens - r.num_new_tokens for r in (*self._running, *first)), default=0)
+        left = sum([len(request.token_ids) - request.num_computed_tokens for request in self._running])
+        return left + self.planner.num_waiting_tokens <= prompt_tokens * longest
+
+    def _extend(self, request: Request) -> bool:
+        """Plan a running request's next tokens, preempting from the end of the order until they fit.
+
+        Returns False if the request itself had to be preempted.
+        """
+        chunk = self._chunk(request, request.num_computed_tokens)
+        if chunk.num_tokens == 0:
+            return True
+        needed = self._pool.blocks_for(chunk.stop) - len(request.block_table)
+        while needed > self._num_free:
+            victim = self._running.pop()
+            self.preempted.append(victim)
+            self._release(victim.block_table)
+            if victim is request:
+                return False
+        self._add(chunk, needed)
+        return True
+
+    def _admit(self, request: Request) -> bool:
+        """Start a waiting request, if batch, budget and pool have room for it."""
+        if len(self._running) >= self.planner.policy.max_batch_size or min(self._budget, self._prompt_budget) == 0:
+            return False
+        admission = self._admission(request)
+        if admission is None:
+            return False
+        # Room for all of its tokens, not only for this chunk: half a prompt in the cache is of no use.
+        needed = self._pool.blocks_for(len(request.token_ids)) - len(admission.shared)
+        idle = sum(self._num_holders(block) == 0 for block in admission.shared)
+        if needed + idle > self._num_free:
+            return False
+        for block in admission.shared:
+            self._holders[block] = self._num_holders(block) + 1
+        self._num_free -= idle
+        self._running.append(request)
+        self.admitted.append(admission)
+        self._add(self._chunk(request, admission.num_tokens), needed)
+        return True
+
+    def _admission(self, request: Request) -> Admission | None:
+        """Find the leading tokens that others have computed; None while a sibling is about to compute the prompt."""
+        size, parent = self._pool.block_size, request.parent
+        reusable = len(request.token_ids) - 1  # the last token is always computed, to draw the next one
+        with self.span("roseinfer.prefix_cache.lookup"):
+            keys = self.planner.keys(request, reusable // size) if self._pool.prefix_cache else []
+            cached = self._pool.match(request.token_ids, keys)
+        if parent is not None and parent.finish_reason is None:
+            prompt = len(request.prompt_token_ids)
+            if parent.num_computed_tokens < prompt and (parent.block_table or self._starts_now(parent)):
+                return None
+            if parent.num_computed_tokens >= prompt and (prompt - 1) // size >= len(cached):
+                full, rest = divmod(prompt - 1, size)
+                table = parent.block_table
+                return Admission(request, tuple(table[:full]), table[full] if rest else None, prompt - 1)
+        return Admission(request, tuple(cached), None, len(cached) * size)
+
+    def _starts_now(self, request: Request) -> bool:
+        return any(admission.request is request for admission in self.admitted)
+
+    def _chunk(self, request: Request, start: int) -> Chunk:
+        left = len(request.token_ids) - start
+        is_decode = left == 1 and start >= len(request.prompt_token_ids)
+        tokens = min(left, self._budget) if is_decode else min(left, self._budget, self._prompt_budget)
+        return Chunk(request, start, tokens, samples=tokens == left, is_decode=is_decode)
+
+    def _run_ahead(self) -> int:
+        """Turn a decode into a launch of several decode steps if no request can end inside; return their number."""
+        most = self.planner.policy.max_decode_steps
+        if most == 1 or self.admitted or self.preempted or not all(chunk.is_decode for chunk in self.chunks):
+            return 1
+        requests = [chunk.request for chunk in self.chunks]
+        if not requests or not all(request.ends_by_length_only for request in requests):
+            return 1
+        steps = min(most, *[request.max_new_tokens - request.num_new_tokens for request in requests])
+        while steps > 1 and self._more_blocks(steps) > self._num_free:
+            steps //= 2
+        if steps > 1:
+            self.chunks = [structs.replace(chunk, num_tokens=steps) for chunk in self.chunks]
+        return steps
+
+    def _more_blocks(self, steps: int) -> int:
+        """Return the blocks that the chunks need beyond those of a single decode step."""
+        blocks_for = self._pool.blocks_for
+        return sum(blocks_for(chunk.start + steps) - blocks_for(chunk.stop) for chunk in self.chunks)
+
+    def _add(self, chunk: Chunk, blocks: int) -> None:
+        self.chunks.append(chunk)
+        self._num_free -= blocks
+        self._budget -= chunk.num_tokens
+        self._prompt_budget -= 0 if chunk.is_decode else chunk.num_tokens
+
+    def _release(self, blocks: Sequence[int]) -> None:
+        for block in blocks:
+            self._holders[block] = self._num_holders(block) - 1
+            self._num_free += self._holders[block] == 0
+
+    def _num_holders(self, block: int) -> int:
+        return self._holders.get(block, self._pool.holders(block))

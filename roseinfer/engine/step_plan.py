@@ -1,0 +1,102 @@
+"""A decided step: which requests it computes, how many tokens of each, and the limits that the decision obeys."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from roseinfer.engine.graph_sizes import LEAST_PROMPT_TOKENS, GraphKey
+from roseinfer.engine.request import Request
+
+Phase = Literal["prefill", "decode", "mixed"]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Limits and preferences by which a mode forms its batches."""
+
+    max_batch_size: int
+    """Maximum requests per step."""
+    max_batch_tokens: int
+    """Maximum tokens per step."""
+    max_mixed_tokens: int
+    """Maximum tokens of a step that also decodes. Bounds the time between two tokens of a running request."""
+    least_prompt_tokens: int = LEAST_PROMPT_TOKENS
+    """Prompt tokens that a step may compute even if its decodes alone reach `max_mixed_tokens`."""
+    spreads_prompts: bool = False
+    """True: compute prompts in steps of `max_mixed_tokens` from the start, provided that the completions to come have
+    enough steps for all prompts. False: compute as many prompt tokens at once as possible."""
+    longest_first: bool = False
+    """True: start the longest completions first, so that no straggler ends a batch. False: first come, first served."""
+    max_decode_steps: int = 1
+    """Maximum tokens per request that one launch decodes, provided that no request can end inside the launch."""
+
+
+class Chunk(msgspec.Struct, frozen=True, gc=False):  # one per request and step: cheap to construct
+    """The next `num_tokens` tokens of one request, whose first `start` tokens the cache holds."""
+
+    request: Request
+    start: int
+    num_tokens: int
+    samples: bool
+    """True if the chunk ends with the request's last token, so that the next token can be drawn."""
+    is_decode: bool
+    """True if the chunk computes a token of the completion that was just drawn. Several such tokens are drawn and
+    computed one after the other."""
+
+    @property
+    def stop(self) -> int:
+        """Position after the chunk's last token."""
+        return self.start + self.num_tokens
+
+
+@dataclass(frozen=True)
+class Admission:
+    """A waiting request that starts, with the leading tokens that other requests have computed."""
+
+    request: Request
+    shared: tuple[int, ...] = ()
+    """Full blocks that the request holds together with others. Nobody writes to them."""
+    copied: int | None = None
+    """Block that another request still writes to. Its first tokens are copied to a block of this request."""
+    num_tokens: int = 0
+    """Tokens in the shared and copied blocks."""
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One step, decided but not yet begun."""
+
+    chunks: tuple[Chunk, ...]
+    admitted: tuple[Admission, ...]
+    preempted: tuple[Request, ...]
+    decode_steps: int = 1
+    """Tokens that each request of a pure decode draws, one after the other, in one launch."""
+    draws_plainly: bool = True
+    """True if every request draws from the model's own logits and asks for nothing else about them."""
+    graph: GraphKey | None = None
+    """CUDA graph that fits the step; None for a step that no graph can run."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the step computes."""
+        return sum(chunk.num_tokens for chunk in self.chunks)
+
+    @property
+    def num_context_tokens(self) -> int:
+        """Tokens whose keys and values the step's attention reads, the new tokens included."""
+        if self.decode_steps > 1:
+            return sum(sum(range(chunk.start + 1, chunk.stop + 1)) for chunk in self.chunks)
+        return sum(chunk.stop for chunk in self.chunks)
+
+    @property
+    def phase(self) -> Phase:
+        decodes = sum(chunk.is_decode for chunk in self.chunks)
+        if decodes == len(self.chunks):
+            return "decode"
+        return "mixed" if decodes else "prefill"
+
+    @property
+    def label(self) -> str:
+        """Text in the brackets of the step's span."""
+        return f"{self.phase} bs={len(self.chunks)} tokens={self.num_tokens}"
