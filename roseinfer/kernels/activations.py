@@ -17,13 +17,13 @@ from roseinfer.kernels.runtime import (
 )
 
 Activation = Literal["silu_and_mul", "gelu", "gelu_tanh"]
-"""The functions below, by name."""
+"""Name of an activation function in this module."""
 
 _BLOCK = 1024
 
 
 def silu_and_mul(gate_up: Tensor) -> Tensor:
-    """SiLU(gate) x up: [rows, 2 * size], gates first -> [rows, size] (SwiGLU, Shazeer, 2020)."""
+    """Return SiLU(gate) x up: [rows, 2 * size], gates first -> [rows, size] (SwiGLU, Shazeer, 2020)."""
     if (
         native_kernels.runs_native(gate_up)
         and gate_up.dim() == 2
@@ -34,28 +34,28 @@ def silu_and_mul(gate_up: Tensor) -> Tensor:
 
 
 def silu_and_mul_reference(gate_up: Tensor) -> Tensor:
-    """The same with torch operations."""
+    """Compute `silu_and_mul` with torch operations."""
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up
 
 
 def silu_and_mul_triton(gate_up: Tensor) -> Tensor:
-    """The same in one Triton kernel, rounded once."""
+    """Compute `silu_and_mul` in one Triton kernel, rounding once."""
     return _launch(gate_up, gate_up.shape[1] // 2, "silu_and_mul")
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
-    """GELU by its tanh approximation, [rows, size] (Hendrycks and Gimpel, 2016)."""
+    """Return the tanh approximation of GELU of x [rows, size] (Hendrycks and Gimpel, 2016)."""
     return (gelu_tanh_triton if _fits(x) else gelu_tanh_reference)(x)
 
 
 def gelu_tanh_reference(x: Tensor) -> Tensor:
-    """The same with torch operations."""
+    """Compute `gelu_tanh` with torch operations."""
     return F.gelu(x, approximate="tanh")
 
 
 def gelu_tanh_triton(x: Tensor) -> Tensor:
-    """The same in one Triton kernel."""
+    """Compute `silu_and_mul` in one Triton kernel."""
     return _launch(x, x.shape[1], "gelu_tanh")
 
 
@@ -65,12 +65,12 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def gelu_reference(x: Tensor) -> Tensor:
-    """The same with torch operations."""
+    """Compute `gelu` with torch operations."""
     return F.gelu(x)
 
 
 def gelu_triton(x: Tensor) -> Tensor:
-    """The same in one Triton kernel."""
+    """Compute `gelu_tanh` in one Triton kernel."""
     return _launch(x, x.shape[1], "gelu")
 
 
@@ -89,7 +89,7 @@ def _launch(x: Tensor, size: int, kind: str) -> Tensor:
 
 @triton.jit
 def activate(x, KIND: tl.constexpr):
-    """An activation of float32 values: "silu", "gelu_tanh" or "gelu"."""
+    """Apply "silu", "gelu_tanh" or "gelu" to float32 values."""
     if KIND == "silu":
         return x * tl.sigmoid(x)
     if KIND == "gelu_tanh":

@@ -1,16 +1,17 @@
-"""How programs of one launch leave results to the one of them that ends last."""
+"""Find the last program of a launch to finish, which combines the results of all of them."""
 
 from roseinfer.kernels.runtime import tl, triton
 
 
 @triton.jit
 def is_last(counter, count):
-    """Whether this program is the last of `count` that come here.
+    """True for the last of `count` programs to call this function with the same counter.
 
-    The counter is one of `runtime.arrivals`, and zero again afterwards. What the others stored before, in all of their
-    threads, the last one can load, past its own cache (".cg").
+    `counter` points to an element of `runtime.arrivals`; it is zero again afterwards. Everything that the other
+    programs stored before their calls is visible to the last one, if it loads with cache modifier ".cg": its L1 cache
+    may be stale.
     """
-    tl.debug_barrier()  # every thread's part is written before the arrival is told
+    tl.debug_barrier()  # all threads of this program have stored their results before the counter says so
     last = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == count - 1
     tl.store(counter, 0, mask=last)
     return last

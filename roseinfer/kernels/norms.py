@@ -1,4 +1,4 @@
-"""A residual addition and the norm that follows it, in one pass over the row."""
+"""Residual addition and the norm after it, fused: one pass over each row."""
 
 from typing import NamedTuple
 
@@ -18,11 +18,11 @@ from roseinfer.kernels.runtime import (
 )
 
 _MAX_SIZE = 1 << 15
-"""Elements of a row that one program holds."""
+"""Maximum row size of the Triton kernel: one program holds a whole row."""
 
 
 class Norm(NamedTuple):
-    """A norm of each row, for kernels that have one inside: RMS, or with `centered` a layer norm."""
+    """A norm to fuse into another kernel: an RMS norm of each row or, if `centered`, a layer norm."""
 
     weight: Tensor
     eps: float
@@ -31,10 +31,10 @@ class Norm(NamedTuple):
 
 
 def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The RMS norm of x + residual, and x + residual itself.
+    """Return (RMS norm of x + residual, x + residual).
 
-    x and residual [rows, size], weight [size]; without a residual, x is the sum. The sum is rounded to x's dtype
-    before the norm, as by two operations; the norm is computed in float32.
+    x and residual: [rows, size]; weight: [size]. Without a residual, the sum is x. The sum is rounded to x's dtype
+    before the norm, as in two separate operations. The norm is computed in float32.
     """
     if native_kernels.runs_native(x, residual, weight) and x.dim() == 2 and x.shape[1] % native_kernels.LANES == 0:
         return native_kernels.add_rms_norm(x, residual, weight, eps)
@@ -43,16 +43,16 @@ def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float)
 
 
 def add_rms_norm_reference(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The same with torch operations."""
+    """Compute `add_rms_norm` with torch operations."""
     total = x if residual is None else x + residual
     return F.rms_norm(total, (x.shape[-1],), weight, eps), total
 
 
 def add_rms_norm_mirrored(x: Tensor, residual: Tensor | None, mirrored: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The same by a CPU's layer norm; `mirrored` is the weight twice, [2 x size].
+    """Compute `add_rms_norm` with torch's layer norm, for a CPU. `mirrored` is the weight repeated twice, [2 * size].
 
-    A row followed by its negative has mean 0 and the row's mean square as its variance. torch's layer norm is one
-    kernel there, its RMS norm ten operations: for few rows, half the time.
+    A row concatenated with its negative has mean 0, and its variance is the row's mean square. On a CPU, torch's layer
+    norm is one kernel and its RMS norm ten operations: for few rows, this takes half the time.
     """
     total = x if residual is None else x + residual
     doubled = torch.cat((total, total.neg()), dim=-1)
@@ -60,14 +60,14 @@ def add_rms_norm_mirrored(x: Tensor, residual: Tensor | None, mirrored: Tensor, 
 
 
 def add_rms_norm_triton(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The same in one Triton kernel."""
+    """Compute `add_rms_norm` in one Triton kernel."""
     return _launch(x, residual, weight, None, eps, centered=False)
 
 
 def add_layer_norm(
     x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """The layer norm of x + residual, and x + residual itself; shapes and rounding as of `add_rms_norm`."""
+    """Return (layer norm of x + residual, x + residual). Shapes and rounding are those of `add_rms_norm`."""
     chosen = add_layer_norm_triton if _fits(x, residual, weight, bias) else add_layer_norm_reference
     return chosen(x, residual, weight, bias, eps)
 
@@ -75,7 +75,7 @@ def add_layer_norm(
 def add_layer_norm_reference(
     x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """The same with torch operations."""
+    """Compute `add_layer_norm` with torch operations."""
     total = x if residual is None else x + residual
     return F.layer_norm(total, (x.shape[-1],), weight, bias, eps), total
 
@@ -83,7 +83,7 @@ def add_layer_norm_reference(
 def add_layer_norm_triton(
     x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """The same in one Triton kernel."""
+    """Compute `add_layer_norm` in one Triton kernel."""
     return _launch(x, residual, weight, bias, eps, centered=True)
 
 

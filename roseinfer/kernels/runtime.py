@@ -1,7 +1,7 @@
-"""Where Triton comes from, and where its kernels may run.
+"""Import Triton if it can run here, and decide which tensors its kernels take.
 
-Torch builds without CUDA never import Triton, and need none installed; TRITON_INTERPRET=1, set before this module is
-imported, makes them do so, for tests.
+Torch builds without CUDA do not import Triton and need no installation of it. Tests on a CPU set TRITON_INTERPRET=1
+before they import this module: kernels then run in Triton's interpreter.
 """
 
 import functools
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-"""Kernels run in Triton's interpreter, on the CPU."""
+"""True if kernels run in Triton's interpreter, on the CPU."""
 
 
 class _Absent:
-    """What `triton` and `tl` are where nothing can run a kernel: enough for a kernel's definition to be read."""
+    """Stand-in for `triton` and `tl` if no kernel can run: just enough to execute the kernels' definitions."""
 
     constexpr = Any
 
@@ -35,27 +35,28 @@ gdc_wait: Any = getattr(_cuda, "gdc_wait", None)
 gdc_launch_dependents: Any = getattr(_cuda, "gdc_launch_dependents", None)
 
 MAX_ARRIVALS = 1 << 16
-"""Results of one launch that several programs may contribute to."""
+"""Maximum counters per launch, one for each result that several programs contribute to."""
 
 DTYPES = frozenset({torch.bfloat16, torch.float16, torch.float32})
-"""What the kernels compute with; anything else, float64 above all, goes to the references."""
+"""Element types of the Triton kernels. Others, such as float64, use the reference implementations."""
 
 
 def runs_triton(*tensors: Tensor | None) -> bool:
-    """Whether kernels can take these tensors: on a CUDA device, in one of the dtypes, last dimension contiguous."""
+    """True if Triton kernels take these tensors: on a CUDA device, of one of `DTYPES`, last dimension contiguous."""
     return HAS_TRITON and all(
         x is None or (x.is_cuda and x.dtype in DTYPES and x.stride(-1) == 1 and x.numel() > 0) for x in tensors
     )
 
 
 def launch_options(x: Tensor) -> dict[str, Any]:
-    """Programmatic dependent launch, where the device has it, for a kernel with the constexpr `PDL`.
+    """Return the launch options of a kernel with the constexpr `PDL`: programmatic dependent launch if supported.
 
-    Such a kernel may start before its predecessor in the stream is done: it must call gdc_wait() before it touches
-    anything but weights and what was there three launches ago, such as a step's positions. It should call
-    gdc_launch_dependents() after that, so that at most two kernels overlap; one that is measured to gain by it may
-    call that first, so that its successor fetches weights earlier. Behind a kernel that calls both in that order, what
-    was there before that one began may be touched, too: attention of decodes runs beside that of prompts so.
+    Such a kernel may start before its predecessor in the stream has finished. Before gdc_wait(), it may access only
+    weights and data written at least three launches earlier, such as a step's positions. After gdc_wait(), it should
+    call gdc_launch_dependents(), so that at most two kernels overlap. A kernel that measurably gains from it may call
+    gdc_launch_dependents() first, so that its successor prefetches weights earlier. If the predecessor calls gdc_wait()
+    first, a kernel may also access before its own gdc_wait() all data written before that predecessor started. This is
+    how decode attention overlaps with prefill attention.
     """
     if x.is_cuda and _has_dependent_launch(x.device.index or 0):
         return {"PDL": True, "launch_pdl": True}
@@ -64,22 +65,22 @@ def launch_options(x: Tensor) -> dict[str, Any]:
 
 @functools.lru_cache
 def num_multiprocessors(device: torch.device) -> int:
-    """The device's; for the interpreter a Hopper's, so that tests take the same paths."""
+    """Return the device's number of multiprocessors; in the interpreter 132 (Hopper), so that tests cover its paths."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
 
 
 @functools.lru_cache
 def arrivals(device: torch.device) -> Tensor:
-    """Counters of a launch whose last program to arrive joins what the others left: [MAX_ARRIVALS], int32.
+    """Return the device's counters of finished programs, for `arrival.is_last`: [MAX_ARRIVALS], int32.
 
-    They are zero between launches: that last program clears its own. So launches that share a device take turns, and
-    the first one, which makes them, comes before any graph is captured.
+    The counters are zero between launches: the last program of a launch resets the ones that it used. Launches on one
+    device must therefore not overlap. The first call allocates the counters; it must precede any graph capture.
     """
     return torch.zeros(MAX_ARRIVALS, dtype=torch.int32, device=device)
 
 
 def next_power_of_two(number: int) -> int:
-    """The smallest power of two that is `number` or more."""
+    """Return the smallest power of two that is at least `number`."""
     return 1 << max(number - 1, 0).bit_length()
 
 

@@ -1,4 +1,4 @@
-"""Choices that were measured on a device: some come along, others are kept in the user's cache folder."""
+"""Measured choices of kernels and tile sizes, per device: shipped with the package or in the user's cache folder."""
 
 import contextlib
 import functools
@@ -15,15 +15,14 @@ from roseinfer.cache_folder import cache_folder
 
 _TORCH = str(torch.__version__)
 Choice = tuple[int, ...]
-"""Numbers that a kernel's tiles are made of; empty where torch's own operation won."""
-
+"""Fields of a kernel's tiles, in order. Empty if torch's own operation was faster."""
 
 _SHIPPED = Path(__file__).parent / "choices"
-"""What `python -m benchmarks.kernels --tune` found, one file a kind of device."""
+"""Results of `python -m benchmarks.kernels --tune`, one file per device model."""
 
 
 class _Entry(msgspec.Struct, frozen=True):
-    """One file."""
+    """Contents of a file of choices."""
 
     device: str
     torch: str
@@ -32,7 +31,7 @@ class _Entry(msgspec.Struct, frozen=True):
 
 @functools.lru_cache
 def tuned(device: torch.device) -> dict[str, Choice]:
-    """What is known of the device, the user's own measurements before those that come along; read once a process."""
+    """Return the device's choices, read once per process. The user's own measurements override the shipped ones."""
     name, path = _place(device)
     known: dict[str, Choice] = {}
     shipped = _SHIPPED / f"{name.lower().replace(' ', '_')}.json"
@@ -46,7 +45,7 @@ def tuned(device: torch.device) -> dict[str, Choice]:
 
 
 def remember(device: torch.device, choices: dict[str, Choice]) -> None:
-    """Add choices to what is known, in this process and, where the folder can be written, in later ones."""
+    """Add choices to `tuned`, in this process and, if the cache folder is writable, in later ones."""
     known = tuned(device)
     known.update(choices)
     name, path = _place(device)
@@ -54,12 +53,12 @@ def remember(device: torch.device, choices: dict[str, Choice]) -> None:
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(msgspec.json.encode(_Entry(name, _TORCH, known)))
-        partial.replace(path)  # whole or not at all: another process may read it at any time
+        partial.replace(path)  # atomic: another process may read the file at any time
 
 
 def replay_us(run: Callable[[], object], *, runs: int = 10) -> float:
-    """Microseconds that `run` takes in a CUDA graph: the shortest of some replays."""
-    cuda: Any = torch.cuda  # untyped for the most part
+    """Capture `run` in a CUDA graph and return the shortest of `runs` replays, in microseconds."""
+    cuda: Any = torch.cuda  # mostly untyped
     run()
     cuda.synchronize()
     with cuda.stream(cuda.Stream()):

@@ -1,16 +1,16 @@
-"""Weights on their way into the L2 cache while a kernel still waits for its predecessor."""
+"""Prefetch weights into the L2 cache while a kernel still waits for its predecessor."""
 
 from roseinfer.kernels.runtime import tl, triton
 
 
 @triton.jit
 def prefetch_columns(rows, first, size, COLUMNS: tl.constexpr):
-    """Ask for columns [first, first + COLUMNS) of matrix rows, as far as they lie below size.
+    """Prefetch columns [first, first + COLUMNS) of matrix rows; columns from `size` on are not fetched.
 
-    rows: pointers to the rows' first elements, of 2 or 4 bytes; COLUMNS: a power of two. Not for the interpreter, which
-    knows no assembly.
+    rows: pointers to the rows' first elements, of 2 or 4 bytes. COLUMNS: a power of two. Triton's interpreter cannot
+    run this function, since it contains inline assembly.
     """
-    ELEMENTS: tl.constexpr = 1024 // rows.dtype.element_ty.primitive_bitwidth  # of a cache line
+    ELEMENTS: tl.constexpr = 1024 // rows.dtype.element_ty.primitive_bitwidth  # per cache line
     LINES: tl.constexpr = (COLUMNS + ELEMENTS - 1) // ELEMENTS
     line = tl.minimum(first + tl.arange(0, LINES) * ELEMENTS, size - 1)
     address = (rows[:, None] + line[None, :]).to(tl.uint64)
@@ -21,5 +21,5 @@ def prefetch_columns(rows, first, size, COLUMNS: tl.constexpr):
 
 @triton.jit
 def prefetch_vector(vector, SIZE: tl.constexpr, PADDED: tl.constexpr):
-    """Ask for the SIZE elements that a pointer stands before; PADDED: no less, a power of two."""
+    """Prefetch the SIZE elements from the pointer `vector` on. PADDED: a power of two, at least SIZE."""
     prefetch_columns(vector + tl.arange(0, 1), 0, SIZE, PADDED)

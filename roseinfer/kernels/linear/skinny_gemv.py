@@ -1,8 +1,7 @@
 """A linear layer for one row, with the norm before it and the activation and residual after it in the same kernel.
 
-With one row, a matrix product is a walk over the weights: they are read once, at the memory's speed, while the row
-comes out of a cache. Under programmatic dependent launch each program fetches its first weights before its predecessor
-is done.
+With one row, a matrix product is limited by memory bandwidth: the weights are read once, and the row stays in a cache.
+Under programmatic dependent launch, each program loads its first weights before the preceding kernel has finished.
 """
 
 from dataclasses import dataclass
@@ -18,17 +17,17 @@ from roseinfer.kernels.runtime import gdc_launch_dependents, gdc_wait, launch_op
 
 @dataclass(frozen=True)
 class GemvTiles:
-    """How a launch is cut up."""
+    """Tile sizes and options of a launch."""
 
     outputs: int
-    """Outputs (rows of the weight) that a program computes."""
+    """Outputs (rows of the weight) per program."""
     columns: int
-    """Of the weight, that it reads at once."""
+    """Columns of the weight per iteration."""
     num_warps: int
     prefetch: int = 0
-    """Columns behind those, that it asks for before it waits for its predecessor."""
+    """Further columns to prefetch before waiting for the preceding kernel."""
     early: int = 0
-    """1: its successor may start, and ask for its own weights, while it still waits itself."""
+    """1 if the next kernel may start, and prefetch its weights, while this kernel still waits; else 0."""
 
 
 def skinny_gemv(
@@ -41,7 +40,7 @@ def skinny_gemv(
     residual: Tensor | None = None,
     tiles: GemvTiles | None = None,
 ) -> Tensor:
-    """activation(norm(x) W^T + b) + residual in one Triton kernel, of x [1, size]; shapes as of `skinny_linear`."""
+    """Compute `skinny_linear` of one row, x [1, size], in one Triton kernel."""
     rows, size = x.shape
     assert rows == 1
     gated = activation == "silu_and_mul"
@@ -77,9 +76,10 @@ def skinny_gemv(
 
 
 def gemv_tiles(size: int, *, gated: bool = False) -> GemvTiles:
-    """What was best on an H200 for the layers of three models; `benchmarks.kernels --tune` measures others.
+    """Return default tiles, the best on an H200 for the layers of three models.
 
-    A program walks in at least two strides, so that it has the next weights under way, and a thread holds 32 of them.
+    `benchmarks.kernels --tune` measures others. A program runs at least two iterations, so that it can load the next
+    weights during the current iteration. A thread holds 32 weights.
     """
     columns = min(2048, max(size & -size, 256))
     while columns > 256 and (size < 2 * columns or (size > 6 * columns and columns > 1024)):
@@ -130,7 +130,7 @@ def _gemv_kernel(
         if GATED:
             up_offset = tl.load(bias + num_outputs + output, mask=live, other=0.0).to(tl.float32)
     if PDL:
-        # A step reads more than the cache keeps: the next layer's norm is as far away as its matrix.
+        # A step reads more bytes than L2 holds, so the norm's weights are not cached either.
         if NORM != "none":
             prefetch_vector(norm_weight, SIZE, PADDED)
         if HAS_NORM_BIAS:
@@ -171,7 +171,7 @@ def _gemv_kernel(
             shift = tl.load(norm_bias + at, mask=inside, other=0.0).to(tl.float32)
         values = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
         if NORM == "rms":
-            # Divided by their root mean square at the end: it need not be known before.
+            # The sums are divided by the root mean square after the loop, when it is known.
             squares += values * values
             values = values * gain
         if NORM == "layer":
@@ -206,7 +206,7 @@ def _gemv_kernel(
 
 @triton.jit
 def _statistics(x, eps, SIZE: tl.constexpr, PADDED: tl.constexpr):
-    """The row's mean and the inverse of its standard deviation."""
+    """Return the row's mean and the inverse of its standard deviation."""
     column = tl.arange(0, PADDED)
     inside = column < SIZE
     values = tl.load(x + column, mask=inside, other=0.0).to(tl.float32)

@@ -1,8 +1,8 @@
-"""A linear layer with the norm before it and the activation and residual after it, by whatever computes it fastest.
+"""A linear layer with the norm before it and the activation and residual after it, by the fastest measured kernels.
 
-For one row that is a kernel that walks over the weights (skinny_gemv); a decode batch takes tensor cores, where
-measured by a kernel of ours (skinny_matmul); more rows take the library's products. What was not measured to be faster
-inside such a kernel has one of its own.
+One row uses a kernel that streams the weights (skinny_gemv). A decode batch uses tensor cores: a fused kernel
+(skinny_matmul) for shapes where it was measured to be faster, else cuBLAS. More rows always use cuBLAS. A norm,
+activation or residual addition that was not measured to be faster inside such a kernel runs as a kernel of its own.
 """
 
 import torch
@@ -27,10 +27,11 @@ def skinny_linear(
     activation: Activation | None = None,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """activation(norm(x) W^T + b) + residual, each part but the product optional.
+    """Return activation(norm(x) W^T + b) + residual. Only the matrix product is mandatory.
 
-    x [rows, size], weight [outputs, size]; with "silu_and_mul" the weight holds all gates, then all ups, and the
-    result has half as many columns. In one kernel, sums are float32 and rounded once; else each part is rounded.
+    x: [rows, size]; weight: [outputs, size]; result: [rows, outputs]. With "silu_and_mul", the weight contains all gate
+    rows, then all up rows, and the result has outputs / 2 columns. A fused kernel accumulates in float32 and rounds
+    once; separate kernels round after each operation.
     """
     fused = fused_linear(x, weight, bias, norm=norm, activation=activation, residual=residual)
     if fused is not None:
@@ -56,7 +57,7 @@ def fused_linear(
     activation: Activation | None = None,
     residual: Tensor | None = None,
 ) -> Tensor | None:
-    """The same in one kernel; None where it is faster part by part."""
+    """Compute `skinny_linear` in one kernel, or return None if separate kernels are faster."""
     tiles = fused_tiles(x, weight, bias, norm=norm, activation=activation, residual=residual)
     if isinstance(tiles, GemvTiles):
         return skinny_gemv(x, weight, bias, norm=norm, activation=activation, residual=residual, tiles=tiles)
@@ -74,7 +75,7 @@ def skinny_linear_reference(
     activation: Activation | None = None,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """The same with torch operations in float32 or float64, rounded once."""
+    """Compute `skinny_linear` with torch operations in float32 or float64, rounding once."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     out = x.to(dtype)
     if norm is not None and norm.centered:
@@ -97,7 +98,7 @@ def fused_tiles(
     activation: Activation | None = None,
     residual: Tensor | None = None,
 ) -> GemvTiles | MatmulTiles | None:
-    """How that kernel is cut up; None where it is faster part by part."""
+    """Return the tile sizes of the fused kernel, or None if separate kernels are faster."""
     rows = len(x)
     if not takes(rows, norm, activation) or x.dim() != 2 or x.dtype != weight.dtype:
         return None
@@ -108,9 +109,9 @@ def fused_tiles(
         if known is not None:
             return GemvTiles(*known) if known else None
         if norm is not None or residual is not None:
-            return None  # on an H200 their own kernel, which does both, was faster
+            return None  # on an H200, a separate kernel for residual and norm was faster
         return gemv_tiles(weight.shape[1], gated=activation == "silu_and_mul")
-    # float16 has not the range for what a norm makes of its input before it divides.
+    # skinny_matmul multiplies before it divides by the norm: such products overflow float16.
     if not known or (x.dtype != torch.bfloat16 and (x.dtype != torch.float16 or norm is not None)):
         return None
     return MatmulTiles(*known)
@@ -119,7 +120,7 @@ def fused_tiles(
 def linear_key(
     rows: int, weight: Tensor, norm: Norm | None, activation: Activation | None, residual: Tensor | None
 ) -> str:
-    """What a tuned choice is kept under."""
+    """Return the key of this layer's tuned choice, for `tuning.tuned`."""
     kind = None if norm is None else "layer" if norm.centered else "rms"
     parts = [part for part in (kind, activation, None if residual is None else "residual") if part is not None]
     outputs, size = weight.shape

@@ -1,11 +1,11 @@
 """A linear layer for a decode batch on tensor cores, with its norm, activation and residual in the same kernel.
 
-A batch of 64 rows still moves little but weights, and every kernel around such a product costs about as much as the
-product itself; so there is one kernel. Where outputs are too few to fill the device, the weights' columns are cut into
-splits as well (split-K), and the split that ends last adds the others up (as Stream-K does, Osama et al., 2023), always
-in the same order: results do not depend on which that is. Hopper's wgmma wants 64 rows of its first operand: wide tiles
-put the weights there (out^T = W x^T), narrow ones x. Under programmatic dependent launch each program brings weights
-into L2 before its predecessor is done.
+Even a batch of 64 rows is limited by reading weights, and each separate kernel around the product would cost about as
+much as the product itself. If there are too few outputs to fill the device, the weights' columns are split over several
+programs (split-K), and the last program to finish adds up the splits (as Stream-K does, Osama et al., 2023). The order
+of addition is fixed, so results do not depend on which program finishes last. Hopper's wgmma needs 64 rows of its first
+operand: wide tiles use the weights as first operand (out^T = W x^T), narrow ones x. Under programmatic dependent
+launch, each program prefetches weights into L2 before the preceding kernel has finished.
 """
 
 from dataclasses import dataclass
@@ -29,34 +29,34 @@ from roseinfer.kernels.runtime import (
 )
 
 MAX_MATMUL_ROWS = 128
-"""Rows of x that the kernel takes; with more, the library's products are as good."""
+"""Maximum rows of x. With more rows, cuBLAS is as fast."""
 
 
 @dataclass(frozen=True)
 class MatmulTiles:
-    """How a launch is cut up."""
+    """Tile sizes and options of a launch."""
 
     outputs: int
-    """Outputs (rows of the weight; with "silu_and_mul" pairs of them) that a program computes."""
+    """Outputs per program: rows of the weight, or with "silu_and_mul" pairs of rows."""
     columns: int
-    """Of x and the weight, that it multiplies at once."""
+    """Columns of x and of the weight per iteration."""
     splits: int
-    """Programs that share the columns."""
+    """Programs that share the columns of the same outputs (split-K)."""
     num_warps: int
     num_stages: int
     prefetch: int
-    """Columns of its weights that a program asks for before it waits for its predecessor."""
+    """Columns of the weight to prefetch before waiting for the preceding kernel."""
     early: int = 0
-    """1: its successor may start, and ask for its own weights, while it still waits itself."""
+    """1 if the next kernel may start, and prefetch its weights, while this kernel still waits; else 0."""
 
 
 def padded_rows(rows: int) -> int:
-    """The rows that a tile has room for."""
+    """Return the number of rows of a tile: a power of two, at least 16."""
     return max(16, next_power_of_two(rows))
 
 
 def takes(rows: int, norm: Norm | None, activation: Activation | None) -> bool:
-    """Whether the kernel knows this: no model has a layer norm before a gated MLP."""
+    """True if the kernel supports this layer. A layer norm before a gated MLP is not supported: no model has it."""
     return 0 < rows <= MAX_MATMUL_ROWS and not (norm is not None and norm.centered and activation == "silu_and_mul")
 
 
@@ -70,13 +70,13 @@ def skinny_matmul(
     residual: Tensor | None = None,
     tiles: MatmulTiles,
 ) -> Tensor:
-    """activation(norm(x) W^T + b) + residual in one Triton kernel; shapes as of `skinny_linear`.
+    """Compute `skinny_linear` in one Triton kernel, for up to MAX_MATMUL_ROWS rows.
 
-    Sums are float32, the result is rounded once. With a norm, what is multiplied is x times the norm's weight, rounded
-    to x's dtype, and the rest of the norm is applied to the sums. Of an RMS norm that is as exact as to round the
-    normed values: the relative error of a factor is the same. Of a layer norm the mean is taken off last: what rounding
-    adds is of the order of what x, a rounded number itself, has lost already. float16 needs x times weight to be in its
-    range.
+    Sums are float32, and the result is rounded once. With a norm, the product's operand is x times the norm's weight,
+    rounded to x's dtype; the rest of the norm is applied to the sums. For an RMS norm, this is as exact as rounding the
+    normed values, since the relative error of a factor is the same. For a layer norm, the mean is subtracted last; the
+    rounding error is of the same order as that of x, which is rounded itself. In float16, x times the norm's weight
+    must not overflow.
     """
     rows, size = x.shape
     gated = activation == "silu_and_mul"
@@ -86,7 +86,7 @@ def skinny_matmul(
     splits = triton.cdiv(size, split_size)
     programs = triton.cdiv(outputs, tiles.outputs)
     padded = padded_rows(rows)
-    # Of each split: its sums, and what the norm needs of each row and of each output.
+    # Elements per split: its sums, then two statistics per row and two per output for the norm.
     slot = padded * tiles.outputs * (2 if gated else 1) + 2 * padded + 2 * tiles.outputs
     partials = out
     if splits > 1:
@@ -130,7 +130,7 @@ def skinny_matmul(
     return out
 
 
-@triton.jit(do_not_specialize=["num_rows"])  # a batch of another size is no reason to compile
+@triton.jit(do_not_specialize=["num_rows"])  # do not recompile for another batch size
 def _matmul_kernel(
     x,
     weight,
@@ -174,14 +174,14 @@ def _matmul_kernel(
     row = tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
     begin = split * SPLIT_SIZE
-    # Past the end stands the last output again: loads need no mask, and nobody stores the results.
+    # Outputs past the end repeat the last one: loads need no mask, and the results are not stored.
     weight_rows = weight + tl.minimum(output, num_outputs - 1).to(tl.int64) * weight_stride
     up_rows = weight_rows + num_outputs.to(tl.int64) * weight_stride
-    # Past the last row the rows begin again, whose results nobody stores either. The last one again and again would be
-    # a row that all programs wait for: at 40 of 64 rows, a layer of llama-3-8b took 229 us instead of 146.
+    # Rows past the end wrap around to the first ones; their results are not stored either. Repeating the last row would
+    # make all programs wait for the same row: with 40 of 64 rows, a layer of llama-3-8b took 229 us instead of 146.
     x_rows = x + row % num_rows * x_stride
     if PDL:
-        # A step reads more than the cache keeps: all weights are far away.
+        # A step reads more bytes than L2 holds, so no weights are cached.
         if NORM != "none":
             prefetch_vector(norm_weight, SIZE, PADDED)
         if HAS_NORM_BIAS:
@@ -200,10 +200,10 @@ def _matmul_kernel(
 
     sums = tl.zeros((OUTPUTS, ROWS) if WEIGHTS_FIRST else (ROWS, OUTPUTS), tl.float32)
     up_sums = sums
-    # Of eight columns each, which one thread holds: the threads' numbers are added up once, at the end.
+    # One partial sum per eight columns, which one thread holds. Threads combine their sums once, after the loop.
     squares = tl.zeros((ROWS, COLUMNS // 8), tl.float32)
     totals = tl.zeros((ROWS, COLUMNS // 8), tl.float32)
-    # Of a layer norm: each output's weights times the norm's weight and bias, in two of the 16 columns of a product.
+    # Layer norm: sums of each output's weights times the norm's weight and bias, as two of 16 columns of a product.
     extra = tl.arange(0, 16)[:, None]
     weight_sums = tl.zeros((OUTPUTS, 16) if WEIGHTS_FIRST else (16, OUTPUTS), tl.float32)
     if NORM != "none":
@@ -312,7 +312,7 @@ def _matmul_kernel(
 
 @triton.jit
 def _multiply(weights, values, sums, WEIGHTS_FIRST: tl.constexpr):
-    """Products of weights [outputs, columns] and values [rows, columns], added to sums."""
+    """Return sums plus the product of weights [outputs, columns] and values [rows, columns]."""
     if WEIGHTS_FIRST:
         added = tl.dot(weights, tl.trans(values), sums, input_precision="ieee")
     else:
@@ -322,7 +322,7 @@ def _multiply(weights, values, sums, WEIGHTS_FIRST: tl.constexpr):
 
 @triton.jit
 def _joined(first, SPLITS: tl.constexpr, SLOT: tl.constexpr):
-    """The sum of what each split left."""
+    """Return the sum over all splits' partial results."""
     total = tl.load(first, cache_modifier=".cg")
     for split in tl.static_range(1, SPLITS):
         total += tl.load(first + split * SLOT, cache_modifier=".cg")

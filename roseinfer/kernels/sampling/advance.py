@@ -1,4 +1,4 @@
-"""The end of a decode step: what was drawn is kept, and the inputs become those of the next step."""
+"""The end of a decode step on the device: record the drawn tokens, and make the inputs those of the next step."""
 
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from roseinfer.kernels.runtime import (
 )
 
 _BLOCK = 1024
-"""Rows that the program moves at once."""
+"""Maximum rows per iteration of the kernel's single program."""
 
 
 def advance(
@@ -25,10 +25,10 @@ def advance(
     history: Tensor,
     step: Tensor,
 ) -> None:
-    """Write drawn tokens to token_ids and to row `step` of history; move positions and lengths by `by`, step by 1.
+    """Copy drawn tokens to token_ids and to row `step` of history; add `by` to positions and lengths, and 1 to step.
 
-    drawn, token_ids, positions and by [rows], int64; context_lens [rows], int32; history [steps, rows or more], int64;
-    step [1], int64.
+    drawn, token_ids, positions, by: [rows], int64. `by` is 0 for padding rows. context_lens: [rows], int32.
+    history: [steps, rows or more], int64. step: [1], int64.
     """
     chosen = advance_triton if HAS_TRITON and drawn.is_cuda else advance_reference
     chosen(drawn, token_ids, positions, context_lens, by, history, step)
@@ -43,7 +43,7 @@ def advance_reference(
     history: Tensor,
     step: Tensor,
 ) -> None:
-    """The same with torch operations."""
+    """Compute `advance` with torch operations."""
     history[:, : len(drawn)].index_copy_(0, step, drawn.unsqueeze(0))
     token_ids.copy_(drawn)
     positions.add_(by)
@@ -60,7 +60,7 @@ def advance_triton(
     history: Tensor,
     step: Tensor,
 ) -> None:
-    """The same in one Triton kernel."""
+    """Compute `advance` in one Triton kernel."""
     rows = len(drawn)
     _advance_kernel[(1,)](
         drawn,
@@ -92,7 +92,7 @@ def _advance_kernel(
     BLOCK: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    # The kernel's predecessors read these inputs: they have to be done.
+    # Earlier kernels still read the inputs that this kernel overwrites: wait until they have finished.
     if PDL:
         gdc_wait()
         gdc_launch_dependents()

@@ -1,4 +1,4 @@
-"""The best logit of each row, by programs that share a row: a vocabulary is too long for one of them."""
+"""Index of the largest logit in each row. Several programs share a row, since a vocabulary is too long for one."""
 
 import torch
 from torch import Tensor
@@ -19,13 +19,16 @@ from roseinfer.kernels.runtime import (
 from roseinfer.kernels.sampling.sort_keys import load_ranked
 
 _BLOCK = 4096
-"""Logits of one program."""
+"""Logits per program."""
 _MAX_PARTS = 1024
-"""Programs of one row whose results one of them joins."""
+"""Maximum programs per row: the last one to finish combines their results at once."""
 
 
 def argmax(x: Tensor) -> Tensor:
-    """[rows, size] -> the index of each row's largest value, the lowest among equals: [rows], int64; NaN is none."""
+    """Return the index of each row's largest value: [rows, size] -> [rows], int64.
+
+    The lowest index wins among equal values. For a row with NaN, the index depends on the implementation.
+    """
     if x.dim() == 2 and native_kernels.runs_native(x):
         return native_kernels.argmax(x)
     fits = x.dim() == 2 and runs_triton(x) and len(x) <= MAX_ARRIVALS and x.shape[1] <= _BLOCK * _MAX_PARTS
@@ -33,7 +36,7 @@ def argmax(x: Tensor) -> Tensor:
 
 
 def argmax_reference(x: Tensor) -> Tensor:
-    """The same with one torch operation, which promises the first among equals, too.
+    """Compute `argmax` with torch's max, which also returns the first of equal values.
 
     On a CPU, torch's argmax of a 16-bit row takes six times as long as its max.
     """
@@ -41,7 +44,7 @@ def argmax_reference(x: Tensor) -> Tensor:
 
 
 def argmax_triton(x: Tensor) -> Tensor:
-    """The same in one Triton kernel; launch it on one stream at a time."""
+    """Compute `argmax` in one Triton kernel. Calls must not overlap on several streams: they share counters."""
     rows, size = x.shape
     parts = triton.cdiv(size, _BLOCK)
     out = torch.empty(rows, dtype=torch.int64, device=x.device)

@@ -1,12 +1,14 @@
-"""A token drawn from a whole vocabulary by temperature, top-k, top-p and min-p, without sorting it.
+"""Draw a token by temperature, top-k, top-p and min-p, without sorting the vocabulary.
 
-Tokens are thought of by falling logit, and a number says how much of what they weigh together lies before the one that
-is drawn. That one is found by its logit: of sixteen logits that cut what is left of their range, the last is taken that
-has more than so much at or above it, and the range shrinks to a sixteenth; four times for numbers of 16 bits, eight
-times for 32: a radix select (Alabi et al., 2012), of weights instead of counts. Top-k and top-p are the same search, of
-how many lie before and of how much. Each pass is a launch, in which a row is cut into parts, a program each; the part
-that ends last adds them up, always in the same order, so that a range holds the same at every pass and never comes out
-empty.
+In principle, tokens are sorted by falling logit, and a uniform number picks a point in their cumulative weight. A radix
+select (Alabi et al., 2012), over weights instead of counts, finds that point without sorting. Each pass splits the
+current range of logits at sixteen edges and sums the weight at or above each edge. The highest edge with more weight
+than the point starts the next range, a sixteenth as wide. Logits of 16 bits take four passes, logits of 32 bits eight.
+Top-k and top-p limits are found by the same search: over counts for top-k, over weights for top-p.
+
+Each pass is one launch. A row is split into parts, one program per part, and the last program to finish adds up the
+parts' sums. The order of addition is fixed: a range has the same sum in every pass, so the search never ends in an
+empty one.
 """
 
 from typing import Any
@@ -30,15 +32,15 @@ from roseinfer.kernels.sampling.sort_keys import key_of, value_of
 from roseinfer.kernels.sampling.uniform_kernel import uniform
 
 _PART = 4096
-"""Logits of a program."""
+"""Logits per part, that is, per program."""
 _TILE = 1024
-"""Of them, how many are weighed at once."""
+"""Logits of a part that are loaded and summed at once."""
 _MAX_PARTS = 256
-"""Parts of a row that one program adds up."""
+"""Maximum parts per row: one program adds up their sums."""
 
 
 def draws_any(logits: Tensor) -> bool:
-    """Whether `draw_any` takes these logits [rows, size]."""
+    """True if `draw_any` takes these logits [rows, size]."""
     return (
         logits.dim() == 2
         and len(logits) < MAX_ARRIVALS
@@ -50,20 +52,22 @@ def draws_any(logits: Tensor) -> bool:
 def draw_any(
     logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, seeds: Tensor, positions: Tensor
 ) -> Tensor:
-    """Logits [rows, size] -> the index drawn in each row, [rows], int64; launch it on one stream at a time.
+    """Draw one index per row of logits: [rows, size] -> [rows], int64.
 
-    The parameters are [rows], float32 but for `top_k` (0 for all), `seeds` and `positions`, which are int64. A row of
-    temperature 0 takes its best. What is drawn is `sampling.sampler.sample`'s, with the lower index first among equals
-    and `sampling.uniform`'s number; only where that number lies within rounding of an edge between two tokens, or top_p
-    or min_p of one where a token is kept, may another come. Of a row that holds NaN, or only -inf, it is any index.
+    The parameters are [rows] each. `top_k` (0 for no limit), `seeds` and `positions` are int64, the others float32. A
+    row with temperature 0 takes the index of its largest logit. Calls must not overlap on several streams.
+
+    The result equals that of `sampling.sampler.sample`, with the lower index first among equal logits and the number
+    from `sampling.uniform`. They may differ only by rounding: if that number is at the edge between two tokens, or if
+    top_p or min_p is at the edge of keeping a token. For a row with NaN, or with only -inf, any index is returned.
     """
     rows, size = logits.shape
     parts = triton.cdiv(size, _PART)
     out = torch.empty(rows, dtype=torch.int64, device=logits.device)
     partials = torch.empty((rows, parts, 16), dtype=torch.float32, device=logits.device)
-    room = -(-rows // 4) * 4  # aligned alike for any number of rows
-    peaks, keys, last_keys, ties = torch.empty((4, room), dtype=torch.int32, device=logits.device)
-    befores, aboves, kept, wholes = torch.empty((4, room), dtype=torch.float32, device=logits.device)
+    stride = -(-rows // 4) * 4  # the same alignment for any number of rows, so that kernels compile once
+    peaks, keys, last_keys, ties = torch.empty((4, stride), dtype=torch.int32, device=logits.device)
+    befores, aboves, kept, wholes = torch.empty((4, stride), dtype=torch.float32, device=logits.device)
     state = (peaks, keys, last_keys, ties, befores, aboves, kept, wholes, partials, arrivals(logits.device))
     options: dict[str, Any] = {"PARTS": parts, "PARTS_PADDED": next_power_of_two(parts), "PART": _PART}
     options |= {"num_warps": 8, **launch_options(logits)}
@@ -95,7 +99,7 @@ def draw_any(
 
 @triton.jit
 def _weight_of(value, peak, temperature):
-    """As in `sampling.sampler.kept_probabilities`, before the softmax divides."""
+    """Return a token's unnormalized probability, computed as in `sampling.sampler.kept_probabilities`."""
     return tl.exp(tl.div_rn(value - peak, temperature))
 
 
@@ -116,7 +120,7 @@ def _peak_kernel(
     PART: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """The key of each row's best logit; nothing is known of what is kept."""
+    """Find the key of each row's largest logit, and initialize the row's limits to keep everything."""
     part = tl.program_id(0)
     row = tl.program_id(1)
     column = part * PART + tl.arange(0, PART)
@@ -166,12 +170,17 @@ def _narrow_kernel(
     GOAL: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """One pass of a search: its range, 16 << shift keys from `keys` on, becomes one of that range's sixteenths.
+    """Run one pass of a search: narrow its range of 16 << shift keys, which starts at `keys`, to a sixteenth of it.
 
-    Of each row, `befores` is how much lies before what is looked for, `aboves` how much above the range; `wholes` what
-    top-k keeps, `kept` what top-p keeps of that; `last_keys` the key of the last token that is kept, and `ties` how
-    many of that key are, at the end how many come before what is drawn. With "weigh" there is no search: what top-k
-    has found is weighed.
+    State per row, where "before" means at a higher rank:
+    - `befores`: weight (top-k: count) of all tokens before the point that is searched for;
+    - `aboves`: weight or count of the tokens above the range;
+    - `wholes`, `kept`: total weight after top-k, and after top-k and top-p;
+    - `last_keys`: key of the last token that is kept;
+    - `ties`: number of tokens with that key that are kept; after the "draw" search, number of tokens with the drawn
+      token's key that come before it.
+
+    Goal "weigh" is no search: it adds up the weight of the tokens that top-k keeps.
     """
     part = tl.program_id(0)
     row = tl.program_id(1)
@@ -179,7 +188,7 @@ def _narrow_kernel(
         gdc_wait()
         gdc_launch_dependents()
     temperature = tl.load(temperatures + row)
-    top_k = tl.minimum(tl.load(top_ks + row), size).to(tl.int32)  # it may be any int64
+    top_k = tl.minimum(tl.load(top_ks + row), size).to(tl.int32)  # any int64, limited to size
     top_p = tl.load(top_ps + row)
     wanted = temperature > 0
     if GOAL == "top_k" or GOAL == "weigh":
@@ -241,7 +250,7 @@ def _narrow_kernel(
         tl.store(aboves + row, above)
         tl.store(keys + row, key)
         if shift == 0:
-            # Of tokens alike, each as heavy as the other, how many lie before.
+            # Tokens with this key have equal weights: count how many of them come before the point.
             each = _weight_of(value_of(key, logits.dtype.element_ty), peak, temperature)
             alike = (before - above) / tl.where(each > 0, each, 1.0)
             last_key = tl.load(last_keys + row)
@@ -250,7 +259,7 @@ def _narrow_kernel(
                 tl.store(last_keys + row, key)
                 tl.store(ties + row, top_k - above.to(tl.int32))
             elif GOAL == "top_p":
-                # Whatever top-p is, the best token is kept.
+                # The best token is always kept, however small top-p is.
                 reached = tl.where(above == 0, tl.maximum(tl.ceil(alike), 1.0), tl.ceil(alike))
                 whole = above + reached * each
                 if whole < tl.load(kept + row):
@@ -258,7 +267,7 @@ def _narrow_kernel(
                     tl.store(last_keys + row, key)
                     tl.store(ties + row, reached.to(tl.int32))
             else:
-                # Should rounding lead past the last token that is kept, it is that one.
+                # If rounding leads past the last token that is kept, draw that token.
                 place = tl.floor(alike).to(tl.int32)
                 place = tl.where(key < last_key, last_ties - 1, place)
                 place = tl.where(key == last_key, tl.minimum(place, last_ties - 1), place)
@@ -283,7 +292,7 @@ def _pick_kernel(
     PART: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Of the tokens that have a row's key, in the order of their indexes, the one behind so many others."""
+    """Find the drawn token's index: among the tokens with the row's key, the one with `ties` others before it."""
     part = tl.program_id(0)
     row = tl.program_id(1)
     column = tl.arange(0, PART)
@@ -313,5 +322,5 @@ def _pick_kernel(
 
 @triton.jit
 def _just_below(number):
-    """Less than a sum, so that something is always found behind it."""
+    """Return a number slightly less than a sum, so that the search always finds a token after it."""
     return number * (1 - 2.4e-7)

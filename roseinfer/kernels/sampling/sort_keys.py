@@ -1,11 +1,11 @@
-"""Integers that sort as numbers do, for kernels that look for the largest."""
+"""Integer keys that sort like floating-point values, for kernels that search for the largest values."""
 
 from roseinfer.kernels.runtime import tl, triton
 
 
 @triton.jit
 def key_of(values):
-    """An integer of as many bits that sorts as the value does, int32; -0.0 is 0.0, which it equals."""
+    """Return int32 keys that sort like the values, in as many bits. -0.0 and 0.0 have the same key."""
     plus = (values.to(tl.float32) + 0.0).to(values.dtype)
     if values.dtype.primitive_bitwidth == 16:
         bits = plus.to(tl.int16, bitcast=True).to(tl.int32)
@@ -18,7 +18,7 @@ def key_of(values):
 
 @triton.jit
 def value_of(key, DTYPE: tl.constexpr):
-    """The value of a dtype that has a key, as float32."""
+    """Return the value of type DTYPE that a key belongs to, as float32: the inverse of `key_of`."""
     if DTYPE.primitive_bitwidth == 16:
         value = tl.where(key < 0, key ^ 0x7FFF, key).to(tl.int16).to(DTYPE, bitcast=True).to(tl.float32)
     else:
@@ -28,9 +28,10 @@ def value_of(key, DTYPE: tl.constexpr):
 
 @triton.jit
 def load_ranked(row, column, size):
-    """Integers that sort as (value, lower column), int64, as in `sampling.sampler.rank`; less than any past `size`.
+    """Load values as int64 keys that sort by value, then by falling column, as `sampling.sampler.rank` does.
 
-    row: a pointer to a row's first value. A column is 0x7FFFFFFF less the low 31 bits.
+    row: pointer to a row's first value. The column of a key is 0x7FFFFFFF minus the key's low 31 bits. Columns from
+    `size` on get a key below all others.
     """
     values = tl.load(row + column, mask=column < size, other=float("-inf"))
     ordered = key_of(values.to(tl.float32)).to(tl.int64)

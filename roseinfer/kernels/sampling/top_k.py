@@ -1,9 +1,10 @@
-"""A token of each row's best few, drawn in one kernel that never sorts the vocabulary.
+"""Draw a token from each row's top k, in one kernel that never sorts the vocabulary.
 
-A row is cut into parts, a program each. A part is seen as groups of logits: the k-th largest of the groups' maxima is
-no more than the part's k-th largest logit, so that whatever lies below it is dropped, and of random logits little more
-than k are left. (Selecting by maxima of groups is the first step of Dr. Top-k, Gaihre et al., 2021.) The part that ends
-last ranks what all of them left, by tiles of a bitonic top-k (Shanbhag, Pirk and Madden, 2018), and draws.
+A row is split into parts, one program per part, and a part into groups of logits. The k-th largest of the groups'
+maxima is at most the part's k-th largest logit, so all logits below it are dropped. Of random logits, little more than
+k remain as candidates. (Selection by group maxima is the first step of Dr. Top-k, Gaihre et al., 2021.) The last
+program to finish ranks the candidates of all parts with a bitonic top-k (Shanbhag, Pirk and Madden, 2018), tile by
+tile, and draws.
 """
 
 import torch
@@ -24,36 +25,39 @@ from roseinfer.kernels.sampling.sort_keys import load_ranked, value_of
 from roseinfer.kernels.sampling.uniform_kernel import uniform
 
 WIDEST = 64
-"""The largest top-k that is drawn here: so many are ranked, whatever a row asks for."""
+"""Maximum top-k. The kernel ranks this many candidates for every row, whatever its own top-k is."""
 _GROUPS = 256
-"""Groups of a part: a thread each."""
+"""Groups per part, one thread each."""
 _DEPTH = 16
-"""Logits of a group."""
+"""Logits per group."""
 _TILE = 1024
-"""Of what the parts left, ranked at once: a little more than the parts of a vocabulary of 50,000 leave."""
+"""Candidates ranked at once: slightly more than remain of a vocabulary of 50,000."""
 
 
 def draws_top_k(logits: Tensor, top_k: int) -> bool:
-    """Whether `draw_top_k` takes these logits [rows, size]; `top_k` is their largest, 0 where one keeps all."""
+    """True if `draw_top_k` takes these logits [rows, size]; `top_k`: the rows' maximum, or 0 if a row has no limit."""
     return 0 < top_k <= WIDEST and logits.dim() == 2 and 2 * len(logits) <= MAX_ARRIVALS and runs_triton(logits)
 
 
 def draw_top_k(
     logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, seeds: Tensor, positions: Tensor
 ) -> Tensor:
-    """Logits [rows, size] -> the index drawn in each row, [rows], int64; launch it on one stream at a time.
+    """Draw one index per row of logits: [rows, size] -> [rows], int64.
 
-    The parameters are [rows], float32 but for `top_k`, `seeds` and `positions`, which are int64. A row of temperature
-    0 takes its best; each other's `top_k` is from 1 to WIDEST. What is drawn is `sampling.sampler.sample`'s, with the
-    lower index first among equals and `sampling.uniform`'s number; only where that number lies within rounding of an
-    edge between two tokens, or top_p or min_p of one where a token is kept, may another come.
+    The parameters are [rows] each. `top_k`, `seeds` and `positions` are int64, the others float32. A row with
+    temperature 0 takes the index of its largest logit; the `top_k` of every other row is 1 to WIDEST. Calls must not
+    overlap on several streams.
+
+    The result equals that of `sampling.sampler.sample`, with the lower index first among equal logits and the number
+    from `sampling.uniform`. They may differ only by rounding: if that number is at the edge between two tokens, or if
+    top_p or min_p is at the edge of keeping a token.
     """
     rows, size = logits.shape
     parts = triton.cdiv(size, _GROUPS * _DEPTH)
-    # A group whose largest is dropped is dropped whole: WIDEST groups of each part are left at most. That is as much
-    # memory as 16-bit logits take, of which little is ever written.
-    room = parts * WIDEST * _DEPTH
-    candidates = torch.empty((rows, room), dtype=torch.int64, device=logits.device)
+    # If a group's maximum is dropped, so is the whole group: at most WIDEST groups per part remain. This upper bound is
+    # as much memory as 16-bit logits take; little of it is ever written.
+    capacity = parts * WIDEST * _DEPTH
+    candidates = torch.empty((rows, capacity), dtype=torch.int64, device=logits.device)
     out = torch.empty(rows, dtype=torch.int64, device=logits.device)
     _draw_kernel[(parts, rows)](
         logits,
@@ -69,7 +73,7 @@ def draw_top_k(
         logits.stride(0),
         size,
         rows,
-        room,
+        capacity,
         parts,
         WIDEST=WIDEST,
         GROUPS=_GROUPS,
@@ -84,6 +88,7 @@ def draw_top_k(
 
 @triton.jit
 def _ranked_tile(candidates, start, count, WIDEST: tl.constexpr, TILE: tl.constexpr):
+    """Return the WIDEST largest of up to TILE candidates from `start` on, in falling order."""
     place = start + tl.arange(0, TILE)
     keys = tl.load(candidates + place, mask=place < count, other=-0x7FFFFFFFFFFFFFFF, cache_modifier=".cg")
     return tl.topk(keys, WIDEST)
@@ -104,7 +109,7 @@ def _draw_kernel(
     logits_stride,
     size,
     rows,
-    room,
+    capacity,
     parts,
     WIDEST: tl.constexpr,
     GROUPS: tl.constexpr,
@@ -114,7 +119,7 @@ def _draw_kernel(
 ):
     part = tl.program_id(0)
     row = tl.program_id(1)
-    # Neighbours belong to different groups: equal logits, and those of tokens alike, come together.
+    # Neighbouring logits go to different groups: equal logits, and those of similar tokens, tend to be neighbours.
     column = part * (GROUPS * DEPTH) + tl.arange(0, GROUPS)
     logits += row.to(tl.int64) * logits_stride
     if PDL:
@@ -123,17 +128,17 @@ def _draw_kernel(
     largest = tl.full((GROUPS,), -0x7FFFFFFFFFFFFFFF, tl.int64)
     for member in tl.static_range(DEPTH):
         largest = tl.maximum(largest, load_ranked(logits, column + member * GROUPS, size))
-    # More than what stands for no logit, which a short part has in its groups.
+    # Above the key of columns past the end, which the row's last part may contain.
     least = tl.maximum(tl.min(tl.topk(largest, WIDEST), 0), -0x7FFFFFFFFFFFFFFE)
 
-    # Logits are loaded again, which are still close, a few at once: a multiprocessor holds twice the programs that it
-    # would if each kept its logits in registers.
+    # Load the logits again, a few at once, while they are still cached. If each program held its logits in registers,
+    # only half as many programs would fit on a multiprocessor.
     taken = tl.zeros((GROUPS,), tl.int32)
     for member in tl.range(DEPTH, loop_unroll_factor=4):
         taken += (load_ranked(logits, column + member * GROUPS, size) >= least).to(tl.int32)
     counter = arrived_parts + rows + row
     start = tl.atomic_add(counter, tl.sum(taken, 0), sem="relaxed", scope="gpu")
-    candidates += row.to(tl.int64) * room
+    candidates += row.to(tl.int64) * capacity
     place = candidates + start + tl.cumsum(taken, 0) - taken
     for member in tl.range(DEPTH, loop_unroll_factor=4):
         key = load_ranked(logits, column + member * GROUPS, size)
@@ -156,7 +161,7 @@ def _draw_kernel(
         top_p = tl.load(top_ps + row)
         top_p = tl.where(top_p >= 1, float("inf"), top_p)
         present = (rank < tl.load(top_ks + row)) & (rank < size)
-        # From here on as in `sampling.sampler.kept_probabilities` and `sample`.
+        # The rest computes the same as `sampling.sampler.kept_probabilities` and `sample`.
         peak = tl.max(tl.where(rank == 0, ranked, float("-inf")), 0)
         weights = tl.where(present, tl.exp(tl.div_rn(ranked - peak, divisor)), 0.0)
         probabilities = weights / tl.sum(weights, 0)
