@@ -1,4 +1,4 @@
-// What stands between matrix products and attention: norms, rotations, activations.
+// The operations between matrix products and attention: norms, rotary embeddings, activations; and argmax.
 
 #pragma once
 
@@ -31,7 +31,7 @@ void add_rms_norm(const T* x, const T* residual, const T* weight, T* total, T* o
                      total == nullptr ? nullptr : total + row * size, out + row * size, size, eps);
 }
 
-// 16 gates and ups.
+// SiLU(gate) * up for 16 elements.
 template <typename T>
 inline F gated(const T* gate, const T* up) {
     const F value = load(gate);
@@ -47,7 +47,8 @@ void silu_and_mul(const T* gate_up, T* out, int64_t rows, int64_t size, int64_t 
     }
 }
 
-// A query's or key's head: its norm where it has one, then its rotation where there are positions.
+// Apply the norm, if any, and then the rotary embedding, if any, to one head of a query or key. `turn`: cosines and
+// sines of the token's position, head_dim / 2 each, or null.
 template <typename T>
 inline void turn_head(const T* in, T* out, const T* norm, const T* turn, int64_t head_dim, float eps) {
     const int64_t half = head_dim / 2;
@@ -73,8 +74,9 @@ inline void turn_head(const T* in, T* out, const T* norm, const T* turn, int64_t
     }
 }
 
-// A key head of one token and the `sharing` query heads that share it: queries turn into q, where all heads of the token
-// stand, the key and the value go to a slot of the caches. No slot, below 0: nobody reads these.
+// Process one key head of one token and the `sharing` query heads that share it: write rotated queries to q, which
+// holds all heads of the token, and append the rotated key and the value to the caches. A slot below 0 (padding)
+// appends nothing.
 template <typename T>
 inline void turn_and_append(const T* qkv, T* q, T* keys, T* values, const T* q_norm, const T* k_norm, const T* turn,
                             int64_t kv_head, int64_t kv_heads, int64_t sharing, int64_t slot, int64_t slot_stride,
@@ -101,7 +103,7 @@ void rope_append(const T* qkv, const T* table, const int64_t* positions, const i
     }
 }
 
-// The first of each row's largest values; of a row of NaN alone, 0.
+// Index of each row's largest value, the lowest among equals. NaN is ignored; a row with nothing but NaN gives 0.
 template <typename T>
 void argmax(const T* x, int64_t* out, int64_t rows, int64_t size, int64_t stride) {
 #pragma omp parallel for if (rows * size >= PARALLEL)

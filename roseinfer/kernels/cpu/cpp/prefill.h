@@ -1,8 +1,8 @@
 // Attention of prompts, and of chunks of prompts, over the keys and values of the paged cache.
 //
-// A key head's keys are packed as the weight of a linear layer is, and so are its values; queries, and then attention
-// weights, meet them as rows of x do (products.h). What is packed meets many rows: all new tokens of the request, and
-// of each all heads that share the key head.
+// Keys and values of a key head are packed like the weight of a linear layer (products.h). Queries, and then attention
+// weights, are the rows that are multiplied with them. Each pack is used for many rows: all new tokens of the request,
+// and for each token all query heads that share the key head.
 
 #pragma once
 
@@ -13,32 +13,32 @@
 
 namespace {
 
-constexpr int64_t KEY_PARTS = 4, KEYS = KEY_PARTS * W;  // keys of a pack
-constexpr int64_t TILE_ROWS = 48;                       // queries that go through keys together: scores stay in a cache
+constexpr int64_t KEY_PARTS = 4, KEYS = KEY_PARTS * W;  // keys per pack
+constexpr int64_t TILE_ROWS = 48;                       // rows of queries per tile: their scores fit into a cache
 
-// The new tokens of one request, the last ones that it has.
+// New tokens of one request: the last ones of its context.
 struct Chunk {
-    int64_t request, begin, count;  // its tokens among all
-    int64_t past;                   // tokens before them
-    int64_t first, padded;          // where its packed keys begin, and how many there are, a multiple of KEYS
-    int64_t place;                  // of its packs, in elements
+    int64_t request, begin, count;  // range [begin, begin + count) of the step's tokens
+    int64_t past;                   // tokens of the request before them
+    int64_t first, padded;          // first token whose key is packed, and number of packed keys, a multiple of KEYS
+    int64_t place;                  // offset of the request's packs, in elements
 };
 
-// So many elements of a head that a pack of values has, as vectors.
+// Vectors of a head's elements per pack of values.
 inline int64_t value_parts(int64_t head_dim) { return head_dim % (4 * W) == 0 ? 4 : head_dim % (2 * W) == 0 ? 2 : 1; }
 
-// The rows of up to 64 tokens, and zeros behind those.
+// Addresses of up to 64 tokens' keys or values, followed by the address of zeros.
 template <typename T>
 struct PackedRows {
     const T* row[KEYS];
 
     PackedRows(const T* cache, const int32_t* slots, int64_t count, int64_t slot_stride) {
-        static const T zeros[256] = {};  // native._MAX_HEAD_DIM
+        static const T zeros[256] = {};  // _MAX_HEAD_DIM in native_kernels.py
         for (int64_t i = 0; i < KEYS; ++i) row[i] = i < count ? cache + slots[i] * slot_stride : zeros;
     }
 };
 
-// Keys: outputs are tokens, and elements are what is summed over.
+// Pack keys: the outputs of the product are tokens, and the sum runs over the head's elements.
 template <typename T>
 void pack_keys(const PackedRows<T>& keys, int64_t head_dim, T* pack) {
     typedef std::conditional_t<std::is_same_v<T, float>, float, uint32_t> Unit;  // a pair of bfloat16 stays together
@@ -49,7 +49,8 @@ void pack_keys(const PackedRows<T>& keys, int64_t head_dim, T* pack) {
                         reinterpret_cast<const char*>(keys.row[lane]) + i * sizeof(Unit), sizeof(Unit));
 }
 
-// Values, in a pack for each `lanes` elements of a head: outputs are elements, and tokens are what is summed over.
+// Pack values, one pack per `lanes` elements of a head: the outputs of the product are the head's elements, and the sum
+// runs over tokens.
 template <typename T>
 void pack_values(const PackedRows<T>& values, int64_t head_dim, int64_t lanes, int64_t padded, T* packs) {
     for (int64_t begin = 0; begin < head_dim; begin += lanes, packs += padded * lanes)
@@ -66,7 +67,7 @@ void pack_values(const PackedRows<T>& values, int64_t head_dim, int64_t lanes, i
             }
 }
 
-// Scores begin..end of a row become attention weights, as products read them, and all others 0.
+// Convert scores [begin, end) of a row to attention weights in the products' element type; all other weights become 0.
 template <typename O>
 inline void weigh(float* scores, int64_t begin, int64_t end, int64_t size, float scale, O* weights) {
     const int64_t first = begin / W * W, last = (end + W - 1) / W * W;
@@ -76,7 +77,7 @@ inline void weigh(float* scores, int64_t begin, int64_t end, int64_t size, float
     std::fill(weights + last, weights + size, O{});
 }
 
-// What a thread keeps between tiles.
+// Buffers of one thread, reused by all its tiles.
 template <typename T>
 struct TileScratch {
     std::vector<Operand<T>> queries, weights;
@@ -84,7 +85,7 @@ struct TileScratch {
     std::vector<T> out;
 };
 
-// Some rows with a pack.
+// Multiply a pack with all rows of a tile.
 template <typename T, int PARTS, typename V, typename To>
 void multiply_rows(const V* pack, const Operand<T>* x, int64_t rows, int64_t size, int64_t output,
                    const Target<To>& target) {
@@ -93,13 +94,14 @@ void multiply_rows(const V* pack, const Operand<T>* x, int64_t rows, int64_t siz
     });
 }
 
-// New tokens begin..end of a request, with the heads that share a key head: `q` and `out` are the first head's.
+// Compute attention of new tokens [begin, end) of a request, for the heads that share one key head. `q` and `out` point
+// to the first of these heads.
 template <typename T>
 void attend_tile(const Chunk& chunk, int64_t begin, int64_t end, const T* q, const T* keys, const T* values, T* out,
                  int64_t sharing, int64_t token_stride, int64_t head_dim, int64_t window, float scale,
                  TileScratch<T>& scratch) {
     const int64_t rows = (end - begin) * sharing;
-    // Keys that one of the tokens sees, in whole packs, counted from the chunk's first one.
+    // Range of keys that any of the tokens attends to, in whole packs, relative to the chunk's first packed key.
     const int64_t length = chunk.past + end, seen = first_in_window(chunk.past + begin + 1, window);
     const int64_t from = (seen - chunk.first) / KEYS * KEYS, to = (length - chunk.first + KEYS - 1) / KEYS * KEYS;
     const int64_t size = to - from;
@@ -138,14 +140,14 @@ void attend_tile(const Chunk& chunk, int64_t begin, int64_t end, const T* q, con
         std::memcpy(out + place(row), &scratch.out[row * head_dim], head_dim * sizeof(T));
 }
 
-// Request r has the tokens starts[r]..starts[r + 1] of q, which are the last of its lengths[r].
+// Tokens [starts[r], starts[r + 1]) of q belong to request r: they are the last of its lengths[r] tokens.
 template <typename T>
 void paged_prefill_attention(const T* q, const T* keys, const T* values, const int32_t* tables, const int32_t* starts,
                              const int32_t* lengths, T* out, int64_t requests, int64_t heads, int64_t kv_heads,
                              int64_t head_dim, int64_t table_stride, int64_t block_size, int64_t slot_stride,
                              int64_t window, float scale) {
     const int64_t sharing = heads / kv_heads, token_stride = heads * head_dim;
-    const int64_t tokens = std::max<int64_t>(TILE_ROWS / sharing, 1);  // of a tile
+    const int64_t tokens = std::max<int64_t>(TILE_ROWS / sharing, 1);  // per tile
     struct Tile {
         const Chunk* chunk;
         int64_t begin, end;
@@ -164,7 +166,7 @@ void paged_prefill_attention(const T* q, const T* keys, const T* values, const i
     for (const Chunk& chunk : chunks)
         for (int64_t begin = 0; begin < chunk.count; begin += tokens)
             tiles.push_back({&chunk, begin, std::min(begin + tokens, chunk.count)});
-    // The longest first, so that no thread is left with one in the end.
+    // Start with the longest tiles, so that all threads finish at about the same time.
     const auto work = [](const Tile& tile) { return (tile.end - tile.begin) * (tile.chunk->past + tile.end); };
     std::sort(tiles.begin(), tiles.end(), [&](const Tile& a, const Tile& b) { return work(a) > work(b); });
     const std::unique_ptr<T[]> packed_keys(new T[elements]), packed_values(new T[elements]);

@@ -1,9 +1,10 @@
-// Products of rows with a weight that is kept plain, in 8 bits or in 4.
+// Matrix products of rows with a packed weight, whose elements are plain, int8 or int4.
 //
-// A weight lies in packs of outputs, in each pack one pair of elements after the other: lanes are outputs, and an
-// element of x meets all of them. A pack is read once, from memory, and meets all rows of x while it is in a cache.
-// Where the processor multiplies pairs of bfloat16 (AVX-512 BF16), x stays in bfloat16 and codes become bfloat16,
-// which holds them exactly; elsewhere, all is widened to float.
+// A weight is stored in packs of 16, 32 or 64 outputs. Within a pack, elements follow each other in pairs along the
+// weight's rows, and the lanes of a vector are outputs: one element of x is multiplied with all of them. A pack is read
+// from memory once, and multiplied with all rows of x while it is in a cache. If the processor multiplies pairs of
+// bfloat16 (AVX-512 BF16), x stays in bfloat16, and codes are converted to bfloat16, which represents them exactly.
+// Otherwise everything is widened to float.
 
 #pragma once
 
@@ -15,9 +16,12 @@
 
 namespace {
 
-// The weight of a linear layer; `native.Weight` is its twin. Packs of `lanes` outputs hold: plain float32,
-// [size, lanes]; plain bfloat16 and int8, [size / 2, lanes, 2]; int4, for each 32 elements, codes [32, lanes / 2] with
-// outputs of the first half in the low bits, and bfloat16 scales and offsets [lanes, 2].
+// The weight of a linear layer. `WeightStruct` in native_matmul.py must have the same fields. Layout of a pack of
+// `lanes` outputs:
+// - plain float32: [size, lanes];
+// - plain bfloat16, and int8: [size / 2, lanes, 2];
+// - int4: for each group of 32 elements, codes [32, lanes / 2], where the low bits belong to the first half of the
+//   outputs, then bfloat16 scales and offsets [lanes, 2].
 struct Weight {
     const void* values;
     const void* scales;  // int8: [outputs], bfloat16; otherwise null
@@ -27,9 +31,10 @@ struct Weight {
     int64_t lanes;  // 64, 32 or 16
 };
 
-constexpr int64_t GROUP = 32;  // elements of a row that share a scale in 4 bits
+constexpr int64_t GROUP = 32;  // int4: elements of a row that share a scale and an offset
 
-// GCC 12 makes 40 instructions of widening a byte to four, so where one does it, it is named.
+// Widen 16 bytes to 32 bits each. GCC 12 compiles the portable conversion to 40 instructions, so AVX-512 uses the
+// intrinsic, a single instruction.
 inline I load_codes(const int8_t* p) {
 #ifdef __AVX512F__
     return (I)_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
@@ -54,9 +59,10 @@ inline I load_codes(const uint8_t* p) {
 
 inline F load(const int8_t* p) { return __builtin_convertvector(load_codes(p), F); }
 
-// Two elements of 16 outputs, or of a row of x for all lanes, and their products added to 16 sums.
+// Arithmetic on pairs. A Pair holds two adjacent elements of 16 outputs' weights, or two elements of x broadcast to all
+// lanes. `add` adds the products of two pairs to 16 sums.
 struct Floats {
-    typedef float Operand;  // what products read of x
+    typedef float Operand;  // element type of x as products read it
     struct Pair {
         F first, second;
     };
@@ -105,7 +111,7 @@ using Arithmetic = Floats;
 template <typename T>
 using Operand = typename Arithmetic<T>::Operand;
 
-// The first `count` values of a vector.
+// Load the first `count` values of a vector; the other lanes are 0.
 template <typename V>
 inline F load_some(const V* p, int64_t count) {
     if (count == W) return load(p);
@@ -114,16 +120,17 @@ inline F load_some(const V* p, int64_t count) {
     return load(values);
 }
 
-// Where products go: [rows, outputs] with `stride` elements a row.
+// Destination of products: [rows, outputs], with `stride` elements between rows.
 template <typename T>
 struct Target {
     T* out;
     int64_t stride, outputs;
-    bool adds;               // to what stands there
-    const uint16_t* scales;  // of outputs, or null
-    const T* bias;           // of outputs, or null
+    bool adds;               // add the products to the present values (a residual)
+    const uint16_t* scales;  // [outputs], or null
+    const T* bias;           // [outputs], or null
 
-    // 16 outputs of one row, or those that there are; rounded as often as separate operations would.
+    // Scale and store up to 16 outputs of one row, plus bias and residual. Rounds as often as separate operations
+    // would.
     void put(int64_t row, int64_t output, F value) const {
         const int64_t count = outputs - output;
         if (count >= W)
@@ -145,15 +152,15 @@ struct Target {
     }
 };
 
-// What a thread keeps between products.
+// Buffers of one thread, reused by all its products.
 template <typename T>
 struct Scratch {
-    std::vector<Operand<T>> x;        // rows in the form that products read
-    std::vector<float> totals;        // of each group of each row
-    std::vector<Operand<T>> widened;  // a pack's codes
+    std::vector<Operand<T>> x;        // rows of x, converted to the products' element type
+    std::vector<float> totals;        // int4: sum of x per row and group
+    std::vector<Operand<T>> widened;  // a pack's codes, converted
 };
 
-// Rows of x as products read them: themselves, or widened into the scratch.
+// Return x in the element type that products read: x itself, or a widened copy in the scratch buffer.
 template <typename T>
 const Operand<T>* operands(const T* x, int64_t elements, Scratch<T>& scratch) {
     if constexpr (std::is_same_v<T, Operand<T>>) {
@@ -165,17 +172,18 @@ const Operand<T>* operands(const T* x, int64_t elements, Scratch<T>& scratch) {
     }
 }
 
-// Memory is slower than the processor guesses ahead: while rows meet a pack, they fetch the next one, evenly.
+// Prefetching of the next pack, spread evenly over the current one's products: the hardware prefetcher alone does not
+// reach the memory's bandwidth.
 struct Fetch {
     const char* from;
-    int64_t bytes;  // for each pair of elements
+    int64_t bytes;  // per pair of elements
     void operator()(int64_t k) const {
         const char* piece = from + k / 2 * bytes;
         for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(piece + at);
     }
 };
 
-// A plain or int8 pack of 16 * PARTS outputs with ROWS rows of x.
+// Multiply a plain or int8 pack of 16 * PARTS outputs with ROWS rows of x.
 template <typename T, int ROWS, int PARTS, typename V, typename To>
 inline void multiply_pack(const V* pack, const Operand<T>* x, int64_t size, int64_t row, int64_t output, Fetch fetch,
                           const Target<To>& target) {
@@ -195,11 +203,12 @@ inline void multiply_pack(const V* pack, const Operand<T>* x, int64_t size, int6
         for (int part = 0; part < PARTS; ++part) target.put(row + i, output + part * W, sums[i][part]);
 }
 
-// In 4 bits, a pair of bfloat16 holds 128 + code, which is the code behind the bits of 128.
+// int4: value = (code - 8) * scale + offset. This is what a converted code exceeds (code - 8) by. As bfloat16, a code is
+// converted to 128 + code: the bits of 128, with the code in the last bits of the mantissa.
 template <typename T>
 constexpr float SHIFT = std::is_same_v<Operand<T>, float> ? 8.f : 128.f + 8.f;
 
-// Pairs of the codes that two elements of 32 outputs have: of the low bits, and of the high ones.
+// Convert the int4 codes of two adjacent elements of 32 outputs to two pairs: low bits and high bits.
 template <typename T>
 inline void widen(I first, I second, typename Arithmetic<T>::Pair& low, typename Arithmetic<T>::Pair& high) {
     typedef Arithmetic<T> A;
@@ -212,7 +221,8 @@ inline void widen(I first, I second, typename Arithmetic<T>::Pair& low, typename
     }
 }
 
-// Sums of one group's products, scaled and moved, to those of the groups before. `totals` are of x, a group apart.
+// Add one int4 group's sums of products, with its scale and offset applied, to the sums of the groups before. `totals`:
+// sums of x over this group, `groups` elements from row to row.
 template <typename T, int ROWS, int PARTS>
 inline void add_group(F (&sums)[ROWS][PARTS], const F (&inner)[ROWS][PARTS], const uint8_t* scales, const float* totals,
                       int64_t groups) {
@@ -227,7 +237,7 @@ inline void add_group(F (&sums)[ROWS][PARTS], const F (&inner)[ROWS][PARTS], con
     }
 }
 
-// The same for an int4 pack.
+// Multiply an int4 pack of 16 * PARTS outputs with ROWS rows of x.
 template <typename T, int ROWS, int PARTS>
 inline void multiply_codes(const Weight& w, const uint8_t* codes, const Operand<T>* x, const float* totals, int64_t row,
                            int64_t output, Fetch fetch, const Target<T>& target) {
@@ -257,7 +267,8 @@ inline void multiply_codes(const Weight& w, const uint8_t* codes, const Operand<
         for (int part = 0; part < PARTS; ++part) target.put(row + i, output + part * W, sums[i][part]);
 }
 
-// The same once more, with codes widened for many rows: more rows at once find room in registers.
+// Multiply an int4 pack whose codes have been converted once for many rows: registers then hold more rows at once.
+// `codes` is the pack itself, for its scales and offsets.
 template <typename T, int ROWS, int PARTS>
 inline void multiply_widened(const Weight& w, const uint8_t* codes, const Operand<T>* widened, const Operand<T>* x,
                              const float* totals, int64_t row, int64_t output, Fetch fetch, const Target<T>& target) {
@@ -283,7 +294,8 @@ inline void multiply_widened(const Weight& w, const uint8_t* codes, const Operan
         for (int part = 0; part < PARTS; ++part) target.put(row + i, output + part * W, sums[i][part]);
 }
 
-// Calls some(number of rows as a type, first row, what to fetch) for all rows, TILE or less at once, with a pack.
+// Call some(number of rows as a type, first row, what to prefetch) for tiles of up to TILE rows, until all rows are
+// done.
 template <int TILE, typename Some>
 inline void by_rows(int64_t rows, const void* pack, int64_t bytes, int64_t size, Some some) {
     const int64_t tiles = (rows + TILE - 1) / TILE, fetching = tiles < 4 ? tiles : 4;
@@ -301,10 +313,11 @@ inline void by_rows(int64_t rows, const void* pack, int64_t bytes, int64_t size,
     if (row < rows) some(std::integral_constant<int, 1>{}, row, fetch());
 }
 
-// For more rows, the codes of a pack are widened once for all.
+// Maximum rows for which int8 codes are converted anew for each tile of rows. With more rows (int4: twice as many), a
+// pack is converted once for all of them.
 constexpr int64_t FEW = 12;
 
-// Packs begin..end of a plain or int8 weight.
+// Multiply packs [begin, end) of a plain or int8 weight with all rows of x.
 template <typename T, int PARTS, typename V>
 void multiply_packs(const Weight& w, const Operand<T>* x, int64_t rows, int64_t begin, int64_t end, Scratch<T>& scratch,
                     const Target<T>& target) {
@@ -328,7 +341,7 @@ void multiply_packs(const Weight& w, const Operand<T>* x, int64_t rows, int64_t 
     }
 }
 
-// The codes of an int4 pack as pairs: [size / 2, lanes, 2].
+// Convert the codes of an int4 pack to pairs: [size / 2, lanes, 2].
 template <typename T, int PARTS>
 void widen_pack(const uint8_t* codes, int64_t groups, std::vector<Operand<T>>& widened) {
     constexpr int64_t HALF = PARTS * W / 2;
@@ -344,7 +357,7 @@ void widen_pack(const uint8_t* codes, int64_t groups, std::vector<Operand<T>>& w
             }
 }
 
-// Packs begin..end of an int4 weight.
+// Multiply packs [begin, end) of an int4 weight with all rows of x.
 template <typename T, int PARTS>
 void multiply_code_packs(const Weight& w, const Operand<T>* x, int64_t rows, int64_t begin, int64_t end,
                          Scratch<T>& scratch, const Target<T>& target) {
@@ -383,11 +396,12 @@ void multiply_parts(const Weight& w, const Operand<T>* x, int64_t rows, int64_t 
         multiply_code_packs<T, PARTS>(w, x, rows, begin, end, scratch, target);
 }
 
-// x [rows, size] with packs begin..end of a weight: into `out`, of `stride` elements a row, or added to it.
+// Multiply x [rows, size] with packs [begin, end) of a weight; store the products to `out`, with `stride` elements
+// between rows, or add them to it.
 template <typename T>
 void multiply(const Weight& w, const T* x, int64_t rows, int64_t begin, int64_t end, T* out, int64_t stride, bool adds,
               Scratch<T>& scratch) {
-    // Rows that a thread widens for itself must not fill the memory.
+    // Each thread widens its own copy of the rows: limit how many at once, to bound the memory.
     constexpr int64_t MOST = std::is_same_v<T, Operand<T>> ? INT64_MAX : 192;
     const uint16_t* scales = w.kind == 1 ? static_cast<const uint16_t*>(w.scales) : nullptr;
     for (int64_t row = 0; row < rows; row += std::min(MOST, rows)) {
@@ -403,15 +417,15 @@ void multiply(const Weight& w, const T* x, int64_t rows, int64_t begin, int64_t 
     }
 }
 
-// Of `packs` that threads share: where this thread's begin, or with `part` 1 the next one's.
+// First of this thread's share of `packs`; with `part` 1, first of the next thread's share.
 inline int64_t share(int64_t packs, int64_t thread, int64_t threads, int64_t part) {
     return packs * (thread + part) / threads;
 }
 
 inline int64_t packs_of(const Weight& w) { return (w.outputs + w.lanes - 1) / w.lanes; }
 
-// x [rows, size] with a whole weight: [rows, outputs]. Threads share the packs; or many rows, if packs do not come out
-// even.
+// Compute x W^T + b: x [rows, size] -> [rows, outputs]. Threads split the packs; or the rows, if there are many and the
+// number of packs is not a multiple of the number of threads.
 template <typename T>
 void linear(const Weight& w, const T* x, T* out, int64_t rows) {
     if (rows == 0) return;
@@ -427,11 +441,11 @@ void linear(const Weight& w, const T* x, T* out, int64_t rows) {
     }
 }
 
-// Rows of a plain or int8 weight as they were before they were packed: [count, size].
+// Look up rows of a packed plain or int8 weight: ids [count] -> [count, size].
 template <typename T, typename V>
 void unpack_rows(const Weight& w, const int64_t* ids, T* out, int64_t count) {
     const uint16_t* scales = static_cast<const uint16_t*>(w.scales);
-    // Of two elements that follow each other in a row, in the pack: of float32, the other outputs' stand between them.
+    // Distance in the pack between adjacent elements of a row: for float32, the other outputs' elements are in between.
     const int64_t apart = std::is_same_v<V, float> ? w.lanes : 1, first = std::is_same_v<V, float> ? 1 : 2;
 #pragma omp parallel for if (count * w.size >= PARALLEL)
     for (int64_t i = 0; i < count; ++i) {

@@ -1,5 +1,6 @@
-// Vectors of 16 floats, and the two types of values: float, and bfloat16 as its bits in uint16_t. Arithmetic is in float,
-// rounded once. Vectors are the compiler's own extension, so any little-endian target works.
+// Vectors of 16 floats, and loads and stores of the two element types: float, and bfloat16 as bits in uint16_t.
+// Arithmetic is in float and rounded once. Vectors use the compiler's vector extension, so any little-endian target
+// works.
 
 #pragma once
 
@@ -20,7 +21,7 @@ typedef uint32_t U __attribute__((vector_size(64)));
 typedef int32_t I __attribute__((vector_size(64)));
 typedef uint16_t H __attribute__((vector_size(32)));
 
-// Below so many elements, a second thread costs more than it brings.
+// Minimum elements for which several threads are faster than one.
 constexpr int64_t PARALLEL = 1 << 14;
 
 inline F load(const float* p) {
@@ -63,14 +64,15 @@ inline float sum(F value) {
     return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
-// The largest lane.
+// Largest of the 16 lanes.
 inline float largest(F value) {
     float most = value[0];
     for (int64_t lane = 1; lane < W; ++lane) most = value[lane] > most ? value[lane] : most;
     return most;
 }
 
-// Of 16 vectors at once, in about three instructions each: the sum of values[j][row]'s lanes is lane 4 * row + j.
+// Sum the lanes of 16 vectors at once, in about three instructions per vector. Lane 4 * row + j of the result is the
+// sum of the lanes of values[j][row].
 inline F sums_of(const F (&values)[4][4]) {
 #ifdef __AVX512F__
     __m512 quarters[4];
@@ -98,7 +100,7 @@ inline F sums_of(const F (&values)[4][4]) {
 #endif
 }
 
-// Cephes' expf: 2^n times a polynomial, within 2 units in the last place.
+// exp(x) by the method of Cephes' expf: 2^n times a polynomial. The error is at most 2 units in the last place.
 inline F exponential(F x) {
     x = x < -87.f ? all(-87.f) : x;
     x = x > 88.f ? all(88.f) : x;
