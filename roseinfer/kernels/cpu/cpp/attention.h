@@ -1,4 +1,4 @@
-// Attention of one new token a request over the keys and values of the paged cache.
+// Attention of one new token per request over the keys and values of the paged cache.
 
 #pragma once
 
@@ -9,12 +9,12 @@
 
 namespace {
 
-// The first token that a request of this length attends to; a window of 0 is none.
+// First token that the last token of a request of this length attends to. Window 0: no sliding window.
 inline int64_t first_in_window(int64_t length, int64_t window) {
     return window > 0 && length > window ? length - window : 0;
 }
 
-// The slots of a request's tokens from `first` on, filled up to whole vectors with the last one's again.
+// Write the slots of a request's tokens [first, length), padded with the last slot to a multiple of 16.
 inline void find_slots(const int32_t* table, int64_t first, int64_t length, int64_t block_size, int32_t* slots) {
     int32_t slot = 0;
     int64_t at = first;
@@ -25,7 +25,7 @@ inline void find_slots(const int32_t* table, int64_t first, int64_t length, int6
     for (; (at - first) % W != 0; ++at) *slots++ = slot;
 }
 
-// Where the keys or values of 16 tokens lie.
+// Addresses of 16 tokens' keys or values.
 template <typename T>
 struct Rows {
     const T* row[W];
@@ -34,7 +34,7 @@ struct Rows {
         for (int64_t i = 0; i < W; ++i) row[i] = cache + slots[i] * slot_stride;
     }
 
-    // Rows lie apart, where the processor does not guess them.
+    // The rows are not adjacent in memory, so the hardware prefetcher does not load them in time.
     void fetch(int64_t head_dim) const {
         for (int64_t at = 0; at < head_dim; at += 64 / sizeof(T)) {
 #pragma GCC unroll 16
@@ -43,11 +43,11 @@ struct Rows {
     }
 };
 
-// Whether values are multiplied in pairs: bfloat16, and as many vectors of 16 elements as a head has, an even number.
+// True if values are multiplied in pairs: bfloat16, and an even number of 16-element vectors per head.
 template <typename T, int64_t PARTS>
 constexpr bool PAIRED = std::is_same_v<T, uint16_t> && PARTS % 2 == 0;
 
-// A query's products with 16 keys.
+// Dot products of a query with 16 keys.
 template <int64_t HEAD_DIM, typename T>
 inline F scores_of(const T* q, const Rows<T>& keys, int64_t head_dim) {
     const int64_t size = HEAD_DIM == 0 ? head_dim : HEAD_DIM;
@@ -75,7 +75,8 @@ inline F scores_of(const T* q, const Rows<T>& keys, int64_t head_dim) {
     return sums_of(products);
 }
 
-// Attention weights of `length` scores that are still to be scaled, and zeros up to `padded`; in place or elsewhere.
+// Scale `length` scores and convert them to attention weights; weights from `length` to `padded` become 0. `weights`
+// may be `scores`.
 template <typename O>
 inline void softmax(float* scores, int64_t length, int64_t padded, float scale, O* weights) {
     for (int64_t at = length; at < padded; ++at) scores[at] = -INFINITY;
@@ -86,7 +87,7 @@ inline void softmax(float* scores, int64_t length, int64_t padded, float scale, 
     }
     const float most = largest(best);
     for (int64_t at = 0; at < padded; at += W) {
-        // What is far below the best one, the padding above all, must be 0 and not the smallest exponential.
+        // Weights far below the best one, such as those of the padding, must be 0, but exponential() is at least e^-87.
         const F shifted = (load(scores + at) - most) * scale;
         const F weight = shifted < -87.f ? all(0.f) : exponential(shifted);
         store(scores + at, weight);
@@ -96,8 +97,9 @@ inline void softmax(float* scores, int64_t length, int64_t padded, float scale, 
     for (int64_t at = 0; at < padded; at += W) store(weights + at, load(scores + at) * inverse);
 }
 
-// Adds 16 weighted values to HEADS heads' sums; weights[head * padded + i] is of row i. Where pairs of bfloat16 are
-// multiplied, weights are rounded to bfloat16, and each two sums hold their elements in another order: `put` knows it.
+// Add 16 weighted values to the sums of HEADS heads; weights[head * padded + i] belongs to row i. If pairs of bfloat16
+// are multiplied, weights are rounded to bfloat16, and each two sums hold their elements interleaved, which `put`
+// reverts.
 template <int HEADS, int64_t PARTS, typename T>
 inline void add_values(const Rows<T>& values, const float* weights, int64_t padded, int64_t parts,
                        F (&sums)[HEADS][PARTS]) {
@@ -134,7 +136,7 @@ inline void add_values(const Rows<T>& values, const float* weights, int64_t padd
     }
 }
 
-// One head's sums in the order of its elements.
+// Store one head's sums in the order of its elements.
 template <int64_t PARTS, typename T>
 inline void put(const F (&sums)[PARTS], int64_t parts, T* out) {
 #ifdef __AVX512BF16__
@@ -152,12 +154,13 @@ inline void put(const F (&sums)[PARTS], int64_t parts, T* out) {
     for (int64_t i = 0; i < parts; ++i) store(out + i * W, sums[i]);
 }
 
-// One request's heads that share a key head: scores of all keys, then their weighted values. `count` slots.
+// Compute attention of one request for the heads that share a key head, over `count` slots: all scores, then the
+// weighted sum of the values.
 template <typename T, int64_t HEAD_DIM>
 void attend(const T* q, const T* keys, const T* values, const int32_t* slots, T* out, float* scores, int64_t count,
             int64_t sharing, int64_t head_dim, int64_t slot_stride, float scale) {
-    constexpr int64_t MOST = (HEAD_DIM == 0 ? 256 : HEAD_DIM) / W;  // native._MAX_HEAD_DIM
-    constexpr int64_t PARTS = HEAD_DIM == 0 ? MOST + 1 : MOST;      // odd where the number is not known
+    constexpr int64_t MOST = (HEAD_DIM == 0 ? 256 : HEAD_DIM) / W;  // _MAX_HEAD_DIM in native_kernels.py
+    constexpr int64_t PARTS = HEAD_DIM == 0 ? MOST + 1 : MOST;      // odd, hence not PAIRED, if head_dim is not known
     const int64_t parts = (HEAD_DIM == 0 ? head_dim : HEAD_DIM) / W, padded = (count + W - 1) / W * W;
     for (int64_t at = 0; at < padded; at += W) {
         if (at + W < padded) Rows<T>(keys, slots + at + W, slot_stride).fetch(head_dim);
@@ -168,7 +171,7 @@ void attend(const T* q, const T* keys, const T* values, const int32_t* slots, T*
     }
     for (int64_t head = 0; head < sharing; ++head)
         softmax(scores + head * padded, count, padded, 1.f, scores + head * padded);
-    // As many heads at once as the registers hold, so that values are read from memory once.
+    // Process as many heads at once as fit into registers, so that values are read from memory once.
     const auto some = [&](auto number, int64_t begin) {
         constexpr int HEADS = decltype(number)::value;
         F sums[HEADS][PARTS] = {};
@@ -183,7 +186,7 @@ void attend(const T* q, const T* keys, const T* values, const int32_t* slots, T*
     if (head < sharing) some(std::integral_constant<int, 1>{}, head);
 }
 
-// The instance for a size of heads.
+// Return the instance of `attend` for a head size.
 template <typename T>
 inline auto attend_for(int64_t head_dim) {
     return head_dim == 64 ? attend<T, 64> : head_dim == 128 ? attend<T, 128> : attend<T, 0>;

@@ -1,7 +1,7 @@
-// The CPU's counterparts of the Triton kernels, each in one pass, and the layers of a decode step as one program.
+// CPU counterparts of the Triton kernels, each in one pass, and all layers of a decode step as one call.
 //
-// The Python files that call a function have its reference in torch, and say what shapes mean. Sizes of rows that are
-// walked are multiples of 16, and every step has rows: the callers see to it.
+// The Python modules that call a function document its shapes and have its reference in torch. Callers guarantee that
+// row sizes are multiples of 16, and that a step has at least one row.
 
 #include <algorithm>
 
@@ -18,22 +18,22 @@ struct Layer {
     Weight qkv, output, gate_up, down;
 };
 
-// One new token a row; `native.Step` is its twin.
+// A decode step: one new token per row. `StepStruct` in native_step.py must have the same fields.
 struct Step {
     const Layer* layers;
-    void* stream;  // [rows, hidden]: embeddings at first
+    void* stream;  // [rows, hidden]: residual stream, at first the embeddings
     const void* table;
     const int64_t *positions, *slots;
     const int32_t *block_tables, *context_lens;
-    void *qkv, *attended, *gate_up, *active;  // room for what parts leave to each other
+    void *qkv, *attended, *gate_up, *active;  // buffers between the parts of a layer
     int64_t rows, hidden, intermediate, heads, kv_heads, head_dim, table_stride, block_size, window;
     float eps, scale;
 };
 
 enum Part { QKV, APPEND, ATTENTION, OUTPUT, GATE_UP, DOWN, PARTS };
 
-// Parts begin..end of the decoder's layers. All threads walk through one program, and wait for each other where a part
-// needs all of the part before.
+// Run parts [begin, end), counted over all layers. All threads run the same sequence of parts, and synchronize after
+// each part whose results other threads need.
 template <typename T>
 void decode_layers(const Step& s, int64_t begin, int64_t end) {
     const int64_t rows = s.rows, hidden = s.hidden, intermediate = s.intermediate, head_dim = s.head_dim;
@@ -42,7 +42,7 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
     T *stream = static_cast<T*>(s.stream), *qkv = static_cast<T*>(s.qkv), *attended = static_cast<T*>(s.attended);
     T *gate_up = static_cast<T*>(s.gate_up), *active = static_cast<T*>(s.active);
     const T* table = static_cast<const T*>(s.table);
-    int64_t longest = 0;  // attended context, in whole vectors
+    int64_t longest = 0;  // longest context attended to, rounded up to whole vectors
     const auto first_of = [&](int64_t row) { return first_in_window(s.context_lens[row], s.window); };
     for (int64_t row = 0; row < rows; ++row) longest = std::max(longest, s.context_lens[row] - first_of(row));
     longest = (longest + W - 1) / W * W;
@@ -102,7 +102,7 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
                 case GATE_UP: {
                     const Weight& w = layer.gate_up;
                     const T* x = norm(layer.mlp_norm);
-                    // Gates and ups in equal parts: a thread then has both of what it activates.
+                    // Each thread computes the same share of gates and ups, so it can activate them without waiting.
                     const int64_t packs = intermediate / w.lanes;
                     const int64_t begin_pack = share(packs, thread, threads, 0), end_pack = share(packs, thread, threads, 1);
                     for (const int64_t half : {int64_t{0}, packs})
@@ -119,7 +119,8 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
                     produce(layer.down, active, stream, true);
                     break;
             }
-            if (part % PARTS == APPEND && part + 1 < end) continue;  // attention goes on with what the same thread wrote
+            // Attention reads only what the same thread has appended: no barrier before it.
+            if (part % PARTS == APPEND && part + 1 < end) continue;
 #pragma omp barrier
         }
     }
@@ -127,7 +128,7 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
 
 }  // namespace
 
-// One entry a dtype, each compiled for itself, under the name of the template with `_float32` or `_bfloat16` behind it.
+// Exported functions: the name of a template, followed by `_float32` or `_bfloat16`. The compiler runs once per type.
 #define ENTRIES(T, NAME)                                                                                               \
     extern "C" void add_rms_norm_##NAME(const T* x, const T* residual, const T* weight, T* total, T* out,              \
                                         int64_t rows, int64_t size, int64_t x_stride, int64_t residual_stride,         \

@@ -203,8 +203,8 @@ inline void multiply_pack(const V* pack, const Operand<T>* x, int64_t size, int6
         for (int part = 0; part < PARTS; ++part) target.put(row + i, output + part * W, sums[i][part]);
 }
 
-// int4: value = (code - 8) * scale + offset. This is what a converted code exceeds (code - 8) by. As bfloat16, a code is
-// converted to 128 + code: the bits of 128, with the code in the last bits of the mantissa.
+// int4: value = (code - 8) * scale + offset. This is what a converted code exceeds (code - 8) by. As bfloat16, a code
+// is converted to 128 + code: the bits of 128, with the code in the last bits of the mantissa.
 template <typename T>
 constexpr float SHIFT = std::is_same_v<Operand<T>, float> ? 8.f : 128.f + 8.f;
 
