@@ -1,4 +1,4 @@
-"""Tiny random models of every architecture and RoPE scaling, as transformers builds them; no tokenizers."""
+"""Tiny random models of every architecture and RoPE scaling, built by transformers, without tokenizers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from roseinfer.engine.factory import build_engine
 
 VOCAB_SIZE = 64
 TRAINED_CONTEXT = 24
-"""What the scaled models were trained for; the tests go beyond it."""
+"""Context length in tokens before RoPE scaling. The tests use longer contexts."""
 
 DECODER: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
@@ -24,7 +24,7 @@ DECODER: dict[str, Any] = {
     "num_key_value_heads": 2,
     "head_dim": 8,
     "max_position_embeddings": 96,
-    # Wide enough that logits differ clearly.
+    # Large enough that logits differ clearly.
     "initializer_range": 0.3,
     "bos_token_id": None,
     "eos_token_id": None,
@@ -36,7 +36,7 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_fr
 LINEAR = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
 DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
 WIDE = {"head_dim": 32}
-"""More frequencies, so that each scaling has some to keep, some to change, and some between."""
+"""Enough RoPE frequencies that each scaling leaves some unchanged, scales some, and interpolates others."""
 
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -80,7 +80,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "gpt2, untied head": {"tie_word_embeddings": False},
     "gpt2, exact GELU": {"activation_function": "gelu"},
 }
-"""By name, which begins with the model_type: what sets each apart."""
+"""Config fields by model name. The name begins with the model_type; other fields have the values of DECODER or GPT2."""
 
 GPT2: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
@@ -95,7 +95,7 @@ GPT2: dict[str, Any] = {
 
 
 def random_model(name: str) -> Any:
-    """One of MODELS in transformers, float32, with random biases and norms, too."""
+    """Build one of MODELS in transformers, in float32, with random weights, biases and norms."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     kind = name.partition(",")[0]
@@ -105,21 +105,21 @@ def random_model(name: str) -> Any:
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **fields), dtype=torch.float32).eval()
     for parameter in model.parameters():
-        # transformers starts biases at 0 and norms at 1, where a forgotten or swapped one would not show.
+        # transformers initializes biases to 0 and norms to 1, which would hide a missing or swapped parameter.
         if parameter.dim() == 1:
             torch.nn.init.normal_(parameter, parameter.mean().item(), 0.2)
     return model
 
 
 def random_prompt(num_tokens: int, seed: int = 0) -> list[int]:
-    """Token ids."""
+    """Return random token ids."""
     return torch.randint(VOCAB_SIZE, (num_tokens,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
 def engine_logits(
     model: Path, prompts: Sequence[Sequence[int]], max_new_tokens: int, **settings: Any
 ) -> list[tuple[list[int], Tensor]]:
-    """Of each prompt: its tokens with the completion, and the logits after each of them but the last."""
+    """Return the token ids of each prompt with its completion, and the logits after each token but the last."""
     config = EngineConfig(model=str(model), dtype="float32", device="cpu", prefix_cache=False, **settings)
     params = SamplingParams(max_new_tokens=max_new_tokens, stop_on_eos=False)
     return [(traced.token_ids, traced.logits) for traced in run_traced(build_engine(config), prompts, params)]
@@ -127,7 +127,7 @@ def engine_logits(
 
 @torch.inference_mode()
 def transformers_logits(model: Any, token_ids: Sequence[int]) -> Tensor:
-    """The logits after each token but the last, all tokens in one forward pass."""
+    """Return the logits after each token but the last, from one forward pass over all tokens."""
     logits: Tensor = model(torch.tensor([token_ids])).logits[0, :-1]
-    assert logits.std() > 0.1, "a model whose logits say nothing proves nothing"
+    assert logits.std() > 0.1, "a model with nearly equal logits proves nothing"
     return logits

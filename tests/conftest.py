@@ -1,4 +1,4 @@
-"""Models that many tests share, made once a session; what runs where there is no GPU."""
+"""Fixtures that many tests share, and the settings of a test run with or without a GPU."""
 
 import os
 import signal
@@ -10,20 +10,21 @@ import torch
 from tiny import save_gpt2, save_llama
 
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when a kernel is defined, so before any is imported
+    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined, so set before any import
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the tests' cache folder apart from the user's, where compiled kernels may lie that engines then use.
+    """Give the tests a cache folder of their own, and let Ctrl-C interrupt them.
 
-    Take Ctrl-C, also where a shell that runs the tests in the background ignores it: processes inherit that.
+    Engines use the compiled kernels in a cache folder, so the user's folder would change the tests. A shell that runs
+    the tests in the background ignores SIGINT, and the processes that the tests start would inherit that.
     """
     os.environ["ROSEINFER_CACHE_DIR"] = str(config.rootpath / ".pytest_cache" / "roseinfer")
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without a GPU, tests that need one are deselected."""
+    """Deselect tests that need a GPU if there is none."""
     if torch.cuda.is_available():
         return
     needing = [item for item in items if item.get_closest_marker("gpu")]
@@ -34,19 +35,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a tiny random Llama with a byte-level tokenizer and a context of 128 tokens."""
+    """Directory of a tiny random Llama with a byte-level tokenizer and a context of 128 tokens."""
     return save_llama(tmp_path_factory.mktemp("models") / "tiny-llama")
 
 
 @pytest.fixture(scope="session")
 def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a tiny random GPT-2 with a byte-level tokenizer and a context of 128 tokens."""
+    """Directory of a tiny random GPT-2 with a byte-level tokenizer and a context of 128 tokens."""
     return save_gpt2(tmp_path_factory.mktemp("models") / "tiny-gpt2")
 
 
 @pytest.fixture(scope="module")
 def single_threaded() -> Iterator[None]:
-    """Compute with one thread: for tiny models, waiting for a second one costs more than it brings."""
+    """Compute with one thread. For tiny models, synchronizing with a second thread costs more than it saves."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""The public API as its page shows it, and what it promises beside that."""
+"""The public API: the examples of its documentation page run, and its other promises hold."""
 
 import re
 import subprocess
@@ -54,10 +54,10 @@ def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
         _ = roseinfer.Enjine
 
 
-SAME: list[Prompt] = ["abc", (97 - 33, 98 - 33, 99 - 33), np.array([64, 65, 66])]
+EQUAL_PROMPTS: list[Prompt] = ["abc", (97 - 33, 98 - 33, 99 - 33), np.array([64, 65, 66])]
 
 
-@pytest.mark.parametrize("prompt", SAME, ids=["text", "tuple", "array"])
+@pytest.mark.parametrize("prompt", EQUAL_PROMPTS, ids=["text", "tuple", "array"])
 def test_one_prompt_is_told_from_several(prompt: Prompt, engine: Engine) -> None:
     params = SamplingParams(max_new_tokens=4, stop_on_eos=False)
     (expected,) = engine.generate("abc", params)

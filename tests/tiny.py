@@ -1,4 +1,4 @@
-"""Tiny random models on disk, as transformers saves them, each with a byte-level tokenizer."""
+"""Tiny random models, saved by transformers, each with a byte-level tokenizer."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,8 @@ import torch
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 VOCAB_SIZE = 258
-"""256 bytes, then <s> and </s>."""
+"""Number of tokens: the 256 bytes, then <s> and </s>."""
+
 EOS = 257
 CONTEXT = 128
 
@@ -23,7 +24,7 @@ LLAMA: dict[str, Any] = {
     "bos_token_id": 256,
     "eos_token_id": EOS,
     "pad_token_id": None,
-    # Wide enough that logits differ clearly, and that completions are no endless repetition.
+    # Large enough that logits differ clearly, and that completions do not repeat one token.
     "initializer_range": 0.3,
 }
 
@@ -41,14 +42,14 @@ GPT2: dict[str, Any] = {
 
 
 def save_llama(folder: Path, **changes: Any) -> Path:
-    """A Llama with random weights, its biases and norms included."""
+    """Save a Llama with random weights, biases and norms included."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     return _save(LlamaForCausalLM, LlamaConfig(**{**LLAMA, **changes}), folder)
 
 
 def save_gpt2(folder: Path, **changes: Any) -> Path:
-    """A GPT-2 with random weights, its biases and norms included."""
+    """Save a GPT-2 with random weights, biases and norms included."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     return _save(GPT2LMHeadModel, GPT2Config(**{**GPT2, **changes}), folder)
@@ -58,7 +59,7 @@ def _save(kind: Any, config: Any, folder: Path) -> Path:
     torch.manual_seed(1)
     model = kind(config)
     for parameter in model.parameters():
-        # transformers starts biases at 0 and norms at 1, where a forgotten or swapped one would not show.
+        # transformers initializes biases to 0 and norms to 1, which would hide a missing or swapped parameter.
         if parameter.dim() == 1:
             torch.nn.init.normal_(parameter, parameter.mean().item(), 0.2)
     model.save_pretrained(folder)
@@ -67,7 +68,7 @@ def _save(kind: Any, config: Any, folder: Path) -> Path:
 
 
 def save_tokenizer(folder: Path) -> None:
-    """A token a byte, so that every text has as many tokens as it has bytes."""
+    """Save a tokenizer with one token per byte, so that a text has as many tokens as bytes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = tokenizers.Tokenizer(models.BPE({char: index for index, char in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -1,4 +1,4 @@
-"""The block pool against a model of sets and counts."""
+"""The block pool allocates, shares and frees blocks like a model made of lists."""
 
 import pytest
 from hypothesis import settings
@@ -10,7 +10,7 @@ from roseinfer.errors import RoseinferError
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """Requests that take, share and give back blocks; `tables` is who holds what."""
+    """Requests that allocate, share and free blocks. `tables` are the blocks of each request."""
 
     @initialize(num_blocks=st.integers(1, 12), block_size=st.integers(1, 5))
     def start(self, num_blocks: int, block_size: int) -> None:
@@ -23,11 +23,11 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def allocate(self, data: st.DataObject) -> None:
         count = data.draw(st.integers(0, self.pool.num_free))
-        taken = self.pool.allocate(count)
-        assert len(set(taken)) == len(taken) == count
-        assert set(taken).isdisjoint(self.held())
-        assert all(0 <= block < self.pool.num_blocks for block in taken)
-        self.tables.append(taken)
+        allocated = self.pool.allocate(count)
+        assert len(set(allocated)) == len(allocated) == count
+        assert set(allocated).isdisjoint(self.held())
+        assert all(0 <= block < self.pool.num_blocks for block in allocated)
+        self.tables.append(allocated)
 
     @precondition(lambda self: self.tables)
     @rule(data=st.data())
@@ -43,7 +43,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool.free(self.tables.pop(data.draw(st.integers(0, len(self.tables) - 1))))
 
     @rule()
-    def asking_for_too_much_changes_nothing(self) -> None:
+    def allocating_too_many_changes_nothing(self) -> None:
         free = self.pool.num_free
         with pytest.raises(RoseinferError, match=f"allocating {free + 1} KV blocks while {free} are free"):
             self.pool.allocate(free + 1)

@@ -30,7 +30,7 @@ def test_without_a_file_everything_has_its_default() -> None:
     assert load_config().engine == EngineConfig()
 
 
-def test_a_file_sets_what_it_names_and_flags_win_over_it(write: Any) -> None:
+def test_a_file_sets_what_it_names_and_options_win_over_it(write: Any) -> None:
     path = write('[engine]\nmodel = "gpt2"\nblock_size = 8\n[workload]\nprompts = ["a", "b"]\n')
     config = load_config(path, {"engine": {"block_size": 4}, "profile": {"active": 7}})
     assert (config.engine.model, config.engine.block_size) == ("gpt2", 4)
@@ -39,7 +39,7 @@ def test_a_file_sets_what_it_names_and_flags_win_over_it(write: Any) -> None:
 
 
 @pytest.mark.parametrize("name", shipped_configs())
-def test_every_shipped_run_is_valid(name: str) -> None:
+def test_every_shipped_config_is_valid(name: str) -> None:
     assert isinstance(load_config(name), RunConfig)
 
 
@@ -112,7 +112,7 @@ def test_a_wrong_option_is_named_as_typed_without_the_file(write: Any, flags: di
         ({"do_sample": False}, {"temperature": 0.5}, 0.5),
     ],
 )
-def test_do_sample_is_another_word_for_a_temperature(
+def test_do_sample_sets_a_temperature(
     write: Any, file: dict[str, Any], flags: dict[str, Any], temperature: float
 ) -> None:
     lines = [f"{key} = {str(value).lower()}" for key, value in file.items()]
@@ -122,22 +122,20 @@ def test_do_sample_is_another_word_for_a_temperature(
 
 @pytest.mark.parametrize("where", ["file", "flags"])
 @pytest.mark.parametrize("values", [{"do_sample": True, "temperature": 0.0}, {"do_sample": False, "temperature": 1.0}])
-def test_a_temperature_that_contradicts_do_sample_beside_it_is_refused(
-    write: Any, where: str, values: dict[str, Any]
-) -> None:
+def test_a_temperature_that_contradicts_do_sample_is_refused(write: Any, where: str, values: dict[str, Any]) -> None:
     text = "[sampling]\n" + "\n".join(f"{key} = {str(value).lower()}" for key, value in values.items())
     with pytest.raises(UsageError, match="temperature"):
         load_config(write(text if where == "file" else ""), {"sampling": values if where == "flags" else {}})
 
 
-def test_a_prompts_file_by_flag_replaces_the_files_prompts_and_the_other_way_round(write: Any) -> None:
+def test_an_option_for_a_prompts_file_replaces_the_files_prompts_and_vice_versa(write: Any) -> None:
     replaced = load_config(write('[workload]\nprompts = ["a"]'), {"workload": {"prompts_file": "b.txt"}}).workload
     assert (replaced.prompts, replaced.prompts_file) == ((), "b.txt")
     replaced = load_config(write('[workload]\nprompts_file = "b.txt"'), {"workload": {"prompts": ["a"]}}).workload
     assert (replaced.prompts, replaced.prompts_file) == (("a",), None)
 
 
-def test_a_name_is_a_shipped_run_and_a_path_is_a_file(tmp_path: Path) -> None:
+def test_a_name_is_a_shipped_config_and_a_path_is_a_file(tmp_path: Path) -> None:
     assert {"default", "tutorial-gpt2"} <= set(shipped_configs())
     with pytest.raises(UsageError, match=r"no config named 'fast': .*default.*tutorial-gpt2"):
         load_config("fast")

@@ -1,4 +1,7 @@
-"""What is drawn, against the definition in NumPy: which tokens, how often, and the same in any batch."""
+"""Sampling draws the right tokens with the right frequencies, independent of the batch.
+
+The reference is the definition of the sampling parameters, in NumPy.
+"""
 
 from collections import Counter
 from typing import Any
@@ -34,7 +37,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def reference(logits: NDArray[np.float64], params: SamplingParams) -> NDArray[np.float64]:
-    """The distribution that the parameters mean, a token at a time; the lower id goes first among equals."""
+    """Return the distribution that the parameters define, token by token. Among equals the lower id is first."""
     order = sorted(range(len(logits)), key=lambda token_id: (-logits[token_id], token_id))
     weights = np.exp((logits - logits.max()) / params.temperature)
     kept = order[: params.top_k or len(order)]
@@ -53,7 +56,7 @@ def reference(logits: NDArray[np.float64], params: SamplingParams) -> NDArray[np
 
 
 def draw(logits: Tensor, params: SamplingParams | list[SamplingParams], seeds: list[int] | None = None) -> list[int]:
-    """A token a row of logits [rows, vocab_size]; row i has seed i where no seeds are given."""
+    """Draw one token per row of logits [rows, vocab_size]. The default seed of row i is i."""
     rows = len(logits)
     batch = SamplingBatch.build(
         params if isinstance(params, list) else [params] * rows, seeds or list(range(rows)), [5] * rows, CPU
@@ -72,10 +75,11 @@ def test_frequencies_are_those_of_the_definition(case: str, dtype: torch.dtype) 
     params = params_of(**CASES[case])
     expected = reference(np.array(LOGITS), params)
     counts = Counter(draw(torch.tensor(LOGITS, dtype=dtype).repeat(DRAWS, 1), params))
-    assert set(counts) <= set(np.flatnonzero(expected)), "a token that is not kept is never drawn"
+    assert set(counts) <= set(np.flatnonzero(expected)), "an excluded token was drawn"
     likely = [token_id for token_id in range(len(LOGITS)) if DRAWS * expected[token_id] >= 5]
     chi_square = sum((counts[t] - DRAWS * expected[t]) ** 2 / (DRAWS * expected[t]) for t in likely)
-    # Mean and variance of a chi-square are k and 2k: five deviations above, which fixed seeds pass or fail for good.
+    # A chi-square with k degrees of freedom has mean k and variance 2k. The limit is five standard deviations above the
+    # mean; the seeds are fixed, so the test never fails by chance.
     degrees = max(len(likely) - 1, 1)
     assert chi_square < degrees + 5 * np.sqrt(2 * degrees)
 
@@ -91,7 +95,7 @@ def test_only_tokens_that_the_definition_keeps_are_drawn(
     logits: list[float], temperature: float, top_k: int, top_p: float
 ) -> None:
     params = params_of(temperature=temperature, top_k=top_k, top_p=top_p)
-    # In float64, and away from ties of top_p with a sum of probabilities, which rounding may turn either way.
+    # Rounding decides whether a token is kept if top_p nearly equals a cumulative probability: accept both outcomes.
     near = [
         reference(np.array(logits), params_of(temperature=temperature, top_k=top_k, top_p=min(p, 1.0)))
         for p in (top_p * (1 - 1e-6), top_p * (1 + 1e-6))
@@ -137,7 +141,7 @@ def test_a_token_with_logit_minus_infinity_is_never_drawn() -> None:
     assert set(draw(logits, params_of())) == {0, 2}
 
 
-def test_temperature_0_takes_the_best_token_alone_and_beside_sampling_rows() -> None:
+def test_temperature_0_takes_the_best_token_alone_and_in_a_batch_with_sampling_rows() -> None:
     logits = torch.tensor(LOGITS).repeat(3, 1)
     greedy = SamplingParams(top_k=5, top_p=0.1)
     assert draw(logits, greedy) == [1, 1, 1]
@@ -168,7 +172,7 @@ def test_a_row_draws_the_same_in_any_batch_though_its_logits_have_ties(rows: lis
 )
 @settings(max_examples=100, deadline=None)
 def test_ranking_puts_the_lower_id_first_among_equals(logits: list[int], count: int, dtype: torch.dtype) -> None:
-    # Negative zeros are equal to positive ones.
+    # Include negative zeros, which equal positive zeros.
     values = torch.tensor([logits], dtype=dtype) * torch.tensor([-1.0, 1.0]).repeat(15)[: len(logits)]
     ranked, ids = rank(values, min(count, len(logits)))
     expected = sorted(range(len(logits)), key=lambda token_id: (-values[0, token_id].item(), token_id))

@@ -1,4 +1,4 @@
-"""Counter-based random numbers: a function of (seed, position), and uniform."""
+"""Counter-based random numbers are a function of (seed, position), and uniform."""
 
 import numpy as np
 import torch
@@ -20,14 +20,14 @@ def test_tensors_compute_what_python_integers_do(pairs: list[tuple[int, int]]) -
 
 
 def test_mix_is_splitmix64() -> None:
-    """The generator's first outputs from state 1234567, as published with the reference code."""
+    """Compare with the first outputs from state 1234567 that are published with the reference code."""
     golden, first = 0x9E3779B97F4A7C15, 1234567
     outputs = [mix((first + index * golden) % 2**64) for index in range(3)]
     assert outputs == [6457827717110365317, 3203168211198807973, 9817491932198370423]
 
 
 def check_uniform(numbers: np.ndarray) -> None:
-    """Moments, and a chi-square over 64 equal bins, within five deviations."""
+    """Check the mean, the serial correlation, and a chi-square over 64 equal bins, each to five standard deviations."""
     count = len(numbers)
     assert abs(numbers.mean() - 0.5) < 5 / np.sqrt(12 * count)
     bins = np.bincount((numbers * 64).astype(int), minlength=64)

@@ -1,4 +1,4 @@
-"""Tokenizers with real vocabularies, and a small SentencePiece one."""
+"""Tokenizers: GPT-2's, the demo model's, a small SentencePiece vocabulary, and one without bytes."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from roseinfer.text.gpt2_tokenizer import Gpt2Tokenizer
 from roseinfer.text.huggingface import HuggingFaceTokenizer
 from roseinfer.weights.resolve import demo_gguf, resolve
 
-# Examples are timed by the clock, and the machine may have other work.
+# Hypothesis measures wall time per example, which depends on the machine's other load.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
@@ -36,7 +36,7 @@ def demo_tokenizer(demo: TextAssets) -> HuggingFaceTokenizer:
 
 @pytest.fixture(scope="session")
 def transformers_demo() -> Any:
-    """The demo model's tokenizer by transformers."""
+    """The demo model's tokenizer, loaded by transformers."""
     from transformers import AutoTokenizer
 
     path = demo_gguf()
@@ -45,7 +45,7 @@ def transformers_demo() -> Any:
 
 @pytest.fixture(scope="session")
 def sentencepiece_metadata() -> dict[str, Any]:
-    """A GGUF's metadata with a small SentencePiece vocabulary: control tokens, 256 bytes, pieces with scores."""
+    """GGUF metadata of a small SentencePiece vocabulary: control tokens, 256 bytes, and pieces with scores."""
     words = ["the", "cat", "that", "sat", "hello", "naïve", "日本", "xyz", "aaaa", "012"]
     pieces = {piece: None for word in words for spelled in (word, "\u2581" + word) for piece in _substrings(spelled)}
     pieces |= dict.fromkeys(["\u2581", "\u2581" * 2, "\u2581" * 4, *"abcdefghijklmnopqrstuvwxyz'."])
@@ -55,7 +55,7 @@ def sentencepiece_metadata() -> dict[str, Any]:
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.tokens": [*control, *byte_tokens, *ordered],
         "tokenizer.ggml.token_type": [2, 3, 3] + [6] * 256 + [1] * len(ordered),
-        # As in real vocabularies the order is the score; it need not follow from the length.
+        # Scores alone decide the order of merges, as in real vocabularies, whatever the length of the pieces.
         "tokenizer.ggml.scores": [0.0] * 259 + [-float((rank * 7919) % 1009) for rank in range(len(ordered))],
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,
@@ -72,7 +72,7 @@ def sentencepiece(sentencepiece_metadata: dict[str, Any]) -> HuggingFaceTokenize
 
 @pytest.fixture(scope="session")
 def wordpieces() -> HuggingFaceTokenizer:
-    """A vocabulary without byte access: Metaspace over words, with a special token and a user-defined one."""
+    """A vocabulary without access to bytes: Metaspace over words, with one special token."""
     words = [
         "<unk>",
         "<s>",

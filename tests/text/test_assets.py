@@ -1,4 +1,4 @@
-"""A model's text parts are found wherever its kind of source keeps them."""
+"""The tokenizer, chat template and special tokens of a model are found in every kind of source."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ CHAT = [{"role": "user", "content": "Hi"}]
 
 @pytest.fixture
 def folder(tmp_path: Path, transformers_demo: Any) -> Path:
-    """The demo model's tokenizer as transformers saves it, and a config.json."""
+    """A directory with the demo model's tokenizer, saved by transformers, and a config.json."""
     transformers_demo.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"bos_token_id": 0, "eos_token_id": 0}))
     return tmp_path
@@ -34,14 +34,14 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(content | changes))
 
 
-def test_the_demo_model_brings_everything(demo: TextAssets) -> None:
+def test_the_demo_model_has_everything(demo: TextAssets) -> None:
     assert demo.tokenizer is not None
     assert demo.chat_template is not None
     assert (demo.bos_token_id, demo.eos_token_ids) == (1, frozenset({2}))
     assert demo.chat_template.render(CHAT).endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
 
 
-def test_an_open_readers_metadata_spares_a_second_look() -> None:
+def test_an_open_readers_metadata_is_used_in_place_of_the_file() -> None:
     source = resolve("smollm2-135m", "auto", ())
     assert source.path is not None
     metadata = GgufReader(source.path).metadata
@@ -81,7 +81,7 @@ def test_special_tokens_may_be_objects_or_absent(folder: Path) -> None:
     assert (text.bos_token_id, text.eos_token_ids) == (3, frozenset({0}))
 
 
-def test_the_template_file_goes_before_the_config_and_named_templates_work(folder: Path) -> None:
+def test_the_template_file_wins_over_the_config_and_named_templates_work(folder: Path) -> None:
     templates = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "from config"}]
     edit(folder / "tokenizer_config.json", chat_template=templates)
 

@@ -1,4 +1,4 @@
-"""Chat templates render as transformers renders them, in a sandbox, with errors in one line."""
+"""Chat templates render as in transformers, run in a sandbox, and report errors in one line."""
 
 import datetime
 from typing import Any

@@ -1,4 +1,4 @@
-"""Streaming loses nothing, invents nothing, and holds back no more than it must."""
+"""Streamed text equals the decoded text, and only incomplete characters are held back."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ Make = Callable[[Tokenizer], Detokenizer]
 
 @pytest.fixture(scope="session", params=["gpt2", "demo_tokenizer", "sentencepiece"])
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
-    """Vocabularies whose tokens are bytes: both detokenizers can stream them."""
+    """Tokenizers that define the bytes of their tokens, which both detokenizers can stream."""
     found: Tokenizer = request.getfixturevalue(request.param)
     return found
 
@@ -34,7 +34,7 @@ def pieces(detokenizer: Detokenizer, ids: list[int]) -> list[str]:
 
 
 def without_cut_character(text: str) -> str:
-    """What may be streamed of a text that ends in the midst of a character."""
+    """Return the part of a text that may be streamed if the text ends inside a character."""
     return text.removesuffix("\ufffd")
 
 
@@ -49,7 +49,7 @@ def test_every_prefix_of_a_text_streams_to_its_decoding(text: str, make: Make, t
 @pytest.mark.parametrize("make", BOTH)
 @given(data=st.data())
 def test_any_ids_stream_to_their_decoding(data: st.DataObject, make: Make, tokenizer: Tokenizer) -> None:
-    # Low ids are single bytes and special tokens in all three vocabularies: the hard ones.
+    # Low ids are single bytes and special tokens in all three vocabularies, which are the hard cases.
     some_id = st.one_of(st.integers(0, 300), st.integers(0, tokenizer.vocab_size + 5))
     ids = data.draw(st.lists(some_id, max_size=60))
     assert "".join(pieces(make(tokenizer), ids)) == tokenizer.decode(ids)
@@ -75,7 +75,7 @@ def test_no_replacement_character_is_streamed_and_no_whole_one_is_held_back(
     ids, detokenizer, streamed = tokenizer.encode(text), make(tokenizer), ""
     for length, token_id in enumerate(ids, start=1):
         streamed += detokenizer.add(token_id)
-        # (bytes that the demo model's vocabulary lacks leave the rest of their character behind)
+        # The demo model's vocabulary lacks some bytes. A character with such a byte decodes to U+FFFD.
         if "\ufffd" not in tokenizer.decode(ids):
             assert streamed == without_cut_character(tokenizer.decode(ids[:length]))
     assert streamed + detokenizer.finish() == tokenizer.decode(ids)
@@ -111,7 +111,7 @@ def test_the_factory_goes_by_bytes_where_there_are_any(tokenizer: Tokenizer) -> 
 
 
 @pytest.mark.parametrize("kind", ["words", "special tokens", "broken bytes", "cut characters"])
-def test_the_window_stays_short_whatever_comes(kind: str, gpt2: Gpt2Tokenizer) -> None:
+def test_the_window_stays_short_for_any_tokens(kind: str, gpt2: Gpt2Tokenizer) -> None:
     byte_id = {gpt2.token_bytes(token_id): token_id for token_id in range(256)}
     ids = {
         "words": gpt2.encode("the cat sat on the mat. " * 200),

@@ -1,4 +1,4 @@
-"""Vocabularies from GGUF metadata give the ids that their models were trained on."""
+"""Tokenizers built from GGUF metadata produce the ids that the models were trained on."""
 
 import unicodedata
 from itertools import chain, pairwise
@@ -22,7 +22,7 @@ DIGIT = regex.compile(r"(\p{N})")
 
 @pytest.fixture(scope="module")
 def lacking(transformers_demo: Any) -> set[int]:
-    """The bytes that the demo model has no token for: control characters, and bytes of rare scripts."""
+    """Bytes for which the demo model has no token: control characters, and bytes of rare scripts."""
     vocabulary = transformers_demo.get_vocab()
     return {byte for char, byte in byte_alphabet().items() if char not in vocabulary}
 
@@ -42,7 +42,7 @@ class TestDemoModel:
     def test_digits_stand_alone_as_in_the_models_own_tokenizer(
         self, text: str, demo_tokenizer: HuggingFaceTokenizer, transformers_demo: Any
     ) -> None:
-        # transformers takes this GGUF's pre-tokenizer for GPT-2's. SmolLM2's own cuts every digit out first.
+        # transformers uses GPT-2's pre-tokenizer for this GGUF. SmolLM2's own one splits off every digit first.
         pieces = (transformers_demo.encode(piece, add_special_tokens=False) for piece in DIGIT.split(text))
         assert demo_tokenizer.encode(text) == list(chain.from_iterable(pieces))
 
@@ -78,7 +78,7 @@ class TestDemoModel:
         assert demo_tokenizer.encode("Hi")[0] != 1
 
 
-# GPT-2's first ranks: enough for words and parts of characters, and quick to build.
+# GPT-2's first 2000 ranks include words and parts of characters, and are fast to build.
 RANKS = dict(list(read_ranks(GPT2_RANKS).items())[:2000])
 GPT2_WORDS = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 TAIL = r"""| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
@@ -91,7 +91,7 @@ PATTERNS = {
 
 
 def byte_level_metadata(pre: str) -> dict[str, Any]:
-    """The metadata of a GGUF with these ranks, and a control token after them."""
+    """Return the metadata of a GGUF file with RANKS and a control token after them."""
     char_of = {byte: char for char, byte in byte_alphabet().items()}
 
     def spelled(token: bytes) -> str:
@@ -100,7 +100,7 @@ def byte_level_metadata(pre: str) -> dict[str, Any]:
     merges = []
     for token, rank in RANKS.items():
         parts = [bytes([byte]) for byte in token]
-        while len(parts) > 2:  # as training joined them: by lower ranks than its own
+        while len(parts) > 2:  # merge in the order of training: lower ranks first
             pairs = [RANKS.get(left + right, rank) for left, right in pairwise(parts)]
             at = pairs.index(min(pairs))
             parts[at : at + 2] = [parts[at] + parts[at + 1]]
@@ -118,7 +118,7 @@ def byte_level_metadata(pre: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module", params=sorted(PATTERNS))
 def byte_level(request: pytest.FixtureRequest) -> tuple[HuggingFaceTokenizer, tiktoken.Encoding, bool]:
-    """A vocabulary with each pre-tokenizer, its twin in tiktoken, and whether it wants text in NFC."""
+    """A tokenizer per pre-tokenizer, an equal tiktoken encoding, and whether text is normalized to NFC."""
     pre = request.param
     tokenizer = tokenizer_from_gguf(byte_level_metadata(pre) | {"tokenizer.ggml.add_bos_token": False})
     assert tokenizer is not None
@@ -172,7 +172,7 @@ class TestByteLevel:
 
 
 def sentencepiece_encode(text: str, metadata: dict[str, Any]) -> list[int]:
-    """SentencePiece BPE by its definition: join the neighbours whose joint has the best score, leftmost first."""
+    """Encode with SentencePiece BPE by its definition: merge the neighbours with the best score, leftmost first."""
     tokens = metadata["tokenizer.ggml.tokens"]
     normal = {
         token: score
@@ -211,7 +211,7 @@ class TestSentencePiece:
     def test_bos_comes_first_in_user_text_and_once_in_a_chat(self, sentencepiece: HuggingFaceTokenizer) -> None:
         assert sentencepiece.encode("the")[0] == 1
         assert sentencepiece.encode("<s>the", allow_special=True).count(1) == 1
-        assert sentencepiece.encode("<s>the").count(1) == 1  # the one that is added, not the one that is spelled
+        assert sentencepiece.encode("<s>the").count(1) == 1  # the BOS that is added; the spelled one is text
 
     def test_without_a_space_prefix_none_is_added_and_none_is_stripped(
         self, sentencepiece_metadata: dict[str, Any]

@@ -1,4 +1,4 @@
-"""GPT-2's tokenizer is GPT-2's, from the shipped file alone."""
+"""The GPT-2 tokenizer, built from the shipped rank file, equals byte-pair encoding by its definition."""
 
 import hashlib
 from itertools import pairwise
@@ -9,12 +9,12 @@ from unicode_text import texts
 
 from roseinfer.text.gpt2_tokenizer import GPT2_RANKS, Gpt2Tokenizer, read_ranks
 
-# As the GPT-2 release spells it.
+# The regular expression of the GPT-2 release.
 WORDS = regex.compile(r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+""")
 
 
 def slow_encode(text: str, ranks: dict[bytes, int]) -> list[int]:
-    """Byte-pair encoding by its definition: join the lowest-ranked pair, again and again."""
+    """Encode by the definition of byte-pair encoding: repeatedly merge the pair with the lowest rank."""
     ids: list[int] = []
     for word in WORDS.findall(text):
         parts = [bytes([byte]) for byte in word.encode()]

@@ -1,4 +1,4 @@
-"""A tokenizer.json behind roseinfer's interface: BOS once, no injected control tokens, exact bytes."""
+"""Tokenizers of the `tokenizers` library add BOS once, ignore spelled control tokens, and decode exact bytes."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ CONTROL = ["<s>", "</s>", "stop"]
 
 
 def byte_level(**model_options: Any) -> tokenizers.Tokenizer:
-    """All bytes, a few merges, and control tokens in the vocabulary itself, one of them an ordinary word."""
+    """Build a vocabulary of all bytes, a few merges, and control tokens, one of which is an ordinary word."""
     alphabet = sorted(byte_alphabet())
     merges = [("s", "t"), ("o", "p"), ("st", "op"), ("t", "h"), ("th", "e")]
     tokens = [*alphabet, *dict.fromkeys(left + right for left, right in merges), "<s>", "</s>"]
@@ -33,7 +33,7 @@ def byte_level(**model_options: Any) -> tokenizers.Tokenizer:
 
 
 class TestControlTokens:
-    def test_raw_text_gets_bos_once_and_a_chat_template_brings_its_own(self) -> None:
+    def test_raw_text_gets_bos_once_and_a_chat_template_contains_its_own(self) -> None:
         backend = byte_level()
         tokenizer, bos = HuggingFaceTokenizer(backend), backend.token_to_id("<s>")
         the = backend.token_to_id("the")
@@ -72,7 +72,7 @@ class TestBytes:
         ids = sentencepiece.encode(text)
         assert sentencepiece.decode(ids) == sentencepiece._tokenizer.decode(ids, skip_special_tokens=True)
 
-    def test_a_broken_byte_does_not_spoil_the_character_beside_it(self, sentencepiece: HuggingFaceTokenizer) -> None:
+    def test_an_invalid_byte_leaves_the_character_next_to_it_intact(self, sentencepiece: HuggingFaceTokenizer) -> None:
         ids = [3 + byte for byte in "é".encode() + b"\xff"]
         assert sentencepiece.decode(ids) == "é\ufffd"
 

@@ -1,4 +1,4 @@
-"""Tokenizers by name: tiktoken rank files, a tokenizer.json, GPT-2's own."""
+"""`--tokenizer` accepts tiktoken rank files, a tokenizer.json, and `gpt2`."""
 
 import base64
 import json
@@ -28,7 +28,7 @@ def write_ranks(path: Path, tokens: list[bytes]) -> Path:
 
 
 def filled(count: int) -> list[bytes]:
-    """The bytes, some words, and fillers up to this many tokens."""
+    """Return `count` tokens: the bytes, some words, and fillers."""
     words = [b"he", b"ll", b"hell", b"hello", b" w", b" wo"]
     return [*BYTES, *words, *(f"filler{number}".encode() for number in range(count - 256 - len(words)))]
 
@@ -87,7 +87,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
-def test_a_file_that_is_none_is_named(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_rank_file_is_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "broken.tiktoken"
     path.write_bytes(content)
     with pytest.raises(ModelError, match=r"broken\.tiktoken"):
@@ -112,5 +112,5 @@ def test_a_tokenizer_json_replaces_a_models_own_which_may_be_broken(tmp_path: Pa
     assert text.tokenizer.encode("Hello world") == transformers_demo.encode("Hello world")
     assert text.chat_template is not None
     assert text.chat_template.render([]) == "the model's"
-    # What the model says about its end, and what the tokenizer's files say.
+    # EOS tokens are those of the model and those of the tokenizer's files.
     assert text.eos_token_ids == {7, 2}

@@ -1,4 +1,4 @@
-"""Stop strings end a text where one is complete, whatever pieces the text comes in."""
+"""Stop strings end a text as soon as one of them is complete, however the text is divided into pieces."""
 
 import pytest
 from hypothesis import given
@@ -6,14 +6,14 @@ from hypothesis import strategies as st
 
 from roseinfer.text.stop import StopStrings
 
-# Few characters, so that stop strings occur, overlap, and begin without ending.
+# A small alphabet makes stop strings occur, overlap, and begin without being completed.
 ALPHABET = "ab🙂"
 texts = st.text(ALPHABET, max_size=40)
 stop_lists = st.lists(st.text(ALPHABET, min_size=1, max_size=4), max_size=4)
 
 
 def until_stop(text: str, stops: list[str]) -> str:
-    """The text before the stop string that is complete first; of those complete at once, before the longest."""
+    """Return the text before the stop string that is complete first, or the longest if several are complete at once."""
     for end in range(len(text) + 1):
         found = [stop for stop in stops if text[:end].endswith(stop)]
         if found:
@@ -35,7 +35,7 @@ def test_pieces_give_the_text_up_to_the_first_stop_however_they_are_cut(
     emitted = ""
     for piece in pieces_of(text, cuts):
         emitted += search.add(piece)
-        # Whatever comes later, nothing was shown that belongs to a stop string.
+        # No returned text may turn out to be part of a stop string.
         assert expected.startswith(emitted)
     assert search.found == (expected != text)
     assert emitted + search.finish() == expected

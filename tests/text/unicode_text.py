@@ -1,4 +1,4 @@
-"""Random text that tokenizers find hard."""
+"""Random text with characters that are hard for tokenizers."""
 
 from hypothesis import strategies as st
 
@@ -32,4 +32,4 @@ texts = st.lists(
     ),
     max_size=12,
 ).map("".join)
-"""Unicode of all kinds, without the surrogates that are no text and the code points that mean nothing yet."""
+"""Random Unicode text, without surrogates and unassigned code points."""

@@ -1,4 +1,4 @@
-"""Models to read: the demo GGUF, small GGUFs, and tiny directories saved by transformers."""
+"""Model files: the demo GGUF, small GGUFs, and tiny directories saved by transformers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,13 +17,13 @@ def demo_path() -> Path:
 
 @pytest.fixture(scope="session")
 def demo_by_gguf(demo_path: Path) -> gguf.GGUFReader:
-    """The demo model by the gguf package's own reader, which takes two seconds."""
+    """The demo model, opened by the gguf package's own reader, which takes two seconds."""
     return gguf.GGUFReader(demo_path)
 
 
 @pytest.fixture
 def write_gguf(tmp_path: Path) -> Callable[..., Path]:
-    """A function that writes a small GGUF; its argument adds metadata and tensors to the writer."""
+    """A function that writes a small GGUF. Its argument adds metadata and tensors to the writer."""
 
     def write(fill: Callable[[gguf.GGUFWriter], None], name: str = "small.gguf") -> Path:
         path = tmp_path / name
@@ -56,7 +56,7 @@ def llama() -> torch.nn.Module:
 
 @pytest.fixture(scope="session")
 def llama_directory(llama: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One safetensors file."""
+    """A directory with one safetensors file."""
     folder = tmp_path_factory.mktemp("llama")
     llama.save_pretrained(folder)
     return folder
@@ -64,7 +64,7 @@ def llama_directory(llama: torch.nn.Module, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def sharded_directory(llama: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Several safetensors files and their index."""
+    """A directory with several safetensors files and their index."""
     folder = tmp_path_factory.mktemp("sharded")
     llama.save_pretrained(folder, max_shard_size="20KB")
     return folder

@@ -1,4 +1,4 @@
-"""Dummy weights are random, of the stated spread, and the same for the same seed."""
+"""Dummy weights are random, have the documented standard deviation, and depend on the seed alone."""
 
 import pytest
 import torch

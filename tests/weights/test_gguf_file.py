@@ -1,4 +1,4 @@
-"""GGUF weights are dequantized exactly, into the asked dtype and torch's shapes."""
+"""GGUF weights are dequantized exactly, to the requested dtype and in torch's shapes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,15 +20,15 @@ QUANTIZED += [Quant.Q5_K, Quant.Q6_K, Quant.IQ4_NL, Quant.IQ4_XS]
 
 
 def random_blocks(kind: Quant, rows: int, columns: int) -> np.ndarray:
-    """Stored bytes of a quantized matrix, with scales that are ordinary numbers."""
+    """Return the stored bytes of a random quantized matrix whose scales are finite."""
     block_size, block_bytes = gguf.GGML_QUANT_SIZES[kind]
     raw = np.random.default_rng(int(kind)).integers(0, 256, (rows, columns // block_size * block_bytes), np.uint8)
-    # Any two bytes may be a float16 scale: keep its exponent small, so that none is infinite.
+    # Any two bytes may be a float16 scale. Clearing its upper bits keeps it finite.
     return raw & 0x3F
 
 
 def by_definition(reader: gguf.GGUFReader, name: str) -> np.ndarray:
-    """A tensor of the demo model by the format's definition: Q8_0 is d*q, Q4_1 is d*q + m, in blocks of 32."""
+    """Dequantize a tensor by the format's definition: Q8_0 is d*q and Q4_1 is d*q + m, in blocks of 32."""
     tensor = next(tensor for tensor in reader.tensors if tensor.name == name)
     raw = np.ascontiguousarray(tensor.data)
     if tensor.tensor_type == Quant.Q8_0:
@@ -76,7 +76,7 @@ def test_every_quantization_equals_the_gguf_packages_own_whatever_the_chunk(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
-def test_plain_tensors_come_in_the_asked_dtype(dtype: torch.dtype, write_gguf: Callable[..., Path]) -> None:
+def test_plain_tensors_have_the_requested_dtype(dtype: torch.dtype, write_gguf: Callable[..., Path]) -> None:
     values = torch.linspace(-3, 3, 24).view(4, 6)
     as_bytes = values.bfloat16().view(torch.uint8).numpy()
 
@@ -93,7 +93,7 @@ def test_plain_tensors_come_in_the_asked_dtype(dtype: torch.dtype, write_gguf: C
     assert tensors["ids"].tolist() == [0, 1, 2, 3]
 
 
-def test_writing_into_a_tensor_leaves_the_file_alone(write_gguf: Callable[..., Path]) -> None:
+def test_writing_into_a_tensor_does_not_change_the_file(write_gguf: Callable[..., Path]) -> None:
     path = write_gguf(lambda writer: writer.add_tensor("w", np.ones(8, dtype=np.float32)))
     before = path.read_bytes()
     for _, tensor in GgufReader(path).tensors(torch.float32):
@@ -112,7 +112,7 @@ def test_progress_counts_up_to_the_total(demo_path: Path) -> None:
     assert 0.9 * demo_path.stat().st_size < reader.total_bytes < demo_path.stat().st_size
 
 
-def test_a_file_that_is_cut_short_says_so_before_anything_is_read(demo_path: Path, tmp_path: Path) -> None:
+def test_a_truncated_file_is_refused_before_anything_is_read(demo_path: Path, tmp_path: Path) -> None:
     with demo_path.open("rb") as file:
         (tmp_path / "cut.gguf").write_bytes(file.read(20_000_000))
     with pytest.raises(ModelError, match="truncated"):

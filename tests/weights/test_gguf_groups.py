@@ -1,4 +1,4 @@
-"""4-bit groups read from GGUF blocks, against the gguf package's own dequantization."""
+"""4-bit groups read from GGUF blocks have the values that the gguf package dequantizes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ KINDS = ["Q4_0", "Q4_1", "Q4_K"]
 
 
 def random_blocks(kind: str, rows: int, blocks: int, seed: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """Rows of random blocks: any bytes are sound ones, but for the half-precision numbers in front."""
+    """Return random blocks and the matrix shape. Any bytes are valid codes; the half-precision numbers are finite."""
     block_size, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
     random = np.random.default_rng(seed)
     raw = random.integers(0, 256, (rows * blocks, block_bytes), np.uint8)
@@ -43,7 +43,7 @@ def test_other_types_have_no_such_groups(kind: str) -> None:
     assert read_groups(kind, np.zeros((256, block_bytes), np.uint8), (256, 32)) is None
 
 
-def test_a_reader_gives_groups_and_dequantizes_the_rest(write_gguf: Callable[..., Path]) -> None:
+def test_a_reader_yields_groups_and_dequantizes_other_types(write_gguf: Callable[..., Path]) -> None:
     values = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
 
     def fill(writer: gguf.GGUFWriter) -> None:

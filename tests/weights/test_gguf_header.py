@@ -1,4 +1,4 @@
-"""The GGUF header parser reads what `gguf.GGUFReader` reads, and takes no damage from damaged files."""
+"""The GGUF header parser reads what `gguf.GGUFReader` reads, and refuses damaged files with a ModelError."""
 
 import random
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""`--model` and `--load-format` find a model, or say in one line why not."""
+"""`--model` and `--load-format` find a model, or an error says in one line why not."""
 
 import shutil
 import sys
@@ -57,7 +57,7 @@ def test_dummy_takes_a_shape_or_a_directory_with_config_json(tmp_path: Path) -> 
     assert resolve(str(tmp_path), "dummy", SHAPES).path == tmp_path
 
 
-def test_dummy_refuses_what_is_neither_and_lists_the_shapes(tmp_path: Path) -> None:
+def test_dummy_refuses_other_names_and_lists_the_shapes(tmp_path: Path) -> None:
     error = refusal("gpt3", "dummy")
     assert isinstance(error, UsageError)
     assert "'gpt3'" in str(error)
@@ -96,7 +96,7 @@ def test_pickles_are_refused_as_file_and_in_a_directory(name: str, tmp_path: Pat
     assert f"{name} is a pickle" in str(refusal(tmp_path))
 
 
-def test_a_training_pickle_beside_safetensors_is_left_alone(llama_directory: Path, tmp_path: Path) -> None:
+def test_a_training_pickle_next_to_safetensors_is_ignored(llama_directory: Path, tmp_path: Path) -> None:
     shutil.copytree(llama_directory, tmp_path / "m")
     (tmp_path / "m" / "training_args.bin").touch()
     assert resolve(str(tmp_path / "m"), "auto", SHAPES).format == "safetensors"

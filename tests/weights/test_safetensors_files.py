@@ -1,4 +1,4 @@
-"""Safetensors directories give back what transformers saved."""
+"""Weights read from safetensors directories equal those that transformers saved."""
 
 import shutil
 from pathlib import Path
