@@ -1,10 +1,10 @@
-"""Where the kernels' tests run: on the GPU where there is one, else in Triton's interpreter."""
+"""Device and tolerances of the kernels' tests: the GPU if there is one, else Triton's interpreter on the CPU."""
 
 import torch
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPES = [torch.float32, torch.float16]
-"""The interpreter multiplies bfloat16 matrices wrongly; the GPU's own tests add that one."""
+"""Element types to test. Not bfloat16, whose matrix products are wrong in the interpreter; GPU tests add it."""
 
 
 def generator(seed: int) -> torch.Generator:
@@ -12,7 +12,7 @@ def generator(seed: int) -> torch.Generator:
 
 
 def tolerance(dtype: torch.dtype) -> dict[str, float]:
-    """Of a result of order 1 that was accumulated in float32 and rounded once or twice."""
+    """Return the tolerance for results of order 1 that were accumulated in float32 and rounded once or twice."""
     return {
         torch.float32: {"rtol": 2e-5, "atol": 2e-5},
         torch.float16: {"rtol": 4e-3, "atol": 4e-3},

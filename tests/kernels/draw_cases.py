@@ -1,4 +1,4 @@
-"""Rows to draw from, and which of their draws are certain."""
+"""Sampling batches for tests of drawing kernels, and the rows whose draw cannot depend on rounding."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from roseinfer.sampling.sampler import SamplingBatch, kept_probabilities, rank
 from roseinfer.sampling.uniform import uniform
 
 ROUNDING = 1e-5
-"""Of a sum of probabilities: how far from an edge a uniform number must be for both ways to see it on one side."""
+"""Minimum distance, in probability, between a uniform number and a token's edge for the draw to be certain."""
 
 
 def batch_of(params: list[SamplingParams], seed: int = 0) -> SamplingBatch:
@@ -21,9 +21,9 @@ def batch_of(params: list[SamplingParams], seed: int = 0) -> SamplingBatch:
 
 
 def clear(logits: Tensor, batch: SamplingBatch, widest: int) -> Tensor:
-    """Which rows' draws among their `widest` best no rounding can turn: [rows].
+    """Return [rows], bool: True if rounding cannot change the draw from the row's `widest` best tokens.
 
-    The others lie beside an edge, of top-p, min-p or a token.
+    False if the uniform number is near the edge between two tokens, or top-p or min-p near the edge of keeping a token.
     """
     ranked, _ = rank(logits.double(), min(widest, logits.shape[1]))
     everything = kept_probabilities(ranked, replace(batch, top_p=batch.top_p * 0 + 1, min_p=batch.min_p * 0))

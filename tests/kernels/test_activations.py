@@ -1,4 +1,4 @@
-"""Activations are what torch says they are."""
+"""Tests that the activation kernels agree with torch."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("single_threaded")
 @pytest.mark.parametrize("size", [2, 1500])
 def test_activations_equal_their_references(name: str, dtype: torch.dtype, size: int) -> None:
     x = (3 * torch.randn(3, size, generator=generator(size))).to(dtype).to(DEVICE)
-    x[0, 0] = 40.0  # where an exponential could overflow
+    x[0, 0] = 40.0  # a naive exponential could overflow
     x[1, 0] = -40.0
     ours = getattr(activations, f"{name}_triton")(x)
     torch.testing.assert_close(ours, getattr(activations, f"{name}_reference")(x), **tolerance(dtype))

@@ -1,4 +1,4 @@
-"""A step's end keeps what was drawn and moves on the rows that are in use."""
+"""Tests that the end of a step records the drawn tokens and advances only the rows in use."""
 
 import pytest
 import torch
@@ -13,17 +13,25 @@ from roseinfer.kernels.sampling.advance import advance, advance_reference, advan
 pytestmark = pytest.mark.usefixtures("single_threaded")
 
 
-def state(rows: int, room: int, seed: int) -> list[Tensor]:
-    """What was drawn, and the buffers of a batch that has room for more rows."""
+def state(rows: int, capacity: int, seed: int) -> list[Tensor]:
+    """Return drawn tokens of `rows` rows, and buffers for `capacity` rows."""
     source = generator(seed)
 
     def integers(*shape: int) -> Tensor:
         return torch.randint(0, 1 << 20, shape, generator=source).to(DEVICE)
 
-    positions = integers(room)
-    by = torch.randint(0, 2, (room,), generator=source).to(DEVICE)
+    positions = integers(capacity)
+    by = torch.randint(0, 2, (capacity,), generator=source).to(DEVICE)
     step = torch.tensor([seed % 3], device=DEVICE)
-    return [integers(rows), integers(room), positions, (positions + 1).to(torch.int32), by, integers(3, room), step]
+    return [
+        integers(rows),
+        integers(capacity),
+        positions,
+        (positions + 1).to(torch.int32),
+        by,
+        integers(3, capacity),
+        step,
+    ]
 
 
 def views(tensors: list[Tensor], rows: int) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""The first of the largest values, however long the row."""
+"""Tests that argmax finds the first of the largest values, for short and long rows."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("single_threaded")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("rows", "size"), [(1, 1), (3, 4096), (2, 4097), (5, 20_000)])
 def test_argmax_equals_its_reference(rows: int, size: int, dtype: torch.dtype) -> None:
-    # Few values, so that most of them come many times.
+    # Few distinct values, so that most of them occur many times.
     x = torch.randint(-3, 4, (rows, size), generator=generator(size)).to(dtype).to(DEVICE)
     x[0, size // 2] = 0.0 if x.max() <= 0 else -0.0
     assert argmax_triton(x).tolist() == argmax_reference(x).tolist()

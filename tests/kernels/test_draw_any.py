@@ -1,4 +1,4 @@
-"""Draws from a whole vocabulary, by search and not by sorting, are those of the sampler's operations."""
+"""Tests that drawing from a whole vocabulary by radix select agrees with the sampler's torch operations."""
 
 import math
 from dataclasses import replace
@@ -29,7 +29,7 @@ PARAMS = [
 
 @pytest.fixture(autouse=True)
 def _small_parts(single_threaded: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the interpreter can do in a second."""
+    """Use small parts and tiles in the interpreter, so that a test takes about a second."""
     if DEVICE.type == "cpu":
         monkeypatch.setattr(module, "_PART", 256)
         monkeypatch.setattr(module, "_TILE", 128)
@@ -91,7 +91,7 @@ def test_a_top_k_of_all_or_more_keeps_all(top_k: int) -> None:
 )
 @pytest.mark.parametrize("more", [{}, {"top_p": 0.501}, {"top_k": 77}], ids=str)
 def test_the_order_is_that_of_the_operations(logits: Tensor, more: dict[str, float]) -> None:
-    """So hot that all are equally likely: the place in their order is what is drawn."""
+    """The temperature is so high that all tokens are equally likely: the draw then depends on their order alone."""
     rows = 4
     params = SamplingParams(temperature=1e38, top_k=int(more.get("top_k", 0)), top_p=more.get("top_p", 1.0))
     check(logits.repeat(rows, 1).to(DEVICE), batch_of([params] * rows))
@@ -111,9 +111,9 @@ def test_at_the_ends_of_top_p_and_min_p(top_p: float, min_p: float) -> None:
 def test_numbers_at_the_ends_draw_the_first_and_the_last_token_that_is_kept(
     number: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rounding makes the largest numbers 1."""
+    """Uniform numbers can be 1.0, by rounding."""
     if DEVICE.type != "cpu":
-        pytest.skip("a compiled kernel keeps its numbers")
+        pytest.skip("numbers cannot be replaced in a compiled kernel")
     monkeypatch.setattr(module, "uniform", lambda *_: number)
     logits = torch.randn(3, 600, generator=generator(2)).sort(descending=True).values
     batch = batch_of([SamplingParams(temperature=1.0, **more) for more in ({}, {"top_p": 0.8}, {"top_k": 90})])

@@ -1,4 +1,4 @@
-"""Kernels draw by the sampler's numbers."""
+"""Tests that kernels and the torch sampler compute the same uniform numbers."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""On a GPU, every kernel equals its reference at the sizes and in the dtypes that models have."""
+"""Tests on a GPU that every kernel agrees with its reference, at the sizes and dtypes of real models."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.gpu
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 EVERY_DTYPE = pytest.mark.parametrize("dtype", DTYPES)
-# Each combination is compiled: not all of them, but each dtype and each shape of heads.
+# Each combination is compiled anew, so this is a selection: every dtype and every shape of heads.
 HEADS = [(12, 12, 64), (16, 8, 128), (32, 8, 128), (8, 8, 80), (6, 2, 96), (8, 1, 256)]
 EVERY_HEADS = pytest.mark.parametrize(
     ("dtype", "heads", "kv_heads", "head_dim"),
@@ -181,7 +181,7 @@ def test_skinny_matmul(dtype: torch.dtype, outputs: int, size: int, tiles: Matmu
         x = torch.randn(rows, size, generator=source).to(dtype).to(DEVICE)
         ours = skinny_matmul(x, weight, bias, tiles=tiles)
         torch.testing.assert_close(ours, skinny_linear_reference(x, weight, bias), **tolerance(dtype))
-        for _ in range(5):  # whichever split ends last
+        for _ in range(5):  # equal, whichever split finishes last
             assert torch.equal(skinny_matmul(x, weight, bias, tiles=tiles), ours)
 
 
@@ -222,7 +222,7 @@ def test_skinny_matmul_with_its_neighbours(
 
 @pytest.mark.parametrize("rows", [1, 2, 64])
 def test_a_chain_with_dependent_launches_replays_in_a_graph(rows: int) -> None:
-    """Each kernel may start before the one before it ends, and yet sees its result, again and again."""
+    """A kernel may start before its predecessor has finished, but must see its results, in every replay."""
     source = generator(0)
     weights = [(torch.randn(1024, 1024, generator=source) / 32).to(torch.bfloat16).to(DEVICE) for _ in range(20)]
     gain = torch.ones(1024, dtype=torch.bfloat16, device=DEVICE)

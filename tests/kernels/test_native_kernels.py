@@ -1,4 +1,4 @@
-"""The compiled kernels of the CPU against their references in torch, and how they come about."""
+"""Tests that the compiled CPU kernels agree with their references in torch."""
 
 from collections.abc import Iterator
 
@@ -41,7 +41,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @settings(max_examples=40, deadline=None)
 def test_norms(rows: int, size: int, residual: bool, dtype: torch.dtype, seed: int) -> None:
     wide = torch.randn(2, rows, size + 8, generator=generator(seed)).to(dtype)
-    x, added = wide[0, :, :size], wide[1, :, 8:] if residual else None  # rows need not lie side by side
+    x, added = wide[0, :, :size], wide[1, :, 8:] if residual else None  # rows are not adjacent
     weight = torch.randn(size, generator=generator(1)).to(dtype)
     assert native_kernels.runs_native(x, added, weight)
     for ours, expected in zip(
@@ -54,7 +54,7 @@ def test_norms(rows: int, size: int, residual: bool, dtype: torch.dtype, seed: i
 @settings(max_examples=40, deadline=None)
 def test_activations(rows: int, parts: int, dtype: torch.dtype, seed: int) -> None:
     x = (3 * torch.randn(rows, 32 * parts, generator=generator(seed))).to(dtype)
-    x[0, :4] = torch.tensor([400.0, -400.0, 88.0, -88.0])  # where an exponential could overflow
+    x[0, :4] = torch.tensor([400.0, -400.0, 88.0, -88.0])  # a naive exponential could overflow
     torch.testing.assert_close(silu_and_mul(x), silu_and_mul_reference(x), **tolerance(dtype))
 
 
@@ -131,7 +131,7 @@ def test_paged_decode_attention(
     lens = case.context_lens.cpu()
     out = paged_decode_attention(*arguments, lens, sliding_window=window, scale=scale * head_dim**-0.5)
     expected = paged_decode_attention_reference(*arguments, lens, sliding_window=window, scale=scale * head_dim**-0.5)
-    # Large scores make a softmax out of their own rounding.
+    # With large scores, rounding of the scores dominates the error of the softmax.
     close = tolerance(dtype) if scale == 1.0 else {"rtol": 0.05, "atol": 0.05}
     torch.testing.assert_close(out, expected, **close)
 
@@ -159,7 +159,7 @@ def test_paged_prefill_attention(
     dtype: torch.dtype,
     seed: int,
 ) -> None:
-    """Requests are (tokens that are there already, new tokens); `before` them stand tokens of others."""
+    """`requests`: (cached tokens, new tokens) per request. `before`: tokens in front of the first request's."""
     starts = [before]
     for _, new in requests:
         starts.append(starts[-1] + new)
@@ -208,7 +208,7 @@ def test_keys_past_the_end_are_never_read() -> None:
 def test_argmax(rows: int, size: int, distinct: int, dtype: torch.dtype, seed: int) -> None:
     wide = torch.randint(-distinct, distinct, (rows, size + 3), generator=generator(seed)).to(dtype)
     wide[wide == -1] = -torch.inf
-    x = wide[:, :size]  # rows lie apart, and behind each stands something larger
+    x = wide[:, :size]  # rows are not adjacent: larger values follow each of them
     wide[:, size:] = 100.0
     assert argmax(x).tolist() == argmax_reference(x).tolist()
 

@@ -1,4 +1,4 @@
-"""Products with weights in the compiled kernels' packs against the plain product."""
+"""Tests that products with weights packed for the compiled CPU kernels agree with plain products."""
 
 from collections.abc import Iterator
 
@@ -124,7 +124,7 @@ def test_many_outputs_end_in_a_part_of_a_pack(outputs: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_table_is_looked_up_and_multiplied_alike(packing: Packing, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    table = Embedding(100, 32).to(dtype)  # no whole pack
+    table = Embedding(100, 32).to(dtype)  # not a multiple of a pack
     table.table.data.normal_()
     ids, hidden = torch.tensor([3, 99, 3]), torch.randn(2, 32).to(dtype)
     rows, logits, before, row_bytes = table(ids), table.logits(hidden), table.weight_bytes, table.row_bytes

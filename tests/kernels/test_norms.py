@@ -1,4 +1,4 @@
-"""A norm with its residual is what two operations make of it."""
+"""Tests that a residual addition fused with a norm agrees with the two separate operations."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Packed weights against the plain product."""
+"""Tests that weights packed for oneDNN give the plain matrix product."""
 
 import pytest
 import torch
@@ -29,12 +29,12 @@ def test_a_packed_weight_gives_the_plain_product(
     packed = OneDnnWeight.pack(weight)
     assert torch.equal(packed.values(dtype), weight)
     expected = packed_linear_reference(x, packed, b)
-    tolerance = 1e-4 if dtype == torch.float32 else 0.5  # of sums of about sqrt(size); bfloat16 has 8 bits
+    tolerance = 1e-4 if dtype == torch.float32 else 0.5  # for sums of order sqrt(size); bfloat16 has 8 significant bits
     torch.testing.assert_close(packed.linear(x, b), expected, atol=tolerance, rtol=tolerance / 10)
 
 
 def test_what_has_no_packed_form_stays_as_it_is() -> None:
-    assert not OneDnnWeight.fits(torch.randn(8, 8)), "too small to pay"
+    assert not OneDnnWeight.fits(torch.randn(8, 8)), "too small to be faster"
     assert not OneDnnWeight.fits(torch.randn(512, 512, dtype=torch.float64))
 
 

@@ -1,4 +1,4 @@
-"""Products with weights in few bits against the widened weight."""
+"""Tests that products with int8 and int4 weights agree with products of the dequantized weights."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ def quantized(bits: int, weight: torch.Tensor) -> PackedWeight:
 
 def needs_int4(weight: torch.Tensor) -> None:
     if not Int4Groups.fits(weight):
-        pytest.skip("torch packs 4 bits in another order on this processor")
+        pytest.skip("torch packs int4 weights in another order on this processor")
 
 
 @given(
@@ -45,11 +45,11 @@ def test_few_rows_and_many_give_the_product_of_the_widened_weight(
     if bits == 4:
         needs_int4(weight)
     packed = quantized(bits, weight)
-    x = torch.randn(rows, 32 * size).bfloat16().to(dtype)  # few rows round to bfloat16
+    x = torch.randn(rows, 32 * size).bfloat16().to(dtype)  # the kernels for few rows round x to bfloat16
     b = torch.randn(64 * outputs).to(dtype) if bias else None
     out, expected = packed.linear(x, b), packed_linear_reference(x, packed, b)
     assert out.dtype == dtype
-    # bfloat16 has 8 bits, for the widened weight, the product and the sum with the bias.
+    # The dequantized weight, the product and the sum with the bias are each rounded to the 8 bits of bfloat16.
     torch.testing.assert_close(out.float(), expected.float(), atol=0.02 * (32 * size) ** 0.5, rtol=2**-6)
 
 
@@ -102,7 +102,7 @@ def test_4_bits_are_packed_without_a_loss_but_of_the_scales() -> None:
 
 @pytest.mark.parametrize("capability", ["avx2", "avx512"])
 def test_4_bits_are_read_right_on_other_processors(capability: str) -> None:
-    """torch packs by the instruction set; an older one than this machine's can be asked for."""
+    """The packed order depends on the instruction set, and torch can be told to use an older one."""
     code = (
         "import torch; from roseinfer.kernels.linear.quantized_linear import *\n"
         "weight = torch.randn(128, 64); x = torch.eye(64)\n"
@@ -129,13 +129,13 @@ def test_a_quantized_layer_is_smaller_and_still_tells_its_parts(packing: str) ->
     )
     layer.pack(packing)  # type: ignore[arg-type]
     assert layer.weight_bytes < before / 3
-    error = 0.02 if packing == "int8" else 0.3  # about half a step
+    error = 0.02 if packing == "int8" else 0.3  # about half a quantization step
     for name, weight in parts.items():
         assert (layer.weight_map()[f"{name}.weight"].view - weight).abs().max() < error
     assert (layer(x) - expected).abs().max() < 64**0.5 * (error + 0.02)  # x rounds to bfloat16
     packed = layer.packed
     layer.pack("none")
-    assert layer.packed is packed, "it stays as it is"
+    assert layer.packed is packed, "already packed, hence unchanged"
 
 
 def test_a_quantized_table_is_looked_up_and_multiplied_alike() -> None:

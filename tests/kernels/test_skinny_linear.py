@@ -1,4 +1,4 @@
-"""A linear layer of one row, with whatever is fused to it, is what its parts compute."""
+"""Tests that a fused linear layer of one row agrees with its separate operations; and of the tuned choices."""
 
 from pathlib import Path
 
@@ -80,7 +80,7 @@ def test_everything_fused(
         outputs,
         size,
         with_bias=with_bias,
-        norm=norm if size > 8 else None,  # of a row of few numbers, a norm may be anything
+        norm=norm if size > 8 else None,  # the norm of a row of few numbers is ill-conditioned
         activation=activation,
         with_residual=with_residual,
         tiles=GemvTiles(per_program, columns, 4),
@@ -117,7 +117,7 @@ def test_tuned_choices_are_kept_across_processes(tmp_path: Path, monkeypatch: py
     try:
         assert tuning.tuned(device) == {}
         tuning.remember(device, {"linear bfloat16 1x4x8": (2, 512, 4), "linear bfloat16 8x4x8": ()})
-        tuning.tuned.cache_clear()  # as a new process would start
+        tuning.tuned.cache_clear()  # as in a new process
         assert tuning.tuned(device) == {"linear bfloat16 1x4x8": (2, 512, 4), "linear bfloat16 8x4x8": ()}
         (only,) = (tmp_path / "kernels").iterdir()
         only.write_text("not JSON")

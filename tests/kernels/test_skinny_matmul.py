@@ -1,4 +1,4 @@
-"""A decode batch's linear layer, with whatever is fused to it, is what its parts compute."""
+"""Tests that a fused linear layer of a decode batch agrees with its separate operations."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from roseinfer.kernels.runtime import arrivals
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 
-# As decoders and GPT-2 use them: into attention, out of it, into the MLP, out of it; and a head.
+# (norm, activation, with_residual, with_bias) of the linear layers of Llama-style decoders and GPT-2.
 MODEL_LAYERS: list[tuple[str | None, Activation | None, bool, bool]] = [
     ("rms", None, False, False),
     ("rms", None, False, True),
@@ -51,7 +51,7 @@ def compare(
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=source).to(dtype).to(DEVICE)
 
-    # A wider tensor's columns, as projections of queries, keys and values are.
+    # Rows are not adjacent: x is a slice of columns.
     x = (random(rows, size + 16) + 0.5)[:, :size]
     weight = random(outputs * (2 if activation == "silu_and_mul" else 1), size) * size**-0.5
     bias = random(len(weight)) if with_bias else None
@@ -62,7 +62,7 @@ def compare(
     ours = skinny_matmul(x, weight, bias, tiles=tiles, **parts)
     close = tolerance(dtype)
     if norm is not None and dtype == torch.float16:
-        close["atol"] *= 3  # what is multiplied was rounded before the mean was taken off and the scale applied
+        close["atol"] *= 3  # operands are rounded before the mean is subtracted and the scale applied
     torch.testing.assert_close(ours, skinny_linear_reference(x, weight, bias, **parts), **close)
     assert torch.equal(skinny_matmul(x, weight, bias, tiles=tiles, **parts), ours)
     assert not arrivals(x.device).any()
@@ -151,7 +151,7 @@ def test_which_kernel_takes_what(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(entry, "tuned", lambda _: known)
     x, weight, norm = tensors(1)
     assert isinstance(fused_tiles(x, weight), GemvTiles)
-    assert fused_tiles(x, weight, norm=norm) is None  # a kernel of its own, unless measured otherwise
+    assert fused_tiles(x, weight, norm=norm) is None  # separate kernels, unless the fused one was measured to be faster
     known[linear_key(1, weight, norm, None, None)] = (2, 64, 2, 0, 0)
     assert fused_tiles(x, weight, norm=norm) == GemvTiles(2, 64, 2)
     x, weight, norm = tensors(2)
@@ -162,11 +162,11 @@ def test_which_kernel_takes_what(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fused_tiles(x, weight, norm=norm) is None
     chosen = MatmulTiles(64, 64, 2, 4, 3, 256)
     known[linear_key(64, weight, norm, None, None)] = (64, 64, 2, 4, 3, 256)
-    assert fused_tiles(x, weight, norm=norm) == chosen  # 40 rows and 64 fill the same tile
+    assert fused_tiles(x, weight, norm=norm) == chosen  # 40 and 64 rows use the same tile
     assert fused_tiles(x, weight) is None
     assert fused_tiles(tensors(20)[0], weight, norm=norm) is None
     assert fused_tiles(tensors(MAX_MATMUL_ROWS + 1)[0], weight, norm=norm) is None
-    # float16 has the range for a product, but not for a norm that divides last.
+    # float16 has enough range for a product, but not for a norm whose division comes last.
     x, weight, norm = tensors(64, torch.float16)
     known[linear_key(64, weight, norm, None, None)] = known[linear_key(64, weight, None, None, None)] = (
         64,
@@ -178,7 +178,7 @@ def test_which_kernel_takes_what(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert fused_tiles(x, weight, norm=norm) is None
     assert fused_tiles(x, weight) is not None
-    # The library's product won.
+    # An empty choice: cuBLAS was faster.
     x, weight, norm = tensors(1)
     known[linear_key(1, weight, norm, None, None)] = ()
     assert fused_tiles(x, weight, norm=norm) is None

@@ -1,4 +1,4 @@
-"""Draws among each row's best few, in one kernel, are those of the sampler's operations."""
+"""Tests that drawing from each row's top k in one kernel agrees with the sampler's torch operations."""
 
 import math
 from dataclasses import replace
@@ -28,7 +28,7 @@ PARAMS = [
 
 @pytest.fixture(autouse=True)
 def _small_parts(single_threaded: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the interpreter can do in a second: parts of 512 logits, tiles of 128."""
+    """In the interpreter, use parts of 512 logits and tiles of 128, so that a test takes about a second."""
     if DEVICE.type == "cpu":
         monkeypatch.setattr(top_k, "_GROUPS", 128)
         monkeypatch.setattr(top_k, "_DEPTH", 4)
@@ -40,7 +40,7 @@ def draw(logits: Tensor, batch: SamplingBatch) -> Tensor:
 
 
 def reference(logits: Tensor, batch: SamplingBatch) -> Tensor:
-    """Ranks as many as any row of these tests needs."""
+    """Return the draws of the torch sampler, which ranks as many tokens as any row of these tests needs."""
     return sample_reference(logits, replace(batch, max_top_k=min(WIDEST, logits.shape[1])))
 
 
@@ -64,7 +64,7 @@ def test_draws_are_those_of_the_operations(size: int, dtype: torch.dtype) -> Non
         torch.zeros(700),
         torch.arange(700.0),
         -torch.arange(700.0),
-        # The best lie in half the groups of each part: as many are left as there can be, several tiles of them.
+        # The largest logits are in half the groups of each part, so the maximum number of candidates remains.
         (torch.arange(700) % 128 < 64) * 5.0 + torch.arange(700) % 7,
         torch.full((700,), -math.inf).index_fill(0, torch.tensor([0, 5, 511, 512, 699]), -2.0),
         torch.tensor([0.0, -0.0] * 350),
@@ -73,7 +73,7 @@ def test_draws_are_those_of_the_operations(size: int, dtype: torch.dtype) -> Non
     ids=["equal", "rising", "falling", "crowded", "banned", "zeros", "few"],
 )
 def test_the_ranking_is_that_of_the_operations(logits: Tensor) -> None:
-    """So hot that the best are equally likely: the place in their ranking is what is drawn."""
+    """The temperature is so high that the top k are equally likely: the draw then depends on their ranking alone."""
     rows = 6
     batch = batch_of([SamplingParams(temperature=1e38, top_k=WIDEST)] * rows)
     check(logits.repeat(rows, 1).to(DEVICE), batch)
