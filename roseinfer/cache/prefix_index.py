@@ -21,7 +21,7 @@ def block_key(parent: Key, tokens: Sequence[int]) -> Key:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _CachedBlock:
     block: int
     parent: Key
     tokens: tuple[int, ...]
@@ -31,7 +31,7 @@ class PrefixIndex:
     """One-to-one mapping between contents and the blocks that store them."""
 
     def __init__(self) -> None:
-        self._entries: dict[Key, _Entry] = {}
+        self._entries: dict[Key, _CachedBlock] = {}
         self._keys: dict[int, Key] = {}  # by block
 
     def __contains__(self, block: int) -> bool:
@@ -53,7 +53,7 @@ class PrefixIndex:
     def publish(self, block: int, key: Key, parent: Key, tokens: Sequence[int]) -> None:
         """Add a full block, unless another block with the same content was added before."""
         if key not in self._entries and block not in self._keys:
-            self._entries[key] = _Entry(block, parent, tuple(tokens))
+            self._entries[key] = _CachedBlock(block, parent, tuple(tokens))
             self._keys[block] = key
 
     def forget(self, block: int) -> None:

@@ -75,7 +75,7 @@ class ByteLevelDetokenizer:
         self._at_start = tokenizer.strips_leading_space
 
     def add(self, token_id: int) -> str:
-        """See `Detokenizer.add`."""
+        """Implements `Detokenizer.add`."""
         text = None if self._holds_bytes else self._whole[token_id]
         if text is None:
             text = self._decoder.decode(self._tokenizer.token_bytes(token_id) or b"")
@@ -83,7 +83,7 @@ class ByteLevelDetokenizer:
         return self._piece(text) if self._at_start else text
 
     def finish(self) -> str:
-        """See `Detokenizer.finish`."""
+        """Implements `Detokenizer.finish`."""
         return self._piece(self._decoder.decode(b"", final=True))
 
     def _piece(self, text: str) -> str:
@@ -100,12 +100,12 @@ class IdsDetokenizer:
         self._before = IDS_PREFIX
 
     def add(self, token_id: int) -> str:
-        """See `Detokenizer.add`."""
+        """Implements `Detokenizer.add`."""
         before, self._before = self._before, ","
         return f"{before}{token_id}"
 
     def finish(self) -> str:
-        """See `Detokenizer.finish`."""
+        """Implements `Detokenizer.finish`."""
         return ""
 
 
@@ -124,7 +124,7 @@ class PrefixDiffDetokenizer:
         self._streamed = 0  # number of characters of the window's text that were streamed
 
     def add(self, token_id: int) -> str:
-        """See `Detokenizer.add`."""
+        """Implements `Detokenizer.add`."""
         self._window.append(token_id)
         text = self._decode(self._window)
         cut = len(text) - len(text.rstrip(REPLACEMENT))
@@ -138,7 +138,7 @@ class PrefixDiffDetokenizer:
         return piece
 
     def finish(self) -> str:
-        """See `Detokenizer.finish`."""
+        """Implements `Detokenizer.finish`."""
         return self._decode(self._window)[self._streamed :]
 
     def _shrink(self, text: str) -> None:

@@ -12,8 +12,8 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 
 from roseinfer.errors import ModelError
 from roseinfer.text.huggingface import HuggingFaceTokenizer
+from roseinfer.text.pretokenizer_patterns import LLAMA3_WORDS, QWEN2_WORDS
 from roseinfer.text.token_bytes import SENTENCEPIECE_SPACE, byte_fallback_value
-from roseinfer.text.words import LLAMA3_WORDS, QWEN2_WORDS
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
 """Token types of the GGUF specification."""

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from roseinfer.text.pretokenizer_patterns import GPT2_WORDS
 from roseinfer.text.rank_file import END_OF_TEXT, TiktokenTokenizer, read_ranks
-from roseinfer.text.words import GPT2_WORDS
 
 GPT2_RANKS = Path(__file__).parent / "data" / "gpt2.tiktoken"
 

@@ -37,7 +37,7 @@ class HuggingFaceTokenizer:
         self._spelling, self.strips_leading_space = _spelling(tokenizer)
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
-        """See `Tokenizer.encode`. The vocabulary's post-processor decides whether BOS is added."""
+        """Implements `Tokenizer.encode`. The vocabulary's post-processor decides whether BOS is added."""
         text = without_surrogates(text)
         # With `encode_special_tokens`, the library encodes special tokens in the text as ordinary text.
         self._tokenizer.encode_special_tokens = not allow_special
@@ -48,7 +48,7 @@ class HuggingFaceTokenizer:
         return self._without_injected(encoding, text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """See `Tokenizer.decode`."""
+        """Implements `Tokenizer.decode`."""
         if self._spelling is None:
             known = [token_id for token_id in ids if 0 <= token_id < self.vocab_size]
             text: str = self._tokenizer.decode(known, skip_special_tokens=True)
@@ -57,7 +57,7 @@ class HuggingFaceTokenizer:
         return join_bytes(pieces, strip_leading_space=self.strips_leading_space)
 
     def token_bytes(self, token_id: int) -> bytes | None:
-        """See `Tokenizer.token_bytes`."""
+        """Implements `Tokenizer.token_bytes`."""
         if self._spelling is None:
             return None
         known = self._bytes.get(token_id)

@@ -13,8 +13,8 @@ from pathlib import Path
 import tiktoken
 
 from roseinfer.errors import ModelError
+from roseinfer.text.pretokenizer_patterns import GPT2_WORDS, LLAMA3_WORDS, QWEN2_WORDS
 from roseinfer.text.token_bytes import join_bytes
-from roseinfer.text.words import GPT2_WORDS, LLAMA3_WORDS, QWEN2_WORDS
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -45,17 +45,17 @@ class TiktokenTokenizer:
         self.eos_token_ids = frozenset(control[token] for token in eos)
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
-        """See `Tokenizer.encode`."""
+        """Implements `Tokenizer.encode`."""
         if allow_special:
             return self._encoding.encode(text, allowed_special="all")
         return self._first + self._encoding.encode_ordinary(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """See `Tokenizer.decode`."""
+        """Implements `Tokenizer.decode`."""
         return join_bytes([self.token_bytes(token_id) for token_id in ids], strip_leading_space=False)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """See `Tokenizer.token_bytes`."""
+        """Implements `Tokenizer.token_bytes`."""
         return self._bytes.get(token_id, b"")
 
 

@@ -14,8 +14,8 @@ from unicode_text import texts
 from roseinfer.errors import ModelError, UsageError
 from roseinfer.text.assets import load_text
 from roseinfer.text.gpt2_tokenizer import GPT2_RANKS, Gpt2Tokenizer
+from roseinfer.text.pretokenizer_patterns import LLAMA3_WORDS
 from roseinfer.text.rank_file import TiktokenTokenizer, tokenizer_from_ranks
-from roseinfer.text.words import LLAMA3_WORDS
 from roseinfer.weights.resolve import resolve
 
 BYTES = [bytes([byte]) for byte in range(256)]
