@@ -1,4 +1,4 @@
-"""The activation functions of MLPs."""
+"""Activation functions of MLPs."""
 
 from typing import Literal
 
@@ -55,12 +55,12 @@ def gelu_tanh_reference(x: Tensor) -> Tensor:
 
 
 def gelu_tanh_triton(x: Tensor) -> Tensor:
-    """Compute `silu_and_mul` in one Triton kernel."""
+    """Compute `gelu_tanh` in one Triton kernel."""
     return _launch(x, x.shape[1], "gelu_tanh")
 
 
 def gelu(x: Tensor) -> Tensor:
-    """GELU by the error function, [rows, size] (Hendrycks and Gimpel, 2016)."""
+    """Return GELU of x [rows, size], by the error function (Hendrycks and Gimpel, 2016)."""
     return (gelu_triton if _fits(x) else gelu_reference)(x)
 
 
@@ -70,7 +70,7 @@ def gelu_reference(x: Tensor) -> Tensor:
 
 
 def gelu_triton(x: Tensor) -> Tensor:
-    """Compute `gelu_tanh` in one Triton kernel."""
+    """Compute `gelu` in one Triton kernel."""
     return _launch(x, x.shape[1], "gelu")
 
 

@@ -65,7 +65,7 @@ def launch_options(x: Tensor) -> dict[str, Any]:
 
 @functools.lru_cache
 def num_multiprocessors(device: torch.device) -> int:
-    """Return the device's number of multiprocessors; in the interpreter 132 (Hopper), so that tests cover its paths."""
+    """Return the device's number of multiprocessors; in the interpreter 132, as on Hopper."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
 
 

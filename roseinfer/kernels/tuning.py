@@ -1,4 +1,4 @@
-"""Measured choices of kernels and tile sizes, per device: shipped with the package or in the user's cache folder."""
+"""Measured choices of kernels and tile sizes per device, shipped with the package or stored in the cache folder."""
 
 import contextlib
 import functools

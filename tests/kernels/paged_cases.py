@@ -1,4 +1,4 @@
-"""A paged KV cache with requests in it, at random places, among what former requests left behind."""
+"""Random inputs of paged attention: a KV cache with several requests in random blocks, other blocks not empty."""
 
 from dataclasses import dataclass
 
@@ -31,7 +31,7 @@ def paged_case(
     index_dtype: torch.dtype = torch.int32,
     seed: int = 0,
 ) -> PagedCase:
-    """One query a request, or `queries` in all; unused table entries hold numbers of no block."""
+    """Build a case of one query per request, or `queries` in total. Unused table entries hold invalid block numbers."""
     source = generator(seed)
     needed = [-(-length // block_size) for length in context_lens]
     num_blocks = sum(needed) + 2

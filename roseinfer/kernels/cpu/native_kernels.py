@@ -2,7 +2,7 @@
 
 Between its matrix products, a decode step is hundreds of operations on a few kilobytes each, and torch takes longer to
 dispatch such an operation than to run it. Here, each fused kernel is one call, and paged attention reads keys and
-values in place. The caller checks first that the kernels are loaded and take its tensors, with `runs_native` and the
+values in place. Callers must first check that the kernels are loaded and take the tensors, with `runs_native` and the
 other predicates.
 """
 

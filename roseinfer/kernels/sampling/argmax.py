@@ -21,7 +21,7 @@ from roseinfer.kernels.sampling.sort_keys import load_ranked
 _BLOCK = 4096
 """Logits per program."""
 _MAX_PARTS = 1024
-"""Maximum programs per row: the last one to finish combines their results at once."""
+"""Maximum programs per row: the last program to finish combines all results at once."""
 
 
 def argmax(x: Tensor) -> Tensor:
