@@ -1,7 +1,6 @@
 """Random requests through a real model, in float64, where equal work gives equal results: every request ends once, and
 as it would have ended alone."""
 
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from random_jobs import Job, jobs, run_jobs
 from tiny import EOS, LLAMA
 
 from roseinfer.config import EngineConfig, Mode, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
-from roseinfer.engine.outputs import RequestOutput
+from roseinfer.engine.outputs import RequestOutput, TokenEvent
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 
@@ -23,16 +23,6 @@ TOKEN_BYTES = 2 * LLAMA["num_hidden_layers"] * LLAMA["num_key_value_heads"] * 8 
 
 TINY: dict[str, Path] = {}
 """Where the session's tiny model lies: hypothesis calls a test many times, fixtures are made once."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A request to send, when to send it, and when to take it back."""
-
-    prompt: tuple[int, ...]
-    params: SamplingParams
-    arrives_at: int
-    aborts_after: int | None
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,29 +48,6 @@ def alone(job: Job) -> list[RequestOutput]:
     return scheduler.run()
 
 
-tokens = st.integers(0, 5).map(lambda number: 40 * number)
-params = st.builds(
-    SamplingParams,
-    max_new_tokens=st.integers(0, 10),
-    temperature=st.sampled_from([0.0, 0.7, 1.5]),
-    top_k=st.sampled_from([0, 1, 5, 1000]),
-    top_p=st.sampled_from([0.3, 0.9, 1.0]),
-    min_p=st.sampled_from([0.0, 0.0, 0.1]),
-    repetition_penalty=st.sampled_from([1.0, 1.0, 1.5]),
-    frequency_penalty=st.sampled_from([0.0, 0.0, 1.0]),
-    seed=st.integers(0, 2**63 - 1),
-    stop_on_eos=st.booleans(),
-    n=st.sampled_from([1, 1, 1, 3]),
-)
-jobs = st.builds(
-    Job,
-    prompt=st.lists(tokens, min_size=1, max_size=40).map(tuple),
-    params=params,
-    arrives_at=st.integers(0, 8),
-    aborts_after=st.one_of(st.none(), st.none(), st.integers(0, 8)),
-)
-
-
 @given(
     sent=st.lists(jobs, min_size=1, max_size=6),
     mode=st.sampled_from(["naive", "offline", "online", "online"]),
@@ -104,24 +71,16 @@ def test_a_request_in_any_company_ends_once_and_as_it_would_alone(
     blocks = -(-longest // block_size) + spare_blocks
     engine = build(blocks, block_size, attention=attention, prefix_cache=prefix_cache, **limits)
     scheduler = engine.scheduler(mode)
-    ids: dict[int, Job] = {}
     pieces: dict[tuple[int, int], str] = {}
     ends: list[tuple[int, int]] = []
-    arriving = sorted(sent, key=lambda job: job.arrives_at)
-    step = 0
-    while arriving or scheduler.has_unfinished:
-        while arriving and arriving[0].arrives_at <= step:
-            job = arriving.pop(0)
-            ids[scheduler.submit(list(job.prompt), job.params)] = job
-        for request_id, job in ids.items():
-            if job.aborts_after is not None and step == job.arrives_at + job.aborts_after:
-                scheduler.abort(request_id)
-        for event in scheduler.step():
+
+    def collect(events: list[TokenEvent]) -> None:
+        for event in events:
             key = (event.request_id, event.sample_index)
             pieces[key] = pieces.get(key, "") + event.text
-            ends += [key] if event.finish_reason is not None else []
-        step += 1
+            ends.extend([key] if event.finish_reason is not None else [])
 
+    ids = run_jobs(scheduler, sent, collect)
     outputs = scheduler.run()
     assert len(ends) == len(set(ends)), "no request ends twice"
     expected_keys = [(request_id, index) for request_id, job in ids.items() for index in range(job.params.n)]
