@@ -45,17 +45,6 @@ def read_baseline(path: Path) -> BenchResults:
         raise UsageError(f"baseline {path} is no result of bench --json: {error}") from None
 
 
-def parse_percent(text: str) -> float:
-    """`5%`, or `5`. Raises UsageError for anything else."""
-    try:
-        percent = float(text.strip().removesuffix("%"))
-    except ValueError:
-        percent = math.nan
-    if not 0 <= percent < math.inf:
-        raise UsageError(f"{text!r} is no percentage: write 5%")
-    return percent
-
-
 def compare(baseline: BenchResults, runs: Sequence[BenchRun]) -> list[Change]:
     """The changes of all runs whose name the baseline knows too.
 

@@ -1,6 +1,6 @@
 """The command line: `roseinfer generate | bench | profile | summarize`.
 
-No torch is imported before a command that needs it runs, so that `--help` is quick.
+Torch is imported only by a command that needs it, when it runs, so that `--help` is fast.
 """
 
 import errno
@@ -13,26 +13,28 @@ from typing import Annotated, Any
 import typer
 
 from roseinfer import __version__
-from roseinfer.cli import console
+from roseinfer.cli import console, exit_codes
 from roseinfer.cli.bench.bench_command import bench
 from roseinfer.cli.generate.generate_command import generate
+from roseinfer.cli.help_page import HelpfulCommand, HelpfulGroup
 from roseinfer.cli.profile.profile_command import profile
 from roseinfer.cli.summarize.summarize_command import summarize
 from roseinfer.errors import RoseinferError
 
 app = typer.Typer(
     name="roseinfer",
+    cls=HelpfulGroup,
     help="An LLM inference engine that explains its own speed.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a write fails with where there is no room."""
+"""Error numbers of a write to a full disk, quota or file."""
 
-# Typer brings click, or since 0.26 its own copy of it: the exceptions are reached through a name that both export.
+# Typer uses click, since 0.26 a copy of its own. Typer exports BadParameter of either, whose base is the base of all
+# wrong calls.
 _CallError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
@@ -42,15 +44,20 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(exit_codes.WRONG_CALL)
 
 
-def _with_our_endings(command: Callable[..., int | None]) -> Callable[..., int | None]:
-    """A command whose Ctrl-C and closed pipe are ended here: Typer would say nothing of the one, and fail the other."""
+def _with_clean_exit(command: Callable[..., int | None]) -> Callable[..., int | None]:
+    """Wrap a command so that Ctrl-C prints a line and a closed pipe is no failure, unlike in Typer."""
 
     @wraps(command)
     def wrapper(*args: Any, **options: Any) -> int | None:
@@ -60,32 +67,32 @@ def _with_our_endings(command: Callable[..., int | None]) -> Callable[..., int |
             return code
         except KeyboardInterrupt:
             console.print_error("interrupted")
-            raise typer.Exit(130) from None
+            raise typer.Exit(exit_codes.INTERRUPTED) from None
         except BrokenPipeError:
-            _drop_stdout()  # whoever read it has had enough
+            _drop_stdout()  # the reader of the pipe has closed it
             raise typer.Exit(0) from None
 
     return wrapper
 
 
 for command in (generate, bench, profile, summarize):
-    app.command()(_with_our_endings(command))
+    app.command(cls=HelpfulCommand)(_with_clean_exit(command))
 
 
 def main() -> None:
-    """Run the command line; every failure becomes one line and an exit code."""
-    if sys.stdout is None:  # closed: nobody wants it
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - for as long as the process runs
+    """Run the command line and exit. Every failure is one line on stderr and an exit code."""
+    if sys.stdout is None:  # the parent process closed it
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - open while the process runs
     code = run()
     try:
         sys.stdout.flush()
-    except OSError:  # told of already
+    except OSError:  # reported by run()
         _drop_stdout()
     sys.exit(code)
 
 
 def run() -> int:
-    """The exit code: 0, 1 a run that failed, 2 a wrong call, 3 a comparison past its limit, 130 Ctrl-C."""
+    """Run the command line and return its exit code, 0 or one of `exit_codes`."""
     try:
         code = app(standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -98,24 +105,24 @@ def run() -> int:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         console.print_error("interrupted")
-        return 130
+        return exit_codes.INTERRUPTED
     except OSError as error:
         if error.errno not in _FULL:
             raise
         if console.settings.debug:
             console.stderr.print_exception()
         console.print_error(f"cannot write: {error.strerror}")
-        return 1
+        return exit_codes.RUN_FAILED
 
 
 def _drop_stdout() -> None:
-    """Let what could not be written go nowhere: a flush at exit would complain again."""
+    """Discard the output that could not be written, so that the flush at exit does not fail too."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _wrong_call(error: Any) -> int:
-    """One line in place of Typer's box."""
+    """Print a wrong call as one line in place of Typer's box; return the exit code."""
     where = error.ctx.command_path if error.ctx else "roseinfer"
     if message := error.format_message():
         console.print_error(f"{message.rstrip('.')} (see {where} --help)")
-    return 2
+    return exit_codes.WRONG_CALL

@@ -1,4 +1,4 @@
-"""Where output goes: results to stdout; progress, notes and errors to stderr, in colour only on a terminal."""
+"""Output: results go to stdout; progress, notes and errors to stderr. Only a terminal gets colour and progress."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ stderr = Console(stderr=True)
 
 
 class _Settings:
-    """What --quiet and --debug say, for the one command that this process runs."""
+    """Values of --quiet and --debug for the one command that this process runs."""
 
     quiet = False
     debug = False
@@ -25,25 +25,25 @@ settings = _Settings()
 
 
 def print_json(document: object) -> None:
-    """The one JSON document of a `--json` call."""
+    """Print the one JSON document of a call with --json."""
     sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
     sys.stdout.buffer.flush()
 
 
 def note(message: str) -> None:
-    """A line on stderr that is no result."""
+    """Print a line on stderr, unless --quiet is given."""
     if not settings.quiet:
         stderr.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_error(message: str) -> None:
-    """One line, whatever the message holds."""
+    """Print an error as one line on stderr, even if the message has several."""
     stderr.print(f"[bold red]error:[/] {escape(' '.join(message.split()))}", highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def progress(what: str, unit: str = "steps") -> Iterator[ProgressCallback | None]:
-    """A progress bar on a terminal; None elsewhere. `unit` "bytes" shows sizes."""
+    """Show a progress bar and yield its callback; yield None if stderr is no terminal. Unit "bytes" shows sizes."""
     if settings.quiet or not stderr.is_terminal:
         yield None
         return
@@ -58,7 +58,10 @@ def progress(what: str, unit: str = "steps") -> Iterator[ProgressCallback | None
 
 @contextmanager
 def stages() -> Iterator[Callable[[str], ProgressCallback] | None]:
-    """A progress bar for each part of a longer work, shown from its first news on; None when not on a terminal."""
+    """Yield a function that adds a progress bar for a stage of work; yield None if stderr is no terminal.
+
+    A bar appears at the first progress of its stage.
+    """
     if settings.quiet or not stderr.is_terminal:
         yield None
         return

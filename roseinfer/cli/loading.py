@@ -1,4 +1,7 @@
-"""Building the engine for a command, with a progress bar. Imports torch: only commands call it, inside."""
+"""Building the engine for a command, with a progress bar.
+
+Imports torch: commands import this module only when they run.
+"""
 
 import functools
 import time
@@ -12,12 +15,14 @@ from roseinfer.kernels.cpu import native_library
 
 
 def load_engine(config: EngineConfig) -> Engine:
-    """`build_engine`, showing the bytes of weights read, and telling what compiling cost, or that it is missing."""
+    """Build the engine, showing the bytes of weights read. Note how long kernels compiled, or that they are missing."""
     device = resolve_device(config.device)
     if config.compile and device.type == "cpu":
         started_s = time.perf_counter()
         if native_library.load():
-            console.note(f"[compile] made the CPU's kernels in {time.perf_counter() - started_s:.1f} s, once")
+            console.note(
+                f"[compile] compiled the CPU kernels in {time.perf_counter() - started_s:.1f} s; later runs reuse them"
+            )
     with console.progress(f"Loading {config.model}", unit="bytes") as on_progress:
         engine = build_engine(config, on_progress=on_progress)
     if (
@@ -25,10 +30,10 @@ def load_engine(config: EngineConfig) -> Engine:
         and device.type == "cpu"
         and native_library.is_only_uncompiled(resolve_dtype(config.dtype, device))
     ):
-        _tell_of_compiling()
+        _note_missing_kernels()
     return engine
 
 
-@functools.cache  # once a process
-def _tell_of_compiling() -> None:
-    console.note("[compile] the kernels for this CPU are not made yet: --compile makes them, once (about 3 s)")
+@functools.cache  # one note per process
+def _note_missing_kernels() -> None:
+    console.note("[compile] the kernels for this CPU are not compiled yet: --compile does it once, in about 3 s")

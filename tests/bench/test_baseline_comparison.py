@@ -12,12 +12,12 @@ from roseinfer.bench.baseline_comparison import (
     compare,
     comparison,
     differences,
-    parse_percent,
     read_baseline,
 )
 from roseinfer.bench.cell_measurement import measure_cell
 from roseinfer.bench.grid import Cell
 from roseinfer.bench.results import BenchResults, BenchRun, Change, Environment, bench_run
+from roseinfer.cli.comparison_limit import parse_percent
 from roseinfer.config import EngineConfig, SamplingParams, WorkloadConfig
 from roseinfer.costs.ceilings import Ceilings
 from roseinfer.errors import UsageError
@@ -197,5 +197,5 @@ def test_a_file_that_is_no_result_is_refused(tmp_path: Path, content: bytes) -> 
 def test_percentages() -> None:
     assert (parse_percent("5%"), parse_percent(" 2.5 "), parse_percent("0%")) == (5.0, 2.5, 0.0)
     for text in ("", "x", "-1%", "nan", "inf"):
-        with pytest.raises(UsageError, match="is no percentage: write 5%"):
+        with pytest.raises(UsageError, match="give a percentage, such as 5%"):
             parse_percent(text)

@@ -149,26 +149,26 @@ def test_a_grid_is_a_table_like_llama_benchs_in_every_format(tiny_llama: Path, t
     call = ["bench", "--model", tiny_llama, "--dtype", "float32", "--repeats", 1, "--max-batch-size", "1,2"]
     grid = [*call, "--prompt-length", 16, "--max-new-tokens", "4"]
     plot = tmp_path / "plot.svg"
-    markdown = succeeds(*grid, "--output", "md", "--plot", plot).stdout
+    markdown = succeeds(*grid, "--format", "md", "--plot", plot).stdout
     for batch in (1, 2):
         assert re.search(rf"\| float32 \| online \| {batch} \| pp16 \| [\d.]+ \|", markdown)
         assert re.search(rf"\| float32 \| online \| {batch} \| tg4 @ d16 \| [\d.]+ \|", markdown)
     assert "| online pp16+tg4 bs=2 |" in markdown
     assert "<svg" in plot.read_text()
 
-    rows = list(csv.DictReader(succeeds(*grid, "--output", "csv").stdout.splitlines()))
+    rows = list(csv.DictReader(succeeds(*grid, "--format", "csv").stdout.splitlines()))
     assert [(row["max_batch_size"], row["prompt_length"], row["requests"]) for row in rows] == [
         ("1", "16", "1"),
         ("2", "16", "2"),
     ]
-    lines = [json.loads(line) for line in succeeds(*grid, "-o", "jsonl").stdout.splitlines()]
+    lines = [json.loads(line) for line in succeeds(*grid, "--format", "jsonl").stdout.splitlines()]
     assert [line["run"]["max_batch_size"] for line in lines] == [1, 2]
     assert all(line["environment"]["device"] for line in lines)
 
 
 def test_a_rate_without_end_is_all_at_once(tiny_llama: Path) -> None:
     call = ["bench", "--model", tiny_llama, "--prompt-length", 4, "--max-new-tokens", 4, "--repeats", 1]
-    (run,) = json.loads(succeeds(*call, "--request-rate", "inf", "--json", "-o", "json").stdout)["runs"]
+    (run,) = json.loads(succeeds(*call, "--request-rate", "inf", "--json", "--format", "json").stdout)["runs"]
     assert run["workload"]["request_rate"] is None
 
 
@@ -276,18 +276,20 @@ def test_a_baseline_of_something_else_judges_nothing(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--max-batch-size", "1,x"], "--max-batch-size '1,x' is no list of whole numbers"),
-        (["--max-batch-size", "1,0"], "--max-batch-size 0: it must be 1 or more"),
-        (["--max-new-tokens", "-1"], "--max-new-tokens -1: it must be 0 or more"),
-        (["--max-new-tokens", "4,4"], "names a value twice"),
-        (["--request-rate", "-1"], "--request-rate -1: it must be above 0; inf, or leaving it out, is all at once"),
-        (["--request-rate", "0"], "--request-rate 0: it must be above 0"),
-        (["--request-rate", "nan"], "is no list of numbers"),
-        (["--json", "-o", "csv"], "--json and --output csv are two formats: choose one"),
+        (["--max-batch-size", "1,x"], "invalid --max-batch-size '1,x': give whole numbers separated by commas"),
+        (["--max-batch-size", "1,0"], "invalid --max-batch-size 0: give a whole number of 1 or more"),
+        (["--max-new-tokens", "-1"], "invalid --max-new-tokens -1: give a whole number of 0 or more"),
+        (["--max-new-tokens", "4,4"], "it holds a value twice"),
+        (["--request-rate", "-1"], "invalid --request-rate -1: give a rate above 0, or inf for all requests at once"),
+        (["--request-rate", "0"], "invalid --request-rate 0: give a rate above 0"),
+        (["--request-rate", "nan"], "give numbers separated by commas"),
+        (["--json", "--format", "csv"], "--json and --format csv are two formats: choose one"),
         (
-            ["-o", "out/results.json"],
-            "--output takes a format, one of table, md, csv, json, jsonl; results go to stdout",
+            ["--format", "out/results.json"],
+            "invalid --format 'out/results.json': give one of table, md, csv, json, jsonl; results go to stdout",
         ),
+        (["--output", "csv"], "bench has no --output or -o: use --format, one of table, md, csv, json, jsonl"),
+        (["-o", "out/results.json"], "use --format, one of table, md, csv, json, jsonl; results go to stdout"),
         (["--prompt-length", "a"], "prompt_length 'a' is no length"),
         (["--plot", "x.pdf"], "ends in .svg or .png"),
         (["--plot", "none/x.svg"], "folder does not exist"),
@@ -298,7 +300,10 @@ def test_a_baseline_of_something_else_judges_nothing(
         (["--slo", "ttft=200"], "has no unit: write ttft=200ms"),
         (["--slo", "fast"], "is unknown"),
         (["--fail-above", "5%"], "needs a --baseline"),
-        (["--find-max-rate", "--slo", "ttft=1s", "--baseline", "{old}", "--fail-above", "5%"], "leave one out"),
+        (
+            ["--find-max-rate", "--slo", "ttft=1s", "--baseline", "{old}", "--fail-above", "5%"],
+            "leave --fail-above out",
+        ),
         (["--baseline", "{old}", "--mode", "offline"], "the baseline has no run named offline, only online"),
         (["--baseline", "none.json"], "cannot read baseline"),
         (["--request-rate", "2", "--mode", "offline"], "request_rate is for mode online"),
@@ -317,7 +322,7 @@ def test_wrong_calls_of_bench_are_refused(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("output", ["--output=jsonl", "--json"])
+@pytest.mark.parametrize("output", ["--format=jsonl", "--json"])
 def test_ctrl_c_keeps_what_was_measured_and_exits_130(
     output: str, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

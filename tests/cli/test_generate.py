@@ -137,7 +137,7 @@ def test_kernels_that_nobody_has_made_are_told_of_in_one_line(tiny: list[object]
     def told(*arguments: object) -> int:
         done = roseinfer("generate", "one", *tiny, "--device", "cpu", *arguments, environment=environment)
         assert done.returncode == 0, done.stderr
-        return done.stderr.count("are not made yet: --compile makes them")
+        return done.stderr.count("are not compiled yet: --compile does it")
 
     assert told() == 1
     assert told("--no-compile") == told("--quiet") == told("--dtype", "float64") == 0

@@ -14,7 +14,7 @@ import pytest
 from command import ENVIRONMENT, command
 
 from roseinfer import Engine, EngineConfig, SamplingParams, build_engine
-from roseinfer.cli.generate.chat_session import Chat
+from roseinfer.cli.generate.chat_session import ChatSession
 
 TEMPLATE = "{% for m in messages %}{{ m['role'][0] }}:{{ m['content'] }}\n{% endfor %}a:"
 PARAMS = SamplingParams(max_new_tokens=6, stop_on_eos=False)
@@ -44,7 +44,7 @@ class Talk:
         self.errors: list[str] = []
         self.on_write: Callable[[], None] = lambda: None
         self._lines = list(lines)
-        self.chat = Chat(engine, params, system=system, raw=raw, note=self.notes.append, fail=self.errors.append)
+        self.chat = ChatSession(engine, params, system=system, raw=raw, note=self.notes.append, fail=self.errors.append)
 
     def run(self) -> "Talk":
         self.chat.run(self._read, self._write)

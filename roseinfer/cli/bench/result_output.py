@@ -1,4 +1,4 @@
-"""Printing what a benchmark found."""
+"""Printing the results of a benchmark."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -25,47 +25,48 @@ if TYPE_CHECKING:
     from roseinfer.bench.cell_measurement import Measured
     from roseinfer.bench.results import BenchResults, BenchRun, Comparison, Search
 
-_NAMES = len(SPEED_COLUMNS) - 1
+_LEFT_COLUMNS = len(SPEED_COLUMNS) - 1
+"""Left-aligned columns of the table of speeds: all but the figure."""
 
 
-def print_results(results: "BenchResults", measured: "Sequence[Measured]", output: str, *, grid: bool) -> None:
-    """On stdout, in the format that was asked for; a grid also as llama-bench's table."""
-    if output != "table":
+def print_results(results: "BenchResults", measured: "Sequence[Measured]", result_format: str, *, grid: bool) -> None:
+    """Print results on stdout in one of the formats of `bench`; a grid also as a table like llama-bench's."""
+    if result_format != "table":
         for run in results.runs:
             if run.search is not None and run.search.load_too_short:
                 console.note(f"[bench] {_search_remark(run, run.search)}")
-    if output == "json":
+    if result_format == "json":
         console.print_json(results)
-    elif output == "jsonl":
+    elif result_format == "jsonl":
         for run in results.runs:
             shared = {"environment": results.environment, "model": results.model, "engine": results.engine}
             _print(msgspec.json.encode({"schema_version": results.schema_version, **shared, "run": run}).decode())
-    elif output == "csv":
+    elif result_format == "csv":
         _print(csv_text(results).rstrip("\n"))
-    elif output == "md":
+    elif result_format == "md":
         if grid:
-            _print(markdown_table(SPEED_COLUMNS, speed_rows(results), _NAMES) + "\n")
+            _print(markdown_table(SPEED_COLUMNS, speed_rows(results), _LEFT_COLUMNS) + "\n")
         _print(f"{RUN_TITLE}\n\n{markdown_table(RUN_COLUMNS, run_rows(results.runs))}")
     else:
         _print_tables(results, measured, grid)
 
 
 def print_comparison(comparison: "Comparison", *, to_stderr: bool) -> None:
-    """What is not the same as in the baseline, and how the figures changed."""
+    """Print the differences from the baseline's settings, and the change of each figure."""
     out = console.stderr if to_stderr else console.stdout
     for difference in comparison.differences:
         _print(f"Not the same as the baseline: {difference}", out)
     rows = change_rows(comparison.changes, comparison.limit_percent)
     out.print(rich_table(CHANGE_COLUMNS, rows, "Against the baseline", left=2))
     if any(change.noise_percent is None for change in comparison.changes):
-        _print("The noise of one repeat is not known, and any change may be chance: give --repeats 3 or more", out)
+        _print("The noise of one repeat is not known, so any change may be chance: give --repeats 3 or more", out)
 
 
 def _print_tables(results: "BenchResults", measured: "Sequence[Measured]", grid: bool) -> None:
     from roseinfer.bench.results import median_report
 
     if grid:
-        console.stdout.print(rich_table(SPEED_COLUMNS, speed_rows(results), left=_NAMES))
+        console.stdout.print(rich_table(SPEED_COLUMNS, speed_rows(results), left=_LEFT_COLUMNS))
     else:
         for each in measured:
             if len(each.results) > 1:
@@ -79,7 +80,7 @@ def _print_tables(results: "BenchResults", measured: "Sequence[Measured]", grid:
 
 
 def _remarks(run: "BenchRun") -> list[str]:
-    """What a reader should know beside the figures."""
+    """Return notes on the figures: search, goodput, preemptions, outliers."""
     remarks = []
     if run.search is not None:
         remarks.append(_search_remark(run, run.search))
@@ -90,12 +91,12 @@ def _remarks(run: "BenchRun") -> list[str]:
         remarks.append(f"{run.name}: {run.preemptions} preemptions: raise --kv-cache-memory or lower --max-batch-size")
     if run.outliers:
         which = ", ".join(str(repeat + 1) for repeat in run.outliers)
-        remarks.append(f"{run.name}: repeat {which} of {run.repeats} stands out: something else may have run")
+        remarks.append(f"{run.name}: repeat {which} of {run.repeats} is an outlier: other work may have run too")
     return remarks
 
 
 def _search_remark(run: "BenchRun", search: "Search") -> str:
-    """What a search found, in one line."""
+    """Return the result of a search as one line."""
     from roseinfer.bench.numbers import plain
 
     assert run.goodput is not None
@@ -106,8 +107,8 @@ def _search_remark(run: "BenchRun", search: "Search") -> str:
     if not search.load_too_short:
         return f"Largest {search.parameter} that meets {slo}: {found}{served}"
     return (
-        f"No limit found: {slo} is met at {found} requests/s{served}, where the load of {run.requests} requests is "
-        "too short for a rate to matter: raise --num-requests"
+        f"No limit found: {slo} is met at {found} requests/s{served}, but {run.requests} requests are "
+        "too short a load to find a limit: raise --num-requests"
     )
 
 

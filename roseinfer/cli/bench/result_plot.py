@@ -1,4 +1,4 @@
-"""Throughput and latency against batch limit or request rate, as a picture."""
+"""A plot of throughput and latency against batch size or request rate."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -12,17 +12,20 @@ if TYPE_CHECKING:
 
 
 def check_plot(path: Path) -> None:
-    """Raise UsageError now, not after the measurement, for a picture that could not be drawn."""
+    """Raise UsageError if the plot could not be drawn, before anything is measured."""
     if path.suffix not in (".svg", ".png"):
-        raise UsageError(f"--plot {path}: choose a file that ends in .svg or .png")
+        raise UsageError(f"invalid --plot {path}: give a file that ends in .svg or .png")
     if not path.absolute().parent.is_dir():
-        raise UsageError(f"--plot {path}: its folder does not exist")
+        raise UsageError(f"invalid --plot {path}: its folder does not exist: create it, or name another")
     if find_spec("matplotlib") is None:
         raise UsageError("--plot needs matplotlib: pip install 'roseinfer[plot]'")
 
 
 def draw_plot(path: Path, runs: "Sequence[BenchRun]") -> None:
-    """Two panels over one axis: the request rate where it varies, else the batch limit; a line for all else."""
+    """Draw throughput and latency over the request rate if it varies, else over the batch limit.
+
+    Runs that differ in anything else get lines of their own.
+    """
     from matplotlib.figure import Figure
 
     by_rate = len({run.workload.request_rate for run in runs}) > 1
@@ -51,7 +54,7 @@ def draw_plot(path: Path, runs: "Sequence[BenchRun]") -> None:
 def _x(run: "BenchRun", by_rate: bool) -> float:
     if not by_rate:
         return run.max_batch_size
-    return run.workload.request_rate or float("nan")  # all at once has no place on the axis
+    return run.workload.request_rate or float("nan")  # no point on the axis if all arrive at once
 
 
 def _series(run: "BenchRun", by_rate: bool) -> str:

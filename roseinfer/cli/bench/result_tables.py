@@ -1,4 +1,4 @@
-"""Benchmark results as tables: for a terminal, as Markdown, as CSV."""
+"""Benchmark results as tables for a terminal, as Markdown and as CSV."""
 
 import csv
 import io
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from roseinfer.bench.metrics import Latency, Spread
     from roseinfer.bench.results import BenchResults, BenchRun, Change
 
-Row = tuple[str, ...]
+TableRow = tuple[str, ...]
 
-RUN_COLUMNS: Row = ("run", "req/s", "tokens/s", "", "TTFT", "TPOT", "ITL", "E2E", "step", "MBU %", "MFU %")
-"""MBU is of the decode steps, MFU of the prefill steps; what the column without a name says is of the latencies."""
-SPEED_COLUMNS: Row = ("model", "parameters", "dtype", "mode", "batch", "test", "t/s")
-CHANGE_COLUMNS: Row = ("run", "figure", "before", "after", "change", "noise", "")
+RUN_COLUMNS: TableRow = ("run", "req/s", "tokens/s", "", "TTFT", "TPOT", "ITL", "E2E", "step", "MBU %", "MFU %")
+"""MBU covers decode steps, MFU prefill steps. The unnamed column labels the lines of the latency columns."""
+SPEED_COLUMNS: TableRow = ("model", "parameters", "dtype", "mode", "batch", "test", "t/s")
+CHANGE_COLUMNS: TableRow = ("run", "figure", "before", "after", "change", "noise", "")
 RUN_TITLE = "Throughput: mean ± std over the repeats. Latencies: over all their requests, ms. Step: median decode, ms."
 _LATENCY_PARTS = ("mean", "p50", "p90", "p99")
 
 
-def run_rows(runs: "Sequence[BenchRun]") -> list[Row]:
-    """A line a run: latencies, and how near decode and prefill came to the device's ceilings."""
+def run_rows(runs: "Sequence[BenchRun]") -> list[TableRow]:
+    """Return a row per run: throughput, latencies, MBU and MFU."""
     return [
         (
             run.name,
@@ -43,21 +43,21 @@ def run_rows(runs: "Sequence[BenchRun]") -> list[Row]:
     ]
 
 
-def speed_rows(results: "BenchResults") -> list[Row]:
-    """Lines as llama-bench prints them: prefill (pp) and decode after that prompt (tg @ d) of each run."""
+def speed_rows(results: "BenchResults") -> list[TableRow]:
+    """Return two rows per run as llama-bench prints them: prefill (pp), and decode after that prompt (tg @ d)."""
     model = results.model
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     for run in results.runs:
-        about = (model.name, f"{model.parameters / 1e6:.1f} M", model.dtype, run.mode, str(run.max_batch_size))
+        shared = (model.name, f"{model.parameters / 1e6:.1f} M", model.dtype, run.mode, str(run.max_batch_size))
         prefill = [repeat.prefill_tokens_per_s for repeat in run.per_repeat]
         decode = [repeat.decode_tokens_per_s for repeat in run.per_repeat]
-        rows.append((*about, prefill_name(run), _rate(prefill)))
-        rows.append((*about, decode_name(run), _rate(decode)))
+        rows.append((*shared, prefill_name(run), _rate(prefill)))
+        rows.append((*shared, decode_name(run), _rate(decode)))
     return rows
 
 
-def change_rows(changes: "Sequence[Change]", limit_percent: float | None) -> list[Row]:
-    """A line a figure; the last cell calls a change past the limit by its name."""
+def change_rows(changes: "Sequence[Change]", limit_percent: float | None) -> list[TableRow]:
+    """Return a row per figure. The last cell says if a change past the limit is a regression or noise."""
     return [
         (
             change.run,
@@ -73,18 +73,18 @@ def change_rows(changes: "Sequence[Change]", limit_percent: float | None) -> lis
 
 
 def prefill_name(run: "BenchRun") -> str:
-    """llama-bench's name for prompts of this length."""
+    """Return llama-bench's name of a prefill: `pp512` for prompts of 512 tokens."""
     return f"pp{run.workload.prompt_length or round(run.prompt_tokens / run.requests)}"
 
 
 def decode_name(run: "BenchRun") -> str:
-    """llama-bench's name for completions of this length after such a prompt."""
+    """Return llama-bench's name of a decode: `tg128 @ d512` for 128 tokens after a prompt of 512."""
     length = run.workload.completion_length or run.sampling.max_new_tokens
     return f"tg{length} @ d{prefill_name(run).removeprefix('pp')}"
 
 
-def rich_table(columns: Row, rows: Sequence[Row], title: str | None = None, left: int = 1) -> Table:
-    """For a terminal; the first `left` columns hold names."""
+def rich_table(columns: TableRow, rows: Sequence[TableRow], title: str | None = None, left: int = 1) -> Table:
+    """Return a table for a terminal, with its first `left` columns left-aligned."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < left else "right", overflow="fold")
@@ -93,15 +93,15 @@ def rich_table(columns: Row, rows: Sequence[Row], title: str | None = None, left
     return table
 
 
-def markdown_table(columns: Row, rows: Sequence[Row], left: int = 1) -> str:
-    """For a pull request."""
+def markdown_table(columns: TableRow, rows: Sequence[TableRow], left: int = 1) -> str:
+    """Return a Markdown table, with its first `left` columns left-aligned."""
     rule = [":--" if index < left else "--:" for index in range(len(columns))]
     lines = [columns, rule, *([cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def csv_text(results: "BenchResults") -> str:
-    """A line a run, every figure in a column of its own."""
+    """Return CSV with a line per run and a column per figure."""
     lines = [_flat(results, run) for run in results.runs]
     out = io.StringIO()
     writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
@@ -163,7 +163,7 @@ def _spread(rate: "Spread | None") -> str:
 
 
 def _figure(value: float) -> str:
-    """Three significant digits, and all before the point."""
+    """Format a value with three significant digits, and with all digits before the point."""
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 

@@ -1,4 +1,4 @@
-"""Options that take several values, separated by commas."""
+"""Options that accept several values, separated by commas."""
 
 import math
 from collections.abc import Callable
@@ -10,13 +10,13 @@ T = TypeVar("T")
 
 
 class OutOfRangeError(ValueError):
-    """A value of the right kind that is too small; its text says what is large enough."""
+    """A value of the right type below its minimum; the message names the minimum."""
 
 
 def listed(option: str, text: str | None, parse: Callable[[str], T], what: str) -> list[T]:
-    """The values of `--option 1,2,3`, none for an option that was not given.
+    """Return the values of `--option 1,2,3`; an empty list if the option was not given.
 
-    Raises UsageError where `parse` refuses one by a ValueError; `what` says what it takes.
+    Raises UsageError if `parse` raises ValueError for a value; `what` names the values it accepts.
     """
     if text is None:
         return []
@@ -25,35 +25,35 @@ def listed(option: str, text: str | None, parse: Callable[[str], T], what: str) 
         try:
             values.append(parse(part))
         except OutOfRangeError as error:
-            raise UsageError(f"{option} {part}: it must be {error}") from None
+            raise UsageError(f"invalid {option} {part}: give {error}") from None
         except ValueError:
-            raise UsageError(f"{option} {text!r} is no list of {what}: write one, or several like 1,4,16") from None
+            raise UsageError(f"invalid {option} {text!r}: give {what} separated by commas, such as 1,4,16") from None
     if len(set(values)) < len(values):
-        raise UsageError(f"{option} {text!r} names a value twice")
+        raise UsageError(f"invalid {option} {text!r}: it holds a value twice: give each value once")
     return values
 
 
 def positive_int(text: str) -> int:
-    """A whole number of 1 or more."""
+    """Parse a whole number of 1 or more."""
     return _at_least(1, int(text))
 
 
 def whole_number(text: str) -> int:
-    """0 or more."""
+    """Parse a whole number of 0 or more."""
     return _at_least(0, int(text))
 
 
 def rate(text: str) -> float | None:
-    """A number above 0; `inf` is None, which is no rate: all at once."""
+    """Parse a rate above 0; None for `inf`, with which all requests arrive at once."""
     value = float(text)
     if math.isnan(value):
         raise ValueError(text)
     if value <= 0:
-        raise OutOfRangeError("above 0; inf, or leaving it out, is all at once")
+        raise OutOfRangeError("a rate above 0, or inf for all requests at once")
     return None if math.isinf(value) else value
 
 
 def _at_least(lowest: int, value: int) -> int:
     if value < lowest:
-        raise OutOfRangeError(f"{lowest} or more")
+        raise OutOfRangeError(f"a whole number of {lowest} or more")
     return value

@@ -1,4 +1,4 @@
-"""Answers as JSON: the rows of `--json`, and the lines of a file that a later run can continue."""
+"""Answers as JSON: rows of the `--json` document, and lines of a file that --resume can continue."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -8,13 +8,13 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from roseinfer.cli.generate.answer_stream import Answer
+from roseinfer.cli.generate.answer import Answer
 from roseinfer.engine.outputs import RequestOutput
 from roseinfer.errors import RoseinferError, UsageError
 
 
 def rows(answer: Answer, *, has_text: bool) -> list[dict[str, Any]]:
-    """A row for each completion, or one with the error. `text` is null where the model has no tokenizer."""
+    """Return a row per completion, or one row with the error. Without `has_text`, a row's `text` is null."""
     if answer.error is not None:
         return [{"id": answer.request.id, "error": answer.error}]
     return [_row(answer, output, has_text) for output in answer.outputs]
@@ -36,14 +36,14 @@ def _row(answer: Answer, output: RequestOutput, has_text: bool) -> dict[str, Any
 
 
 class AnswerLines:
-    """JSON lines, all rows of an answer at once."""
+    """A file of JSON lines, to which all rows of an answer are written at once."""
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self._file = file
         self._name = name
 
     def write(self, answer_rows: Sequence[dict[str, Any]]) -> None:
-        """Write an answer, out of this process's hands. Raises RoseinferError when the disk does not take it."""
+        """Write the rows of one answer and flush them. Raises RoseinferError if that fails, as on a full disk."""
         data = memoryview(b"".join(msgspec.json.encode(row) + b"\n" for row in answer_rows))
         try:
             while data:
@@ -58,9 +58,9 @@ class AnswerLines:
 
 @contextmanager
 def open_lines(name: str, *, resume: bool) -> Iterator[AnswerLines]:
-    """A file of answers to write to, at its end with `resume`; `-` is standard output.
+    """Open a file for answers, to append if `resume`; `-` is stdout.
 
-    Raises UsageError for a file that cannot be written, or that holds something and is not to be resumed.
+    Raises UsageError for a file that cannot be written, or that is not empty although `resume` is false.
     """
     if name == "-":
         yield AnswerLines(sys.stdout.buffer, "stdout")
@@ -68,8 +68,8 @@ def open_lines(name: str, *, resume: bool) -> Iterator[AnswerLines]:
     path = Path(name)
     try:
         if not resume and path.is_file() and path.stat().st_size > 0:
-            raise UsageError(f"{name} holds answers already: --resume continues it; else remove it or name another")
-        file = path.open("ab", buffering=0)  # nothing is left to write when it is closed
+            raise UsageError(f"{name} already holds answers: add --resume to continue it, or name another file")
+        file = path.open("ab", buffering=0)  # so closing it has nothing left to write
     except OSError as error:
         raise UsageError(f"cannot write to {name}: {error.strerror}") from None
     with file:
@@ -77,7 +77,7 @@ def open_lines(name: str, *, resume: bool) -> Iterator[AnswerLines]:
 
 
 def answered(name: str) -> set[str | int]:
-    """The ids of the whole answers in a file; what is left of a half-written one at its end is cut off.
+    """Return the ids of the complete answers in a file, and cut off an incomplete answer at its end.
 
     Raises UsageError for a file that holds anything else.
     """
@@ -94,7 +94,7 @@ def answered(name: str) -> set[str | int]:
                 read += len(line)
                 row = _decode(line)
                 if row is None:
-                    raise UsageError(f"{name} line {number} is no answer of generate: resume another file")
+                    raise UsageError(f"cannot resume {name}: line {number} is no answer of generate: name another file")
                 if "error" in row or row["sample_index"] == row["n"] - 1:
                     ids.add(row["id"])
                     whole = read

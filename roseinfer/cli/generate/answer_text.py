@@ -1,30 +1,33 @@
-"""Completions as text, in the order of their requests: one as it grows, those behind it once it is finished."""
+"""Completions as text in the order of their requests.
+
+The first unfinished completion is written as it grows, later ones once all before them are finished.
+"""
 
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from roseinfer.cli.generate.answer_stream import Answer
+from roseinfer.cli.generate.answer import Answer
 from roseinfer.engine.outputs import TokenEvent
 from roseinfer.workload.prompts import shown
 from roseinfer.workload.workload_request import WorkloadRequest
 
 _Key = tuple[str | int, int]
-"""A request's id and the index of a completion."""
+"""Request id and sample index of a completion."""
 
 
 class AnswerText:
-    """Takes events in any order. Several prompts have a heading each, and so have several completions of one."""
+    """Writes completions in order from events in any order. Several prompts or completions each get a heading."""
 
     def __init__(self, requests: Sequence[WorkloadRequest], write: Callable[[str], object]) -> None:
         self._write = write
         self._queue = deque((request, sample) for request in requests for sample in range(request.params.n))
         self._has_headings = len(requests) > 1
-        self._begun = False  # whether the first in the queue has its heading
+        self._begun = False  # True once the heading of the first completion in the queue is written
         self._pieces: dict[_Key, list[str]] = {}
         self._ended: set[_Key] = set()
 
     def add(self, request: WorkloadRequest, event: TokenEvent) -> None:
-        """A new token."""
+        """Add the text of a new token."""
         key = (request.id, event.sample_index)
         self._pieces.setdefault(key, []).append(event.text)
         if event.finish_reason is not None:
@@ -32,7 +35,7 @@ class AnswerText:
         self._advance()
 
     def end(self, answer: Answer) -> None:
-        """A whole answer: also completions of no tokens, which have no events, end here."""
+        """End all completions of an answer, including those without tokens, which have no events."""
         unseen = {(request.id, sample) for request, sample in self._queue if request is answer.request}
         self._ended |= unseen
         self._advance()

@@ -1,6 +1,6 @@
-"""An interactive chat: `generate` on a terminal, without a prompt.
+"""The interactive chat of `generate` on a terminal without a prompt.
 
-Imports torch: only the command calls it, inside.
+Imports torch: the command imports this module only when it runs.
 """
 
 import signal
@@ -16,11 +16,11 @@ from roseinfer.engine.outputs import TokenEvent
 from roseinfer.errors import RoseinferError
 from roseinfer.workload.prompts import parse_prompt
 
-_HELP = "/exit or Ctrl-D ends, /clear forgets the conversation, Ctrl-C stops an answer"
+_HELP = "/exit or Ctrl-D ends the chat, /clear forgets the conversation, Ctrl-C stops an answer"
 
 
-class Chat:
-    """A conversation, kept as messages. Where the model has no chat template, each line is completed on its own."""
+class ChatSession:
+    """A conversation as a list of messages. Without a chat template, each line is completed on its own."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Chat:
         self.messages: list[Message] = list(self._system)
 
     def run(self, read: Callable[[], str], write: Callable[[str], object]) -> None:
-        """Answer what `read` gives, line by line, until it raises EOFError or gives `/exit`."""
+        """Answer each line that `read` returns, until it raises EOFError or returns `/exit`."""
         self._note(f"[chat] {self._engine.model_name}: {_HELP}")
         if not self._has_turns:
             self._note("[chat] no chat template in use: each line is completed on its own")
@@ -52,7 +52,7 @@ class Chat:
                 write("\n")
                 return
             except UnicodeDecodeError:
-                self._fail("that is not UTF-8 text")
+                self._fail("the line is not UTF-8 text: type it again")
                 continue
             if line == "/exit":
                 return
@@ -64,7 +64,7 @@ class Chat:
                 self._answer(line, write)
 
     def _answer(self, line: str, write: Callable[[str], object]) -> None:
-        """One turn. What fails, as when the context is full, leaves the conversation as it was."""
+        """Answer one line. A failed answer, as with a full context, leaves the conversation unchanged."""
         pieces: list[str] = []
         reason: str | None = None
         try:
@@ -76,14 +76,14 @@ class Chat:
                     if is_interrupted():
                         break
         except RoseinferError as error:
-            self._fail(f"{error}; /clear starts anew" if self.messages else str(error))
+            self._fail(f"{error}; /clear forgets the conversation" if self.messages else str(error))
             return
         write("\n")
         answer = "".join(pieces)
         if pieces and reason is None:
             self._note("[chat] stopped")
         elif reason == "length":
-            self._note(f"[chat] cut after {len(pieces)} tokens: --max-new-tokens, or the model's context")
+            self._note(f"[chat] cut after {len(pieces)} tokens, by --max-new-tokens or the context length")
         if answer and self._has_turns:
             self.messages += ({"role": "user", "content": line}, {"role": "assistant", "content": answer})
 
@@ -93,17 +93,17 @@ class Chat:
 
 
 def read_line() -> str:
-    """A line from the terminal, with the editing keys of readline where Python has it."""
+    """Read a line from the terminal, with the editing keys of readline if Python has it."""
     with suppress(ImportError):
-        import readline  # noqa: F401 - `input` uses it once it is imported
+        import readline  # noqa: F401 - `input` uses readline once it is imported
     return input(">>> ")
 
 
 @contextmanager
 def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into an answer to ask for; the second is a KeyboardInterrupt as ever.
+    """Yield a function that returns True after the first Ctrl-C; a second one raises KeyboardInterrupt.
 
-    An exception in the midst of a step could leave blocks of the KV cache behind.
+    An exception in the middle of a step could leak blocks of the KV cache.
     """
     seen = False
 

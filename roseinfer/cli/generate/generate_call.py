@@ -1,4 +1,4 @@
-"""What one call of `generate` asks for, checked before anything is loaded."""
+"""The options of one call of `generate`, checked before anything is loaded."""
 
 import sys
 
@@ -9,48 +9,50 @@ from roseinfer.errors import UsageError
 
 
 class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
-    """The options of a call."""
+    """The options of a call, with prompts in `config.workload`."""
 
     config: RunConfig
     input_file: str | None
-    """Requests as JSON lines."""
+    """File of requests as JSON lines; `-` is stdin."""
     output: str | None
-    """Where JSON lines go; None for where the rest says."""
+    """File for JSON lines as given; `-` is stdout."""
     resume: bool
+    """Skip requests that `output` already answers."""
     system: str | None
+    """System message of every chat without one."""
     json: bool
 
     @property
     def has_prompt(self) -> bool:
-        """Whether there is anything to complete."""
+        """True if prompts or requests are given."""
         workload = self.config.workload
         return self.input_file is not None or bool(workload.prompts) or workload.prompts_file is not None
 
     @property
     def is_chat(self) -> bool:
-        """Whether a person sits at both ends, and brings the prompts one by one."""
+        """True for an interactive chat: no prompt, text output, and a terminal on stdin and stdout."""
         shows_text = not self.json and self.output is None
         return not self.has_prompt and shows_text and sys.stdin.isatty() and sys.stdout.isatty()
 
     @property
     def lines_to(self) -> str | None:
-        """Where JSON lines go; None when none are written."""
+        """Destination of JSON lines, `-` for stdout; None if the output is no JSON lines."""
         return "-" if self.output is None and self.input_file is not None and not self.json else self.output
 
     def check(self) -> None:
-        """Raises UsageError for options that do not go together."""
+        """Raise UsageError for options that are invalid together."""
         workload, sampling = self.config.workload, self.config.sampling
         if self.input_file is not None and (workload.prompts or workload.prompts_file is not None):
             raise UsageError("prompts and --input were both given: choose one")
         if self.input_file is not None and workload.num_requests is not None:
-            raise UsageError("--num-requests repeats prompts, and --input brings its requests: drop one of them")
+            raise UsageError("--num-requests repeats prompts, not the requests of --input: drop one of the two")
         if self.resume and self.output in (None, "-"):
-            raise UsageError("--resume continues a file: name it with --output")
+            raise UsageError("--resume continues a file: name the file with --output")
         if self.json and self.output == "-":
             raise UsageError("--json and --output - both write to stdout: choose one")
         if self.system is not None and workload.raw:
-            raise UsageError("--raw sends prompts as they are, without messages: drop --raw or --system")
+            raise UsageError("--raw sends prompts without messages, and --system is a message: drop one of the two")
         if sampling.logprobs is not None and not self.json and self.lines_to is None:
-            raise UsageError("log-probabilities show in JSON only: add --json or --output FILE, or drop --logprobs")
+            raise UsageError("--logprobs shows in JSON only: add --json or --output FILE, or drop --logprobs")
         if self.is_chat and sampling.n > 1:
-            raise UsageError("a chat has one answer a turn: drop --n, or give a prompt")
+            raise UsageError("a chat has one answer per turn: drop --n, or give a prompt")

@@ -1,4 +1,4 @@
-"""`roseinfer generate`: complete prompts, streaming the text; batches as JSON lines; a chat."""
+"""`roseinfer generate`: complete prompts as streamed text, in batches of JSON lines, or in a chat."""
 
 import math
 import sys
@@ -19,30 +19,38 @@ def generate(
     config: RunConfig,
     context: typer.Context,
     prompts: Annotated[
-        list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Prompts; - is stdin, ids:1,2,3 is token ids.")
+        list[str] | None,
+        typer.Argument(metavar="[PROMPT]...", help="Prompts to complete; - reads stdin, ids:1,2,3 gives token ids."),
     ] = None,
     *,
     input_file: Annotated[
         str | None,
-        typer.Option("--input", metavar="FILE", help="Requests as JSON lines; - is stdin.", rich_help_panel="Batch"),
+        typer.Option(
+            "--input", metavar="FILE", help="File of requests as JSON lines; - is stdin.", rich_help_panel="Batch"
+        ),
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option("--output", metavar="FILE", help="Write JSON lines; - is stdout.", rich_help_panel="Batch"),
+        typer.Option(
+            "--output", metavar="FILE", help="File for the answers as JSON lines; - is stdout.", rich_help_panel="Batch"
+        ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Leave out ids that --output holds.", rich_help_panel="Batch")
+        bool,
+        typer.Option("--resume", help="Continue --output: skip the requests that it answers.", rich_help_panel="Batch"),
     ] = False,
     system: Annotated[
         str | None,
-        typer.Option("--system", metavar="TEXT", help="A chat's system message.", rich_help_panel="Workload"),
+        typer.Option(
+            "--system", metavar="TEXT", help="System message of each chat without one.", rich_help_panel="Workload"
+        ),
     ] = None,
     logit_bias: Annotated[
         list[str] | None,
         typer.Option(
             "--logit-bias",
             metavar="ID=VALUE",
-            help="Added to a token's logit; may be given several times.",
+            help="Value to add to the logit of a token id (repeatable).",
             rich_help_panel="Sampling",
         ),
     ] = None,
@@ -50,18 +58,18 @@ def generate(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Complete prompts, streaming the text to stdout.
+    """Complete prompts and stream the text to stdout.
 
-    Several prompts run as one batch and are printed in order.
-    Without a prompt: a chat on a terminal, else stdin is one prompt.
+    Several prompts run as one batch, and their completions are printed in order. Without a prompt, generate starts a
+    chat on a terminal, and elsewhere reads one prompt from stdin.
 
-    Each line of the --input file is a request, an object with a "prompt",
-    "messages" or "prompt_token_ids", and where wanted an "id" (else the
-    line's number) and sampling settings: {"prompt": "Hi", "temperature": 1}.
-    Answers go to --output, or stdout, in order, a line a completion, each
-    as soon as all before it are done; --resume continues the file.
-    A request that cannot run has an "error" as its answer, and the others
-    run. So has a wrong line of a pipe; in a file, it ends the call at once.
+    Each line of --input is a request: a JSON object with a "prompt", "messages" or "prompt_token_ids", an optional
+    "id" (default: the line number), and optional sampling settings, as in {"prompt": "Hi", "temperature": 1}.
+
+    Answers go to --output, or to stdout, in the order of the requests, one line per completion. Each answer is written
+    once all earlier ones are. The answer of a request that cannot run is an object with an "error"; the others run.
+    An invalid line of a pipe is answered in the same way; an invalid line of a file ends the call before anything
+    runs.
     """
     if logit_bias:
         config = msgspec.structs.replace(config, sampling=_with_logit_bias(config.sampling, logit_bias))
@@ -72,7 +80,7 @@ def generate(
     call.check()
     if not call.has_prompt and not call.is_chat:
         if sys.stdin.isatty():
-            raise UsageError("there is no prompt: give one as an argument, with --prompts-file, or on stdin")
+            raise UsageError("no prompt: give one as an argument, with --prompts-file, or on stdin")
         config = msgspec.structs.replace(config, workload=_with_arguments(config.workload, ["-"]))
         call = msgspec.structs.replace(call, config=config)
     from roseinfer.cli.generate import generation
@@ -94,14 +102,14 @@ def _with_logit_bias(sampling: SamplingParams, pairs: list[str]) -> SamplingPara
         try:
             bias[int(token_id)] = float(value)
         except ValueError:
-            raise UsageError(f"--logit-bias {pair}: write ID=VALUE, such as 42=-5.5") from None
+            raise UsageError(f"invalid --logit-bias {pair!r}: give ID=VALUE, such as 42=-5.5") from None
         if not math.isfinite(bias[int(token_id)]):
-            raise UsageError(f"--logit-bias {pair}: the value is no finite number")
+            raise UsageError(f"invalid --logit-bias {pair!r}: give a finite number as the value")
     return sampling_with(sampling, {"logit_bias": bias})
 
 
 def _with_arguments(workload: WorkloadConfig, arguments: list[str]) -> WorkloadConfig:
-    """The workload with the prompts of the command line."""
+    """Return the workload with the prompts of the command line, reading stdin for `-`."""
     if not arguments:
         return workload
     texts = tuple(_stdin_text() if argument == "-" else argument for argument in arguments)
@@ -112,4 +120,4 @@ def _stdin_text() -> str:
     try:
         return sys.stdin.read().rstrip("\n")
     except UnicodeDecodeError:
-        raise UsageError("the prompt on stdin is not UTF-8 text") from None
+        raise UsageError("the prompt on stdin is not UTF-8 text: convert it to UTF-8") from None

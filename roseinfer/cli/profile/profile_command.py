@@ -1,4 +1,4 @@
-"""`roseinfer profile`: run the workload under torch.profiler and show where the time went."""
+"""`roseinfer profile`: run the workload under torch.profiler and show where the time goes."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,36 +17,55 @@ if TYPE_CHECKING:
 def profile(
     config: RunConfig,
     *,
-    show_open: Annotated[bool, typer.Option("--open", help="Say how to look at the trace in Perfetto.")] = False,
+    open_browser: Annotated[
+        bool,
+        typer.Option(
+            "--open",
+            help="Open the first trace in Perfetto, in this machine's browser; nothing is uploaded.",
+            rich_help_panel="Output",
+        ),
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Record some steps of a workload with torch.profiler, into a run directory; print the top ops.
+    """Record some steps of a workload with torch.profiler into a run directory, and print the top operators.
 
-    The workload repeats, with fresh requests, until the schedule is done. The report's figures come from a pass
-    without the profiler. Without --config, the shipped run `default` is profiled.
+    The workload repeats with fresh requests until the schedule is done. The throughput figures come from a pass
+    without the profiler. Without --config, profile runs the shipped config `default`.
     """
+    if open_browser:
+        from roseinfer.cli.profile.perfetto import check_browser
+
+        check_browser()
     from roseinfer.cli.profile.profiled_run import record_run
     from roseinfer.profiling.run_dir import check_writable
 
     check_writable(Path(config.profile.profile_dir))
     result = record_run(config)
     if json:
-        session = result.session
-        console.print_json(
-            {
-                "run_dir": str(session.run_dir),
-                "traces": [str(trace) for trace in session.traces],
-                "report": result.report,
-                "summary": session.summary,
-            }
-        )
+        _print_json(result)
     else:
-        _print(result, config, show_open)
+        _print_tables(result, config)
+    if open_browser and result.session.traces:
+        from roseinfer.cli.profile.perfetto import open_trace
+
+        open_trace(result.session.traces[0])
 
 
-def _print(result: "ProfileResult", config: RunConfig, show_open: bool) -> None:
+def _print_json(result: "ProfileResult") -> None:
+    session = result.session
+    console.print_json(
+        {
+            "run_dir": str(session.run_dir),
+            "traces": [str(trace) for trace in session.traces],
+            "report": result.report,
+            "summary": session.summary,
+        }
+    )
+
+
+def _print_tables(result: "ProfileResult", config: RunConfig) -> None:
     from roseinfer.cli.rendering.run_report import print_run_report
     from roseinfer.cli.rendering.terminal import ops_table, print_verdict, spans_table
 
@@ -61,7 +80,3 @@ def _print(result: "ProfileResult", config: RunConfig, show_open: bool) -> None:
     for trace in session.traces:
         out.print(f"[profile] wrote: {trace}", markup=False, highlight=False, soft_wrap=True)
     console.note(f"[profile] next: roseinfer summarize {session.run_dir}")
-    if show_open:
-        console.note("[profile] open https://ui.perfetto.dev, choose 'Open trace file', and take:")
-        for trace in session.traces:
-            console.note(f"[profile]   {trace.resolve()}")

@@ -1,4 +1,7 @@
-"""A profile run for a command, with its progress. Imports torch: only commands call it, inside."""
+"""Profiling a workload for a command, with progress.
+
+Imports torch: commands import this module only when they run.
+"""
 
 from roseinfer.cli import console
 from roseinfer.cli.loading import load_engine
@@ -8,7 +11,7 @@ from roseinfer.workload.load_plan import plan_load
 
 
 def record_run(config: RunConfig) -> ProfileResult:
-    """Build the engine, plan its load, and profile it."""
+    """Build the engine, plan its load, and record a profile of it."""
     engine = load_engine(config.engine)
     load = plan_load(config.workload, config.sampling, engine)
     with console.stages() as stage:

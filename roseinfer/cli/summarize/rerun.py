@@ -1,4 +1,7 @@
-"""`roseinfer summarize RUN --rerun`: profile a run's workload again, with today's code. Imports torch when called."""
+"""`roseinfer summarize RUN --rerun`: profile the workload of a run again, with the current code.
+
+Imports torch when called.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,21 +17,21 @@ if TYPE_CHECKING:
 
 
 class _Recipe(msgspec.Struct, frozen=True):
-    """The part of a manifest that says how to make the run again."""
+    """The part of a manifest that defines the run."""
 
     config: dict[str, Any]
 
 
 def rerun(run_dir: Path) -> "Summary":
-    """Profile again what `run_dir` holds, into a new run directory beside it; the new summary.
+    """Profile the workload of `run_dir` again, into a new run directory in the same folder; return the new summary.
 
-    Raises UsageError for a directory that no engine's run made.
+    Raises UsageError for a directory that `roseinfer profile` did not write.
     """
     config = _config_of(run_dir)
     from roseinfer.cli.profile.profiled_run import record_run
 
-    beside = msgspec.structs.replace(config.profile, profile_dir=str(run_dir.resolve().parent))
-    config = msgspec.structs.replace(config, profile=beside)
+    profile = msgspec.structs.replace(config.profile, profile_dir=str(run_dir.resolve().parent))
+    config = msgspec.structs.replace(config, profile=profile)
     result = record_run(config)
     console.note(f"[profile] wrote: {result.session.run_dir}")
     return result.session.summary
@@ -37,12 +40,12 @@ def rerun(run_dir: Path) -> "Summary":
 def _config_of(run_dir: Path) -> RunConfig:
     path = run_dir / "manifest.json"
     if not path.is_file():
-        raise UsageError(f"--rerun takes a run directory of `roseinfer profile`, with its manifest.json; got {run_dir}")
+        raise UsageError(f"--rerun takes a run directory of `roseinfer profile`: {run_dir} has no manifest.json")
     try:
         recipe = msgspec.json.decode(path.read_bytes(), type=_Recipe)
         config = msgspec.convert(recipe.config, RunConfig, str_keys=True)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be run again: {error}") from None
+        raise UsageError(f"cannot run {path} again: {error}") from None
     if set(recipe.config) != set(config.__struct_fields__):
-        raise UsageError(f"{path} is of a loop that no engine ran: there is nothing to run again")
+        raise UsageError(f"cannot run {path} again: profile_session recorded it, not `roseinfer profile`")
     return config

@@ -1,46 +1,63 @@
-"""`roseinfer summarize`: what a trace says, and what changed since another."""
+"""`roseinfer summarize`: explain a trace, and compare it with another."""
 
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from roseinfer.cli import console
+from roseinfer.cli import console, exit_codes
+from roseinfer.cli.comparison_limit import FailAbove, comparison_exit_code, parse_percent
+from roseinfer.cli.config_flags import flag_help
 from roseinfer.cli.options import Debug, Json, Quiet
+from roseinfer.config import SortKey
 from roseinfer.errors import RoseinferError, UsageError
 
 if TYPE_CHECKING:
     from roseinfer.trace import Summary
 
 _PROGRESS_FROM_BYTES = 4 << 20
-_EMPTY_EXIT_CODE = 1
-_REGRESSION_EXIT_CODE = 3
-_LIMIT = re.compile(r"(\d+(?:\.\d+)?)\s*%?$")
+"""Size of a trace above which reading it takes long enough for a progress bar."""
 
 
 def summarize(
     trace: Annotated[
-        Path, typer.Argument(metavar="TRACE", help="A torch.profiler trace (.json, .json.gz) or a folder of them.")
+        Path, typer.Argument(metavar="TRACE", help="Trace of torch.profiler (.json, .json.gz), or a folder of traces.")
     ],
     baseline: Annotated[
-        Path | None, typer.Option("--baseline", metavar="OLD", help="A trace or folder to compare with.")
+        Path | None,
+        typer.Option(
+            "--baseline", metavar="OLD", help="Older trace or folder to compare with.", rich_help_panel="Comparison"
+        ),
     ] = None,
     again: Annotated[
         bool,
-        typer.Option("--rerun", help="Profile a run directory's workload again, with today's code, and compare."),
+        typer.Option(
+            "--rerun",
+            help="Profile the workload of a run directory again with the current code, and compare.",
+            rich_help_panel="Comparison",
+        ),
     ] = False,
-    fail_above: Annotated[
-        str | None,
-        typer.Option("--fail-above", metavar="5%", help="Exit with 3 when a step got slower by more than this."),
-    ] = None,
-    top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="Rows of the top operators, per device.")] = 15,
+    fail_above: FailAbove = None,
+    top: Annotated[
+        int, typer.Option("--top", min=1, metavar="N", help=flag_help("profile", "top"), rich_help_panel="Output")
+    ] = 15,
     sort_by: Annotated[
-        Literal["self", "total", "calls"], typer.Option("--sort-by", help="What the top operators are sorted by.")
+        SortKey,
+        typer.Option(
+            "--sort-by",
+            metavar="self|total|calls",
+            help=flag_help("profile", "sort_by"),
+            rich_help_panel="Output",
+        ),
     ] = "self",
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print Markdown, for a pull request.", rich_help_panel="Output")
+    ] = False,
     html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write one self-contained page as well.")
+        Path | None,
+        typer.Option(
+            "--html", metavar="FILE", help="File for a self-contained HTML page, in addition.", rich_help_panel="Output"
+        ),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -49,9 +66,11 @@ def summarize(
     """Explain a torch.profiler trace: where the time goes, why the GPU waits, and what to do about it."""
     if again and baseline is not None:
         raise UsageError("--rerun compares with the run itself: leave --baseline out")
-    limit = _limit(fail_above, trace if again else baseline)
+    if fail_above is not None and baseline is None and not again:
+        raise UsageError("--fail-above needs a --baseline or --rerun to compare with")
     if as_json and markdown:
-        raise UsageError("--json and --markdown exclude each other")
+        raise UsageError("--json and --markdown are two formats: choose one")
+    limit = None if fail_above is None else parse_percent(fail_above)
     from roseinfer.trace import compare
 
     summary = _read(trace)
@@ -65,23 +84,12 @@ def summarize(
         _write_page(html, summary)
     _print(summary, top, sort_by, as_json, markdown)
     if summary.comparison and summary.comparison.failed:
-        console.print_error(f"slower than {fail_above} over the baseline: {summary.comparison.headline}")
-        return _REGRESSION_EXIT_CODE
+        console.print_error(f"slower than the baseline by more than {fail_above}: {summary.comparison.headline}")
+        return comparison_exit_code(True)
     if summary.verdict.kind == "empty":
-        console.print_error(f"{trace}: no operators, no spans and no GPU events of torch.profiler in it")
-        return _EMPTY_EXIT_CODE
+        console.print_error(f"{trace} holds no operators, spans or GPU events of torch.profiler: record it with them")
+        return exit_codes.RUN_FAILED
     return 0
-
-
-def _limit(fail_above: str | None, baseline: Path | None) -> float | None:
-    if fail_above is None:
-        return None
-    found = _LIMIT.match(fail_above.strip())
-    if not found:
-        raise UsageError(f"--fail-above takes a percentage such as 5%, got {fail_above!r}")
-    if baseline is None:
-        raise UsageError("--fail-above needs --baseline or --rerun: there is nothing to be slower than")
-    return float(found.group(1))
 
 
 def _read(path: Path) -> "Summary":
@@ -103,9 +111,7 @@ def _write_page(path: Path, summary: "Summary") -> None:
     console.note(f"wrote {path}")
 
 
-def _print(
-    summary: "Summary", top: int, sort_by: Literal["self", "total", "calls"], as_json: bool, markdown: bool
-) -> None:
+def _print(summary: "Summary", top: int, sort_by: SortKey, as_json: bool, markdown: bool) -> None:
     if as_json:
         console.print_json(summary)
     elif markdown:

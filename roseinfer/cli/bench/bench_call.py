@@ -1,0 +1,78 @@
+"""The options of one call of `bench`, checked before anything is loaded."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from roseinfer.cli.bench.result_plot import check_plot
+from roseinfer.config import RunConfig
+from roseinfer.errors import UsageError
+
+if TYPE_CHECKING:
+    from roseinfer.bench.slo_search import Parameter
+
+FORMATS = ("table", "md", "csv", "json", "jsonl")
+
+
+class BenchCall(msgspec.Struct, frozen=True, kw_only=True):
+    """The options as given: texts of lists and limits are parsed later."""
+
+    config: RunConfig
+    mode: str | None
+    max_batch_size: str | None
+    prompt_length: str | None
+    max_new_tokens: str | None
+    request_rate: str | None
+    repeats: int
+    slo: str | None
+    find_max_batch: bool
+    find_max_rate: bool
+    baseline: Path | None
+    fail_above: str | None
+    format: str | None
+    json: bool
+    plot: Path | None
+    save_requests: Path | None
+    started_s: float
+    """Time of the call by `time.perf_counter`."""
+
+    @property
+    def result_format(self) -> str:
+        """One of FORMATS, in which results are printed."""
+        return "json" if self.json else self.format or "table"
+
+    @property
+    def searched(self) -> "Parameter | None":
+        """The parameter whose largest value is searched for; None without a search."""
+        return "max_batch_size" if self.find_max_batch else "request_rate" if self.find_max_rate else None
+
+    def check(self) -> None:
+        """Raise UsageError for options that are invalid together."""
+        if self.format is not None and self.format not in FORMATS:
+            raise UsageError(
+                f"invalid --format {self.format!r}: give one of {', '.join(FORMATS)}; "
+                "results go to stdout: write them to a file with > FILE"
+            )
+        if self.json and self.format not in (None, "json"):
+            raise UsageError(f"--json and --format {self.format} are two formats: choose one")
+        if self.searched is not None:
+            self._check_search()
+        if self.fail_above is not None and self.baseline is None:
+            raise UsageError("--fail-above needs a --baseline to compare with")
+        if self.plot is not None:
+            check_plot(self.plot)
+
+    def _check_search(self) -> None:
+        if self.find_max_batch and self.find_max_rate:
+            raise UsageError("--find-max-batch and --find-max-rate are two searches: choose one")
+        if self.slo is None:
+            raise UsageError("a search needs an objective to meet: give --slo ttft=200ms,tpot=20ms")
+        if self.mode == "all":
+            raise UsageError("a search runs in one mode: give --mode online or --mode offline")
+        if self.find_max_rate and self.request_rate is not None:
+            raise UsageError("--find-max-rate tries request rates itself: leave --request-rate out")
+        if self.fail_above is not None:
+            raise UsageError(
+                "--fail-above compares runs of one load, and a search changes the load: leave --fail-above out"
+            )

@@ -1,0 +1,63 @@
+"""A call of `bench` from its options to its exit code.
+
+Imports torch: only the command imports this module, when it runs.
+"""
+
+from typing import get_args
+
+import msgspec
+
+from roseinfer.bench.baseline_comparison import check_names, comparison, read_baseline
+from roseinfer.bench.grid import Axes, cells
+from roseinfer.bench.request_figures import save_requests
+from roseinfer.bench.slo import parse_slo
+from roseinfer.cli import console, exit_codes
+from roseinfer.cli.bench.bench_call import BenchCall
+from roseinfer.cli.bench.measuring import measure
+from roseinfer.cli.bench.result_output import print_comparison, print_results
+from roseinfer.cli.bench.result_plot import draw_plot
+from roseinfer.cli.bench.value_lists import listed, positive_int, rate, whole_number
+from roseinfer.cli.comparison_limit import comparison_exit_code, parse_percent
+from roseinfer.config import Mode
+from roseinfer.errors import UsageError
+
+
+def run_benchmark(call: BenchCall) -> int:
+    """Measure every configuration that `call` names, print the results, and return the exit code."""
+    limit_percent = None if call.fail_above is None else parse_percent(call.fail_above)
+    baseline = None if call.baseline is None else read_baseline(call.baseline)
+    axes = _axes(call)
+    slo = None if call.slo is None else parse_slo(call.slo)
+    to_measure = cells(call.config, axes)
+    if call.searched is not None and len(to_measure) > 1:
+        raise UsageError("a search starts from one configuration: give one value of each option")
+    if baseline is not None:
+        check_names(baseline, to_measure)
+    measurement = measure(call, to_measure, slo, judged_by=None if limit_percent is None else baseline)
+    results, measured = measurement.results, measurement.measured
+    if call.baseline is not None and baseline is not None and not measurement.is_interrupted:
+        compared = comparison(call.baseline, baseline, results, limit_percent)
+        results = msgspec.structs.replace(results, comparison=compared)
+    if call.save_requests is not None:
+        save_requests(call.save_requests, [(each.name, each.figures) for each in measured])
+    if call.plot is not None:
+        draw_plot(call.plot, results.runs)
+    print_results(results, measured, call.result_format, grid=axes.is_grid)
+    if measurement.is_interrupted:
+        console.print_error(f"interrupted after {len(measured)} of {len(to_measure)} configurations")
+        return exit_codes.INTERRUPTED
+    if results.comparison is None:
+        return 0
+    print_comparison(results.comparison, to_stderr=call.result_format != "table")
+    return comparison_exit_code(results.comparison.regressed)
+
+
+def _axes(call: BenchCall) -> Axes:
+    modes: tuple[Mode, ...] = get_args(Mode)
+    return Axes(
+        modes=modes if call.mode == "all" else [mode for mode in modes if mode == call.mode],
+        max_batch_sizes=listed("--max-batch-size", call.max_batch_size, positive_int, "whole numbers"),
+        prompt_lengths=listed("--prompt-length", call.prompt_length, str, "lengths"),
+        max_new_tokens=listed("--max-new-tokens", call.max_new_tokens, whole_number, "whole numbers"),
+        request_rates=listed("--request-rate", call.request_rate, rate, "numbers"),
+    )

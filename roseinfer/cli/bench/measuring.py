@@ -1,0 +1,91 @@
+"""Measuring several configurations on one engine, with progress and until Ctrl-C.
+
+Imports torch: only the command imports this module, when it runs.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from roseinfer.bench import cell_measurement
+from roseinfer.bench.baseline_comparison import check_comparable
+from roseinfer.bench.grid import Cell
+from roseinfer.bench.numbers import plain
+from roseinfer.bench.results import BenchResults, BenchRun, Environment, Search, Trial, bench_run
+from roseinfer.bench.slo import Slo
+from roseinfer.bench.slo_search import find_largest
+from roseinfer.cli import console
+from roseinfer.cli.bench.bench_call import BenchCall
+from roseinfer.cli.loading import load_engine
+from roseinfer.costs.ceilings import Ceilings, ceilings
+from roseinfer.engine.device import device_name, num_threads
+from roseinfer.workload.provenance import ModelInfo, current_versions
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The measured configurations and their results."""
+
+    measured: list[cell_measurement.Measured]
+    results: BenchResults
+    is_interrupted: bool
+    """True if Ctrl-C ended the measurement after at least one configuration."""
+
+
+def measure(call: BenchCall, cells: Sequence[Cell], slo: Slo | None, *, judged_by: BenchResults | None) -> Measurement:
+    """Load one engine that is large enough for all `cells`, and measure each of them on it.
+
+    Raises UsageError before the first pass if the baseline `judged_by` measured something else.
+    """
+    largest = max(cell.max_batch_size for cell in cells)
+    engine = load_engine(msgspec.structs.replace(call.config.engine, max_batch_size=largest))
+    startup_s = time.perf_counter() - call.started_s
+    if judged_by is not None:
+        check_comparable(judged_by, ModelInfo.of(engine), cells)
+    limits = ceilings(engine.runner.device, engine.runner.cache.data.dtype)
+    measured: list[cell_measurement.Measured] = []
+    searches: list[Search | None] = []
+    is_interrupted = False
+    for cell in cells:
+        try:
+            search = None
+            if call.searched is not None and slo is not None:
+                cell, search = find_largest(engine, cell, call.searched, slo, on_trial=_note_trial)
+            with console.progress(f"Measuring {cell.name}", unit="passes") as on_progress:
+                measured.append(
+                    cell_measurement.measure_cell(engine, cell, repeats=call.repeats, on_progress=on_progress)
+                )
+        except KeyboardInterrupt:
+            if not measured:
+                raise
+            is_interrupted = True
+            break
+        searches.append(search)
+
+    def runs_against(limits: Ceilings) -> list[BenchRun]:
+        return [
+            bench_run(each, limits, startup_s=startup_s, slo=slo, search=search)
+            for each, search in zip(measured, searches, strict=True)
+        ]
+
+    runs = runs_against(limits)
+    if any(run.is_beyond_ceilings for run in runs):
+        # The ceilings were measured while other work ran on the device.
+        limits = ceilings(engine.runner.device, engine.runner.cache.data.dtype, fresh=True)
+        runs = runs_against(limits)
+    environment = Environment(
+        versions=current_versions(),
+        device=device_name(engine.runner.device),
+        threads=num_threads(),
+        ceilings=limits,
+    )
+    results = BenchResults(environment=environment, model=ModelInfo.of(engine), engine=engine.config, runs=runs)
+    return Measurement(measured=measured, results=results, is_interrupted=is_interrupted)
+
+
+def _note_trial(trial: Trial) -> None:
+    served = "" if trial.requests_per_s is None else f", {plain(trial.requests_per_s, 3)} requests/s were served"
+    met = f"{trial.met_percent:.0f} % of the requests met the objective"
+    console.note(f"[bench] tried {plain(trial.value, 4)}: {met}{served}")

@@ -1,0 +1,258 @@
+"""Command-line options that set config keys, each declared once for all commands."""
+
+import inspect
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args
+
+import typer
+
+from roseinfer import config
+
+
+@dataclass(frozen=True)
+class ConfigFlag:
+    """One config key as a command-line option."""
+
+    table: str
+    key: str
+    help: str
+    metavar: str | None = None
+    """Placeholder of the value; None lists the choices of `kind`, or stands for a flag without a value."""
+    kind: Any = str
+    names: tuple[str, ...] = ()
+    """Option names; the key with dashes if empty."""
+    group: str | None = None
+    """Group under which a command requests the option; the config table if None."""
+    unset: str | None = None
+    """Default that `--help` shows if the config leaves the key unset."""
+
+    @property
+    def option(self) -> str:
+        """The option's name, without the negative form of a flag."""
+        return self.names[0].partition("/")[0] if self.names else f"--{self.key.replace('_', '-')}"
+
+    @property
+    def parameter_name(self) -> str:
+        """Name of the function parameter, distinct from all parameters that a command declares itself."""
+        return f"{self.table}_{self.key}"
+
+    @property
+    def parameter(self) -> inspect.Parameter:
+        """The option as a function parameter for Typer, None if not given."""
+        option = typer.Option(
+            *(self.names or (self.option,)),
+            help=self.help,
+            metavar=self.metavar or "|".join(get_args(self.kind)) or None,
+            rich_help_panel=self.table.title(),
+            show_default=False,
+        )
+        kind: Any = self.kind  # chosen at run time, so a type checker cannot follow it
+        annotation: Any = Annotated[kind | None, option]
+        return inspect.Parameter(
+            self.parameter_name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+        )
+
+
+def _switch(table: str, key: str, text: str, *, off: str | None = None, unset: str | None = None) -> ConfigFlag:
+    """Declare a flag with a negative form, `--no-KEY` unless `off` names another."""
+    name = key.replace("_", "-")
+    return ConfigFlag(table, key, text, kind=bool, names=(f"--{name}/--{off or f'no-{name}'}",), unset=unset)
+
+
+_ENGINE = (
+    ConfigFlag(
+        "engine",
+        "model",
+        "Model directory, .gguf file, .pt checkpoint, or built-in shape (with --load-format dummy).",
+        "MODEL",
+    ),
+    ConfigFlag(
+        "engine",
+        "tokenizer",
+        "Tokenizer: gpt2, a tokenizer.json, or a tiktoken file.",
+        "NAME|FILE",
+        unset="the model's",
+    ),
+    ConfigFlag("engine", "load_format", "Format of the weights; dummy draws random ones.", kind=config.LoadFormat),
+    ConfigFlag("engine", "dtype", "Number format of weights, activations and KV cache.", kind=config.DTypeName),
+    ConfigFlag(
+        "engine",
+        "quantize",
+        "Quantization of the weights on a CPU; auto leaves those of a GGUF file quantized.",
+        kind=config.QuantizeName,
+    ),
+    ConfigFlag("engine", "device", "Device: cpu, cuda, cuda:N, or auto for a GPU if there is one.", "DEVICE"),
+    ConfigFlag("engine", "attention", "Attention backend; gather is the slow reference.", kind=config.AttentionName),
+    ConfigFlag("engine", "max_batch_size", "Maximum requests per step.", "N", int),
+    ConfigFlag("engine", "max_batch_tokens", "Maximum tokens per step.", "N", int),
+    ConfigFlag(
+        "engine",
+        "max_model_len",
+        "Maximum tokens per request, prompt and completion together.",
+        "N",
+        int,
+        unset="the model's context length",
+    ),
+    _switch(
+        "engine",
+        "compile",
+        "On a CPU, run compiled kernels; the first use compiles them in about 3 s.",
+        unset="on if compiled before and the CPU has AVX-512",
+    ),
+    _switch("engine", "cuda_graphs", "On a GPU, replay steps as CUDA graphs."),
+    ConfigFlag(
+        "engine", "max_decode_steps", "Maximum tokens per request that one CUDA graph launch decodes.", "N", int
+    ),
+    _switch("engine", "overlap", "Launch a step before the previous step's tokens are read.", unset="on for a GPU"),
+    ConfigFlag("engine", "block_size", "Tokens per KV block.", "N", int),
+    ConfigFlag(
+        "engine",
+        "kv_cache_memory",
+        "Size of the KV cache: bytes such as 2GiB, or a share of the memory left after loading such as 50%.",
+        "SIZE|PERCENT",
+        unset="90% on a GPU, 50% on a CPU",
+    ),
+    _switch("engine", "prefix_cache", "Share KV blocks between requests with the same prefix."),
+    ConfigFlag("engine", "seed", "Seed of dummy weights and of sampling.", "N", int),
+)
+
+_WORKLOAD = (
+    ConfigFlag(
+        "workload", "mode", "Scheduler: one request at a time, for throughput, or for latency.", kind=config.Mode
+    ),
+    ConfigFlag("workload", "prompts", "Prompt to complete (repeatable).", "TEXT", list[str], ("--prompt",)),
+    ConfigFlag("workload", "prompts_file", "File with one prompt per line; - is stdin.", "FILE"),
+    ConfigFlag(
+        "workload",
+        "num_requests",
+        "Number of requests; the prompts repeat in turn.",
+        "N",
+        int,
+        unset="one per prompt; --max-batch-size with --prompt-length",
+    ),
+    _switch("workload", "raw", "Send prompts as they are, without the chat template.", off="chat"),
+)
+
+_LOAD = (
+    ConfigFlag(
+        "workload",
+        "prompt_length",
+        "Tokens per randomly drawn prompt: N, MIN..MAX, or lognormal:MEDIAN:SIGMA.",
+        "LENGTH",
+        group="load",
+    ),
+    ConfigFlag(
+        "workload",
+        "completion_length",
+        "Tokens per completion, drawn for each request as in --prompt-length.",
+        "LENGTH",
+        group="load",
+        unset="--max-new-tokens",
+    ),
+    ConfigFlag(
+        "workload",
+        "shared_prefix_length",
+        "Tokens of the prefix that drawn prompts share, on top of --prompt-length.",
+        "N",
+        int,
+        group="load",
+    ),
+    ConfigFlag("workload", "num_prefixes", "Number of different shared prefixes.", "N", int, group="load"),
+    ConfigFlag("workload", "turns", "Turns per conversation.", "N", int, group="load"),
+    ConfigFlag(
+        "workload",
+        "request_rate",
+        "Average arrivals, in requests per second.",
+        "RATE",
+        float,
+        group="load",
+        unset="all at once",
+    ),
+    ConfigFlag(
+        "workload", "burst_size", "Requests that arrive together; 1 for Poisson arrivals.", "N", int, group="load"
+    ),
+    ConfigFlag(
+        "workload",
+        "seed",
+        "Seed of drawn prompts, lengths and arrivals.",
+        "N",
+        int,
+        ("--workload-seed",),
+        group="load",
+    ),
+)
+
+_SAMPLING = (
+    ConfigFlag("sampling", "max_new_tokens", "Maximum tokens per completion.", "N", int),
+    ConfigFlag("sampling", "temperature", "Sampling temperature; 0 is greedy.", "X", float),
+    _switch("sampling", "do_sample", "Sample, at temperature 1 unless --temperature is given."),
+    ConfigFlag("sampling", "top_k", "Sample from the N likeliest tokens; 0 for all.", "N", int),
+    ConfigFlag("sampling", "top_p", "Sample from the likeliest tokens that reach probability P together.", "P", float),
+    ConfigFlag(
+        "sampling", "min_p", "Drop tokens less likely than this share of the likeliest token's probability.", "P", float
+    ),
+    ConfigFlag(
+        "sampling",
+        "repetition_penalty",
+        "Factor against tokens of the prompt or completion; above 1 makes them less likely.",
+        "X",
+        float,
+    ),
+    ConfigFlag("sampling", "presence_penalty", "Penalty on the logits of tokens already generated.", "X", float),
+    ConfigFlag(
+        "sampling", "frequency_penalty", "Penalty on a token's logit for each time it was generated.", "X", float
+    ),
+    ConfigFlag(
+        "sampling",
+        "min_new_tokens",
+        "Minimum tokens before EOS or a stop ends a completion.",
+        "N",
+        int,
+    ),
+    ConfigFlag("sampling", "stop", "Text that ends a completion and is cut off (repeatable).", "TEXT", list[str]),
+    ConfigFlag(
+        "sampling",
+        "stop_token_ids",
+        "Token id that ends a completion (repeatable).",
+        "ID",
+        list[int],
+        ("--stop-token-id",),
+    ),
+    ConfigFlag("sampling", "n", "Completions per prompt.", "N", int),
+    ConfigFlag(
+        "sampling", "logprobs", "Log-probabilities to report per token: its own and the N likeliest, in JSON.", "N", int
+    ),
+    _switch("sampling", "stop_on_eos", "End a completion at the model's EOS token."),
+)
+
+_PROFILE = (
+    ConfigFlag("profile", "skip_first", "Steps before the first cycle.", "N", int),
+    ConfigFlag("profile", "wait", "Steps per cycle with the profiler off.", "N", int),
+    ConfigFlag("profile", "warmup", "Steps per cycle with the profiler on, not recorded.", "N", int),
+    ConfigFlag("profile", "active", "Steps per cycle to record.", "N", int),
+    ConfigFlag("profile", "repeat", "Number of cycles, one trace file each.", "N", int),
+    ConfigFlag(
+        "profile",
+        "phase",
+        "Phase of the first recorded step; steady is decode at the largest batch.",
+        kind=config.ProfilePhase,
+    ),
+    _switch("profile", "loop", "Repeat the workload until the schedule is done."),
+    ConfigFlag("profile", "record_shapes", "Record the operators' shapes (slower).", kind=bool),
+    ConfigFlag("profile", "with_stack", "Record Python stacks (much slower).", kind=bool),
+    ConfigFlag("profile", "profile_memory", "Record allocations (slower).", kind=bool),
+    ConfigFlag("profile", "with_modules", "Record the module hierarchy (slower).", kind=bool),
+    ConfigFlag("profile", "max_trace_size", "Uncompressed size of a trace above which profile warns.", "SIZE"),
+    ConfigFlag("profile", "profile_dir", "Folder for run directories.", "DIR"),
+    ConfigFlag("profile", "top", "Rows of the top-operators table, per device.", "N", int),
+    ConfigFlag("profile", "sort_by", "Order of the top-operators table.", kind=config.SortKey),
+)
+
+CONFIG_FLAGS = (*_ENGINE, *_WORKLOAD, *_LOAD, *_SAMPLING, *_PROFILE)
+
+_BY_KEY = {(flag.table, flag.key): flag for flag in CONFIG_FLAGS}
+
+
+def flag_help(table: str, key: str) -> str:
+    """Return the help text of a config key, for a command that declares the option itself."""
+    return _BY_KEY[table, key].help

@@ -1,0 +1,96 @@
+"""Submitting requests to a scheduler in their order, a bounded distance ahead of the answers."""
+
+from collections import deque
+from collections.abc import Callable, Container, Iterable
+
+from roseinfer.cli.generate.answer import Answer
+from roseinfer.engine.loaded_model import Prompt
+from roseinfer.engine.outputs import RequestOutput
+from roseinfer.engine.schedulers import Scheduler
+from roseinfer.errors import RoseinferError, UsageError
+from roseinfer.workload.workload_request import WorkloadRequest
+
+_BATCHES_AHEAD = 2
+"""Full batches of unfinished completions to submit, so that a step always finds a request to start."""
+_BATCHES_HELD = 64
+"""Full batches of answers that may wait for the oldest incomplete one."""
+
+
+class RequestFeed:
+    """Reads requests, submits them, and holds their answers until they are complete and in order.
+
+    `to_prompt` converts a request's prompt to one that the engine accepts. Requests whose id is in `done` are skipped.
+    With `as_they_fit`, requests are read only while the scheduler has room, and a refusal becomes the answer of its
+    request. Otherwise all requests are submitted before the first step, and the first refusal is raised.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        requests: Iterable[WorkloadRequest],
+        to_prompt: Callable[[Prompt], Prompt],
+        *,
+        as_they_fit: bool,
+        done: Container[str | int],
+    ) -> None:
+        self.pending: deque[Answer] = deque()
+        """Answers in the order of their requests, from the oldest that was not taken yet."""
+        self.is_exhausted = False
+        self.failure: RoseinferError | None = None
+        """Error that ended the reading of requests; None if they ended by themselves."""
+        self._scheduler = scheduler
+        self._requests = iter(requests)
+        self._to_prompt = to_prompt
+        self._as_they_fit = as_they_fit
+        self._done = done
+        self._running: dict[int, Answer] = {}  # by the scheduler's request id
+        batch = scheduler.engine.config.max_batch_size
+        self._max_unfinished = _BATCHES_AHEAD * batch
+        self._max_pending = _BATCHES_HELD * batch
+
+    def submit(self) -> None:
+        """Submit the next requests, as many as there is room for."""
+        while not self.is_exhausted and not (self._as_they_fit and self._is_full()):
+            try:
+                request = next(self._requests, None)
+            except RoseinferError as error:
+                request, self.failure = None, error
+            if request is None:
+                self.is_exhausted = True
+            elif request.id in self._done:
+                self._scheduler.skip()
+            else:
+                self._submit(request)
+
+    def request(self, request_id: int) -> WorkloadRequest:
+        """Return the unfinished request with this id of the scheduler."""
+        return self._running[request_id].request
+
+    def add(self, output: RequestOutput) -> None:
+        """Add a finished completion to its answer."""
+        answer = self._running[output.request_id]
+        answer.add(output)
+        if answer.is_complete:
+            del self._running[output.request_id]
+
+    def abort(self) -> None:
+        """Abort all unfinished requests."""
+        for request_id in self._running:
+            self._scheduler.abort(request_id)
+
+    def _submit(self, request: WorkloadRequest) -> None:
+        answer = Answer(request)
+        self.pending.append(answer)
+        try:
+            if request.refusal is not None:
+                raise UsageError(request.refusal)
+            self._running[self._scheduler.submit(self._to_prompt(request.prompt), request.params)] = answer
+        except RoseinferError as error:
+            if not self._as_they_fit:
+                raise
+            self._scheduler.skip()
+            answer.error = str(error)
+
+    def _is_full(self) -> bool:
+        unfinished = sum(answer.request.params.n - len(answer.outputs) for answer in self._running.values())
+        return unfinished >= self._max_unfinished or len(self.pending) >= self._max_pending
