@@ -13,29 +13,30 @@ import time
 import torch
 
 from roseinfer.kernels.cpu import native_library
-from roseinfer.kernels.linear.native_linear import NativeWeight
-from roseinfer.kernels.linear.packed_linear import OneDnnWeight
-from roseinfer.kernels.linear.packed_weight import PackedWeight
-from roseinfer.kernels.linear.quantized_linear import Groups, Int4Groups, Int8Rows
+from roseinfer.kernels.linear.native_weight import NativeWeight
+from roseinfer.kernels.linear.onednn_weight import OneDnnWeight
+from roseinfer.kernels.linear.quantized_weight import QuantizedWeight
+from roseinfer.kernels.linear.torch_quantized import Int4Groups, Int8Rows
+from roseinfer.kernels.linear.weight_form import WeightForm
 
 _CACHE_BYTES = 1 << 27
 """Bytes of weights read in turn: more than a processor's caches hold."""
 _ROUNDS = 5
 
 
-def forms(kind: str, weight: torch.Tensor) -> tuple[PackedWeight, PackedWeight]:
+def forms(kind: str, weight: torch.Tensor) -> tuple[WeightForm, WeightForm]:
     """Return the weight packed for the compiled kernels, and for torch's."""
     outputs = len(weight)
     if kind == "int8":
-        rows = Int8Rows.quantize(weight)
-        return NativeWeight.pack_rows(rows, outputs), rows
+        rows = QuantizedWeight.int8_rows(weight)
+        return NativeWeight.pack_quantized(rows, outputs), Int8Rows.pack(rows)
     if kind == "int4":
-        groups = Groups.quantize(weight)
-        return NativeWeight.pack_groups(groups, outputs), Int4Groups.pack(groups)
+        groups = QuantizedWeight.int4_groups(weight)
+        return NativeWeight.pack_quantized(groups, outputs), Int4Groups.pack(groups)
     return NativeWeight.pack(weight, outputs), OneDnnWeight.pack(weight)
 
 
-def best_us(copies: list[PackedWeight], x: torch.Tensor) -> float:
+def best_us(copies: list[WeightForm], x: torch.Tensor) -> float:
     """Return the time of one product in us, averaged over the copies."""
     started_s = time.perf_counter()
     for weight in copies:

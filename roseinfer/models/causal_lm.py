@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 
 from roseinfer.attention.backend import AttentionBackend, AttentionMetadata
-from roseinfer.kernels.linear.packing import Packing
+from roseinfer.kernels.linear.form_choice import Packing
 from roseinfer.models.embedding import Embedding
 from roseinfer.models.linear import Linear
 from roseinfer.models.model_config import ModelConfig
@@ -32,13 +32,13 @@ class CausalLM(nn.Module, ABC):
         """Hidden states [rows, hidden_size] -> logits [rows, vocab_size]."""
 
     def pack(self, packing: Packing = "none") -> None:
-        """Bring the loaded weights into the form that a CPU's kernels read; on other devices nothing happens."""
+        """Choose the form of every loaded weight, by device, dtype and quantization. A loader calls this once."""
         for module in self.modules():
             if isinstance(module, Linear):
                 module.pack(packing)
             elif isinstance(module, RMSNorm):
                 module.pack()
-        if self.config.tie_word_embeddings:
+        if self.head is None:
             self.embed.pack_head(packing)
 
     @abstractmethod

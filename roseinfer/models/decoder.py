@@ -54,7 +54,7 @@ class Decoder(CausalLM):
         return self.norm.after(hidden, residual)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return self.embed.logits(hidden) if self.head is None else self.head.into(hidden)
+        return self.embed.logits(hidden) if self.head is None else self.head.linear(hidden)
 
     def _native(self, metadata: AttentionMetadata) -> NativeLayers | None:
         """The layers as one compiled call; None for a step or a model that it cannot run."""

@@ -38,7 +38,7 @@ class WeightBytes(msgspec.Struct, frozen=True):
 
 
 def _own_bytes(module: nn.Module) -> int:
-    """Of a module's weights, without those of the modules in it."""
-    plain = sum(parameter.numel() * parameter.itemsize for parameter in module.parameters(recurse=False))
-    packed = module.packed if isinstance(module, Linear) else None
-    return plain if packed is None else plain + packed.nbytes
+    """Return the bytes of a module's own weights, without those of its submodules."""
+    if isinstance(module, Linear):
+        return module.nbytes
+    return sum(parameter.nbytes for parameter in module.parameters(recurse=False))

@@ -45,7 +45,7 @@ class GPT2(CausalLM):
         return self.norm.after(hidden, residual)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return self.embed.logits(hidden, self.head_bias) if self.head is None else self.head.into(hidden)
+        return self.embed.logits(hidden, self.head_bias) if self.head is None else self.head.linear(hidden)
 
     def weight_map(self) -> WeightMap:
         layers = {f"transformer.h.{index}": cast(GPT2Layer, layer) for index, layer in enumerate(self.layers)}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from roseinfer.errors import ModelError
-from roseinfer.kernels.linear.quantized_linear import Groups
+from roseinfer.kernels.linear.quantized_weight import QuantizedWeight
 from roseinfer.models.architectures import architecture, read_config
 from roseinfer.models.causal_lm import CausalLM
 from roseinfer.models.dialect import Checkpoint, WeightPlace
@@ -66,19 +66,19 @@ def load_weights(
                 f"{source.name}: weight {name} has no place in the {model.config.architecture} architecture"
             )
         view = slot.view
-        values = tensor.codes if isinstance(tensor, Groups) else tensor
+        values = tensor.codes if isinstance(tensor, QuantizedWeight) else tensor
         if transform is not None:
             values = transform(values)
         if values.shape != view.shape:
             expected, found = tuple(view.shape), tuple(values.shape)
             raise ModelError(f"{source.name}: weight {name} has shape {found}, but the config says {expected}")
-        if isinstance(tensor, Groups):
+        if isinstance(tensor, QuantizedWeight):
             assert packing is not None
-            packing.take_groups(slot, tensor, transform)
+            packing.add_groups(slot, tensor, transform)
             continue
         view.copy_(values)
         if packing is not None and isinstance(reader, GgufReader) and reader.is_quantized(name):
-            packing.take_dequantized(slot)
+            packing.add_dequantized(slot)
     if missing:
         naming = "" if source.format == "safetensors" else " (as Hugging Face calls it)"
         first = next(iter(missing))
@@ -101,7 +101,7 @@ def fill_dummy_weights(model: CausalLM, seed: int) -> None:
 
 def _tensors(
     reader: WeightReader, dtype: torch.dtype, on_progress: ProgressCallback | None, *, keep_groups: bool
-) -> Iterator[tuple[str, Tensor | Groups]]:
+) -> Iterator[tuple[str, Tensor | QuantizedWeight]]:
     if keep_groups and isinstance(reader, GgufReader):
         return reader.tensors_and_groups(dtype, on_progress)
     return reader.tensors(dtype, on_progress)

@@ -11,7 +11,7 @@ from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.kernels.cpu import native_kernels
 from roseinfer.kernels.cpu.native_matmul import WeightKind, WeightStruct
 from roseinfer.kernels.cpu.native_step import LayerStruct, StepStruct, decode_layers
-from roseinfer.kernels.linear.native_linear import NativeWeight
+from roseinfer.kernels.linear.native_weight import NativeWeight
 from roseinfer.models.linear import Linear
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.norm_layers import RMSNorm
@@ -118,4 +118,4 @@ def _layer(layer: Any, keys: Tensor, values: Tensor) -> LayerStruct:
 
 def _weight(linear: Linear) -> WeightStruct:
     assert isinstance(linear.packed, NativeWeight)
-    return linear.packed.describe(linear.bias)
+    return linear.packed.struct(linear.bias)

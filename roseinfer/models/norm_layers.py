@@ -1,16 +1,18 @@
 """Normalization layers over packed tokens, each with the residual addition before it."""
 
+from functools import cached_property
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from roseinfer.kernels.cpu import native_library
+from roseinfer.kernels.linear.form_choice import prefers_mirrored_norm
 from roseinfer.kernels.norms import Norm, add_layer_norm, add_rms_norm, add_rms_norm_mirrored
 from roseinfer.models.parameter import parameter
 from roseinfer.models.weight_map import WeightMap, own_weights
 
 _FEW_ROWS = 16
-"""Rows of a step up to which operations cost a CPU more than what they compute."""
+"""Rows of a step up to which a CPU spends more time on calling operations than on computing them."""
 
 
 class RMSNorm(nn.Module):
@@ -23,26 +25,27 @@ class RMSNorm(nn.Module):
         self._mirrored: Tensor | None = None
 
     def pack(self) -> None:
-        """Bring a loaded weight into the form that is fastest on a CPU, where no kernel of its own is made for it."""
-        if self.weight.device.type == "cpu" and self.weight.dtype == torch.bfloat16 and not native_library.is_loaded():
+        """Choose the form of the loaded weight: mirrored as well, where that is faster for few rows."""
+        if prefers_mirrored_norm(self.weight):
             self._mirrored = torch.cat((self.weight, self.weight))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
 
     def after(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Add x [tokens, size] to the residual stream, None at its start; the norm of the sum, and the sum."""
+        """Return norm(x + residual) and x + residual, [tokens, size] each. Without a residual, x is the sum."""
         if self._mirrored is not None and len(x) <= _FEW_ROWS:
             return add_rms_norm_mirrored(x, residual, self._mirrored, self.eps)
         return add_rms_norm(x, residual, self.weight, self.eps)
 
-    def weight_map(self) -> WeightMap:
-        return own_weights(self)
-
-    @property
+    @cached_property
     def description(self) -> Norm:
-        """For kernels that have a norm inside."""
+        """The norm's parameters, for kernels that compute the norm themselves."""
         return Norm(self.weight, self.eps)
+
+    def weight_map(self) -> WeightMap:
+        """Return the slot of `weight`."""
+        return own_weights(self)
 
 
 class LayerNorm(nn.Module):
@@ -58,13 +61,14 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x, (x.shape[-1],), self.weight, self.bias, self.eps)
 
     def after(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Add x [tokens, size] to the residual stream, None at its start; the norm of the sum, and the sum."""
+        """Return norm(x + residual) and x + residual, [tokens, size] each. Without a residual, x is the sum."""
         return add_layer_norm(x, residual, self.weight, self.bias, self.eps)
 
-    def weight_map(self) -> WeightMap:
-        return own_weights(self)
-
-    @property
+    @cached_property
     def description(self) -> Norm:
-        """For kernels that have a norm inside."""
+        """The norm's parameters, for kernels that compute the norm themselves."""
         return Norm(self.weight, self.eps, self.bias, centered=True)
+
+    def weight_map(self) -> WeightMap:
+        """Return the slots of `weight` and, if there is one, `bias`."""
+        return own_weights(self)

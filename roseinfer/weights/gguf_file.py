@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from roseinfer.errors import ModelError
-from roseinfer.kernels.linear.quantized_linear import Groups
+from roseinfer.kernels.linear.quantized_weight import QuantizedWeight
 from roseinfer.progress import ProgressCallback
 from roseinfer.weights.gguf_groups import read_groups
 from roseinfer.weights.gguf_header import GgufTensor, read_gguf_header
@@ -84,10 +84,11 @@ class GgufReader:
 
     def tensors_and_groups(
         self, dtype: torch.dtype, on_progress: ProgressCallback | None = None
-    ) -> Iterator[tuple[str, torch.Tensor | Groups]]:
+    ) -> Iterator[tuple[str, torch.Tensor | QuantizedWeight]]:
         """Yield (name, tensor or groups) for every tensor.
 
-        A matrix stored in uniform 4-bit groups of 32 elements is yielded as `Groups`, any other tensor as by `tensors`.
+        A matrix stored in uniform 4-bit groups of 32 elements is yielded as a `QuantizedWeight`.
+        Any other tensor is yielded as by `tensors`.
         """
         for name, tensor, raw in self._stored(on_progress):
             kind = self._gguf.GGMLQuantizationType(tensor.ggml_type)

@@ -9,20 +9,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from roseinfer.kernels.linear.quantized_linear import GROUP, Groups
+from roseinfer.kernels.linear.quantized_weight import INT4_GROUP, QuantizedWeight
 
 _Blocks = npt.NDArray[np.uint8]  # [blocks, bytes per block]
 _Floats = npt.NDArray[np.float32]
 _Planes = tuple[_Blocks, _Floats, _Floats]  # codes [groups, 32], scales [groups], offsets [groups]
 
 
-def read_groups(kind: str, blocks: _Blocks, shape: tuple[int, ...]) -> Groups | None:
+def read_groups(kind: str, blocks: _Blocks, shape: tuple[int, ...]) -> QuantizedWeight | None:
     """Return the 4-bit groups of a matrix of shape [outputs, inputs], or None if its type has no such groups."""
     unpack = _TYPES.get(kind)
-    if unpack is None or len(shape) != 2 or shape[1] % GROUP:
+    if unpack is None or len(shape) != 2 or shape[1] % INT4_GROUP:
         return None
     codes, scales, offsets = (torch.from_numpy(plane) for plane in unpack(blocks))
-    return Groups(codes.view(shape), scales.view(shape[0], -1), offsets.view(shape[0], -1))
+    return QuantizedWeight("uint4", codes.view(shape), scales.view(shape[0], -1), offsets.view(shape[0], -1))
 
 
 def _q4_0(blocks: _Blocks) -> _Planes:
@@ -58,7 +58,7 @@ def _nibbles(packed: _Blocks, run: int) -> _Blocks:
     codes = np.empty((len(runs), 2, run), np.uint8)
     np.bitwise_and(runs, 15, out=codes[:, 0])
     np.right_shift(runs, 4, out=codes[:, 1])
-    return codes.reshape(-1, GROUP)
+    return codes.reshape(-1, INT4_GROUP)
 
 
 def _halves(stored: _Blocks) -> _Floats:

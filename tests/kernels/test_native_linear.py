@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from native_builds import BUILDS, COMPILER, load_build
 
 from roseinfer.kernels.cpu import native_library
-from roseinfer.kernels.linear.native_linear import NativeWeight
-from roseinfer.kernels.linear.packed_linear import packed_linear_reference
-from roseinfer.kernels.linear.packed_weight import PackedTable
-from roseinfer.kernels.linear.packing import Packing, pack, pack_groups
-from roseinfer.kernels.linear.quantized_linear import Groups, Int4Groups, Int8Rows
+from roseinfer.kernels.linear.form_choice import Packing, choose_form, choose_quantized_form
+from roseinfer.kernels.linear.native_weight import NativeWeight
+from roseinfer.kernels.linear.quantized_weight import QuantizedWeight
+from roseinfer.kernels.linear.torch_quantized import Int4Groups, Int8Rows
+from roseinfer.kernels.linear.weight_form import linear_reference
 from roseinfer.models.embedding import Embedding
 from roseinfer.models.linear import FusedLinear
 
@@ -63,7 +63,7 @@ def test_products_are_those_of_the_plain_matrix(
         parameter.data.normal_()
     plain = layer.weight.clone()
     if kind == "int4":
-        layer.keep(Groups.quantize(plain))
+        layer.pack_quantized(QuantizedWeight.int4_groups(plain))
     else:
         layer.pack(kind)
     packed, x = layer.packed, torch.randn(rows, size).to(dtype)
@@ -73,7 +73,7 @@ def test_products_are_those_of_the_plain_matrix(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        out, expected = layer(x), packed_linear_reference(x, packed, layer.bias)
+        out, expected = layer(x), linear_reference(x, packed, layer.bias)
     finally:
         torch.set_num_threads(before)
     assert out.dtype == dtype
@@ -85,29 +85,30 @@ def test_products_are_those_of_the_plain_matrix(
 def test_quantized_values_are_those_of_the_forms_that_they_come_from(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     weight = torch.randn(192, 96)
-    rows, groups = Int8Rows.quantize(weight), Groups.quantize(weight)
-    assert torch.equal(NativeWeight.pack_rows(rows, 192).values(dtype), rows.values(dtype))
-    rounded = Groups(groups.codes, *(plane.bfloat16().float() for plane in groups[1:]))
-    assert torch.equal(pack_groups(groups, 192).values(dtype), rounded.values(dtype))
+    rows, groups = QuantizedWeight.int8_rows(weight), QuantizedWeight.int4_groups(weight)
+    assert torch.equal(NativeWeight.pack_quantized(rows, 192).values(dtype), Int8Rows.pack(rows).values(dtype))
+    scales, offsets = (plane.bfloat16().float() for plane in (groups.scales, groups.offsets))
+    rounded = QuantizedWeight("uint4", groups.codes, scales, offsets)
+    assert torch.equal(choose_quantized_form(groups, 192).values(dtype), rounded.values(dtype))
 
 
 def test_activations_of_another_dtype_are_widened() -> None:
     torch.manual_seed(0)
-    packed, x, bias = pack(torch.randn(64, 32), "int8", 64), torch.randn(3, 32).half(), torch.randn(64).half()
+    packed, x, bias = choose_form(torch.randn(64, 32), "int8", 64), torch.randn(3, 32).half(), torch.randn(64).half()
     assert isinstance(packed, NativeWeight)
     out = packed.linear(x, bias)
     assert out.dtype == torch.float16
-    torch.testing.assert_close(out, packed_linear_reference(x, packed, bias), atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(out, linear_reference(x, packed, bias), atol=1e-2, rtol=1e-2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_x_may_have_any_strides_and_another_dtype_than_the_weight(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    packed, bias = pack(torch.randn(64, 32).to(dtype), "none", 64), torch.randn(64).bfloat16()
+    packed, bias = choose_form(torch.randn(64, 32).to(dtype), "none", 64), torch.randn(64).bfloat16()
     assert packed is not None
     for x in (torch.randn(5, 48)[:, 16:], torch.randn(32, 5).t()):
         for own in (torch.float32, torch.bfloat16):
-            out, expected = packed.linear(x.to(own), bias), packed_linear_reference(x.to(own), packed, bias)
+            out, expected = packed.linear(x.to(own), bias), linear_reference(x.to(own), packed, bias)
             assert out.dtype == own
             torch.testing.assert_close(out, expected, atol=0.1, rtol=0.02)
 
@@ -115,9 +116,9 @@ def test_x_may_have_any_strides_and_another_dtype_than_the_weight(dtype: torch.d
 @pytest.mark.parametrize("outputs", [1025, 3001])
 def test_many_outputs_end_in_a_part_of_a_pack(outputs: int) -> None:
     torch.manual_seed(0)
-    packed, x = pack(torch.randn(outputs, 32), "int8", outputs), torch.randn(3, 32)
+    packed, x = choose_form(torch.randn(outputs, 32), "int8", outputs), torch.randn(3, 32)
     assert packed is not None
-    torch.testing.assert_close(packed.linear(x), packed_linear_reference(x, packed), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(packed.linear(x), linear_reference(x, packed), atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("packing", ["none", "int8"])
@@ -129,7 +130,7 @@ def test_a_table_is_looked_up_and_multiplied_alike(packing: Packing, dtype: torc
     ids, hidden = torch.tensor([3, 99, 3]), torch.randn(2, 32).to(dtype)
     rows, logits, before, row_bytes = table(ids), table.logits(hidden), table.weight_bytes, table.row_bytes
     table.pack_head(packing)
-    assert isinstance(table.packed, PackedTable)
+    assert isinstance(table.form, NativeWeight)
     assert table.table.numel() == 0, "there is one copy"
     assert table.logits(hidden).shape == (2, 100)
     if packing == "none":
@@ -148,9 +149,9 @@ def test_a_table_is_looked_up_and_multiplied_alike(packing: Packing, dtype: torc
 def test_what_the_kernels_cannot_take_stays_with_torch() -> None:
     assert not NativeWeight.fits(torch.randn(64, 24))
     assert not NativeWeight.fits(torch.randn(64, 32, dtype=torch.float64))
-    groups = Groups.quantize(torch.randn(64, 32))
+    groups = QuantizedWeight.int4_groups(torch.randn(64, 32))
     if Int4Groups.fits(torch.randn(64, 32)):
-        assert isinstance(pack_groups(groups, 16), Int4Groups)
+        assert isinstance(choose_quantized_form(groups, 16), Int4Groups)
 
 
 def test_without_the_kernels_weights_stay_with_torch() -> None:
@@ -158,6 +159,6 @@ def test_without_the_kernels_weights_stay_with_torch() -> None:
     native_library.unload()
     try:
         assert not NativeWeight.fits(torch.randn(64, 32))
-        assert isinstance(pack(torch.randn(64, 32), "int8", 64), Int8Rows)
+        assert isinstance(choose_form(torch.randn(64, 32), "int8", 64), Int8Rows)
     finally:
         native_library.functions.update(functions)

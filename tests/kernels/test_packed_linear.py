@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roseinfer.kernels.linear.packed_linear import OneDnnWeight, packed_linear_reference
+from roseinfer.kernels.linear.onednn_weight import OneDnnWeight
+from roseinfer.kernels.linear.weight_form import linear_reference
 from roseinfer.models.linear import FusedLinear
 
 
@@ -28,7 +29,7 @@ def test_a_packed_weight_gives_the_plain_product(
     x, b = torch.randn(rows, size).to(dtype), torch.randn(outputs).to(dtype) if bias else None
     packed = OneDnnWeight.pack(weight)
     assert torch.equal(packed.values(dtype), weight)
-    expected = packed_linear_reference(x, packed, b)
+    expected = linear_reference(x, packed, b)
     tolerance = 1e-4 if dtype == torch.float32 else 0.5  # for sums of order sqrt(size); bfloat16 has 8 significant bits
     torch.testing.assert_close(packed.linear(x, b), expected, atol=tolerance, rtol=tolerance / 10)
 

@@ -9,17 +9,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roseinfer.kernels.linear.packed_linear import packed_linear_reference
-from roseinfer.kernels.linear.packed_weight import PackedWeight
-from roseinfer.kernels.linear.quantized_linear import Groups, Int4Groups, Int8Rows
+from roseinfer.kernels.linear.quantized_weight import QuantizedWeight
+from roseinfer.kernels.linear.torch_quantized import Int4Groups, Int8Rows
+from roseinfer.kernels.linear.weight_form import WeightForm, linear_reference
 from roseinfer.models.embedding import Embedding
 from roseinfer.models.linear import FusedLinear, Linear
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 
 
-def quantized(bits: int, weight: torch.Tensor) -> PackedWeight:
-    return Int8Rows.quantize(weight) if bits == 8 else Int4Groups.pack(Groups.quantize(weight))
+def quantized(bits: int, weight: torch.Tensor) -> WeightForm:
+    if bits == 8:
+        return Int8Rows.pack(QuantizedWeight.int8_rows(weight))
+    return Int4Groups.pack(QuantizedWeight.int4_groups(weight))
 
 
 def needs_int4(weight: torch.Tensor) -> None:
@@ -47,7 +49,7 @@ def test_few_rows_and_many_give_the_product_of_the_widened_weight(
     packed = quantized(bits, weight)
     x = torch.randn(rows, 32 * size).bfloat16().to(dtype)  # the kernels for few rows round x to bfloat16
     b = torch.randn(64 * outputs).to(dtype) if bias else None
-    out, expected = packed.linear(x, b), packed_linear_reference(x, packed, b)
+    out, expected = packed.linear(x, b), linear_reference(x, packed, b)
     assert out.dtype == dtype
     # The dequantized weight, the product and the sum with the bias are each rounded to the 8 bits of bfloat16.
     torch.testing.assert_close(out.float(), expected.float(), atol=0.02 * (32 * size) ** 0.5, rtol=2**-6)
@@ -56,8 +58,8 @@ def test_few_rows_and_many_give_the_product_of_the_widened_weight(
 @pytest.mark.parametrize(("outputs", "size"), [(1, 16), (3, 48), (257, 80)])
 def test_8_bits_take_any_number_of_rows(outputs: int, size: int) -> None:
     torch.manual_seed(0)
-    packed, x = Int8Rows.quantize(torch.randn(outputs, size)), torch.randn(5, size).bfloat16()
-    expected = packed_linear_reference(x, packed)
+    packed, x = quantized(8, torch.randn(outputs, size)), torch.randn(5, size).bfloat16()
+    expected = linear_reference(x, packed)
     torch.testing.assert_close(packed.linear(x), expected, atol=0.2, rtol=2**-6)
 
 
@@ -76,10 +78,10 @@ def test_rows_of_x_may_begin_anywhere_in_memory() -> None:
 def test_codes_are_the_nearest(seed: int, spread: float) -> None:
     torch.manual_seed(seed)
     weight = torch.randn(64, 64) * 10**spread + torch.randn(64, 1)
-    rows = Int8Rows.quantize(weight)
+    rows = Int8Rows.pack(QuantizedWeight.int8_rows(weight))
     step = rows.scales.float()[:, None]
     assert ((rows.values(torch.float32) - weight).abs() <= 0.51 * step + 2**-8 * step).all()
-    groups = Groups.quantize(weight)
+    groups = QuantizedWeight.int4_groups(weight)
     step = groups.scales.repeat_interleave(32, dim=1)
     rounding = 1e-6 * weight.abs()
     assert ((groups.values(torch.float32) - weight).abs() <= 0.501 * step + rounding).all()
@@ -87,8 +89,8 @@ def test_codes_are_the_nearest(seed: int, spread: float) -> None:
 
 def test_rows_of_zeros_stay_zeros() -> None:
     zeros = torch.zeros(64, 64)
-    assert not Int8Rows.quantize(zeros).values(torch.float32).any()
-    assert not Groups.quantize(zeros).values(torch.float32).any()
+    assert not quantized(8, zeros).values(torch.float32).any()
+    assert not QuantizedWeight.int4_groups(zeros).values(torch.float32).any()
 
 
 def test_4_bits_are_packed_without_a_loss_but_of_the_scales() -> None:
@@ -96,7 +98,7 @@ def test_4_bits_are_packed_without_a_loss_but_of_the_scales() -> None:
     codes = torch.randint(0, 16, (128, 96), dtype=torch.uint8)
     scales, offsets = torch.randn(128, 3).bfloat16().float(), torch.randn(128, 3).bfloat16().float()
     needs_int4(codes)
-    packed = Int4Groups.pack(groups := Groups(codes, scales, offsets))
+    packed = Int4Groups.pack(groups := QuantizedWeight("uint4", codes, scales, offsets))
     assert torch.equal(packed.values(torch.float32), groups.values(torch.float32))
 
 
@@ -104,10 +106,10 @@ def test_4_bits_are_packed_without_a_loss_but_of_the_scales() -> None:
 def test_4_bits_are_read_right_on_other_processors(capability: str) -> None:
     """The packed order depends on the instruction set, and torch can be told to use an older one."""
     code = (
-        "import torch; from roseinfer.kernels.linear.quantized_linear import *\n"
+        "import torch; from roseinfer.kernels.linear.torch_quantized import *\n"
         "weight = torch.randn(128, 64); x = torch.eye(64)\n"
         "if Int4Groups.fits(weight):\n"
-        "    packed = Int4Groups.pack(Groups.quantize(weight))\n"
+        "    packed = Int4Groups.pack(QuantizedWeight.int4_groups(weight))\n"
         "    by_kernel = packed._few_rows(x.bfloat16())\n"
         "    assert torch.equal(packed.values(torch.bfloat16).t(), by_kernel)\n"
     )

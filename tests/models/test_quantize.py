@@ -15,6 +15,7 @@ from roseinfer.engine.device import resolve_quantization
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 from roseinfer.errors import UsageError
+from roseinfer.kernels.linear.plain_weight import PlainWeight
 from roseinfer.models.linear import Linear
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
@@ -115,7 +116,8 @@ def test_a_quantized_model_computes_the_same_with_either_kernel(tmp_path: Path) 
     with_kernels = logits_of(engine)
     for layer in engine.runner.model.modules():
         if isinstance(layer, Linear):
-            layer.weight, layer.packed = torch.nn.Parameter(layer.matrix, requires_grad=False), None
+            layer.weight = torch.nn.Parameter(layer.matrix, requires_grad=False)
+            layer.form = PlainWeight(layer.weight)
     assert error(with_kernels, logits_of(engine)) < 0.1, "but for activations in bfloat16"
 
 

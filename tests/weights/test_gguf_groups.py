@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roseinfer.kernels.linear.quantized_linear import Groups
+from roseinfer.kernels.linear.quantized_weight import QuantizedWeight
 from roseinfer.weights.gguf_file import GgufReader
 from roseinfer.weights.gguf_groups import read_groups
 
@@ -56,7 +56,7 @@ def test_a_reader_yields_groups_and_dequantizes_other_types(write_gguf: Callable
     seen: list[tuple[int, int]] = []
     tensors = dict(reader.tensors_and_groups(torch.float32, lambda *progress: seen.append(progress)))
     four, eight, plain = tensors["four"], tensors["eight"], tensors["plain"]
-    assert isinstance(four, Groups)
+    assert isinstance(four, QuantizedWeight)
     assert isinstance(eight, torch.Tensor)
     assert isinstance(plain, torch.Tensor)
     dense = dict(reader.tensors(torch.float32))

@@ -1,0 +1,46 @@
+"""Plain weights on a GPU: few rows are multiplied by kernels that fuse the norm, activation and residual addition.
+
+Which products are fused is decided per shape by what was measured (`skinny_linear`). Other products take the library's
+kernels.
+"""
+
+from torch import Tensor
+
+from roseinfer.kernels.activations import Activation
+from roseinfer.kernels.linear.plain_weight import PlainTable, PlainWeight
+from roseinfer.kernels.linear.skinny_linear import fused_linear, skinny_linear
+from roseinfer.kernels.linear.weight_form import NormBefore
+
+
+class SkinnyWeight(PlainWeight):
+    """A matrix in plain order on a GPU."""
+
+    def linear(self, x: Tensor, bias: Tensor | None = None, activation: Activation | None = None) -> Tensor:
+        return skinny_linear(x, self.weight, bias, activation=activation)
+
+    def after_norm(
+        self,
+        norm: NormBefore,
+        hidden: Tensor,
+        residual: Tensor | None,
+        bias: Tensor | None = None,
+        activation: Activation | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        if residual is None:
+            out = fused_linear(hidden, self.weight, bias, norm=norm.description, activation=activation)
+            if out is not None:
+                return out, hidden
+        normed, stream = norm.after(hidden, residual)
+        return skinny_linear(normed, self.weight, bias, activation=activation), stream
+
+    def onto(self, x: Tensor, stream: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        added = fused_linear(x, self.weight, bias, residual=stream)
+        return (skinny_linear(x, self.weight, bias), stream) if added is None else (added, None)
+
+
+class SkinnyTable(PlainTable):
+    """A padded table on a GPU, multiplied with its padding: an odd number of rows would take several times longer."""
+
+    def matmul(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        out = skinny_linear(x, self.table)[:, : self.num_rows]
+        return out if bias is None else out + bias
