@@ -113,7 +113,7 @@ def call(name: str, dtype: torch.dtype, *arguments: Any, label: str | None = Non
 if __name__ == "__main__":  # `make setup`, which must also pass on a machine without a compiler
     try:
         if not is_on_by_default():
-            raise UsageError("this processor has no AVX-512; --compile compiles the kernels anyway")
+            raise UsageError("this processor has no AVX-512 (--compile compiles them all the same)")
         load()
     except UsageError as error:
-        sys.stderr.write(f"[setup] not compiled, PyTorch's kernels run instead: {error}\n")
+        sys.stderr.write(f"[setup] CPU kernels not compiled, PyTorch's operations run instead: {error}\n")
