@@ -11,7 +11,7 @@ from roseinfer import config
 
 @dataclass(frozen=True)
 class ConfigFlag:
-    """One config key as a command-line option."""
+    """A config key as a command-line option."""
 
     table: str
     key: str

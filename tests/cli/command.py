@@ -1,12 +1,12 @@
-"""The command line as a user runs it: in a process of its own."""
+"""Run the command line as a user does, in a process of its own."""
 
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
 
-# One thread: tiny models gain nothing from a second one, and lose much when something else runs beside the tests.
-# No compiler: where there is one, the first engine tells of the kernels that it could make.
+# One thread: tiny models gain nothing from a second one, and lose much if other work runs during the tests.
+# No compiler: with one, the first engine prints a note about the kernels that it could compile.
 ENVIRONMENT = {
     **os.environ,
     "PYTHONIOENCODING": "utf-8",
@@ -19,7 +19,7 @@ ENVIRONMENT = {
 def roseinfer(
     *arguments: object, stdin: str | bytes = "", timeout_s: float = 240, environment: Mapping[str, str] = ENVIRONMENT
 ) -> subprocess.CompletedProcess[str]:
-    """Run `roseinfer` with these arguments; its exit code, stdout and stderr."""
+    """Run `roseinfer` with these arguments and return its exit code, stdout and stderr."""
     done = subprocess.run(
         command(*arguments),
         input=stdin.encode() if isinstance(stdin, str) else stdin,
@@ -32,7 +32,7 @@ def roseinfer(
 
 
 def succeeds(*arguments: object, stdin: str | bytes = "") -> subprocess.CompletedProcess[str]:
-    """Run `roseinfer`, and expect it to work."""
+    """Run `roseinfer` and check that it succeeds."""
     done = roseinfer(*arguments, stdin=stdin)
     assert done.returncode == 0, done.stderr
     return done

@@ -33,7 +33,7 @@ SPREAD = {"mean", "std", "median", "min", "max"}
 
 
 def reports(stdout: str) -> list[tuple[str, ...]]:
-    """The values of each report in the output, in the order of REPORT."""
+    """Return the values of each report in the output, in the order of REPORT."""
     return re.findall("\n".join(REPORT), stdout)
 
 
@@ -51,7 +51,7 @@ def test_the_tutorial_engines_run_reports_256_completion_tokens_in_each_mode() -
 
 @pytest.fixture(scope="module")
 def document(tiny_llama: Path) -> dict[str, Any]:
-    """`bench --json` of five requests of two prompts on the tiny model, in all modes."""
+    """Output of `bench --json` for five requests with two prompts on the tiny model, in all modes."""
     prompts = ["--prompt", "one", "--prompt", "three", "--num-requests", 5]
     sampling = ["--max-new-tokens", 4, "--no-stop-on-eos", "--temperature", 0.5, "--top-k", 9, "--seed", 3]
     engine = ["--model", tiny_llama, "--dtype", "float32", "--max-batch-size", 4]
@@ -82,7 +82,7 @@ def test_json_holds_every_figure_of_a_run(document: dict[str, Any], index: int) 
     assert (run["seed"], run["repeats"], run["requests"], run["preemptions"]) == (3, 2, 5, 0)
     assert run["workload"]["prompts"] == ["one", "three"]
     assert run["sampling"]["top_k"] == 9
-    # Three requests of "one" and two of "three", a token a byte.
+    # Three requests with prompt "one" and two with "three", at one token per byte.
     assert (run["prompt_tokens"], run["completion_tokens"], run["total_tokens"]) == (19, 20, 39)
     elapsed = run["elapsed_s"]
     assert elapsed["total"] == pytest.approx(elapsed["add"] + elapsed["run"])

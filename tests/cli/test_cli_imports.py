@@ -1,4 +1,4 @@
-"""What starts fast: nothing that imports torch before a command needs it."""
+"""The command line starts fast: nothing imports torch before a command needs it."""
 
 import subprocess
 import sys

@@ -19,7 +19,7 @@ PROMPTS = ["one", "two three", "four"]
 
 @pytest.fixture(scope="module")
 def expected(tiny_llama: Path) -> dict[str, str]:
-    """What the tiny model answers to each prompt, eight tokens long, by the engine itself."""
+    """The engine's own completion of each prompt, eight tokens long."""
     engine = build_engine(EngineConfig(model=str(tiny_llama), dtype="float32"))
     outputs = engine.generate(PROMPTS, SamplingParams(max_new_tokens=8))
     return {prompt: output.text for prompt, output in zip(PROMPTS, outputs, strict=True)}
@@ -108,7 +108,7 @@ def test_ctrl_c_ends_a_running_generation_with_130_and_one_line() -> None:
         command(*endless, "--no-stop-on-eos"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
     )
     assert process.stdout is not None
-    process.stdout.read(1)  # the first token is there
+    process.stdout.read(1)  # waits for the first token
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130

@@ -1,4 +1,4 @@
-"""`generate --input` and `--output`: requests and answers as JSON lines, in order, and continued after an interrupt."""
+"""`generate --input` and `--output`: ordered requests and answers as JSON lines, and --resume after an interrupt."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def lines(requests: list[dict[str, Any]]) -> str:
 
 
 def rows(text: str) -> list[dict[str, Any]]:
-    """The rows of JSON lines, without the times."""
+    """Parse JSON lines into rows without times."""
     return [{key: row[key] for key in UNTIMED if key in row} for row in map(json.loads, text.splitlines())]
 
 
@@ -46,14 +46,14 @@ def engine(tiny_llama: Path) -> Engine:
 
 @pytest.fixture
 def tiny(tiny_llama: Path) -> list[object]:
-    """Sampled, and exact whatever the batch."""
+    """Options for sampling on the tiny model, in float64 so that the tokens do not depend on the batch."""
     model = ["--model", tiny_llama, "--dtype", "float64", "--max-batch-size", 2]
     return [*model, "--seed", 3, "--temperature", 1, "--max-new-tokens", 8, "--no-stop-on-eos"]
 
 
 @pytest.fixture(scope="module")
 def expected(engine: Engine) -> list[dict[str, Any]]:
-    """The rows by the engine's own `generate`."""
+    """The expected rows, from the engine's own `generate`."""
     base = {"temperature": 1.0, "max_new_tokens": 8, "stop_on_eos": False}
     prompts, params = [], []
     for request in REQUESTS:
@@ -81,7 +81,7 @@ def expected(engine: Engine) -> list[dict[str, Any]]:
 
 
 def close(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
-    """Equal, log-probabilities to rounding."""
+    """Check that rows are equal, log-probabilities up to rounding."""
     without = [[{k: v for k, v in row.items() if k != "logprobs"} for row in side] for side in (found, expected)]
     assert without[0] == without[1]
     for row, other in zip(found, expected, strict=True):
@@ -118,7 +118,7 @@ def test_a_resumed_file_is_that_of_one_run_wherever_it_was_cut(
     whole = target.read_bytes()
     close(rows(whole.decode()), expected)
     starts = [0, *(place + 1 for place, byte in enumerate(whole) if byte == ord("\n"))]
-    # Within the first line, after it, among the three completions of one request, and before the very last byte.
+    # Cuts: within the first line, after it, twice among the three completions of one request, before the last byte.
     for cut in (10, starts[1], starts[4], starts[5] + 7, len(whole) - 1):
         target.write_bytes(whole[:cut])
         succeeds(*call)
@@ -149,7 +149,7 @@ def test_a_refused_request_has_its_error_as_answer_and_the_others_run(tiny: list
     assert (len(first["token_ids"]), len(third["token_ids"])) == (8, 8)
     assert refused["id"] == 2
     assert "200 tokens" in refused["error"]
-    # What was refused stands in the file, and is not tried again.
+    # The refusal is in the file, so the request is not tried again.
     assert succeeds("generate", "--input", source, "--output", target, *tiny, "--resume").returncode == 0
 
 
@@ -245,7 +245,7 @@ def test_a_consumer_that_leaves_early_leaves_no_block_behind(engine: Engine) -> 
     free = engine.pool.num_free
     stream = answers(engine.scheduler("online"), requests, lambda prompt: prompt, as_they_fit=True)
     next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert engine.pool.num_free == free
 
 

@@ -1,4 +1,4 @@
-"""The interactive chat: its loop with a scripted person, and once on a real terminal."""
+"""The interactive chat, with a scripted user and on a pseudo-terminal."""
 
 import os
 import pty
@@ -34,7 +34,7 @@ def engine(chatty: Path) -> Engine:
 
 
 class Talk:
-    """A chat with someone who says these lines and then presses Ctrl-D."""
+    """A chat with a user who types these lines and then presses Ctrl-D."""
 
     def __init__(
         self, engine: Engine, *lines: str, params: SamplingParams = PARAMS, system: str | None = None, raw: bool = False
@@ -145,14 +145,14 @@ class Terminal:
         os.write(self._master, text.encode())
 
     def wait_for(self, text: str, timeout_s: float = 120) -> str:
-        """What is shown up to and including `text`, since the last time."""
+        """Return the output since the last call, up to and including `text`."""
         deadline = time.monotonic() + timeout_s
         while text not in self.seen:
             ready, _, _ = select.select([self._master], [], [], max(0.0, deadline - time.monotonic()))
             assert ready, f"no {text!r} in {self.seen!r}"
             try:
                 self.seen += os.read(self._master, 4096).decode(errors="replace")
-            except OSError as error:  # the other side has closed
+            except OSError as error:  # the process has closed the terminal
                 raise AssertionError(f"no {text!r} in {self.seen!r}") from error
         shown, found, self.seen = self.seen.partition(text)
         return shown + found
@@ -169,7 +169,7 @@ class Terminal:
 
 
 def _take_terminal() -> None:
-    """Make standard input the controlling terminal, so that Ctrl-C typed there is a signal."""
+    """Make stdin the controlling terminal, so that a typed Ctrl-C becomes a signal."""
     import fcntl
     import termios
 

@@ -1,4 +1,4 @@
-"""`generate`: several completions a prompt, log-probabilities, biases, system messages, token ids, other tokenizers."""
+"""`generate` with several completions per prompt, log-probabilities, biases, system messages, ids and tokenizers."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ def engine(tiny_llama: Path) -> Engine:
 
 @pytest.fixture(scope="module")
 def chatty(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model, with a chat template."""
+    """The tiny model with a chat template."""
     folder = tmp_path_factory.mktemp("chatty") / "model"
     shutil.copytree(tiny_llama, folder)
     (folder / "chat_template.jinja").write_text(TEMPLATE)
@@ -31,7 +31,7 @@ def chatty(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def textless(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model, without its tokenizer."""
+    """The tiny model without its tokenizer."""
     folder = tmp_path_factory.mktemp("textless") / "model"
     shutil.copytree(tiny_llama, folder)
     (folder / "tokenizer.json").unlink()
@@ -67,7 +67,7 @@ def test_log_probabilities_are_in_the_rows_and_refused_where_nothing_shows_them(
     (row,) = document("one", "--model", tiny_llama, "--logprobs", 2)["outputs"]
     assert len(row["logprobs"]) == len(row["token_ids"])
     for token_id, entry in zip(row["token_ids"], row["logprobs"], strict=True):
-        assert [token_id, entry["logprob"]] == entry["top"][0]  # greedy
+        assert [token_id, entry["logprob"]] == entry["top"][0]  # greedy, so the token is the likeliest
     done = roseinfer("generate", "one", "--model", tiny_llama, "--logprobs", 2)
     assert (done.returncode, done.stdout) == (2, "")
     assert "--json" in done.stderr

@@ -15,7 +15,7 @@ def page(command: str, columns: int = 80) -> str:
 
 
 def entries(shown: str) -> dict[str, str]:
-    """The help of each option, by its names and the placeholder of its value."""
+    """Return the help of each option by its left column: the names and the placeholder of the value."""
     found: dict[str, str] = {}
     name = ""
     for line in shown.splitlines():

@@ -1,4 +1,4 @@
-"""`roseinfer profile`: a trace with the engine's spans for exactly the active steps, and a run directory around it."""
+"""`roseinfer profile` records the engine's spans of exactly the active steps, into a run directory."""
 
 import gzip
 import json
@@ -26,7 +26,7 @@ IN_EVERY_STEP = [
 
 @dataclass
 class Profiled:
-    """One call of `profile` and what it left."""
+    """The output of one call of `profile`, and the folder of its run directory."""
 
     stdout: str
     stderr: str
@@ -52,7 +52,7 @@ class Profiled:
 
     @property
     def spans(self) -> list[dict[str, Any]]:
-        """The engine's spans, in the order of their start."""
+        """The engine's spans, ordered by start."""
         events = [event for event in self.trace["traceEvents"] if event.get("cat") == "user_annotation"]
         return sorted((e for e in events if e["name"].startswith("roseinfer.")), key=lambda event: event["ts"])
 
@@ -67,7 +67,7 @@ def profile(folder: Path, *arguments: object) -> Profiled:
 
 
 def count(spans: Iterable[dict[str, Any]]) -> Counter[str]:
-    """Spans by name, without labels."""
+    """Count spans by name without its label."""
     return Counter(span["name"].partition("[")[0] for span in spans)
 
 
@@ -84,7 +84,7 @@ def inside(outer: dict[str, Any], inner: dict[str, Any]) -> bool:
 def profiled(
     request: pytest.FixtureRequest, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Profiled, str]:
-    """A profile of three requests, 8 or 1 new tokens long, in each mode; and the mode."""
+    """A profile of three requests with 8 or 1 new tokens, for each mode; and the mode."""
     mode, tokens = request.param
     prompts = ["--prompt", "one", "--prompt", "two three", "--num-requests", 3]
     engine = ["--model", tiny_llama, "--dtype", "float32", "--max-new-tokens", tokens, "--no-stop-on-eos"]
@@ -169,7 +169,7 @@ def test_the_report_comes_before_the_table_and_the_path_last(profiled: tuple[Pro
 
 
 def test_nothing_but_profile_itself_speaks_on_stderr(profiled: tuple[Profiled, str]) -> None:
-    """torch prints lines of its own for each session, which are none of the user's business."""
+    """Torch prints lines of its own for each session, which the user must not see."""
     assert all(line.startswith("[profile] ") for line in profiled[0].stderr.splitlines())
 
 
@@ -185,7 +185,7 @@ def test_without_wait_and_warmup_the_first_steps_are_recorded(tiny_llama: Path, 
 
 @pytest.fixture(scope="module")
 def looped(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Profiled:
-    """A schedule of 13 steps over a workload of two, with --json."""
+    """A profile with --json whose schedule has 13 steps, over a workload of two steps."""
     workload = ["--prompt", "one", "--max-new-tokens", 2, "--no-stop-on-eos"]
     return profile(
         tmp_path_factory.mktemp("looped"), "--model", tiny_llama, *workload, "--active", 11, "--json", "--quiet"
@@ -196,7 +196,7 @@ def test_a_short_workload_repeats_until_the_schedule_is_done(looped: Profiled) -
     assert len(looped.steps) == 11
     assert count(looped.spans)["roseinfer.sample"] == 11
     assert Counter(step["phase"] for step in looped.manifest["steps"]) == {"prefill": 6, "decode": 5}
-    # The report is one unprofiled pass of the workload, however often the recording repeated it.
+    # The report covers one unprofiled pass of the workload, however often the recording repeats the workload.
     assert looped.manifest["report"]["completion_tokens"] == 2
 
 

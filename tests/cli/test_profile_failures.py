@@ -1,4 +1,4 @@
-"""`roseinfer profile` when it is interrupted, or cannot write: one line, and nothing that was there is lost."""
+"""`roseinfer profile` prints one line and loses no earlier run if it is interrupted or cannot write."""
 
 import json
 import resource
@@ -29,7 +29,7 @@ def start(folder: Path, model: Path, *arguments: object, max_file_bytes: int | N
 
 
 def interrupt_while_it_records(process: subprocess.Popen[str], folder: Path) -> tuple[str, str]:
-    """Press Ctrl-C some steps after the run directory is there; stdout and stderr."""
+    """Press Ctrl-C some steps after the run directory appears; return stdout and stderr."""
     deadline = time.monotonic() + 120
     while not any(folder.glob("2*")):
         assert process.poll() is None, process.communicate()[1]

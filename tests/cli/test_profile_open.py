@@ -1,4 +1,4 @@
-"""`roseinfer profile --open`: the trace reaches a browser of this machine, or one line says why not."""
+"""`roseinfer profile --open` passes the trace to the browser of this machine, or prints one line why it cannot."""
 
 import socket
 import sys

@@ -1,4 +1,4 @@
-"""`roseinfer summarize RUN --rerun`: did my change help?"""
+"""`roseinfer summarize RUN --rerun` profiles a run's workload again and compares both runs."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every wrong call and every failed run is one clear line on stderr, with exit code 2 or 1."""
+"""Every wrong call exits with code 2 and every failed run with code 1, after one clear line on stderr."""
 
 import signal
 import subprocess
@@ -70,7 +70,7 @@ WRONG_CALLS = {
 
 @pytest.fixture(scope="module")
 def places(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What the placeholders in WRONG_CALLS stand for."""
+    """Paths for the placeholders in WRONG_CALLS."""
     folder = tmp_path_factory.mktemp("wrong")
     files = {
         "text": ("text.txt", b"Just some words.\n"),
@@ -114,7 +114,7 @@ def test_a_wrong_flag_is_not_blamed_on_the_file_below_it(arguments: list[object]
 
 
 def test_flags_that_a_config_or_a_line_makes_sense_of_are_taken(tiny_llama: Path, tmp_path: Path) -> None:
-    """What does nothing by a file's own doing is another run's; flags that say what holds anyway are no mistake."""
+    """Keys of a shared file may have no effect in this run, and flags that repeat the default are accepted."""
     file = tmp_path / "run.toml"
     file.write_text("[sampling]\ntop_k = 3\nmax_new_tokens = 2\n[engine]\ncuda_graphs = true\nmax_decode_steps = 4\n")
     call = ["generate", "--config", file, "--model", tiny_llama, "--device", "cpu"]
@@ -201,7 +201,7 @@ def test_ctrl_c_while_the_command_line_is_imported_ends_in_silence() -> None:
         [sys.executable, "-v", *command("--help")[1:]], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
-    for line in process.stderr:  # -v tells of every module
+    for line in process.stderr:  # -v prints a line per module
         if "import 'typer" in line:
             process.send_signal(signal.SIGINT)
             break

@@ -39,7 +39,7 @@ class BenchCall(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def result_format(self) -> str:
-        """One of FORMATS, in which results are printed."""
+        """The format of the printed results, one of FORMATS."""
         return "json" if self.json else self.format or "table"
 
     @property

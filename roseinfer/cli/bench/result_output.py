@@ -101,11 +101,12 @@ def _search_remark(run: "BenchRun", search: "Search") -> str:
 
     assert run.goodput is not None
     slo, found = run.goodput.slo, plain(search.found, 4)
+    option = f"--{search.parameter.replace('_', '-')}"
     served = ""
     if search.parameter == "request_rate" and run.requests_per_s is not None:
         served = f" (about {plain(run.requests_per_s.mean, 3)} requests/s are served)"
     if not search.load_too_short:
-        return f"Largest {search.parameter} that meets {slo}: {found}{served}"
+        return f"Largest {option} that meets {slo}: {found}{served}"
     return (
         f"No limit found: {slo} is met at {found} requests/s{served}, but {run.requests} requests are "
         "too short a load to find a limit: raise --num-requests"

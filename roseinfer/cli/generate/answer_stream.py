@@ -3,7 +3,7 @@
 Imports torch: the command imports this module only when it runs.
 """
 
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Generator, Iterable
 
 from roseinfer.cli.generate.answer import Answer
 from roseinfer.cli.generate.request_feed import RequestFeed
@@ -21,7 +21,7 @@ def answers(
     as_they_fit: bool,
     done: Container[str | int] = frozenset(),
     on_event: Callable[[WorkloadRequest, TokenEvent], None] | None = None,
-) -> Iterator[Answer]:
+) -> Generator[Answer, None, None]:
     """Run requests and yield their complete answers in order; `RequestFeed` explains the parameters.
 
     An error that `requests` raises ends the reading, and is raised again after the last answer.
