@@ -38,7 +38,7 @@ class ConfigFlag:
 
     @property
     def parameter(self) -> inspect.Parameter:
-        """The option as a function parameter for Typer, None if not given."""
+        """The option as a function parameter for Typer, with value None if the option is not given."""
         option = typer.Option(
             *(self.names or (self.option,)),
             help=self.help,

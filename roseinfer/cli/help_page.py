@@ -1,6 +1,6 @@
 """The pages of `--help`: one entry per option, with the default that the command really uses.
 
-Typer's own page splits words and truncates option names at 80 columns, and cannot know the defaults of a config.
+Typer's own page splits words and truncates option names at 80 columns. It does not know the defaults of a config file.
 """
 
 import textwrap
@@ -27,7 +27,7 @@ _CONFIG_PANELS = ("Engine", "Workload", "Sampling")
 
 
 class HelpfulCommand(TyperCommand):
-    """A command with a help page of ours."""
+    """A command that prints our help page in place of Typer's."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write usage, description, arguments and options."""
@@ -44,7 +44,7 @@ class HelpfulCommand(TyperCommand):
 
 
 class HelpfulGroup(TyperGroup):
-    """The command line itself, with a help page of ours."""
+    """The command line itself, which prints our help page in place of Typer's."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write usage, description, commands and options."""

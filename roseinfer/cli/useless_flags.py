@@ -1,4 +1,4 @@
-"""Flags that would change nothing together with the others are refused.
+"""Refusing flags that have no effect in combination with the others.
 
 A config file may hold such keys, since other runs share the file.
 """

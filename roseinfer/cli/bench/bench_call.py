@@ -16,7 +16,7 @@ FORMATS = ("table", "md", "csv", "json", "jsonl")
 
 
 class BenchCall(msgspec.Struct, frozen=True, kw_only=True):
-    """The options as given: texts of lists and limits are parsed later."""
+    """The options as given; lists and limits are not parsed yet."""
 
     config: RunConfig
     mode: str | None

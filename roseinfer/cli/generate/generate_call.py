@@ -19,7 +19,7 @@ class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
     resume: bool
     """Skip requests that `output` already answers."""
     system: str | None
-    """System message of every chat without one."""
+    """System message for chats that have none."""
     json: bool
 
     @property

@@ -42,7 +42,7 @@ def generate(
     system: Annotated[
         str | None,
         typer.Option(
-            "--system", metavar="TEXT", help="System message of each chat without one.", rich_help_panel="Workload"
+            "--system", metavar="TEXT", help="System message for chats that have none.", rich_help_panel="Workload"
         ),
     ] = None,
     logit_bias: Annotated[

@@ -19,7 +19,7 @@ from roseinfer.errors import RoseinferError, UsageError
 
 _SITE = "https://ui.perfetto.dev"
 _HOST, _PORT = "127.0.0.1", 9001
-"""The only address from which the content security policy of ui.perfetto.dev lets it load a trace."""
+"""The HTTP address on this machine from which the content security policy of ui.perfetto.dev allows reading."""
 _TIMEOUT_S = 60.0
 _CHUNK_BYTES = 1 << 20
 
@@ -63,7 +63,7 @@ def _served(trace: Path) -> Iterator[threading.Event]:
     is_read = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
-        """Answers requests for the trace, and refuses all others."""
+        """Serves the trace, and refuses every other path."""
 
         def do_GET(self) -> None:
             if self.path != f"/{quote(trace.name)}":
