@@ -24,6 +24,7 @@ from roseinfer.config import SamplingParams
 from roseinfer.kernels import activations
 from roseinfer.kernels.attention.decode_kernel import DecodeTiles
 from roseinfer.kernels.attention.paged_decode import paged_decode_attention, paged_decode_attention_triton
+from roseinfer.kernels.attention.projection import AttentionLayer, Projection
 from roseinfer.kernels.attention.rope_append import rope_append
 from roseinfer.kernels.linear.skinny_linear import skinny_linear
 from roseinfer.kernels.norms import Norm, add_layer_norm, add_layer_norm_reference, add_rms_norm, add_rms_norm_reference
@@ -211,6 +212,8 @@ def small(rows: Rows, name: str, config: ModelConfig, batch: int) -> None:
     cache = random(2, 2 * batch + 1, BLOCK_SIZE, kv_heads, head_dim)
     positions = torch.arange(batch, device="cuda")
     slots = positions * BLOCK_SIZE + 3
+    layer = AttentionLayer(0, config.attention_specs[0], table, *norms)
+    projection = Projection(qkv, positions, layer)
 
     def unfused(_: int) -> torch.Tensor:
         split = qkv.view(batch, -1, head_dim)
@@ -232,9 +235,7 @@ def small(rows: Rows, name: str, config: ModelConfig, batch: int) -> None:
         batch,
         2 * 2 * qkv.numel(),
         torch=lambda: unfused,
-        triton=lambda: (
-            lambda _: rope_append(qkv, table, positions, slots, cache[0], cache[1], heads, kv_heads, head_dim, *norms)
-        ),
+        triton=lambda: lambda _: rope_append(projection, slots, cache[0], cache[1]),
     )
 
     logits = random(batch, config.vocab_size)

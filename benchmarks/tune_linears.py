@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks.linear_candidates import LIBRARY, Candidate, Product, first_candidates, fits, neighbors
 from roseinfer.kernels.attention.append_and_attend import append_and_attend
+from roseinfer.kernels.attention.projection import AttentionLayer, Projection
 from roseinfer.kernels.linear.skinny_gemv import GemvTiles, gemv_tiles
 from roseinfer.kernels.linear.skinny_linear import skinny_linear
 from roseinfer.kernels.linear.skinny_matmul import MatmulTiles
@@ -41,8 +42,6 @@ LEAST_GAIN = 0.003
 class Attention:
     """Attention backend for the layers of a chain: one new token per request, over CONTEXT tokens."""
 
-    takes_projection = True
-
     def __init__(self, config: ModelConfig, rows: int, layers: int) -> None:
         blocks = CONTEXT // BLOCK_SIZE
         self.caches = [
@@ -50,32 +49,11 @@ class Attention:
         ]
         self.tables = torch.randperm(rows * blocks).view(rows, blocks).to(torch.int32)
         self.lengths = torch.full((rows,), CONTEXT - 3, dtype=torch.int32)
-        self.rope = None
-        if config.rope is not None:
-            self.rope = RotaryEmbedding(config.rope, config.head_dim, CONTEXT).table
+        self.positions = self.lengths - 1
 
-    def append_and_attend(
-        self,
-        layer: int,
-        qkv: Tensor,
-        num_heads: int,
-        _num_kv_heads: int,
-        _head_dim: int,
-        q_norm: Any = None,
-        k_norm: Any = None,
-    ) -> Tensor:
-        keys, values = self.caches[layer]
-        return append_and_attend(
-            qkv,
-            self.rope,
-            keys,
-            values,
-            self.tables,
-            self.lengths,
-            num_heads,
-            None if q_norm is None else q_norm.weight,
-            None if k_norm is None else k_norm.weight,
-        )
+    def attend(self, qkv: Tensor, layer: AttentionLayer) -> Tensor:
+        keys, values = self.caches[layer.index]
+        return append_and_attend(Projection(qkv, self.positions, layer), keys, values, self.tables, self.lengths)
 
 
 class Chain:
@@ -84,7 +62,10 @@ class Chain:
     def __init__(self, config: ModelConfig, rows: int) -> None:
         heads = config.num_heads * config.head_dim
         self.x = torch.randn(rows, config.hidden_size)
-        make: Callable[[ModelConfig, int], nn.Module] = DecoderLayer if config.rope is not None else GPT2Layer
+        rope = None if config.rope is None else RotaryEmbedding(config.rope, config.head_dim, CONTEXT)
+        make: Callable[[ModelConfig, int], nn.Module] = (
+            GPT2Layer if rope is None else lambda config, index: DecoderLayer(config, index, rope)
+        )
         first = _filled(make(config, 0))
         layer_bytes = sum(weight.numel() * weight.element_size() for weight in first.parameters())
         self.count = max(2, -(-CHAIN_BYTES // layer_bytes))
@@ -96,8 +77,8 @@ class Chain:
         )
         wide = torch.randn(rows, config.intermediate_size)
         self.products = [
-            Product("qkv", layer.qkv, self.x, layer.attention_norm.description, None, None),
-            Product("output", layer.output, torch.randn(rows, heads), None, None, self.x),
+            Product("qkv", layer.attention.qkv, self.x, layer.attention_norm.description, None, None),
+            Product("output", layer.attention.output, torch.randn(rows, heads), None, None, self.x),
             Product("up", widened, self.x, layer.mlp_norm.description, activation, None),
             Product("down", layer.mlp.down, wide, None, None, self.x),
         ]

@@ -1,18 +1,20 @@
 """The reference backend: copy every request's blocks into one padded batch, then run plain attention.
 
-Slow on purpose, and obviously right: it is the oracle for faster backends, and the problem that the profiler is
-there to expose.
+The backend is slow on purpose and simple enough to be obviously right. Faster backends are tested against it, and it is
+the inefficiency that the profiler demonstrates.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from roseinfer.attention.backend import Projection
 from roseinfer.attention.step_layouts import StepLayout
+from roseinfer.attention.torch_projection import RotationCache, split_projection
 from roseinfer.cache.kv_tensors import KVCache
+from roseinfer.kernels.attention.projection import Projection
 from roseinfer.spans import span
 
 
@@ -22,38 +24,52 @@ class GatheredPast:
 
     cache: KVCache
     slots: Tensor  # [tokens]
-    past: list[tuple[Tensor, Tensor]]  # a layer: keys and values [requests, max_context, kv_heads, head_dim]
-    mask: Tensor  # [requests, 1, max_query, max_context + max_query], True where a query may look
-    rows: Tensor  # [tokens], the request of each packed token
-    columns: Tensor  # [tokens], its place among the request's new tokens
+    past: list[tuple[Tensor, Tensor]]  # keys and values per layer, [requests, max_context, kv_heads, head_dim] each
+    context_lens: Tensor  # [requests], tokens in the cache before this step
+    mask: Tensor  # [requests, 1, max_query, max_context + max_query], True where a query may attend without a window
+    rows: Tensor  # [tokens], request of each packed token
+    columns: Tensor  # [tokens], position of each packed token among its request's new tokens
+    rotations: RotationCache = field(default_factory=dict)
+    _masks: dict[int, Tensor] = field(default_factory=dict)
+
+    def mask_within(self, window: int | None) -> Tensor:
+        """Return the mask for layers with this window; layers share it."""
+        if window is None:
+            return self.mask
+        if window not in self._masks:
+            max_query, num_keys = self.mask.shape[2:]
+            self._masks[window] = self.mask & _within(window, self.context_lens, max_query, num_keys - max_query)
+        return self._masks[window]
 
 
 class GatherAttention:
     """Padded attention over gathered blocks."""
 
-    takes_projection = False
-    takes_layouts = False
+    capturable: ClassVar[bool] = False
 
-    def __init__(self, sliding_window: int | None = None) -> None:
-        self._window = sliding_window
+    @classmethod
+    def for_cache(cls, cache: KVCache) -> Self | None:
+        """Return a backend: every cache suits it."""
+        return cls()
 
     def prepare(self, layout: StepLayout, cache: KVCache) -> GatheredPast:
         """Gather the past of all requests, layer by layer and request by request."""
         with span("roseinfer.decode.build_batched_past"):
             device = layout.slots.device
             tables = [torch.tensor(table, dtype=torch.int64, device=device) for table in layout.block_tables]
-            past = [self._gather(cache, layer, tables, layout.context_lens) for layer in range(cache.num_layers)]
+            past = [_gather(cache, layer, tables, layout.context_lens) for layer in range(cache.num_layers)]
         query_lens = torch.tensor(layout.query_lens, device=device)
         context_lens = torch.tensor(layout.context_lens, device=device)
         rows = torch.repeat_interleave(torch.arange(len(layout.query_lens), device=device), query_lens)
         first = query_lens.cumsum(0) - query_lens
         columns = torch.arange(len(layout.slots), device=device) - first[rows]
         mask = _causal_mask(query_lens, context_lens, max(layout.query_lens), max(layout.context_lens))
-        if self._window is not None:
-            mask &= _within(self._window, context_lens, max(layout.query_lens), max(layout.context_lens))
-        return GatheredPast(cache, layout.slots, past, mask, rows, columns)
+        return GatheredPast(cache, layout.slots, past, context_lens, mask, rows, columns)
 
-    def forward(self, layer: int, q: Tensor, k: Tensor, v: Tensor, metadata: GatheredPast) -> Tensor:
+    def attend(self, projection: Projection, metadata: GatheredPast) -> Tensor:
+        """Store the new keys and values, and attend to them and to the gathered past."""
+        layer, spec = projection.layer.index, projection.layer.spec
+        q, k, v = split_projection(projection, metadata.rotations)
         with span("roseinfer.kv.append"):
             metadata.cache.write(layer, metadata.slots, k, v)
         with span("roseinfer.attention"):
@@ -64,28 +80,27 @@ class GatherAttention:
                 _pad(q, metadata).transpose(1, 2),
                 keys.transpose(1, 2),
                 values.transpose(1, 2),
-                attn_mask=metadata.mask,
-                enable_gqa=q.shape[1] != k.shape[1],
+                attn_mask=metadata.mask_within(spec.window),
+                scale=spec.scale,
+                enable_gqa=spec.num_heads != spec.num_kv_heads,
             )
             return out.transpose(1, 2)[metadata.rows, metadata.columns]
 
-    def append_and_attend(self, layer: int, projection: Projection, metadata: GatheredPast) -> Tensor:
-        raise TypeError("the gathered past does not hold the step's own tokens")
 
-    @staticmethod
-    def _gather(cache: KVCache, layer: int, tables: list[Tensor], context_lens: list[int]) -> tuple[Tensor, Tensor]:
-        longest = max(context_lens)
-        keys, values = [], []
-        for table, length in zip(tables, context_lens, strict=True):
-            padding = (0, 0, 0, 0, 0, longest - length)
-            key, value = cache.read(layer, table)
-            keys.append(F.pad(key[:length], padding))
-            values.append(F.pad(value[:length], padding))
-        return torch.stack(keys), torch.stack(values)
+def _gather(cache: KVCache, layer: int, tables: list[Tensor], context_lens: list[int]) -> tuple[Tensor, Tensor]:
+    """Return one layer's past keys and values of all requests, [requests, max_context, kv_heads, head_dim] each."""
+    longest = max(context_lens)
+    keys, values = [], []
+    for table, length in zip(tables, context_lens, strict=True):
+        padding = (0, 0, 0, 0, 0, longest - length)
+        key, value = cache.read(layer, table)
+        keys.append(F.pad(key[:length], padding))
+        values.append(F.pad(value[:length], padding))
+    return torch.stack(keys), torch.stack(values)
 
 
 def _pad(x: Tensor, metadata: GatheredPast) -> Tensor:
-    """Packed [tokens, heads, head_dim] -> [requests, max_query, heads, head_dim], zeros behind the shorter ones."""
+    """Unpack [tokens, heads, head_dim] to [requests, max_query, heads, head_dim], with zeros after shorter requests."""
     requests, _, max_query, _ = metadata.mask.shape
     padded = x.new_zeros(requests, max_query, *x.shape[1:])
     padded[metadata.rows, metadata.columns] = x
@@ -93,7 +108,7 @@ def _pad(x: Tensor, metadata: GatheredPast) -> Tensor:
 
 
 def _causal_mask(query_lens: Tensor, context_lens: Tensor, max_query: int, max_context: int) -> Tensor:
-    """True where a query may look: all of its own past, and new tokens up to itself."""
+    """Return True where a query may attend: to its request's past, and to new tokens up to itself."""
     device = query_lens.device
     past = torch.arange(max_context, device=device) < context_lens[:, None]  # [requests, max_context]
     new = torch.arange(max_query, device=device)
@@ -102,7 +117,7 @@ def _causal_mask(query_lens: Tensor, context_lens: Tensor, max_query: int, max_c
 
 
 def _within(window: int, context_lens: Tensor, max_query: int, max_context: int) -> Tensor:
-    """True where a key is at most `window` - 1 tokens back: [requests, 1, max_query, max_context + max_query]."""
+    """Return True where a key is less than `window` tokens back: [requests, 1, max_query, max_context + max_query]."""
     device = context_lens.device
     new = context_lens[:, None] + torch.arange(max_query, device=device)  # [requests, max_query], positions
     past = torch.arange(max_context, device=device).expand(len(context_lens), -1)

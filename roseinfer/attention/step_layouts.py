@@ -1,4 +1,4 @@
-"""Layouts of a step: where its tokens are in requests and in the KV cache."""
+"""Layouts of a step: the place of its tokens in requests and in the KV cache."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,37 +11,37 @@ from roseinfer.kernels.attention.append_and_attend import newest_slots
 
 @dataclass(frozen=True)
 class StepLayout:
-    """How a step's packed tokens lie in requests and in the KV cache."""
+    """The layout of a step as the runner states it, request by request."""
 
     query_lens: list[int]
-    """New tokens of each request, in packing order."""
+    """New tokens per request, in packing order."""
     context_lens: list[int]
-    """Tokens of each request that the cache already holds."""
+    """Tokens per request that the cache already holds."""
     block_tables: list[list[int]]
-    """Blocks of each request, new tokens included."""
+    """Blocks per request, those of new tokens included."""
     slots: Tensor
-    """Where each new token's keys and values go: block x block_size + offset. [tokens], int64, on the device."""
+    """Slot for each new token's keys and values, block x block_size + offset: [tokens], int64, on the device."""
 
 
 @dataclass(frozen=True)
 class DecodeLayout:
-    """A step of one new token a request, all of it on the device: what a CUDA graph can replay."""
+    """A step with one new token per request, all of it on the device, so that a CUDA graph can replay the step."""
 
     cache: KVCache
     block_tables: Tensor
-    """[requests, most blocks], int32; behind a request's last block anything that is a block."""
+    """[requests, max_blocks], int32. After a request's last block, any valid block number."""
     context_lens: Tensor
-    """[requests], int32, the new token included."""
+    """Tokens per request, the new one included: [requests], int32."""
     order: Tensor | None = None
-    """[requests], int32: requests by falling length, in which kernels may take them."""
+    """Requests by falling length, the order in which kernels may start them: [requests], int32."""
     known_slots: Tensor | None = None
-    """Slots that are computed already."""
+    """Slots, if they are computed already."""
 
     @cached_property
     def slots(self) -> Tensor:
-        """Where each new token goes, [requests], int64; made from the rest when first asked for, unless known.
+        """Slot for each new token, [requests], int64. Computed from tables and lengths on first use, unless known.
 
-        Made so late, they are not for a kernel that starts before its predecessor is done.
+        A kernel with programmatic dependent launch must not read slots that were computed right before it.
         """
         if self.known_slots is not None:
             return self.known_slots
@@ -50,25 +50,25 @@ class DecodeLayout:
 
 @dataclass(frozen=True)
 class PromptLayout:
-    """Prompts and chunks of prompts, whose tokens follow each other, all of it on the device."""
+    """Prompts and chunks of prompts, packed one after another, all of it on the device."""
 
     block_tables: Tensor
-    """[requests, most blocks], int32."""
+    """[requests, max_blocks], int32."""
     context_lens: Tensor
-    """[requests], int32, the new tokens included."""
+    """Tokens per request, the new ones included: [requests], int32."""
     query_starts: Tensor
-    """[requests + 1], int32, where each request's tokens begin and the last one's end, among all of the step."""
+    """First token of each request among the step's tokens, then the end of the last: [requests + 1], int32."""
     max_query_len: int
-    """About the most new tokens of a request."""
+    """Approximate maximum of new tokens per request, by which kernels choose their tiles."""
 
 
 @dataclass(frozen=True)
 class MixedLayout:
-    """A step with prompts, all of it on the device: one new token each of some requests, then prompts of others."""
+    """A step with prompts, all of it on the device: first requests with one new token each, then prompts and chunks."""
 
     cache: KVCache
     slots: Tensor
-    """Where each new token goes, [tokens], int64."""
+    """Slot for each new token, [tokens], int64."""
     decodes: DecodeLayout | None
-    """Of the first tokens. It may have rows of length 0 at its end, which are the prompts' or nobody's."""
+    """Layout of the first tokens. Its last rows may have length 0: their tokens are prompts' or padding."""
     prompts: PromptLayout

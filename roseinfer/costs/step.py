@@ -15,7 +15,9 @@ kernel keeps on the chip; block tables, indexes and rotation angles, which are s
 products. So the cost is a floor. Blocks that requests share are counted once a request.
 """
 
+from collections import Counter
 from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
 import torch
@@ -55,34 +57,53 @@ def step_cost(
     token. `passes` is how often the weights are read: once, but for launches of several decode steps. `weights` are
     those of a loaded model, which may be quantized; without them, each takes element_bytes.
     """
-    plain = _plain(model)
     pairs = context_tokens if attention_pairs is None else attention_pairs
-    if weights is None:
-        weights = plain.weights.scaled(element_bytes)
-    num_bytes = passes * (weights.layers + (weights.head if sampled else 0)) + tokens * weights.lookup
-    num_bytes += 2 * sampled * model.vocab_size * element_bytes
-    num_bytes += (tokens + context_tokens) * model.kv_bytes_per_token(element_bytes)
-    flops = 2 * tokens * plain.matrices + 2 * sampled * model.vocab_size * model.hidden_size
-    flops += 4 * pairs * model.num_layers * model.num_heads * model.head_dim
-    return StepCost(num_bytes, flops)
+    rows = _Rows(tokens, sampled, passes, context_tokens * model.num_layers, pairs * model.num_layers)
+    return _cost(model, element_bytes, rows, weights)
 
 
 def plan_cost(model: ModelConfig, element_bytes: int, plan: StepPlan, weights: WeightBytes | None = None) -> StepCost:
-    """The cost of a scheduler's plan; a sliding window bounds what its attention reads."""
-    window = model.sliding_window
-    pairs = sum(_pairs(chunk, window) for chunk in plan.chunks)
-    # Tokens that are decoded one after the other read the context again each time.
-    keys = pairs if plan.decode_steps > 1 else sum(_keys(chunk, window) for chunk in plan.chunks)
-    return step_cost(
-        model,
-        element_bytes,
-        tokens=plan.num_tokens,
-        context_tokens=keys,
-        attention_pairs=pairs,
-        sampled=plan.decode_steps * sum(chunk.samples for chunk in plan.chunks),
-        passes=plan.decode_steps,
-        weights=weights,
-    )
+    """Return the cost of a scheduler's plan. A layer's window bounds what its attention reads."""
+    keys = pairs = 0
+    for window, num_layers in _layers_by_window(model).items():
+        own_pairs = sum(_pairs(chunk, window) for chunk in plan.chunks)
+        # Tokens that are decoded one after the other read the context again each time.
+        own_keys = own_pairs if plan.decode_steps > 1 else sum(_keys(chunk, window) for chunk in plan.chunks)
+        keys += num_layers * own_keys
+        pairs += num_layers * own_pairs
+    sampled = plan.decode_steps * sum(chunk.samples for chunk in plan.chunks)
+    return _cost(model, element_bytes, _Rows(plan.num_tokens, sampled, plan.decode_steps, keys, pairs), weights)
+
+
+class _Rows(NamedTuple):
+    """The counts of one step that its cost follows from."""
+
+    tokens: int
+    sampled: int
+    passes: int
+    keys: int
+    """Context tokens that attention reads, summed over requests and layers."""
+    pairs: int
+    """Query-key pairs, summed over requests and layers."""
+
+
+def _cost(model: ModelConfig, element_bytes: int, rows: _Rows, weights: WeightBytes | None) -> StepCost:
+    plain = _plain(model)
+    if weights is None:
+        weights = plain.weights.scaled(element_bytes)
+    num_bytes = rows.passes * (weights.layers + (weights.head if rows.sampled else 0)) + rows.tokens * weights.lookup
+    num_bytes += 2 * rows.sampled * model.vocab_size * element_bytes
+    layer_kv_bytes = model.kv_bytes_per_token(element_bytes) // model.num_layers
+    num_bytes += (rows.tokens * model.num_layers + rows.keys) * layer_kv_bytes
+    flops = 2 * rows.tokens * plain.matrices + 2 * rows.sampled * model.vocab_size * model.hidden_size
+    flops += 4 * rows.pairs * model.num_heads * model.head_dim
+    return StepCost(num_bytes, flops)
+
+
+@lru_cache(maxsize=16)
+def _layers_by_window(model: ModelConfig) -> Counter[int | None]:
+    """Return the number of layers with each attention window."""
+    return Counter(spec.window for spec in model.attention_specs)
 
 
 def _keys(chunk: Chunk, window: int | None) -> int:

@@ -20,6 +20,7 @@ from roseinfer.errors import ModelError, UsageError
 from roseinfer.kernels.cpu import native_library
 from roseinfer.models.architectures import architecture
 from roseinfer.models.causal_lm import CausalLM
+from roseinfer.models.compiled_decoder import CompiledDecoder
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.model_loading import fill_dummy_weights, load_config, load_weights
 from roseinfer.models.shapes import SHAPES
@@ -60,7 +61,8 @@ def build_engine(config: EngineConfig, *, on_progress: ProgressCallback | None =
         load_weights(model, reader, source, dtype, on_progress, keep_quantized=quantization == "stored")
     model.pack("none" if quantization == "stored" else quantization)
     cache = _kv_cache(config, model_config, max_model_len, dtype, device)
-    attention = attention_backend(config.attention, model_config.sliding_window, cache)
+    attention = attention_backend(config.attention, cache)
+    model = CompiledDecoder.around(model, cache, attention) or model
     graphs = _step_graphs(config, model, cache, attention, max_model_len)
     return Engine(
         config=config,
@@ -157,7 +159,7 @@ def _step_graphs(
     config: EngineConfig, model: CausalLM, cache: KVCache, attention: AttentionBackend, max_model_len: int
 ) -> StepGraphs | None:
     """Where steps can be captured: on a GPU, with the backend that needs nothing of the host."""
-    if cache.data.device.type != "cuda" or not config.cuda_graphs or not attention.takes_layouts:
+    if cache.data.device.type != "cuda" or not config.cuda_graphs or not attention.capturable:
         return None
     return StepGraphs(
         model,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from roseinfer.attention.backend import AttentionBackend, AttentionMetadata
 from roseinfer.models.activation_names import activation_from_hf
+from roseinfer.models.attention import Attention
 from roseinfer.models.causal_lm import CausalLM
 from roseinfer.models.dialect import Architecture, Checkpoint, Dialect, WeightPlace
 from roseinfer.models.embedding import Embedding
@@ -17,7 +18,7 @@ from roseinfer.models.mlp import MLP
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.norm_layers import LayerNorm
 from roseinfer.models.parameter import parameter
-from roseinfer.models.step_tensors import StepTensors
+from roseinfer.models.step_attention import StepAttention
 from roseinfer.models.weight_map import WeightMap, WeightSlot, compose
 
 
@@ -39,7 +40,7 @@ class GPT2(CausalLM):
         self, token_ids: Tensor, positions: Tensor, attention: AttentionBackend, metadata: AttentionMetadata
     ) -> Tensor:
         hidden, residual = self.embed(token_ids) + self.embed_positions(positions), None
-        step = StepTensors(token_ids, positions, None, attention, metadata)
+        step = StepAttention(attention, metadata, positions)
         for layer in self.layers:
             hidden, residual = layer(hidden, residual, step)
         return self.norm.after(hidden, residual)[0]
@@ -57,37 +58,29 @@ class GPT2(CausalLM):
 
 
 class GPT2Layer(nn.Module):
-    """Attention and MLP, each behind a norm and added to the residual stream."""
+    """Attention and MLP, each after a norm and added to the residual stream."""
 
     def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__()
-        self.index = index
-        self.num_heads, self.head_dim = config.num_heads, config.head_dim
         hidden, intermediate = config.hidden_size, config.intermediate_size
         self.attention_norm = LayerNorm(hidden, config.norm_eps, bias=config.norm_bias)
-        self.qkv = Linear(hidden, 3 * hidden, bias=config.qkv_bias, stored_transposed=True)
-        self.output = Linear(hidden, hidden, bias=config.output_bias, stored_transposed=True)
+        self.attention = Attention(
+            index,
+            config.attention_specs[index],
+            Linear(hidden, 3 * hidden, bias=config.qkv_bias, stored_transposed=True),
+            Linear(hidden, hidden, bias=config.output_bias, stored_transposed=True),
+        )
         self.mlp_norm = LayerNorm(hidden, config.norm_eps, bias=config.norm_bias)
         activation: Literal["gelu", "gelu_tanh"] = "gelu" if config.activation == "gelu" else "gelu_tanh"
         self.mlp = MLP(hidden, intermediate, activation, bias=config.mlp_bias)
 
-    def forward(self, hidden: Tensor, residual: Tensor | None, step: StepTensors) -> tuple[Tensor, Tensor | None]:
-        """What the layer before added, and the stream that it was to be added to; the same of this layer.
-
-        Without a second part, the first is the stream itself.
-        """
-        qkv, stream = self.qkv.after_norm(self.attention_norm, hidden, residual)
-        hidden, residual = self.output.onto(self._attend(qkv, step).flatten(1), stream)
+    def forward(self, hidden: Tensor, residual: Tensor | None, step: StepAttention) -> tuple[Tensor, Tensor | None]:
+        """Run the layer. Takes and returns (hidden, residual) as `GatedMLP.after_norm`."""
+        hidden, residual = self.attention.after_norm(self.attention_norm, hidden, residual, step)
         return self.mlp.after_norm(self.mlp_norm, hidden, residual)
 
-    def _attend(self, qkv: Tensor, step: StepTensors) -> Tensor:
-        if step.takes_projection:
-            return step.append_and_attend(self.index, qkv, self.num_heads, self.num_heads, self.head_dim)
-        q, k, v = qkv.view(len(qkv), 3, self.num_heads, self.head_dim).unbind(1)
-        return step.attention.forward(self.index, q, k, v, step.metadata)
-
     def weight_map(self) -> WeightMap:
-        attention = {"attn.c_attn": self.qkv, "attn.c_proj": self.output}
+        attention = {"attn.c_attn": self.attention.qkv, "attn.c_proj": self.attention.output}
         return compose({"ln_1": self.attention_norm, "ln_2": self.mlp_norm, **attention, "mlp": self.mlp})
 
 

@@ -3,12 +3,12 @@
 import msgspec
 
 from roseinfer.errors import ModelError
+from roseinfer.kernels.attention.attention_spec import AttentionSpec, DynamicScaling, Rope
 from roseinfer.models.activation_names import ActivationName
-from roseinfer.models.rope import DynamicScaling, Rope
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """One architecture's shape. Sizes count elements; `head_dim` need not be hidden_size / num_heads."""
+    """The shape of one model. Sizes count elements; `head_dim` need not be hidden_size / num_heads."""
 
     architecture: str
     vocab_size: int
@@ -19,42 +19,66 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     head_dim: int
     intermediate_size: int
     max_position_embeddings: int
-    """The context: most tokens that a request may have, stretched by RoPE scaling where that has a fixed length."""
+    """Maximum tokens per request: the context, extended by those RoPE scalings that have a fixed length."""
     norm_eps: float
     tie_word_embeddings: bool
     rope: Rope | None = None
-    """None for architectures with learned positions."""
+    """Rotary positions of all layers. None: learned positions."""
     activation: ActivationName = "silu"
     sliding_window: int | None = None
-    """A token attends to itself and to sliding_window - 1 tokens before it; None: to all."""
+    """Window of all layers: a token attends to itself and to sliding_window - 1 tokens before it. None: no window."""
+    layer_attention: tuple[AttentionSpec, ...] = ()
+    """Attention of each layer, for models whose layers differ. Empty: all layers have `rope` and `sliding_window`."""
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
     norm_bias: bool = False
     head_bias: bool = False
     qk_norm: bool = False
-    """Queries and keys are normalized, head by head, before they are rotated."""
+    """Normalize each query and key head before its rotation."""
 
     def __post_init__(self) -> None:
-        """Refuse sizes that do not fit each other."""
+        """Raise ModelError for sizes that contradict each other."""
         if self.num_heads % self.num_kv_heads:
             raise ModelError(f"{self.num_heads} heads cannot share {self.num_kv_heads} key-value heads evenly")
-        if self.rope is not None and self.head_dim % 2:
-            raise ModelError(f"rotary positions need an even head_dim, not {self.head_dim}")
-        if self.sliding_window is not None and self.sliding_window < 1:
-            raise ModelError(f"sliding_window = {self.sliding_window} is not supported; supported: 1 or more, or none")
+        if self.layer_attention and len(self.layer_attention) != self.num_layers:
+            raise ModelError(f"attention is given for {len(self.layer_attention)} of {self.num_layers} layers")
+        shape = (self.num_heads, self.num_kv_heads, self.head_dim)
+        for spec in set(self.attention_specs):
+            if (spec.num_heads, spec.num_kv_heads, spec.head_dim) != shape:
+                raise ModelError("layers with different numbers or sizes of heads are not supported")
+            if spec.rope is not None and self.head_dim % 2:
+                raise ModelError(f"rotary positions need an even head_dim, not {self.head_dim}")
+            if spec.window is not None and spec.window < 1:
+                raise ModelError(f"sliding_window = {spec.window} is not supported; supported: 1 or more, or none")
+
+    @property
+    def attention_specs(self) -> tuple[AttentionSpec, ...]:
+        """The attention of each layer."""
+        if self.layer_attention:
+            return self.layer_attention
+        spec = AttentionSpec(
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+            window=self.sliding_window,
+            rope=self.rope,
+        )
+        return (spec,) * self.num_layers
 
     @property
     def longest_context(self) -> int:
-        """Most tokens of a request that an engine may be built for; more than the context with dynamic scaling only."""
-        if self.rope is not None and isinstance(self.rope.scaling, DynamicScaling):
-            return int(self.max_position_embeddings * self.rope.scaling.factor)
-        return self.max_position_embeddings
+        """Largest context that an engine may be built for; above the model's context only with dynamic scaling."""
+        scalings = [spec.rope.scaling for spec in self.attention_specs if spec.rope is not None]
+        factors = [scaling.factor if isinstance(scaling, DynamicScaling) else 1.0 for scaling in scalings]
+        return int(self.max_position_embeddings * min(factors, default=1.0))
 
     def limited_to(self, num_tokens: int) -> "ModelConfig":
-        """The same model for requests of at most `num_tokens` tokens; learned positions stay as they are."""
-        return self if self.rope is None else msgspec.structs.replace(self, max_position_embeddings=num_tokens)
+        """Return the same model for requests of at most `num_tokens` tokens; learned positions stay as they are."""
+        if all(spec.rope is None for spec in self.attention_specs):
+            return self
+        return msgspec.structs.replace(self, max_position_embeddings=num_tokens)
 
     def kv_bytes_per_token(self, element_bytes: int) -> int:
-        """Bytes of keys and values that one token keeps, over all layers."""
+        """Return the bytes of one token's keys and values, over all layers."""
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * element_bytes

@@ -13,62 +13,17 @@ results equal transformers'. With a longer max_model_len they equal transformers
 
 import math
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
-
-class LinearScaling(msgspec.Struct, frozen=True, kw_only=True, tag="linear"):
-    """Position interpolation (Chen et al., 2023, https://arxiv.org/abs/2306.15595)."""
-
-    factor: float
-
-
-class DynamicScaling(msgspec.Struct, frozen=True, kw_only=True, tag="dynamic"):
-    """NTK-aware scaling of the base with the length (bloc97 and emozilla, 2023; as in transformers)."""
-
-    factor: float
-    original_context: int
-
-
-class YarnScaling(msgspec.Struct, frozen=True, kw_only=True, tag="yarn"):
-    """YaRN: interpolate slow frequencies, keep fast ones (Peng et al., 2023, https://arxiv.org/abs/2309.00071)."""
-
-    factor: float
-    original_context: int
-    attention_factor: float
-    """Multiplies rotated queries and keys; the paper's sqrt(1/t)."""
-    beta_fast: float = 32.0
-    """Frequencies with more turns than this over the original context are kept."""
-    beta_slow: float = 1.0
-    """Frequencies with fewer turns than this are interpolated."""
-    truncate: bool = True
-    """Whether the borders between them are rounded to whole dimensions."""
-
-
-class Llama3Scaling(msgspec.Struct, frozen=True, kw_only=True, tag="llama3"):
-    """Llama 3.1's: interpolate long wavelengths, keep short ones (https://arxiv.org/abs/2407.21783, Meta's code)."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_context: int
-
-
-class DivisorScaling(msgspec.Struct, frozen=True, kw_only=True, tag="divisors"):
-    """A divisor for each frequency: how GGUF files store llama3 scaling, in the tensor `rope_freqs.weight`."""
-
-    divisors: tuple[float, ...]
-
-
-Scaling = LinearScaling | DynamicScaling | YarnScaling | Llama3Scaling | DivisorScaling
-
-
-class Rope(msgspec.Struct, frozen=True, kw_only=True):
-    """A model's rotary positions."""
-
-    theta: float
-    scaling: Scaling | None = None
+from roseinfer.kernels.attention.attention_spec import (
+    DivisorScaling,
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    Rope,
+    YarnScaling,
+)
 
 
 def inverse_frequencies(rope: Rope, head_dim: int, context: int) -> Tensor:
@@ -108,18 +63,6 @@ class RotaryEmbedding(nn.Module):
             table *= rope.scaling.attention_factor
         self.register_buffer("table", table.to(torch.get_default_dtype()), persistent=False)
         self.table: Tensor
-
-    def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """What `rotate` takes, shared by all layers: cosines, and signed sines, [tokens, 1, head_dim] each."""
-        cos, sin = self.table[positions].unsqueeze(1).chunk(2, dim=-1)
-        return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
-
-
-def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn each pair (x[i], x[i + head_dim / 2]) of [tokens, heads, head_dim] by its position's angle."""
-    cos, sin = rotation
-    # Rolled by half, each one meets its partner: three operations, where slices of halves take eight.
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 def _unscaled(theta: float, head_dim: int) -> Tensor:

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from roseinfer.errors import ModelError
-from roseinfer.models.fields import optional, require, require_feature, size
-from roseinfer.models.rope import (
+from roseinfer.kernels.attention.attention_spec import (
     DivisorScaling,
     DynamicScaling,
     LinearScaling,
@@ -13,8 +12,9 @@ from roseinfer.models.rope import (
     Rope,
     Scaling,
     YarnScaling,
-    yarn_magnitude,
 )
+from roseinfer.models.fields import optional, require, require_feature, size
+from roseinfer.models.rope import yarn_magnitude
 
 DEFAULT_THETA = 10000.0
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from roseinfer.kernels.attention.attention_spec import Llama3Scaling, Rope
 from roseinfer.models.model_config import ModelConfig
-from roseinfer.models.rope import Llama3Scaling, Rope
 
 
 def _llama(**sizes: Any) -> ModelConfig:

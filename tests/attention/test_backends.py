@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from projections import fused
 from torch import Tensor
 
 from roseinfer.attention.registry import attention_backend
@@ -97,7 +98,7 @@ def test_each_token_attends_to_itself_and_to_all_before_it_in_its_request(
             where = slots(index, 0, past).to(torch.int64)
             cache.write(layer, where, keys[layer][index][:past], values[layer][index][:past])
 
-    backend = attention_backend(name, window)
+    backend = attention_backend(name, cache)
     metadata = backend.prepare(layout, cache)
     for layer in range(NUM_LAYERS):
         queries = [random(new, heads[0], HEAD_DIM) for _, new in lengths]
@@ -105,7 +106,8 @@ def test_each_token_attends_to_itself_and_to_all_before_it_in_its_request(
         def packed(of_requests: list[Tensor]) -> Tensor:
             return torch.cat([x[past:] for x, (past, _) in zip(of_requests, lengths, strict=True)])
 
-        out = backend.forward(layer, torch.cat(queries), packed(keys[layer]), packed(values[layer]), metadata)
+        new = (torch.cat(queries), packed(keys[layer]), packed(values[layer]))
+        out = backend.attend(fused(*new, window=window, index=layer), metadata)
         expected = [attend(q, k, v, window) for q, k, v in zip(queries, keys[layer], values[layer], strict=True)]
         torch.testing.assert_close(out, torch.cat(expected))
         for index, (past, new) in enumerate(lengths):
@@ -129,9 +131,9 @@ def test_an_engines_dtypes_pass_through(name: AttentionName, dtype: Any) -> None
     layout = StepLayout(
         query_lens=[3, 1], context_lens=[0, 0], block_tables=[[0], [1]], slots=torch.tensor([0, 1, 2, 4])
     )
-    backend = attention_backend(name)
+    backend = attention_backend(name, cache)
     q, k, v = torch.randn(3, 4, 1, HEAD_DIM).to(dtype)
-    out = backend.forward(0, q, k, v, backend.prepare(layout, cache))
+    out = backend.attend(fused(q, k, v), backend.prepare(layout, cache))
     assert out.dtype == dtype
     torch.testing.assert_close(out[3], v[3])  # alone in its request
     torch.testing.assert_close(out[0], v[0])

@@ -9,14 +9,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from projections import fused, projection_of
 from torch import Tensor
 
-from roseinfer.attention.backend import Projection
 from roseinfer.attention.gather_attention import GatherAttention
+from roseinfer.attention.kernel_layouts import padded_tables
 from roseinfer.attention.registry import attention_backend
 from roseinfer.attention.step_layouts import DecodeLayout, StepLayout
 from roseinfer.attention.torch_attention import TorchAttention
-from roseinfer.attention.triton_attention import TritonAttention, padded_tables
+from roseinfer.attention.triton_attention import TritonAttention
 from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.kernels.attention import append_and_attend, decode_kernel, paged_decode, paged_prefill
 from roseinfer.kernels.attention.rope_append import rope_append_reference
@@ -96,7 +97,7 @@ def compare(
     """Both backends on the same step and the same cache; the kernels that were launched."""
     num_blocks = sum(-(-(past + new) // block_size) for past, new in requests) + 1
     layout = layout_of(requests, num_blocks, block_size, seed)
-    ours, reference = TritonAttention(window), GatherAttention(window)
+    ours, reference = TritonAttention(), GatherAttention()
     cache, expected_cache = (cache_of(num_blocks, block_size, kv_heads, head_dim, dtype, seed) for _ in range(2))
     step, expected_step = ours.prepare(layout, cache), reference.prepare(layout, expected_cache)
     tokens, before = sum(layout.query_lens), launches.copy()
@@ -106,15 +107,10 @@ def compare(
             torch.randn(tokens, count, head_dim, generator=source).to(dtype).to(DEVICE)
             for count in (heads, kv_heads, kv_heads)
         )
-        out = ours.forward(layer, q, k, v, step)
-        expected = reference.forward(layer, q, k, v, expected_step)
+        projection = fused(q, k, v, window=window, index=layer)
+        out = ours.attend(projection, step)
+        expected = reference.attend(projection, expected_step)
         torch.testing.assert_close(out, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
-        fused = torch.cat((q, k, v), dim=1).flatten(1)
-        projection = Projection(
-            fused, None, torch.zeros(tokens, device=DEVICE), heads, kv_heads, head_dim, None, None, 0.0
-        )
-        again = ours.append_and_attend(layer, projection, step)
-        torch.testing.assert_close(again, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
     torch.testing.assert_close(cache.data, expected_cache.data, rtol=0, atol=0)
     return launches - before
 
@@ -124,7 +120,7 @@ def compare(
 def test_a_projection_is_normed_and_turned_on_its_way(requests: list[tuple[int, int]], window: int | None) -> None:
     heads, kv_heads, head_dim, eps = 4, 2, 16, 0.1
     layout = layout_of(requests, num_blocks=6, block_size=16, seed=0)
-    ours, reference = TritonAttention(window), GatherAttention(window)
+    ours, reference = TritonAttention(), GatherAttention()
     cache, expected_cache = (cache_of(6, 16, kv_heads, head_dim, torch.float32, seed=0) for _ in range(2))
     tokens, source = sum(layout.query_lens), torch.Generator().manual_seed(1)
     qkv, table, q_norm, k_norm = (
@@ -132,14 +128,15 @@ def test_a_projection_is_normed_and_turned_on_its_way(requests: list[tuple[int, 
         for shape in ((tokens, (heads + 2 * kv_heads) * head_dim), (64, head_dim), (head_dim,), (head_dim,))
     )
     positions = torch.tensor([past + new for past, count in requests for new in range(count)], device=DEVICE)
-    projection = Projection(qkv, table, positions, heads, kv_heads, head_dim, q_norm, k_norm, eps)
-    out = ours.append_and_attend(1, projection, ours.prepare(layout, cache))
+    options = {"positions": positions, "table": table, "norms": (q_norm, k_norm), "eps": eps}
+    projection = projection_of(qkv, (heads, kv_heads), **options, window=window, index=1)
+    out = ours.attend(projection, ours.prepare(layout, cache))
 
     apart = torch.empty(2, 1, tokens, kv_heads, head_dim, device=DEVICE)  # a block as long as the step
     places = torch.arange(tokens, device=DEVICE)
-    shape = (heads, kv_heads, head_dim)
-    q = rope_append_reference(qkv, table, positions, places, apart[0], apart[1], *shape, q_norm, k_norm, eps)
-    expected = reference.forward(1, q, apart[0, 0], apart[1, 0], reference.prepare(layout, expected_cache))
+    q = rope_append_reference(projection, places, apart[0], apart[1])
+    new = fused(q, apart[0, 0], apart[1, 0], window=window, index=1)
+    expected = reference.attend(new, reference.prepare(layout, expected_cache))
     torch.testing.assert_close(out, expected, rtol=2e-5, atol=2e-5)
     torch.testing.assert_close(cache.data, expected_cache.data, rtol=2e-5, atol=2e-5)
 
@@ -170,15 +167,15 @@ def test_any_mixture_of_decodes_chunks_and_prompts(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_mixed_step_takes_both_kernels_at_every_head_size(head_dim: int, dtype: torch.dtype) -> None:
     used = compare([(20, 1), (33, 1), (16, 9), (0, 21)], heads=4, kv_heads=2, head_dim=head_dim, dtype=dtype)
-    assert used == {"paged_decode_attention": 4, "paged_prefill_attention": 4}
+    assert used == {"paged_decode_attention": 2, "paged_prefill_attention": 2}
 
 
 @pytest.mark.parametrize(
     ("requests", "kernels"),
     [
-        ([(20, 1), (0, 1)], {"paged_decode_attention": 2, "append_and_attend": 2}),
-        ([(20, 2), (0, 7)], {"paged_prefill_attention": 4}),
-        ([(20, 2), (9, 1)], {"paged_prefill_attention": 4}),
+        ([(20, 1), (0, 1)], {"append_and_attend": 2}),
+        ([(20, 2), (0, 7)], {"paged_prefill_attention": 2}),
+        ([(20, 2), (9, 1)], {"paged_prefill_attention": 2}),
     ],
     ids=["decodes", "prefills", "a decode behind a prefill"],
 )
@@ -199,7 +196,8 @@ def test_decodes_that_lie_on_the_device_need_no_preparation() -> None:
     assert torch.equal(on_device.slots, layout.slots)
     backend = TritonAttention()
     torch.testing.assert_close(
-        backend.forward(1, q, k, v, on_device), backend.forward(1, q, k, v, backend.prepare(layout, cache))
+        backend.attend(fused(q, k, v, index=1), on_device),
+        backend.attend(fused(q, k, v, index=1), backend.prepare(layout, cache)),
     )
 
 
@@ -223,12 +221,11 @@ def test_where_kernels_cannot_run_paged_attention_is_torchs(monkeypatch: pytest.
     monkeypatch.setattr("roseinfer.attention.triton_attention.runs_triton", lambda x: x.dtype == torch.float32)
 
     def chosen(block_size: int = 16, head_dim: int = 16, dtype: torch.dtype = torch.float32) -> type:
-        return type(attention_backend("paged", None, cache_of(2, block_size, 1, head_dim, dtype, seed=0)))
+        return type(attention_backend("paged", cache_of(2, block_size, 1, head_dim, dtype, seed=0)))
 
     assert chosen() is TritonAttention
     assert chosen(block_size=12) is TorchAttention
     assert chosen(head_dim=264) is TorchAttention
     assert chosen(dtype=torch.float64) is TorchAttention
-    assert isinstance(attention_backend("paged"), TorchAttention)
     cache = cache_of(2, 16, 1, 16, torch.float32, seed=0)
-    assert isinstance(attention_backend("gather", None, cache), GatherAttention)
+    assert isinstance(attention_backend("gather", cache), GatherAttention)

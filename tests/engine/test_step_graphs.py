@@ -8,13 +8,14 @@ from typing import Any, get_args
 import pytest
 import torch
 
+from roseinfer.attention.torch_attention import TorchAttention
 from roseinfer.attention.triton_attention import TritonAttention
 from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 from roseinfer.engine.graph_sizes import GraphKey, SamplingKind
 from roseinfer.engine.graphs.step_graphs import StepGraphs
-from roseinfer.models.step_tensors import StepTensors
+from roseinfer.kernels.attention.rope_append import rope_append
 
 
 def graphs_of(engine: Engine, max_blocks: int = 8) -> StepGraphs:
@@ -108,9 +109,6 @@ def test_prompts_beside_decodes_draw_the_same_whatever_stands_between_them(
     Among them are requests whose logits the host has a part in, which no graph runs.
     """
     monkeypatch.setattr(StepGraphs, "wants", lambda graphs, key: True)
-    if fused:  # attention takes the fused projection, which a CPU without compiled kernels gives it in parts
-        takes = property(lambda step: step.attention.takes_projection)
-        monkeypatch.setattr(StepTensors, "takes_projection", takes)
     rng = random.Random(5)
     work = [
         ([rng.randrange(50) for _ in range(rng.randint(1, 60))], SamplingParams(max_new_tokens=rng.randint(1, 40), **p))
@@ -132,6 +130,8 @@ def test_prompts_beside_decodes_draw_the_same_whatever_stands_between_them(
     def run(*, graphs: bool, **more: Any) -> list[list[int]]:
         config = {"model": folder, "dtype": "float32", "device": "cpu", "prefix_cache": False, **settings, **more}
         engine = build_engine(EngineConfig(**config))
+        if fused:  # one kernel rotates and appends, instead of torch operations
+            engine.runner.attention = TorchAttention(rope_append)
         if graphs:
             engine.runner.graphs = graphs_of(engine, max_blocks=28)
         scheduler = engine.scheduler(mode)

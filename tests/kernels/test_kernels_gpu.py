@@ -4,6 +4,7 @@ import pytest
 import torch
 from devices import DEVICE, generator, tolerance
 from paged_cases import paged_case
+from projections import projection_of
 
 from roseinfer.kernels import activations
 from roseinfer.kernels.activations import Activation
@@ -94,9 +95,9 @@ def test_rope_append(dtype: torch.dtype, heads: int, kv_heads: int, head_dim: in
     slots = torch.randperm(16 * 100, generator=source)[:tokens].to(DEVICE)
     cache = random(2, 100, 16, kv_heads, head_dim)
     expected_cache = cache.clone()
-    shape = (heads, kv_heads, head_dim)
-    ours = rope_append(qkv, table, positions, slots, cache[0], cache[1], *shape, *norms)
-    expected = rope_append_reference(qkv, table, positions, slots, *expected_cache, *shape, *norms)
+    projection = projection_of(qkv, (heads, kv_heads), positions=positions, table=table, norms=norms)
+    ours = rope_append(projection, slots, cache[0], cache[1])
+    expected = rope_append_reference(projection, slots, *expected_cache)
     torch.testing.assert_close(ours, expected, **tolerance(dtype))
     torch.testing.assert_close(cache, expected_cache, **tolerance(dtype))
 

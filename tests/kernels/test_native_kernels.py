@@ -9,12 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_builds import BUILDS, COMPILER, load_build
 from paged_cases import paged_case
+from projections import projection_of
 
 from roseinfer.kernels.activations import silu_and_mul, silu_and_mul_reference
-from roseinfer.kernels.attention.paged_decode import paged_decode_attention, paged_decode_attention_reference
-from roseinfer.kernels.attention.paged_prefill import paged_prefill_attention, paged_prefill_attention_reference
-from roseinfer.kernels.attention.rope_append import rope_append, rope_append_reference
+from roseinfer.kernels.attention import paged_decode
+from roseinfer.kernels.attention.paged_decode import paged_decode_attention_reference
+from roseinfer.kernels.attention.paged_prefill import paged_prefill_attention_reference
+from roseinfer.kernels.attention.rope_append import rope_append_reference
 from roseinfer.kernels.cpu import native_kernels
+from roseinfer.kernels.cpu.native_kernels import paged_decode_attention, paged_prefill_attention, rope_append
 from roseinfer.kernels.norms import add_rms_norm, add_rms_norm_reference
 from roseinfer.kernels.sampling.argmax import argmax, argmax_reference
 
@@ -90,9 +93,9 @@ def test_rotation_and_append(
     norms = (random(head_dim), random(head_dim)) if with_norms else (None, None)
     cache = random(2, 3, 8, heads[1], head_dim)
     expected_cache = cache.clone()
-    shape = (*heads, head_dim)
-    q = rope_append(qkv, table, positions, slots, cache[0], cache[1], *shape, *norms)
-    expected = rope_append_reference(qkv, table, positions, slots, expected_cache[0], expected_cache[1], *shape, *norms)
+    projection = projection_of(qkv, heads, positions=positions, table=table, norms=norms)
+    q = rope_append(projection, slots, cache[0], cache[1])
+    expected = rope_append_reference(projection, slots, expected_cache[0], expected_cache[1])
     torch.testing.assert_close(q, expected, **tolerance(dtype))
     torch.testing.assert_close(cache, expected_cache, **tolerance(dtype))
 
@@ -176,12 +179,12 @@ def test_paged_prefill_attention(
     arguments = (case.q.cpu(), case.key_cache.cpu(), case.value_cache.cpu(), case.block_tables.cpu())
     assert native_kernels.runs_attention(*arguments[:3])
     arguments = (*arguments, torch.tensor(starts), case.context_lens.cpu())
-    options = {"max_query_len": 50, "sliding_window": window, "scale": scale * head_dim**-0.5}
+    options = {"sliding_window": window, "scale": scale * head_dim**-0.5}
     own = slice(before, starts[-1])
     close = tolerance(dtype) if scale == 1.0 else {"rtol": 0.05, "atol": 0.05}
     ours, expected = (
         paged_prefill_attention(*arguments, **options),
-        paged_prefill_attention_reference(*arguments, **options),
+        paged_prefill_attention_reference(*arguments, **options, max_query_len=50),
     )
     torch.testing.assert_close(ours[own], expected[own], **close)
 
@@ -194,7 +197,7 @@ def test_keys_past_the_end_are_never_read() -> None:
         cache.fill_(torch.nan)
         cache[tables[0, :5].long()] = torch.cat((kept, cache.new_full((10, 1, 64), torch.nan))).view(5, 16, 1, 64)
     arguments = (q, keys, values, tables, torch.tensor([0, 7]), torch.tensor([70]))
-    assert paged_prefill_attention(*arguments, max_query_len=7).isfinite().all()
+    assert paged_prefill_attention(*arguments).isfinite().all()
 
 
 @given(
@@ -221,10 +224,12 @@ def test_caches_whose_slots_lie_apart_stay_with_torch() -> None:
     case = paged_case([5, 20], heads=4, kv_heads=2, head_dim=64, dtype=torch.float32, block_size=4, seed=0)
     arguments = [x.cpu() for x in (case.q, case.key_cache, case.value_cache, case.block_tables, case.context_lens)]
     expected = paged_decode_attention_reference(*arguments, sliding_window=None, scale=0.125)
+    assert native_kernels.runs_attention(*arguments[:3])
     for place in (1, 2):
         arguments[place] = arguments[place].transpose(1, 2).contiguous().transpose(1, 2)
     arguments[3], arguments[4] = arguments[3].t().contiguous().t(), torch.stack([arguments[4]] * 2, 1)[:, 0]
-    out = paged_decode_attention(*arguments, sliding_window=None, scale=0.125)
+    assert not native_kernels.runs_attention(*arguments[:3])
+    out = paged_decode.paged_decode_attention(*arguments, sliding_window=None, scale=0.125)
     torch.testing.assert_close(out, expected, **tolerance(torch.float32))
 
 

@@ -10,6 +10,7 @@ from devices import DEVICE, DTYPES, generator, tolerance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paged_cases import PagedCase, paged_case
+from projections import projection_of
 from torch import Tensor
 
 from roseinfer.kernels.attention.append_and_attend import (
@@ -17,7 +18,7 @@ from roseinfer.kernels.attention.append_and_attend import (
     append_and_attend_reference,
     append_and_attend_triton,
 )
-from roseinfer.kernels.attention.decode_kernel import DecodeTiles
+from roseinfer.kernels.attention.decode_kernel import DecodeOutput, DecodeTiles
 from roseinfer.kernels.attention.paged_decode import (
     paged_decode_attention,
     paged_decode_attention_reference,
@@ -51,11 +52,12 @@ def check_append(
     size = (heads + 2 * kv_heads) * head_dim
     qkv = random(requests, size + 24)[:, :size]
     rotation = random(256, head_dim) if table else None
-    weights = [random(head_dim) if name in norms else None for name in ("q", "k")]
-    options = {"scale": 0.3, "sliding_window": window}
+    weights = tuple(random(head_dim) if name in norms else None for name in ("q", "k"))
+    options = {"table": rotation, "norms": weights, "eps": 0.1, "scale": 0.3, "window": window}
+    projection = projection_of(qkv, (heads, kv_heads), **options)
     caches = [(case.key_cache.clone(), case.value_cache.clone()) for _ in range(2)]
     out, expected = (
-        function(qkv, rotation, *cache, case.block_tables, case.context_lens, heads, *weights, 0.1, **options, **more)
+        function(projection, *cache, case.block_tables, case.context_lens, **more)
         for function, cache, more in (
             (append_and_attend_triton, caches[0], {"order": order_of(case), "tiles": tiles}),
             (append_and_attend_reference, caches[1], {}),
@@ -140,7 +142,7 @@ def test_a_padding_row_of_length_0_stores_nothing(num_splits: int, heads: int) -
     before = case.key_cache.clone()
     lengths = torch.zeros_like(case.context_lens)
     arguments = (case.key_cache, case.value_cache, case.block_tables, lengths)
-    assert not append_and_attend_triton(qkv, None, *arguments, heads, tiles=tiles(num_splits)).any()
+    assert not append_and_attend_triton(projection_of(qkv, (heads, 1)), *arguments, tiles=tiles(num_splits)).any()
     assert torch.equal(case.key_cache, before)
 
 
@@ -157,7 +159,7 @@ def test_results_go_where_the_caller_says_and_rows_of_length_0_stay(num_splits: 
         partial(paged_decode_attention_triton, tiles=tiles(num_splits)),
     ):
         whole = torch.full((6, heads, 32), 7.0, dtype=torch.float16, device=DEVICE)
-        out = attend(*arguments, out=whole[1:5], beside=beside)
+        out = attend(*arguments, output=DecodeOutput(whole[1:5], beside))
         assert out.data_ptr() == whole[1:].data_ptr()
         torch.testing.assert_close(whole[[1, 3]], alone[[0, 2]], **tolerance(torch.float16))
         assert (whole[[0, 2, 4, 5]] == 7).all()
@@ -206,6 +208,6 @@ def test_the_entry_computes_float64_too() -> None:
     assert out.device.type == DEVICE.type
     qkv = torch.randn(2, 8 * 8, dtype=torch.float64, device=DEVICE)
     arguments = (case.key_cache, case.value_cache, case.block_tables, case.context_lens)
-    out = append_and_attend(qkv, None, *arguments, 4)
+    out = append_and_attend(projection_of(qkv, (4, 2)), *arguments)
     again = paged_decode_attention(qkv[:, :32].view(2, 4, 8), *arguments)
     torch.testing.assert_close(out, again)

@@ -5,10 +5,13 @@ import torch
 from devices import DEVICE, DTYPES, generator, tolerance
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from projections import projection_of
 
 from roseinfer.kernels.attention import rope_append as module
+from roseinfer.kernels.attention.attention_spec import Rope
 from roseinfer.kernels.attention.rope_append import rope_append_reference, rope_append_triton
-from roseinfer.models.rope import Rope, RotaryEmbedding, rotate
+from roseinfer.kernels.attention.torch_rotation import rotate, rotation_at
+from roseinfer.models.rope import RotaryEmbedding
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 
@@ -39,9 +42,9 @@ def compare(
     norms = (random(head_dim), random(head_dim)) if with_norms else (None, None)
     cache = random(2, num_blocks, block_size, kv_heads, head_dim)
     expected_cache = cache.clone()
-    shape = (heads, kv_heads, head_dim)
-    q = rope_append_triton(qkv, table, positions, slots, cache[0], cache[1], *shape, *norms)
-    expected = rope_append_reference(qkv, table, positions, slots, expected_cache[0], expected_cache[1], *shape, *norms)
+    projection = projection_of(qkv, (heads, kv_heads), positions=positions, table=table, norms=norms)
+    q = rope_append_triton(projection, slots, cache[0], cache[1])
+    expected = rope_append_reference(projection, slots, expected_cache[0], expected_cache[1])
     torch.testing.assert_close(q, expected, **tolerance(dtype))
     torch.testing.assert_close(cache, expected_cache, **tolerance(dtype))
 
@@ -74,9 +77,10 @@ def test_it_turns_as_the_models_do() -> None:
     rope = RotaryEmbedding(Rope(theta=10000.0), 16, 40)
     positions = torch.tensor([0, 7, 39])
     qkv = torch.randn(3, 4 * 16, generator=generator(0))
-    expected = rotate(qkv[:, :32].unflatten(-1, (2, 16)), rope.rotation(positions))
+    expected = rotate(qkv[:, :32].unflatten(-1, (2, 16)), rotation_at(rope.table, positions))
+    projection = projection_of(qkv, (2, 1), positions=positions, table=rope.table)
     cache = torch.zeros(2, 1, 8, 1, 16)
-    q = rope_append_reference(qkv, rope.table, positions, torch.arange(3), cache[0], cache[1], 2, 1, 16)
+    q = rope_append_reference(projection, torch.arange(3), cache[0], cache[1])
     torch.testing.assert_close(q, expected)
     torch.testing.assert_close(cache[1, 0, :3, 0], qkv[:, 48:])
 
@@ -85,6 +89,6 @@ def test_the_entry_computes_float64_too() -> None:
     cache = torch.zeros(2, 1, 4, 1, 2, dtype=torch.float64, device=DEVICE)
     qkv = torch.randn(1, 6, dtype=torch.float64, device=DEVICE)
     place = torch.zeros(1, dtype=torch.int64, device=DEVICE)
-    q = module.rope_append(qkv, None, place, place + 2, cache[0], cache[1], 1, 1, 2)
+    q = module.rope_append(projection_of(qkv, (1, 1), positions=place), place + 2, cache[0], cache[1])
     assert torch.equal(q.flatten(), qkv[0, :2])
     assert torch.equal(cache[0, 0, 2, 0], qkv[0, 2:4])

@@ -17,6 +17,7 @@ from architecture_models import engine_logits, random_model, random_prompt, tran
 from roseinfer.config import EngineConfig
 from roseinfer.engine.factory import build_engine
 from roseinfer.errors import ModelError
+from roseinfer.models.rope import RotaryEmbedding
 
 GGUF_NAMES = {"mistral": "llama"}
 
@@ -54,8 +55,9 @@ def test_divisors_of_frequencies_keep_their_precision_in_bfloat16(tmp_path: Path
     path = write_gguf(random_model("llama, llama3"), tmp_path / "model.gguf")
     tables = []
     for dtype in ("float32", "bfloat16"):
-        model: Any = build_engine(EngineConfig(model=str(path), dtype=dtype, device="cpu")).runner.model
-        tables.append(model.rope.table)
+        model = build_engine(EngineConfig(model=str(path), dtype=dtype, device="cpu")).runner.model
+        tables += [module.table for module in model.modules() if isinstance(module, RotaryEmbedding)]
+    assert len(tables) == 2
     assert torch.equal(tables[0].bfloat16(), tables[1])
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from roseinfer.kernels.attention.projection import AttentionLayer
 from roseinfer.kernels.linear import skinny_linear as entry
 from roseinfer.kernels.linear.skinny_linear import linear_key
 from roseinfer.kernels.tuning import Choice
@@ -19,11 +20,8 @@ TILES: Choice = (64, 64, 4, 4, 3, 256)
 class ShortStep:
     """Attention that gives back the queries."""
 
-    takes_projection = True
-
-    def append_and_attend(
-        self, _layer: int, qkv: torch.Tensor, num_heads: int, _num_kv_heads: int, head_dim: int, *_norms: object
-    ) -> torch.Tensor:
+    def attend(self, qkv: torch.Tensor, layer: AttentionLayer) -> torch.Tensor:
+        num_heads, head_dim = layer.spec.num_heads, layer.spec.head_dim
         return qkv[:, : num_heads * head_dim].view(len(qkv), num_heads, head_dim)
 
 
@@ -42,8 +40,8 @@ def test_every_mixture_of_fused_and_separate_products(name: str, monkeypatch: py
         (first.mlp.up, first.mlp.activation) if name == "gpt2" else (first.mlp.gate_up, "silu_and_mul")
     )
     keys = [
-        linear_key(24, first.qkv.weight, first.attention_norm.description, None, None),
-        linear_key(24, first.output.weight, None, None, x),
+        linear_key(24, first.attention.qkv.weight, first.attention_norm.description, None, None),
+        linear_key(24, first.attention.output.weight, None, None, x),
         linear_key(24, widened.weight, first.mlp_norm.description, activation, None),
         linear_key(24, first.mlp.down.weight, None, None, x),
     ]

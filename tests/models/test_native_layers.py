@@ -16,7 +16,7 @@ from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 from roseinfer.errors import UsageError
 from roseinfer.kernels.cpu import native_library, native_step
-from roseinfer.models.native_layers import NativeLayers
+from roseinfer.models.compiled_decoder import CompiledLayers
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
 
@@ -75,8 +75,8 @@ def engine_of(model: Path, **settings: Any) -> Engine:
 
 def watch(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The rows of each step from now on whose layers are one call."""
-    rows, run = [], NativeLayers.run
-    monkeypatch.setattr(NativeLayers, "run", lambda self, *rest: rows.append(len(rest[0])) or run(self, *rest))
+    rows, run = [], CompiledLayers.run
+    monkeypatch.setattr(CompiledLayers, "run", lambda self, *rest: rows.append(len(rest[0])) or run(self, *rest))
     return rows
 
 

@@ -1,96 +1,82 @@
-"""One decode step of a layer's attention in one kernel: norms, rotary positions, the append to the cache, attention."""
+"""Append and attention of a decode step in one kernel: norms, rotary positions, the append to the cache, attention."""
 
 import torch
 from torch import Tensor
 
-from roseinfer.kernels.attention.decode_kernel import DecodeTiles, NewTokens, fits, launch_decode
+from roseinfer.kernels.attention.decode_kernel import CachedRequests, DecodeTiles, Queries, fits, launch_decode
 from roseinfer.kernels.attention.paged_decode import paged_decode_attention_reference
+from roseinfer.kernels.attention.projection import Projection
 from roseinfer.kernels.attention.rope_append import rope_append_reference
 
 
 def append_and_attend(
-    qkv: Tensor,
-    table: Tensor | None,
+    projection: Projection,
     key_cache: Tensor,
     value_cache: Tensor,
     block_tables: Tensor,
     context_lens: Tensor,
-    num_heads: int,
-    q_norm: Tensor | None = None,
-    k_norm: Tensor | None = None,
-    eps: float = 1e-6,
     *,
     order: Tensor | None = None,
-    scale: float | None = None,
-    sliding_window: int | None = None,
 ) -> Tensor:
-    """`rope_append` and then `paged_decode_attention` of each request's newest token, in one kernel on a GPU.
+    """Run `rope_append` and then `paged_decode_attention` for one new token per request; one kernel on a GPU.
 
-    qkv [requests, (num_heads + 2 * kv_heads) * head_dim]; that token's position is its request's length - 1, its slot
-    where the block table has that position. The rest as of the two -> [requests, num_heads, head_dim]. Of a request of
-    length 0 nothing is stored.
+    The projection has one row per request. Each token's position is its request's length - 1, and its slot follows from
+    the block table: `projection.positions` is not read. Caches, block tables, lengths and order are those of
+    `paged_decode_attention`; window and scale are the layer's. Returns [requests, num_heads, head_dim]. A request of
+    length 0 stores nothing.
     """
-    takes = key_cache.shape[-1] % 2 == 0 and fits(qkv, key_cache, value_cache, table, q_norm, k_norm)
+    layer = projection.layer
+    takes = key_cache.shape[-1] % 2 == 0 and fits(
+        projection.qkv, key_cache, value_cache, layer.table, layer.q_norm, layer.k_norm
+    )
     chosen = append_and_attend_triton if takes else append_and_attend_reference
-    arguments = (qkv, table, key_cache, value_cache, block_tables, context_lens, num_heads, q_norm, k_norm, eps)
-    return chosen(*arguments, order=order, scale=scale, sliding_window=sliding_window)
+    return chosen(projection, key_cache, value_cache, block_tables, context_lens, order=order)
 
 
 def append_and_attend_reference(
-    qkv: Tensor,
-    table: Tensor | None,
+    projection: Projection,
     key_cache: Tensor,
     value_cache: Tensor,
     block_tables: Tensor,
     context_lens: Tensor,
-    num_heads: int,
-    q_norm: Tensor | None = None,
-    k_norm: Tensor | None = None,
-    eps: float = 1e-6,
     *,
     order: Tensor | None = None,
-    scale: float | None = None,
-    sliding_window: int | None = None,
 ) -> Tensor:
-    """The same by the references of the two."""
-    _, block_size, kv_heads, head_dim = key_cache.shape
+    """Compute `append_and_attend` by the references of its two halves."""
+    spec = projection.layer.spec
     positions = (context_lens.to(torch.int64) - 1).clamp(min=0)
-    slots = newest_slots(block_tables, context_lens, block_size)
-    shape = (num_heads, kv_heads, head_dim)
-    q = rope_append_reference(qkv, table, positions, slots, key_cache, value_cache, *shape, q_norm, k_norm, eps)
+    slots = newest_slots(block_tables, context_lens, key_cache.shape[1])
+    q = rope_append_reference(projection._replace(positions=positions), slots, key_cache, value_cache)
     return paged_decode_attention_reference(
-        q, key_cache, value_cache, block_tables, context_lens, scale=scale, sliding_window=sliding_window
+        q, key_cache, value_cache, block_tables, context_lens, scale=spec.scale, sliding_window=spec.window
     )
 
 
-def newest_slots(block_tables: Tensor, context_lens: Tensor, block_size: int) -> Tensor:
-    """Where each request's newest token lies in the cache, [requests], int64: block x block_size + offset.
+def append_and_attend_triton(
+    projection: Projection,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    block_tables: Tensor,
+    context_lens: Tensor,
+    *,
+    order: Tensor | None = None,
+    tiles: DecodeTiles | None = None,
+) -> Tensor:
+    """Compute `append_and_attend` in one Triton kernel.
 
-    -1 for a request of length 0; tables and lengths as of `paged_decode_attention`.
+    The grid depends on shapes alone, so that a captured launch serves every length. Use one stream at a time.
+    """
+    layer = projection.layer
+    queries = Queries(projection.qkv, layer.spec.num_heads, key_cache.shape[-1], appends=layer)
+    rows = CachedRequests(key_cache, value_cache, block_tables, context_lens, order)
+    return launch_decode(queries, rows, layer.spec.scale, layer.spec.window, tiles)
+
+
+def newest_slots(block_tables: Tensor, context_lens: Tensor, block_size: int) -> Tensor:
+    """Return the slot of each request's newest token, block x block_size + offset: [requests], int64.
+
+    The slot of a request of length 0 is -1. Tables and lengths are those of `paged_decode_attention`.
     """
     positions = (context_lens.to(torch.int64) - 1).clamp(min=0)
     blocks = block_tables.gather(1, (positions // block_size)[:, None]).squeeze(1).to(torch.int64)
     return torch.where(context_lens > 0, blocks * block_size + positions % block_size, -1)
-
-
-def append_and_attend_triton(
-    qkv: Tensor,
-    table: Tensor | None,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    block_tables: Tensor,
-    context_lens: Tensor,
-    num_heads: int,
-    q_norm: Tensor | None = None,
-    k_norm: Tensor | None = None,
-    eps: float = 1e-6,
-    *,
-    order: Tensor | None = None,
-    scale: float | None = None,
-    sliding_window: int | None = None,
-    tiles: DecodeTiles | None = None,
-) -> Tensor:
-    """The same in one Triton kernel. Its grid depends on shapes alone; launch it on one stream at a time."""
-    caches = (key_cache, value_cache, block_tables, context_lens)
-    new = NewTokens(table, q_norm, k_norm, eps)
-    return launch_decode(qkv, num_heads, key_cache.shape[-1], *caches, order, scale, sliding_window, tiles, new)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from roseinfer.kernels.arrival import is_last
 from roseinfer.kernels.attention.head_rotation import gains, rotation, turned
+from roseinfer.kernels.attention.projection import AttentionLayer
 from roseinfer.kernels.runtime import (
     MAX_ARRIVALS,
     arrivals,
@@ -38,13 +39,36 @@ class DecodeTiles:
     """Programs take requests in the order given: worth a load where not all of them can run at once."""
 
 
-class NewTokens(NamedTuple):
-    """What makes queries and keys of a fused projection."""
+class Queries(NamedTuple):
+    """The input rows of a launch, one per request."""
 
-    table: Tensor | None
-    q_norm: Tensor | None
-    k_norm: Tensor | None
-    eps: float
+    rows: Tensor
+    """Queries [requests, heads, head_dim]; or fused projections [requests, (heads + 2 * kv_heads) * head_dim], if
+    `appends` is given."""
+    heads: int
+    head_stride: int
+    """Elements between two query heads of a row."""
+    appends: AttentionLayer | None = None
+    """The layer with the norms and rotary table by which the kernel computes the new tokens' queries and keys."""
+
+
+class CachedRequests(NamedTuple):
+    """The KV cache of a launch, and each request's place in it: as `paged_decode_attention` takes them."""
+
+    key_cache: Tensor
+    value_cache: Tensor
+    block_tables: Tensor
+    context_lens: Tensor
+    order: Tensor | None
+
+
+class DecodeOutput(NamedTuple):
+    """A destination for the result of a launch."""
+
+    out: Tensor
+    """[requests, heads, head_dim], contiguous. CachedRequests of requests of length 0 are unchanged."""
+    beside: bool = False
+    """True if the launch may overlap with the previous launch, a paged_prefill_attention of the same step."""
 
 
 def fits(rows: Tensor, key_cache: Tensor, *others: Tensor | None) -> bool:
@@ -56,36 +80,28 @@ def fits(rows: Tensor, key_cache: Tensor, *others: Tensor | None) -> bool:
 
 
 def launch_decode(
-    q: Tensor,
-    heads: int,
-    q_head_stride: int,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    block_tables: Tensor,
-    context_lens: Tensor,
-    order: Tensor | None,
+    queries: Queries,
+    rows: CachedRequests,
     scale: float | None,
     sliding_window: int | None,
     tiles: DecodeTiles | None,
-    new: NewTokens | None = None,
-    *,
-    out: Tensor | None = None,
-    beside: bool = False,
+    output: DecodeOutput | None = None,
 ) -> Tensor:
-    """The kernel, on queries whose tokens are in the cache, or on a fused projection."""
+    """Launch the kernel, for queries whose tokens are in the cache already, or for fused projections."""
+    q, heads, q_head_stride, new = queries
+    key_cache, value_cache, block_tables, context_lens, order = rows
     requests = len(q)
     _, block_size, kv_heads, head_dim = key_cache.shape
     group = heads // kv_heads
     tiles = tiles or decode_tiles(requests, heads, key_cache, block_tables.shape[1] * block_size)
-    keeps = out is not None
-    out = torch.empty((requests, heads, head_dim), dtype=q.dtype, device=q.device) if out is None else out
+    out, beside = output or (torch.empty((requests, heads, head_dim), dtype=q.dtype, device=q.device), False)
     # Of each split: a sum for every dimension; the largest score and the sum of weights.
     partial_out, partial_stats = out, out
     if tiles.num_splits > 1:
         partial_out = q.new_empty((requests, kv_heads, tiles.num_splits, group, head_dim), dtype=torch.float32)
         partial_stats = q.new_empty((requests, kv_heads, tiles.num_splits, group, 2), dtype=torch.float32)
     ordered = tiles.ordered and order is not None
-    table, q_norm, k_norm, eps = new or (None, None, None, 0.0)
+    table, q_norm, k_norm = (None, None, None) if new is None else (new.table, new.q_norm, new.k_norm)
     _decode_kernel[(kv_heads, tiles.num_splits, requests)](
         q,
         q if table is None else table,
@@ -101,7 +117,7 @@ def launch_decode(
         partial_stats,
         arrivals(q.device),
         (head_dim**-0.5 if scale is None else scale) * math.log2(math.e),
-        eps,
+        0.0 if new is None else new.eps,
         q.stride(0),
         q_head_stride,
         0 if table is None else table.stride(0),
@@ -127,7 +143,7 @@ def launch_decode(
         HAS_TABLE=table is not None,
         HAS_Q_NORM=q_norm is not None,
         HAS_K_NORM=k_norm is not None,
-        KEEPS=keeps,
+        KEEPS=output is not None,
         BESIDE=beside,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,

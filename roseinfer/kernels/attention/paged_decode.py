@@ -1,18 +1,18 @@
-"""Attention of one new token a request over the paged KV cache (PagedAttention, Kwon et al., 2023).
-
-Each request's keys are cut into splits, so that a small batch fills the device too (Flash-Decoding, Dao et al., 2023);
-the split that ends last adds the others up, so that a layer takes one kernel. All query heads that share a key head are
-one program's: keys and values are read once. The same kernel can take the new tokens as the fused projection made them:
-it norms and turns them itself, and what it adds to the cache it need not read there.
-"""
+"""Attention of one new token per request over the paged KV cache (PagedAttention, Kwon et al., 2023)."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from roseinfer.kernels.attention.decode_kernel import DecodeTiles, fits, launch_decode
-from roseinfer.kernels.cpu import native_kernels
+from roseinfer.kernels.attention.decode_kernel import (
+    CachedRequests,
+    DecodeOutput,
+    DecodeTiles,
+    Queries,
+    fits,
+    launch_decode,
+)
 
 
 def paged_decode_attention(
@@ -25,28 +25,22 @@ def paged_decode_attention(
     order: Tensor | None = None,
     scale: float | None = None,
     sliding_window: int | None = None,
-    out: Tensor | None = None,
-    beside: bool = False,
+    output: DecodeOutput | None = None,
 ) -> Tensor:
-    """Each request's newest token attends to all its tokens, itself included.
+    """Attend from each request's newest token to all tokens of the request, itself included.
 
-    q [requests, heads, head_dim]; key_cache and value_cache [num_blocks, block_size, kv_heads, head_dim], any strides
-    but the last; block_tables [requests, max_blocks] and context_lens [requests], int32 or int64, the new token
-    counted -> [requests, heads, head_dim]. `scale` is head_dim ** -0.5 by default. A request of length 0 gives zeros.
-    Table entries past a request's length are not looked at. `order` [requests], int32, is a permutation of the
-    requests, in which a GPU starts them; the result is the same. With the longest first, none that takes long begins
-    last. The result is in `out` if that is given, contiguous, which keeps its rows of requests of length 0. `beside`
-    says that this need not wait for what was launched right before, a paged_prefill_attention of the same step.
+    q [requests, heads, head_dim]. key_cache and value_cache [num_blocks, block_size, kv_heads, head_dim], with any
+    strides except the last. block_tables [requests, max_blocks] and context_lens [requests], int32 or int64; lengths
+    count the new token. Table entries past a request's length are not read. Returns [requests, heads, head_dim]; a
+    request of length 0 gives zeros.
+
+    `order` [requests], int32, is a permutation of the requests: a GPU starts them in this order. With the longest
+    first, no long request starts last. The order does not change the result. `scale` defaults to head_dim ** -0.5.
+    With `output`, the result is written there; its rows of requests of length 0 are unchanged.
     """
-    if native_kernels.runs_attention(q, key_cache, value_cache):
-        scale = q.shape[-1] ** -0.5 if scale is None else scale
-        found = native_kernels.paged_decode_attention(
-            q, key_cache, value_cache, block_tables, context_lens, scale, sliding_window
-        )
-        return found if out is None else _kept(found, context_lens, out)
     chosen = paged_decode_attention_triton if fits(q, key_cache, value_cache) else paged_decode_attention_reference
     arguments = (q, key_cache, value_cache, block_tables, context_lens)
-    return chosen(*arguments, order=order, scale=scale, sliding_window=sliding_window, out=out, beside=beside)
+    return chosen(*arguments, order=order, scale=scale, sliding_window=sliding_window, output=output)
 
 
 def paged_decode_attention_reference(
@@ -59,10 +53,9 @@ def paged_decode_attention_reference(
     order: Tensor | None = None,
     scale: float | None = None,
     sliding_window: int | None = None,
-    out: Tensor | None = None,
-    beside: bool = False,
+    output: DecodeOutput | None = None,
 ) -> Tensor:
-    """The same with torch operations, over every block of every table, in float32 or float64."""
+    """Compute `paged_decode_attention` with torch operations over every block of every table, in float32 or float64."""
     requests, heads, head_dim = q.shape
     compute = torch.promote_types(q.dtype, torch.float32)
     positions = torch.arange(block_tables.shape[1] * key_cache.shape[1], device=q.device)
@@ -76,12 +69,9 @@ def paged_decode_attention_reference(
     scores = torch.einsum("rkgd,rtkd->rkgt", grouped, keys) * (head_dim**-0.5 if scale is None else scale)
     weights = scores.masked_fill(~seen[:, None, None], -math.inf).softmax(-1).nan_to_num(0)
     found = torch.einsum("rkgt,rtkd->rkgd", weights, values).reshape(requests, heads, head_dim).to(q.dtype)
-    return found if out is None else _kept(found, context_lens, out)
-
-
-def _kept(found: Tensor, context_lens: Tensor, out: Tensor) -> Tensor:
-    """Results of requests that have a length, in `out`."""
-    return out.copy_(torch.where((context_lens > 0)[:, None, None], found, out))
+    if output is None:
+        return found
+    return output.out.copy_(torch.where((context_lens > 0)[:, None, None], found, output.out))
 
 
 def paged_decode_attention_triton(
@@ -94,12 +84,12 @@ def paged_decode_attention_triton(
     order: Tensor | None = None,
     scale: float | None = None,
     sliding_window: int | None = None,
-    out: Tensor | None = None,
-    beside: bool = False,
+    output: DecodeOutput | None = None,
     tiles: DecodeTiles | None = None,
 ) -> Tensor:
-    """The same in one Triton kernel. Its grid depends on shapes alone; launch it on one stream at a time."""
-    caches = (key_cache, value_cache, block_tables, context_lens)
-    return launch_decode(
-        q, q.shape[1], q.stride(1), *caches, order, scale, sliding_window, tiles, out=out, beside=beside
-    )
+    """Compute `paged_decode_attention` in one Triton kernel.
+
+    The grid depends on shapes alone, so that a captured launch serves every length. Use one stream at a time.
+    """
+    rows = CachedRequests(key_cache, value_cache, block_tables, context_lens, order)
+    return launch_decode(Queries(q, q.shape[1], q.stride(1)), rows, scale, sliding_window, tiles, output)

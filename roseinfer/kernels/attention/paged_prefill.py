@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from roseinfer.kernels.cpu import native_kernels
 from roseinfer.kernels.runtime import (
     gdc_launch_dependents,
     gdc_wait,
@@ -61,11 +60,6 @@ def paged_prefill_attention(
     head_dim ** -0.5 by default -> [tokens, heads, head_dim]. Integers are int32 or int64.
     Rows of q that belong to no request are left undefined.
     """
-    if native_kernels.runs_attention(q, key_cache, value_cache):
-        scale = q.shape[-1] ** -0.5 if scale is None else scale
-        return native_kernels.paged_prefill_attention(
-            q, key_cache, value_cache, block_tables, query_starts, context_lens, scale, sliding_window
-        )
     block_size = key_cache.shape[1]
     fits = block_size & (block_size - 1) == 0 and q.shape[-1] <= 256 and runs_triton(q, key_cache, value_cache)
     return (paged_prefill_attention_triton if fits else paged_prefill_attention_reference)(

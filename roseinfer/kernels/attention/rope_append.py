@@ -1,13 +1,13 @@
-"""From the fused projection to attention in one pass: norms of queries and keys, rotary positions, the KV cache.
+"""Fused preparation of attention: RMS norms of query and key heads, rotary positions, and the append to the KV cache.
 
-Rotation is half-split, as in `roseinfer.models.rope`: x[i] and x[i + head_dim / 2] turn together.
+The rotation is half-split, as in `torch_rotation`: x[i] and x[i + head_dim / 2] form a pair.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from roseinfer.kernels.cpu import native_kernels
+from roseinfer.kernels.attention.projection import Projection
 from roseinfer.kernels.runtime import (
     gdc_launch_dependents,
     gdc_wait,
@@ -19,95 +19,53 @@ from roseinfer.kernels.runtime import (
 )
 
 _FEW_PROGRAMS = 4096
-"""Up to so many heads of tokens, a program takes one: what counts then is how soon the last one ends."""
+"""Up to this many heads over all tokens, each program computes one head: the last program to end sets the time."""
 
 
-def rope_append(
-    qkv: Tensor,
-    table: Tensor | None,
-    positions: Tensor,
-    slots: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    num_heads: int,
-    num_kv_heads: int,
-    head_dim: int,
-    q_norm: Tensor | None = None,
-    k_norm: Tensor | None = None,
-    eps: float = 1e-6,
-) -> Tensor:
-    """Store each token's keys and values in the cache, and give its queries.
+def rope_append(projection: Projection, slots: Tensor, key_cache: Tensor, value_cache: Tensor) -> Tensor:
+    """Store each token's keys and values in the cache, and return its queries.
 
-    qkv [tokens, (num_heads + 2 * num_kv_heads) * head_dim]; table [max_positions, head_dim], cosines then sines, None
-    for a model without rotary positions; positions and slots [tokens], int32 or int64: a slot is
-    block x block_size + offset, and what has a negative one is stored nowhere; key_cache and value_cache
-    [num_blocks, block_size, kv_heads, head_dim], any strides but the last; q_norm and k_norm [head_dim], weights of an
-    RMS norm of each head before it turns -> [tokens, num_heads, head_dim].
+    slots [tokens], int32 or int64: block x block_size + offset. A token with a negative slot is not stored.
+    key_cache and value_cache [num_blocks, block_size, kv_heads, head_dim], with any strides except the last.
+    Returns queries [tokens, num_heads, head_dim], normalized and rotated as the layer's norms and table say.
     """
-    takes = native_kernels.runs_native(qkv, table, key_cache, value_cache, q_norm, k_norm)
-    if (
-        takes
-        and native_kernels.has_adjacent_slots(key_cache, value_cache)
-        and head_dim % (2 * native_kernels.LANES) == 0
-    ):
-        return native_kernels.rope_append(
-            qkv, table, positions, slots, key_cache, value_cache, num_heads, num_kv_heads, head_dim, q_norm, k_norm, eps
-        )
-    fits = head_dim % 2 == 0 and qkv.dim() == 2 and runs_triton(qkv, table, key_cache, value_cache, q_norm, k_norm)
-    return (rope_append_triton if fits else rope_append_reference)(
-        qkv, table, positions, slots, key_cache, value_cache, num_heads, num_kv_heads, head_dim, q_norm, k_norm, eps
+    layer, qkv = projection.layer, projection.qkv
+    fits = (
+        layer.spec.head_dim % 2 == 0
+        and qkv.dim() == 2
+        and runs_triton(qkv, layer.table, key_cache, value_cache, layer.q_norm, layer.k_norm)
     )
+    return (rope_append_triton if fits else rope_append_reference)(projection, slots, key_cache, value_cache)
 
 
-def rope_append_reference(
-    qkv: Tensor,
-    table: Tensor | None,
-    positions: Tensor,
-    slots: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    num_heads: int,
-    num_kv_heads: int,
-    head_dim: int,
-    q_norm: Tensor | None = None,
-    k_norm: Tensor | None = None,
-    eps: float = 1e-6,
-) -> Tensor:
-    """The same with torch operations, in float32 or float64, rounded once."""
+def rope_append_reference(projection: Projection, slots: Tensor, key_cache: Tensor, value_cache: Tensor) -> Tensor:
+    """Compute `rope_append` with torch operations, in float32 or float64, rounded once."""
+    qkv, positions, layer = projection
+    head_dim, num_heads, num_kv_heads = layer.spec.head_dim, layer.spec.num_heads, layer.spec.num_kv_heads
     heads = qkv.reshape(len(qkv), -1, head_dim).to(torch.promote_types(qkv.dtype, torch.float32))
     q, k, v = heads[:, :num_heads], heads[:, num_heads:-num_kv_heads], heads[:, -num_kv_heads:]
-    if q_norm is not None:
-        q = F.rms_norm(q, (head_dim,), q_norm.to(q.dtype), eps)
-    if k_norm is not None:
-        k = F.rms_norm(k, (head_dim,), k_norm.to(k.dtype), eps)
-    if table is not None:
-        cos, sin = table[positions].to(q.dtype).unsqueeze(1).chunk(2, dim=-1)
+    if layer.q_norm is not None:
+        q = F.rms_norm(q, (head_dim,), layer.q_norm.to(q.dtype), layer.eps)
+    if layer.k_norm is not None:
+        k = F.rms_norm(k, (head_dim,), layer.k_norm.to(k.dtype), layer.eps)
+    if layer.table is not None:
+        cos, sin = layer.table[positions].to(q.dtype).unsqueeze(1).chunk(2, dim=-1)
         q, k = (
             torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
             for first, second in (x.chunk(2, dim=-1) for x in (q, k))
         )
-    kept = slots >= 0
-    blocks, offsets = slots[kept] // key_cache.shape[1], slots[kept] % key_cache.shape[1]
-    key_cache[blocks, offsets] = k[kept].to(key_cache.dtype)
-    value_cache[blocks, offsets] = v[kept].to(value_cache.dtype)
+    stored = slots >= 0
+    blocks, offsets = slots[stored] // key_cache.shape[1], slots[stored] % key_cache.shape[1]
+    key_cache[blocks, offsets] = k[stored].to(key_cache.dtype)
+    value_cache[blocks, offsets] = v[stored].to(value_cache.dtype)
     return q.to(qkv.dtype)
 
 
-def rope_append_triton(
-    qkv: Tensor,
-    table: Tensor | None,
-    positions: Tensor,
-    slots: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    num_heads: int,
-    num_kv_heads: int,
-    head_dim: int,
-    q_norm: Tensor | None = None,
-    k_norm: Tensor | None = None,
-    eps: float = 1e-6,
-) -> Tensor:
-    """The same in one Triton kernel."""
+def rope_append_triton(projection: Projection, slots: Tensor, key_cache: Tensor, value_cache: Tensor) -> Tensor:
+    """Compute `rope_append` in one Triton kernel."""
+    qkv, positions, layer = projection
+    table, q_norm, k_norm = layer.table, layer.q_norm, layer.k_norm
+    num_heads, num_kv_heads, head_dim = layer.spec.num_heads, layer.spec.num_kv_heads, layer.spec.head_dim
     tokens = qkv.shape[0]
     q = torch.empty((tokens, num_heads, head_dim), dtype=qkv.dtype, device=qkv.device)
     all_heads = num_heads + 2 * num_kv_heads
@@ -122,7 +80,7 @@ def rope_append_triton(
         qkv if q_norm is None else q_norm,
         qkv if k_norm is None else k_norm,
         q,
-        eps,
+        layer.eps,
         qkv.stride(0),
         0 if table is None else table.stride(0),
         key_cache.stride(0),

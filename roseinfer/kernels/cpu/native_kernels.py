@@ -9,6 +9,7 @@ other predicates.
 import torch
 from torch import Tensor
 
+from roseinfer.kernels.attention.projection import Projection
 from roseinfer.kernels.cpu.native_library import DTYPES, call, functions
 
 LANES = 16
@@ -78,24 +79,12 @@ def silu_and_mul(gate_up: Tensor) -> Tensor:
     return out
 
 
-def rope_append(
-    qkv: Tensor,
-    table: Tensor | None,
-    positions: Tensor,
-    slots: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    num_heads: int,
-    num_kv_heads: int,
-    head_dim: int,
-    q_norm: Tensor | None,
-    k_norm: Tensor | None,
-    eps: float,
-) -> Tensor:
+def rope_append(projection: Projection, slots: Tensor, key_cache: Tensor, value_cache: Tensor) -> Tensor:
     """Compute `rope_append.rope_append`. `head_dim` must be a multiple of 32, and slots must be adjacent in memory."""
+    qkv, positions, layer = projection
+    spec, table, q_norm, k_norm = layer.spec, layer.table, layer.q_norm, layer.k_norm
     tokens, positions, slots = len(qkv), positions.to(torch.int64).contiguous(), slots.to(torch.int64).contiguous()
-    q = qkv.new_empty((tokens, num_heads, head_dim))
-    pointers = (x if x is None else x.data_ptr() for x in (q_norm, k_norm))
+    q = qkv.new_empty((tokens, spec.num_heads, spec.head_dim))
     call(
         "rope_append",
         qkv.dtype,
@@ -105,15 +94,16 @@ def rope_append(
         slots.data_ptr(),
         key_cache.data_ptr(),
         value_cache.data_ptr(),
-        *pointers,
+        None if q_norm is None else q_norm.data_ptr(),
+        None if k_norm is None else k_norm.data_ptr(),
         q.data_ptr(),
         tokens,
-        num_heads,
-        num_kv_heads,
-        head_dim,
+        spec.num_heads,
+        spec.num_kv_heads,
+        spec.head_dim,
         qkv.stride(0),
         key_cache.stride(1),
-        eps,
+        layer.eps,
     )
     return q
 
@@ -124,14 +114,19 @@ def paged_decode_attention(
     value_cache: Tensor,
     block_tables: Tensor,
     context_lens: Tensor,
-    scale: float,
-    sliding_window: int | None,
+    *,
+    scale: float | None = None,
+    sliding_window: int | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """Compute `paged_decode.paged_decode_attention`, for tensors that `runs_attention` accepts."""
+    """Compute `paged_decode.paged_decode_attention`, for tensors that `runs_attention` accepts.
+
+    The result is written to `out`, contiguous, if it is given.
+    """
     requests, heads, head_dim = q.shape
     q, block_tables = q.contiguous(), block_tables.to(torch.int32).contiguous()
     context_lens = context_lens.to(torch.int32).contiguous()
-    out = torch.empty_like(q)
+    out = torch.empty_like(q) if out is None else out
     call(
         "paged_decode_attention",
         q.dtype,
@@ -149,7 +144,7 @@ def paged_decode_attention(
         key_cache.shape[1],
         key_cache.stride(1),
         sliding_window or 0,
-        scale,
+        head_dim**-0.5 if scale is None else scale,
     )
     return out
 
@@ -161,8 +156,9 @@ def paged_prefill_attention(
     block_tables: Tensor,
     query_starts: Tensor,
     context_lens: Tensor,
-    scale: float,
-    sliding_window: int | None,
+    *,
+    scale: float | None = None,
+    sliding_window: int | None = None,
 ) -> Tensor:
     """Compute `paged_prefill.paged_prefill_attention`, for tensors that `runs_attention` accepts."""
     q = q.contiguous()
@@ -184,7 +180,7 @@ def paged_prefill_attention(
         key_cache.shape[1],
         key_cache.stride(1),
         sliding_window or 0,
-        scale,
+        q.shape[2] ** -0.5 if scale is None else scale,
     )
     return out
 

@@ -27,8 +27,11 @@ class LayerStruct(ctypes.Structure):
         ("mlp_norm", POINTER),
         ("q_norm", POINTER),
         ("k_norm", POINTER),
+        ("rope_table", POINTER),
         ("keys", POINTER),
         ("values", POINTER),
+        ("window", INTEGER),
+        ("scale", FLOAT),
         ("qkv", WeightStruct),
         ("output", WeightStruct),
         ("gate_up", WeightStruct),
@@ -42,7 +45,6 @@ class StepStruct(ctypes.Structure):
     _fields_ = (
         ("layers", POINTER),
         ("stream", POINTER),
-        ("table", POINTER),
         ("positions", POINTER),
         ("slots", POINTER),
         ("block_tables", POINTER),
@@ -59,9 +61,8 @@ class StepStruct(ctypes.Structure):
         ("head_dim", INTEGER),
         ("table_stride", INTEGER),
         ("block_size", INTEGER),
-        ("sliding_window", INTEGER),
+        ("largest_window", INTEGER),
         ("eps", FLOAT),
-        ("scale", FLOAT),
     )
 
 

@@ -12,9 +12,13 @@
 
 namespace {
 
+// One layer's weights and cache: `LayerStruct` in native_step.py.
 struct Layer {
     const void *attention_norm, *mlp_norm, *q_norm, *k_norm;
-    void *keys, *values;  // [num_blocks, block_size, kv_heads, head_dim]
+    const void* rope_table;  // [max_positions, head_dim]: cosines, then sines; null without rotary positions
+    void *keys, *values;     // [num_blocks, block_size, kv_heads, head_dim]
+    int64_t window;          // 0: none
+    float scale;             // factor on attention scores
     Weight qkv, output, gate_up, down;
 };
 
@@ -22,12 +26,12 @@ struct Layer {
 struct Step {
     const Layer* layers;
     void* stream;  // [rows, hidden]: residual stream, at first the embeddings
-    const void* table;
     const int64_t *positions, *slots;
     const int32_t *block_tables, *context_lens;
     void *qkv, *attended, *gate_up, *active;  // buffers between the parts of a layer
-    int64_t rows, hidden, intermediate, heads, kv_heads, head_dim, table_stride, block_size, window;
-    float eps, scale;
+    int64_t rows, hidden, intermediate, heads, kv_heads, head_dim, table_stride, block_size;
+    int64_t largest_window;  // over all layers; 0 if a layer has none
+    float eps;
 };
 
 enum Part { QKV, APPEND, ATTENTION, OUTPUT, GATE_UP, DOWN, PARTS };
@@ -41,12 +45,13 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
     const int64_t query = s.heads * head_dim, projected = query + 2 * slot_stride;
     T *stream = static_cast<T*>(s.stream), *qkv = static_cast<T*>(s.qkv), *attended = static_cast<T*>(s.attended);
     T *gate_up = static_cast<T*>(s.gate_up), *active = static_cast<T*>(s.active);
-    const T* table = static_cast<const T*>(s.table);
     int64_t longest = 0;  // longest context attended to, rounded up to whole vectors
-    const auto first_of = [&](int64_t row) { return first_in_window(s.context_lens[row], s.window); };
-    for (int64_t row = 0; row < rows; ++row) longest = std::max(longest, s.context_lens[row] - first_of(row));
+    const auto first_of = [&](int64_t row, int64_t window) { return first_in_window(s.context_lens[row], window); };
+    const auto widest = [&](int64_t row) { return first_of(row, s.largest_window); };
+    for (int64_t row = 0; row < rows; ++row) longest = std::max(longest, s.context_lens[row] - widest(row));
     longest = (longest + W - 1) / W * W;
-    std::vector<int32_t> slots(rows * longest);
+    const int64_t slots_stride = longest + W;
+    std::vector<int32_t> slots(rows * slots_stride);
 #pragma omp parallel
     {
         const int64_t thread = thread_number(), threads = thread_count();
@@ -65,35 +70,42 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
             return normed.data();
         };
 #pragma omp for
-        for (int64_t row = 0; row < rows; ++row)
-            find_slots(s.block_tables + row * s.table_stride, first_of(row), s.context_lens[row], s.block_size,
-                       slots.data() + row * longest);
+        for (int64_t row = 0; row < rows; ++row) {
+            int32_t* own = slots.data() + row * slots_stride;
+            const int64_t count = s.context_lens[row] - widest(row), whole = (count + W - 1) / W * W;
+            find_slots(s.block_tables + row * s.table_stride, widest(row), s.context_lens[row], s.block_size, own);
+            // A layer with a smaller window starts inside a vector, and so reads past the last whole one.
+            if (whole > 0) std::fill(own + whole, own + whole + W, own[whole - 1]);
+        }
         for (int64_t part = begin; part < end; ++part) {
             const Layer& layer = s.layers[part / PARTS];
             switch (part % PARTS) {
                 case QKV:
                     produce(layer.qkv, norm(layer.attention_norm), qkv, false);
                     break;
-                case APPEND:
+                case APPEND: {
+                    const T* table = static_cast<const T*>(layer.rope_table);
                     for (int64_t unit = thread; unit < rows * s.kv_heads; unit += threads) {
                         const int64_t row = unit / s.kv_heads, kv_head = unit % s.kv_heads;
                         T* own = qkv + row * projected;
                         turn_and_append(own, own, static_cast<T*>(layer.keys), static_cast<T*>(layer.values),
                                         static_cast<const T*>(layer.q_norm), static_cast<const T*>(layer.k_norm),
-                                        table + s.positions[row] * head_dim, kv_head, s.kv_heads, sharing, s.slots[row],
-                                        slot_stride, head_dim, s.eps);
+                                        table == nullptr ? nullptr : table + s.positions[row] * head_dim, kv_head,
+                                        s.kv_heads, sharing, s.slots[row], slot_stride, head_dim, s.eps);
                     }
                     break;
+                }
                 case ATTENTION:
                     for (int64_t unit = thread; unit < rows * s.kv_heads; unit += threads) {
                         const int64_t row = unit / s.kv_heads, kv_head = unit % s.kv_heads;
-                        const int64_t heads = kv_head * sharing * head_dim;
+                        const int64_t heads = kv_head * sharing * head_dim, first = first_of(row, layer.window);
                         attend_for<T>(head_dim)(qkv + row * projected + heads,
                                                 static_cast<const T*>(layer.keys) + kv_head * head_dim,
                                                 static_cast<const T*>(layer.values) + kv_head * head_dim,
-                                                slots.data() + row * longest, attended + row * query + heads,
-                                                scores.data(), s.context_lens[row] - first_of(row), sharing, head_dim,
-                                                slot_stride, s.scale);
+                                                slots.data() + row * slots_stride + first - widest(row),
+                                                attended + row * query + heads, scores.data(),
+                                                s.context_lens[row] - first, sharing, head_dim, slot_stride,
+                                                layer.scale);
                     }
                     break;
                 case OUTPUT:

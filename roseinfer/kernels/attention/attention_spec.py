@@ -1,0 +1,80 @@
+"""What one layer's attention computes, as plain data: heads, window, scale and rotary positions.
+
+Models state one `AttentionSpec` per layer. Every attention backend reads the spec of the layer that it runs.
+"""
+
+import msgspec
+
+
+class LinearScaling(msgspec.Struct, frozen=True, kw_only=True, tag="linear"):
+    """Position interpolation (Chen et al., 2023, https://arxiv.org/abs/2306.15595)."""
+
+    factor: float
+
+
+class DynamicScaling(msgspec.Struct, frozen=True, kw_only=True, tag="dynamic"):
+    """NTK-aware scaling of the base with the length (bloc97 and emozilla, 2023; as in transformers)."""
+
+    factor: float
+    original_context: int
+
+
+class YarnScaling(msgspec.Struct, frozen=True, kw_only=True, tag="yarn"):
+    """YaRN: interpolate low frequencies, keep high ones (Peng et al., 2023, https://arxiv.org/abs/2309.00071)."""
+
+    factor: float
+    original_context: int
+    attention_factor: float
+    """Factor on rotated queries and keys: sqrt(1/t) in the paper."""
+    beta_fast: float = 32.0
+    """Frequencies with more rotations than this over the original context stay unscaled."""
+    beta_slow: float = 1.0
+    """Frequencies with fewer rotations than this over the original context are interpolated."""
+    truncate: bool = True
+    """Round the bounds between these two ranges to whole dimensions."""
+
+
+class Llama3Scaling(msgspec.Struct, frozen=True, kw_only=True, tag="llama3"):
+    """Llama 3.1: interpolate long wavelengths, keep short ones (https://arxiv.org/abs/2407.21783, Meta's code)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_context: int
+
+
+class DivisorScaling(msgspec.Struct, frozen=True, kw_only=True, tag="divisors"):
+    """One divisor per frequency: GGUF files store llama3 scaling this way, in the tensor `rope_freqs.weight`."""
+
+    divisors: tuple[float, ...]
+
+
+Scaling = LinearScaling | DynamicScaling | YarnScaling | Llama3Scaling | DivisorScaling
+
+
+class Rope(msgspec.Struct, frozen=True, kw_only=True):
+    """Rotary positions: the base of the frequencies, and how they are scaled to a longer context."""
+
+    theta: float
+    scaling: Scaling | None = None
+
+
+class AttentionSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """The attention of one layer."""
+
+    num_heads: int
+    """Query heads."""
+    num_kv_heads: int
+    """Key-value heads. Each is shared by num_heads / num_kv_heads query heads."""
+    head_dim: int
+    window: int | None = None
+    """A token attends to itself and to the window - 1 tokens before it. None: to all tokens before it."""
+    scale: float | None = None
+    """Factor on scores. None: head_dim ** -0.5."""
+    rope: Rope | None = None
+    """None: queries and keys are not rotated."""
+
+    @property
+    def softmax_scale(self) -> float:
+        """The factor on scores, as a number."""
+        return self.head_dim**-0.5 if self.scale is None else self.scale

@@ -1,0 +1,35 @@
+"""The fused projection of a layer: what attention backends and their kernels take, as one object."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from roseinfer.kernels.attention.attention_spec import AttentionSpec
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionLayer:
+    """The part of a layer's attention that is the same in every step."""
+
+    index: int
+    """Position of the layer in the model and in the KV cache."""
+    spec: AttentionSpec
+    table: Tensor | None = None
+    """Cosines, then sines per position: [max_positions, head_dim]. None: queries and keys are not rotated."""
+    q_norm: Tensor | None = None
+    """Weight of an RMS norm of each query head before its rotation, [head_dim]."""
+    k_norm: Tensor | None = None
+    """Weight of the same norm for key heads, [head_dim]."""
+    eps: float = 1e-6
+    """Epsilon of both norms."""
+
+
+class Projection(NamedTuple):
+    """Queries, keys and values of a step's tokens, as one matrix product computed them."""
+
+    qkv: Tensor
+    """Query heads, key heads, value heads of each token: [tokens, (num_heads + 2 * num_kv_heads) * head_dim]."""
+    positions: Tensor
+    """Position of each token in its request: [tokens], int32 or int64."""
+    layer: AttentionLayer

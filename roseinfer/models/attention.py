@@ -1,0 +1,60 @@
+"""Self-attention of decoder layers. It runs after its layer's norm and adds to the residual stream."""
+
+from functools import cached_property
+
+from torch import Tensor, nn
+
+from roseinfer.kernels.attention.attention_spec import AttentionSpec
+from roseinfer.kernels.attention.projection import AttentionLayer
+from roseinfer.models.linear import Linear
+from roseinfer.models.norm_layers import LayerNorm, RMSNorm
+from roseinfer.models.rope import RotaryEmbedding
+from roseinfer.models.step_attention import StepAttention
+from roseinfer.models.weight_map import WeightMap, compose
+
+
+class Attention(nn.Module):
+    """Fused query, key and value projection, norms of query and key heads, attention, output projection."""
+
+    def __init__(
+        self,
+        index: int,
+        spec: AttentionSpec,
+        qkv: Linear,
+        output: Linear,
+        *,
+        rope: RotaryEmbedding | None = None,
+        q_norm: RMSNorm | None = None,
+        k_norm: RMSNorm | None = None,
+    ) -> None:
+        """`rope` holds the rotations that the spec describes; layers with the same rope share the module."""
+        super().__init__()
+        self.index = index
+        self.spec = spec
+        self.qkv = qkv
+        self.output = output
+        self.rope = rope
+        self.q_norm = q_norm
+        self.k_norm = k_norm
+
+    def after_norm(
+        self, norm: LayerNorm | RMSNorm, hidden: Tensor, residual: Tensor | None, step: StepAttention
+    ) -> tuple[Tensor, Tensor | None]:
+        """Apply attention to norm(hidden + residual). Takes and returns (hidden, residual) as `GatedMLP.after_norm`."""
+        qkv, stream = self.qkv.after_norm(norm, hidden, residual)
+        return self.output.onto(step.attend(qkv, self.layer).flatten(1), stream)
+
+    @cached_property
+    def layer(self) -> AttentionLayer:
+        """The constant part of the layer's projections. Created on first use: the model must not move afterwards."""
+        return AttentionLayer(
+            index=self.index,
+            spec=self.spec,
+            table=None if self.rope is None else self.rope.table,
+            q_norm=None if self.q_norm is None else self.q_norm.weight,
+            k_norm=None if self.k_norm is None else self.k_norm.weight,
+            eps=0.0 if self.q_norm is None else self.q_norm.eps,
+        )
+
+    def weight_map(self) -> WeightMap:
+        return compose({"": self.qkv, "q_norm": self.q_norm, "k_norm": self.k_norm, "o_proj": self.output})

@@ -1,0 +1,174 @@
+"""A decoder whose decode steps run all layers in one call of the compiled CPU kernels."""
+
+import ctypes
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from roseinfer.attention.backend import AttentionBackend, AttentionMetadata
+from roseinfer.attention.compiled_attention import CompiledAttention
+from roseinfer.attention.step_layouts import DecodeLayout
+from roseinfer.cache.kv_tensors import KVCache
+from roseinfer.kernels.cpu import native_step
+from roseinfer.kernels.cpu.native_kernels import LANES
+from roseinfer.kernels.cpu.native_matmul import WeightKind, WeightStruct
+from roseinfer.kernels.cpu.native_step import LayerStruct, StepStruct, decode_layers
+from roseinfer.kernels.linear.native_weight import NativeWeight
+from roseinfer.models.causal_lm import CausalLM
+from roseinfer.models.decoder import Decoder, DecoderLayer
+from roseinfer.models.linear import Linear
+from roseinfer.models.model_config import ModelConfig
+from roseinfer.models.norm_layers import RMSNorm
+from roseinfer.models.weight_map import WeightMap
+
+
+class CompiledDecoder(CausalLM):
+    """A loaded decoder over one KV cache. Steps with prompts, and large batches, run through the decoder itself."""
+
+    def __init__(self, decoder: Decoder, cache: KVCache, attention: CompiledAttention) -> None:
+        super().__init__()
+        self.config = decoder.config
+        self.decoder = decoder
+        self.embed = decoder.embed
+        self.norm = decoder.norm
+        self.head = decoder.head
+        self._attention = attention
+        self._layers = CompiledLayers(decoder, cache)
+
+    @classmethod
+    def around(cls, model: CausalLM, cache: KVCache, attention: AttentionBackend) -> Self | None:
+        """Wrap a model, or return None if the compiled kernels cannot run its decode steps.
+
+        They can for the shared decoder with the compiled attention backend, sizes in whole vectors, and weights in the
+        kernels' forms.
+        """
+        if not isinstance(model, Decoder) or not isinstance(attention, CompiledAttention):
+            return None
+        config, dtype = model.config, cache.data.dtype
+        sizes = (config.hidden_size, config.intermediate_size, config.head_dim // 2)
+        fits = all(size % LANES == 0 for size in sizes) and all(_fits(layer, dtype) for layer in model.layers)
+        return cls(model, cache, attention) if fits else None
+
+    def forward(
+        self, token_ids: Tensor, positions: Tensor, attention: AttentionBackend, metadata: AttentionMetadata
+    ) -> Tensor:
+        layout = self._attention.decodes(metadata) if len(token_ids) <= native_step.MAX_ROWS else None
+        if layout is None:
+            hidden: Tensor = self.decoder(token_ids, positions, attention, metadata)
+            return hidden
+        return self.norm.after(self._layers.run(self.embed(token_ids), positions, layout), None)[0]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.decoder.logits(hidden)
+
+    def weight_map(self) -> WeightMap:
+        return self.decoder.weight_map()
+
+
+class CompiledLayers:
+    """All layers of one decoder over one KV cache, as a table of addresses.
+
+    The decoder and the cache must not replace their tensors while the table is in use.
+    """
+
+    def __init__(self, decoder: Decoder, cache: KVCache) -> None:
+        self._config = config = decoder.config
+        self._cache = cache
+        self._table = (LayerStruct * config.num_layers)(
+            *(_layer(layer, keys, values) for layer, (keys, values) in zip(decoder.layers, cache.flat, strict=True))
+        )
+        self._buffers: list[Tensor] = []
+        windows = {spec.window or 0 for spec in config.attention_specs}
+        self._step = StepStruct(
+            layers=ctypes.cast(self._table, ctypes.c_void_p),
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            heads=config.num_heads,
+            kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            block_size=cache.block_size,
+            largest_window=0 if 0 in windows else max(windows),
+            eps=config.norm_eps,
+        )
+
+    def run(self, hidden: Tensor, positions: Tensor, layout: DecodeLayout) -> Tensor:
+        """Run the layers for one new token per request.
+
+        Takes embeddings and returns the residual stream after the layers, both [requests, hidden_size]. May overwrite
+        `hidden`.
+        """
+        stream, step = hidden.contiguous(), self._step
+        self._reserve_buffers(len(stream))
+        step.rows = len(stream)
+        step.stream = stream.data_ptr()
+        step.positions = positions.data_ptr()
+        step.slots = layout.slots.data_ptr()
+        step.block_tables = layout.block_tables.data_ptr()
+        step.context_lens = layout.context_lens.data_ptr()
+        step.table_stride = layout.block_tables.stride(0)
+        decode_layers(step, self._cache.data.dtype, len(self._table))
+        return stream
+
+    def _reserve_buffers(self, rows: int) -> None:
+        """Allocate the buffers between the parts of a layer, unless those of an earlier step are large enough."""
+        if self._buffers and len(self._buffers[0]) >= rows:
+            return
+        sizes = _buffer_sizes(self._config)
+        self._buffers = [self._cache.data.new_empty(rows, size) for size in sizes.values()]
+        for name, tensor in zip(sizes, self._buffers, strict=True):
+            setattr(self._step, name, tensor.data_ptr())
+
+
+def _buffer_sizes(config: ModelConfig) -> dict[str, int]:
+    """Elements per row of each buffer, by its field in `StepStruct`."""
+    query = config.num_heads * config.head_dim
+    return {
+        "qkv": query + 2 * config.num_kv_heads * config.head_dim,
+        "attended": query,
+        "gate_up": 2 * config.intermediate_size,
+        "active": config.intermediate_size,
+    }
+
+
+def _fits(layer: nn.Module, dtype: torch.dtype) -> bool:
+    """True if the kernels can read all weights of a layer."""
+    for linear in layer.modules():
+        if not isinstance(linear, Linear):
+            continue
+        weight = linear.packed
+        if not isinstance(weight, NativeWeight) or (weight.kind is WeightKind.PLAIN and weight.data.dtype != dtype):
+            return False
+    return True
+
+
+def _layer(layer: nn.Module, keys: Tensor, values: Tensor) -> LayerStruct:
+    """Describe a layer and its part of the cache to the kernels."""
+    assert isinstance(layer, DecoderLayer)
+    attention = layer.attention
+    spec, table = attention.spec, None if attention.rope is None else attention.rope.table
+
+    def weight_of(norm: RMSNorm | None) -> int | None:
+        return None if norm is None else norm.weight.data_ptr()
+
+    return LayerStruct(
+        attention_norm=weight_of(layer.attention_norm),
+        mlp_norm=weight_of(layer.mlp_norm),
+        q_norm=weight_of(attention.q_norm),
+        k_norm=weight_of(attention.k_norm),
+        rope_table=None if table is None else table.data_ptr(),
+        keys=keys.data_ptr(),
+        values=values.data_ptr(),
+        window=spec.window or 0,
+        scale=spec.softmax_scale,
+        qkv=_weight(attention.qkv),
+        output=_weight(attention.output),
+        gate_up=_weight(layer.mlp.gate_up),
+        down=_weight(layer.mlp.down),
+    )
+
+
+def _weight(linear: Linear) -> WeightStruct:
+    """Describe a packed linear layer to the kernels."""
+    assert isinstance(linear.packed, NativeWeight)
+    return linear.packed.struct(linear.bias)
