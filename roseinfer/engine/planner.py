@@ -124,17 +124,18 @@ class Planner:
             request.block_table += new
             changes.append(BlockTableChange(request.row, new))
         chunks = plan.chunks
+        lengths = [chunk.num_tokens for chunk in chunks]
         return StepBatch(
-            rows=[chunk.request.row for chunk in chunks],
-            starts=[chunk.start for chunk in chunks],
-            lengths=[chunk.num_tokens for chunk in chunks],
-            samples=[chunk.samples for chunk in chunks],
-            token_ids=_token_ids(plan),
-            decode_steps=plan.decode_steps,
-            graph=plan.graph,
-            row_starts=row_starts,
-            block_table_changes=changes,
-            block_copies=copies,
+            [chunk.request.row for chunk in chunks],
+            [chunk.start for chunk in chunks],
+            lengths,
+            [chunk.samples for chunk in chunks],
+            _token_ids(plan, lengths),
+            plan.decode_steps,
+            plan.graph,
+            row_starts,
+            changes,
+            copies,
         )
 
     def advance(self, plan: StepPlan) -> None:
@@ -211,7 +212,7 @@ class Planner:
             return None
         lengths = [chunk.num_tokens for chunk in chunks]
         # A prompt of which one token is left to compute runs like a decode.
-        if set(lengths) == {decode_steps} and all(chunk.samples for chunk in chunks):
+        if lengths.count(decode_steps) == len(lengths) and False not in [chunk.samples for chunk in chunks]:
             return sizes.decode_key(len(chunks), {chunk.request.sampling_kind for chunk in chunks})
         num_decodes = sum([chunk.samples and chunk.num_tokens == 1 for chunk in chunks])
         kinds = {chunk.request.sampling_kind for chunk in chunks if chunk.samples}
@@ -268,10 +269,10 @@ def _row_start(request: Request) -> RowStart:
     )
 
 
-def _token_ids(plan: StepPlan) -> list[int]:
+def _token_ids(plan: StepPlan, lengths: Sequence[int]) -> list[int]:
     """Return `StepBatch.token_ids` of a plan."""
     chunks = plan.chunks
-    if plan.decode_steps > 1 or plan.num_tokens == len(chunks):
+    if plan.decode_steps > 1 or sum(lengths) == len(lengths):
         return [chunk.request.token_ids[chunk.start] for chunk in chunks]
     token_ids: list[int] = []
     for chunk in chunks:

@@ -133,7 +133,9 @@ class Runner:
     def _launched(
         self, batch: StepBatch, tokens: Tensor, newest: Tensor, logprobs: list[TokenLogprobs | None] | None = None
     ) -> Launch:
-        rows = [row for row, samples in zip(batch.rows, batch.samples, strict=True) if samples]
+        rows: Sequence[int] = batch.rows
+        if False in batch.samples:
+            rows = [row for row, samples in zip(batch.rows, batch.samples, strict=True) if samples]
         self._drawn = DrawnTokens(newest, rows)
         return Launch(tokens, len(rows), logprobs)
 

@@ -50,8 +50,7 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):  # one per request and step:
         return self.start + self.num_tokens
 
 
-@dataclass(frozen=True)
-class Admission:
+class Admission(msgspec.Struct, frozen=True, gc=False):
     """A waiting request that starts, with the leading tokens that other requests have computed."""
 
     request: Request
@@ -63,8 +62,7 @@ class Admission:
     """Tokens in the shared and copied blocks."""
 
 
-@dataclass(frozen=True)
-class StepPlan:
+class StepPlan(msgspec.Struct, frozen=True):
     """One step, decided but not yet begun."""
 
     chunks: tuple[Chunk, ...]
