@@ -1,4 +1,4 @@
-"""The names of MLPs' activation functions."""
+"""Names of the activation functions of MLPs, ours and those in a config.json."""
 
 from typing import Literal
 
@@ -14,7 +14,10 @@ _HUGGING_FACE: dict[ActivationName, tuple[str, ...]] = {
 
 
 def activation_from_hf(key: str, name: object, supported: tuple[ActivationName, ...]) -> ActivationName:
-    """What a config.json calls `name` under `key`; ModelError for an activation that is not among the supported."""
+    """Return our name of the activation that a config.json calls `name` under `key`.
+
+    Raises ModelError if the activation is not in `supported`.
+    """
     for found in supported:
         if name in _HUGGING_FACE[found]:
             return found

@@ -1,4 +1,4 @@
-"""Architectures by name."""
+"""The registry of architectures. Adding one takes a file that defines an `Architecture`, and a line here."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from roseinfer.weights.resolve import SourceFormat
 T = TypeVar("T")
 
 ARCHITECTURES = {model.name: model for model in (LLAMA, MISTRAL, QWEN2, QWEN3, GPT2_ARCHITECTURE)}
-"""Built-in architectures by name, and those that `register` added."""
+"""Built-in architectures by name, and any that `register` added."""
 
 
 def register(model: Architecture) -> None:
@@ -27,14 +27,14 @@ def register(model: Architecture) -> None:
 
 
 def architecture(name: str) -> Architecture:
-    """The architecture called `name`, which is also its Hugging Face model_type and its GGUF name."""
+    """Return an architecture by its name, which is also its Hugging Face model_type and its name in GGUF files."""
     return _among(ARCHITECTURES, name)
 
 
 def read_config(source_format: SourceFormat, checkpoint: Checkpoint) -> ModelConfig:
-    """A model's shape from what its files say. Raises ModelError, which names it, for what is not supported."""
+    """Return the shape of a model from its description. Raises ModelError that names an unsupported feature."""
     if source_format == "trainer":
-        name = "gpt2"  # the only one that the trainer trains
+        name = "gpt2"  # trainer checkpoints have no field for the architecture
     else:
         if quantization := checkpoint.fields.get("quantization_config"):
             raise ModelError(

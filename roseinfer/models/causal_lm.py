@@ -14,22 +14,22 @@ from roseinfer.models.weight_map import WeightMap
 
 
 class CausalLM(nn.Module, ABC):
-    """A decoder-only language model over a step's packed tokens."""
+    """A decoder-only language model. One call computes the tokens of a step, packed into one dimension."""
 
     config: ModelConfig
     embed: Embedding
     head: Linear | None
-    """None if `embed` is the output head as well."""
+    """The output head, or None if `embed` is the head as well."""
 
     @abstractmethod
     def forward(
         self, token_ids: Tensor, positions: Tensor, attention: AttentionBackend, metadata: AttentionMetadata
     ) -> Tensor:
-        """Token ids and positions [tokens] -> final hidden states [tokens, hidden_size]."""
+        """Compute the final hidden states [tokens, hidden_size] from token ids and positions [tokens]."""
 
     @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states [rows, hidden_size] -> logits [rows, vocab_size]."""
+        """Compute logits [rows, vocab_size] from hidden states [rows, hidden_size]."""
 
     def pack(self, packing: Packing = "none") -> None:
         """Choose the form of every loaded weight, by device, dtype and quantization. A loader calls this once."""
@@ -48,6 +48,6 @@ class CausalLM(nn.Module, ABC):
     def weight_views(self) -> dict[str, Tensor]:
         """Return every weight in its checkpoint's shape, by its name in a Hugging Face checkpoint.
 
-        Writing to a view fills the model's own parameter, fused or transposed as it may be, unless it is packed.
+        Writing to a view fills the model's parameter, even if that is fused or transposed, unless it is packed.
         """
         return {name: slot.view for name, slot in self.weight_map().items()}

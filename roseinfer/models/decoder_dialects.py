@@ -1,6 +1,6 @@
-"""How checkpoints describe the shared decoder: config.json and Hugging Face's names, GGUF's keys and llama.cpp's names.
+"""Dialects of the shared decoder: config.json with Hugging Face's weight names, and GGUF with llama.cpp's names.
 
-An architecture's own file holds only what its checkpoints say differently.
+An architecture's own file contains only the differences in its checkpoints.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,20 +36,21 @@ _GGUF_LAYER = {
 
 
 def hugging_face(config: Callable[[Mapping[str, Any]], ModelConfig]) -> Dialect:
-    """The Hugging Face dialect of an architecture whose config.json `config` reads."""
+    """Return the Hugging Face dialect of an architecture. `config` returns the shape in its config.json."""
     return Dialect(lambda checkpoint: config(checkpoint.fields), _hf_weight)
 
 
 def gguf(name: str, *, reorders_qk: bool = False, **flags: Any) -> Dialect:
-    """llama.cpp's dialect of the architecture that it, too, calls `name`; `flags` are fields of ModelConfig.
+    """Return the GGUF dialect of the architecture that llama.cpp also calls `name`.
 
-    Its converter reorders the rows of Q and K of some architectures for its own rotation; that is undone here.
+    `flags` are fields of ModelConfig that the file does not contain. With `reorders_qk`, llama.cpp's converter
+    reorders the rows of Q and K for its own rotation, and loading undoes that.
     """
     return Dialect(partial(_gguf_config, name, flags), partial(_gguf_weight, reorders_qk))
 
 
 def hf_config(architecture: str, raw: Mapping[str, Any], **flags: Any) -> ModelConfig:
-    """The fields of config.json that all these architectures share, with `flags` for the others."""
+    """Return the shape from the fields of config.json that all these architectures share, and `flags` for the rest."""
     num_heads = size(raw, "num_attention_heads")
     hidden_size = size(raw, "hidden_size")
     rope, context = rope_from_hf(raw)
@@ -90,7 +91,7 @@ def hf_sliding_window(raw: Mapping[str, Any], window: int | None, first_layer: i
 
 
 def _hf_weight(name: str, _config: ModelConfig) -> WeightPlace | None:
-    """Old checkpoints carry the rotary frequencies as if they were weights."""
+    """Return the place of a stored tensor. Old checkpoints contain rotary frequencies, which are skipped."""
     return None if name.endswith(".rotary_emb.inv_freq") else (name, None)
 
 
@@ -133,11 +134,11 @@ def _gguf_weight(reorders_qk: bool, name: str, config: ModelConfig) -> WeightPla
     if name in _GGUF_GLOBAL:
         return _GGUF_GLOBAL[name], None
     if name == _ROPE_DIVISORS:
-        return None  # a part of the config
+        return None  # read with the config
     block, _, rest = name.removeprefix("blk.").partition(".")
     module, _, kind = rest.rpartition(".")
     if not name.startswith("blk.") or module not in _GGUF_LAYER:
-        return name, None  # no weight of ours, and refused as such
+        return name, None  # unknown, so loading refuses it by this name
     transform = None
     if reorders_qk and module in ("attn_q", "attn_k"):
         transform = _half_split_rows(config.num_heads if module == "attn_q" else config.num_kv_heads)
@@ -145,5 +146,5 @@ def _gguf_weight(reorders_qk: bool, name: str, config: ModelConfig) -> WeightPla
 
 
 def _half_split_rows(heads: int) -> Transform:
-    """Rows of interleaved rotary pairs (x0, y0, x1, y1, ...) to half-split ones (x0, x1, ..., y0, y1, ...)."""
+    """Return a transform of rows from interleaved pairs (x0, y0, x1, y1, ...) to halves (x0, x1, ..., y0, y1, ...)."""
     return lambda rows: rows.reshape(heads, -1, 2, *rows.shape[1:]).transpose(1, 2).flatten(0, 2)

@@ -1,4 +1,4 @@
-"""How each checkpoint format describes an architecture, and names its weights."""
+"""Dialects: the way a checkpoint format describes an architecture and names its weights."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -14,33 +14,34 @@ Transform = Callable[[Tensor], Tensor]
 """Converts a stored tensor to the layout of its weight view."""
 
 WeightPlace = tuple[str, Transform | None]
-"""A name in `weight_views`, and the transform that makes the stored tensor fit that view."""
+"""A name in the model's weight map, and the transform that makes the stored tensor fit that slot, if any."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What the files of a model say of it, besides the weights."""
+    """The description of a model in its files, without the weights."""
 
     fields: Mapping[str, Any]
-    """config.json's object, GGUF metadata, or a trainer's config."""
+    """The object in config.json, the metadata of a GGUF file, or the config in a trainer checkpoint."""
     tensor_names: Collection[str] = ()
-    """None for dummy weights."""
+    """Names of the stored tensors; empty for dummy weights."""
     read: Callable[[str], Tensor] | None = None
-    """Reads one of the tensors, in float32; only with GGUF, which keeps some of the shape in tensors."""
+    """Function that reads a stored tensor in float32. Only GGUF has one, because some of its settings are tensors."""
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How one format describes an architecture and names its weights."""
+    """The description and the weight names of one architecture in one format."""
 
     config: Callable[[Checkpoint], ModelConfig]
+    """Function that returns the model's shape."""
     weight: Callable[[str, ModelConfig], WeightPlace | None]
-    """A stored tensor's name -> where it goes; None for what is not a weight of ours."""
+    """Function that returns the place of a stored tensor by its name, or None if the tensor is to be skipped."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One registry line: how to build a family of models, and how to read it from each format that has it."""
+    """A family of models: the function that builds one, and a dialect per checkpoint format it can be read from."""
 
     name: str
     build: Callable[[ModelConfig], CausalLM]

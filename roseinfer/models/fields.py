@@ -1,4 +1,4 @@
-"""Reading the fields of a model's own description: a config.json, GGUF metadata, a trainer's config."""
+"""Typed access to the fields of a model's description: a config.json, GGUF metadata, or a trainer's config."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def require(raw: Mapping[str, Any], key: str, kind: type[T]) -> T:
-    """The value of `key`; ModelError when it is missing or of another type. An integer is a float, too."""
+    """Return the value of `key`. Raises ModelError if it is missing or of another type. A float may be an integer."""
     value = raw.get(key)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -20,12 +20,15 @@ def require(raw: Mapping[str, Any], key: str, kind: type[T]) -> T:
 
 
 def optional(raw: Mapping[str, Any], key: str, kind: type[T], default: T) -> T:
-    """Like `require`, but `default` where the value is missing or null."""
+    """Return the value of `key`, or `default` if it is missing or null. Raises ModelError for another type."""
     return default if raw.get(key) is None else require(raw, key, kind)
 
 
 def size(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    """A number of 1 or more; `default`, where there is one, when it is missing or null."""
+    """Return an integer of 1 or more, or `default` if the value is missing or null.
+
+    Raises ModelError for any other value, and for a missing one without a default.
+    """
     value = require(raw, key, int) if default is None else optional(raw, key, int, default)
     if value < 1:
         raise ModelError(f"the model's config has {key} = {value}, which must be 1 or more")
@@ -33,13 +36,13 @@ def size(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
 
 
 def require_feature(what: str, found: object, supported: object) -> None:
-    """ModelError that names a feature and what is supported of it, unless the model's is just that."""
+    """Raise ModelError unless the value found is the one supported. `what` names the field in the message."""
     if found != supported:
         raise ModelError(f"{what} {found!r} is not supported; supported: {supported!r}")
 
 
 def gguf_vocab_size(metadata: Mapping[str, Any], prefix: str) -> int:
-    """Rows of the embedding: what the GGUF file says, else one for each of its tokens."""
+    """Return the rows of the embedding: the vocabulary size in the GGUF metadata, else the number of tokens."""
     if metadata.get(f"{prefix}.vocab_size"):
         return size(metadata, f"{prefix}.vocab_size")
     return len(require(metadata, "tokenizer.ggml.tokens", list))

@@ -1,4 +1,4 @@
-"""What a model's weights weigh, in the form in which they are kept."""
+"""Bytes of a model's weights, in the forms that they have: packed and quantized ones included."""
 
 from typing import Self
 
@@ -11,14 +11,14 @@ from roseinfer.models.linear import Linear
 
 
 class WeightBytes(msgspec.Struct, frozen=True):
-    """Bytes that a step reads, by what it does with them."""
+    """Bytes of weights by how a step reads them."""
 
     layers: int
-    """Between the embedding and the head, norms and biases included."""
+    """Bytes between the embedding and the head, norms and biases included. Each step reads them once."""
     head: int
-    """The embedding's table again, where they are tied."""
+    """Bytes of the output head; those of the embedding's table if the two are tied."""
     lookup: int
-    """For each token, over all tables."""
+    """Bytes looked up per token, summed over token and position embeddings."""
 
     @classmethod
     def of(cls, model: CausalLM) -> Self:
@@ -33,7 +33,7 @@ class WeightBytes(msgspec.Struct, frozen=True):
         )
 
     def scaled(self, factor: float) -> Self:
-        """The same weights at another number of bytes an element."""
+        """Return the bytes of the same weights with elements `factor` times as large."""
         return type(self)(*(round(factor * num_bytes) for num_bytes in (self.layers, self.head, self.lookup)))
 
 

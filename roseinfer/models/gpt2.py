@@ -23,7 +23,7 @@ from roseinfer.models.weight_map import WeightMap, WeightSlot, compose
 
 
 class GPT2(CausalLM):
-    """Token and position embeddings, layers, norm, head."""
+    """The GPT-2 language model: token and position embeddings, layers, final norm, head."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class GPT2Layer(nn.Module):
 
 
 def config_from_hf(checkpoint: Checkpoint) -> ModelConfig:
-    """A GPT-2 config.json."""
+    """Return the shape in a GPT-2 config.json."""
     raw = checkpoint.fields
     for key, supported in _ONLY.items():
         require_feature(key, optional(raw, key, bool, supported), supported)
@@ -106,14 +106,17 @@ def config_from_hf(checkpoint: Checkpoint) -> ModelConfig:
 
 
 def hf_weight(name: str, _config: ModelConfig) -> WeightPlace | None:
-    """Checkpoints of the bare model lack the prefix; old ones carry attention masks as if they were weights."""
+    """Return the place of a stored tensor.
+
+    Checkpoints of the model without its head lack the prefix. Attention masks in old checkpoints are skipped.
+    """
     if name.endswith((".attn.bias", ".attn.masked_bias")):
         return None
     return name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}", None
 
 
 def config_from_gguf(checkpoint: Checkpoint) -> ModelConfig:
-    """The `gpt2.*` keys of a GGUF file."""
+    """Return the shape in the `gpt2.*` keys of a GGUF file."""
     metadata = checkpoint.fields
     hidden_size = size(metadata, "gpt2.embedding_length")
     return ModelConfig(
@@ -130,13 +133,13 @@ def config_from_gguf(checkpoint: Checkpoint) -> ModelConfig:
 
 
 def gguf_weight(name: str, _config: ModelConfig) -> WeightPlace | None:
-    """llama.cpp's tensor names; its converter transposes the matrices, which is undone here."""
+    """Return the place of a tensor by llama.cpp's name. Its converter transposes matrices; this undoes that."""
     module, _, kind = name.rpartition(".")
     if module in _GGUF_GLOBAL:
         return f"{_GGUF_GLOBAL[module]}.{kind}", None
     block, _, module = module.removeprefix("blk.").partition(".")
     if not name.startswith("blk.") or module not in _GGUF_LAYER:
-        return name, None  # no weight of ours, and refused as such
+        return name, None  # unknown, so loading refuses it by this name
     transform = Tensor.t if module in _MATRICES and kind == "weight" else None
     return f"transformer.h.{block}.{_GGUF_LAYER[module]}.{kind}", transform
 

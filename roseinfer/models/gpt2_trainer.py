@@ -1,4 +1,4 @@
-"""GPT-2 as a trainer's checkpoint describes it: its own names, matrices as [out, in], exact GELU."""
+"""GPT-2 in a trainer checkpoint, which has its own names, matrices as [out_features, in_features], and exact GELU."""
 
 from torch import Tensor
 
@@ -7,7 +7,7 @@ from roseinfer.models.dialect import Checkpoint, Dialect, WeightPlace
 from roseinfer.models.fields import size
 from roseinfer.models.model_config import ModelConfig
 
-_LAYER_NORM_EPS = 1e-5  # torch's default, of which the checkpoint says nothing
+_LAYER_NORM_EPS = 1e-5  # torch's default; the checkpoint has no field for it
 
 _GLOBAL = {
     "token_embedding": "transformer.wte",
@@ -25,7 +25,10 @@ _MATRICES = {
 
 
 def config_from_trainer(checkpoint: Checkpoint) -> ModelConfig:
-    """The checkpoint's `config`; which biases there are, and whether the head is tied, is told by its tensors."""
+    """Return the shape in the checkpoint's `config`.
+
+    The names of its tensors tell which biases exist, and whether the head is tied.
+    """
     raw, names = checkpoint.fields, checkpoint.tensor_names
     hidden_size, num_heads = size(raw, "d_model"), size(raw, "n_heads")
     if hidden_size % num_heads:
@@ -52,7 +55,7 @@ def config_from_trainer(checkpoint: Checkpoint) -> ModelConfig:
 
 
 def trainer_weight(name: str, _config: ModelConfig) -> WeightPlace | None:
-    """Our matrices are views in GPT-2's [in, out]."""
+    """Return the place of a stored tensor. Slots of matrices have GPT-2's order, [in_features, out_features]."""
     module, _, kind = name.rpartition(".")
     if module in _GLOBAL:
         return f"{_GLOBAL[module]}.{kind}", None
@@ -62,7 +65,7 @@ def trainer_weight(name: str, _config: ModelConfig) -> WeightPlace | None:
     if name.startswith("blocks.") and module in _MATRICES:
         transform = Tensor.t if kind == "weight" else None
         return f"transformer.h.{block}.{_MATRICES[module]}.{kind}", transform
-    return name, None  # no weight of ours, and refused as such
+    return name, None  # unknown, so loading refuses it by this name
 
 
 GPT2_TRAINER = Dialect(config_from_trainer, trainer_weight)

@@ -1,4 +1,4 @@
-"""Llama 2 and 3 (Touvron et al., 2023; https://arxiv.org/abs/2407.21783), and what has their shape, such as SmolLM2."""
+"""Llama 2 and 3 (Touvron et al., 2023; https://arxiv.org/abs/2407.21783), and models of the same shape: SmolLM2."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,10 +11,10 @@ from roseinfer.models.model_config import ModelConfig
 
 
 def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
-    """A Llama config.json."""
+    """Return the shape in a Llama config.json."""
     bias = optional(raw, "attention_bias", bool, False)
     return hf_config("llama", raw, qkv_bias=bias, output_bias=bias, mlp_bias=optional(raw, "mlp_bias", bool, False))
 
 
-# In GGUF, Mistral is "llama" too.
+# GGUF files of Mistral also have the architecture "llama".
 LLAMA = Architecture("llama", Decoder, hugging_face(config_from_hf), gguf("llama", reorders_qk=True))

@@ -11,7 +11,10 @@ from roseinfer.models.model_config import ModelConfig
 
 
 def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
-    """A Mistral config.json. Where it says nothing of a window, transformers has one; null is none."""
+    """Return the shape in a Mistral config.json.
+
+    A missing sliding_window means 4096, the default in transformers; null means no window.
+    """
     window = (
         None
         if raw.get("sliding_window", 4096) is None

@@ -1,4 +1,4 @@
-"""The shape of a decoder-only language model, whatever file it was read from."""
+"""The shape of a decoder-only language model, independent of the file format."""
 
 import msgspec
 

@@ -1,4 +1,4 @@
-"""A model's shape and its parameters, from where it comes."""
+"""Loading a model: its shape, then its weights, from a checkpoint or at random."""
 
 from collections.abc import Iterator
 
@@ -22,9 +22,9 @@ from roseinfer.weights.weight_reader import WeightReader
 
 
 def load_config(source: ModelSource, reader: WeightReader | None) -> ModelConfig:
-    """The shape of a model; `reader` is None for one that gets dummy weights.
+    """Return the shape of a model. `reader` is None if the model gets dummy weights.
 
-    Raises ModelError, with a line that names it, for what is not supported.
+    Raises ModelError that names an unsupported feature.
     """
     if source.shape is not None:
         return SHAPES[source.shape]
@@ -45,11 +45,11 @@ def load_weights(
     *,
     keep_quantized: bool = False,
 ) -> None:
-    """Copy every tensor of the checkpoint to where the model wants it.
+    """Copy every tensor of the checkpoint into its slot of the model's weight map.
 
-    With `keep_quantized`, what a GGUF file holds quantized is packed as `StoredPacking` says, not dequantized.
+    With `keep_quantized`, quantized weights of a GGUF file stay quantized, as `StoredPacking` describes.
     Raises ModelError for a weight that is missing, of another shape, or not part of the architecture: a model that
-    silently runs without it would be wrong.
+    silently ran without that weight would be wrong.
     """
     missing = model.weight_map()
     packing = StoredPacking(model) if keep_quantized and isinstance(reader, GgufReader) else None
@@ -59,11 +59,11 @@ def load_weights(
             continue
         target, transform = place
         if target == "lm_head.weight" and model.config.tie_word_embeddings:
-            continue  # a tied head that was saved all the same
+            continue  # a copy of the embedding, which some tied checkpoints contain
         slot = missing.pop(target, None)
         if slot is None:
             raise ModelError(
-                f"{source.name}: weight {name} has no place in the {model.config.architecture} architecture"
+                f"{source.name}: weight {name} is not part of the {model.config.architecture} architecture"
             )
         view = slot.view
         values = tensor.codes if isinstance(tensor, QuantizedWeight) else tensor
@@ -80,7 +80,7 @@ def load_weights(
         if packing is not None and isinstance(reader, GgufReader) and reader.is_quantized(name):
             packing.add_dequantized(slot)
     if missing:
-        naming = "" if source.format == "safetensors" else " (as Hugging Face calls it)"
+        naming = "" if source.format == "safetensors" else " (its Hugging Face name)"
         first = next(iter(missing))
         raise ModelError(f"{source.name}: {len(missing)} weights are missing, the first is {first}{naming}")
     if packing is not None:
@@ -89,7 +89,7 @@ def load_weights(
 
 @torch.no_grad()
 def fill_dummy_weights(model: CausalLM, seed: int) -> None:
-    """Random matrices; norms that normalize and biases that add nothing, so that activations stay in range."""
+    """Fill matrices with random values, norm weights with 1 and biases with 0, so that activations stay in range."""
     matrices: list[Tensor] = []
     for name, view in model.weight_views().items():
         if view.dim() > 1:

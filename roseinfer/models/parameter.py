@@ -5,5 +5,5 @@ from torch import nn
 
 
 def parameter(*shape: int) -> nn.Parameter:
-    """An uninitialized weight on the current default device, in the current default dtype."""
+    """Return an uninitialized parameter on the default device, in the default dtype."""
     return nn.Parameter(torch.empty(*shape), requires_grad=False)

@@ -11,12 +11,15 @@ from roseinfer.models.model_config import ModelConfig
 
 
 def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
-    """A Qwen2 config.json."""
+    """Return the shape in a Qwen2 config.json."""
     return hf_config("qwen2", raw, qkv_bias=True, sliding_window=qwen_sliding_window(raw))
 
 
 def qwen_sliding_window(raw: Mapping[str, Any]) -> int | None:
-    """Qwen's windows: off unless switched on, and then for the layers above the first `max_window_layers`."""
+    """Return the sliding window, or None. Qwen's windows are off unless `use_sliding_window` is set.
+
+    The first `max_window_layers` layers have none.
+    """
     if not optional(raw, "use_sliding_window", bool, False):
         return None
     window = optional(raw, "sliding_window", int, 4096)

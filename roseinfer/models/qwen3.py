@@ -1,4 +1,4 @@
-"""Qwen3: Llama with normalized queries and keys, and heads of a size of their own (https://arxiv.org/abs/2505.09388)."""
+"""Qwen3: Llama with QK-norm, and a head size independent of the hidden size (https://arxiv.org/abs/2505.09388)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from roseinfer.models.qwen2 import qwen_sliding_window
 
 
 def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
-    """A Qwen3 config.json."""
+    """Return the shape in a Qwen3 config.json."""
     bias = optional(raw, "attention_bias", bool, False)
     return hf_config(
         "qwen3",

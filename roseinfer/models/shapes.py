@@ -1,4 +1,4 @@
-"""Built-in shapes, each with the public sizes of the model it is named after, for work on speed with dummy weights."""
+"""Built-in shapes for speed measurements with dummy weights. Each has the sizes of the public model of that name."""
 
 from typing import Any
 
@@ -74,4 +74,4 @@ SHAPES: dict[str, ModelConfig] = {
     "qwen3-14b": _qwen3(hidden_size=5120, num_layers=40, num_heads=40, intermediate_size=17408),
     "qwen3-32b": _qwen3(hidden_size=5120, num_layers=64, num_heads=64, intermediate_size=25600),
 }
-"""Shapes that `load_format="dummy"` builds by name."""
+"""Shapes by the name that `--model` takes together with `--load-format dummy`."""
