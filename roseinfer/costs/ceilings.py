@@ -1,7 +1,7 @@
-"""What a device reaches at best: memory bandwidth and matrix products, measured once and kept.
+"""Peak memory bandwidth and matrix-product rate of a device, measured once and cached.
 
-Vendors' figures are for other clocks, other memory and no refresh; a ratio to what this very machine can do is
-one to trust. A measurement takes about a second on a CPU and less on a GPU.
+MBU and MFU divide by these measured rates. A vendor's figures assume clocks and memory that this machine may not have.
+A measurement takes about one second on a CPU and less on a GPU.
 """
 
 import contextlib
@@ -19,10 +19,10 @@ from roseinfer.cache_folder import cache_folder
 from roseinfer.engine.device import device_name, num_threads
 
 _BUDGET_S = 0.15
-"""Of each measurement; on a busy machine the best of many tries is what the device can do."""
+"""Time spent on each measurement, in seconds. On a busy machine, the best of many runs is the device's own speed."""
 _MAX_RUNS = 30
 _COPY_BYTES = {"cpu": 1 << 27, "cuda": 1 << 30}
-"""Larger than any cache."""
+"""Size of the copied buffer, by device type. Larger than any cache."""
 _MATRIX_SIZES = {"cpu": (256, 1024, 2048), "cuda": (4096, 8192)}
 
 
@@ -30,12 +30,12 @@ class Ceilings(msgspec.Struct, frozen=True):
     """Measured rates of one device, for one dtype."""
 
     copy_bytes_per_s: float
-    """Read and written, together."""
+    """Memory bandwidth: bytes read plus bytes written, per second."""
     flops_per_s: float
 
 
 class _Key(msgspec.Struct, frozen=True):
-    """What the rates depend on."""
+    """Properties of the machine and the process that the rates depend on."""
 
     device: str
     dtype: str
@@ -44,17 +44,17 @@ class _Key(msgspec.Struct, frozen=True):
 
 
 class _CeilingsFile(msgspec.Struct, frozen=True):
-    """One file of the cache."""
+    """Content of one file in the cache folder."""
 
     key: _Key
     ceilings: Ceilings
 
 
 def ceilings(device: torch.device, dtype: torch.dtype, *, fresh: bool = False) -> Ceilings:
-    """The device's rates, from the user's cache folder where they were measured before; `fresh` measures again.
+    """Return the device's rates, from the user's cache folder if they were measured before.
 
-    The file is keyed by device, dtype, threads and torch's version. Where the folder cannot be written, they are
-    measured each time.
+    `fresh` measures again and replaces the cached rates. The cache key is the device, dtype, number of threads and
+    torch version. If the folder cannot be written, every call measures.
     """
     key = _key(device, dtype)
     path = cache_folder() / "ceilings" / f"{hashlib.sha256(msgspec.json.encode(key)).hexdigest()[:16]}.json"
@@ -67,14 +67,15 @@ def ceilings(device: torch.device, dtype: torch.dtype, *, fresh: bool = False) -
 
 @torch.inference_mode()
 def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
-    """Copy a large buffer, multiply large random matrices; the best rates seen."""
+    """Measure both rates: copy a large buffer, multiply large random matrices, and return the best of each."""
     return Ceilings(_copy_bytes_per_s(device), _flops_per_s(device, dtype))
 
 
 def _copy_bytes_per_s(device: torch.device) -> float:
-    """Of a copy; on a CPU, of a sum where that is faster.
+    """Return the bandwidth of a copy; on a CPU, the bandwidth of a sum if it is higher.
 
-    A CPU fetches the lines that it is about to overwrite, so a copy moves more than it says; decoding mostly reads.
+    A CPU reads a cache line before it overwrites the line, so a copy moves more bytes than are counted here. Decoding
+    mostly reads, as a sum does.
     """
     size = _COPY_BYTES[device.type]
     if device.type == "cuda":
@@ -88,10 +89,15 @@ def _copy_bytes_per_s(device: torch.device) -> float:
 
 
 def _flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
-    """Of square products that grow until one fills a good part of the budget: some dtypes are very slow on a CPU."""
+    """Return the best rate over square products of growing size.
+
+    The size stops growing once a product takes much of the time budget: some dtypes are very slow on a CPU.
+    """
     best = 0.0
     for size in _MATRIX_SIZES[device.type]:
-        left, right = torch.rand(2, size, size, device=device).sub_(0.5).to(dtype)  # zeros would draw less power
+        left, right = (
+            torch.rand(2, size, size, device=device).sub_(0.5).to(dtype)
+        )  # all-zero matrices would draw less power and run at a higher clock
         seconds = _best_s(partial(torch.matmul, left, right), device)
         best = max(best, 2 * size**3 / seconds)
         if seconds > _BUDGET_S / 8:
@@ -100,7 +106,7 @@ def _flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _best_s(run: Callable[[], object], device: torch.device) -> float:
-    """The shortest of as many runs as the budget holds, three at least."""
+    """Return the shortest run in seconds, of at least three and as many as fit into the time budget."""
     run()
     _wait(device)
     best, runs, started = float("inf"), 0, time.perf_counter()
@@ -124,7 +130,7 @@ def _key(device: torch.device, dtype: torch.dtype) -> _Key:
 
 
 def _cpu_name() -> str:
-    """The processor's model, where Linux tells it."""
+    """Return the processor's model name on Linux, elsewhere "CPU"."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
@@ -142,7 +148,7 @@ def _read(path: Path, key: _Key) -> Ceilings | None:
 
 
 def _write(path: Path, entry: _CeilingsFile) -> None:
-    """Whole or not at all: another process may read it at any time."""
+    """Replace the file atomically: another process may read it at any time."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,18 +1,26 @@
-"""Bytes that a step must move and floating-point operations that it must do, from shapes alone.
+"""Bytes that a step must move and FLOPs that it must compute, from shapes alone.
 
-With e bytes an element, for T new tokens of which S rows are sampled, attention over C context tokens and P
-query-key pairs, and R passes over the weights (1, but for launches of several decode steps):
+The symbols, per step:
 
-    bytes = R (layers + head [if S > 0])       weights as they are kept, quantized ones too, each read once a pass
-          + T (embedding rows)                 rows looked up, learned positions included
+    T  new tokens                     S  rows of logits that are sampled
+    C  context tokens of attention    P  query-key pairs of attention
+    R  passes over the weights: the number of decode steps in the launch, usually 1
+    e  bytes per element
+
+A layer with a sliding window has a smaller C and P than the others; the formulas then use the mean over layers.
+
+    bytes = R (layers + head [if S > 0])       weights in their stored form, also quantized, read once per pass
+          + T (embedding rows)                 rows looked up, including learned positions
           + (T + C) kv e                       keys and values: new ones written, the context's read
           + 2 S vocab e                        logits, written and read
     flops = 2 T (layer matrices) + 2 S vocab hidden + 4 P layers heads head_dim
 
-`layers` are the bytes of all parameters between the embedding and the head, `layer matrices` the elements of those
-that are multiplied, and `kv` is 2 layers kv_heads head_dim. Left out: activations between kernels, which a perfect
-kernel keeps on the chip; block tables, indexes and rotation angles, which are small; and arithmetic outside matrix
-products. So the cost is a floor. Blocks that requests share are counted once a request.
+`layers` is the bytes of all parameters between the embedding and the head. `layer matrices` is the number of elements
+of the weight matrices among them. `kv` is 2 layers kv_heads head_dim.
+
+The cost is a lower bound. It excludes activations between kernels, which a perfect kernel holds on the chip; block
+tables, indexes and rotation angles, which are small; and arithmetic outside matrix products. Keys and values of a
+block that several requests share count once per request.
 """
 
 from collections import Counter
@@ -30,7 +38,7 @@ from roseinfer.models.model_config import ModelConfig
 
 
 class StepCost(msgspec.Struct, frozen=True):
-    """What one step cannot do without."""
+    """Minimum bytes moved and FLOPs computed by one step."""
 
     bytes: int
     flops: int
@@ -50,12 +58,12 @@ def step_cost(
     passes: int = 1,
     weights: WeightBytes | None = None,
 ) -> StepCost:
-    """The cost of a step that computes `tokens` new tokens and draws `sampled` next ones.
+    """Return the cost of a step that computes `tokens` new tokens and samples `sampled` next tokens.
 
-    `context_tokens` are those whose keys and values attention reads, the new ones included, summed over requests;
-    `attention_pairs` the query-key pairs, the same as context_tokens (the default) where each request computes one
-    token. `passes` is how often the weights are read: once, but for launches of several decode steps. `weights` are
-    those of a loaded model, which may be quantized; without them, each takes element_bytes.
+    - `context_tokens`: tokens whose keys and values attention reads, including the new ones, summed over requests.
+    - `attention_pairs`: query-key pairs. The default, `context_tokens`, is right if each request computes one token.
+    - `passes`: number of times that the weights are read: the decode steps in the launch.
+    - `weights`: sizes of the loaded model's weights, which may be quantized. None assumes `element_bytes` per element.
     """
     pairs = context_tokens if attention_pairs is None else attention_pairs
     rows = _Rows(tokens, sampled, passes, context_tokens * model.num_layers, pairs * model.num_layers)
@@ -63,11 +71,11 @@ def step_cost(
 
 
 def plan_cost(model: ModelConfig, element_bytes: int, plan: StepPlan, weights: WeightBytes | None = None) -> StepCost:
-    """Return the cost of a scheduler's plan. A layer's window bounds what its attention reads."""
+    """Return the cost of a step plan. A layer's sliding window limits the keys and values that its attention reads."""
     keys = pairs = 0
     for window, num_layers in _layers_by_window(model).items():
         own_pairs = sum(_pairs(chunk, window) for chunk in plan.chunks)
-        # Tokens that are decoded one after the other read the context again each time.
+        # Each decode step of a launch reads the context again.
         own_keys = own_pairs if plan.decode_steps > 1 else sum(_keys(chunk, window) for chunk in plan.chunks)
         keys += num_layers * own_keys
         pairs += num_layers * own_pairs
@@ -76,11 +84,14 @@ def plan_cost(model: ModelConfig, element_bytes: int, plan: StepPlan, weights: W
 
 
 class _Rows(NamedTuple):
-    """The counts of one step that its cost follows from."""
+    """Counts that determine the cost of one step."""
 
     tokens: int
+    """New tokens, summed over requests."""
     sampled: int
+    """Rows of logits that are sampled."""
     passes: int
+    """Number of times that the weights are read."""
     keys: int
     """Context tokens that attention reads, summed over requests and layers."""
     pairs: int
@@ -107,13 +118,13 @@ def _layers_by_window(model: ModelConfig) -> Counter[int | None]:
 
 
 def _keys(chunk: Chunk, window: int | None) -> int:
-    """Keys that some token of the chunk looks at."""
+    """Return the number of keys that at least one token of the chunk attends to."""
     return chunk.stop if window is None else chunk.stop - max(chunk.start - window + 1, 0)
 
 
 def _pairs(chunk: Chunk, window: int | None) -> int:
-    """Each token looks at itself and at those before it, up to the window."""
-    first, last = chunk.start + 1, chunk.stop  # keys of the first and of the last token, without a window
+    """Return the query-key pairs of a chunk: a token attends to itself and those before it, up to the window."""
+    first, last = chunk.start + 1, chunk.stop  # keys that the first and the last token see, without a window
     if window is None or last <= window:
         return (first + last) * chunk.num_tokens // 2
     growing = max(window - first, 0)  # tokens that see less than a window
@@ -121,16 +132,19 @@ def _pairs(chunk: Chunk, window: int | None) -> int:
 
 
 class _Plain(msgspec.Struct, frozen=True):
-    """A model's parameters at one byte an element."""
+    """Parameters of a model at one byte per element."""
 
     weights: WeightBytes
     matrices: int
-    """Elements that are multiplied with every token."""
+    """Elements of the weight matrices that multiply every token's activations."""
 
 
 @lru_cache(maxsize=16)
 def _plain(model: ModelConfig) -> _Plain:
-    """Counted on the architecture's own module, built without memory: a new architecture needs no formula here."""
+    """Count the parameters on the architecture's own module, built on the meta device.
+
+    A new architecture therefore needs no formula in this file.
+    """
     with torch.device("meta"):
         built = architecture(model.architecture).build(model)
     matrices = sum(

@@ -5,21 +5,25 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """The time, and how to let it pass. It must be the one that the engine stamps tokens with."""
+    """A source of time. It must be the same time as that of the engine's token timestamps."""
 
-    def now_s(self) -> float: ...
+    def now_s(self) -> float:
+        """Return the current time in seconds."""
+        ...
 
-    def wait_until(self, time_s: float) -> None: ...
+    def wait_until(self, time_s: float) -> None:
+        """Return when the time is `time_s`, or at once if that is past."""
+        ...
 
 
 class WallClock:
-    """`time.perf_counter`."""
+    """Wall time, as `time.perf_counter` returns it."""
 
     def now_s(self) -> float:
         return time.perf_counter()
 
     def wait_until(self, time_s: float) -> None:
-        """Sleep most of the way, which may take a little longer than asked, and watch the clock for the rest."""
+        """Sleep until 1 ms before the time, since a sleep may end late, then poll the clock."""
         if (left_s := time_s - time.perf_counter()) > 0.002:
             time.sleep(left_s - 0.001)
         while time.perf_counter() < time_s:

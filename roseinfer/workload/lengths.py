@@ -1,4 +1,4 @@
-"""How long prompts and completions are: a number, or a distribution to draw from."""
+"""Lengths of drawn prompts and completions: a fixed number of tokens, or a distribution of it."""
 
 import math
 import random
@@ -10,15 +10,15 @@ from roseinfer.errors import UsageError
 
 
 class Lengths(Protocol):
-    """A source of token counts."""
+    """A distribution of token counts."""
 
     def draw(self, rng: random.Random) -> int:
-        """The next one, 1 or more."""
+        """Return the next token count, at least 1."""
         ...
 
 
 class Fixed(msgspec.Struct, frozen=True):
-    """Always the same; draws nothing from the generator."""
+    """A constant length. `draw` leaves the generator unchanged."""
 
     tokens: int
 
@@ -27,7 +27,7 @@ class Fixed(msgspec.Struct, frozen=True):
 
 
 class Uniform(msgspec.Struct, frozen=True):
-    """Every length from `low` to `high`, both included, as likely as the next."""
+    """A uniform distribution over the lengths from `low` to `high`, both included."""
 
     low: int
     high: int
@@ -37,11 +37,11 @@ class Uniform(msgspec.Struct, frozen=True):
 
 
 class LogNormal(msgspec.Struct, frozen=True):
-    """Many short and a few long ones, as people write them; never more than `high`."""
+    """A log-normal distribution: many short lengths and a few long ones, as in chat traffic; at most `high`."""
 
     median: float
     sigma: float
-    """Standard deviation of the length's logarithm: 68 % lie within a factor of e^sigma of the median."""
+    """Standard deviation of the length's logarithm: 68 % of lengths are within a factor of e^sigma of the median."""
     high: int | None = None
 
     def draw(self, rng: random.Random) -> int:
@@ -49,15 +49,16 @@ class LogNormal(msgspec.Struct, frozen=True):
         return tokens if self.high is None else min(tokens, self.high)
 
 
-def parse_lengths(key: str, spec: int | str) -> Lengths:
-    """`128`; `100..1024`, uniform; `lognormal:512:0.8`, by median and sigma, perhaps with a largest: `:4096`.
+def parse_lengths(option: str, spec: int | str) -> Lengths:
+    """Parse a length: `128` is fixed, `100..1024` is uniform, `lognormal:MEDIAN:SIGMA[:MAX]` is log-normal.
 
-    Raises UsageError that names `key`.
+    Raises UsageError, naming `option`, if `spec` has none of these forms.
     """
     lengths = _parse(str(spec).strip())
     if lengths is None:
         raise UsageError(
-            f"{key} {spec!r} is no length: write 128, 100..1024, lognormal:MEDIAN:SIGMA or lognormal:MEDIAN:SIGMA:MAX"
+            f"invalid {option} {str(spec)!r}: give a number of tokens such as 128, a range such as 100..1024, "
+            "or lognormal:MEDIAN:SIGMA[:MAX]"
         )
     return lengths
 

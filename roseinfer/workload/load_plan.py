@@ -1,4 +1,4 @@
-"""What a workload sends: which prompts, how long their completions may be, and when they arrive."""
+"""The requests of a workload: their prompts, completion lengths and arrival times."""
 
 import random
 from collections.abc import Sequence
@@ -15,33 +15,41 @@ from roseinfer.workload.prompts import read_prompts, to_prompt, to_prompts
 from roseinfer.workload.request_lines import read_requests
 
 _LARGEST_TOKEN_ID = 10_000
-"""Of drawn prompts: small engines' benchmarks draw from 0..10000, and the same ids make results comparable."""
+"""Largest token id of drawn prompts. The published benchmark of nano-vllm draws ids from 0 to 10000 too, so that
+results are comparable."""
 
 
 class PlannedRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One request to send."""
+    """One request of a load, before it is sent."""
 
     prompt: Prompt
     params: SamplingParams
     arrival_s: float = 0.0
-    """Seconds after the start; without a meaning where it continues another."""
+    """Arrival in seconds after the start. Ignored if the request continues another one."""
     continues: int | None = None
-    """The index of the request whose conversation this one carries on: it arrives when that one has ended, and its
-    prompt comes after that one's prompt and completion."""
+    """Index of the request that is the previous turn of the same conversation, or None for a first turn.
+
+    A later turn arrives when the previous turn finishes. Its prompt is appended to the previous turn's prompt and
+    completion.
+    """
 
 
 def at_once(prompts: Sequence[Prompt], params: SamplingParams) -> list[PlannedRequest]:
-    """Requests that are all there from the start."""
+    """Return a load whose requests all arrive at the start."""
     return [PlannedRequest(prompt=prompt, params=params) for prompt in prompts]
 
 
 def plan_load(workload: WorkloadConfig, sampling: SamplingParams, engine: LoadedModel) -> list[PlannedRequest]:
-    """The requests of a workload, drawn or read, the same ones each time; of conversations, all first turns first.
+    """Return the requests of a workload, drawn or read. Equal settings return equal requests.
 
-    Raises UsageError for settings that do not go together.
+    Conversations are ordered by turn: the first turns of all conversations, then the second turns, and so on. Raises
+    UsageError for settings that exclude each other.
     """
     if workload.request_rate is not None and workload.mode != "online":
-        raise UsageError(f"request_rate is for mode online: in mode {workload.mode} all requests are there at once")
+        raise UsageError(
+            f"--request-rate {workload.request_rate} needs --mode online: in mode {workload.mode}, all requests arrive "
+            "at the start"
+        )
     rng = random.Random(workload.seed)
     if workload.prompt_length is None:
         given = _read(workload, sampling, engine)
@@ -51,7 +59,7 @@ def plan_load(workload: WorkloadConfig, sampling: SamplingParams, engine: Loaded
     arrivals_s = arrival_times_s(conversations, workload.request_rate, workload.burst_size, workload.seed)
     lengths = None
     if workload.completion_length is not None:
-        lengths = parse_lengths("completion_length", workload.completion_length)
+        lengths = parse_lengths("--completion-length", workload.completion_length)
     return [
         PlannedRequest(
             prompt=prompt,
@@ -64,11 +72,11 @@ def plan_load(workload: WorkloadConfig, sampling: SamplingParams, engine: Loaded
 
 
 def _drawn(workload: WorkloadConfig, engine: LoadedModel, rng: random.Random) -> list[Prompt]:
-    """Random ids: a length and then so many ids, for each prompt in turn."""
+    """Draw prompts of random token ids: for each prompt its length, then its ids."""
     if workload.prompts or workload.prompts_file is not None:
-        raise UsageError("prompts and a prompt_length were both given: choose one")
+        raise UsageError("--prompt-length draws prompts, but prompts are given too: choose one")
     assert workload.prompt_length is not None
-    lengths = parse_lengths("prompt_length", workload.prompt_length)
+    lengths = parse_lengths("--prompt-length", workload.prompt_length)
     largest = min(_LARGEST_TOKEN_ID, engine.model_config.vocab_size - 1)
 
     def ids(count: int) -> list[int]:
@@ -86,15 +94,18 @@ def _drawn(workload: WorkloadConfig, engine: LoadedModel, rng: random.Random) ->
 def _read(
     workload: WorkloadConfig, sampling: SamplingParams, engine: LoadedModel
 ) -> list[tuple[Prompt, SamplingParams]]:
-    """Prompts as given, or the lines of a file; JSON lines may bring sampling settings of their own."""
+    """Return the given prompts, or those of a file, with the sampling settings of each.
+
+    Only a line of a .jsonl file can have settings of its own.
+    """
     if workload.turns > 1 or workload.shared_prefix_length:
-        raise UsageError("turns and shared_prefix_length need drawn prompts: give a prompt_length")
+        raise UsageError("--turns and --shared-prefix-length need drawn prompts: give --prompt-length")
     path = workload.prompts_file
     if path is None or not path.endswith(".jsonl") or workload.prompts:
         return [(prompt, sampling) for prompt in to_prompts(read_prompts(workload), engine, raw=workload.raw)]
     requests = list(read_requests(path, sampling))
     if not requests:
-        raise UsageError(f'{path} has no requests: write one a line, such as {{"prompt": "Hello"}}')
+        raise UsageError(f'{path} has no requests: write one per line, such as {{"prompt": "Hello"}}')
     count = workload.num_requests or len(requests)
     taken = [requests[index % len(requests)] for index in range(count)]
     return [(to_prompt(request.prompt, engine, raw=workload.raw), request.params) for request in taken]

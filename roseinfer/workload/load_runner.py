@@ -1,4 +1,4 @@
-"""Sending a workload through a scheduler, and what that took."""
+"""Run a load once: submit its requests as they arrive, step the scheduler, and record every step."""
 
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
@@ -17,30 +17,30 @@ from roseinfer.workload.step_record import StepRecord
 
 
 class WorkloadResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One pass of a workload through one mode. Times are seconds on the clock of the outputs."""
+    """Outcome of one pass over a load in one mode. Times are in seconds on the clock of the outputs' timestamps."""
 
     mode: Mode
     started_s: float
     add_s: float
-    """Inside `submit` calls."""
+    """Time inside `submit` calls."""
     run_s: float
-    """All the rest: stepping, waiting for arrivals, and what `on_step` took."""
+    """Time outside `submit` calls: steps, waiting for arrivals, and `on_step`."""
     arrivals_s: list[float]
-    """When each request arrived, by its id."""
+    """Arrival time per request, indexed by request id."""
     outputs: list[RequestOutput]
     steps: list[StepRecord]
     preemptions: int
     queried_tokens: int
-    """Tokens of admitted requests, those admitted again after a preemption included."""
+    """Tokens of admitted requests. A request admitted again after a preemption counts again."""
     cached_tokens: int
-    """Of those, the ones that the prefix cache held."""
+    """Tokens among `queried_tokens` that were found in the prefix cache."""
 
 
 BeforeStep = Callable[[StepPlan], None]
-"""Called before each step, with what it is going to launch."""
+"""Called before each step with the plan that the step will launch."""
 
 OnStep = Callable[[StepPlan], bool | None]
-"""Called after each step, with what it has launched; False ends the pass."""
+"""Called after each step with the plan that the step launched. Returning False ends the pass."""
 
 
 def run_workload(
@@ -51,7 +51,7 @@ def run_workload(
     *,
     on_step: OnStep | None = None,
 ) -> WorkloadResult:
-    """Run prompts that are all there from the start; see `run_load`."""
+    """Run prompts that all arrive at the start, as `run_load` does."""
     return run_load(engine, mode, at_once(prompts, params), on_step=on_step)
 
 
@@ -64,30 +64,30 @@ def run_load(
     on_step: OnStep | None = None,
     clock: Clock = WALL_CLOCK,
 ) -> WorkloadResult:
-    """Submit requests to a fresh scheduler as they arrive, and step until all are done, or `on_step` returns False.
+    """Submit requests to a new scheduler as they arrive, and step until all are finished.
 
-    The prefix cache is empty at the start. A pass that `on_step` ends aborts what is unfinished.
+    The prefix cache is emptied first. If `on_step` returns False, the pass ends and unfinished requests are aborted.
     """
     return _LoadPass(engine, mode, load, clock).run(before_step, on_step)
 
 
 class _LoadPass:
-    """One pass in progress."""
+    """State of a pass in progress."""
 
     def __init__(self, engine: Engine, mode: Mode, load: Sequence[PlannedRequest], clock: Clock) -> None:
         self._engine, self._mode, self._load, self._clock = engine, mode, load, clock
         self._scheduler: Scheduler = engine.scheduler(mode)
         self._started_s = clock.now_s()
         self._add_s = 0.0
-        self._due: list[tuple[float, int]] = []  # a heap of (arrival, index in the load)
-        self._next_turns: dict[int, int] = {}  # index in the load -> index of what continues it
+        self._due: list[tuple[float, int]] = []  # heap of (arrival time, index in the load)
+        self._next_turns: dict[int, int] = {}  # index in the load -> index of the next turn
         for index, planned in enumerate(load):
             if planned.continues is None:
                 heappush(self._due, (self._started_s + planned.arrival_s, index))
             else:
                 self._next_turns[planned.continues] = index
-        self._submitted: list[tuple[int, float]] = []  # by request id: index in the load, arrival
-        self._said: dict[int, list[int]] = {}  # index in the load -> the conversation before it
+        self._submitted: list[tuple[int, float]] = []  # by request id: (index in the load, arrival time)
+        self._histories: dict[int, list[int]] = {}  # index in the load -> token ids of the turns before
         self._outputs: list[RequestOutput] = []
         self._steps: list[tuple[StepPlan, float]] = []
 
@@ -95,11 +95,11 @@ class _LoadPass:
         self._engine.pool.reset_prefix_cache()
         statistics = self._engine.pool.statistics
         queried, hit = statistics.queried_tokens, statistics.hit_tokens
-        goes_on = True
-        while goes_on:
+        is_running = True
+        while is_running:
             self._submit_arrived()
             if self._scheduler.has_unfinished:
-                goes_on = self._step(before_step, on_step)
+                is_running = self._step(before_step, on_step)
             elif self._due:
                 self._clock.wait_until(self._due[0][0])
             else:
@@ -129,7 +129,7 @@ class _LoadPass:
             planned = self._load[index]
             prompt = planned.prompt
             if planned.continues is not None:
-                prompt = [*self._said.pop(index), *self._engine.encode(prompt)]
+                prompt = [*self._histories.pop(index), *self._engine.encode(prompt)]
             begun_s = self._clock.now_s()
             self._scheduler.submit(prompt, planned.params)
             self._add_s += self._clock.now_s() - begun_s
@@ -137,17 +137,17 @@ class _LoadPass:
 
     def _step(self, before_step: BeforeStep | None, on_step: OnStep | None) -> bool:
         self._scheduler.step(before_step)
-        self._steps += self._scheduler.take_steps()  # costs are counted after the pass: they are no part of it
+        self._steps += self._scheduler.take_steps()  # their costs are computed after the pass, outside its time
         if self._next_turns:
             self._continue_conversations()
         plan = self._scheduler.last_plan
         return on_step is None or plan is None or on_step(plan) is not False
 
     def _continue_conversations(self) -> None:
-        """Let the next turn arrive of what the last step has ended."""
+        """Schedule the arrival of the next turn of each conversation whose turn the last step finished."""
         for output in self._scheduler.take_outputs():
             self._outputs.append(output)
             index = self._submitted[output.request_id][0]
             if output.sample_index == 0 and index in self._next_turns:
-                self._said[self._next_turns[index]] = output.prompt_token_ids + output.token_ids
+                self._histories[self._next_turns[index]] = output.prompt_token_ids + output.token_ids
                 heappush(self._due, (self._clock.now_s(), self._next_turns.pop(index)))

@@ -1,4 +1,4 @@
-"""The figures of one pass: what `bench` and `profile` both print."""
+"""Summary of one pass over a workload, printed by both `bench` and `profile`."""
 
 import msgspec
 
@@ -7,7 +7,10 @@ from roseinfer.workload.load_runner import WorkloadResult
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """One pass in a few figures. Tokens are counted as ids, by the engine; a prompt once, whatever is made of it."""
+    """Counts, times and rates of one pass.
+
+    The engine counts tokens as ids. A prompt counts once, however many completions it has.
+    """
 
     mode: Mode
     requests: int
@@ -41,11 +44,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def requests_per_s(self) -> float:
-        """Requests over the whole time, their waiting for arrivals included."""
+        """Requests per second of the whole pass, including the time spent waiting for arrivals."""
         return self.requests / self.elapsed_total_s
 
     def lines(self) -> list[tuple[str, str]]:
-        """Label and value of each line."""
+        """Return the printed lines, each as (label, value)."""
         return [
             ("Requests", f"{self.requests}"),
             ("Elapsed (prefill/add)", f"{self.elapsed_add_s:.6f} s"),

@@ -1,4 +1,4 @@
-"""Which requests a workload sends."""
+"""Prompts of a workload: given, read from a text file, and put into the form that the engine accepts."""
 
 import re
 import sys
@@ -9,51 +9,52 @@ from roseinfer.config import WorkloadConfig
 from roseinfer.engine.loaded_model import LoadedModel, Message, Prompt, is_message
 from roseinfer.errors import UsageError
 
-_SHOWN = 40
-"""Characters of a wrong prompt that an error repeats."""
+_MAX_QUOTED = 40
+"""Maximum characters of an invalid prompt that an error message quotes."""
 _IDS = re.compile(r"ids:\s*\d+(\s*,\s*\d+)*\s*")
 
 
 def read_prompts(workload: WorkloadConfig) -> list[str]:
-    """The prompts' texts: those given, else the lines of the prompts file, repeated up to `num_requests`.
+    """Return the given prompts, or else the lines of the prompts file, repeated in order up to `num_requests`.
 
-    Raises UsageError when there are none.
+    Raises UsageError if there is no prompt, or if there are two sources.
     """
     if workload.prompts and workload.prompts_file is not None:
-        raise UsageError("prompts and a prompts file were both given: choose one")
+        raise UsageError(f"prompts and --prompts-file {workload.prompts_file} are both given: choose one")
     prompts = list(workload.prompts)
     if workload.prompts_file is not None:
         prompts = _lines_of(workload.prompts_file)
         if not prompts:
-            raise UsageError(f"prompts file {workload.prompts_file} has no prompts: write one a line")
+            raise UsageError(f"prompts file {workload.prompts_file} has no prompts: write one per line")
     if not prompts:
-        raise UsageError("there is no prompt: give --prompt, --prompts-file or a config with prompts")
+        raise UsageError("no prompt is given: give --prompt, --prompts-file, or a --config with prompts")
     count = workload.num_requests or len(prompts)
     return [prompts[index % len(prompts)] for index in range(count)]
 
 
 def to_prompts(texts: list[str], engine: LoadedModel, *, raw: bool) -> list[Prompt]:
-    """Texts as the engine takes them: `ids:1,2,3` is token ids, any other a user's turn for a chat model."""
+    """Convert texts to prompts for the engine, as `parse_prompt` and then `to_prompt` do."""
     return [to_prompt(parse_prompt(text), engine, raw=raw) for text in texts]
 
 
 def parse_prompt(text: str) -> Prompt:
-    """What a prompt on the command line or in a prompts file is: token ids where it reads `ids:1,2,3`, else text.
+    """Parse a prompt from the command line or a prompts file: `ids:1,2,3` is token ids, anything else is text.
 
-    Raises UsageError for one that begins like token ids and goes on as something else.
+    Raises UsageError if a prompt begins with `ids:` and does not continue with token ids.
     """
     if not text.startswith("ids:"):
         return text
     if not _IDS.fullmatch(text):
-        shortened = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-        raise UsageError(f"prompt {shortened!r} is no list of token ids: write them like ids:1,2,3")
+        shortened = text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}..."
+        raise UsageError(f"invalid prompt {shortened!r}: give token ids as ids:1,2,3")
     return [int(token_id) for token_id in text.removeprefix("ids:").split(",")]
 
 
 def to_prompt(prompt: Prompt, engine: LoadedModel, *, raw: bool = False, system: str | None = None) -> Prompt:
-    """A prompt as the engine takes it: text becomes a user's turn for a chat model, unless `raw`.
+    """Convert a prompt to the form that the engine accepts.
 
-    `system` is the message before the first, where a chat does not begin with its own.
+    For a model with a chat template, text becomes a message of the user, unless `raw` is true. `system` is the text
+    of a system message put before the first message, unless that already is a system message.
     """
     messages: list[Message]
     if isinstance(prompt, str):
@@ -68,7 +69,7 @@ def to_prompt(prompt: Prompt, engine: LoadedModel, *, raw: bool = False, system:
 
 
 def shown(prompt: Prompt) -> str:
-    """A prompt as a heading: its text, its ids, or the last message of a chat."""
+    """Return a prompt as a heading: its text, its token ids, or the last message of a chat."""
     if isinstance(prompt, str):
         return prompt
     messages: Sequence[Message] = [turn for turn in prompt if is_message(turn)]
@@ -77,7 +78,7 @@ def shown(prompt: Prompt) -> str:
 
 def _lines_of(name: str) -> list[str]:
     if name.endswith(".jsonl"):
-        raise UsageError(f"{name} holds JSON lines, not a prompt a line: roseinfer generate --input reads them")
+        raise UsageError(f"prompts file {name} holds JSON lines, not plain prompts: use roseinfer generate --input")
     try:
         text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What ran: versions and model, as results and manifests record it."""
+"""Versions and model of a run, as benchmark results and manifests record them."""
 
 import platform
 import subprocess
@@ -13,11 +13,11 @@ from roseinfer.engine.loaded_model import LoadedModel
 
 
 class Versions(msgspec.Struct, frozen=True):
-    """What ran."""
+    """Versions of the software that ran."""
 
     roseinfer: str
     git_commit: str | None
-    """Of a source tree; None for an installed package."""
+    """Commit of the source tree; None for an installed package."""
     python: str
     torch: str
     cuda: str | None
@@ -25,7 +25,7 @@ class Versions(msgspec.Struct, frozen=True):
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
-    """Which model ran."""
+    """The model that ran."""
 
     name: str
     architecture: str
@@ -39,7 +39,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
 
 def current_versions() -> Versions:
-    """Of this process."""
+    """Return the versions of the running process."""
     return Versions(
         roseinfer=__version__,
         git_commit=_git_commit(),

@@ -1,6 +1,6 @@
-"""Requests as JSON lines: a prompt, messages or token ids each, with sampling settings of their own.
+"""Read requests from JSON lines: each has a prompt, messages or token ids, and optional sampling settings.
 
-Lines are read as they are needed, so that a file may be larger than memory.
+A file is read line by line, so that it may be larger than memory.
 """
 
 import sys
@@ -21,31 +21,35 @@ PROMPT_KEYS = ("prompt", "messages", "prompt_token_ids")
 SAMPLING_KEYS = (*SamplingParams.__struct_fields__, "do_sample")
 
 _MEANT = dict.fromkeys(("max_tokens", "max_completion_tokens"), "max_new_tokens")
-"""What others' request files call our keys."""
+"""Key names of other engines' request files, with the name that this engine uses."""
+
+_MAX_QUOTED = 60
+"""Maximum characters of an invalid value that an error message quotes."""
 
 _decode = msgspec.json.Decoder().decode
 
 
 def count_requests(name: str, base: SamplingParams) -> int | None:
-    """How many requests a file holds, after a look at every line; None for stdin and pipes, which are read once.
+    """Return the number of requests in a file, checking every line; None for stdin and pipes, which are read once.
 
-    Raises UsageError, naming line and key, for the first line that is no request, or when there is none.
+    Raises UsageError for the first invalid line, naming its number and key, and for a file without requests.
     """
     if name == "-" or Path(name).is_fifo() or Path(name).is_char_device():
         return None
     count = sum(1 for _ in read_requests(name, base))
     if count == 0:
-        raise UsageError(f'{name} has no requests: write one a line, such as {{"prompt": "Hello"}}')
+        raise UsageError(f'{name} has no requests: write one per line, such as {{"prompt": "Hello"}}')
     return count
 
 
 def read_requests(name: str, base: SamplingParams, *, keep_wrong: bool = False) -> Iterator[WorkloadRequest]:
-    """The requests of a file, or of standard input (`-`); `base` are the settings that a line does not bring.
+    """Yield the requests of a file, or of standard input (`-`).
 
-    Blank lines are skipped. Raises UsageError, naming line and key, for a line that is no request; with `keep_wrong`,
-    that is a request with a refusal, and reading goes on.
+    `base` has the sampling settings for keys that a line does not set. Blank lines are skipped. Raises UsageError for
+    an invalid line, naming its number and key. With `keep_wrong`, an invalid line yields a request whose `refusal` is
+    the error message, and reading continues.
     """
-    lines: dict[str | int, int] = {}  # by id
+    lines: dict[str | int, int] = {}  # request id -> line number
     with _opened(name) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -54,7 +58,7 @@ def read_requests(name: str, base: SamplingParams, *, keep_wrong: bool = False) 
             try:
                 request = _request(line, number, base)
                 if request.id in lines:
-                    raise UsageError(f"id {request.id!r} is that of line {lines[request.id]} too")
+                    raise UsageError(f"id {request.id!r} is already used in line {lines[request.id]}: give another id")
             except UsageError as error:
                 refusal = f"{where}: {error}"
                 if not keep_wrong:
@@ -71,7 +75,7 @@ def _request(line: bytes, number: int, base: SamplingParams) -> WorkloadRequest:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"not valid JSON: {error}") from None
     if not isinstance(fields, dict):
-        raise UsageError('a request is an object, such as {"prompt": "Hello"}')
+        raise UsageError('the line is not a JSON object: write a request such as {"prompt": "Hello"}')
     known = ("id", *PROMPT_KEYS, *SAMPLING_KEYS)
     if unknown := [key for key in fields if key not in known]:
         meant = _MEANT.get(unknown[0])
@@ -82,14 +86,14 @@ def _request(line: bytes, number: int, base: SamplingParams) -> WorkloadRequest:
         raise UsageError(f"{' and '.join(given) or 'no prompt'}: give one of {', '.join(PROMPT_KEYS)}")
     request_id = fields.get("id", number)
     if not _is_id(request_id):
-        raise UsageError("id: expected a text or an integer")
+        raise UsageError(f"invalid id {_quoted(request_id)}: give a string or an integer")
     overrides = {key: value for key, value in fields.items() if key in SAMPLING_KEYS}
     params = sampling_with(base, overrides) if overrides else base
     return WorkloadRequest(id=request_id, prompt=_prompt(given[0], fields[given[0]]), params=params)
 
 
 def _id_of(line: bytes, number: int) -> str | int:
-    """What the answer to a wrong line is called: as it says, where it can be read."""
+    """Return the id for the answer to an invalid line: its `id` if that can be read, else the line number."""
     try:
         fields = _decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -106,15 +110,20 @@ def _prompt(key: str, value: Any) -> Prompt:
     if key == "prompt":
         if isinstance(value, str):
             return value
-        raise UsageError("prompt: expected a text")
+        raise UsageError(f"invalid prompt {_quoted(value)}: give a string")
     if not isinstance(value, list) or not value:
-        raise UsageError(f"{key}: expected a list that is not empty")
+        raise UsageError(f"invalid {key} {_quoted(value)}: give a non-empty list")
     if key == "messages" and not all(is_message(turn) for turn in value):
-        raise UsageError("messages: each needs a role and a content that are text")
+        raise UsageError("invalid messages: give each a role and a content, both strings")
     if key == "prompt_token_ids" and not all(type(token_id) is int for token_id in value):
-        raise UsageError("prompt_token_ids: expected integers")
+        raise UsageError("invalid prompt_token_ids: give integers only")
     prompt: Prompt = value
     return prompt
+
+
+def _quoted(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}..."
 
 
 def _opened(name: str) -> AbstractContextManager[BinaryIO]:

@@ -10,20 +10,20 @@ from roseinfer.engine.step_plan import Phase, StepPlan
 
 
 class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What one step computed."""
+    """Work and wall time of one step."""
 
     phase: Phase
     batch: int
     tokens: int
-    """New tokens, over all requests."""
+    """New tokens, summed over requests."""
     context_tokens: int
-    """Tokens that attention read, the new ones included."""
+    """Tokens whose keys and values attention read, including the new ones, summed over requests."""
     bytes: int
-    """What it had to move; see `costs.step`."""
+    """Bytes that the step had to move, as counted by `costs.step`."""
     flops: int
-    """What it had to compute."""
+    """FLOPs that the step had to compute, as counted by `costs.step`."""
     wall_ms: float
-    """From its launch, or the end of the step before where that was later, until its tokens were there."""
+    """Time until the step's tokens were available, from its launch or from the end of the previous step, if later."""
 
     @classmethod
     def of(cls, engine: Engine, plan: StepPlan, wall_ms: float) -> "StepRecord":
@@ -31,7 +31,7 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def step_figures(engine: Engine, plan: StepPlan) -> dict[str, Any]:
-    """What is known of a step without running it: a StepRecord's fields but the time."""
+    """Return the fields of a StepRecord that are known before the step runs: all but the time."""
     cost = plan_cost(engine.model_config, engine.dtype.itemsize, plan, engine.weight_bytes)
     return {
         "phase": plan.phase,

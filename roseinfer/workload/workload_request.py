@@ -7,12 +7,12 @@ from roseinfer.engine.loaded_model import Prompt
 
 
 class WorkloadRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One request as the user gave it."""
+    """One request as the user wrote it, before any chat template is applied."""
 
     id: str | int
-    """What its answer is called; by default its place, counted from 1."""
+    """Name of the request in its answer. The default is its position, counted from 1."""
     prompt: Prompt
-    """A text, token ids, or messages, before any chat template."""
+    """Text, token ids, or chat messages."""
     params: SamplingParams
     refusal: str | None = None
-    """Why it cannot run, where that showed as it was read: its prompt is then empty."""
+    """Reason why the request cannot run, found while reading; its prompt is then empty. None for a valid request."""

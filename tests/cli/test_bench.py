@@ -290,7 +290,7 @@ def test_a_baseline_of_something_else_judges_nothing(
         ),
         (["--output", "csv"], "bench has no --output or -o: use --format, one of table, md, csv, json, jsonl"),
         (["-o", "out/results.json"], "use --format, one of table, md, csv, json, jsonl; results go to stdout"),
-        (["--prompt-length", "a"], "prompt_length 'a' is no length"),
+        (["--prompt-length", "a"], "invalid --prompt-length 'a': give a number of tokens"),
         (["--plot", "x.pdf"], "ends in .svg or .png"),
         (["--plot", "none/x.svg"], "folder does not exist"),
         (["--find-max-batch"], "needs an objective"),
@@ -306,7 +306,7 @@ def test_a_baseline_of_something_else_judges_nothing(
         ),
         (["--baseline", "{old}", "--mode", "offline"], "the baseline has no run named offline, only online"),
         (["--baseline", "none.json"], "cannot read baseline"),
-        (["--request-rate", "2", "--mode", "offline"], "request_rate is for mode online"),
+        (["--request-rate", "2", "--mode", "offline"], "--request-rate 2.0 needs --mode online"),
     ],
 )
 def test_wrong_calls_of_bench_are_refused(

@@ -257,7 +257,7 @@ BAD_LINES = {
     "no object": ('["a"]', ["object"]),
     "no prompt": ('{"id": 1}', ["no prompt", "prompt_token_ids"]),
     "two prompts": ('{"prompt": "a", "messages": []}', ["prompt and messages"]),
-    "a prompt that is a number": ('{"prompt": 3}', ["prompt: expected a text"]),
+    "a prompt that is a number": ('{"prompt": 3}', ["invalid prompt 3: give a string"]),
     "messages without a role": ('{"messages": [{"content": "a"}]}', ["messages", "role"]),
     "no messages": ('{"messages": []}', ["messages", "not empty"]),
     "ids that are words": ('{"prompt_token_ids": ["a"]}', ["prompt_token_ids", "integers"]),

@@ -54,7 +54,11 @@ WRONG_CALLS = {
     "CUDA graphs on a CPU": ([*GENERATE, "--device", "cpu", "--cuda-graphs"], 2, "--cuda-graphs is for a GPU"),
     "launches of several steps on a CPU": ([*PROFILE, "--device", "cpu", "--max-decode-steps", "4"], 2, "for a GPU"),
     "prompts in two ways": ([*GENERATE, "--prompt", "ho"], 2, "choose one way"),
-    "token ids with a word": (["generate", "ids:1,2,x", "--model", "{tiny}"], 2, "'ids:1,2,x' is no list of token ids"),
+    "token ids with a word": (
+        ["generate", "ids:1,2,x", "--model", "{tiny}"],
+        2,
+        "invalid prompt 'ids:1,2,x': give token ids",
+    ),
     "token ids that end in a comma": (["generate", "--prompt", "ids:1,", "--model", "{tiny}"], 2, "like ids:1,2,3"),
     "no token ids": (["generate", "ids:", "--model", "{tiny}"], 2, "like ids:1,2,3"),
     "a context beyond the model's": ([*GENERATE, "--max-model-len", "129"], 2, "128"),

@@ -1,4 +1,4 @@
-"""Arrivals: all at once, Poisson, bursts."""
+"""Arrival times: all at once, as a Poisson process, and in bursts."""
 
 from itertools import pairwise
 from statistics import mean, pstdev
@@ -43,5 +43,5 @@ def test_the_first_arrives_at_once_and_the_seed_decides_the_rest() -> None:
 
 
 def test_bursts_without_a_rate_are_refused() -> None:
-    with pytest.raises(UsageError, match="burst_size needs a request_rate"):
+    with pytest.raises(UsageError, match="--burst-size 2 needs a request rate"):
         arrival_times_s(5, None, 2, seed=0)

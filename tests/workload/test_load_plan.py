@@ -1,4 +1,4 @@
-"""What workloads send: the published loads id for id, shared prefixes, conversations, and arrivals."""
+"""Requests of a workload: published benchmarks id for id, shared prefixes, conversations, arrivals."""
 
 import random
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_a_load_fills_one_batch_unless_told_otherwise() -> None:
     assert len(planned(prompt_length=3)) == 8
 
 
-def test_the_same_seed_draws_the_same_load_and_another_one_another() -> None:
+def test_equal_seeds_draw_equal_loads_and_different_seeds_different_ones() -> None:
     spec = {"prompt_length": "3..9", "completion_length": "1..9", "num_requests": 6, "request_rate": 2.0}
     assert planned(**spec, seed=4) == planned(**spec, seed=4)
     assert planned(**spec, seed=4) != planned(**spec, seed=5)
@@ -67,7 +67,7 @@ def test_another_rate_sends_the_same_prompts() -> None:
     assert [request.arrival_s for request in slow] == pytest.approx([10 * request.arrival_s for request in fast])
 
 
-def test_shared_prefixes_are_taken_in_turn() -> None:
+def test_shared_prefixes_are_used_in_rotation() -> None:
     load = planned(prompt_length=4, shared_prefix_length=6, num_prefixes=2, num_requests=5)
     prompts = [list(request.prompt) for request in load]
     assert {len(prompt) for prompt in prompts} == {10}
@@ -87,7 +87,7 @@ def test_prompts_of_a_file_can_have_drawn_completion_lengths(tmp_path: Path) -> 
     assert all(10 <= request.params.max_new_tokens <= 20 for request in load)
 
 
-def test_json_lines_bring_their_own_settings(tmp_path: Path) -> None:
+def test_json_lines_have_settings_of_their_own(tmp_path: Path) -> None:
     lines = '{"prompt": "one", "max_new_tokens": 3}\n{"prompt_token_ids": [4, 5]}\n'
     (tmp_path / "requests.jsonl").write_text(lines)
     load = planned(prompts_file=str(tmp_path / "requests.jsonl"), num_requests=3)
@@ -98,15 +98,15 @@ def test_json_lines_bring_their_own_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("workload", "message"),
     [
-        ({"prompt_length": 3, "prompts": ("a",)}, "prompts and a prompt_length were both given"),
-        ({"prompts": ("a",), "turns": 2}, "turns and shared_prefix_length need drawn prompts"),
+        ({"prompt_length": 3, "prompts": ("a",)}, "--prompt-length draws prompts, but prompts are given too"),
+        ({"prompts": ("a",), "turns": 2}, "--turns and --shared-prefix-length need drawn prompts"),
         ({"prompts": ("a",), "shared_prefix_length": 2}, "need drawn prompts"),
-        ({"prompt_length": 3, "request_rate": 1.0, "mode": "offline"}, "request_rate is for mode online"),
-        ({"prompt_length": "1-3"}, "prompt_length '1-3' is no length"),
-        ({"prompt_length": 3, "completion_length": "x"}, "completion_length 'x' is no length"),
-        ({"prompt_length": 3, "burst_size": 4}, "burst_size needs a request_rate"),
+        ({"prompt_length": 3, "request_rate": 1.0, "mode": "offline"}, "--request-rate 1.0 needs --mode online"),
+        ({"prompt_length": "1-3"}, "invalid --prompt-length '1-3'"),
+        ({"prompt_length": 3, "completion_length": "x"}, "invalid --completion-length 'x'"),
+        ({"prompt_length": 3, "burst_size": 4}, "--burst-size 4 needs a request rate"),
     ],
 )
-def test_settings_that_do_not_go_together_are_refused(workload: dict[str, object], message: str) -> None:
+def test_settings_that_exclude_each_other_are_refused(workload: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         planned(**workload)

@@ -1,4 +1,4 @@
-"""Running a load on a simulated clock: when requests arrive, what counts as adding, and how conversations go on."""
+"""Running a load on a simulated clock: arrivals, the time that counts as adding requests, and conversations."""
 
 import pytest
 from scripted import ScriptedEngine
@@ -35,7 +35,7 @@ def test_the_time_inside_submit_is_add_and_the_rest_is_run() -> None:
     assert (result.add_s, result.run_s) == pytest.approx((0.5, 0.54))
 
 
-def test_requests_that_are_there_from_the_start_all_arrive_before_the_first_is_submitted() -> None:
+def test_requests_of_the_start_all_arrive_before_the_first_is_submitted() -> None:
     engine = ScriptedEngine(submit_s=0.25)
     result = run(engine, at_once([[1, 2], [3, 4]], SamplingParams(max_new_tokens=2)))
     assert result.arrivals_s == [100.0, 100.0]
@@ -49,8 +49,8 @@ def test_an_idle_engine_waits_for_the_next_arrival() -> None:
     assert result.run_s == pytest.approx(7.54)
 
 
-def test_a_busy_engine_takes_a_request_up_after_the_step_it_arrived_in() -> None:
-    # The first request prefills from 100.0 to 100.1; the second arrives at 100.04 in the middle of that.
+def test_a_busy_engine_submits_a_request_after_the_step_during_which_it_arrived() -> None:
+    # The first request prefills from 100.0 to 100.1 s; the second arrives at 100.04 s, during that prefill.
     result = run(ScriptedEngine(decode_s=0.5, token_s=0.01), [request(10, 2), request(10, 2, arrival_s=0.04)])
     assert result.arrivals_s == pytest.approx([100.0, 100.04])
     assert result.outputs[1].submitted_s == pytest.approx(100.1)
@@ -63,20 +63,20 @@ def test_arrivals_out_of_order_are_submitted_in_order_of_time() -> None:
     assert result.arrivals_s == [101.0, 103.0]
 
 
-def test_a_next_turn_arrives_when_the_turn_before_ends_and_carries_the_conversation() -> None:
+def test_a_later_turn_arrives_when_the_previous_turn_ends_and_its_prompt_is_the_conversation() -> None:
     result = run(ScriptedEngine(decode_s=0.5, token_s=0.01), [request(10, 3), request(5, 2, continues=0)])
     first, second = result.outputs
     assert second.prompt_token_ids == [*range(10), 7, 7, 7, *range(5)]
     assert result.arrivals_s == pytest.approx([100.0, first.token_times_s[-1]])
 
 
-def test_a_next_turn_finds_its_past_in_the_prefix_cache() -> None:
+def test_a_later_turn_finds_the_conversation_in_the_prefix_cache() -> None:
     result = run(ScriptedEngine(), [request(10, 3), request(5, 2, continues=0)])
-    # Blocks of four: of 13 tokens 12 were computed (a completion's last token never is), three full blocks.
+    # The first turn has 13 tokens. All but the last are computed: 12 tokens are three full blocks of four.
     assert (result.queried_tokens, result.cached_tokens) == (10 + 18, 12)
 
 
-def test_a_pass_that_is_ended_returns_what_its_requests_have() -> None:
+def test_a_pass_that_is_ended_early_returns_the_tokens_so_far() -> None:
     engine, seen = ScriptedEngine(), list[StepPlan]()
 
     def after_three(plan: StepPlan) -> bool:
@@ -91,7 +91,7 @@ def test_a_pass_that_is_ended_returns_what_its_requests_have() -> None:
     assert engine.pool.num_free == engine.pool.num_blocks
 
 
-def test_the_wall_clock_waits_until_the_time_and_not_much_longer() -> None:
+def test_the_wall_clock_waits_until_the_given_time_and_not_much_longer() -> None:
     clock = WallClock()
     until_s = clock.now_s() + 0.02
     clock.wait_until(until_s)

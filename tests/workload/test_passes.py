@@ -1,4 +1,4 @@
-"""One pass of a workload through a mode: its requests, its steps, its report."""
+"""One pass over a workload in each mode: its outputs, its step records, its report."""
 
 from pathlib import Path
 from typing import get_args
@@ -28,7 +28,9 @@ def test_every_request_is_answered_and_every_step_recorded(engine: Engine, mode:
     result = run_workload(engine, mode, PROMPTS, FOUR_TOKENS)
     assert result.mode == mode
     assert [output.request_id for output in result.outputs] == [0, 1, 2]
-    assert sum(step.tokens for step in result.steps) == 11 + 3 * 3  # the last token of each is never computed
+    assert (
+        sum(step.tokens for step in result.steps) == 11 + 3 * 3
+    )  # the last token of each completion is never computed
     assert {step.batch for step in result.steps} <= ({1} if mode == "naive" else {1, 2})
     assert all(step.wall_ms > 0 for step in result.steps)
     assert all(step.context_tokens >= step.tokens for step in result.steps)
@@ -36,7 +38,7 @@ def test_every_request_is_answered_and_every_step_recorded(engine: Engine, mode:
     assert engine.pool.num_free == engine.pool.num_blocks
 
 
-def test_a_pass_ends_when_the_caller_has_seen_enough(engine: Engine) -> None:
+def test_a_pass_ends_when_on_step_returns_false(engine: Engine) -> None:
     seen: list[StepPlan] = []
 
     def two_steps(plan: StepPlan) -> bool:
@@ -50,7 +52,7 @@ def test_a_pass_ends_when_the_caller_has_seen_enough(engine: Engine) -> None:
     assert engine.pool.num_free == engine.pool.num_blocks
 
 
-def test_the_report_counts_ids_and_divides_by_the_time(engine: Engine) -> None:
+def test_the_report_counts_token_ids_and_divides_by_the_elapsed_time(engine: Engine) -> None:
     result = run_workload(engine, "online", PROMPTS, FOUR_TOKENS)
     report = Report.of(result)
     assert (report.mode, report.requests) == ("online", 3)
@@ -68,7 +70,7 @@ def test_a_prompt_with_several_completions_is_one_request_and_counts_once(engine
     assert (report.requests, report.prompt_tokens, report.completion_tokens, report.total_tokens) == (3, 11, 24, 35)
 
 
-def test_a_pass_is_the_same_each_time(engine: Engine) -> None:
+def test_repeated_passes_draw_the_same_tokens(engine: Engine) -> None:
     drawn = SamplingParams(max_new_tokens=6, temperature=1.0)
     passes = [[out.token_ids for out in run_workload(engine, "online", PROMPTS, drawn).outputs] for _ in range(2)]
     assert passes[0] == passes[1]

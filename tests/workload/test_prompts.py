@@ -1,4 +1,4 @@
-"""Which prompts a workload sends."""
+"""Prompts of a workload: from options, files and standard input, and the errors without any."""
 
 import io
 from pathlib import Path
@@ -15,11 +15,11 @@ def test_prompts_are_sent_in_order() -> None:
 
 
 @pytest.mark.parametrize(("count", "sent"), [(1, "a"), (2, "ab"), (5, "ababa")])
-def test_prompts_repeat_in_turn_up_to_the_number_of_requests(count: int, sent: str) -> None:
+def test_prompts_repeat_in_order_up_to_the_number_of_requests(count: int, sent: str) -> None:
     assert read_prompts(WorkloadConfig(prompts=("a", "b"), num_requests=count)) == list(sent)
 
 
-def test_a_file_has_one_prompt_a_line_and_blank_lines_are_none(tmp_path: Path) -> None:
+def test_a_file_has_one_prompt_per_line_and_blank_lines_are_skipped(tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("first\n\n  second, indented\n \nüber drei\n", encoding="utf-8")
     prompts = read_prompts(WorkloadConfig(prompts_file=str(file)))
