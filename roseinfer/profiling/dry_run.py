@@ -1,4 +1,4 @@
-"""How many steps a workload takes, found by scheduling it without computing anything."""
+"""The steps of a workload, planned by the real planner without running the model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,22 +16,22 @@ from roseinfer.workload.load_plan import PlannedRequest
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """What a step would compute."""
+    """Phase and batch size of a planned step."""
 
     phase: Phase
     batch: int
 
 
 def planned_steps(engine: Engine, mode: Mode, load: Sequence[PlannedRequest]) -> list[PlannedStep]:
-    """The steps of one pass, when nothing ends a completion early and all requests are there from the start."""
+    """Return the steps of one pass, if all requests arrive at the start and no completion ends before its length limit."""
     scheduler = engine.scheduler(mode)
     prompts: list[list[int]] = []
     requests: list[Request] = []
     for planned in load:
         token_ids = engine.encode(planned.prompt)
         if planned.continues is not None:
-            said = load[planned.continues].params.max_new_tokens
-            token_ids = prompts[planned.continues] + [0] * said + token_ids
+            completion = [0] * load[planned.continues].params.max_new_tokens
+            token_ids = prompts[planned.continues] + completion + token_ids
         prompts.append(token_ids)
         endless = msgspec.structs.replace(
             planned.params, stop_on_eos=False, stop=(), stop_token_ids=(), min_new_tokens=0
@@ -44,7 +44,10 @@ def planned_steps(engine: Engine, mode: Mode, load: Sequence[PlannedRequest]) ->
 
 
 def most_steps(engine: Engine, mode: Mode, load: Sequence[PlannedRequest]) -> int:
-    """No pass can take more steps: where requests arrive over time, each might run alone."""
+    """Return an upper bound on the steps of one pass.
+
+    If requests arrive over time, each may run alone, so the bound is the number of steps in mode naive.
+    """
     if any(planned.arrival_s > 0 or planned.continues is not None for planned in load):
         mode = "naive"
     return len(planned_steps(engine, mode, load))
@@ -58,7 +61,7 @@ def _schedule(scheduler: Planner, requests: list[Request]) -> list[PlannedStep]:
     while scheduler.has_unfinished:
         plan = scheduler.plan()
         scheduler.begin(plan)
-        # A token that no other request has: what is drawn must not look like a shared prefix.
+        # A token id per request: completions must not look like a shared prefix.
         scheduler.commit(plan, [-1 - chunk.request.id for chunk in plan.chunks if chunk.samples])
         steps.append(PlannedStep(plan.phase, len(plan.chunks)))
     return steps

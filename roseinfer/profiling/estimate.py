@@ -1,4 +1,4 @@
-"""How large a trace is going to be, from how many operators a step calls."""
+"""Estimate of a trace's size before it is recorded, from the number of operators per step."""
 
 from typing import Any
 
@@ -8,15 +8,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from roseinfer.config import ProfileConfig
 
 _BYTES_PER_OP = {"cpu": 1050, "cuda": 2600}
-"""Of uncompressed trace for each operator that reaches the dispatcher, measured on decode steps: an operator brings
-further ones that it calls, and on a GPU a launch, a kernel and the arrows between them."""
+"""Bytes of uncompressed trace per operator that reaches the dispatcher, by device type, measured on decode steps.
+
+They include the operators called by that operator and, on a GPU, its launch, its kernel and the flow events between.
+"""
 _BYTES_PER_REPLAYED_EVENT = 720
-"""Of an event of a graph replay and its arrow from the launch, measured on an H200."""
-_FACTORS = {"record_shapes": 1.5, "with_stack": 5.0, "profile_memory": 1.6, "with_modules": 2.0}
+"""Bytes of trace per GPU event of a graph replay, with its flow event from the launch. Measured on an H200."""
+_OPTION_FACTORS = {"record_shapes": 1.5, "with_stack": 5.0, "profile_memory": 1.6, "with_modules": 2.0}
+"""Growth of the trace per profiler option, measured."""
 
 
 class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A context that counts operators. It slows them, so it belongs into a warm-up."""
+    """Context manager that counts dispatched operators. It slows them, so use it during a warm-up only."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -30,9 +33,12 @@ class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def trace_bytes(config: ProfileConfig, device: torch.device, ops_per_step: float, replayed_per_step: int = 0) -> int:
-    """A rough size of one cycle's trace, uncompressed; `replayed_per_step` are GPU events of graph replays."""
+    """Estimate the uncompressed bytes of one cycle's trace.
+
+    `ops_per_step` is the number of dispatched operators, `replayed_per_step` that of GPU events in graph replays.
+    """
     size = ops_per_step * config.active * _BYTES_PER_OP[device.type]
-    for option, factor in _FACTORS.items():
+    for option, factor in _OPTION_FACTORS.items():
         if getattr(config, option):
             size *= factor
     size += replayed_per_step * config.active * _BYTES_PER_REPLAYED_EVENT

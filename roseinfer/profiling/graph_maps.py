@@ -1,8 +1,8 @@
-"""Which span each GPU event of a replayed graph was captured under.
+"""Map each GPU event of a CUDA graph replay to the span that it was captured under.
 
-Spans inside captured code do not run on a replay. The same step launched one by one does run them, and on one stream
-its order is the order of capture: laid beside the events of a replay and compared by name, it says where each of those
-comes from. The manifest takes the result to whoever reads the traces.
+A replay does not run the Python code of the captured step, so its trace has no spans inside. The same step, launched
+kernel by kernel, does run the spans, and on one stream its kernels run in the order of capture. Aligning both event
+lists by name gives the span of each replayed event. The manifest stores the map for the readers of the traces.
 """
 
 import re
@@ -27,29 +27,29 @@ from roseinfer.trace.reading.trace_manifest import Graph, GraphEvent
 from roseinfer.trace.reading.trace_reader import read_trace
 
 RUN = "graph run "
-"""Begins the name of the span around each run of a step; the run's number follows."""
+"""Prefix of the span around each run of a step; the run's number follows."""
 
 _SCHEDULE = ProfileConfig(wait=0, warmup=1, active=1)
 _TRANSFER = re.compile(r"(Memcpy|Memset) ")
 
 
 class StepEvents(msgspec.Struct):
-    """The GPU events of one run of a step, in order."""
+    """GPU events of one run of a step, in order."""
 
     events: list[GraphEvent] = msgspec.field(default_factory=list)
     parents: dict[str, str] = msgspec.field(default_factory=dict)
-    """The span that each of the events' spans was in, none for the outermost."""
+    """Parent span of each span in `events`. Outermost spans have no entry."""
 
 
 class MappedGraph(msgspec.Struct, frozen=True):
-    """A graph's map, and what there is to say against it."""
+    """Map of one graph, with warnings about events that could not be mapped."""
 
     graph: Graph
     warnings: list[str]
 
 
 class GraphMaps:
-    """The maps of an engine's graphs, made between its requests."""
+    """Maps of an engine's CUDA graphs. They are made while the engine runs no requests."""
 
     def __init__(self, graphs: StepGraphs, device: torch.device) -> None:
         self._graphs = graphs
@@ -58,10 +58,9 @@ class GraphMaps:
         self._failures: list[str] = []
 
     def make(self) -> None:
-        """Map the graphs that have been captured and have no map yet.
+        """Map the captured graphs that have no map yet. No other profiler may be active.
 
-        The first time, this is where the process first touches a profiler: graphs captured before are captured again.
-        No other profiler may be at work.
+        The first call also starts the process's first profiler. Graphs captured before that are captured again.
         """
         keys = [key for key in self._graphs.captured if key not in self._made]
         if not keys:
@@ -79,7 +78,7 @@ class GraphMaps:
 
     @property
     def most_events(self) -> int:
-        """GPU events of the longest replay that has a map."""
+        """Largest number of GPU events in a mapped graph."""
         return max((len(mapped.graph.events) for mapped in self._made.values()), default=0)
 
     def replayed_by(self, keys: Iterable[GraphKey | None]) -> tuple[list[Graph], list[str]]:
@@ -99,7 +98,7 @@ class GraphMaps:
                 self._graphs.rehearse(keys[0], replay=replay)
                 recorder.end_step()
                 recorder.begin_step()
-                self._graphs.rehearse(keys[0], replay=replay)  # the first events of a session may be lost
+                self._graphs.rehearse(keys[0], replay=replay)  # the first events of a session may be missing
                 for number, key in enumerate(keys):
                     with span(f"{RUN}{number}"):
                         self._graphs.rehearse(key, replay=replay)
@@ -109,9 +108,9 @@ class GraphMaps:
 
 
 def read_runs(path: Path) -> dict[int, StepEvents]:
-    """The GPU events of each run in a trace, by the run's number, under the spans that `summarize` finds for them.
+    """Return the GPU events of each run in a trace, by the run's number, with the spans that `summarize` attributes.
 
-    What a run launches outside of spans prepares its step, unless it is a replay, which has none inside.
+    Events launched outside spans only prepare the step and are dropped. Events of a replay have no span and are kept.
     """
     trace = read_trace(path)
     spans = span_table(trace)
@@ -134,32 +133,32 @@ def read_runs(path: Path) -> dict[int, StepEvents]:
 
 
 def map_graph(key: str, launched: StepEvents, replayed: StepEvents) -> MappedGraph:
-    """The events of a replay under the spans of the same step launched one by one.
+    """Return the events of a replay with the spans of the same step launched kernel by kernel.
 
-    Events without a counterpart of their name keep no span.
+    An event that has no counterpart of the same name has no span.
     """
     events = [GraphEvent(event.name) for event in replayed.events]
-    ours = [_comparable(event.name) for event in events]
-    theirs = [_comparable(event.name) for event in launched.events]
-    for at, start, size in SequenceMatcher(None, theirs, ours, autojunk=False).get_matching_blocks():
+    replayed_names = [_comparable(event.name) for event in events]
+    launched_names = [_comparable(event.name) for event in launched.events]
+    for at, start, size in SequenceMatcher(None, launched_names, replayed_names, autojunk=False).get_matching_blocks():
         for offset in range(size):
             name, own = events[start + offset].name, launched.events[at + offset].span
             events[start + offset] = GraphEvent(name, own)
     warnings: list[str] = []
-    if len(ours) < len(theirs):
+    if len(replayed_names) < len(launched_names):
         warnings.append(
-            f"graph {key}: the profiler shows {len(ours)} GPU events of a replay, but {len(theirs)} of the same step "
-            "launched one by one: it does not see all of the graph"
+            f"graph {key}: the profiler shows {len(replayed_names)} GPU events of a replay, but {len(launched_names)} of the same step "
+            "launched kernel by kernel: it does not see all of the graph"
         )
-    if holes := [event.name for event in events if event.span is None]:
+    if unmapped := [event.name for event in events if event.span is None]:
         warnings.append(
-            f"graph {key}: {len(holes)} of {len(events)} GPU events of a replay have no counterpart in the same step "
-            f"launched one by one, first {holes[0]}: they count for the span around the replay"
+            f"graph {key}: {len(unmapped)} of {len(events)} GPU events of a replay have no counterpart in the same step "
+            f"launched kernel by kernel, first {unmapped[0]}: they count for the span around the replay"
         )
     return MappedGraph(Graph(key=key, events=events, parents=launched.parents), warnings)
 
 
 def _comparable(name: str) -> str:
-    """The name; of transfers without the kinds of memory, which are not always known in a replay."""
+    """Return the event's name, without the memory kinds of a copy: a replay does not always report them."""
     transfer = _TRANSFER.match(name)
     return transfer.group(1) if transfer else name

@@ -1,4 +1,4 @@
-"""A whole profile run of an engine: the unprofiled baseline first, then the recording."""
+"""Profile an engine on a workload: an unprofiled baseline pass first, then the recording."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ from roseinfer.workload.step_record import step_figures
 
 
 class ProfileResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a profile run left on disk, and the figures of its unprofiled pass."""
+    """Files of a profile run, and the report of its unprofiled pass."""
 
     session: SessionResult
     report: Report
@@ -44,11 +44,11 @@ def profile_run(
     on_compress: ProgressCallback | None = None,
     on_warning: Callable[[str], None] | None = None,
 ) -> ProfileResult:
-    """Profile the workload on the engine into a new run directory.
+    """Profile a load on the engine into a new run directory.
 
-    The report comes from a pass with no profiler, before the process first touches one: a profiler slows what runs
-    under it, and on a GPU what runs after it, too. Raises UsageError, with the arithmetic, for a schedule that the
-    workload cannot fill.
+    The report is from a pass without a profiler, before the process first starts one: a profiler slows the steps that
+    it records, and on a GPU also the steps after. `on_step` receives (steps run, steps of the schedule), `on_compress`
+    (bytes compressed, total bytes). Raises UsageError, with the arithmetic, if the load cannot fill the schedule.
     """
     check_writable(Path(config.profile.profile_dir))
     planned = planned_steps(engine, config.workload.mode, load)
@@ -94,53 +94,55 @@ def profile_run(
 
 def _keep_maps(session: ProfileSession, maps: GraphMaps, plans: list[StepPlan]) -> None:
     if session.is_done:
-        maps.make()  # of what was captured since
+        maps.make()  # for graphs captured during the recording
     session.details["graphs"], warnings = maps.replayed_by(plan.graph for plan in plans)
     session.warnings += warnings
 
 
 def _ended_early(session: ProfileSession, config: ProfileConfig) -> str:
-    kept = f"; what was recorded is in {session.run_dir}" if session.result is not None else ""
+    recorded = f" (the recorded steps are in {session.run_dir})" if session.result is not None else ""
     if config.loop:
-        return f"no step of phase {config.phase} came, since EOS ended completions early{kept}: give --no-stop-on-eos"
+        return (
+            f"no step of phase {config.phase} ran, since EOS ended completions early{recorded}: give --no-stop-on-eos"
+        )
     return (
         f"the workload ended after {session.recorder.num_steps} of the {steps_needed(config)} steps of the schedule, "
-        f"since EOS ended completions early{kept}: drop --no-loop or give --no-stop-on-eos"
+        f"since EOS ended completions early{recorded}: give --no-stop-on-eos, or leave --no-loop out"
     )
 
 
 def _check_fits(config: RunConfig, planned: list[PlannedStep], most: int) -> None:
-    """Refuse now what could never be recorded."""
+    """Raise UsageError if the load has no step to record, or too few for the schedule."""
     profile = config.profile
     if not planned:
-        raise UsageError("the workload has no step to profile: max_new_tokens is 0")
+        raise UsageError("--max-new-tokens 0 leaves no step to profile: give 1 or more")
     if not any(_matches(profile, step.phase, step.batch, _steady_batch(planned)) for step in planned):
         phases = ", ".join(sorted({step.phase for step in planned}))
-        raise UsageError(f"the workload has no step of phase {profile.phase}, only of: {phases}")
+        raise UsageError(f"the workload has no step of phase {profile.phase}: give --phase any, or one of {phases}")
     needed = steps_needed(profile)
     if not profile.loop and most < needed:
         raise UsageError(
             f"the schedule takes {profile.skip_first} (skip first) + {profile.repeat} x ({profile.wait} wait + "
             f"{profile.warmup} warm-up + {profile.active} active) = {needed} steps, but one pass of the workload has "
-            f"at most {most}: drop --no-loop, shorten the schedule or raise max_new_tokens"
+            f"at most {most}: leave --no-loop out, shorten the schedule, or raise --max-new-tokens"
         )
 
 
 def _size_warnings(config: ProfileConfig, device: torch.device, ops_per_step: float, replayed: int) -> list[str]:
     limit = parse_bytes(config.max_trace_size)
     if limit is None:
-        raise UsageError(f"max_trace_size {config.max_trace_size!r} is no size: write bytes like 1GiB")
+        raise UsageError(f"invalid --max-trace-size {config.max_trace_size!r}: give a size such as 1GiB")
     size = trace_bytes(config, device, ops_per_step, replayed)
     if size <= limit:
         return []
     return [
         f"a trace of {config.active} active steps takes about {size / 2**30:.2f} GiB, uncompressed, and is held in "
-        f"memory until it is written; max_trace_size is {config.max_trace_size}: record fewer active steps"
+        f"memory until it is written; --max-trace-size is {config.max_trace_size}: give a smaller --active"
     ]
 
 
 def _steady_batch(planned: list[PlannedStep]) -> int:
-    """The largest batch that the workload decodes."""
+    """Return the largest batch of a decode step, 0 without one."""
     return max((step.batch for step in planned if step.phase == "decode"), default=0)
 
 
@@ -165,9 +167,9 @@ def _record(
     plans: list[StepPlan],
     on_step: ProgressCallback | None,
 ) -> None:
-    """Send the workload, again and again with fresh requests where it loops, until the schedule is done.
+    """Run the load under the recorder; with `loop`, repeat it with new requests until the schedule is finished.
 
-    `plans` gets those of the recorded steps.
+    The plan of each recorded step is appended to `plans`.
     """
     recorder, total = session.recorder, steps_needed(config.profile)
     steps: list[ProfiledStep] = []
@@ -191,6 +193,6 @@ def _record(
         before = dataclasses.astuple(recorder.schedule)
         engine.pool.reset_prefix_cache()
         run_load(engine, config.workload.mode, load, before_step=before_step, on_step=after_step)
-        # A whole pass without progress: EOS keeps the phase to record from coming, now and in every later pass.
+        # A pass without progress in the schedule: EOS ends completions before the phase to record, in later passes too.
         if not config.profile.loop or dataclasses.astuple(recorder.schedule) == before:
             break

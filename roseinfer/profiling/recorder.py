@@ -1,4 +1,4 @@
-"""torch.profiler around a loop of steps, driven by a schedule, one trace file a cycle."""
+"""Record a loop of steps with torch.profiler by a schedule, into one trace file per cycle."""
 
 import gc
 import warnings
@@ -18,34 +18,34 @@ from roseinfer.profiling.stderr_filter import without_chatter
 
 
 class RecordedCycle(msgspec.Struct, frozen=True, kw_only=True):
-    """One cycle's trace file."""
+    """Trace file of one cycle."""
 
     cycle: int
     trace: str
     """File name inside the run directory."""
     steps: int
     partial: str | None
-    """Why fewer steps than asked for were recorded; None for a whole cycle."""
+    """Reason why fewer steps than `active` were recorded; None for a complete cycle."""
 
 
 class Recorder:
-    """A context around a loop: `begin_step` before each step of it, `end_step` after.
+    """Context manager around a loop that calls `begin_step` before each step and `end_step` after.
 
-    Leaving it, by an exception too, keeps what a cycle has recorded so far and marks it partial. Traces are written
-    plainly: a caller compresses them outside the loop.
+    On exit, also by an exception, the steps recorded in an unfinished cycle are written and the cycle is marked
+    partial. Traces are written uncompressed; the caller compresses them after the loop.
     """
 
     def __init__(self, config: ProfileConfig, device: torch.device, folder: Path) -> None:
         self.schedule = Schedule(config)
         self.cycles: list[RecordedCycle] = []
         self.num_steps = 0
-        """Steps of the loop so far."""
+        """Number of finished steps of the loop."""
         self._config = config
         self._device = device
         self._folder = folder
         self._profiler: profile | None = None
-        self._cycle = 0  # of the recording that goes on
-        self._recorded = 0
+        self._cycle = 0  # index of the cycle being recorded
+        self._recorded = 0  # steps recorded in the cycle
         self._recording = False
         self._step_span: autograd_profiler.record_function | None = None
 
@@ -65,20 +65,21 @@ class Recorder:
 
     @property
     def is_done(self) -> bool:
+        """True if all cycles are recorded."""
         return self.schedule.is_done
 
     @property
     def is_recording(self) -> bool:
-        """Whether the step that runs now is recorded."""
+        """True if the current step is being recorded."""
         return self._recording
 
     @property
     def cycle(self) -> int:
-        """The cycle that the step that runs now belongs to."""
+        """Index of the current cycle, counted from 0."""
         return self._cycle
 
     def begin_step(self, matches: bool = True) -> None:
-        """A step is about to run; `matches` says whether it is of the phase to record."""
+        """Start, continue or end recording before a step. `matches` is true if the step has the phase to record."""
         action = self.schedule.upcoming(matches)
         if self._recording and (action is not Action.RECORD or self.schedule.cycle != self._cycle):
             self._finish("the phase to record ended before the window was full")
@@ -91,7 +92,7 @@ class Recorder:
             self._step_span.__enter__()  # type: ignore[no-untyped-call]
 
     def end_step(self) -> None:
-        """The step is over."""
+        """Close the step's span; end the cycle if this was its last step."""
         self._leave_step()
         self.num_steps += 1
         self._recorded += self._recording
@@ -120,7 +121,7 @@ class Recorder:
     def _start(self) -> None:
         assert self._profiler is not None
         if self._device.type == "cuda":
-            # The profiler does not wait for earlier kernels, which would then run inside the first recorded step.
+            # Otherwise kernels launched earlier would still run during the first recorded step.
             torch.cuda.synchronize(self._device)
         self._cycle = self.schedule.cycle
         self._recorded = 0
@@ -136,10 +137,10 @@ class Recorder:
         _quietly(lambda: profiler.export_chrome_trace(str(path)))
         _check_whole(path)
         self.cycles.append(RecordedCycle(cycle=self._cycle, trace=path.name, steps=self._recorded, partial=partial))
-        gc.collect()  # without it, memory grows with every cycle
+        gc.collect()  # otherwise memory grows with every cycle
 
     def _discard(self) -> None:
-        """A profiler that was only warming up, or has seen no whole step, leaves nothing."""
+        """Stop a profiler that has recorded no complete step, and write no trace."""
         if self._profiler is None:
             return
         profiler, self._profiler = self._profiler, None
@@ -164,11 +165,11 @@ def _reason(error: BaseException | None) -> str:
 
 
 def _check_whole(path: Path) -> None:
-    """The profiler writes from C++ and does not say when a disk is full: a whole trace ends with a brace."""
+    """Raise RoseinferError unless the trace ends with a brace: the C++ profiler does not report a full disk."""
     size = path.stat().st_size if path.exists() else 0
     if size:
         with path.open("rb") as file:
             file.seek(max(0, size - 16))
             if file.read().rstrip().endswith(b"}"):
                 return
-    raise RoseinferError(f"the trace {path} could not be written whole: is the disk full?")
+    raise RoseinferError(f"the trace {path} is incomplete: free some disk space, or choose another --profile-dir")

@@ -1,4 +1,4 @@
-"""A profile run on disk: where its files lie, and the manifest that says how they were made."""
+"""Run directory of a profile: its files, and the manifest that describes how they were recorded."""
 
 import gzip
 import os
@@ -23,19 +23,19 @@ class ProfiledStep(msgspec.Struct, frozen=True, kw_only=True):
     """One recorded step."""
 
     index: int
-    """Counted from the start of the loop, waiting and warm-up included."""
+    """Index of the step in the loop, counted from 0, including waiting and warm-up steps."""
     cycle: int
     phase: str
     batch: int
     tokens: int
     context_tokens: int
     bytes: int
-    """That the step must move: weights, keys and values, logits."""
+    """Bytes that the step must move: weights, keys and values, logits."""
     flops: int
 
 
 class RunManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """manifest.json. Parts that only an engine has are missing for other loops."""
+    """Content of manifest.json. Fields that only an engine can fill are missing for other loops."""
 
     schema_version: int
     versions: Versions
@@ -43,27 +43,29 @@ class RunManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     rank: int
     world_size: int
     config: dict[str, Any]
-    """The tables of the run's configuration."""
+    """Tables of the run's configuration."""
     schedule: dict[str, Any]
     cycles: list[RecordedCycle]
     traces: list[str]
-    """File names inside the run directory."""
+    """File names of the traces inside the run directory."""
     warnings: list[str]
     model: ModelInfo | None = None
     ceilings: dict[str, float] | None = None
-    """Measured on the device: copy_bytes_per_s, flops_per_s."""
+    """Measured peak rates of the device: copy_bytes_per_s, flops_per_s."""
     baseline_step_ms: dict[str, float] | None = None
-    """Median wall time of a step by phase, measured before the process first touched a profiler; of steps with as much
-    work as the recorded ones, where there were any."""
+    """Median wall time of an unprofiled step by phase, in ms, measured before the process first started a profiler.
+
+    It is taken over the steps with as much work as a recorded one, if there are any, else over all steps of the phase.
+    """
     report: Report | None = None
-    """Of the same unprofiled pass."""
+    """Summary of the same unprofiled pass."""
     steps: list[ProfiledStep] | None = None
     graphs: list[Graph] | None = None
-    """The CUDA graphs that the recorded steps replayed, with the spans of their GPU events."""
+    """CUDA graphs that the recorded steps replayed, with the span of each GPU event."""
 
 
 def check_writable(profile_dir: Path) -> None:
-    """Raise RoseinferError now, not after the measurement, when run directories cannot be made in `profile_dir`."""
+    """Raise RoseinferError if no run directory can be created in `profile_dir`. Call this before measuring."""
     try:
         profile_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -73,7 +75,7 @@ def check_writable(profile_dir: Path) -> None:
 
 
 def create_run_dir(profile_dir: Path, name: str) -> Path:
-    """A new directory called by time and `name`; a second run in the same second gets a number."""
+    """Create a directory named by the time and `name`. A second run in the same second gets a number suffix."""
     check_writable(profile_dir)
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
     for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
@@ -85,18 +87,18 @@ def create_run_dir(profile_dir: Path, name: str) -> Path:
         except OSError as error:
             raise RoseinferError(f"cannot create the run directory {run_dir}: {error.strerror}") from None
         return run_dir
-    raise RoseinferError(f"{profile_dir} holds a thousand runs of this second")
+    raise RoseinferError(f"{profile_dir} already has 999 runs of this second: try again")
 
 
 def remove_run_dir(run_dir: Path) -> None:
-    """Take back a run directory that holds nothing worth keeping."""
+    """Delete a run directory and its files."""
     for path in run_dir.iterdir():
         path.unlink()
     run_dir.rmdir()
 
 
 def write_json(path: Path, document: object) -> None:
-    """Write a whole document or nothing."""
+    """Write a JSON document atomically."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
@@ -106,26 +108,27 @@ def write_json(path: Path, document: object) -> None:
         raise
 
 
-def compress(plain: Path, on_progress: Callable[[int], None]) -> Path:
-    """Gzip a trace at level 1; torch's own level 9 takes several times as long for a tenth less.
+def compress(uncompressed: Path, on_progress: Callable[[int], None]) -> Path:
+    """Compress a trace with gzip level 1, delete the uncompressed file, and return the new path.
 
-    `on_progress` gets the bytes done since it was last called. The plain file goes once the other is whole.
+    Level 9, which torch uses, takes several times as long for a file one tenth smaller. `on_progress` is called with
+    the number of bytes read since its last call.
     """
-    target = plain.with_name(f"{plain.name}.gz")
+    target = uncompressed.with_name(f"{uncompressed.name}.gz")
     try:
-        with plain.open("rb") as source, gzip.open(target, "wb", compresslevel=1) as sink:
+        with uncompressed.open("rb") as source, gzip.open(target, "wb", compresslevel=1) as sink:
             while piece := source.read(_COPY_BYTES):
                 sink.write(piece)
                 on_progress(len(piece))
     except OSError:
         target.unlink(missing_ok=True)
         raise
-    plain.unlink()
+    uncompressed.unlink()
     return target
 
 
 def point_latest_to(run_dir: Path) -> None:
-    """Make `latest` beside the run directory a link to it; file systems without links go without."""
+    """Point the symbolic link `latest`, next to the run directory, to it. File systems without links have no `latest`."""
     link = run_dir.with_name(f".latest-{run_dir.name}")
     try:
         link.symlink_to(run_dir.name)

@@ -1,4 +1,4 @@
-"""When to record: skip_first, then (wait, warmup, active) x repeat, counted in steps. No torch in here."""
+"""The profiler's schedule as a state machine without torch: skip_first, then (wait, warmup, active) x repeat, in steps."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -7,32 +7,32 @@ from roseinfer.config import ProfileConfig
 
 
 class Action(Enum):
-    """What the profiler does during one step."""
+    """Action of the profiler during one step."""
 
     IDLE = "idle"
     WARM = "warm"
-    """The profiler is on, and what it sees is thrown away."""
+    """The profiler is on, and its events are discarded."""
     RECORD = "record"
 
 
 def steps_needed(config: ProfileConfig) -> int:
-    """Steps that the whole schedule takes when no phase is waited for."""
+    """Return the steps of the whole schedule, if every step has the phase to record."""
     return config.skip_first + config.repeat * (config.wait + config.warmup + config.active)
 
 
 @dataclass
 class Schedule:
-    """Which action each step gets. Call `upcoming` once before a step and `advance` once after it.
+    """Action for each step. Call `upcoming` once before a step and `advance` once after it.
 
-    `matches` says whether the step is of the phase to record. A cycle whose turn has come waits for such a step, warm;
-    one that has begun ends, incomplete, before a step that does not match.
+    A step matches if it has the phase to record. After its warm-up, a cycle stays in warm-up until a step matches.
+    Once a cycle has recorded a step, it ends, incomplete, before the first step that does not match.
     """
 
     config: ProfileConfig
     cycle: int = 0
-    """The cycle that goes on, counted from 0; `repeat` when the schedule is done."""
+    """Index of the current cycle, counted from 0; `repeat` when the schedule is finished."""
     recorded: int = 0
-    """Steps recorded of this cycle."""
+    """Steps recorded in the current cycle."""
     _skipped: int = 0
     _waited: int = 0
     _warmed: int = 0
@@ -40,17 +40,18 @@ class Schedule:
 
     @property
     def is_done(self) -> bool:
+        """True if all cycles have ended."""
         return self.cycle >= self.config.repeat
 
     def upcoming(self, matches: bool) -> Action:
-        """What the profiler does during the next step; may end a cycle that no longer matches."""
+        """Return the action for the next step. Ends a cycle that has recorded steps if the next step does not match."""
         if self.recorded and not matches:
             self._next_cycle()
         self._action = self._choose(matches)
         return self._action
 
     def advance(self) -> bool:
-        """The step is over; whether a cycle is complete with it."""
+        """Count a finished step. Return True if it completes a cycle."""
         config = self.config
         if self.is_done:
             return False

@@ -1,4 +1,4 @@
-"""Profiling any loop of steps into a run directory: what `roseinfer profile` uses, and what a library user can."""
+"""Profile any loop of steps into a run directory: the API for library users, and the base of `roseinfer profile`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ _SCHEDULE_KEYS = ("skip_first", "wait", "warmup", "active", "repeat", "phase", "
 
 
 class SessionResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a session left on disk."""
+    """Files that a session wrote, with the parsed summary and manifest."""
 
     run_dir: Path
     traces: list[Path]
@@ -38,7 +38,7 @@ class SessionResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProfileSession:
-    """A recording that goes on, and afterwards its `result`: None when no step was recorded."""
+    """A recording in progress. Its `result` is set at the end, and stays None if no step was recorded."""
 
     def __init__(self, recorder: Recorder, run_dir: Path) -> None:
         self.recorder = recorder
@@ -46,22 +46,22 @@ class ProfileSession:
         self.result: SessionResult | None = None
         self.warnings: list[str] = []
         self.details: dict[str, Any] = {}
-        """Further fields of the manifest."""
+        """Additional fields of the manifest."""
 
     @property
     def is_done(self) -> bool:
-        """Whether the whole schedule is recorded, so that the loop may end."""
+        """True if the whole schedule is recorded, so that the loop may end."""
         return self.recorder.is_done
 
     def step(self) -> None:
-        """One step of the loop is over and the next one begins."""
+        """Mark the end of one step of the loop and the start of the next."""
         self.recorder.end_step()
         self.recorder.begin_step()
 
 
 @contextmanager
 def profile_session(config: ProfileConfig, *, device: str = "auto", name: str = "session") -> Iterator[ProfileSession]:
-    """Record steps of any loop as `config` says; call `step()` at the end of each.
+    """Record steps of any loop by the schedule in `config`; the loop calls `step()` at the end of each step.
 
         with profile_session(ProfileConfig(wait=1, warmup=1, active=3)) as session:
             for batch in batches:
@@ -69,11 +69,13 @@ def profile_session(config: ProfileConfig, *, device: str = "auto", name: str = 
                 session.step()
         print(session.result.run_dir)
 
-    Everything runs on this thread. A profiler that others have started and that is still waiting or warming up cannot
-    be seen; it must not become active inside. `phase` and `loop` belong to engine runs and are refused here.
+    The loop runs on the calling thread. Another torch profiler must not become active inside the context; one that is
+    still waiting or warming up cannot be detected. Raises RoseinferError for a `phase`, which only engine runs have.
     """
     if config.phase != "any":
-        raise RoseinferError("a profile session knows no phases: leave phase at 'any'")
+        raise RoseinferError(
+            f"invalid phase {config.phase!r}: only an engine run has phases, a session needs phase 'any'"
+        )
     with record_session(config, resolve_device(device), name) as session:
         session.recorder.begin_step()
         yield session
@@ -86,10 +88,10 @@ def record_session(
     name: str,
     on_progress: ProgressCallback | None = None,
 ) -> Iterator[ProfileSession]:
-    """A session whose loop calls the recorder's `begin_step` and `end_step` itself.
+    """Open a session whose loop calls the recorder's `begin_step` and `end_step` itself.
 
-    What was recorded is written at the end, also after an exception, which then goes on. `on_progress` gets the
-    (bytes done, bytes in all) of compressing.
+    Recorded cycles are written at the end, also after an exception, which is raised again. `on_progress` receives
+    (bytes compressed, total bytes).
     """
     run_dir = create_run_dir(Path(config.profile_dir), name)
     recorder = Recorder(config, device, run_dir)
@@ -143,14 +145,14 @@ def _write(
     point_latest_to(run_dir)
     if device.type == "cuda" and summary.gpu is None:
         raise RoseinferError(
-            f"the profiler saw no GPU work on {device}: CUPTI did not load, or another profiler holds it; "
-            f"the host's side is in {run_dir}"
+            f"the trace has no GPU work on {device}: check that CUPTI loads and that no other profiler uses it; "
+            f"the host's events are in {run_dir}"
         )
     return SessionResult(run_dir=run_dir, traces=traces, summary=summary, manifest=manifest)
 
 
-def _compress_all(plain: list[Path], on_progress: ProgressCallback | None) -> list[Path]:
-    total = sum(path.stat().st_size for path in plain)
+def _compress_all(uncompressed: list[Path], on_progress: ProgressCallback | None) -> list[Path]:
+    total = sum(path.stat().st_size for path in uncompressed)
     done = 0
 
     def advance(size: int) -> None:
@@ -159,4 +161,4 @@ def _compress_all(plain: list[Path], on_progress: ProgressCallback | None) -> li
         if on_progress is not None:
             on_progress(done, total)
 
-    return [compress(path, advance) for path in plain]
+    return [compress(path, advance) for path in uncompressed]

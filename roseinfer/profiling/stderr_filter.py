@@ -1,4 +1,4 @@
-"""Keeping a C++ library's chatter off the user's screen."""
+"""Filter for stderr lines that the C++ profiler prints."""
 
 import os
 import re
@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _CHATTER = re.compile(rb"USDT:|ERROR:.*\boutput_json\.cpp\b")
-"""What torch 2.13 tells at each start and stop, and how kineto says that it could not write: the caller checks that."""
+"""Lines to drop: notices of torch 2.13 at each start and stop, and kineto's report of a failed write. The caller checks
+the written file itself."""
 
 
 @contextmanager
 def without_chatter() -> Iterator[None]:
-    """Drop the profiler's own lines from file descriptor 2; whatever else is written there passes."""
+    """Drop the profiler's own lines from file descriptor 2. Other lines are written when the context ends."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as captured:
         saved = os.dup(2)

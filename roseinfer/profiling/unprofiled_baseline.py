@@ -1,4 +1,4 @@
-"""Steps run before any profiler: the warm-up, and the baseline that recorded steps are compared with."""
+"""Unprofiled steps: the warm-up, and the baseline step times that recorded steps are compared with."""
 
 from collections.abc import Sequence
 from statistics import median
@@ -13,13 +13,13 @@ from roseinfer.workload.load_runner import run_load
 from roseinfer.workload.step_record import StepRecord
 
 _WARM_UP_STEPS = 64
-"""Most steps of the pass before the baseline: what runs for the first time loads kernels and grows memory pools."""
+"""Maximum steps of the warm-up. Code that runs for the first time loads kernels and grows memory pools."""
 _COUNTED_STEPS = 3
-"""Steps whose operators are counted, to estimate the trace's size."""
+"""Maximum warm-up steps whose operators are counted, to estimate the trace's size."""
 
 
 def warm_up(engine: Engine, load: Sequence[PlannedRequest], config: RunConfig) -> float:
-    """Run the first steps unmeasured; how many operators the first few called, on average."""
+    """Run the first steps of the load, and return the mean number of operators that the first few dispatched."""
     counter = OpCounter()
     steps = 0
 
@@ -42,9 +42,10 @@ def warm_up(engine: Engine, load: Sequence[PlannedRequest], config: RunConfig) -
 
 
 def baseline_step_ms(baseline: Sequence[StepRecord], recorded: Sequence[ProfiledStep]) -> dict[str, float]:
-    """Median wall time of an unprofiled step by phase, in ms: of those with as much work as the recorded ones, if any.
+    """Return the median wall time of an unprofiled step by phase, in ms.
 
-    The steps of a phase may differ much: one launch decodes sixteen tokens of each request, and another one of each.
+    The median is over the steps with the phase, batch and tokens of a recorded step, or over all steps of the phase if
+    there are none. Steps of a phase may differ: one launch decodes sixteen tokens per request, another a single one.
     """
     alike = {(step.phase, step.batch, step.tokens) for step in recorded}
     found: dict[str, float] = {}

@@ -64,7 +64,7 @@ WRONG_CALLS = {
     "a context beyond the model's": ([*GENERATE, "--max-model-len", "129"], 2, "128"),
     "a prompt longer than the context": (["generate", "x" * 129, "--model", "{tiny}"], 2, "129 tokens"),
     "a benchmark of nothing": (["bench", "--model", "{tiny}", "--prompt", "a", "--max-new-tokens", "0"], 2, "0"),
-    "a profile of nothing": ([*PROFILE, "--max-new-tokens", "0"], 2, "max_new_tokens is 0"),
+    "a profile of nothing": ([*PROFILE, "--max-new-tokens", "0"], 2, "--max-new-tokens 0 leaves no step to profile"),
     "a profile without active steps": ([*PROFILE, "--active", "0"], 2, "--active 0"),
     "a profile directory below a file": ([*PROFILE, "--profile-dir", "{text}/profiles"], 1, "profile directory"),
     "a missing trace": (["summarize", "{tmp}/none.json"], 1, "none.json"),

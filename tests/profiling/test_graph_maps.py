@@ -1,4 +1,4 @@
-"""The order in which graphs are run, captured again and replayed for their maps, without a GPU."""
+"""Maps of CUDA graphs without a GPU: the order of runs, new captures and replays."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ class ScriptedGraphs:
 
 @pytest.fixture
 def events(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One GPU event a run, since a CPU records none."""
+    """Report one GPU event per run, since a CPU records none."""
     read = graph_maps.read_runs
 
     def read_runs(path: Path) -> dict[int, StepEvents]:
@@ -54,7 +54,7 @@ def test_graphs_are_captured_again_between_the_first_session_and_the_first_repla
     assert kinds == ["run"] * 4 + ["capture"] + ["replay"] * 4
     assert {call[1] for call in graphs.calls if call != "capture"} == set(graphs.captured)
     maps.make()
-    assert len(graphs.calls) == 9, "what has a map is left alone"
+    assert len(graphs.calls) == 9, "a graph with a map is not run again"
 
 
 def test_only_graphs_that_were_replayed_are_kept_and_later_ones_get_a_map_too(events: None) -> None:

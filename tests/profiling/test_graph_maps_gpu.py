@@ -1,4 +1,4 @@
-"""On a GPU, what runs inside graph replays is known by span."""
+"""GPU events of graph replays are attributed to the spans that they were captured under."""
 
 import gzip
 import json
@@ -27,7 +27,7 @@ SPANS = {
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small Qwen3 without weights."""
+    """Directory of a small Qwen3 model, without weights."""
     folder = tmp_path_factory.mktemp("tiny-qwen3")
     fields = {
         "architectures": ["Qwen3ForCausalLM"],
@@ -50,7 +50,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def replays(trace: Path) -> list[list[str]]:
-    """The names of the GPU events of each graph launch, in order."""
+    """Return the names of the GPU events of each graph launch, in order."""
     events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
     found: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
     launches = {event["args"]["correlation"] for event in events if "GraphLaunch" in event.get("name", "")}
@@ -62,7 +62,7 @@ def replays(trace: Path) -> list[list[str]]:
 
 @pytest.mark.parametrize("params", [{}, {"temperature": 0.8}, {"temperature": 0.8, "top_k": 20}], ids=str)
 @pytest.mark.parametrize("requests", [1, 6])
-def test_what_replays_run_carries_the_span_it_was_captured_under(
+def test_events_of_replays_have_the_span_that_they_were_captured_under(
     model: Path, tmp_path: Path, params: dict[str, Any], requests: int
 ) -> None:
     engine = build_engine(EngineConfig(model=str(model), load_format="dummy", dtype="bfloat16", max_batch_size=8))
@@ -86,12 +86,12 @@ def test_what_replays_run_carries_the_span_it_was_captured_under(
     assert {event.span for graph in matched for event in graph.events} >= SPANS
 
     spans = {span.name: span for span in session.summary.spans}
-    attention = spans["roseinfer.attention"]  # its kernel appends, too
+    attention = spans["roseinfer.attention"]  # its kernel also appends to the KV cache
     assert attention.parent == "roseinfer.model.forward"
     assert attention.gpu_events >= LAYERS * attention.calls
     assert attention.calls >= len(matched)
     assert not [note.message for note in session.summary.trust if "match no graph" in note.message]
 
-    engine.pool.reset_prefix_cache()  # a prompt in other pieces is rounded otherwise
+    engine.pool.reset_prefix_cache()  # a prompt in other chunks is rounded differently
     found = [output.token_ids for output in engine.generate(prompts, config.sampling)]
     assert found == expected

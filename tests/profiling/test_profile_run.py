@@ -1,4 +1,4 @@
-"""Profiling an engine: exactly the steps asked for, or a refusal with the arithmetic."""
+"""Profiling an engine: exactly the requested steps are recorded, or the call is refused with the arithmetic."""
 
 import gzip
 import json
@@ -59,13 +59,13 @@ def step_spans(trace: Path) -> list[str]:
     ],
     ids=["plain", "twice", "thrice"],
 )
-def test_exactly_the_steps_asked_for_are_recorded_or_the_call_is_refused_with_the_arithmetic(
+def test_exactly_the_requested_steps_are_recorded_or_the_call_is_refused_with_the_arithmetic(
     engine: Engine, tmp_path: Path, mode: Mode, length: int, schedule: dict[str, int], loop: bool
 ) -> None:
     config = run_config(tmp_path, mode, length, loop=loop, **schedule)
     needed = steps_needed(config.profile)
     if length == 0:
-        with pytest.raises(UsageError, match="max_new_tokens is 0"):
+        with pytest.raises(UsageError, match="--max-new-tokens 0 leaves no step to profile"):
             run(engine, [PROMPT], config)
     elif length < needed and not loop:
         with pytest.raises(UsageError, match=rf"= {needed} steps, but one pass of the workload has at most {length}"):
@@ -82,7 +82,7 @@ def test_exactly_the_steps_asked_for_are_recorded_or_the_call_is_refused_with_th
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_pass_that_eos_ends_early_keeps_what_was_recorded_and_fails(engine: Engine, tmp_path: Path) -> None:
+def test_a_pass_that_eos_ends_early_writes_the_recorded_steps_and_fails(engine: Engine, tmp_path: Path) -> None:
     token_ids = engine.generate([PROMPT], SamplingParams(max_new_tokens=12, stop_on_eos=False))[0].token_ids
     at, stop = next((at, token) for at, token in enumerate(token_ids) if at >= 3 and token not in token_ids[:at])
     config = run_config(tmp_path, "online", 12, active=10, loop=False)
@@ -95,7 +95,7 @@ def test_a_pass_that_eos_ends_early_keeps_what_was_recorded_and_fails(engine: En
 
 
 @pytest.mark.parametrize("phase", ["prefill", "decode", "steady"])
-def test_the_window_opens_with_the_phase_asked_for(engine: Engine, tmp_path: Path, phase: str) -> None:
+def test_recording_starts_with_a_step_of_the_requested_phase(engine: Engine, tmp_path: Path, phase: str) -> None:
     prompts = [PROMPT * count for count in (1, 2, 3)]
     config = run_config(tmp_path, "online", 6, wait=0, warmup=1, active=2, phase=phase)
     result = run(engine, prompts, config).session
@@ -104,18 +104,16 @@ def test_the_window_opens_with_the_phase_asked_for(engine: Engine, tmp_path: Pat
     assert phases == ({"prefill"} if phase == "prefill" else {"decode"})
     if phase == "steady":
         assert {step.batch for step in result.manifest.steps} == {3}
-    if phase == "prefill":  # one step of it, so the window cannot be full
+    if phase == "prefill":  # only one step has the phase, so that the cycle is partial
         assert "partial" in result.manifest.warnings[0]
 
 
-def test_a_phase_that_the_workload_does_not_have_is_refused(engine: Engine, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no step of phase decode, only of: prefill"):
+def test_a_phase_that_the_workload_never_has_is_refused(engine: Engine, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no step of phase decode: give --phase any, or one of prefill"):
         run(engine, [PROMPT], run_config(tmp_path, "online", 1, phase="decode"))
 
 
-def test_the_manifest_says_what_each_step_had_to_do_and_how_long_it_takes_unprofiled(
-    engine: Engine, tmp_path: Path
-) -> None:
+def test_the_manifest_has_the_cost_of_each_step_and_its_unprofiled_time(engine: Engine, tmp_path: Path) -> None:
     result = run(engine, [PROMPT] * 2, run_config(tmp_path, "online", 8))
     manifest = json.loads((result.session.run_dir / "manifest.json").read_text())
     assert set(manifest["baseline_step_ms"]) == {"prefill", "decode"}
@@ -128,7 +126,7 @@ def test_the_manifest_says_what_each_step_had_to_do_and_how_long_it_takes_unprof
     assert result.session.summary.roofline is not None
 
 
-def test_recorded_launches_are_compared_with_unprofiled_ones_of_as_many_tokens() -> None:
+def test_the_baseline_is_over_unprofiled_steps_with_the_batch_and_tokens_of_a_recorded_one() -> None:
     work = {"context_tokens": 0, "bytes": 0, "flops": 0}
     unprofiled = [
         StepRecord(phase=phase, batch=batch, tokens=tokens, wall_ms=wall_ms, **work)
@@ -154,7 +152,7 @@ def test_recorded_launches_are_compared_with_unprofiled_ones_of_as_many_tokens()
     assert found(("decode", 9, 9)) == {"prefill": 9.0, "decode": 2.0}
 
 
-def test_a_recording_that_is_too_large_is_announced_first(engine: Engine, tmp_path: Path) -> None:
+def test_a_warning_before_the_recording_names_a_size_above_the_limit(engine: Engine, tmp_path: Path) -> None:
     warnings: list[str] = []
     config = run_config(tmp_path, "online", 8, max_trace_size="10kB")
     result = run(engine, [PROMPT], config, on_warning=warnings.append)
@@ -163,7 +161,7 @@ def test_a_recording_that_is_too_large_is_announced_first(engine: Engine, tmp_pa
 
 
 @pytest.mark.parametrize("mode", ["naive", "offline", "online"])
-def test_the_dry_run_plans_the_steps_that_the_engine_then_takes(engine: Engine, mode: Mode) -> None:
+def test_the_dry_run_plans_the_steps_that_the_engine_takes(engine: Engine, mode: Mode) -> None:
     prompts = [PROMPT * count for count in (1, 5, 9, 2)]
     params = SamplingParams(max_new_tokens=5, stop_on_eos=False, n=2)
     scheduler = engine.scheduler(mode)
@@ -181,6 +179,6 @@ def test_a_phase_that_eos_prevents_ends_the_run_with_one_line(engine: Engine, tm
     first = engine.generate([PROMPT], SamplingParams(max_new_tokens=1, stop_on_eos=False))[0].token_ids[0]
     config = run_config(tmp_path, "online", 8, phase="decode")
     config = msgspec.structs.replace(config, sampling=msgspec.structs.replace(config.sampling, stop_token_ids=(first,)))
-    with pytest.raises(RoseinferError, match="no step of phase decode came"):
+    with pytest.raises(RoseinferError, match="no step of phase decode ran"):
         run(engine, [PROMPT], config)
     assert list(tmp_path.iterdir()) == []

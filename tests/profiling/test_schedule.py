@@ -1,4 +1,4 @@
-"""The profiler's schedule, as a state machine with no profiler in it."""
+"""The profiler's schedule as a state machine, without a profiler."""
 
 from itertools import product
 
@@ -16,7 +16,7 @@ SCHEDULES = [
 
 
 def actions(config: ProfileConfig, matches: list[bool]) -> list[tuple[Action, int]]:
-    """Action and cycle of each step of a loop."""
+    """Return the action and the cycle of each step of a loop."""
     schedule = Schedule(config)
     seen = []
     for match in matches:
@@ -27,7 +27,7 @@ def actions(config: ProfileConfig, matches: list[bool]) -> list[tuple[Action, in
 
 
 @pytest.mark.parametrize("config", SCHEDULES, ids=str)
-def test_every_cycle_waits_warms_up_and_records_as_long_as_asked(config: ProfileConfig) -> None:
+def test_every_cycle_has_its_waiting_warm_up_and_recorded_steps(config: ProfileConfig) -> None:
     idle, warm, record = Action.IDLE, Action.WARM, Action.RECORD
     expected = [(idle, 0)] * config.skip_first
     for cycle in range(config.repeat):
@@ -37,7 +37,7 @@ def test_every_cycle_waits_warms_up_and_records_as_long_as_asked(config: Profile
     assert actions(config, [True] * len(expected)) == expected
 
 
-def test_a_cycle_waits_warm_for_the_phase_to_record() -> None:
+def test_a_cycle_stays_in_warm_up_until_a_step_has_the_phase_to_record() -> None:
     config = ProfileConfig(wait=1, warmup=1, active=2)
     seen = [action for action, _ in actions(config, [True, True, False, False, True, True, True])]
     assert seen == [Action.IDLE, Action.WARM, Action.WARM, Action.WARM, Action.RECORD, Action.RECORD, Action.IDLE]
@@ -63,7 +63,9 @@ def test_a_cycle_ends_early_when_the_phase_does_and_the_next_one_begins() -> Non
 
 @given(st.sampled_from(SCHEDULES), st.lists(st.booleans(), max_size=60))
 @settings(max_examples=200, deadline=None)
-def test_only_matching_steps_are_recorded_and_never_more_than_asked(config: ProfileConfig, matches: list[bool]) -> None:
+def test_only_matching_steps_are_recorded_and_at_most_active_per_cycle(
+    config: ProfileConfig, matches: list[bool]
+) -> None:
     seen = actions(config, matches)
     recorded = [
         cycle for (action, cycle), match in zip(seen, matches, strict=True) if action is Action.RECORD and match

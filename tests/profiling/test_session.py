@@ -1,4 +1,4 @@
-"""Recording a loop that is no engine's."""
+"""Recording a loop that is not an engine's."""
 
 import gzip
 import json
@@ -57,9 +57,7 @@ def test_each_cycle_has_a_trace_with_exactly_its_active_steps(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_an_exception_inside_the_window_keeps_what_was_recorded_and_says_so(
-    tmp_path: Path, error: type[BaseException]
-) -> None:
+def test_an_exception_while_recording_writes_a_partial_cycle(tmp_path: Path, error: type[BaseException]) -> None:
     config = ProfileConfig(wait=1, warmup=1, active=5, profile_dir=str(tmp_path))
     with pytest.raises(error), profile_session(config, device="cpu") as session:
         run_loop(session, 10, fail_at=4, error=error)
@@ -70,7 +68,7 @@ def test_an_exception_inside_the_window_keeps_what_was_recorded_and_says_so(
 
 
 @pytest.mark.parametrize("fail_at", [0, 1])
-def test_an_exception_before_the_window_leaves_no_run_behind(tmp_path: Path, fail_at: int) -> None:
+def test_an_exception_before_the_first_recorded_step_leaves_no_run_directory(tmp_path: Path, fail_at: int) -> None:
     config = ProfileConfig(wait=1, warmup=1, active=1, profile_dir=str(tmp_path))
     with pytest.raises(ValueError), profile_session(config, device="cpu") as session:  # noqa: PT011
         run_loop(session, 10, fail_at=fail_at)
@@ -85,7 +83,7 @@ def test_a_loop_that_ends_early_leaves_a_partial_cycle(tmp_path: Path) -> None:
     assert manifest_of(session.run_dir)["cycles"][0]["partial"] == "the loop ended before the window was full"
 
 
-def test_a_second_profiler_is_refused_and_the_first_one_goes_on(tmp_path: Path) -> None:
+def test_a_second_profiler_is_refused_and_the_first_one_continues(tmp_path: Path) -> None:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as outer:
         torch.ones(2).sum()
         inner = profile_session(ProfileConfig(profile_dir=str(tmp_path)), device="cpu")
@@ -95,7 +93,7 @@ def test_a_second_profiler_is_refused_and_the_first_one_goes_on(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_to_record_reaches_the_trace(tmp_path: Path) -> None:
+def test_profiler_options_reach_the_trace(tmp_path: Path) -> None:
     config = ProfileConfig(wait=0, warmup=0, active=1, record_shapes=True, profile_dir=str(tmp_path))
     with profile_session(config, device="cpu") as session:
         run_loop(session, 1)
@@ -105,7 +103,7 @@ def test_what_to_record_reaches_the_trace(tmp_path: Path) -> None:
     assert sums[0]["args"]["Input Dims"]
 
 
-def test_torch_does_not_chatter_on_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_profiler_prints_nothing_on_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with profile_session(ProfileConfig(profile_dir=str(tmp_path)), device="cpu") as session:
         run_loop(session, 6)
     assert capfd.readouterr().err == ""
