@@ -23,7 +23,7 @@ class PlannedStep:
 
 
 def planned_steps(engine: Engine, mode: Mode, load: Sequence[PlannedRequest]) -> list[PlannedStep]:
-    """Return the steps of one pass, if all requests arrive at the start and no completion ends before its length limit."""
+    """Return the steps of one pass in which all requests arrive at the start and no completion ends early."""
     scheduler = engine.scheduler(mode)
     prompts: list[list[int]] = []
     requests: list[Request] = []

@@ -147,13 +147,13 @@ def map_graph(key: str, launched: StepEvents, replayed: StepEvents) -> MappedGra
     warnings: list[str] = []
     if len(replayed_names) < len(launched_names):
         warnings.append(
-            f"graph {key}: the profiler shows {len(replayed_names)} GPU events of a replay, but {len(launched_names)} of the same step "
-            "launched kernel by kernel: it does not see all of the graph"
+            f"graph {key}: the profiler shows {len(replayed_names)} GPU events of a replay, but {len(launched_names)} "
+            "of the same step launched kernel by kernel: it does not see all of the graph"
         )
     if unmapped := [event.name for event in events if event.span is None]:
         warnings.append(
-            f"graph {key}: {len(unmapped)} of {len(events)} GPU events of a replay have no counterpart in the same step "
-            f"launched kernel by kernel, first {unmapped[0]}: they count for the span around the replay"
+            f"graph {key}: {len(unmapped)} of {len(events)} GPU events of a replay have no counterpart in the same "
+            f"step launched kernel by kernel, first {unmapped[0]}: they count for the span around the replay"
         )
     return MappedGraph(Graph(key=key, events=events, parents=launched.parents), warnings)
 

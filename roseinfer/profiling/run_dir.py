@@ -128,7 +128,7 @@ def compress(uncompressed: Path, on_progress: Callable[[int], None]) -> Path:
 
 
 def point_latest_to(run_dir: Path) -> None:
-    """Point the symbolic link `latest`, next to the run directory, to it. File systems without links have no `latest`."""
+    """Point the symbolic link `latest`, next to the run directory, to it, if the file system supports links."""
     link = run_dir.with_name(f".latest-{run_dir.name}")
     try:
         link.symlink_to(run_dir.name)

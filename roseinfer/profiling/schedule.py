@@ -1,4 +1,4 @@
-"""The profiler's schedule as a state machine without torch: skip_first, then (wait, warmup, active) x repeat, in steps."""
+"""The profiler's schedule, counted in steps, without torch: skip_first, then (wait, warmup, active) x repeat."""
 
 from dataclasses import dataclass, field
 from enum import Enum
