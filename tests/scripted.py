@@ -1,4 +1,4 @@
-"""An engine whose steps take the times it is told, on a clock that nothing else moves."""
+"""A fake engine with given step times and a simulated clock. It plans with the real planner and runs no model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from roseinfer.models.model_config import ModelConfig
 
 
 class SimulatedClock:
-    """Time in seconds, from 100."""
+    """Simulated time in seconds, starting at 100. Only steps, submissions and waits advance it."""
 
     def __init__(self) -> None:
         self.time_s = 100.0
@@ -32,7 +32,7 @@ class SimulatedClock:
 
 
 class ScriptedScheduler:
-    """The real batching, but a model that takes `step_s(plan)` and always says 7."""
+    """Scheduler with the real planner and a fake model, whose step takes `step_s(plan)` and always draws token 7."""
 
     def __init__(self, engine: "ScriptedEngine", policy: Policy) -> None:
         self._engine = engine
@@ -117,7 +117,7 @@ DEFAULTS = EngineConfig()
 
 @dataclass
 class ScriptedEngine:
-    """Prefill takes `token_s` a token, and decode `decode_s` a step and `request_s` a request in it."""
+    """Fake engine: prefill takes `token_s` per token, a decode step `decode_s` plus `request_s` per request."""
 
     decode_s: float = 0.01
     token_s: float = 0.001
@@ -150,5 +150,5 @@ class ScriptedEngine:
 
     @property
     def as_engine(self) -> Engine:
-        """Itself, for whoever wants the real one's type."""
+        """The fake, typed as a real engine."""
         return cast("Engine", self)

@@ -1,4 +1,4 @@
-"""Running an engine's scheduler step by step, with a look at the logits behind every token."""
+"""Run an engine's scheduler step by step, recording the logits of every token."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from roseinfer.engine.loaded_model import Prompt
 
 @dataclass
 class Traced:
-    """One request's tokens, prompt and completion, and the logits [tokens - 1, vocab_size] after each but the last."""
+    """Token ids of one request, prompt and completion, and the logits after each token but the last."""
 
     token_ids: list[int]
-    logits: Tensor
+    logits: Tensor  # [tokens - 1, vocab_size]
 
 
 def run_traced(
     engine: Engine, prompts: Sequence[Prompt], params: SamplingParams, mode: Mode = "online"
 ) -> list[Traced]:
-    """Run all prompts together, keeping the logits of every position that any step computed."""
+    """Run all prompts together; return the logits of every position that a step computed."""
     model = engine.runner.model
     packed: list[Tensor] = []
     hook = model.register_forward_hook(lambda _module, _inputs, hidden: packed.append(hidden))

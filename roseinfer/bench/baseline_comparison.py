@@ -1,4 +1,4 @@
-"""This result against an older one: what changed, how much of that may be noise, and what is a regression."""
+"""Compare a benchmark result with an older one: the changes, their noise, and which of them are regressions."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from roseinfer.workload.provenance import ModelInfo
 
 
 class _Metric(msgspec.Struct, frozen=True):
-    """What is compared, a value a repeat."""
+    """A compared figure, with one value per repeat."""
 
     name: str
     of: Callable[[RepeatFigures], float | None]
@@ -32,23 +32,23 @@ _METRICS = (
 )
 
 _LONG = ("prompts", "logit_bias", "stop", "stop_token_ids")
-"""Settings that are too long to be shown."""
+"""Settings whose values are too long to print."""
 
 
 def read_baseline(path: Path) -> BenchResults:
-    """An older `bench --json`. Raises UsageError for a file that is none."""
+    """Read an older result of `bench --json`. Raises UsageError for any other file."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=BenchResults)
     except OSError as error:
-        raise UsageError(f"cannot read baseline {path}: {error.strerror}") from None
+        raise UsageError(f"cannot read --baseline {path}: {error.strerror}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"baseline {path} is no result of bench --json: {error}") from None
+        raise UsageError(f"--baseline {path} is not a result of bench --json: {error}") from None
 
 
 def compare(baseline: BenchResults, runs: Sequence[BenchRun]) -> list[Change]:
-    """The changes of all runs whose name the baseline knows too.
+    """Return the changes of all runs that the baseline has under the same name.
 
-    Raises UsageError when there is none: nothing compared is no success.
+    Raises UsageError if there is no such run: comparing nothing must not pass for success.
     """
     check_names(baseline, runs)
     older = {run.name: run for run in baseline.runs}
@@ -62,7 +62,7 @@ def compare(baseline: BenchResults, runs: Sequence[BenchRun]) -> list[Change]:
 
 
 def comparison(path: Path, baseline: BenchResults, results: BenchResults, limit_percent: float | None) -> Comparison:
-    """All of it, as `bench --json` has it."""
+    """Compare all of two results. The return value is the `comparison` field of `bench --json`."""
     changes = compare(baseline, results.runs)
     return Comparison(
         baseline=str(path),
@@ -74,18 +74,19 @@ def comparison(path: Path, baseline: BenchResults, results: BenchResults, limit_
 
 
 def check_names(baseline: BenchResults, runs: Sequence[Cell | BenchRun]) -> None:
-    """Raise UsageError when the baseline knows none of these runs: nothing compared is no success."""
+    """Raise UsageError if the baseline has none of these runs: comparing nothing must not pass for success."""
     older = [run.name for run in baseline.runs]
     if not {run.name for run in runs} & set(older):
         raise UsageError(
-            f"the baseline has no run named {', '.join(run.name for run in runs)}, only {', '.join(older)}"
+            f"the baseline has no run named {', '.join(run.name for run in runs)}, only {', '.join(older)}: "
+            "measure one of its runs, or record a new baseline"
         )
 
 
 def check_comparable(baseline: BenchResults, model: ModelInfo, cells: Sequence[Cell]) -> None:
-    """Raise UsageError for a baseline whose figures cannot judge these: of a model of another size, or another load.
+    """Raise UsageError if the baseline measured a model of another size, or another load.
 
-    A model of the same size under another name, or another engine setting, is what a comparison may be about.
+    A model of the same size under another name, or another engine setting, may be the change under test.
     """
     found = []
     if (baseline.model.architecture, baseline.model.parameters) != (model.architecture, model.parameters):
@@ -93,12 +94,12 @@ def check_comparable(baseline: BenchResults, model: ModelInfo, cells: Sequence[C
     found += _other_workloads(baseline, cells)
     if found:
         raise UsageError(
-            f"the baseline measured something else: {'; '.join(found)}: measure it again, or leave --fail-above out"
+            f"the baseline measured something else: {'; '.join(found)}: record it again, or leave --fail-above out"
         )
 
 
 def differences(baseline: BenchResults, results: BenchResults) -> list[str]:
-    """What else changed between the two, so that a figure may mean something else."""
+    """Return what else differs between two results: device, versions, model, engine settings and workloads."""
     old, new = baseline.environment, results.environment
     pairs: dict[str, tuple[object, object]] = {
         "device": (old.device, new.device),
@@ -111,11 +112,12 @@ def differences(baseline: BenchResults, results: BenchResults) -> list[str]:
     }
     found = _changed(pairs)
     settings = _fields(baseline.engine, results.engine)
-    for said_above in ("model", "device"):
-        del settings[said_above]
+    for listed_above in ("model", "device"):
+        del settings[listed_above]
     if baseline.model.dtype != results.model.dtype:
-        del settings["dtype"]  # else auto and a name may differ in whether a GGUF file's weights stay quantized
-    del settings["max_batch_size"]  # the largest of a grid: each run has its own
+        # Listed above. If the dtypes are equal, "auto" and a name may still differ in a GGUF file's quantization.
+        del settings["dtype"]
+    del settings["max_batch_size"]  # the largest of a grid: each run has a limit of its own, compared below
     found += _changed(settings)
     older = {run.name: run for run in baseline.runs}
     for run in results.runs:
@@ -138,7 +140,7 @@ def _other_workloads(baseline: BenchResults, runs: Sequence[Cell | BenchRun]) ->
 
 
 def _with_count(run: Cell | BenchRun) -> WorkloadConfig:
-    """Drawn prompts are as many as a batch has room for, unless it is said."""
+    """Return the workload with `num_requests` set: without it, one full batch of prompts is drawn."""
     if run.workload.prompt_length is None or run.workload.num_requests is not None:
         return run.workload
     return replace(run.workload, num_requests=run.max_batch_size)
@@ -149,7 +151,7 @@ def _fields(before: msgspec.Struct, after: msgspec.Struct) -> dict[str, tuple[ob
 
 
 def _changed(pairs: Mapping[str, tuple[object, object]]) -> list[str]:
-    """Compared as they are shown: a length is a number or a text."""
+    """Return a line per changed value. Values are compared as printed, since a length may be a number or a string."""
     shown = {what: (_shown(before), _shown(after)) for what, (before, after) in pairs.items()}
     return [
         f"other {what}" if what in _LONG else f"{what}: {before} then, {after} now"

@@ -1,4 +1,4 @@
-"""The largest value that still meets an objective, by doubling and then halving the gap."""
+"""Search for the largest value that meets an objective: double it, then bisect."""
 
 from collections.abc import Callable
 
@@ -13,12 +13,13 @@ def largest_that_meets(
     precision: float = 0.05,
     is_last: Callable[[float], bool] = lambda value: False,
 ) -> float | None:
-    """Of the values from `lowest` to `highest`, the largest that meets the objective; None when not even the lowest.
+    """Return the largest value from `lowest` to `highest` that meets the objective; None if `lowest` misses it.
 
-    Takes it for granted that a value which misses is missed by all larger ones. Exact for `whole` numbers, else
-    within `precision` of the answer, which is itself a value that was tried. `is_last` is asked about a value that
-    was just tried: true where no value beyond it, upwards of one that met or downwards of one that missed, would
-    turn out otherwise.
+    If a value misses the objective, all larger values are assumed to miss it. The result is a value that was tried.
+    It is exact for `whole` numbers, else within the relative `precision`.
+
+    `is_last` is called with the value just tried, and ends the search early. True means that no further value needs to
+    be tried: no larger one after a value that met the objective, no smaller one after a value that missed it.
     """
     value = min(max(start, lowest), highest)
     good: float | None = None

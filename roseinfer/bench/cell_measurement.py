@@ -17,7 +17,7 @@ from roseinfer.workload.load_runner import WorkloadResult
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """What one configuration's protocol gave."""
+    """Raw results of one configuration's measurement."""
 
     name: str
     mode: Mode
@@ -30,7 +30,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def figures(self) -> list[RequestFigures]:
-        """The requests of all repeats."""
+        """Request figures of all repeats."""
         return [each for repeat, result in enumerate(self.results) for each in request_figures(result, repeat)]
 
 
@@ -42,7 +42,7 @@ def measure_cell(
     on_progress: ProgressCallback | None = None,
     clock: Clock = WALL_CLOCK,
 ) -> Measured:
-    """Run the protocol on one configuration. `on_progress` gets (passes done, passes in all)."""
+    """Measure one configuration. `on_progress` receives (passes done, total passes), including the warm-up."""
     limited = with_batch_limit(engine, cell.max_batch_size)
     done = 0
 

@@ -1,4 +1,4 @@
-"""Which configurations one call measures: every combination of the values that were listed."""
+"""Grid of configurations for one call of `bench`: every combination of the listed values."""
 
 from collections.abc import Sequence
 from dataclasses import replace as replace_field
@@ -23,26 +23,27 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Axes(msgspec.Struct, frozen=True, kw_only=True):
-    """The values of each axis; an empty one leaves what the configuration says."""
+    """Values along each axis of the grid. An empty axis uses the configuration's own value."""
 
     modes: Sequence[Mode] = ()
     max_batch_sizes: Sequence[int] = ()
     prompt_lengths: Sequence[int | str] = ()
     max_new_tokens: Sequence[int] = ()
     request_rates: Sequence[float | None] = ()
-    """None: all at once."""
+    """Request rates in requests per second. None sends all requests at once."""
 
     @property
     def is_grid(self) -> bool:
-        """Whether there is more to compare than modes."""
+        """True if an axis other than the modes has several values."""
         axes = (self.max_batch_sizes, self.prompt_lengths, self.max_new_tokens, self.request_rates)
         return any(len(axis) > 1 for axis in axes)
 
 
 def cells(config: RunConfig, axes: Axes) -> list[Cell]:
-    """All combinations, the mode changing slowest and the batch limit fastest.
+    """Return all combinations; the mode changes slowest, the batch limit fastest.
 
-    A combination is named by its mode, and in a grid also by what llama-bench calls it: pp512+tg128.
+    A combination is named by its mode. In a grid, llama-bench's name for its lengths follows: pp512+tg128 has 512
+    prompt tokens and generates 128.
     """
     combinations = product(
         axes.modes or (config.workload.mode,),
@@ -70,7 +71,7 @@ def cells(config: RunConfig, axes: Axes) -> list[Cell]:
 
 
 def with_batch_limit(engine: Engine, max_batch_size: int) -> Engine:
-    """The same loaded engine with a smaller limit, at no cost."""
+    """Return the engine with a smaller batch limit. Model, cache and graphs are shared, so the call is cheap."""
     return replace_field(engine, config=replace(engine.config, max_batch_size=max_batch_size))
 
 

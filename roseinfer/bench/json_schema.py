@@ -1,6 +1,6 @@
-"""The JSON Schema of `bench --json`, published as `bench.schema.json` beside this file.
+"""JSON Schema of `bench --json`, published as `bench.schema.json` in this folder.
 
-`python -m roseinfer.bench.json_schema` writes it again after a change to `results`.
+After a change to `results`, run `python -m roseinfer.bench.json_schema` to write the file again.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ SCHEMA_PATH = Path(__file__).with_name("bench.schema.json")
 
 
 def bench_schema() -> dict[str, Any]:
-    """JSON Schema 2020-12, strict: every field is there, and no other."""
+    """Return the schema in JSON Schema 2020-12. It is strict: all fields are required, and no others are allowed."""
     schema = msgspec.json.schema(BenchResults)
     for definition in schema["$defs"].values():
         if definition.get("type") == "object" and "properties" in definition:
@@ -28,7 +28,7 @@ def bench_schema() -> dict[str, Any]:
 
 
 def published_bytes() -> bytes:
-    """What the file holds."""
+    """Return the content of `bench.schema.json`."""
     return msgspec.json.format(msgspec.json.encode(bench_schema()), indent=2) + b"\n"
 
 

@@ -1,4 +1,4 @@
-"""Latencies and rates out of request figures and step records."""
+"""Latencies and rates, computed from request figures and step records."""
 
 from collections.abc import Iterable, Sequence
 from statistics import median
@@ -14,7 +14,10 @@ from roseinfer.workload.step_record import StepRecord
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
-    """A distribution over requests (over token gaps for ITL), in milliseconds; linear between the two nearest."""
+    """Distribution of a latency in milliseconds, over requests; for ITL, over the gaps between tokens.
+
+    Percentiles are interpolated linearly between the two nearest values.
+    """
 
     mean: float
     p50: float
@@ -23,7 +26,7 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """A rate over the repeats; `std` is the sample standard deviation, None of a single repeat."""
+    """Distribution of a rate over the repeats. `std` is the sample standard deviation, None for a single repeat."""
 
     mean: float
     median: float
@@ -33,29 +36,29 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DecodeSpeed(msgspec.Struct, frozen=True, kw_only=True):
-    """The steps that only decode."""
+    """Speed of the pure decode steps."""
 
     steps: int
-    """Of one repeat."""
+    """Number of such steps in one repeat."""
     median_step_ms: float
-    """Of one token a request: a launch of several decode steps counts as so many."""
+    """Median time per token of a request, in ms. A launch of k decode steps counts with one k-th of its time."""
     tokens_per_s: float
     mbu_percent: float
-    """Bytes that the steps had to move over their time x the measured bandwidth."""
+    """Bytes that the steps had to move, divided by (their time x the measured bandwidth)."""
 
 
 class PrefillSpeed(msgspec.Struct, frozen=True, kw_only=True):
-    """The steps that only compute prompts."""
+    """Speed of the pure prefill steps."""
 
     steps: int
-    """Of one repeat."""
+    """Number of such steps in one repeat."""
     tokens_per_s: float
     mfu_percent: float
-    """FLOPs that the steps had to do over their time x the measured matmul rate."""
+    """FLOPs that the steps had to compute, divided by (their time x the measured matmul rate)."""
 
 
 def latency(values_s: Iterable[float | None]) -> Latency | None:
-    """Of durations in seconds, leaving out None; None of none."""
+    """Return the distribution of durations given in seconds, ignoring None; None if no duration is left."""
     values_ms = np.asarray([value for value in values_s if value is not None]) * 1e3
     if not values_ms.size:
         return None
@@ -64,7 +67,7 @@ def latency(values_s: Iterable[float | None]) -> Latency | None:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Of at least one value."""
+    """Return the distribution of one or more values."""
     array = np.asarray(values)
     return Spread(
         mean=float(array.mean()),
@@ -76,9 +79,9 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def outliers(values: Sequence[float]) -> list[int]:
-    """Indexes of values that lie far from the others: a modified z-score above 3.5 (Iglewicz and Hoaglin, 1993).
+    """Return the indexes of outliers: modified z-score above 3.5 (Iglewicz and Hoaglin, 1993).
 
-    Among fewer than four nothing stands out, and less than 2 % from the median is no news.
+    Fewer than four values have no outliers, and a value within 2 % of the median is none.
     """
     if len(values) < 4:
         return []
@@ -89,23 +92,27 @@ def outliers(values: Sequence[float]) -> list[int]:
 
 
 def ttft(figures: Iterable[RequestFigures]) -> Latency | None:
+    """Return the distribution of the time to first token."""
     return latency(each.ttft_s for each in figures)
 
 
 def itl(figures: Iterable[RequestFigures]) -> Latency | None:
+    """Return the distribution of the inter-token latency: every gap of every request has equal weight."""
     return latency(gap for each in figures for gap in each.itl_s)
 
 
 def tpot(figures: Iterable[RequestFigures]) -> Latency | None:
+    """Return the distribution of the time per output token: every request has equal weight."""
     return latency(each.tpot_s for each in figures)
 
 
 def e2e(figures: Iterable[RequestFigures]) -> Latency | None:
+    """Return the distribution of the end-to-end latency."""
     return latency(each.e2e_s for each in figures)
 
 
 def decode_speed(results: Sequence[WorkloadResult], ceilings: Ceilings) -> DecodeSpeed | None:
-    """Over the pure decode steps of all repeats; None without any."""
+    """Return the speed of the pure decode steps of all repeats; None if there are none."""
     steps = steps_of(results, "decode")
     if not steps:
         return None
@@ -118,7 +125,7 @@ def decode_speed(results: Sequence[WorkloadResult], ceilings: Ceilings) -> Decod
 
 
 def prefill_speed(results: Sequence[WorkloadResult], ceilings: Ceilings) -> PrefillSpeed | None:
-    """Over the pure prefill steps of all repeats; None without any."""
+    """Return the speed of the pure prefill steps of all repeats; None if there are none."""
     steps = steps_of(results, "prefill")
     if not steps:
         return None
@@ -130,12 +137,12 @@ def prefill_speed(results: Sequence[WorkloadResult], ceilings: Ceilings) -> Pref
 
 
 def steps_of(results: Sequence[WorkloadResult], phase: Phase) -> list[StepRecord]:
-    """The steps of one phase."""
+    """Return the steps of one phase from all results."""
     return [step for result in results for step in result.steps if step.phase == phase]
 
 
 def tokens_per_s(steps: Sequence[StepRecord]) -> float:
-    """New tokens over the steps' own time."""
+    """Return new tokens per second of the steps' own wall time."""
     return sum(step.tokens for step in steps) / _seconds(steps)
 
 

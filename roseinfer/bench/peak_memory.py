@@ -1,4 +1,4 @@
-"""How much memory a measurement took."""
+"""Peak memory of a measurement."""
 
 import resource
 import sys
@@ -7,13 +7,13 @@ import torch
 
 
 def forget_peak_memory(device: torch.device) -> None:
-    """Start over, where the device can: from here on, `peak_memory_bytes` counts."""
+    """Reset the peak that `peak_memory_bytes` returns. On a CPU the peak of the process cannot be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """On a GPU, the most that tensors took there at once; on a CPU, the process's largest resident size so far."""
+    """Return peak bytes: of allocated tensors on a GPU, of the process's resident memory on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

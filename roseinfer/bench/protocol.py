@@ -1,6 +1,6 @@
-"""How a benchmark is measured: one warm-up pass, then the timed repeats, each with a fresh scheduler.
+"""Protocol of a measurement: one warm-up pass, then the timed repeats, each with a new scheduler.
 
-No repeat finds in the prefix cache what another one left there, the garbage collector is quiet, and nothing profiles.
+Every repeat starts with an empty prefix cache. The garbage collector is off, and no profiler runs.
 """
 
 import gc
@@ -27,12 +27,12 @@ def measure(
     on_pass: Callable[[], None] | None = None,
     clock: Clock = WALL_CLOCK,
 ) -> list[WorkloadResult]:
-    """The timed passes of one mode. `on_pass` is called after each pass, the warm-up's included.
+    """Run the timed passes of one mode. `on_pass` is called after each pass, including the warm-up.
 
-    Raises UsageError for a workload that computes nothing, whose rates would mean nothing.
+    Raises UsageError if no request has a completion token to compute.
     """
     if all(request.params.max_new_tokens == 0 for request in load):
-        raise UsageError("there is nothing to measure: max_new_tokens is 0")
+        raise UsageError("--max-new-tokens 0 leaves nothing to measure: give 1 or more")
     for _ in range(WARM_UP_PASSES):
         warm_up(engine, mode, load, clock)
         if on_pass is not None:
@@ -47,20 +47,23 @@ def measure(
 
 
 def timed_pass(engine: Engine, mode: Mode, load: Sequence[PlannedRequest], clock: Clock = WALL_CLOCK) -> WorkloadResult:
-    """One pass, which starts with an empty prefix cache and a quiet collector."""
-    with _quiet_collector():
+    """Run one pass with an empty prefix cache and the garbage collector off."""
+    with _collector_off():
         return run_load(engine, mode, load, clock=clock)
 
 
 def warm_up(engine: Engine, mode: Mode, load: Sequence[PlannedRequest], clock: Clock = WALL_CLOCK) -> None:
-    """A pass that does not count, and then the graphs that it wanted and did not get: the same load finds them all."""
+    """Run one untimed pass, then capture the CUDA graphs that the pass requested and did not find.
+
+    A timed pass over the same load then finds all its graphs.
+    """
     timed_pass(engine, mode, load, clock)
     engine.runner.capture_missing()
 
 
 @contextmanager
-def _quiet_collector() -> Iterator[None]:
-    """Collect garbage now, and not in the middle of a measurement."""
+def _collector_off() -> Iterator[None]:
+    """Collect garbage first, then turn the collector off inside the context."""
     gc.collect()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""One request of one timed pass: the raw record that every latency is computed from, and that can be saved."""
+"""Raw figures of each request in a timed pass. Every latency is computed from them; `--save-requests` writes them."""
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -12,7 +12,7 @@ from roseinfer.workload.load_runner import WorkloadResult
 
 
 class RequestFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """When things happened to one completion, in seconds after the pass began."""
+    """Counts and times of one completion. Times are in seconds after the start of the pass."""
 
     repeat: int
     request_id: int
@@ -21,34 +21,34 @@ class RequestFigures(msgspec.Struct, frozen=True, kw_only=True):
     completion_tokens: int
     finish_reason: FinishReason
     arrival_s: float
-    """When it came; latencies count from here, not from when the engine had time to take it up."""
+    """Arrival of the request. Latencies start here, not at the later `submitted_s`."""
     submitted_s: float
     token_times_s: list[float]
 
     @property
     def ttft_s(self) -> float | None:
-        """Arrival to first token; None for an empty completion."""
+        """Time from arrival to the first token; None for an empty completion."""
         return self.token_times_s[0] - self.arrival_s if self.token_times_s else None
 
     @property
     def itl_s(self) -> list[float]:
-        """Every gap between two consecutive tokens."""
+        """Gaps between consecutive tokens."""
         return [after - before for before, after in pairwise(self.token_times_s)]
 
     @property
     def tpot_s(self) -> float | None:
-        """(E2E - TTFT) / (completion tokens - 1); None for completions of fewer than two tokens."""
+        """Time per output token, (E2E - TTFT) / (tokens - 1); None for fewer than two tokens."""
         times = self.token_times_s
         return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
 
     @property
     def e2e_s(self) -> float | None:
-        """Arrival to last token; None for an empty completion."""
+        """Time from arrival to the last token; None for an empty completion."""
         return self.token_times_s[-1] - self.arrival_s if self.token_times_s else None
 
 
 def request_figures(result: WorkloadResult, repeat: int) -> list[RequestFigures]:
-    """One record a completion, in the order of submission."""
+    """Return one record per completion, in the order of submission."""
     started_s = result.started_s
     return [
         RequestFigures(
@@ -67,7 +67,7 @@ def request_figures(result: WorkloadResult, repeat: int) -> list[RequestFigures]
 
 
 def save_requests(path: Path, runs: Iterable[tuple[str, Sequence[RequestFigures]]]) -> None:
-    """Write JSON lines: each record with the name of its run. Raises UsageError where the file cannot be written."""
+    """Write JSON lines, each record with the name of its run. Raises UsageError if the file cannot be written."""
     encode = msgspec.json.encode
     try:
         with path.open("wb") as file:

@@ -1,4 +1,4 @@
-"""What `bench --json` prints."""
+"""The document that `bench --json` prints, and its computation from measured passes."""
 
 from collections.abc import Sequence
 from statistics import median
@@ -35,18 +35,18 @@ SCHEMA_VERSION = 1
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
-    """Where it was measured."""
+    """Software and device of a measurement."""
 
     versions: Versions
     device: str
     threads: int
-    """CPU threads that torch computes with."""
+    """Number of CPU threads that torch uses."""
     ceilings: Ceilings
-    """What the device reached in measurements of its own."""
+    """Measured peak rates of the device."""
 
 
 class Elapsed(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds inside `submit`, outside it, and together."""
+    """Seconds inside `submit` calls (add), outside them (run), and in total."""
 
     add: float
     run: float
@@ -54,7 +54,7 @@ class Elapsed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RepeatFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """One timed pass. Latencies are medians; None where nothing was measured."""
+    """Figures of one timed pass. Latencies are medians over its requests; None if there were none to measure."""
 
     elapsed_s: float
     completion_tokens_per_s: float
@@ -66,29 +66,32 @@ class RepeatFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """One value that a search tried."""
+    """Value that a search tried, with its outcome."""
 
     value: float
     met_percent: float
     requests_per_s: float | None = None
-    """Served, over the whole of its last pass; None in a result that is older than this field."""
+    """Requests served per second of the value's last pass; None in a result that is older than this field."""
 
 
 class Search(msgspec.Struct, frozen=True, kw_only=True):
-    """How the run's batch limit or request rate was found."""
+    """Search that found the run's batch limit or request rate."""
 
     parameter: str
-    """max_batch_size or request_rate."""
+    """Searched parameter: max_batch_size or request_rate."""
     found: float
     trials: list[Trial]
     load_too_short: bool = False
-    """Of a rate: most of the pass came after the last arrival, so that larger rates may meet the objective too."""
+    """True if a rate search ended because most of a pass ran after the last arrival.
+
+    Larger rates may then meet the objective too; a load with more requests gives a tighter answer.
+    """
 
 
 class BenchRun(msgspec.Struct, frozen=True, kw_only=True):
-    """One measured configuration.
+    """Figures of one measured configuration.
 
-    Counts and `elapsed_s` are of the repeat with the median time; latencies are over the requests of all repeats.
+    Counts and `elapsed_s` are from the repeat with the median time. Latencies are over the requests of all repeats.
     """
 
     name: str
@@ -107,7 +110,7 @@ class BenchRun(msgspec.Struct, frozen=True, kw_only=True):
     completion_tokens_per_s: Spread
     total_tokens_per_s: Spread
     requests_per_s: Spread | None = None
-    """None in a result that is older than this field."""
+    """Rate of requests; None in a result that is older than this field."""
     ttft_ms: Latency | None
     itl_ms: Latency | None
     tpot_ms: Latency | None
@@ -117,71 +120,71 @@ class BenchRun(msgspec.Struct, frozen=True, kw_only=True):
     goodput: Goodput | None
     prefix_cache_hit_percent: float
     preemptions: int
-    """Over all repeats."""
+    """Preemptions, summed over all repeats."""
     peak_memory_bytes: int
     startup_s: float
-    """From the command's start to a loaded engine."""
+    """Time from the start of the command to a loaded engine."""
     per_repeat: list[RepeatFigures]
     outliers: list[int]
-    """Repeats, counted from 0, whose time stands out from the others'."""
+    """Indexes of repeats, counted from 0, whose time is an outlier among the repeats."""
     search: Search | None = None
 
     @property
     def is_beyond_ceilings(self) -> bool:
-        """Whether steps were faster than the device's measured rates allow."""
+        """True if the steps were faster than the device's measured rates allow."""
         mbu = self.decode.mbu_percent if self.decode is not None else 0.0
         mfu = self.prefill.mfu_percent if self.prefill is not None else 0.0
         return max(mbu, mfu) > 100
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One figure of one run, before and after: means over the repeats."""
+    """Change of one figure of one run. `before` and `after` are means over the repeats."""
 
     run: str
     metric: str
     before: float
     after: float
     change_percent: float
-    """Of the older value."""
+    """Change in percent of the older value."""
     worse_percent: float
-    """The change in the direction that is worse; negative for an improvement."""
+    """Size of the change for the worse; negative for an improvement."""
     noise_percent: float | None
-    """Twice the standard error of the difference: smaller changes may be chance. None where a side has one repeat."""
+    """Twice the standard error of the difference; a smaller change may be chance. None if a side has one repeat."""
 
     def is_regression(self, limit_percent: float) -> bool:
-        """Worse by more than the limit and by more than the noise, where that is known."""
+        """True if the figure is worse by more than the limit and, if the noise is known, by more than the noise."""
         return self.worse_percent > max(limit_percent, self.noise_percent or 0.0)
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """These results against an older document."""
+    """Comparison of these results with an older document."""
 
     baseline: str
-    """The file."""
+    """Path of the older document."""
     differences: list[str]
-    """What else is not the same: device, model, engine settings, workload."""
+    """Other differences: device, model, engine settings, workload."""
     changes: list[Change]
     limit_percent: float | None
-    """Of --fail-above."""
+    """Limit given by `--fail-above`."""
     regressed: bool
-    """Whether a figure got worse by more than the limit and the noise."""
+    """True if a figure is worse by more than the limit and the noise."""
 
 
 class BenchResults(msgspec.Struct, frozen=True, kw_only=True):
-    """The document."""
+    """Root of the document."""
 
     schema_version: int = SCHEMA_VERSION
     environment: Environment
     model: ModelInfo
     engine: EngineConfig
-    """As built; a run's own `max_batch_size` may be smaller."""
+    """Settings of the built engine. A run's own `max_batch_size` may be smaller."""
     runs: list[BenchRun]
     comparison: Comparison | None = None
-    """With --baseline."""
+    """Comparison with `--baseline`, if that is given."""
 
 
 def median_report(results: Sequence[WorkloadResult]) -> Report:
-    """The report of the repeat with the median total time, the faster of the two middle ones."""
+    """Return the report of the repeat with the median total time; of two middle ones, the faster."""
     reports = sorted((Report.of(result) for result in results), key=lambda report: report.elapsed_total_s)
     return reports[(len(reports) - 1) // 2]
 
@@ -189,7 +192,7 @@ def median_report(results: Sequence[WorkloadResult]) -> Report:
 def bench_run(
     measured: Measured, ceilings: Ceilings, *, startup_s: float, slo: Slo | None = None, search: Search | None = None
 ) -> BenchRun:
-    """One configuration's figures out of its repeats."""
+    """Compute the figures of one configuration from its measured repeats."""
     results, figures = measured.results, measured.figures
     report = median_report(results)
     reports = [Report.of(result) for result in results]

@@ -1,4 +1,4 @@
-"""Service-level objectives: which requests were fast enough."""
+"""Service-level objectives (SLO): latency limits, and the share of requests that meet them."""
 
 import re
 from collections.abc import Sequence
@@ -15,16 +15,19 @@ _SECONDS = {"ms": 1e-3, "s": 1.0}
 
 
 class Slo(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits that a request meets when it meets all that are set; None sets none."""
+    """Latency limits of a request. A request meets the objective if it meets every limit that is not None."""
 
     ttft_ms: float | None = None
     tpot_ms: float | None = None
     e2e_ms: float | None = None
     share_percent: float = 90.0
-    """Of the requests that must meet them, for a search to call the objective met."""
+    """Percentage of requests that must meet the limits for a search to count the objective as met."""
 
     def is_met_by(self, figures: RequestFigures) -> bool:
-        """An empty completion, or an aborted one, meets nothing; one of a single token has no TPOT to miss."""
+        """True if the completion meets every limit.
+
+        An empty or aborted completion never does. A completion of one token has no TPOT, so it meets any TPOT limit.
+        """
         if figures.finish_reason == "abort" or not figures.token_times_s:
             return False
         for name, limit_ms in self.limits_ms.items():
@@ -35,11 +38,11 @@ class Slo(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def limits_ms(self) -> dict[str, float]:
-        """Those that are set, by the names that `parse_slo` takes."""
+        """Limits that are set, in ms, by the names that `parse_slo` accepts."""
         return {name: limit for name in _METRICS if (limit := getattr(self, f"{name}_ms")) is not None}
 
     def medians(self, figures: Sequence[RequestFigures]) -> str:
-        """What was measured of what is limited: `median TTFT 7.31 ms`."""
+        """Describe the measured median of each limited latency: `median TTFT 7.31 ms`."""
         parts = []
         for name in self.limits_ms:
             values = [value for each in figures if (value := _measured_ms(name, each)) is not None]
@@ -52,12 +55,12 @@ class Slo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Goodput(msgspec.Struct, frozen=True, kw_only=True):
-    """Requests that met the objective."""
+    """Share and rate of the requests that met an objective."""
 
     slo: Slo
     met_percent: float
     requests_per_s: float
-    """Those that met it, over the time of the passes."""
+    """Requests that met the objective, per second of the passes' time."""
 
 
 def _measured_ms(name: str, figures: RequestFigures) -> float | None:
@@ -66,9 +69,10 @@ def _measured_ms(name: str, figures: RequestFigures) -> float | None:
 
 
 def parse_slo(text: str) -> Slo:
-    """`ttft=200ms,tpot=20ms`, of ttft, tpot and e2e; `share=95%` says how many requests a search asks for.
+    """Parse an objective such as `ttft=200ms,tpot=20ms,share=95%`.
 
-    Raises UsageError for anything else.
+    Limits are ttft, tpot and e2e, in ms or s. `share` is the percentage of requests that a search requires to meet
+    them. Raises UsageError for anything else.
     """
     limits: dict[str, float] = {}
     for part in text.split(","):
@@ -76,20 +80,25 @@ def parse_slo(text: str) -> Slo:
         unit = r"%" if name == "share" else r"ms|s"
         match = re.fullmatch(rf"(\d+(?:\.\d+)?)\s*({unit})", value)
         if name in _METRICS and re.fullmatch(r"\d+(?:\.\d+)?", value):
-            raise UsageError(f"objective {part.strip()!r} has no unit: write {name}={value}ms or {name}={value}s")
+            raise UsageError(f"--slo limit {part.strip()!r} has no unit: give {name}={value}ms or {name}={value}s")
         if match is None or name not in (*_METRICS, "share"):
-            raise UsageError(f"objective {part.strip()!r} is unknown: write limits like ttft=200ms,tpot=20ms,share=90%")
+            raise UsageError(
+                f"invalid --slo limit {part.strip()!r}: give limits such as ttft=200ms,tpot=20ms,share=90%"
+            )
         if name == "share":
             limits["share_percent"] = float(match[1])
         else:
             limits[f"{name}_ms"] = float(match[1]) * _SECONDS[match[2]] * 1e3
     if limits.get("share_percent", 90.0) > 100 or not limits.keys() - {"share_percent"}:
-        raise UsageError(f"objective {text!r} sets no limit: write limits like ttft=200ms,tpot=20ms,share=90%")
+        raise UsageError(f"--slo {text!r} sets no valid limit: give limits such as ttft=200ms,tpot=20ms,share=90%")
     return Slo(**limits)
 
 
 def goodput(slo: Slo, figures: Sequence[RequestFigures], elapsed_s: float) -> Goodput:
-    """Over all repeats, whose time is `elapsed_s` together. Of several completions of a request, all must meet it."""
+    """Return the goodput of all repeats, which took `elapsed_s` in total.
+
+    A request with several completions meets the objective only if all of them do.
+    """
     requests: dict[tuple[int, int], bool] = {}
     for each in figures:
         key = (each.repeat, each.request_id)

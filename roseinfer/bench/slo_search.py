@@ -1,4 +1,4 @@
-"""One call of `bench`: every configuration on one engine, through one protocol."""
+"""Search for the largest batch limit or request rate at which an engine meets an objective."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -20,14 +20,14 @@ from roseinfer.workload.clock import WALL_CLOCK, Clock
 from roseinfer.workload.load_plan import plan_load
 
 Parameter = Literal["max_batch_size", "request_rate"]
-"""What a search varies."""
+"""Parameter that a search varies."""
 
-_CHANCES = 2
-"""Passes that must miss before a value does: one may have been disturbed."""
-_ALONE = 8
-"""Requests that are served one after another before a search for a rate."""
+_MAX_PASSES = 2
+"""Maximum passes per value. A value misses the objective only if all of them do, since one may be disturbed."""
+_NUM_SEQUENTIAL = 8
+"""Maximum requests that run one at a time before a search for a rate."""
 _SPARSE = 1 / 8
-"""Requests in flight on average, at and below which they do not slow each other down."""
+"""Mean number of requests in flight up to which requests do not slow each other down."""
 
 
 def find_largest(
@@ -39,12 +39,14 @@ def find_largest(
     on_trial: Callable[[Trial], None] | None = None,
     clock: Clock = WALL_CLOCK,
 ) -> tuple[Cell, Search]:
-    """The largest batch limit, up to the cell's own, or request rate at which the objective is met.
+    """Find the largest batch limit, up to the cell's own, or the largest request rate that meets the objective.
 
-    A batch limit is tried with at least as many requests. A trial is one pass, and a second one where the first
-    missed. The search for a rate begins at what one request after another would make, and ends where the load says
-    no more: `Search.load_too_short`. Raises RoseinferError when not even the smallest value meets the objective, or
-    no request alone does.
+    Returns the cell with that value, and the record of the search. A trial is one pass, and a second pass if the first
+    misses. A batch limit is tried with at least as many requests.
+
+    The search for a rate starts at the rate that the engine reaches with one request at a time. It ends early if the
+    load is too short for a tighter answer (`Search.load_too_short`). Raises RoseinferError if the smallest value
+    misses the objective, or if requests that run alone miss it.
     """
     trials = _Trials(engine, cell, parameter, slo, on_trial, clock)
     if parameter == "max_batch_size":
@@ -53,7 +55,7 @@ def find_largest(
         start = _rate_of_one_by_one(engine, cell_with(cell, parameter, 1.0), slo, clock)
         found = largest_that_meets(trials.meets, start=start, lowest=0.0, highest=math.inf, is_last=trials.is_last)
     if found is None:
-        raise RoseinferError(f"no {parameter} meets {slo}: {trials.described()}")
+        raise RoseinferError(f"no {_option(parameter)} meets {slo}: {trials.described()}")
     too_short = parameter == "request_rate" and trials.is_too_short(found)
     return cell_with(cell, parameter, found), Search(
         parameter=parameter, found=found, trials=trials.done, load_too_short=too_short
@@ -61,7 +63,7 @@ def find_largest(
 
 
 class _Trials:
-    """Passes at one value after another, and what they showed."""
+    """Passes of a search, one value after another, with their outcomes."""
 
     def __init__(
         self,
@@ -78,13 +80,14 @@ class _Trials:
         self._passes: dict[float, _TrialPass] = {}
 
     def meets(self, value: float) -> bool:
+        """Run a trial of the value. True if it meets the objective."""
         tried = cell_with(self._cell, self._parameter, value)
         limited = with_batch_limit(self._engine, tried.max_batch_size)
         load = plan_load(tried.workload, tried.sampling, limited)
         if not self.done:
             warm_up(limited, tried.mode, load, self._clock)
         met = 0.0
-        for _ in range(_CHANCES):
+        for _ in range(_MAX_PASSES):
             result = timed_pass(limited, tried.mode, load, self._clock)
             figures, elapsed_s = request_figures(result, 0), result.add_s + result.run_s
             met = max(met, goodput(self._slo, figures, elapsed_s).met_percent)
@@ -97,7 +100,7 @@ class _Trials:
         return met >= self._slo.share_percent
 
     def is_last(self, value: float) -> bool:
-        """Whether a higher rate than one that met the objective, or a lower one than one that missed, says no more."""
+        """True if no further rate needs to be tried: no higher one after a hit, no lower one after a miss."""
         if self.done[-1].met_percent >= self._slo.share_percent:
             return self.is_too_short(value)
         tried = self._passes[value]
@@ -105,43 +108,43 @@ class _Trials:
         return tried.arrivals_s == 0 or in_flight <= _SPARSE
 
     def is_too_short(self, value: float) -> bool:
-        """Whether most of the pass came after the last arrival: less than half the rate was served."""
+        """True if most of the pass ran after the last arrival, so that less than half of the rate was served."""
         tried = self._passes[value]
         return 2 * tried.arrivals_s < tried.elapsed_s
 
     def described(self) -> str:
-        """For a search that found nothing."""
+        """Describe all trials, for the error of a search that found nothing."""
         last = self._passes[self.done[-1].value].figures
         return f"{_described(self.done)}; {self._slo.medians(last)}"
 
 
 class _TrialPass(NamedTuple):
-    """What tells whether a rate could matter."""
+    """Outcome of the last pass at one value."""
 
     arrivals_s: float
-    """When the last request arrived, later turns of conversations aside."""
+    """Arrival of the last request in seconds, ignoring later turns of conversations."""
     elapsed_s: float
     figures: list[RequestFigures]
 
 
 def _rate_of_one_by_one(engine: Engine, cell: Cell, slo: Slo, clock: Clock) -> float:
-    """Requests per second that a queue of one makes, of the load's first requests.
+    """Return the requests per second of the load's first requests, run one at a time.
 
-    Raises RoseinferError when none of them meets the objective: at no rate is a request faster than alone.
+    Raises RoseinferError if none of them meets the objective: at any rate, requests are at most as fast as alone.
     """
-    alone = _alone(engine, cell, clock)
+    alone = _run_one_by_one(engine, cell, clock)
     if not any(slo.is_met_by(each) for each in alone):
-        raise RoseinferError(f"no request_rate meets {slo}: requests alone had {slo.medians(alone)}")
+        raise RoseinferError(f"no --request-rate meets {slo}: requests that ran alone had {slo.medians(alone)}")
     return len(alone) / sum(each.e2e_s or 0.0 for each in alone)
 
 
-def _alone(engine: Engine, cell: Cell, clock: Clock) -> list[RequestFigures]:
-    """The first requests of a load, one at a time: each arrives when the one before has ended.
+def _run_one_by_one(engine: Engine, cell: Cell, clock: Clock) -> list[RequestFigures]:
+    """Run the first requests of a load one at a time: each arrives when the previous one has finished.
 
-    They share one pass, so that prefixes are found in the cache as they will be under load.
+    They run in one pass, so that shared prefixes are found in the prefix cache as under load.
     """
     load = [planned for planned in plan_load(cell.workload, cell.sampling, engine) if planned.continues is None]
-    load = [replace(planned, arrival_s=0.0) for planned in load[:_ALONE]]
+    load = [replace(planned, arrival_s=0.0) for planned in load[:_NUM_SEQUENTIAL]]
     one_by_one = with_batch_limit(engine, min(cell.max_batch_size, max(planned.params.n for planned in load)))
     warm_up(one_by_one, cell.mode, load, clock)
     figures = []
@@ -156,11 +159,15 @@ def _alone(engine: Engine, cell: Cell, clock: Clock) -> list[RequestFigures]:
 
 
 def cell_with(cell: Cell, parameter: Parameter, value: float) -> Cell:
-    """The same configuration at another batch limit or rate."""
+    """Return the configuration with another batch limit or request rate."""
     if parameter == "request_rate":
         return replace(cell, workload=replace(cell.workload, request_rate=value))
     requests = max(int(value), cell.workload.num_requests or 1)
     return replace(cell, max_batch_size=int(value), workload=replace(cell.workload, num_requests=requests))
+
+
+def _option(parameter: Parameter) -> str:
+    return f"--{parameter.replace('_', '-')}"
 
 
 def _described(trials: Sequence[Trial]) -> str:

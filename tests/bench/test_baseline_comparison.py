@@ -1,4 +1,4 @@
-"""Comparing with a baseline: the change, its noise, and what counts as a regression."""
+"""Comparing with a baseline: changes, their noise, and regressions."""
 
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,11 @@ def drawn(**workload: Any) -> WorkloadConfig:
 CELL = Cell(
     name="online", mode="online", max_batch_size=1, workload=drawn(), sampling=SamplingParams(max_new_tokens=11)
 )
-"""What `results` measures."""
+"""Configuration that `results` measures."""
 
 
 def results(decode_s: list[float], name: str = "online", new_tokens: int = 11, **workload: Any) -> BenchResults:
-    """Of an engine whose decode step takes another time in each repeat."""
+    """Return the results of an engine whose decode step takes another time in each repeat."""
     times = iter([decode_s[0], *decode_s])
 
     class Drifting(ScriptedEngine):
@@ -77,7 +77,7 @@ def test_a_faster_step_is_no_regression() -> None:
 
 def test_noise_is_twice_the_standard_error_of_the_difference() -> None:
     found = changes([0.009, 0.010, 0.011], [0.010, 0.011, 0.012])["decode step, ms"]
-    # Both have a standard deviation of 1 ms over three repeats.
+    # Both sides have a standard deviation of 1 ms over three repeats.
     assert found.noise_percent == pytest.approx(100 * 2 * (2 * 1 / 3) ** 0.5 / 10)
     assert found.change_percent == pytest.approx(10)
     assert not found.is_regression(5), "10 % is less than the noise of 16 %"
@@ -93,7 +93,7 @@ def test_a_baseline_without_the_run_is_refused() -> None:
         compare(results([0.01]), results([0.01], name="other").runs)
 
 
-def test_what_else_changed_is_said() -> None:
+def test_other_differences_are_listed() -> None:
     now = results([0.01], prompt_length=5)
     now = msgspec.structs.replace(now, model=ModelInfo("m", "gpt2", 1, "bfloat16"))
     assert differences(results([0.01]), now) == [
@@ -114,7 +114,7 @@ def test_what_else_changed_is_said() -> None:
         ({"max_decode_steps": 1}, "max_decode_steps: 16 then, 1 now"),
     ],
 )
-def test_another_engine_is_said_and_compared(engine: dict[str, Any], expected: str) -> None:
+def test_other_engine_settings_are_listed_and_compared(engine: dict[str, Any], expected: str) -> None:
     before = results([0.01])
     now = msgspec.structs.replace(before, engine=EngineConfig(**engine))
     assert differences(before, now) == [expected]
@@ -131,7 +131,7 @@ def test_another_batch_limit_is_another_setting_and_with_drawn_prompts_another_l
         check_comparable(before, before.model, [cell])
 
 
-def test_another_load_or_a_model_of_another_size_cannot_be_judged() -> None:
+def test_another_load_or_a_model_of_another_size_is_not_comparable() -> None:
     before = results([0.01])
     renamed = ModelInfo("copies/m", "gpt2", 1, "float32")
     check_comparable(before, renamed, [CELL])
@@ -145,7 +145,7 @@ def test_another_load_or_a_model_of_another_size_cannot_be_judged() -> None:
         check_comparable(before, renamed, [msgspec.structs.replace(CELL, sampling=SamplingParams(max_new_tokens=12))])
 
 
-def test_a_length_is_the_same_as_a_number_and_as_a_text() -> None:
+def test_a_length_given_as_a_number_equals_one_given_as_a_string() -> None:
     before = results([0.01])
     check_comparable(before, before.model, [msgspec.structs.replace(CELL, workload=drawn(prompt_length="4"))])
 
@@ -166,7 +166,7 @@ def test_the_comparison_says_whether_anything_regressed() -> None:
     assert not comparison(Path("old.json"), before, after, None).regressed
 
 
-def test_a_baseline_of_before_newer_fields_is_read(tmp_path: Path) -> None:
+def test_a_baseline_without_newer_fields_is_read(tmp_path: Path) -> None:
     document = msgspec.to_builtins(results([0.01]))
     del document["comparison"], document["runs"][0]["requests_per_s"]
     document["runs"][0]["completion_tokens_per_s"]["std"] = 0.0
@@ -186,11 +186,11 @@ def test_a_baseline_is_read_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff"])
-def test_a_file_that_is_no_result_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_result_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "old.json").write_bytes(content)
-    with pytest.raises(UsageError, match="is no result of bench --json"):
+    with pytest.raises(UsageError, match="is not a result of bench --json"):
         read_baseline(tmp_path / "old.json")
-    with pytest.raises(UsageError, match="cannot read baseline"):
+    with pytest.raises(UsageError, match="cannot read --baseline"):
         read_baseline(tmp_path / "none.json")
 
 

@@ -1,4 +1,4 @@
-"""The side-by-side benchmark: an exported model is the same model, and agreement is counted right."""
+"""The side-by-side benchmark: an exported model completes prompts alike, and agreement is counted correctly."""
 
 import sys
 from pathlib import Path

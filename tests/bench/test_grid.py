@@ -1,4 +1,4 @@
-"""Grids: which configurations a call measures, and what they are called."""
+"""Grids: the configurations that a call measures, and their names."""
 
 from roseinfer.bench.grid import Axes, cells
 from roseinfer.config import EngineConfig, RunConfig, SamplingParams, WorkloadConfig
@@ -22,7 +22,7 @@ def test_modes_alone_are_no_grid() -> None:
     assert not axes.is_grid
 
 
-def test_every_combination_is_measured_the_batch_limit_changing_fastest() -> None:
+def test_every_combination_is_measured_and_the_batch_limit_changes_fastest() -> None:
     axes = Axes(max_batch_sizes=(1, 4), prompt_lengths=("128", "1..9"), max_new_tokens=(8,))
     assert [cell.name for cell in cells(CONFIG, axes)] == [
         "offline pp128+tg8 bs=1",

@@ -1,4 +1,4 @@
-"""The published JSON Schema is the one of the code."""
+"""The published JSON Schema equals the one derived from the code."""
 
 import json
 
@@ -11,7 +11,7 @@ def test_the_published_schema_is_up_to_date() -> None:
     assert SCHEMA_PATH.read_bytes() == published_bytes(), "run python -m roseinfer.bench.json_schema"
 
 
-def test_it_is_a_valid_schema_that_allows_nothing_more_and_nothing_less() -> None:
+def test_the_schema_is_valid_and_requires_exactly_the_known_fields() -> None:
     schema = json.loads(SCHEMA_PATH.read_bytes())
     Draft202012Validator.check_schema(schema)
     objects = [definition for definition in schema["$defs"].values() if "properties" in definition]

@@ -1,4 +1,4 @@
-"""Latencies and rates against figures worked out by hand."""
+"""Latencies and rates against figures computed by hand."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def output(*token_times_s: float, submitted_s: float = 10.0) -> RequestOutput:
 
 
 def figures(*token_times_s: float, arrival_s: float = 10.0) -> RequestFigures:
-    """Of a request that waited for a second before it could be submitted."""
+    """Return the figures of a request that was submitted one second after its arrival."""
     out = output(*token_times_s, submitted_s=arrival_s + 1)
     (found,) = request_figures(msgspec.structs.replace(result(), outputs=[out], arrivals_s=[arrival_s]), 0)
     return found
@@ -77,7 +77,7 @@ def test_an_empty_completion_has_no_latencies() -> None:
 
 
 def test_tpot_and_itl_are_different_figures() -> None:
-    """ITL weighs every gap alike, TPOT every request: one long request and one short one tell them apart."""
+    """ITL weights gaps equally, TPOT requests: a long and a short request together have different means."""
     both = [figures(11.0, 12.0, 13.0, 14.0), figures(11.0, 15.0)]
     gaps, per_token = itl(both), tpot(both)
     assert gaps is not None
@@ -86,7 +86,7 @@ def test_tpot_and_itl_are_different_figures() -> None:
     assert per_token.mean == pytest.approx(2500.0)
 
 
-def test_percentiles_lie_linearly_between_the_two_nearest_values() -> None:
+def test_percentiles_are_interpolated_between_the_two_nearest_values() -> None:
     found = latency([0.4, 0.1, 0.3, 0.2])
     assert found is not None
     assert found.mean == pytest.approx(250.0)
@@ -95,7 +95,7 @@ def test_percentiles_lie_linearly_between_the_two_nearest_values() -> None:
     assert found.p99 == pytest.approx(397.0)
 
 
-def test_there_is_no_latency_of_nothing() -> None:
+def test_no_durations_have_no_latency() -> None:
     assert latency([]) is None
     assert latency([None]) is None
 
@@ -119,7 +119,7 @@ def test_decode_speed_is_over_the_steps_that_only_decode() -> None:
     assert found.tokens_per_s == pytest.approx(120.0)  # 12 tokens in 100 ms
 
 
-def test_a_launch_of_several_decode_steps_counts_a_token_at_a_time() -> None:
+def test_a_launch_of_several_decode_steps_counts_per_token() -> None:
     found = decode_speed([result(step("decode", 8, 40.0, batch=2), step("decode", 2, 10.0))], CEILINGS)
     assert found is not None
     assert found.median_step_ms == 10.0  # four steps of 10 ms, then one
@@ -151,11 +151,11 @@ def test_the_report_is_the_median_repeats(totals_s: list[float], median_s: float
     ("values", "expected"),
     [
         ([1.0, 1.1, 0.9, 1.0, 3.0], [4]),
-        ([1.0, 1.0, 1.0, 1.01], []),  # a hundredth is no news
+        ([1.0, 1.0, 1.0, 1.01], []),  # 1 % from the median
         ([1.0, 1.0, 1.0, 1.5], [3]),
-        ([1.0, 9.0, 1.0], []),  # too few to tell
+        ([1.0, 9.0, 1.0], []),  # fewer than four values
         ([1.0, 2.0, 3.0, 4.0, 5.0], []),
     ],
 )
-def test_outliers_lie_far_from_where_the_others_lie(values: list[float], expected: list[int]) -> None:
+def test_outliers_are_far_from_the_other_values(values: list[float], expected: list[int]) -> None:
     assert outliers(values) == expected

@@ -1,7 +1,7 @@
 """Every figure of a run against its closed form, on an engine of known step times and a simulated clock.
 
-Four requests of 10 tokens arrive at once at a batch limit of 2 and ask for 5 new tokens each. A prefilled token takes
-1 ms, a decode step 10 ms. So: two prefill together (20 ms), decode four steps (40 ms), and then the other two do.
+Four requests with 10 prompt tokens and 5 new tokens each arrive at once; the batch limit is 2. Prefill takes 1 ms per
+token, a decode step 10 ms. Two requests prefill together (20 ms) and decode four steps (40 ms); then the other two do.
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ def test_counts_and_elapsed_parts() -> None:
 
 def test_latencies_count_from_arrival() -> None:
     run = measured()
-    # Two requests have their first token after 20 ms, two after 80 ms; each has its last 40 ms later.
+    # Two requests have their first token after 20 ms, two after 80 ms; the last token follows 40 ms later.
     assert run.ttft_ms is not None
     assert (run.ttft_ms.mean, run.ttft_ms.p50) == pytest.approx((50, 50))
     assert (run.ttft_ms.p90, run.ttft_ms.p99) == pytest.approx((80, 80))
@@ -62,7 +62,7 @@ def test_latencies_count_from_arrival() -> None:
     assert (run.e2e_ms.mean, run.e2e_ms.p99) == pytest.approx((90, 120))
 
 
-def test_percentiles_lie_linearly_between_the_nearest_requests() -> None:
+def test_percentiles_are_interpolated_between_the_nearest_requests() -> None:
     run = measured(repeats=1, num_requests=3, batch=1)
     # First tokens after 10, 60 and 110 ms: the 90th percentile is 8/10 of the way from the second to the third.
     assert run.ttft_ms is not None
@@ -83,7 +83,7 @@ def test_itl_sees_the_gap_that_tpot_averages_away() -> None:
 
 
 def _seed() -> int:
-    """One with which the second request arrives between 41 and 69 ms, while the first decodes."""
+    """Return a seed for which the second request arrives between 41 and 69 ms, while the first one decodes."""
     from roseinfer.workload.arrivals import arrival_times_s
 
     return next(seed for seed in range(1000) if 0.041 < arrival_times_s(2, 22.0, 1, seed)[1] < 0.069)
@@ -122,22 +122,22 @@ def test_goodput_counts_the_requests_within_all_limits() -> None:
     assert strict.goodput.met_percent == 0
 
 
-def test_shared_prefixes_hit_the_cache_and_no_repeat_sees_another_ones() -> None:
+def test_shared_prefixes_hit_the_cache_and_each_repeat_starts_with_an_empty_one() -> None:
     run = measured(batch=1, num_requests=4, shared_prefix_length=8, prompt_length=2)
-    # Blocks of four: of 10 prompt tokens, the 8 shared ones are cached for all but the first request.
+    # Blocks have four tokens: the 8 shared tokens of 10 are cached for all requests but the first.
     assert run.prefix_cache_hit_percent == pytest.approx(100 * 3 * 8 / 40)
 
 
 def test_preemptions_are_counted_over_the_repeats() -> None:
     from roseinfer.cache.block_pool import BlockPool
 
-    # Two requests of 10 + 5 tokens need four blocks each in the end; with seven, one must give way once.
+    # Two requests of 10 + 5 tokens need four blocks each. With seven blocks, one request is preempted once.
     run = measured(ScriptedEngine(pool=BlockPool(7, 4, prefix_cache=False)), num_requests=2, repeats=2)
     assert run.preemptions == 2
     assert run.completion_tokens == 10
 
 
-def test_one_new_token_has_no_gaps_to_measure() -> None:
+def test_a_single_new_token_has_no_gaps_to_measure() -> None:
     run = measured(new_tokens=1)
     assert (run.itl_ms, run.tpot_ms, run.decode) == (None, None, None)
     assert run.ttft_ms == run.e2e_ms
@@ -145,7 +145,7 @@ def test_one_new_token_has_no_gaps_to_measure() -> None:
 
 def test_repeats_that_differ_have_a_spread_and_their_median() -> None:
     engine = ScriptedEngine()
-    times = iter([0.1, 0.02, 0.02, 0.04])  # the warm-up's first, which counts for nothing
+    times = iter([0.1, 0.02, 0.02, 0.04])  # the warm-up's step time, then those of the repeats
 
     @dataclasses.dataclass
     class Drifting(ScriptedEngine):

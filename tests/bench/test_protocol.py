@@ -1,4 +1,4 @@
-"""How a benchmark is measured: a warm-up pass first, then the repeats, all of the same work."""
+"""Protocol of a measurement: a warm-up pass first, then repeats of equal work."""
 
 import gc
 from pathlib import Path
@@ -22,7 +22,7 @@ def engine(tiny_llama: Path) -> Engine:
     return build_engine(EngineConfig(model=str(tiny_llama), dtype="float32", device="cpu"))
 
 
-def test_the_warm_up_is_a_pass_that_is_not_counted(engine: Engine) -> None:
+def test_the_warm_up_is_an_untimed_pass(engine: Engine) -> None:
     passes: list[int] = []
     sampling = SamplingParams(max_new_tokens=3, temperature=1.0)
     results = measure(engine, "online", at_once(["a", "b"], sampling), repeats=2, on_pass=lambda: passes.append(1))
@@ -32,14 +32,14 @@ def test_the_warm_up_is_a_pass_that_is_not_counted(engine: Engine) -> None:
     assert gc.isenabled()
 
 
-def test_no_repeat_profits_from_the_one_before(engine: Engine) -> None:
-    """A prefix cache that lasted from pass to pass would make every prompt but the first one's free."""
+def test_no_repeat_profits_from_an_earlier_one(engine: Engine) -> None:
+    """A prefix cache that outlived a pass would make prompts free in every later pass."""
     sampling = SamplingParams(max_new_tokens=2, stop_on_eos=False)
     for result in measure(engine, "online", at_once(["x" * 100], sampling), repeats=2):
         assert [step.tokens for step in result.steps] == [100, 1]
 
 
-def test_behind_the_warm_up_the_graphs_are_made_that_the_repeats_want(
+def test_graphs_that_the_repeats_need_are_captured_after_the_warm_up(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
@@ -49,7 +49,7 @@ def test_behind_the_warm_up_the_graphs_are_made_that_the_repeats_want(
 
 
 def test_a_workload_that_computes_nothing_is_refused(engine: Engine) -> None:
-    with pytest.raises(UsageError, match="nothing to measure"):
+    with pytest.raises(UsageError, match="--max-new-tokens 0 leaves nothing to measure"):
         measure(engine, "online", at_once(["a"], SamplingParams(max_new_tokens=0)), repeats=1)
 
 
@@ -65,5 +65,5 @@ def test_the_same_workload_twice_agrees_within_the_spread_it_reports(engine: Eng
         noise = 2 * (first.std**2 + second.std**2) ** 0.5
         return abs(first.median - second.median) <= noise
 
-    # What else the machine does may change between the two, now and then.
+    # Other work on the machine may disturb one of the two measurements.
     assert any(agree() for _ in range(4))

@@ -1,4 +1,4 @@
-"""Objectives: how they are written, and which requests meet them."""
+"""Service-level objectives: their notation, and the requests that meet them."""
 
 import pytest
 
@@ -28,14 +28,14 @@ def test_limits_are_written_with_units() -> None:
     assert str(parse_slo("ttft=0.2s,tpot=20ms")) == "ttft=200ms,tpot=20ms,share=90%"
 
 
-def test_a_limit_without_a_unit_is_refused_with_both_that_it_may_have() -> None:
-    with pytest.raises(UsageError, match="'ttft=200' has no unit: write ttft=200ms or ttft=200s"):
+def test_a_limit_without_a_unit_is_refused_with_both_possible_units() -> None:
+    with pytest.raises(UsageError, match="'ttft=200' has no unit: give ttft=200ms or ttft=200s"):
         parse_slo("ttft=200,tpot=1ms")
 
 
 @pytest.mark.parametrize("text", ["", "ttft", "ttft=-1ms", "p99=3ms", "share=90%", "ttft=1ms,share=101%"])
 def test_anything_else_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="write limits like ttft=200ms,tpot=20ms"):
+    with pytest.raises(UsageError, match="give limits such as ttft=200ms,tpot=20ms"):
         parse_slo(text)
 
 
@@ -54,13 +54,13 @@ def test_a_single_token_has_no_tpot_to_miss_and_an_empty_or_aborted_completion_m
     assert not slo.is_met_by(request(0.1, finish_reason="abort"))
 
 
-def test_goodput_is_over_the_passes_time() -> None:
+def test_goodput_is_per_second_of_the_passes() -> None:
     requests = [request(first_s, request_id=index) for index, first_s in enumerate((0.1, 0.3, 0.15))]
     found = goodput(parse_slo("ttft=200ms"), requests, elapsed_s=4.0)
     assert (found.met_percent, found.requests_per_s) == (pytest.approx(200 / 3), 0.5)
 
 
-def test_a_request_of_several_completions_meets_it_when_all_do() -> None:
+def test_a_request_meets_an_objective_when_all_its_completions_do() -> None:
     samples = [
         request(0.1, request_id=0),
         request(0.3, request_id=0),
@@ -71,7 +71,7 @@ def test_a_request_of_several_completions_meets_it_when_all_do() -> None:
     assert (found.met_percent, found.requests_per_s) == (50, 0.25)
 
 
-def test_what_was_measured_is_named_for_each_limit() -> None:
+def test_the_measured_median_is_described_for_each_limit() -> None:
     both = [request(0.1, 0.3), request(0.25)]
     assert parse_slo("ttft=1ms,tpot=1ms").medians(both) == "median TTFT 175 ms, median TPOT 200 ms"
     assert parse_slo("tpot=1ms").medians([request(0.25)]) == "no TPOT"

@@ -1,4 +1,4 @@
-"""Searches: the largest value that meets an objective, alone and on an engine of known step times."""
+"""Searches for the largest value that meets an objective, as a function and on an engine of known step times."""
 
 from typing import Any
 
@@ -59,8 +59,8 @@ def cell(**workload: object) -> Cell:
     )
 
 
-def test_the_largest_batch_is_the_one_whose_steps_are_just_short_enough() -> None:
-    # A decode step takes 10 ms and 1 ms a request: 16.5 ms are enough for six.
+def test_the_largest_batch_is_the_last_whose_steps_are_short_enough() -> None:
+    # A decode step takes 10 ms plus 1 ms per request: six requests take 16 ms.
     engine = ScriptedEngine(request_s=0.001, config=EngineConfig(max_batch_size=16))
     trials: list[Trial] = []
     found, search = find_largest(
@@ -89,14 +89,14 @@ def test_the_largest_rate_leaves_time_between_arrivals() -> None:
     )
     slo = parse_slo("ttft=200ms,share=90%")
     found, search = find_largest(engine.as_engine, one_at_a_time, "request_rate", slo, clock=engine.clock)
-    # A request takes 50 ms, so the engine serves 20 a second at most, and with a queue this short fewer.
+    # A request takes 50 ms, so the engine serves at most 20 per second, and fewer with a TTFT limit of 200 ms.
     assert 8 < search.found < 20
     assert found.workload.request_rate == search.found
     assert all((trial.met_percent >= 90) == (trial.value <= search.found) for trial in search.trials)
 
 
 def rate_cell(num_requests: int, **workload: Any) -> Cell:
-    """Online, two at a time."""
+    """Return an online configuration with a batch limit of 2."""
     return Cell(
         name="run",
         mode="online",
@@ -107,7 +107,7 @@ def rate_cell(num_requests: int, **workload: Any) -> Cell:
 
 
 def find_rate(slo: str, searched: Cell, **engine: Any) -> tuple[Search, float]:
-    """The search, and the seconds that it took."""
+    """Search for a rate; return the search and the simulated seconds that it took."""
     scripted = ScriptedEngine(config=EngineConfig(max_batch_size=2), **engine)
     started_s = scripted.clock.now_s()
     _, search = find_largest(scripted.as_engine, searched, "request_rate", parse_slo(slo), clock=scripted.clock)
@@ -115,42 +115,42 @@ def find_rate(slo: str, searched: Cell, **engine: Any) -> tuple[Search, float]:
 
 
 @pytest.mark.parametrize("workload", [{}, {"burst_size": 12}, {"turns": 3}])
-def test_a_rate_search_ends_where_the_load_is_too_short_to_say_more(workload: Any) -> None:
+def test_a_rate_search_ends_when_the_load_is_too_short_for_a_tighter_answer(workload: Any) -> None:
     search, _ = find_rate("ttft=10s", rate_cell(12, **workload))
     assert search.load_too_short
     assert search.found == search.trials[-1].value < 400
     assert all(trial.met_percent == 100 for trial in search.trials)
     served = [trial.requests_per_s for trial in search.trials]
-    # Two at a time share their decode steps: 2 x 10 ms of prompts and 40 ms of decoding for each pair.
+    # A pair of requests takes 2 x 10 ms of prefill and 40 ms of shared decode steps.
     assert all(rate is not None and rate < 2 / 0.06 + 1 for rate in served)
 
 
-def test_a_limit_that_a_longer_load_has_is_found() -> None:
+def test_a_longer_load_shows_the_largest_rate() -> None:
     search, _ = find_rate("ttft=200ms", rate_cell(200))
     assert not search.load_too_short
     assert 15 < search.found < 35
 
 
-def test_a_rate_search_begins_at_what_one_request_after_another_makes() -> None:
+def test_a_rate_search_starts_at_the_rate_of_one_request_at_a_time() -> None:
     assert find_rate("ttft=10s", rate_cell(12))[0].trials[0].value == pytest.approx(1 / 0.05)
     assert find_rate("ttft=10s", rate_cell(12), decode_s=10.0)[0].trials[0].value == pytest.approx(1 / 40.01)
 
 
-def test_a_rate_search_fails_at_once_where_no_request_alone_meets_the_objective() -> None:
+def test_a_rate_search_fails_at_once_if_no_request_alone_meets_the_objective() -> None:
     scripted = ScriptedEngine(config=EngineConfig(max_batch_size=2))
     started_s = scripted.clock.now_s()
-    with pytest.raises(RoseinferError, match=r"no request_rate meets ttft=1ms,share=90%: .* median TTFT 10 ms$"):
+    with pytest.raises(RoseinferError, match=r"no --request-rate meets ttft=1ms,share=90%: .* median TTFT 10 ms$"):
         find_largest(scripted.as_engine, rate_cell(1000), "request_rate", parse_slo("ttft=1ms"), clock=scripted.clock)
-    assert scripted.clock.now_s() - started_s < 2 * 8 * 0.0501, "the first eight, to warm up and to be timed"
+    assert scripted.clock.now_s() - started_s < 2 * 8 * 0.0501, "eight requests, once to warm up and once timed"
 
 
-def test_a_rate_search_ends_where_requests_hardly_meet_each_other() -> None:
-    # Some of the prompts meet it alone, but never nine in ten: no rate is low enough.
+def test_a_rate_search_ends_when_requests_hardly_overlap() -> None:
+    # Fewer than 90 % of the requests meet the objective even when they run alone: no rate is low enough.
     mixed = rate_cell(40)
     mixed = msgspec.structs.replace(mixed, workload=msgspec.structs.replace(mixed.workload, prompt_length="10..100"))
     scripted = ScriptedEngine(config=EngineConfig(max_batch_size=2))
     trials: list[Trial] = []
-    with pytest.raises(RoseinferError, match="no request_rate meets ttft=50ms"):
+    with pytest.raises(RoseinferError, match="no --request-rate meets ttft=50ms"):
         find_largest(
             scripted.as_engine,
             mixed,
@@ -162,9 +162,9 @@ def test_a_rate_search_ends_where_requests_hardly_meet_each_other() -> None:
     assert 2 <= len(trials) <= 6
 
 
-def test_an_objective_out_of_reach_is_a_failed_run_that_says_what_was_seen() -> None:
+def test_an_objective_out_of_reach_fails_with_the_measured_medians() -> None:
     engine = ScriptedEngine(config=EngineConfig(max_batch_size=16))
     with pytest.raises(
-        RoseinferError, match=r"no max_batch_size meets tpot=5ms,share=90%: at 1, 0 % of .*; median TPOT 10 ms"
+        RoseinferError, match=r"no --max-batch-size meets tpot=5ms,share=90%: at 1, 0 % of .*; median TPOT 10 ms"
     ):
         find_largest(engine.as_engine, cell(), "max_batch_size", parse_slo("tpot=5ms"), clock=engine.clock)

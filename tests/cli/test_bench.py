@@ -195,7 +195,7 @@ def test_a_search_for_what_is_out_of_reach_fails_at_once_with_what_was_measured(
     done = run_roseinfer(*call, search, "--slo", "ttft=0.001ms", "--quiet")
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
-    assert re.search(r"no \w+ meets ttft=0.001ms,share=90%: .*median TTFT [\d.]+ ms", line)
+    assert re.search(r"no --[\w-]+ meets ttft=0.001ms,share=90%: .*median TTFT [\d.]+ ms", line)
 
 
 def test_a_run_of_one_repeat_claims_no_spread_and_says_one_throughput(tiny_llama: Path) -> None:
@@ -297,15 +297,15 @@ def test_a_baseline_of_something_else_judges_nothing(
         (["--find-max-batch", "--find-max-rate", "--slo", "ttft=1s"], "choose one"),
         (["--find-max-rate", "--slo", "ttft=1s", "--max-batch-size", "1,2"], "one value of each option"),
         (["--find-max-rate", "--slo", "ttft=1s", "--request-rate", "3"], "leave --request-rate out"),
-        (["--slo", "ttft=200"], "has no unit: write ttft=200ms"),
-        (["--slo", "fast"], "is unknown"),
+        (["--slo", "ttft=200"], "has no unit: give ttft=200ms"),
+        (["--slo", "fast"], "invalid --slo limit 'fast'"),
         (["--fail-above", "5%"], "needs a --baseline"),
         (
             ["--find-max-rate", "--slo", "ttft=1s", "--baseline", "{old}", "--fail-above", "5%"],
             "leave --fail-above out",
         ),
         (["--baseline", "{old}", "--mode", "offline"], "the baseline has no run named offline, only online"),
-        (["--baseline", "none.json"], "cannot read baseline"),
+        (["--baseline", "none.json"], "cannot read --baseline"),
         (["--request-rate", "2", "--mode", "offline"], "--request-rate 2.0 needs --mode online"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The device's measured rates: measured once, kept, and measured again when the key or the file does not fit."""
+"""Measured peak rates of a device: cached, and measured again if the cache key or the file is invalid."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,10 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def measurements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Ceilings]:
-    """Every measurement made, with rates that count up; the cache lies in tmp_path."""
+    """Replace the measurement by a fake with increasing rates; return the list of measurements made.
+
+    The cache folder is in tmp_path.
+    """
     made: list[Ceilings] = []
 
     def measure(device: torch.device, dtype: torch.dtype) -> Ceilings:
@@ -27,7 +30,7 @@ def measurements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Ceilin
     return made
 
 
-def test_a_second_call_reads_what_the_first_one_kept(measurements: list[Ceilings]) -> None:
+def test_a_second_call_reads_the_cached_rates(measurements: list[Ceilings]) -> None:
     assert ceilings(CPU, torch.float32) == ceilings(CPU, torch.float32) == measurements[0]
     assert len(measurements) == 1
 
@@ -43,7 +46,7 @@ def test_each_dtype_and_number_of_threads_is_measured(
 
 
 @pytest.mark.parametrize("damage", [lambda text: text[:-5], lambda text: text.replace("float32", "float16"), str.upper])
-def test_a_file_that_is_cut_or_of_another_key_is_replaced(
+def test_a_truncated_file_or_one_with_another_key_is_replaced(
     measurements: list[Ceilings], tmp_path: Path, damage: Callable[[str], str]
 ) -> None:
     ceilings(CPU, torch.float32)
@@ -53,12 +56,12 @@ def test_a_file_that_is_cut_or_of_another_key_is_replaced(
     assert ceilings(CPU, torch.float32) == measurements[1]
 
 
-def test_fresh_measures_again_and_keeps_that(measurements: list[Ceilings]) -> None:
+def test_fresh_measures_again_and_replaces_the_cached_rates(measurements: list[Ceilings]) -> None:
     ceilings(CPU, torch.float32)
     assert ceilings(CPU, torch.float32, fresh=True) == ceilings(CPU, torch.float32) == measurements[1]
 
 
-def test_a_folder_that_cannot_be_made_is_no_error(
+def test_a_folder_that_cannot_be_created_is_not_an_error(
     measurements: list[Ceilings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()

@@ -1,4 +1,4 @@
-"""Bytes and FLOPs of steps: against counts by hand, against torch's counter, and against the weights on disk."""
+"""Bytes and FLOPs of a step, against counts by hand, torch's FLOP counter, and the number of parameters."""
 
 from pathlib import Path
 
@@ -26,18 +26,18 @@ HEAD = 258 * 32
 
 @pytest.fixture
 def llama(tiny_llama: Path) -> Engine:
-    """Grouped queries, a head of its own."""
+    """Engine of a model with grouped queries and an untied head."""
     return build_engine(EngineConfig(model=str(tiny_llama), dtype="float32", block_size=1))
 
 
 @pytest.fixture
 def gpt2(tiny_gpt2: Path) -> Engine:
-    """A key head for each query head, learned positions, a head tied to the embedding."""
+    """Engine of a model with a key head per query head, learned positions and a tied head."""
     return build_engine(EngineConfig(model=str(tiny_gpt2), dtype="float32", block_size=1))
 
 
 def test_a_decode_step_of_grouped_queries_by_hand(llama: Engine) -> None:
-    # Three requests with 10, 20 and 30 tokens, the new one included, in a dtype of two bytes.
+    # Three requests of 10, 20 and 30 tokens, including the new one, in a dtype of two bytes.
     cost = step_cost(llama.model_config, 2, tokens=3, context_tokens=60, sampled=3)
     kv = 2 * 2 * 2 * 8  # keys and values, 2 layers, 2 heads of 8
     assert cost.bytes == 2 * (LLAMA_WEIGHTS + HEAD + 3 * 32 + (3 + 60) * kv + 2 * 3 * 258)
@@ -47,7 +47,7 @@ def test_a_decode_step_of_grouped_queries_by_hand(llama: Engine) -> None:
 def test_a_decode_step_of_as_many_key_heads_by_hand(gpt2: Engine) -> None:
     cost = step_cost(gpt2.model_config, 4, tokens=3, context_tokens=60, sampled=3)
     kv = 2 * 2 * 4 * 8
-    # Token and position rows are looked up; the table is read once more, as the head.
+    # Token and position rows are looked up; the embedding table is read again as the head.
     assert cost.bytes == 4 * (GPT2_WEIGHTS + HEAD + 3 * (32 + 32) + (3 + 60) * kv + 2 * 3 * 258)
     assert cost.flops == 2 * 3 * (2 * GPT2_LAYER_MATRICES + HEAD) + 4 * 60 * 2 * 4 * 8
 
@@ -58,7 +58,7 @@ def test_a_prefill_counts_causal_pairs_and_one_row_of_logits(llama: Engine) -> N
     assert plan_cost(llama.model_config, 4, plan) == expected
 
 
-def test_a_chunk_that_draws_nothing_reads_no_head(llama: Engine) -> None:
+def test_a_chunk_that_samples_nothing_does_not_read_the_head(llama: Engine) -> None:
     with_head = plan_cost(llama.model_config, 4, plan_of((0, 10, True)))
     without = plan_cost(llama.model_config, 4, plan_of((0, 10, False)))
     assert with_head.bytes - without.bytes == 4 * (HEAD + 2 * 258)
@@ -103,14 +103,14 @@ def test_flops_agree_with_torchs_counter(name: str, request: pytest.FixtureReque
     for _ in range(3):
         scheduler.submit([7] * 9, SamplingParams(max_new_tokens=4, stop_on_eos=False))
     for phase in ("prefill", "decode"):
-        # Only the plain backend's products are seen by the counter.
+        # The counter sees the matrix products of the math backend only.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             scheduler.step()
         plan = scheduler.last_plan
         assert plan is not None
         assert plan.phase == phase
         counted = counter.get_total_flops()
-        # The counter takes attention for a full rectangle of pairs, which it is in decode only.
+        # The counter counts every (query, key) pair of a chunk, without the causal mask.
         rectangle = sum(chunk.num_tokens * chunk.stop for chunk in plan.chunks)
         expected = step_cost(
             engine.model_config,
@@ -126,12 +126,12 @@ def test_flops_agree_with_torchs_counter(name: str, request: pytest.FixtureReque
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_a_step_reads_every_weight_but_the_tables_it_looks_up(name: str, request: pytest.FixtureRequest) -> None:
     engine: Engine = request.getfixturevalue(name)
-    tables = 258 * 32 if name == "llama" else 128 * 32  # GPT-2's embedding is read, as the head
+    tables = 258 * 32 if name == "llama" else 128 * 32  # GPT-2's tied embedding is read as the head
     cost = step_cost(engine.model_config, 4, tokens=0, context_tokens=0, sampled=1)
     assert cost.bytes == 4 * (engine.num_parameters - tables + 2 * 258)
 
 
-def test_weights_count_as_they_are_kept() -> None:
+def test_weights_count_in_their_stored_size() -> None:
     weights = WeightBytes(layers=1000, head=100, lookup=10)
     plain = step_cost(TINY, 2, tokens=3, context_tokens=5, sampled=2, passes=4)
     kept = step_cost(TINY, 2, tokens=3, context_tokens=5, sampled=2, passes=4, weights=weights)
@@ -141,7 +141,7 @@ def test_weights_count_as_they_are_kept() -> None:
 
 
 def plan_of(*chunks: tuple[int, int, bool]) -> StepPlan:
-    """A plan of (start, tokens, whether it samples)."""
+    """Return a plan of chunks, each given as (start, tokens, samples)."""
     planned = (Chunk(_request(start + n), start, n, samples, is_decode=n == 1) for start, n, samples in chunks)
     return StepPlan(tuple(planned), (), ())
 
