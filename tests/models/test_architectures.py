@@ -1,4 +1,4 @@
-"""Every architecture and RoPE scaling computes what transformers computes, beyond the trained context, too."""
+"""Tests that every architecture and RoPE scaling agrees with transformers, also beyond the trained context."""
 
 import json
 from pathlib import Path
@@ -30,9 +30,9 @@ PROMPTS = [random_prompt(length, seed=length) for length in (3, 50, 17, 64)]
 
 @pytest.fixture(scope="module", params=MODELS)
 def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """The directory of a tiny random model, and the same model in transformers."""
+    """Save a tiny random model; return its directory, and the same model in transformers."""
     folder, oracle = tmp_path_factory.mktemp("saved"), random_model(request.param)
-    # One of them in shards.
+    # One model is saved in several files.
     oracle.save_pretrained(folder, max_shard_size="20KB" if request.param == "qwen3" else "1GB")
     assert (folder / "model.safetensors.index.json").exists() == (request.param == "qwen3")
     return folder, oracle
@@ -62,7 +62,7 @@ def test_decoding_with_the_oracles_own_cache_gives_the_same_logits(saved: tuple[
 
 
 def test_dynamic_scaling_is_that_of_the_longest_request(tmp_path: Path) -> None:
-    """Beyond the trained context there is one rotation a position for all; transformers' for that very length."""
+    """Beyond the trained context, the rotation of a position depends on max_model_len only, not on the request."""
     oracle = random_model("llama, dynamic")
     config = oracle.config.to_dict() | {"max_position_embeddings": TRAINED_CONTEXT}
     oracle = type(oracle)(type(oracle.config)(**config))
@@ -74,7 +74,7 @@ def test_dynamic_scaling_is_that_of_the_longest_request(tmp_path: Path) -> None:
     assert (alone[1] - among[1]).abs().max() < 1e-4
     assert (alone[1] - transformers_logits(oracle, alone[0])).abs().max() < 1e-4
 
-    # Unless one asks for more, the trained context is all there is, and nothing is scaled.
+    # By default, max_model_len is the trained context, where nothing is scaled.
     unscaled = type(oracle)(type(oracle.config)(**config | {"rope_parameters": {"rope_theta": 10000.0}}))
     unscaled.load_state_dict(oracle.state_dict())
     short = engine_logits(tmp_path, [random_prompt(14)], max_new_tokens=10)[0]
@@ -262,5 +262,5 @@ def test_a_shape_runs_with_dummy_weights(tmp_path: Path) -> None:
 
 
 def described(raw: dict[str, Any]) -> ModelConfig:
-    """As it is read from a config.json."""
+    """Return the shape read from the fields of a config.json."""
     return read_config("safetensors", Checkpoint(json.loads(json.dumps(raw))))

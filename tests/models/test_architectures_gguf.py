@@ -1,7 +1,7 @@
-"""A GGUF file computes what the model computes that it was made from.
+"""Tests that a model in a GGUF file agrees with transformers.
 
-The files are written here as llama.cpp's converter writes them: names from the gguf package, rows of Q and K reordered
-for Llama and Mistral, llama3 scaling as a tensor of divisors.
+`write_gguf` writes files as llama.cpp's converter does: with names from the gguf package, rows of Q and K reordered for
+Llama and Mistral, and llama3 scaling as a tensor of divisors.
 """
 
 from collections.abc import Callable
@@ -108,7 +108,7 @@ def test_an_architecture_that_is_not_supported_is_named(tmp_path: Path) -> None:
 
 
 def write_gguf(model: Any, path: Path, change: Callable[[gguf.GGUFWriter], None] | None = None) -> Path:
-    """A transformers model as a GGUF file of float32 tensors."""
+    """Write a transformers model to a GGUF file of float32 tensors. `change` may add fields and tensors."""
     kind = model.config.model_type
     arch = GGUF_NAMES.get(kind, kind)
     writer = gguf.GGUFWriter(path, arch)
@@ -171,7 +171,7 @@ def _write_gpt2(model: Any, arch: str, writer: gguf.GGUFWriter) -> None:
 
 
 def _named(model: Any) -> list[tuple[str, torch.Tensor]]:
-    """Each parameter once: a tied head is the embedding, under whose name it is stored."""
+    """Return each parameter once, with its name. A tied head has the name of the embedding."""
     return [(name, parameter.detach()) for name, parameter in model.named_parameters()]
 
 

@@ -1,4 +1,4 @@
-"""A trainer's checkpoint computes what the trained module computes; what is no such checkpoint is refused."""
+"""Tests that a trainer checkpoint agrees with the trained module, and that other files are refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -62,7 +62,7 @@ class Block(nn.Module):
 
 
 class Trained(nn.Module):
-    """What a trainer trains, as plainly as it can be written."""
+    """The trained module, written as plainly as possible."""
 
     def __init__(self, bias: bool = True, tied: bool = True, head_bias: bool = False) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Trained(nn.Module):
 
 
 def save(model: nn.Module, path: Path, /, **changes: Any) -> Path:
-    """As the trainer does, with an optimizer that has seen a step."""
+    """Save a checkpoint as the trainer does, with the state of an optimizer after one step."""
     optimizer = torch.optim.AdamW(model.parameters())
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -125,7 +125,7 @@ def test_a_tied_head_may_be_left_out(tmp_path: Path) -> None:
     assert (logits - trained(torch.tensor(token_ids))[:-1]).abs().max() < 1e-4
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists the mapped files")
 def test_the_file_is_mapped_so_that_the_optimizer_takes_no_memory(tmp_path: Path) -> None:
     path = save(Trained(), tmp_path / "run.pt")
     reader = open_weights(resolve(str(path), "auto", ()))
@@ -134,7 +134,7 @@ def test_the_file_is_mapped_so_that_the_optimizer_takes_no_memory(tmp_path: Path
 
 
 class Unsafe:
-    """Any class of its own, such as a dataclass for the config."""
+    """A class that only a pickle can hold, such as a dataclass for the config."""
 
 
 def without(key: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A checkpoint that does not fit the architecture is refused by name; a model that half fits would be wrong."""
+"""Tests that a checkpoint that does not fit its architecture is refused, with the misfit named."""
 
 import json
 from collections.abc import Callable

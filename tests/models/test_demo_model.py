@@ -1,4 +1,4 @@
-"""The demo model says what it says under transformers."""
+"""Tests that the demo model generates the same tokens as in transformers."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -39,7 +39,7 @@ PROMPTS = [
 
 @pytest.fixture(scope="module", params=[False, True], ids=["torch", "compiled"])
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """With torch's operations, and with the compiled kernels, in steps of up to 20 requests."""
+    """Build an engine for steps of up to 20 requests, once with torch's operations, once with the compiled kernels."""
     if request.param and COMPILER is None:
         pytest.skip("there is no C++ compiler")
     with pytest.MonkeyPatch.context() as patch:
@@ -59,9 +59,9 @@ def oracle() -> Any:
 
 
 def test_greedy_tokens_equal_transformers_for_twenty_prompts_in_one_batch(engine: Engine, oracle: Any) -> None:
-    """Each token must be transformers' best one after all tokens before it, which makes the whole completion its own.
+    """Each token must be the best one in transformers' logits, given all tokens before it.
 
-    Two engines round differently. Where the tokens differ, transformers' best two must be closer than 1e-4.
+    Two engines round differently, so the logit of a generated token may be up to 1e-4 below the best one.
     """
     outputs = engine.generate(PROMPTS, SamplingParams(max_new_tokens=64, stop_on_eos=False))
     assert len({len(output.prompt_token_ids) for output in outputs}) >= 6

@@ -1,4 +1,4 @@
-"""On a GPU, a layer computes the same whatever its linear layers take along."""
+"""Tests on a GPU that a layer computes the same, whichever operations are fused into its matrix products."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ TILES: Choice = (64, 64, 4, 4, 3, 256)
 
 
 class ShortStep:
-    """Attention that gives back the queries."""
+    """Stands in for attention: returns the queries."""
 
     def attend(self, qkv: torch.Tensor, layer: AttentionLayer) -> torch.Tensor:
         num_heads, head_dim = layer.spec.num_heads, layer.spec.head_dim

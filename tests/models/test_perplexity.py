@@ -1,4 +1,4 @@
-"""What quantized weights cost the demo model in accuracy; benchmarks/results/perplexity.md has the whole text."""
+"""Tests the loss of accuracy by quantized weights on a part of the text of benchmarks/results/perplexity.md."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Weights in few bits: which layers, from which files, and what a model still says with them."""
+"""Tests of quantized weights: which layers of which files are quantized, and how far the logits move."""
 
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,14 @@ ARCHITECTURES = ["llama", "llama, tied head", "mistral", "qwen2", "qwen3", "gpt2
 
 @pytest.fixture(autouse=True)
 def sizes_of_whole_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The smallest that torch packs in 4 bits."""
+    """Give the tiny models the smallest sizes that torch packs in 4 bits."""
     for name, size in {"hidden_size": 128, "intermediate_size": 128, "head_dim": 32}.items():
         monkeypatch.setitem(DECODER, name, size)
     monkeypatch.setitem(random_model.__globals__["GPT2"], "n_embd", 128)
 
 
 def quantize_gguf(monkeypatch: pytest.MonkeyPatch, kinds: dict[str, str]) -> None:
-    """Let GGUF writers quantize matrices whose names have one of these parts, as the first of them says."""
+    """Patch GGUF writers to quantize matrices. `kinds` maps parts of names to GGUF types; the first match counts."""
     plain = gguf.GGUFWriter.add_tensor
 
     def add_tensor(self: gguf.GGUFWriter, name: str, tensor: Any, **settings: Any) -> None:
@@ -50,7 +50,7 @@ def engine_of(path: Path, **settings: Any) -> Engine:
 
 
 def logits_of(engine: Engine) -> torch.Tensor:
-    """Of prompts of many rows and of few."""
+    """Return the logits of two prompts: with more rows than the kernels for few rows take, and with fewer."""
     params = SamplingParams(max_new_tokens=1, stop_on_eos=False, logprobs=0)
     return torch.cat(
         [traced.logits.float() for traced in run_traced(engine, [random_prompt(90), random_prompt(7)], params)]
@@ -58,7 +58,7 @@ def logits_of(engine: Engine) -> torch.Tensor:
 
 
 def kinds_of(engine: Engine) -> list[str]:
-    """Of each linear layer, in order."""
+    """Return the class name of each linear layer's packed form, in order. "NoneType" is a plain weight."""
     return [type(layer.packed).__name__ for layer in engine.runner.model.modules() if isinstance(layer, Linear)]
 
 
@@ -73,7 +73,7 @@ def test_4_bits_of_a_gguf_are_kept_as_they_are(name: str, tmp_path: Path, monkey
     kept, dense = engine_of(path), engine_of(path, quantize="none")
     dense_views = dense.runner.model.weight_views()
     for key, view in kept.runner.model.weight_views().items():
-        # Scales are rounded to 8 bits; the head goes from groups of 32 to whole rows.
+        # Scales are rounded to bfloat16, and the head is requantized from groups of 32 to whole rows.
         assert error(view.float(), dense_views[key].float()) < 0.02, key
     assert kinds_of(kept) == ["Int4Groups"] * 8 + ["Int8Rows"] * (len(kinds_of(kept)) - 8)
     assert not {"Int4Groups", "Int8Rows"} & set(kinds_of(dense))
@@ -118,7 +118,7 @@ def test_a_quantized_model_computes_the_same_with_either_kernel(tmp_path: Path) 
         if isinstance(layer, Linear):
             layer.weight = torch.nn.Parameter(layer.matrix, requires_grad=False)
             layer.form = PlainWeight(layer.weight)
-    assert error(with_kernels, logits_of(engine)) < 0.1, "but for activations in bfloat16"
+    assert error(with_kernels, logits_of(engine)) < 0.1, "the quantized kernels round activations to bfloat16"
 
 
 def test_dummy_weights_can_be_quantized() -> None:
