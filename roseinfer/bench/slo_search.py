@@ -27,7 +27,7 @@ _MAX_PASSES = 2
 _NUM_SEQUENTIAL = 8
 """Maximum requests that run one at a time before a search for a rate."""
 _SPARSE = 1 / 8
-"""Mean number of requests in flight up to which requests do not slow each other down."""
+"""Mean requests in flight, at or below which requests are assumed not to slow each other down."""
 
 
 def find_largest(

@@ -95,9 +95,8 @@ def _flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
     """
     best = 0.0
     for size in _MATRIX_SIZES[device.type]:
-        left, right = (
-            torch.rand(2, size, size, device=device).sub_(0.5).to(dtype)
-        )  # all-zero matrices would draw less power and run at a higher clock
+        # Random values: all-zero matrices would draw less power and run at a higher clock.
+        left, right = torch.rand(2, size, size, device=device).sub_(0.5).to(dtype)
         seconds = _best_s(partial(torch.matmul, left, right), device)
         best = max(best, 2 * size**3 / seconds)
         if seconds > _BUDGET_S / 8:

@@ -193,6 +193,6 @@ def _record(
         before = dataclasses.astuple(recorder.schedule)
         engine.pool.reset_prefix_cache()
         run_load(engine, config.workload.mode, load, before_step=before_step, on_step=after_step)
-        # A pass without progress in the schedule: EOS ends completions before the phase to record, in later passes too.
+        # If a pass makes no progress, EOS ends completions before the phase to record, and so it would in later passes.
         if not config.profile.loop or dataclasses.astuple(recorder.schedule) == before:
             break

@@ -5,14 +5,13 @@ from heapq import heappop, heappush
 
 import msgspec
 
-from roseinfer.config import Mode, SamplingParams
+from roseinfer.config import Mode
 from roseinfer.engine.engine import Engine
-from roseinfer.engine.loaded_model import Prompt
 from roseinfer.engine.outputs import RequestOutput
 from roseinfer.engine.schedulers import Scheduler
 from roseinfer.engine.step_plan import StepPlan
 from roseinfer.workload.clock import WALL_CLOCK, Clock
-from roseinfer.workload.load_plan import PlannedRequest, at_once
+from roseinfer.workload.load_plan import PlannedRequest
 from roseinfer.workload.step_record import StepRecord
 
 
@@ -41,18 +40,6 @@ BeforeStep = Callable[[StepPlan], None]
 
 OnStep = Callable[[StepPlan], bool | None]
 """Called after each step with the plan that the step launched. Returning False ends the pass."""
-
-
-def run_workload(
-    engine: Engine,
-    mode: Mode,
-    prompts: Sequence[Prompt],
-    params: SamplingParams,
-    *,
-    on_step: OnStep | None = None,
-) -> WorkloadResult:
-    """Run prompts that all arrive at the start, as `run_load` does."""
-    return run_load(engine, mode, at_once(prompts, params), on_step=on_step)
 
 
 def run_load(

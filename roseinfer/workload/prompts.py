@@ -84,5 +84,5 @@ def _lines_of(name: str) -> list[str]:
     except OSError as error:
         raise UsageError(f"cannot read prompts file {name}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise UsageError(f"prompts file {name} is not UTF-8 text") from None
+        raise UsageError(f"prompts file {name} is not UTF-8 text: convert it to UTF-8") from None
     return [line for line in text.splitlines() if line.strip()]

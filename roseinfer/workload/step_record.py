@@ -23,7 +23,10 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
     flops: int
     """FLOPs that the step had to compute, as counted by `costs.step`."""
     wall_ms: float
-    """Time until the step's tokens were available, from its launch or from the end of the previous step, if later."""
+    """Time from the step's launch until its tokens were available, in ms.
+
+    If the step was launched while the previous one was running, its time starts at the end of the previous step.
+    """
 
     @classmethod
     def of(cls, engine: Engine, plan: StepPlan, wall_ms: float) -> "StepRecord":
