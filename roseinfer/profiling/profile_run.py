@@ -86,13 +86,13 @@ def profile_run(
             recorded: list[ProfiledStep] = session.details.get("steps", [])
             session.details["baseline_step_ms"] = baseline_step_ms(baseline.steps, recorded)
             if maps is not None:
-                _keep_maps(session, maps, plans)
+                _add_graph_maps(session, maps, plans)
     if session.result is None or not session.is_done:
         raise RoseinferError(_ended_early(session, config.profile))
     return ProfileResult(session=session.result, report=report)
 
 
-def _keep_maps(session: ProfileSession, maps: GraphMaps, plans: list[StepPlan]) -> None:
+def _add_graph_maps(session: ProfileSession, maps: GraphMaps, plans: list[StepPlan]) -> None:
     if session.is_done:
         maps.make()  # for graphs captured during the recording
     session.details["graphs"], warnings = maps.replayed_by(plan.graph for plan in plans)
