@@ -14,7 +14,7 @@ from torch import Tensor
 from roseinfer.config import SamplingParams
 from roseinfer.kernels.sampling.argmax import argmax
 from roseinfer.kernels.sampling.draw_any import draw_any, draws_any
-from roseinfer.kernels.sampling.top_k import draw_top_k, draws_top_k
+from roseinfer.kernels.sampling.draw_top_k import draw_top_k, draws_top_k
 from roseinfer.sampling.penalties import History, LogitChanges
 from roseinfer.sampling.uniform import uniform
 from roseinfer.upload import upload

@@ -8,7 +8,7 @@ from torch import Tensor
 from roseinfer.engine.graph_sizes import SamplingKind
 from roseinfer.engine.graphs.static_inputs import Field, StaticInputs
 from roseinfer.engine.row_state import RowState
-from roseinfer.kernels.sampling.top_k import WIDEST
+from roseinfer.kernels.sampling.draw_top_k import MAX_TOP_K
 from roseinfer.sampling.sampler import SamplingBatch
 
 
@@ -48,5 +48,5 @@ def sampling_batch(inputs: StaticInputs, size: int, positions: Tensor, kind: Sam
         positions=positions,
         changes=None,
         all_greedy=kind == "greedy",
-        max_top_k=WIDEST if kind == "top_k" else 0,
+        max_top_k=MAX_TOP_K if kind == "top_k" else 0,
     )

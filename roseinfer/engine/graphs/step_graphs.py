@@ -19,7 +19,7 @@ from roseinfer.engine.graphs.static_inputs import StaticBlockTables
 from roseinfer.engine.launch import DrawnTokens
 from roseinfer.engine.row_state import RowState
 from roseinfer.engine.step_batch import StepBatch
-from roseinfer.kernels.sampling.top_k import WIDEST
+from roseinfer.kernels.sampling.draw_top_k import MAX_TOP_K
 from roseinfer.models.causal_lm import CausalLM
 
 
@@ -54,7 +54,7 @@ class StepGraphs:
     ) -> None:
         """`max_blocks` is the length of the longest block table; `scrap_block` is a block that no request has."""
         self.max_steps = max_steps
-        self.sizes = GraphSizes(max_batch_size, WIDEST)
+        self.sizes = GraphSizes(max_batch_size, MAX_TOP_K)
         """Sizes that planners may ask for."""
         device = cache.data.device
         tables, prompt_tables = (

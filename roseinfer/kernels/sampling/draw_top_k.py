@@ -24,7 +24,7 @@ from roseinfer.kernels.runtime import (
 from roseinfer.kernels.sampling.sort_keys import load_ranked, value_of
 from roseinfer.kernels.sampling.uniform_kernel import uniform
 
-WIDEST = 64
+MAX_TOP_K = 64
 """Maximum top-k. The kernel ranks this many candidates for every row, whatever its own top-k is."""
 _GROUPS = 256
 """Groups per part, one thread each."""
@@ -36,7 +36,7 @@ _TILE = 1024
 
 def draws_top_k(logits: Tensor, top_k: int) -> bool:
     """True if `draw_top_k` takes these logits [rows, size]; `top_k`: the rows' maximum, or 0 if a row has no limit."""
-    return 0 < top_k <= WIDEST and logits.dim() == 2 and 2 * len(logits) <= MAX_ARRIVALS and runs_triton(logits)
+    return 0 < top_k <= MAX_TOP_K and logits.dim() == 2 and 2 * len(logits) <= MAX_ARRIVALS and runs_triton(logits)
 
 
 def draw_top_k(
@@ -45,7 +45,7 @@ def draw_top_k(
     """Draw one index per row of logits: [rows, size] -> [rows], int64.
 
     The parameters are [rows] each. `top_k`, `seeds` and `positions` are int64, the others float32. A row with
-    temperature 0 takes the index of its largest logit; the `top_k` of every other row is 1 to WIDEST. Calls must not
+    temperature 0 takes the index of its largest logit; the `top_k` of every other row is 1 to MAX_TOP_K. Calls must not
     overlap on several streams.
 
     The result equals that of `sampling.sampler.sample`, with the lower index first among equal logits and the number
@@ -54,9 +54,9 @@ def draw_top_k(
     """
     rows, size = logits.shape
     parts = triton.cdiv(size, _GROUPS * _DEPTH)
-    # If a group's maximum is dropped, so is the whole group: at most WIDEST groups per part remain. This upper bound is
-    # as much memory as 16-bit logits take; little of it is ever written.
-    capacity = parts * WIDEST * _DEPTH
+    # If a group's maximum is dropped, so is the whole group: at most MAX_TOP_K groups per part remain. This upper bound
+    # is as much memory as 16-bit logits take; little of it is ever written.
+    capacity = parts * MAX_TOP_K * _DEPTH
     candidates = torch.empty((rows, capacity), dtype=torch.int64, device=logits.device)
     out = torch.empty(rows, dtype=torch.int64, device=logits.device)
     _draw_kernel[(parts, rows)](
@@ -75,7 +75,7 @@ def draw_top_k(
         rows,
         capacity,
         parts,
-        WIDEST=WIDEST,
+        MAX_TOP_K=MAX_TOP_K,
         GROUPS=_GROUPS,
         DEPTH=_DEPTH,
         TILE=_TILE,
@@ -87,11 +87,11 @@ def draw_top_k(
 
 
 @triton.jit
-def _ranked_tile(candidates, start, count, WIDEST: tl.constexpr, TILE: tl.constexpr):
-    """Return the WIDEST largest of up to TILE candidates from `start` on, in falling order."""
+def _ranked_tile(candidates, start, count, MAX_TOP_K: tl.constexpr, TILE: tl.constexpr):
+    """Return the MAX_TOP_K largest of up to TILE candidates from `start` on, in falling order."""
     place = start + tl.arange(0, TILE)
     keys = tl.load(candidates + place, mask=place < count, other=-0x7FFFFFFFFFFFFFFF, cache_modifier=".cg")
-    return tl.topk(keys, WIDEST)
+    return tl.topk(keys, MAX_TOP_K)
 
 
 @triton.jit
@@ -111,7 +111,7 @@ def _draw_kernel(
     rows,
     capacity,
     parts,
-    WIDEST: tl.constexpr,
+    MAX_TOP_K: tl.constexpr,
     GROUPS: tl.constexpr,
     DEPTH: tl.constexpr,
     TILE: tl.constexpr,
@@ -129,7 +129,7 @@ def _draw_kernel(
     for member in tl.static_range(DEPTH):
         largest = tl.maximum(largest, load_ranked(logits, column + member * GROUPS, size))
     # Above the key of columns past the end, which the row's last part may contain.
-    least = tl.maximum(tl.min(tl.topk(largest, WIDEST), 0), -0x7FFFFFFFFFFFFFFE)
+    least = tl.maximum(tl.min(tl.topk(largest, MAX_TOP_K), 0), -0x7FFFFFFFFFFFFFFE)
 
     # Load the logits again, a few at once, while they are still cached. If each program held its logits in registers,
     # only half as many programs would fit on a multiprocessor.
@@ -146,14 +146,14 @@ def _draw_kernel(
         place += (key >= least).to(tl.int32)
     if is_last(arrived_parts + row, parts):
         count = tl.load(counter, cache_modifier=".cg")
-        best = _ranked_tile(candidates, 0, count, WIDEST, TILE)
+        best = _ranked_tile(candidates, 0, count, MAX_TOP_K, TILE)
         for at in range(TILE, count, TILE):
-            more = _ranked_tile(candidates, at, count, WIDEST, TILE)
-            best = tl.topk(tl.reshape(tl.join(best, more), (2 * WIDEST,)), WIDEST)
+            more = _ranked_tile(candidates, at, count, MAX_TOP_K, TILE)
+            best = tl.topk(tl.reshape(tl.join(best, more), (2 * MAX_TOP_K,)), MAX_TOP_K)
         tl.debug_barrier()  # every thread has read the count
         tl.store(counter, 0)
 
-        rank = tl.arange(0, WIDEST)
+        rank = tl.arange(0, MAX_TOP_K)
         ids = 0x7FFFFFFF - (best & 0x7FFFFFFF)
         ranked = value_of((best >> 32).to(tl.int32), tl.float32)
         temperature = tl.load(temperatures + row)
@@ -171,7 +171,7 @@ def _draw_kernel(
         probabilities = tl.where(nucleus, probabilities, 0.0)
         edges = tl.cumsum(probabilities, 0)
         threshold = uniform(tl.load(seeds + row), tl.load(positions + row)) * tl.sum(
-            tl.where(rank == WIDEST - 1, edges, 0.0), 0
+            tl.where(rank == MAX_TOP_K - 1, edges, 0.0), 0
         )
         choice = tl.sum((edges <= threshold).to(tl.int32), 0)
         choice = tl.minimum(choice, tl.sum((probabilities > 0).to(tl.int32), 0) - 1)
