@@ -17,7 +17,7 @@ _OPTION_NAMES = {
     ("workload", "prompts"): "--prompt",
     ("workload", "seed"): "--workload-seed",
 }
-"""Command-line options whose name is not that of their key."""
+"""Command-line options whose name differs from their key with dashes."""
 
 _LONGEST_VALUE = 60
 """Characters of an invalid value that a message shows."""

@@ -91,9 +91,9 @@ class BlockPool:
                 self._empty.append(block)
 
     def match(self, token_ids: Sequence[int], keys: Sequence[Key]) -> list[int]:
-        """Return the cached blocks of a prefix of `token_ids`, without changing anything.
+        """Return the blocks of the longest cached prefix of `token_ids`. Nothing is allocated or shared.
 
-        `keys` are the keys of the full blocks of `token_ids`.
+        `keys` are the keys of the full blocks of `token_ids`, from `block_key`.
         """
         return self._index.match(token_ids, keys, self.block_size) if self.prefix_cache else []
 

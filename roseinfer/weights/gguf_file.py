@@ -32,7 +32,7 @@ _PLAIN = {
 
 
 class GgufReader:
-    """The tensors of one .gguf file under their GGUF names, such as `blk.0.attn_q.weight`.
+    """Reads the tensors of one .gguf file under their GGUF names, such as `blk.0.attn_q.weight`.
 
     Linear weights are [out, in]. The rows of Q and K are in the file's order, which for Llama is not Hugging Face's:
     the model's weight map reorders them.
