@@ -73,7 +73,7 @@ def test_no_prompts_have_no_outputs(engine: Engine) -> None:
 def test_each_prompt_can_have_parameters_of_its_own(engine: Engine) -> None:
     params = [SamplingParams(max_new_tokens=length, stop_on_eos=False) for length in (3, 1)]
     assert [len(output.token_ids) for output in engine.generate(["a", "b"], params)] == [3, 1]
-    with pytest.raises(UsageError, match="3 prompts, but parameters for 2"):
+    with pytest.raises(UsageError, match="3 prompts, but 2 sampling parameters"):
         engine.generate(["a", "b", "c"], params)
 
 
@@ -94,8 +94,8 @@ def test_the_events_of_several_prompts_add_up_to_their_outputs(engine: Engine) -
     ("prompt", "hint"),
     [
         (["a", 3], "prompt"),
-        ([1.5], "this is none"),
-        ([[1, "a"]], "this is none"),
+        ([1.5], "a list of token ids, or a list of chat messages"),
+        ([[1, "a"]], "a list of token ids, or a list of chat messages"),
         ([{"role": "user"}], "no chat template"),
         ([300], "outside the model's vocabulary of 258"),
         ([-1], "outside"),

@@ -1,4 +1,4 @@
-"""Where to run, in which dtype, and how much memory is there."""
+"""Device, element type and quantization of an engine, and the memory that a device has left."""
 
 import os
 from typing import Literal
@@ -17,22 +17,22 @@ _DTYPES: dict[DTypeName, torch.dtype] = {
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `cuda:N` as a device that is there; UsageError otherwise."""
+    """Return the device called `auto`, `cpu`, `cuda` or `cuda:N`. Raises UsageError if it is unknown or absent."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdecimal()) or (kind == "cpu" and index):
-        raise UsageError(f"device {name!r} is unknown; choose auto, cpu, cuda or cuda:N")
+        raise UsageError(f"invalid --device {name!r}: choose auto, cpu, cuda or cuda:N")
     if kind == "cpu":
         return torch.device("cpu")
     count = torch.cuda.device_count()
     if int(index or 0) >= count:
-        raise UsageError(f"device {name} is not there: PyTorch {torch.__version__} sees {count} CUDA devices")
+        raise UsageError(f"--device {name} is not available: PyTorch {torch.__version__} sees {count} CUDA devices")
     return torch.device("cuda", int(index or 0))
 
 
 def resolve_dtype(name: DTypeName, device: torch.device) -> torch.dtype:
-    """A dtype by name; `auto` is bfloat16 where the device computes in it, else float32."""
+    """Return the dtype of that name; `auto` is bfloat16 if the device computes in it, else float32."""
     if name != "auto":
         return _DTYPES[name]
     computes_bfloat16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_computes_bfloat16()
@@ -42,39 +42,42 @@ def resolve_dtype(name: DTypeName, device: torch.device) -> torch.dtype:
 def resolve_quantization(
     config: EngineConfig, device: torch.device, dtype: torch.dtype, *, is_gguf: bool
 ) -> Literal["none", "int8", "int4", "stored"]:
-    """In how many bits weights are kept; stored: as a GGUF file has them. UsageError where that cannot be."""
+    """Return how weights are kept in memory; "stored" keeps the quantization of a GGUF file.
+
+    Raises UsageError for a combination of quantization, device and dtype that has no kernels.
+    """
     if config.quantize == "auto":
         keeps = is_gguf and config.dtype == "auto" and device.type == "cpu"
         return "stored" if keeps else "none"
     if config.quantize != "none" and device.type != "cpu":
-        raise UsageError(f"quantize {config.quantize} runs on a CPU only: drop it, or choose device cpu")
+        raise UsageError(f"--quantize {config.quantize} runs on a CPU only: drop it, or give --device cpu")
     if config.quantize != "none" and dtype not in (torch.bfloat16, torch.float32):
-        raise UsageError(f"quantize {config.quantize} computes in bfloat16 or float32: choose one of them as dtype")
+        raise UsageError(f"--quantize {config.quantize} computes in bfloat16 or float32: give one of them as --dtype")
     return config.quantize
 
 
 def spare_memory_bytes(device: torch.device) -> int:
-    """Bytes that can still be allocated on the device."""
+    """Return the bytes that can still be allocated on the device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):  # macOS does not tell
+    except (ValueError, OSError):  # not known on macOS
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def device_name(device: torch.device) -> str:
-    """What a person calls the device."""
+    """Return a description of the device for people."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def num_threads() -> int:
-    """CPU threads that torch computes with."""
+    """Return the number of CPU threads that torch computes with."""
     return torch.get_num_threads()
 
 
 def _cpu_computes_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 itself; elsewhere every product would first convert the weights."""
+    """True if the CPU has bfloat16 instructions; without them every product would convert the weights first."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,4 +1,4 @@
-"""The engine as a library user sees it."""
+"""The engine's Python API."""
 
 from collections.abc import Generator, Mapping, Sequence
 from typing import TypeGuard
@@ -11,14 +11,14 @@ from roseinfer.errors import UsageError
 
 
 class Engine(LoadedModel):
-    """A loaded model. `build_engine` makes one.
+    """A loaded model that completes prompts. `build_engine` constructs it.
 
-    One thread uses an engine at a time. Its schedulers share the KV cache: finish or abort the requests of one before
-    another steps.
+    Only one thread may use an engine at a time. Its schedulers share the KV cache: finish or abort the requests of
+    one scheduler before another one steps.
     """
 
     def scheduler(self, mode: Mode) -> Scheduler:
-        """A fresh scheduler: no requests, ids and unseeded draws counted from zero."""
+        """Return a new scheduler without requests. Request ids and the seeds derived from them start at zero."""
         return SCHEDULERS[mode](self)
 
     def generate(
@@ -26,11 +26,12 @@ class Engine(LoadedModel):
         prompts: Prompt | Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[RequestOutput]:
-        """Complete one prompt or several, batched for throughput.
+        """Complete one or several prompts, batched for throughput.
 
-        A prompt is a text, token ids, or a chat: a list of {"role", "content"} messages. Texts are sent as they are,
-        also to a chat model. `params` are for all prompts, or one for each. Outputs come in the prompts' order, `n`
-        for a prompt whose parameters ask for n completions; `request_id` is the prompt's index.
+        A prompt is a text, a list of token ids, or a list of {"role", "content"} chat messages. No chat template is
+        applied to a text, even if the model is a chat model. `params` applies to all prompts, or is a list with one
+        entry per prompt. Outputs are in the order of the prompts, with `n` outputs per prompt. `request_id` is the
+        index of the prompt.
 
         Raises UsageError, before anything runs, for a prompt or parameters that can never run.
         """
@@ -46,11 +47,12 @@ class Engine(LoadedModel):
         prompts: Prompt | Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> Generator[TokenEvent, None, None]:
-        """Complete one prompt or several, token by token; prompts, `params` and errors as in `generate`.
+        """Complete one or several prompts, yielding each token as it is drawn.
 
-        The texts of a completion's events concatenate to its text; the last one has a `finish_reason`. Completions of
-        several prompts run as one batch, so their events alternate: `request_id` is the prompt's index. A completion
-        of no tokens has no events. Closing the iterator early aborts what is unfinished.
+        Prompts, `params` and errors are as in `generate`. The texts of a completion's events concatenate to the
+        completion's text, and its last event has a `finish_reason`. Several prompts run as one batch, so their events
+        alternate; `request_id` is the index of the prompt. A completion of no tokens has no events. Closing the
+        iterator early aborts the unfinished requests.
         """
         scheduler = OnlineScheduler(self)
         return _events(scheduler, _submit(scheduler, prompts, params))
@@ -64,12 +66,14 @@ def _submit(
     several: Sequence[Prompt] = [prompts] if _is_single(prompts) else prompts  # type: ignore[assignment]
     each = [params] * len(several) if params is None or isinstance(params, SamplingParams) else list(params)
     if len(each) != len(several):
-        raise UsageError(f"there are {len(several)} prompts, but parameters for {len(each)}: give one for each, or one")
+        raise UsageError(
+            f"{len(several)} prompts, but {len(each)} sampling parameters: give one for all, or one per prompt"
+        )
     return [scheduler.submit(prompt, its) for prompt, its in zip(several, each, strict=True)]
 
 
 def _is_single(prompts: Prompt | Sequence[Prompt]) -> TypeGuard[Prompt]:
-    """Whether this is one prompt: a text, messages, or ids, which in an array have no dimensions."""
+    """True for one prompt: a text, a list of messages, or a sequence of ids (elements without dimensions)."""
     if isinstance(prompts, str):
         return True
     if len(prompts) == 0:
@@ -87,6 +91,6 @@ def _events(scheduler: Scheduler, request_ids: list[int]) -> Generator[TokenEven
 
 
 def _abort(scheduler: Scheduler, request_ids: list[int]) -> None:
-    """Give back what an interrupted run holds; finished requests are not touched."""
+    """Free the blocks of an interrupted run. Finished requests stay as they are."""
     for request_id in request_ids:
         scheduler.abort(request_id)

@@ -1,4 +1,4 @@
-"""`build_engine`: the one way from a configuration to a running engine, for every command."""
+"""`build_engine`: the one factory from a configuration to a running engine, used by every command."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,9 +32,9 @@ from roseinfer.weights.weight_reader import open_weights
 
 
 def build_engine(config: EngineConfig, *, on_progress: ProgressCallback | None = None) -> Engine:
-    """Load the model and make room for its KV cache. `on_progress` gets (bytes read, bytes in all).
+    """Load the model and allocate its KV cache. `on_progress` is called with (bytes read, total bytes).
 
-    Raises ModelError for a model that cannot be found, read or run, UsageError for a setting that cannot work.
+    Raises ModelError for a model that cannot be found, read or run, and UsageError for a setting that cannot work.
     """
     device = resolve_device(config.device)
     config = msgspec.structs.replace(config, compile=_with_native(config.compile, device))
@@ -49,9 +49,10 @@ def build_engine(config: EngineConfig, *, on_progress: ProgressCallback | None =
     max_model_len = _max_model_len(config, model_config)
     model = _build(model_config.limited_to(max_model_len), dtype, device)
     num_parameters = sum(view.numel() for view in model.weight_views().values())
-    if device.type == "cpu":  # which says nothing until it is too late: nothing has been written to the memory yet
+    # A CPU's allocator overcommits and fails only when the memory is written to, so the size is checked before that.
+    if device.type == "cpu":
         if quantization == "stored" and reader is not None:
-            check_weights_fit(source.name, reader.total_bytes, "as the file has them")
+            check_weights_fit(source.name, reader.total_bytes, "as stored in the file")
         else:
             arithmetic = f"{num_parameters:,} parameters x {dtype.itemsize} bytes"
             check_weights_fit(source.name, num_parameters * dtype.itemsize, arithmetic)
@@ -70,7 +71,7 @@ def build_engine(config: EngineConfig, *, on_progress: ProgressCallback | None =
         model_name=source.name,
         num_parameters=num_parameters,
         runner=Runner(model, cache, attention, device, graphs),
-        # The last block is nobody's: padding rows of CUDA graphs write to it.
+        # The pool leaves out the last block: padding rows of CUDA graphs write to it.
         pool=BlockPool(cache.num_blocks - 1, cache.block_size, prefix_cache=config.prefix_cache),
         tokenizer=text.tokenizer,
         chat_template=text.chat_template,
@@ -82,13 +83,17 @@ def build_engine(config: EngineConfig, *, on_progress: ProgressCallback | None =
 
 
 def _with_native(wanted: bool | None, device: torch.device) -> bool:
-    """Load the compiled kernels if they are wanted, or made and the default here; whether the engine uses them."""
+    """Load the compiled kernels if `wanted`, or by default if they exist. Returns True if the engine uses them."""
     if device.type != "cpu":
         if wanted:
-            raise UsageError("--compile is for the CPU; on a GPU, Triton kernels and CUDA graphs do that: leave it out")
+            raise UsageError(
+                "--compile applies to the CPU only; a GPU uses Triton kernels and CUDA graphs: drop --compile"
+            )
         return False
     if wanted is False and native_library.is_loaded():
-        raise UsageError("--no-compile comes too late in a process whose engines use the compiled kernels")
+        raise UsageError(
+            "--no-compile comes too late: engines of this process already use the compiled kernels; start a new process"
+        )
     if wanted:
         native_library.load()
     elif wanted is None and native_library.is_on_by_default():
@@ -112,30 +117,32 @@ def _build(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Cau
         try:
             return architecture(config.architecture).build(config).eval()
         except RuntimeError as error:
-            # A CPU's allocator has no kind of error of its own.
+            # A CPU's allocator raises a plain RuntimeError.
             if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                 raise
-            raise ModelError(f"the model does not fit into the memory of {device}: choose a smaller dtype") from None
+            raise ModelError(f"the model does not fit into the memory of {device}: choose a smaller --dtype") from None
 
 
 def _max_model_len(config: EngineConfig, model_config: ModelConfig) -> int:
     longest = model_config.longest_context
     if config.max_model_len is not None and config.max_model_len > longest:
-        raise UsageError(f"max_model_len {config.max_model_len} is beyond the model's context of {longest} tokens")
+        raise UsageError(
+            f"--max-model-len {config.max_model_len} exceeds the model's context of {longest} tokens: lower it"
+        )
     return config.max_model_len or model_config.max_position_embeddings
 
 
 def _kv_cache(
     config: EngineConfig, model: ModelConfig, max_model_len: int, dtype: torch.dtype, device: torch.device
 ) -> KVCache:
-    """Room for what the settings say, but for no more than a full batch of the longest requests."""
+    """Allocate the KV cache that the settings allow, but at most for a full batch of the longest requests."""
     wanted = config.max_batch_size * -(-max_model_len // config.block_size)
     block_bytes = model.kv_bytes_per_token(dtype.itemsize) * config.block_size
     affordable = kv_cache_bytes(config.kv_cache_memory, device) // block_bytes
     if affordable < 1:
         raise ModelError(
             f"the KV cache has no room for a single block of {block_bytes / 2**20:.1f} MiB on {device}: "
-            "raise kv_cache_memory, or lower block_size"
+            "raise --kv-cache-memory, or lower --block-size"
         )
     num_blocks = min(wanted, affordable)
     while True:
@@ -149,16 +156,16 @@ def _kv_cache(
                 dtype=dtype,
                 device=device,
             )
-        except torch.OutOfMemoryError:  # another program took it in the meantime, or it lies in pieces
+        except torch.OutOfMemoryError:  # another program took the memory meanwhile, or it is fragmented
             if num_blocks == 1:
-                raise ModelError(f"{device} has no memory for a KV cache: close what else runs there") from None
+                raise ModelError(f"{device} has no memory for a KV cache: end other programs that use it") from None
             num_blocks //= 2
 
 
 def _step_graphs(
     config: EngineConfig, model: CausalLM, cache: KVCache, attention: AttentionBackend, max_model_len: int
 ) -> StepGraphs | None:
-    """Where steps can be captured: on a GPU, with the backend that needs nothing of the host."""
+    """Return the CUDA graphs of an engine on a GPU; None if graphs are off or the attention backend needs the host."""
     if cache.data.device.type != "cuda" or not config.cuda_graphs or not attention.capturable:
         return None
     return StepGraphs(

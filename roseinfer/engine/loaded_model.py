@@ -1,4 +1,4 @@
-"""Everything that the modes of one engine share: model, cache, text."""
+"""A loaded model with its cache and tokenizer: everything that the schedulers of one engine share."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,12 +23,12 @@ Message: TypeAlias = Mapping[str, str]
 """One turn of a chat: role and content."""
 
 Prompt: TypeAlias = str | Sequence[int] | Sequence[Message]
-"""Text as it is, token ids, or a chat for the model's template."""
+"""Plain text, token ids, or chat messages to be rendered by the model's template."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A loaded model and what it needs to run requests."""
+    """A loaded model, its runner and KV cache, and the text processing that belongs to it."""
 
     config: EngineConfig
     model_config: ModelConfig
@@ -37,12 +37,12 @@ class LoadedModel:
     runner: Runner
     pool: BlockPool
     tokenizer: Tokenizer | None
-    """None where prompts and completions are token ids."""
+    """None if the model has no tokenizer: prompts and completions are token ids then."""
     chat_template: ChatTemplate | None
     eos_token_ids: frozenset[int]
     max_model_len: int
     max_decode_steps: int = 1
-    """Most tokens a request that one launch decodes."""
+    """Maximum tokens per request that one launch decodes."""
     overlap: bool = False
     """True: launch each step before the tokens of the previous step are read."""
     rows: RowPool = field(default_factory=RowPool)
@@ -50,29 +50,29 @@ class LoadedModel:
 
     @cached_property
     def weight_bytes(self) -> WeightBytes:
-        """What the weights weigh as they are kept, quantized ones included."""
+        """Bytes of the weights in memory, in quantized form where they are quantized."""
         return WeightBytes.of(self.runner.model)
 
     @cached_property
     def new_detokenizer(self) -> Callable[[], Detokenizer]:
-        """What makes the detokenizer of each completion; they share what is known of the vocabulary."""
+        """Factory of detokenizers, one per completion. All of them share one table of the vocabulary."""
         return detokenizers(self.tokenizer)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights, activations and KV cache; quantized weights take fewer bits."""
+        """Element type of activations, KV cache and weights that are not quantized."""
         return self.runner.cache.data.dtype
 
     @property
     def dtype_name(self) -> str:
-        """`dtype` without its module."""
+        """Name of `dtype` without the module, such as "bfloat16"."""
         return str(self.dtype).removeprefix("torch.")
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt; of an empty one, the token that begins a text.
+        """Return the token ids of a prompt. An empty prompt becomes the beginning-of-sequence token.
 
-        Raises UsageError for a prompt that is none, that has ids outside the vocabulary, that is text where the model
-        has no tokenizer, or a chat where it has no template.
+        Raises UsageError for a value of another type, for token ids outside the vocabulary, for text if the model has
+        no tokenizer, and for chat messages if the model has no chat template.
         """
         if isinstance(prompt, str):
             token_ids = self._tokenizer().encode(prompt)
@@ -83,7 +83,9 @@ class LoadedModel:
         if not token_ids and self.tokenizer is not None and self.tokenizer.bos_token_id is not None:
             token_ids = [self.tokenizer.bos_token_id]
         if not token_ids:
-            raise UsageError("the prompt is empty, and this model has no token that begins a text: give it something")
+            raise UsageError(
+                "the prompt is empty, and this model has no beginning-of-sequence token: give at least one token"
+            )
         vocab_size = self.model_config.vocab_size
         if wrong := [token_id for token_id in token_ids if not 0 <= token_id < vocab_size]:
             raise UsageError(f"token id {wrong[0]} is outside the model's vocabulary of {vocab_size}")
@@ -94,26 +96,26 @@ class LoadedModel:
             raise UsageError(f"{self.model_name} has no chat template: give the prompt as text")
         messages = [turn for turn in turns if is_message(turn)]
         if len(messages) < len(turns):
-            raise UsageError("a chat is a list of messages, each with a role and a content that are text")
+            raise UsageError("invalid chat: give a list of messages, each with a role and a content that are text")
         return self._tokenizer().encode(self.chat_template.render(messages), allow_special=True)
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
             raise UsageError(
-                f"{self.model_name} brings no tokenizer: give prompts as token ids (ids:1,2,3), or name a tokenizer "
+                f"{self.model_name} has no tokenizer: give prompts as token ids (ids:1,2,3), or name a tokenizer "
                 "with --tokenizer"
             )
         return self.tokenizer
 
 
 def is_message(turn: object) -> TypeGuard[Message]:
-    """Whether this is one turn of a chat."""
+    """True if `turn` is one message of a chat."""
     return isinstance(turn, Mapping) and all(isinstance(turn.get(key), str) for key in ("role", "content"))
 
 
 def _token_ids(prompt: Sequence[object]) -> list[int]:
-    """The ids as Python integers; whatever counts as one, as NumPy's and torch's do, is taken."""
+    """Convert token ids to Python integers. Integers of NumPy and torch are accepted."""
     try:
         return [index(token_id) for token_id in prompt]  # type: ignore[arg-type]
     except TypeError:
-        raise UsageError("a prompt is a text, a list of token ids, or a list of messages, and this is none") from None
+        raise UsageError("invalid prompt: give a text, a list of token ids, or a list of chat messages") from None

@@ -1,4 +1,4 @@
-"""How much memory there is for the weights, and how much the KV cache may take."""
+"""Memory for weights and KV cache: what is available, and what the settings allow."""
 
 import os
 import re
@@ -16,11 +16,11 @@ _UNITS = {"": 1, "B": 1, "kB": 1000} | {
 }
 
 _DEFAULT_SHARE = {"cpu": 0.5, "cuda": 0.9}
-"""Of the memory that is left once the weights are loaded. A CPU's memory is shared with other programs."""
+"""Default share of the KV cache in the memory that is left after loading. Other programs share a CPU's memory."""
 
 
 def check_weights_fit(model: str, num_bytes: int, arithmetic: str) -> None:
-    """Raises ModelError, with the arithmetic, for weights that the CPU's memory cannot hold."""
+    """Raise ModelError, with the arithmetic, if the CPU's memory cannot hold the weights."""
     available = available_memory_bytes()
     if num_bytes > available:
         raise ModelError(
@@ -30,9 +30,10 @@ def check_weights_fit(model: str, num_bytes: int, arithmetic: str) -> None:
 
 
 def available_memory_bytes() -> int:
-    """Bytes that the CPU's programs can still take, those in swap and of files' pages included.
+    """Return the bytes of CPU memory that programs can still allocate, swap and cached file pages included.
 
-    All that the machine has where the system does not tell: a guess must not refuse what could run.
+    Where the system does not report them, returns the machine's total memory: an estimate that is too low would
+    refuse models that can run.
     """
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -43,16 +44,16 @@ def available_memory_bytes() -> int:
 
 
 def parse_bytes(text: str) -> int | None:
-    """`512`, `500MB`, `1.5GiB` as bytes; None for what is no such amount."""
+    """Parse an amount of memory such as `512`, `500MB` or `1.5GiB` into bytes; None if it is malformed."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT]?i?B)?\s*", text)
     unit = match[2] or "" if match else None
     return int(float(match[1]) * _UNITS[unit]) if match and unit in _UNITS else None
 
 
 def kv_cache_bytes(setting: str | None, device: torch.device) -> int:
-    """Bytes for the KV cache: as `setting` says ("2GiB", "50%", "0.5"), or a sane share of what is left.
+    """Return the bytes for the KV cache: `setting` ("2GiB", "50%", "0.5"), or a default share of the spare memory.
 
-    Raises UsageError for a setting that is no amount, or more than there is.
+    Raises UsageError for a setting that is malformed or exceeds the spare memory.
     """
     spare = spare_memory_bytes(device)
     if setting is None:
@@ -60,13 +61,15 @@ def kv_cache_bytes(setting: str | None, device: torch.device) -> int:
     if match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*|\s*(0\.\d+|1\.0+)\s*", setting):
         share = float(match[1]) / 100 if match[1] else float(match[2])
         if not 0 < share <= 1:
-            raise UsageError(f"kv_cache_memory {setting!r} is no share: it lies above 0 % and up to 100 %")
+            raise UsageError(f"invalid --kv-cache-memory {setting!r}: give a share above 0% and up to 100%")
         return int(spare * share)
     wanted = parse_bytes(setting)
     if wanted is None:
-        raise UsageError(f"kv_cache_memory {setting!r} is no amount: write bytes like 2GiB, or a share like 50%")
+        raise UsageError(
+            f"invalid --kv-cache-memory {setting!r}: give a size such as 2GiB, or a percentage such as 50%"
+        )
     if wanted > spare:
         raise UsageError(
-            f"kv_cache_memory {setting} is more than the {spare / 2**30:.1f} GiB that are left on {device}"
+            f"--kv-cache-memory {setting} exceeds the {spare / 2**30:.1f} GiB that {device} has left: give less"
         )
     return wanted

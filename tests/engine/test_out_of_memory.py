@@ -54,7 +54,7 @@ def test_weights_that_a_file_keeps_in_few_bits_need_only_those(monkeypatch: pyte
     with pytest.raises(ModelError, match="parameters x"):
         build_engine(EngineConfig(device="cpu", quantize="none"))
     monkeypatch.setattr(memory, "available_memory_bytes", lambda: num_bytes // 4)
-    with pytest.raises(ModelError, match="as the file has them"):
+    with pytest.raises(ModelError, match="as stored in the file"):
         build_engine(config)
 
 

@@ -79,7 +79,7 @@ def test_dynamic_scaling_is_that_of_the_longest_request(tmp_path: Path) -> None:
     unscaled.load_state_dict(oracle.state_dict())
     short = engine_logits(tmp_path, [random_prompt(14)], max_new_tokens=10)[0]
     assert (short[1] - transformers_logits(unscaled.eval(), short[0])).abs().max() < 1e-4
-    with pytest.raises(UsageError, match=f"max_model_len 97 is beyond the model's context of {4 * TRAINED_CONTEXT}"):
+    with pytest.raises(UsageError, match=f"--max-model-len 97 exceeds the model's context of {4 * TRAINED_CONTEXT}"):
         build_engine(EngineConfig(model=str(tmp_path), max_model_len=97))
 
 
