@@ -99,7 +99,7 @@ def test_a_prompt_that_fills_the_context_is_refused_with_the_arithmetic(engine: 
 def test_a_shorter_context_can_be_set(tiny_llama: Path) -> None:
     engine = build_engine(EngineConfig(model=str(tiny_llama), max_model_len=10))
     assert len(engine.generate(["xxxxx"], params(50))[0].token_ids) == 5
-    with pytest.raises(UsageError, match="beyond the model's context of 128"):
+    with pytest.raises(UsageError, match="exceeds the model's context of 128"):
         build_engine(EngineConfig(model=str(tiny_llama), max_model_len=129))
 
 
