@@ -89,6 +89,16 @@ def test_a_sliding_window_bounds_keys_and_pairs(llama: Engine, start: int, token
     assert plan_cost(model, 4, plan_of((start, tokens, True))) == expected
 
 
+def test_each_layer_counts_its_own_window(llama: Engine) -> None:
+    uniform = [msgspec.structs.replace(llama.model_config, sliding_window=window) for window in (None, 5)]
+    full, narrow = (model.attention_specs[0] for model in uniform)
+    mixed = msgspec.structs.replace(llama.model_config, layer_attention=(full, narrow))
+    plan = plan_of((2, 9, True), (20, 1, True))
+    of_each, of_both = [plan_cost(model, 4, plan) for model in uniform], plan_cost(mixed, 4, plan)
+    assert 2 * of_both.bytes == sum(cost.bytes for cost in of_each)
+    assert 2 * of_both.flops == sum(cost.flops for cost in of_each)
+
+
 def test_several_decode_steps_in_one_launch_read_the_weights_as_often(llama: Engine) -> None:
     model = llama.model_config
     steps = [step_cost(model, 2, tokens=4, context_tokens=40 + 4 * step, sampled=4) for step in range(3)]
