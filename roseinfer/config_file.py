@@ -82,7 +82,7 @@ def _lay_over(
     for table, values in overrides.items():
         below = raw.setdefault(table, {})
         if not isinstance(below, dict):
-            break  # msgspec reports the table that is no table
+            break  # msgspec reports a table that has another type
         _drop_contradicted(below, values)
         below.update(values)
     for table, values in defaults.items():

@@ -61,7 +61,7 @@ def _from_option(name: str) -> TextAssets:
     except OSError:  # a name too long for a path
         is_file = False
     if not is_file:
-        raise UsageError(f"there is no --tokenizer {name!r}: give gpt2, a tokenizer.json, or a tiktoken file")
+        raise UsageError(f"unknown --tokenizer {name!r}: give gpt2, a tokenizer.json, or a tiktoken file")
     if path.suffix == ".json":
         return _from_directory(path.parent, path)
     from roseinfer.text.rank_file import tokenizer_from_ranks

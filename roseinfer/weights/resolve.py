@@ -99,7 +99,7 @@ def _real(model: str, known_shapes: Collection[str]) -> ModelSource:
     if path.suffix == ".gguf":
         raise UsageError(f"model file {model} does not exist: check the path")
     raise UsageError(
-        f"there is no --model {model!r}: give {_WHAT_A_MODEL_IS}, or a built-in shape with --load-format dummy"
+        f"unknown --model {model!r}: give {_WHAT_A_MODEL_IS}, or a built-in shape with --load-format dummy"
     )
 
 
