@@ -1,4 +1,4 @@
-"""The engine as a library user sees it."""
+"""The engine's Python API: generate, stream, schedulers, limits and refusals."""
 
 from pathlib import Path
 from typing import Any, get_args

@@ -1,4 +1,4 @@
-"""A GPU draws the tokens that a CPU draws, whatever steps the scheduler makes of the requests and however they run."""
+"""A GPU draws the same tokens as a CPU, for every mode, attention backend and way of running steps."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,7 +69,7 @@ def expected(model: Path) -> list[list[int]]:
 
 @pytest.fixture
 def mixed_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
-    """Of each step that the kernels' backend prepares: whether it holds both kinds of requests."""
+    """Records, per step that the Triton backend prepares, whether it has both decodes and prompts."""
     prepare, seen = TritonAttention.prepare, []
 
     def recording(self: TritonAttention, *arguments: Any) -> Any:
@@ -92,7 +92,7 @@ def generate(engine: Engine) -> list[list[int]]:
 
 
 def run(scheduler: Scheduler) -> list[list[int]]:
-    """The completions, the last requests submitted while the first ones run."""
+    """Run the requests, submitting the last ones while the first ones run, and return the outputs."""
     requests = [
         (prompt, SamplingParams(max_new_tokens=count, stop_on_eos=False))
         for prompt, count in zip(PROMPTS, NEW_TOKENS, strict=True)
@@ -132,7 +132,7 @@ def test_preempted_requests_draw_the_same(
 
 
 def test_prompts_beside_decodes_take_both_kernels(tiny_llama: Path, mixed_steps: list[bool]) -> None:
-    # One token a launch: the first requests still decode when the others come.
+    # One token per launch, so that the first requests still decode when the others arrive.
     engine = engine_of(tiny_llama, max_decode_steps=1)
     assert isinstance(engine.runner.attention, TritonAttention)
     generate(engine)

@@ -1,4 +1,4 @@
-"""In bfloat16 on a GPU, logits are as near to float32 as transformers' are, and no step waits for the device."""
+"""Logits on a GPU: in bfloat16 as close to float32 as those of transformers, computed without host synchronization."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -51,12 +51,12 @@ STEPS: tuple[dict[int, int], ...] = (
     {0: 57, 1: 1, 3: 3},
     {0: 1, 3: 1},
 )
-"""Tokens of each request by its number, step after step, until all have been computed."""
+"""Number of tokens that each step computes per request. Together the steps compute all tokens."""
 
 
 @pytest.fixture(scope="module", params=MODELS)
 def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model's directory, in bfloat16."""
+    """Directory of a random model in bfloat16."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     fields = dict(MODELS[request.param])
@@ -67,7 +67,7 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **fields, **ends), dtype=torch.bfloat16)
     for parameter in model.parameters():
-        if parameter.dim() == 1:  # norms and biases that matter
+        if parameter.dim() == 1:  # norms and biases that are not trivial
             torch.nn.init.normal_(parameter, parameter.mean().item(), 0.2)
     folder = tmp_path_factory.mktemp("bfloat16")
     model.save_pretrained(folder)
@@ -76,7 +76,7 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def sync_debug_mode() -> Iterator[None]:
-    """Whatever a test sets it to, it is no other test's."""
+    """Reset the mode after the test."""
     yield
     torch.cuda.set_sync_debug_mode("default")
 

@@ -1,4 +1,4 @@
-"""A device that has less memory than hoped for: fewer blocks, no graphs, or one clear line."""
+"""A device with too little memory: fewer blocks, no graphs, or a clear one-line error."""
 
 from pathlib import Path
 from typing import Any

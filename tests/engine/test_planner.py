@@ -1,4 +1,4 @@
-"""The scheduler alone, over a cache that remembers what every slot holds: no torch, many random runs."""
+"""The planner alone, over a simulated cache that remembers the contents of every slot. No torch, many random runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,18 +15,18 @@ from roseinfer.engine.step_plan import Policy, StepPlan
 from roseinfer.errors import UsageError
 
 Content = tuple[int, ...]
-"""What stands for a token's keys and values: all tokens up to it."""
+"""Simulated keys and values of one token: the tuple of all tokens up to it, which determine the real ones."""
 
 
 @dataclass
 class Machine:
-    """A scheduler, its pool, and a model whose next token is a function of all tokens before it."""
+    """A planner, its pool, and a simulated model whose next token is a function of all tokens before it."""
 
     scheduler: Planner
     slots: dict[tuple[int, int], Content] = field(default_factory=dict)  # by block and offset
 
     def step(self) -> StepPlan:
-        """One step as an engine makes it, with every token checked that the model would read."""
+        """Run one step as an engine does, and check every cached token that the model would read."""
         plan = self.scheduler.plan()
         size = self.scheduler.pool.block_size
         for source, target in self.scheduler.begin(plan).block_copies:
@@ -48,12 +48,12 @@ class Machine:
 
 
 def next_token(request: Request) -> int:
-    """Different for the completions of one prompt, so that they part."""
+    """Return the next token; completions of one prompt get different tokens, so that they diverge."""
     return hash((tuple(request.token_ids), request.sample_index)) % 7
 
 
 def completion_alone(request: Request) -> list[int]:
-    """What the request ends as when nothing else runs and nothing runs out."""
+    """Return the completion of the same request without other requests and without preemption."""
     alone = new_request(request.id, request.prompt_token_ids, request.max_new_tokens, sample_index=request.sample_index)
     while alone.finish_reason is None:
         token_id = next_token(alone)
@@ -84,7 +84,7 @@ def new_request(
 
 
 def state(scheduler: Planner, requests: Sequence[Request]) -> object:
-    """Everything that planning could change."""
+    """Return all state that planning could change by mistake."""
     pool = scheduler.pool
     return (
         pool.num_free,
@@ -96,7 +96,7 @@ def state(scheduler: Planner, requests: Sequence[Request]) -> object:
 
 @st.composite
 def jobs(draw: st.DrawFn) -> list[tuple[list[int], int, int, int]]:
-    """(prompt, new tokens, completions, step of its arrival); prompts often begin alike."""
+    """Draw jobs of (prompt, new tokens, completions, steps after the previous arrival). Prompts often share a prefix."""
     common = draw(st.lists(st.integers(0, 2), max_size=12))
     found = []
     for _ in range(draw(st.integers(1, 7))):
@@ -133,7 +133,7 @@ def test_every_request_ends_once_with_its_own_completion_and_no_block_is_lost(
     policy: Policy,
     aborts: dict[int, int],
 ) -> None:
-    # As few blocks as the largest request needs, and a handful more: most runs preempt.
+    # Hardly more blocks than the largest request needs, so that most runs preempt.
     largest = max(-(-(len(prompt) + new - 1) // block_size) for prompt, new, _, _ in of)
     pool = BlockPool(largest + spare_blocks, block_size, prefix_cache=prefix_cache)
     machine = Machine(Planner(pool, policy))
@@ -145,7 +145,7 @@ def test_every_request_ends_once_with_its_own_completion_and_no_block_is_lost(
         group = [first]
         group += [new_request(number, prompt, new, sample_index=i, parent=first) for i in range(1, completions)]
         requests += group
-        # All of an offline run is there from the start; elsewhere ids follow the order of arrival.
+        # Offline runs have all requests from the start; in other modes ids follow the order of arrival.
         at = 0 if policy.longest_first else sum(job[3] for job in of[: number + 1])
         events.append((at, "arrive", group))
         if number in aborts:
@@ -184,7 +184,7 @@ def test_every_request_ends_once_with_its_own_completion_and_no_block_is_lost(
             prefill = sum(chunk.num_tokens for chunk in plan.chunks if not chunk.is_decode)
             limit = max(policy.max_mixed_tokens - decodes, policy.least_prompt_tokens)
             assert prefill <= limit or policy.spreads_prompts
-        # Nobody starves: whoever comes first in order is in every step.
+        # No starvation: the first request in order is in every step.
         assert any(chunk.request is min(live, key=lambda r: order(policy, r)) for chunk in plan.chunks)
         assert num_steps < 5000, "no progress"
 
@@ -218,7 +218,7 @@ def test_prompts_are_spread_over_the_steps_of_completions_that_are_long_enough()
     for number, new in enumerate((8, 9, 4)):
         machine.scheduler.add(new_request(number, range(10 * number, 10 * number + 10), new))
     labels = [machine.step().label for _ in range(4)]
-    # 30 prompt tokens, six a step less those that decode: the longest completion has nine steps.
+    # 30 prompt tokens at six per step, decodes included. The longest completion has nine steps.
     assert labels == [
         "prefill bs=1 tokens=6",
         "prefill bs=2 tokens=6",
@@ -232,7 +232,7 @@ def test_prompts_are_spread_over_the_steps_of_completions_that_are_long_enough()
 
 
 def test_what_is_left_of_running_prompts_counts_when_prompts_are_spread() -> None:
-    """Six tokens a step: 12 are left of the running prompt, and the completions have five steps."""
+    """At six tokens per step, with 12 left of the running prompt, five steps are enough for 18 waiting tokens only."""
     policy = Policy(4, 64, max_mixed_tokens=6, least_prompt_tokens=2, spreads_prompts=True)
     for waiting, label in ((18, "prefill bs=1 tokens=6"), (19, "prefill bs=2 tokens=31")):
         machine = Machine(Planner(BlockPool(64, 4), policy))
@@ -291,5 +291,5 @@ def test_completions_of_one_prompt_compute_it_once() -> None:
     for request in (first, *(new_request(0, range(100, 114), 3, sample_index=i, parent=first) for i in (1, 2))):
         machine.scheduler.add(request)
     assert machine.step().num_tokens == 14
-    # The others compute the prompt's last token, to draw their own next one; the first one decodes.
+    # The others compute the prompt's last token to draw their own first token; the first completion decodes.
     assert machine.step().num_tokens == 3

@@ -1,5 +1,4 @@
-"""Random requests through a real model, in float64, where equal work gives equal results: every request ends once, and
-as it would have ended alone."""
+"""Random requests through a real model in float64: each ends exactly once, with the tokens that it draws alone."""
 
 from functools import cache
 from pathlib import Path
@@ -22,7 +21,7 @@ TOKEN_BYTES = 2 * LLAMA["num_hidden_layers"] * LLAMA["num_key_value_heads"] * 8 
 """Keys and values of one token in float64, with a head size of 8."""
 
 TINY: dict[str, Path] = {}
-"""Where the session's tiny model lies: hypothesis calls a test many times, fixtures are made once."""
+"""Directory of the tiny model. Hypothesis tests cannot request function fixtures, so a module fixture stores it."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,7 +41,7 @@ def reference_engine() -> Engine:
 
 
 def alone(job: Job) -> list[RequestOutput]:
-    """The request's completions when nothing else runs, by the slow and simple path."""
+    """Return the outputs of one request that runs alone through the reference backend."""
     scheduler = reference_engine().scheduler("naive")
     scheduler.submit(job.prompt, job.params)
     return scheduler.run()
@@ -107,7 +106,7 @@ def test_a_request_in_any_company_ends_once_and_as_it_would_alone(
 
 
 def test_tiny_pools_do_preempt(tiny_llama: Path) -> None:
-    """What the test above relies on: pools as small as its own run out of blocks."""
+    """The property above relies on preemption: pools of its size do run out of blocks."""
     engine = build(8, 4, max_batch_size=4, max_batch_tokens=64)
     scheduler = engine.scheduler("online")
     for seed in range(4):

@@ -1,4 +1,4 @@
-"""Several decode steps in one launch: the same tokens, text and events as one step at a time."""
+"""Launches of several decode steps give the same tokens, text and events as one step per launch."""
 
 from collections import Counter
 from dataclasses import replace
@@ -50,7 +50,7 @@ def test_the_result_is_that_of_one_step_at_a_time(
     spare_blocks: int,
     overlap: bool,
 ) -> None:
-    # Pools of their own: what one remembers of the shared KV tensors, the other overwrites.
+    # Separate prefix caches, because the engines overwrite each other's blocks in the shared KV tensors.
     expected = replace(engine, pool=BlockPool(200, 4)).scheduler(mode)
     needed = max(-(-(len(prompt) + params.max_new_tokens) // 4) for prompt, params in requests)
     pool = BlockPool(needed + spare_blocks, 4)

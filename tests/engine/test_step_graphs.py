@@ -1,4 +1,4 @@
-"""The steps that graphs capture, run without a graph."""
+"""Steps with fixed-address inputs, as CUDA graphs capture them, run on a CPU without a graph."""
 
 import random
 from pathlib import Path
@@ -19,7 +19,7 @@ from roseinfer.kernels.attention.rope_append import rope_append
 
 
 def graphs_of(engine: Engine, max_blocks: int = 8) -> StepGraphs:
-    """Of the backend that decodes on the device: its kernels have references."""
+    """Return the graphs of an engine, with the Triton backend, whose kernels fall back to their references here."""
     runner = engine.runner
     return StepGraphs(
         runner.model,
@@ -34,7 +34,7 @@ def graphs_of(engine: Engine, max_blocks: int = 8) -> StepGraphs:
 
 @pytest.fixture
 def replays(monkeypatch: pytest.MonkeyPatch) -> list[GraphKey]:
-    """What is replayed; each replay runs its step instead."""
+    """Record the keys that are replayed. A replay runs the step itself."""
     found: list[GraphKey] = []
 
     def capture(graphs: StepGraphs, key: GraphKey) -> SimpleNamespace:
@@ -47,7 +47,7 @@ def replays(monkeypatch: pytest.MonkeyPatch) -> list[GraphKey]:
 
     launch = StepGraphs.launch
     monkeypatch.setattr(StepGraphs, "_capture", capture)
-    # A GPU's results are copied before the next launch overwrites them; a CPU's, which needs no graphs, are not.
+    # On a GPU, results are copied before the next launch overwrites them. On a CPU the copy is made here.
     monkeypatch.setattr(StepGraphs, "launch", lambda graphs: launch(graphs).clone())
     return found
 
@@ -57,7 +57,7 @@ def replays(monkeypatch: pytest.MonkeyPatch) -> list[GraphKey]:
 def test_steps_that_keep_their_state_on_the_device_draw_the_same(
     model: str, params: dict[str, Any], request: pytest.FixtureRequest, replays: list[GraphKey]
 ) -> None:
-    """Requests come and go, and rows move: what a replay would run, run without a graph."""
+    """Requests start and end, so that rows move between steps."""
     folder = str(request.getfixturevalue(model))
     engine = build_engine(EngineConfig(model=folder, dtype="float32", device="cpu", max_batch_size=4, seed=3))
     prompts = [list(range(1, 3 + 2 * index)) for index in range(6)]
@@ -104,7 +104,7 @@ def test_prompts_beside_decodes_draw_the_same_whatever_stands_between_them(
     replays: list[GraphKey],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Chunks of prompts, several ways to sample, blocks that run out, requests that come back.
+    """Mixed steps with chunked prompts, every kind of sampling, preemption and resumption.
 
     Among them are requests whose logits the host has a part in, which no graph runs.
     """

@@ -1,4 +1,4 @@
-"""Decoding by CUDA graphs gives what decoding step by step gives."""
+"""CUDA graphs draw the same tokens as steps that run operator by operator."""
 
 from pathlib import Path
 from typing import Any

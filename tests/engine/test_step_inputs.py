@@ -1,4 +1,4 @@
-"""A step's inputs are what its chunks say, token by token, and arrive on the device as they are."""
+"""Step inputs match their chunks token by token, and uploads preserve arrays."""
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from roseinfer.upload import staged, upload
 chunks_drawn = st.lists(
     st.tuples(st.integers(0, 50), st.integers(1, 30), st.integers(0, 5), st.booleans()), min_size=1, max_size=6
 )
-"""Tokens before the chunk, in it, and behind it; whether it samples."""
+"""Chunks as (tokens before it, tokens in it, tokens after it, samples)."""
 
 
 @given(drawn=chunks_drawn, block_size=st.sampled_from([1, 3, 16]), seed=st.integers(0, 1 << 20))
@@ -62,4 +62,4 @@ def test_uploaded_arrays_keep_values_shapes_and_dtypes_and_begin_aligned() -> No
             assert tensor.dtype == getattr(torch, array.dtype.name)
             assert tuple(tensor.shape) == array.shape
             assert tensor.tolist() == array.tolist()
-        tensors[0].zero_()  # nobody else's memory
+        tensors[0].zero_()  # must not share memory

@@ -1,4 +1,5 @@
-"""Stop strings in a running engine: a completion ends with the token that completes one, and its text before it."""
+"""Stop strings in a running engine: a completion ends with the token that completes a stop string, and its text ends
+before the string."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +24,10 @@ def engine(tiny_llama: Path) -> Engine:
 
 
 def stopped(engine: Engine, token_ids: list[int], stops: list[str], least: int) -> tuple[list[int], str, str]:
-    """Tokens, text and finish reason of a completion that would go on as `token_ids`, looked at as a whole."""
+    """Return the expected tokens, text and finish reason, found by searching the whole text of `token_ids`."""
     detokenizer = engine.new_detokenizer()
     pieces = [detokenizer.add(token_id) for token_id in token_ids]
-    free = max(least - 1, 0)  # leading tokens whose text is not looked at
+    free = max(least - 1, 0)  # leading tokens whose text is not searched
     before, text = "".join(pieces[:free]), ""
     for number, piece in enumerate([*pieces[free:], detokenizer.finish()], start=free + 1):
         text += piece
@@ -55,7 +56,7 @@ def test_a_completion_ends_where_a_stop_string_is_complete(
     least: int,
     overlap: bool,
 ) -> None:
-    """Of the strings one is empty, one begins as the completion ends, and the others are parts of it."""
+    """Draw stop strings: an empty one, one whose beginning ends the completion, and parts of the completion."""
     sampling = {"max_new_tokens": LENGTH, "temperature": 1.0, "seed": seed, "stop_on_eos": False}
     (free,) = engine.generate([prompt], SamplingParams(**sampling))
     text = free.text
