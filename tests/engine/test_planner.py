@@ -96,7 +96,7 @@ def state(scheduler: Planner, requests: Sequence[Request]) -> object:
 
 @st.composite
 def jobs(draw: st.DrawFn) -> list[tuple[list[int], int, int, int]]:
-    """Draw jobs of (prompt, new tokens, completions, steps after the previous arrival). Prompts often share a prefix."""
+    """Draw jobs of (prompt, new tokens, completions, steps after the previous arrival), often with shared prefixes."""
     common = draw(st.lists(st.integers(0, 2), max_size=12))
     found = []
     for _ in range(draw(st.integers(1, 7))):
