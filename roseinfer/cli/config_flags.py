@@ -7,6 +7,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from roseinfer import config
+from roseinfer.config_messages import option_name
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,8 @@ class ConfigFlag:
     metavar: str | None = None
     """Placeholder of the value; None lists the choices of `kind`, or stands for a flag without a value."""
     kind: Any = str
-    names: tuple[str, ...] = ()
-    """Option names; the key with dashes if empty."""
+    negative: str | None = None
+    """Negative form of a flag, such as `--no-overlap`; None if there is none."""
     group: str | None = None
     """Group under which a command requests the option; the config table if None."""
     unset: str | None = None
@@ -29,7 +30,7 @@ class ConfigFlag:
     @property
     def option(self) -> str:
         """The option's name, without the negative form of a flag."""
-        return self.names[0].partition("/")[0] if self.names else f"--{self.key.replace('_', '-')}"
+        return option_name(self.table, self.key)
 
     @property
     def parameter_name(self) -> str:
@@ -40,7 +41,7 @@ class ConfigFlag:
     def parameter(self) -> inspect.Parameter:
         """The option as a function parameter for Typer, with value None if the option is not given."""
         option = typer.Option(
-            *(self.names or (self.option,)),
+            self.option if self.negative is None else f"{self.option}/{self.negative}",
             help=self.help,
             metavar=self.metavar or "|".join(get_args(self.kind)) or None,
             rich_help_panel=self.table.title(),
@@ -55,8 +56,8 @@ class ConfigFlag:
 
 def _switch(table: str, key: str, text: str, *, off: str | None = None, unset: str | None = None) -> ConfigFlag:
     """Declare a flag with a negative form, `--no-KEY` unless `off` names another."""
-    name = key.replace("_", "-")
-    return ConfigFlag(table, key, text, kind=bool, names=(f"--{name}/--{off or f'no-{name}'}",), unset=unset)
+    negative = f"--{off or 'no-' + key.replace('_', '-')}"
+    return ConfigFlag(table, key, text, kind=bool, negative=negative, unset=unset)
 
 
 _ENGINE = (
@@ -120,7 +121,7 @@ _WORKLOAD = (
     ConfigFlag(
         "workload", "mode", "Scheduler: one request at a time, for throughput, or for latency.", kind=config.Mode
     ),
-    ConfigFlag("workload", "prompts", "Prompt to complete (repeatable).", "TEXT", list[str], ("--prompt",)),
+    ConfigFlag("workload", "prompts", "Prompt to complete (repeatable).", "TEXT", list[str]),
     ConfigFlag("workload", "prompts_file", "File with one prompt per line; - is stdin.", "FILE"),
     ConfigFlag(
         "workload",
@@ -177,7 +178,6 @@ _LOAD = (
         "Seed of drawn prompts, lengths and arrivals.",
         "N",
         int,
-        ("--workload-seed",),
         group="load",
     ),
 )
@@ -216,7 +216,6 @@ _SAMPLING = (
         "Token id that ends a completion (repeatable).",
         "ID",
         list[int],
-        ("--stop-token-id",),
     ),
     ConfigFlag("sampling", "n", "Completions per prompt.", "N", int),
     ConfigFlag(

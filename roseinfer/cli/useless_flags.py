@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from roseinfer.config import EngineConfig, RunConfig, SamplingParams
+from roseinfer.config_messages import option_name
 from roseinfer.errors import UsageError
 
 _ALL_TOKENS = SamplingParams()
@@ -31,7 +32,7 @@ def _refuse_filters_of_greedy(sampling: SamplingParams, flags: Mapping[str, Any]
     for key in ("top_k", "top_p", "min_p"):
         if flags.get(key, getattr(_ALL_TOKENS, key)) != getattr(_ALL_TOKENS, key):
             raise UsageError(
-                f"--{key.replace('_', '-')} does nothing at temperature 0, which is greedy: "
+                f"{option_name('sampling', key)} does nothing at temperature 0, which is greedy: "
                 "add --do-sample or a --temperature above 0, or drop it"
             )
 
