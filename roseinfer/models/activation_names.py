@@ -14,7 +14,7 @@ _HUGGING_FACE: dict[ActivationName, tuple[str, ...]] = {
 
 
 def activation_from_hf(key: str, name: object, supported: tuple[ActivationName, ...]) -> ActivationName:
-    """Return our name of the activation that a config.json calls `name` under `key`.
+    """Convert the activation `name`, the value of `key` in a config.json, to our name.
 
     Raises ModelError if the activation is not in `supported`.
     """

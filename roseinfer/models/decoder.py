@@ -23,7 +23,7 @@ from roseinfer.models.weight_map import WeightMap, compose
 
 
 class Decoder(CausalLM):
-    """Embedding, layers, norm, head."""
+    """A Llama-style language model: token embedding, layers, final norm, head."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -98,5 +98,5 @@ class DecoderLayer(nn.Module):
                 "mlp": self.mlp,
             }
         )
-        # Fused projections come last, because dummy weights are drawn in this order: a seed stands for the same values.
+        # Fused projections come last: dummy weights are drawn in this order, and a seed must keep its values.
         return dict(sorted(slots.items(), key=lambda item: isinstance(item[1].module, FusedLinear)))

@@ -146,5 +146,8 @@ def _gguf_weight(reorders_qk: bool, name: str, config: ModelConfig) -> WeightPla
 
 
 def _half_split_rows(heads: int) -> Transform:
-    """Return a transform of rows from interleaved pairs (x0, y0, x1, y1, ...) to halves (x0, x1, ..., y0, y1, ...)."""
+    """Return a transform that reorders the rows of each head for our rotation.
+
+    Rotary pairs are interleaved in the file (x0, y0, x1, y1, ...), and half-split here (x0, x1, ..., y0, y1, ...).
+    """
     return lambda rows: rows.reshape(heads, -1, 2, *rows.shape[1:]).transpose(1, 2).flatten(0, 2)

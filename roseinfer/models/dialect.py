@@ -11,7 +11,7 @@ from roseinfer.models.model_config import ModelConfig
 from roseinfer.weights.resolve import SourceFormat
 
 Transform = Callable[[Tensor], Tensor]
-"""Converts a stored tensor to the layout of its weight view."""
+"""Function that converts a stored tensor to the layout of its weight view."""
 
 WeightPlace = tuple[str, Transform | None]
 """A name in the model's weight map, and the transform that makes the stored tensor fit that slot, if any."""

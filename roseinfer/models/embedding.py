@@ -18,7 +18,7 @@ class Embedding(nn.Module):
     def __init__(self, rows: int, size: int) -> None:
         super().__init__()
         self.rows = rows
-        """Rows in use."""
+        """Number of rows in use."""
         self.table = parameter(-(-rows // 64) * 64, size)
         """The plain table; empty, [0, size], once another form replaced it."""
         self.lookup: TableForm = plain_table(self.table, rows)
@@ -54,7 +54,7 @@ class Embedding(nn.Module):
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes that a product with the table as a head reads."""
+        """Bytes that one matrix product with the table as a head reads."""
         return self.form.nbytes
 
     @property

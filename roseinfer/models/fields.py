@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def require(raw: Mapping[str, Any], key: str, kind: type[T]) -> T:
-    """Return the value of `key`. Raises ModelError if it is missing or of another type. A float may be an integer."""
+    """Return the value of `key`. Raises ModelError if it is missing or of another type. An integer passes as float."""
     value = raw.get(key)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)

@@ -20,13 +20,13 @@ class Linear(nn.Module):
     """
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool, stored_transposed: bool = False) -> None:
-        """With `stored_transposed`, checkpoints hold the matrix as [in_features, out_features]."""
+        """`stored_transposed`: True if checkpoints hold the matrix as [in_features, out_features]."""
         super().__init__()
         self.weight = parameter(out_features, in_features)
         """The plain matrix; empty, [0, in_features], once another form replaced it."""
         self.bias = parameter(out_features) if bias else None
         self.unit = out_features
-        """A divisor of the number of outputs of each projection fused in the matrix."""
+        """Common divisor of the numbers of outputs of the projections in the matrix, by which it may be packed."""
         self.stored_transposed = stored_transposed
         self.form: WeightForm = plain_form(self.weight)
 
@@ -42,7 +42,7 @@ class Linear(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return activation(norm(stream) W^T + b) and the stream, which is hidden + residual.
 
-        If residual is None, hidden already is the stream. On a GPU, few rows take one kernel.
+        If residual is None, hidden already is the stream. A GPU may compute all of this in one kernel for few rows.
         """
         return self.form.after_norm(norm, hidden, residual, self.bias, activation)
 
@@ -76,12 +76,12 @@ class Linear(nn.Module):
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the weight that a product reads, without the bias."""
+        """Bytes of the weight that one matrix product reads, without the bias."""
         return self.form.nbytes
 
     @property
     def nbytes(self) -> int:
-        """Bytes that a product reads, weight and bias."""
+        """Bytes of weight and bias that one matrix product reads."""
         return self.form.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
     def weight_map(self) -> WeightMap:
@@ -93,9 +93,10 @@ class Linear(nn.Module):
 
 
 class FusedLinear(Linear):
-    """Several projections of one input as one matrix product. `parts` maps each one's name to its outputs, in order."""
+    """Several projections of one input as one matrix product."""
 
     def __init__(self, in_features: int, parts: dict[str, int], *, bias: bool) -> None:
+        """`parts` maps the name of each projection to its number of outputs, in the order of the matrix's rows."""
         super().__init__(in_features, sum(parts.values()), bias=bias)
         self.parts = parts
         self.unit = math.gcd(*parts.values())

@@ -4,8 +4,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from roseinfer.kernels.linear.weight_form import NormBefore
 from roseinfer.models.linear import FusedLinear, Linear
-from roseinfer.models.norm_layers import LayerNorm, RMSNorm
 from roseinfer.models.weight_map import WeightMap, compose
 
 
@@ -18,7 +18,7 @@ class GatedMLP(nn.Module):
         self.gate_up = FusedLinear(hidden_size, parts, bias=bias)
         self.down = Linear(intermediate_size, hidden_size, bias=bias)
 
-    def after_norm(self, norm: RMSNorm, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def after_norm(self, norm: NormBefore, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Apply the MLP to norm(hidden + residual).
 
         Takes and returns (hidden, residual), [tokens, hidden_size] each: the previous block's output, not yet added,
@@ -42,9 +42,7 @@ class MLP(nn.Module):
         self.activation = activation
         self.down = Linear(intermediate_size, hidden_size, bias=bias, stored_transposed=True)
 
-    def after_norm(
-        self, norm: LayerNorm | RMSNorm, hidden: Tensor, residual: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+    def after_norm(self, norm: NormBefore, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Apply the MLP to norm(hidden + residual). Takes and returns (hidden, residual) as `GatedMLP.after_norm`."""
         active, stream = self.up.after_norm(norm, hidden, residual, self.activation)
         return self.down.onto(active, stream)

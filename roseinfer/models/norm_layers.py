@@ -25,7 +25,7 @@ class RMSNorm(nn.Module):
         self._mirrored: Tensor | None = None
 
     def pack(self) -> None:
-        """Choose the form of the loaded weight: mirrored as well, where that is faster for few rows."""
+        """Choose the form of the loaded weight: add a mirrored copy if that is faster for few rows."""
         if prefers_mirrored_norm(self.weight):
             self._mirrored = torch.cat((self.weight, self.weight))
 

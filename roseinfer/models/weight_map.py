@@ -20,7 +20,7 @@ class WeightSlot:
     """Name of the parameter, or of the property that returns it in plain order."""
     first_row: int = 0
     num_rows: int | None = None
-    """None: all rows from `first_row` on."""
+    """Number of rows; None: all rows of the parameter."""
     transposed: bool = False
     """True if the checkpoint stores a matrix as [in_features, out_features]."""
 

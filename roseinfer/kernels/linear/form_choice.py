@@ -1,6 +1,6 @@
-"""The one place that chooses weight forms: by device, dtype, quantization, and the kernels available.
+"""The choice of a weight form per layer: by device, dtype, quantization, and the kernels available.
 
-Models call it once per layer, when the weights are loaded.
+Layers make the choice once, when their weights are loaded. A new form needs a line here, and nothing in the models.
 """
 
 from typing import Literal
@@ -22,7 +22,7 @@ Packing = Literal["none", "int8", "int4"]
 
 
 def plain_form(weight: Tensor) -> PlainWeight:
-    """Return the form of a matrix [outputs, size] that shares its memory, to be filled and used at once."""
+    """Return a form that shares the memory of a matrix [outputs, size], so that the matrix may still be filled."""
     return SkinnyWeight(weight) if weight.device.type == "cuda" else PlainWeight(weight)
 
 
@@ -49,7 +49,7 @@ def choose_quantized_form(quantized: QuantizedWeight, unit: int) -> WeightForm:
 
 
 def plain_table(table: Tensor, num_rows: int) -> TableForm:
-    """Return the form of a table [num_rows and padding, size] that shares its memory."""
+    """Return a form that shares the memory of a table [rows, size], of which the first `num_rows` rows are in use."""
     return (SkinnyTable if table.device.type == "cuda" else PlainTable)(table, num_rows)
 
 

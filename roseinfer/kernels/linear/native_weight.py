@@ -1,8 +1,8 @@
 """Matrix products on a CPU by the compiled kernels, with weights of 16 or 32 bits, 8 bits or 4 bits.
 
-A weight is stored in packs of outputs. Within a pack, two consecutive elements of every output alternate with the next
-two (cpp/products.h). One row of x then reads the weight at the memory's speed, and many rows are multiplied as fast as
-in oneDNN's own layout (benchmarks/cpu-notes.md).
+A weight is stored in packs of outputs. Within a pack, elements 0 and 1 of all outputs come first, then elements 2 and 3
+of all outputs, and so on (cpp/products.h). One row of x then reads the weight at the memory's speed. Many rows are
+multiplied as fast as in oneDNN's own layout (benchmarks/cpu-notes.md).
 """
 
 from dataclasses import dataclass, field
@@ -49,7 +49,7 @@ class NativeWeight(TableForm):
 
     @staticmethod
     def fits_groups(unit: int) -> bool:
-        """True if the compiled kernels are loaded, and take a 4-bit weight of projections of a multiple of `unit`."""
+        """True if the compiled kernels are loaded, and take 4-bit projections of a multiple of `unit` outputs."""
         return native_library.is_loaded() and unit % 32 == 0
 
     @classmethod
@@ -121,7 +121,7 @@ class NativeWeight(TableForm):
 
 
 def _lanes(unit: int) -> int:
-    """Return the outputs per pack: the largest that divides `unit`. Zeros pad the last pack if none does."""
+    """Return the outputs per pack: the largest choice that divides `unit`. If none does, zeros pad the last pack."""
     return next((lanes for lanes in _LANES if unit % lanes == 0), _LANES[0] if unit > 16 * _LANES[0] else _LANES[-1])
 
 

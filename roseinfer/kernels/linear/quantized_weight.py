@@ -11,7 +11,7 @@ CodeType = Literal["int8", "uint4"]
 """Element type of the codes: signed 8-bit integers, or unsigned 4-bit integers around a zero point of 8."""
 
 ZERO_POINTS: dict[CodeType, int] = {"int8": 0, "uint4": 8}
-"""The code that stands for a group's offset."""
+"""Code whose value is the group's offset, by code type."""
 
 INT4_GROUP = 32
 """Elements of a row that share a scale and an offset, for 4-bit weights."""
@@ -26,11 +26,11 @@ class QuantizedWeight:
 
     code_type: CodeType
     codes: Tensor
-    """[outputs, size]: one code per byte, int8, or uint8 for "uint4"."""
+    """Codes [outputs, size], one per byte: int8, or uint8 for "uint4"."""
     scales: Tensor
-    """[outputs, groups]."""
+    """Scale of each group, [outputs, groups]."""
     offsets: Tensor | None
-    """[outputs, groups]; None: all zero."""
+    """Offset of each group, [outputs, groups]; None: all zero."""
 
     @classmethod
     def int8_rows(cls, weight: Tensor) -> Self:
@@ -57,7 +57,7 @@ class QuantizedWeight:
 
     @classmethod
     def concatenated(cls, parts: list[Self]) -> Self:
-        """Join the rows of several matrices, of the same code type and with offsets or without."""
+        """Join the rows of several matrices that have one code type, and all have offsets or none has."""
         offsets = [part.offsets for part in parts if part.offsets is not None]
         return cls(
             parts[0].code_type,

@@ -1,7 +1,6 @@
 """Plain weights on a GPU: few rows are multiplied by kernels that fuse the norm, activation and residual addition.
 
-Which products are fused is decided per shape by what was measured (`skinny_linear`). Other products take the library's
-kernels.
+`skinny_linear` decides per shape, by measurements, which products are fused. The others run in cuBLAS.
 """
 
 from torch import Tensor

@@ -42,7 +42,7 @@ class WeightForm(ABC):
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Bytes that a product reads, scales included."""
+        """Bytes that one matrix product reads, scales included."""
 
     def linear(self, x: Tensor, bias: Tensor | None = None, activation: Activation | None = None) -> Tensor:
         """Return activation(x W^T + b). With "silu_and_mul" the result has half as many columns."""
