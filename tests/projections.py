@@ -19,7 +19,7 @@ def projection_of(
     scale: float | None = None,
     index: int = 0,
 ) -> Projection:
-    """A projection qkv [tokens, (heads + 2 * kv_heads) * head_dim] of layer `index`; `heads` is (heads, kv_heads)."""
+    """Return the projection qkv [tokens, (heads + 2 * kv_heads) * head_dim]; `heads` is (heads, kv_heads)."""
     head_dim = qkv.shape[1] // (heads[0] + 2 * heads[1])
     spec = AttentionSpec(num_heads=heads[0], num_kv_heads=heads[1], head_dim=head_dim, window=window, scale=scale)
     layer = AttentionLayer(index, spec, table, *norms, eps)
@@ -27,6 +27,6 @@ def projection_of(
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor, *, window: int | None = None, index: int = 0) -> Projection:
-    """The projection that holds queries [tokens, heads, head_dim], keys and values [tokens, kv_heads, head_dim]."""
+    """Fuse queries [tokens, heads, head_dim], keys and values [tokens, kv_heads, head_dim] into a projection."""
     heads = (q.shape[1], k.shape[1])
     return projection_of(torch.cat((q, k, v), dim=1).flatten(1), heads, window=window, index=index)

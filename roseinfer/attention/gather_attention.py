@@ -20,7 +20,7 @@ from roseinfer.spans import span
 
 @dataclass(frozen=True)
 class GatheredPast:
-    """One step's padded batch."""
+    """The padded batch of one step."""
 
     cache: KVCache
     slots: Tensor  # [tokens]

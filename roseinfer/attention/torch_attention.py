@@ -46,12 +46,14 @@ class _Group:
     num_keys: int
     """Tokens of the longest request, new ones included."""
     in_place: tuple[Tensor, ...] | None
-    """For a single request with adjacent blocks: views of the cache, the keys and then the values of each layer,
-    [1, kv_heads, num_keys, head_dim] each."""
+    """Keys and values as views of the cache, if the group is a single request with adjacent blocks.
+
+    The keys, then the values of each layer, [1, kv_heads, num_keys, head_dim] each.
+    """
     blocks: Tensor
     """Blocks of each request, padded with its last block: [requests * max_blocks]. Empty if `in_place` is given."""
     packing: _Packing | None
-    """None if the group is the whole step and needs no padding."""
+    """Indexes for packing. None: the group is the whole step and needs no padding."""
     _masks: dict[tuple[int | None, int], Tensor | None] = field(default_factory=dict)
 
     def mask(self, window: int | None, sharing: int, like: Tensor) -> Tensor | None:
@@ -84,7 +86,7 @@ class _Group:
 
 @dataclass(frozen=True)
 class GroupedStep:
-    """One step's groups."""
+    """The groups of one step."""
 
     cache: KVCache
     slots: Tensor  # [tokens]

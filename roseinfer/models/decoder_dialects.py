@@ -73,7 +73,11 @@ def hf_config(architecture: str, raw: Mapping[str, Any], **flags: Any) -> ModelC
 
 
 def hf_sliding_window(raw: Mapping[str, Any], window: int | None, first_layer: int) -> int | None:
-    """The window of layers from `first_layer` on, or of those in `layer_types`, which must be all layers or none."""
+    """Return the window if all layers have it, or None if no layer has one.
+
+    Layers with a window are named by `layer_types`, or else are those from `first_layer` on. Raises ModelError if only
+    some layers have it.
+    """
     if window is None:
         return None
     num_layers = size(raw, "num_hidden_layers")

@@ -1,14 +1,14 @@
 """Rotary position embedding (Su et al., 2021, https://arxiv.org/abs/2104.09864) and its scalings to longer contexts.
 
-Each pair (x[i], x[i + head_dim / 2]) of a query or key turns by position x frequency[i]. The scalings differ in the
-frequencies alone, and yarn in a factor on the result, too.
+Each pair (x[i], x[i + head_dim / 2]) of a query or key is rotated by position x frequency[i]. The scalings change the
+frequencies; YaRN also multiplies the result by a factor.
 
-Here a token's rotation is a function of its position and of nothing else, so that results depend neither on the batch,
-nor on how a prompt is cut into chunks, and cached blocks can be shared. Dynamic scaling is defined otherwise: in
-transformers its base follows the length of the sequence that is being computed, so one token is rotated differently
-in a whole prefill, in a chunked one and in decode. We take one length for all: the longest request that the engine is
-built for (`max_model_len`). By default that is the length the model was trained for, where nothing is scaled and
-results equal transformers'. With a longer max_model_len they equal transformers' for a sequence of just that length.
+A token's rotation depends on its position only. Results therefore depend neither on the batch nor on the chunks of a
+prompt, and requests can share cached blocks. Dynamic scaling is defined differently in transformers: the base follows
+the length of the current sequence, so a token is rotated differently in a whole prefill, in a chunk and in decode.
+roseinfer uses one length for all: the longest request that the engine is built for (`--max-model-len`). By default this
+is the context that the model was trained for, where nothing is scaled and results equal those of transformers. With a
+longer one, they equal those of transformers for a sequence of exactly that length.
 """
 
 import math
@@ -27,7 +27,10 @@ from roseinfer.kernels.attention.attention_spec import (
 
 
 def inverse_frequencies(rope: Rope, head_dim: int, context: int) -> Tensor:
-    """Radians a position that each pair turns, for requests of up to `context` tokens: [head_dim / 2], float32."""
+    """Return the angle per position of each pair, in radians, for requests of up to `context` tokens.
+
+    [head_dim / 2], float32.
+    """
     match rope.scaling:
         case None:
             return _unscaled(rope.theta, head_dim)
@@ -44,14 +47,14 @@ def inverse_frequencies(rope: Rope, head_dim: int, context: int) -> Tensor:
 
 
 def yarn_magnitude(factor: float, weight: float = 1.0) -> float:
-    """YaRN's sqrt(1/t) for contexts stretched by `factor` (the paper's equation 22)."""
+    """Return YaRN's sqrt(1/t) for contexts extended by `factor` (equation 22 of the paper)."""
     return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
 
 class RotaryEmbedding(nn.Module):
-    """The rotations of all positions, half-split layout (rotate_half as in GPT-NeoX).
+    """The rotations of all positions, in half-split layout (rotate_half in GPT-NeoX).
 
-    Angles are computed in float32 whatever the model's dtype: bfloat16 cannot tell neighbouring positions apart.
+    Angles are computed in float32 for every model dtype: bfloat16 cannot represent neighboring large positions.
     """
 
     def __init__(self, rope: Rope, head_dim: int, max_positions: int) -> None:
@@ -63,6 +66,7 @@ class RotaryEmbedding(nn.Module):
             table *= rope.scaling.attention_factor
         self.register_buffer("table", table.to(torch.get_default_dtype()), persistent=False)
         self.table: Tensor
+        """Cosines, then sines per position: [max_positions, head_dim]."""
 
 
 def _unscaled(theta: float, head_dim: int) -> Tensor:
@@ -70,17 +74,17 @@ def _unscaled(theta: float, head_dim: int) -> Tensor:
 
 
 def _dynamic(theta: float, head_dim: int, scaling: DynamicScaling, context: int) -> Tensor:
-    """As one factor on the base, so that the slowest frequency is interpolated and the fastest one is kept."""
+    """Scale the base by one factor: it interpolates the lowest frequency and keeps the highest one."""
     stretch = max(context / scaling.original_context, 1.0)
     growth = scaling.factor * stretch - (scaling.factor - 1)
-    # With a single pair there is no slower frequency to interpolate, and the exponent has no value.
+    # With a single pair there is no lower frequency to interpolate, and the exponent is undefined.
     return _unscaled(theta * growth ** (head_dim / (head_dim - 2)) if head_dim > 2 else theta, head_dim)
 
 
 def _yarn(theta: float, head_dim: int, scaling: YarnScaling) -> Tensor:
-    def pair_with(turns: float) -> float:
-        """The pair, counted in fractions, that turns so often over the original context."""
-        return head_dim * math.log(scaling.original_context / (turns * 2 * math.pi)) / (2 * math.log(theta))
+    def pair_with(rotations: float) -> float:
+        """Return the (fractional) pair that makes this number of rotations over the original context."""
+        return head_dim * math.log(scaling.original_context / (rotations * 2 * math.pi)) / (2 * math.log(theta))
 
     low, high = pair_with(scaling.beta_fast), pair_with(scaling.beta_slow)
     if scaling.truncate:
@@ -94,7 +98,7 @@ def _yarn(theta: float, head_dim: int, scaling: YarnScaling) -> Tensor:
 
 def _llama3(theta: float, head_dim: int, scaling: Llama3Scaling) -> Tensor:
     kept = _unscaled(theta, head_dim)
-    turns = scaling.original_context * kept / (2 * math.pi)  # over the original context
+    rotations = scaling.original_context * kept / (2 * math.pi)  # over the original context
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    share_kept = ((turns - low) / (high - low)).clamp(0, 1)
+    share_kept = ((rotations - low) / (high - low)).clamp(0, 1)
     return kept / scaling.factor * (1 - share_kept) + kept * share_kept

@@ -1,4 +1,4 @@
-"""What a model's own description says of its rotary positions: config.json of transformers 4 and 5, and GGUF."""
+"""Rotary positions in a model's own description: config.json of transformers 4 and 5, and GGUF."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +24,7 @@ _GGUF_SCALING_KEYS = {
     "type",
     "factor",
     "original_context_length",
-    "finetuned",  # says where the scaling comes from, and changes nothing
+    "finetuned",  # provenance of the scaling, without effect
     "attn_factor",
     "yarn_ext_factor",
     "yarn_beta_fast",
@@ -33,9 +33,9 @@ _GGUF_SCALING_KEYS = {
 
 
 def rope_from_hf(raw: Mapping[str, Any]) -> tuple[Rope, int]:
-    """A config.json's rotary positions, and the context that they reach.
+    """Return the rotary positions in a config.json, and the context that they extend to.
 
-    transformers 4 writes `rope_theta` and `rope_scaling`, transformers 5 puts both into `rope_parameters`.
+    transformers 4 writes `rope_theta` and `rope_scaling`; transformers 5 writes both into `rope_parameters`.
     """
     fields: dict[str, Any] = {"rope_theta": raw.get("rope_theta"), **(raw.get("rope_scaling") or {})}
     fields |= {key: value for key, value in (raw.get("rope_parameters") or {}).items() if value is not None}
@@ -46,13 +46,13 @@ def rope_from_hf(raw: Mapping[str, Any]) -> tuple[Rope, int]:
     context = size(raw, "max_position_embeddings")
     scaling = _hf_scaling(fields, raw, context)
     theta = optional(fields, "rope_theta", float, DEFAULT_THETA)
-    return Rope(theta=theta, scaling=scaling), _stretched(context, scaling)
+    return Rope(theta=theta, scaling=scaling), _scaled_context(context, scaling)
 
 
 def rope_from_gguf(metadata: Mapping[str, Any], prefix: str, divisors: tuple[float, ...] | None) -> tuple[Rope, int]:
-    """The rotary positions in a GGUF file's `{prefix}.rope.*` keys, and the context that they reach.
+    """Return the rotary positions in the `{prefix}.rope.*` keys of a GGUF file, and the context that they extend to.
 
-    `divisors` are the values of the tensor `rope_freqs.weight`, where the file has one.
+    `divisors` are the values of the tensor `rope_freqs.weight`, or None if the file has no such tensor.
     """
     context = size(metadata, f"{prefix}.context_length")
     scaling = _gguf_scaling(metadata, f"{prefix}.rope.scaling.", context, metadata.get(f"{prefix}.rope.scale_linear"))
@@ -61,7 +61,7 @@ def rope_from_gguf(metadata: Mapping[str, Any], prefix: str, divisors: tuple[flo
             raise ModelError("RoPE scaling by both rope_freqs.weight and rope.scaling is not supported; supported: one")
         scaling = DivisorScaling(divisors=divisors)
     theta = optional(metadata, f"{prefix}.rope.freq_base", float, DEFAULT_THETA)
-    return Rope(theta=theta, scaling=scaling), _stretched(context, scaling)
+    return Rope(theta=theta, scaling=scaling), _scaled_context(context, scaling)
 
 
 def _hf_scaling(fields: Mapping[str, Any], raw: Mapping[str, Any], context: int) -> Scaling | None:
@@ -70,7 +70,7 @@ def _hf_scaling(fields: Mapping[str, Any], raw: Mapping[str, Any], context: int)
         raise ModelError(f"RoPE scaling {kind!r} is not supported; supported: {', '.join(_HF_SCALINGS)}")
     if kind == "default":
         return None
-    # Some models keep the length they were trained for outside; transformers prefers that one.
+    # Some models state the trained length outside of the RoPE parameters; transformers prefers that value.
     trained = raw.get("original_max_position_embeddings") or fields.get("original_max_position_embeddings")
     original = require(
         {"original_max_position_embeddings": trained or context}, "original_max_position_embeddings", int
@@ -81,7 +81,7 @@ def _hf_scaling(fields: Mapping[str, Any], raw: Mapping[str, Any], context: int)
     if kind == "linear":
         return LinearScaling(factor=factor)
     if kind == "dynamic":
-        # transformers knows no other original length here.
+        # transformers uses no other original length for dynamic scaling.
         return DynamicScaling(factor=factor, original_context=context)
     return Llama3Scaling(
         factor=factor,
@@ -108,7 +108,7 @@ def _hf_yarn(fields: Mapping[str, Any], original: int, context: int) -> YarnScal
 
 
 def _gguf_scaling(metadata: Mapping[str, Any], prefix: str, context: int, linear: float | None) -> Scaling | None:
-    """llama.cpp's rules: no type means linear, no factor or 0 means 1, which is no scaling."""
+    """Return the scaling by llama.cpp's rules: no type means linear; no factor, or 0, means no scaling."""
     fields = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
     if unknown := sorted(fields.keys() - _GGUF_SCALING_KEYS):
         raise ModelError(f"{prefix}{unknown[0]} is not supported; supported: {', '.join(sorted(_GGUF_SCALING_KEYS))}")
@@ -132,11 +132,11 @@ def _gguf_scaling(metadata: Mapping[str, Any], prefix: str, context: int, linear
     )
 
 
-def _stretched(context: int, scaling: Scaling | None) -> int:
-    """The context with the scaling on.
+def _scaled_context(context: int, scaling: Scaling | None) -> int:
+    """Return the context with the scaling applied.
 
-    Next to linear scaling, max_position_embeddings is the length before it (transformers 4 documents that); next to
-    yarn it may be the one or the other, and next to llama3 it is the full length. Dynamic scaling starts beyond it.
+    With linear scaling, max_position_embeddings is the unscaled length (as transformers 4 documents). With YaRN it may
+    be the unscaled or the scaled length, and with llama3 it is the scaled length. Dynamic scaling begins beyond it.
     """
     if isinstance(scaling, LinearScaling):
         return int(context * scaling.factor)

@@ -1,4 +1,4 @@
-"""Every attention backend computes what attention is, whatever the batch looks like."""
+"""Every attention backend agrees with the definition of attention, for any batch."""
 
 import math
 from typing import Any, get_args
@@ -21,11 +21,11 @@ HEAD_DIM = 4
 NUM_LAYERS = 2
 
 requests = st.tuples(st.integers(0, 40), st.integers(1, 12))
-"""Tokens that are in the cache already, and new ones."""
+"""Cached tokens and new tokens of a request."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
-    """The definition, a query at a time: q [queries, heads, head_dim] are the last of k's positions."""
+    """Compute attention by its definition, query by query. q [queries, heads, head_dim] are at the last positions of k."""
     sharing = q.shape[1] // k.shape[1]
     rows = []
     for index in range(len(q)):
@@ -75,8 +75,8 @@ def test_each_token_attends_to_itself_and_to_all_before_it_in_its_request(
         dtype=torch.float64,
         device=torch.device("cpu"),
     )
-    cache.data.copy_(random(*cache.data.shape))  # what former requests left behind
-    # Blocks one behind the other, or anywhere.
+    cache.data.copy_(random(*cache.data.shape))  # data of earlier requests
+    # Adjacent blocks, or random ones.
     numbers = iter(range(1, num_blocks) if in_place else torch.randperm(num_blocks, generator=generator).tolist())
     tables = [[next(numbers) for _ in range(-(-(past + new) // block_size))] for past, new in lengths]
 

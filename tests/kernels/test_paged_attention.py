@@ -1,4 +1,4 @@
-"""The decode kernel computes attention, however lengths, heads and splits fall."""
+"""The decode kernel agrees with its reference, for any lengths, heads, windows and splits."""
 
 import math
 from dataclasses import replace
@@ -41,7 +41,7 @@ def check(
 def check_append(
     case: PagedCase, window: int | None = None, tiles: DecodeTiles | None = None, *, table: bool, norms: str
 ) -> None:
-    """With the new tokens fused, in rows that lie apart: the same result, and the same cache."""
+    """Compare `append_and_attend` on rows that are not adjacent: same result, same cache."""
     requests, heads, head_dim = case.q.shape
     kv_heads = case.key_cache.shape[2]
     source = generator(requests)
@@ -149,7 +149,7 @@ def test_a_padding_row_of_length_0_stores_nothing(num_splits: int, heads: int) -
 @pytest.mark.parametrize("num_splits", [1, 4])
 @pytest.mark.parametrize("heads", [1, 4])
 @pytest.mark.parametrize("beside", [False, True])
-def test_results_go_where_the_caller_says_and_rows_of_length_0_stay(num_splits: int, heads: int, beside: bool) -> None:
+def test_results_are_written_to_the_output_and_rows_of_length_0_stay(num_splits: int, heads: int, beside: bool) -> None:
     case = paged_case([40, 0, 3, 0], heads=heads, kv_heads=1, head_dim=32, dtype=torch.float16)
     arguments = (case.q, case.key_cache, case.value_cache, case.block_tables, case.context_lens)
     alone = paged_decode_attention_reference(*arguments)

@@ -32,7 +32,7 @@ def compare(
     tiles: PrefillTiles | None = None,
     seed: int = 0,
 ) -> None:
-    """Requests are (tokens that are there already, new tokens)."""
+    """Compare the kernel with its reference. Requests are (cached tokens, new tokens)."""
     new = [count for _, count in requests]
     case = paged_case(
         [past + count for past, count in requests],
@@ -110,7 +110,7 @@ def test_a_single_new_token_is_decode(window: int | None) -> None:
 
 
 @pytest.mark.parametrize("before", [1, 8, 37])
-def test_tokens_before_the_first_request_and_behind_the_last_are_nobodys(before: int) -> None:
+def test_tokens_before_the_first_request_and_after_the_last_are_ignored(before: int) -> None:
     case = paged_case([19, 4], heads=2, kv_heads=2, head_dim=16, dtype=torch.float32, queries=before + 10 + 40)
     starts = torch.tensor([before, before + 8, before + 10], device=DEVICE)
     own = slice(before, before + 10)

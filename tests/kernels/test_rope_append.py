@@ -1,4 +1,4 @@
-"""Queries turn, keys and values reach their slots, and nothing else is written."""
+"""Queries and keys are rotated, keys and values are stored in their slots, and nothing else is written."""
 
 import pytest
 import torch
@@ -69,11 +69,11 @@ def test_shapes_and_parts(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         if many:
-            patch.setattr(module, "_FEW_PROGRAMS", 0)  # several heads a program
+            patch.setattr(module, "_FEW_PROGRAMS", 0)  # several heads per program
         compare(torch.float32, tokens, *heads, 12, with_table=with_table, with_norms=with_norms, seed=seed)
 
 
-def test_it_turns_as_the_models_do() -> None:
+def test_the_rotation_equals_that_of_torch_operations() -> None:
     rope = RotaryEmbedding(Rope(theta=10000.0), 16, 40)
     positions = torch.tensor([0, 7, 39])
     qkv = torch.randn(3, 4 * 16, generator=generator(0))

@@ -46,7 +46,7 @@ NEW_TOKENS = 6
 
 
 def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
-    """The toy's config.json: a Llama's, with a window and a rope base per layer."""
+    """Return the shape in the toy's config.json: a Llama with a window and a rope base per layer."""
     config = hf_config("toy", raw)
     specs = (
         msgspec.structs.replace(spec, window=window, rope=Rope(theta=theta))
@@ -67,7 +67,7 @@ def toy() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def weights() -> dict[str, Tensor]:
-    """Random weights by their names in a checkpoint."""
+    """Random weights, by their names in a checkpoint."""
     source = torch.Generator().manual_seed(7)
     shapes: dict[str, tuple[int, ...]] = {
         "model.embed_tokens.weight": (VOCAB, HIDDEN),
@@ -125,12 +125,12 @@ def rotated(x: Tensor, theta: float) -> Tensor:
     half = x.shape[-1] // 2
     frequencies = theta ** (-torch.arange(half, dtype=torch.float64) / half)
     angles = torch.outer(torch.arange(len(x), dtype=torch.float64), frequencies)[:, None]
-    turned = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.ones_like(angles), angles)
-    return torch.cat((turned.real, turned.imag), dim=-1)
+    pairs = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.ones_like(angles), angles)
+    return torch.cat((pairs.real, pairs.imag), dim=-1)
 
 
 def reference_logits(weights: dict[str, Tensor], token_ids: list[int]) -> Tensor:
-    """The whole model in float64, from the definition: [tokens, vocab_size]."""
+    """Compute the logits in float64, from the definition of the model: [tokens, vocab_size]."""
     double = {name: tensor.double() for name, tensor in weights.items()}
     at = torch.arange(len(token_ids))
     x = double["model.embed_tokens.weight"][token_ids]
@@ -154,7 +154,7 @@ def reference_logits(weights: dict[str, Tensor], token_ids: list[int]) -> Tensor
 
 @pytest.fixture(scope="module")
 def expected(weights: dict[str, Tensor]) -> list[list[int]]:
-    """The tokens that greedy decoding by the reference appends to each prompt, with the prompt."""
+    """Each prompt with the completion that greedy decoding by the reference appends."""
     found = []
     for prompt in PROMPTS:
         token_ids = list(prompt)
@@ -167,7 +167,10 @@ def expected(weights: dict[str, Tensor]) -> list[list[int]]:
 
 
 def check(engine: Engine, weights: dict[str, Tensor], expected: list[list[int]]) -> None:
-    """Every token and every logit is the reference's. Rotary tables are computed in float32 for every dtype."""
+    """Compare every token and every logit with the reference.
+
+    The tolerance covers rotary tables, which are computed in float32 for every dtype.
+    """
     params = SamplingParams(max_new_tokens=NEW_TOKENS, stop_on_eos=False)
     for traced, token_ids in zip(run_traced(engine, PROMPTS, params), expected, strict=True):
         assert traced.token_ids == token_ids
@@ -182,7 +185,7 @@ def engine_of(folder: Path, dtype: Any, **settings: Any) -> Engine:
 
 
 STEPS: list[dict[str, Any]] = [{}, {"max_batch_tokens": 6, "max_batch_size": 2}]
-"""Whole prompts, and chunks of them."""
+"""Settings for whole prompts, and for chunks."""
 
 
 @pytest.mark.parametrize("steps", STEPS, ids=["whole prompts", "chunks"])
@@ -241,7 +244,7 @@ def test_triton_backend(
     expected: list[list[int]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On a GPU, or else in Triton's interpreter."""
+    """Run the kernels on a GPU if there is one, else in Triton's interpreter."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kernels = ("decode_kernel", "paged_prefill", "rope_append")
     if device == "cpu":

@@ -1,4 +1,4 @@
-"""What one layer's attention computes, as plain data: heads, window, scale and rotary positions.
+"""The attention of one layer as plain data: heads, window, scale and rotary positions.
 
 Models state one `AttentionSpec` per layer. Every attention backend reads the spec of the layer that it runs.
 """
@@ -44,7 +44,7 @@ class Llama3Scaling(msgspec.Struct, frozen=True, kw_only=True, tag="llama3"):
 
 
 class DivisorScaling(msgspec.Struct, frozen=True, kw_only=True, tag="divisors"):
-    """One divisor per frequency: GGUF files store llama3 scaling this way, in the tensor `rope_freqs.weight`."""
+    """A divisor per frequency: GGUF files store llama3 scaling this way, in the tensor `rope_freqs.weight`."""
 
     divisors: tuple[float, ...]
 

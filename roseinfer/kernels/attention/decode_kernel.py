@@ -1,4 +1,10 @@
-"""The Triton kernel of decode attention: one new token per request over the paged KV cache."""
+"""The Triton kernel of decode attention: one new token per request over the paged KV cache.
+
+Each request's keys are cut into splits, so that a small batch fills the device too (Flash-Decoding, Dao et al., 2023).
+The last split to finish combines the results of all, so that a layer needs one kernel. One program computes all query
+heads that share a key head: keys and values are read once. The kernel also accepts fused projections. It then
+normalizes and rotates the new tokens itself, and does not read back what it appends to the cache.
+"""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +14,7 @@ import torch
 from torch import Tensor
 
 from roseinfer.kernels.arrival import is_last
-from roseinfer.kernels.attention.head_rotation import gains, rotation, turned
+from roseinfer.kernels.attention.head_rotation import gains, normalized_and_rotated, rotation
 from roseinfer.kernels.attention.projection import AttentionLayer
 from roseinfer.kernels.runtime import (
     MAX_ARRIVALS,
@@ -28,15 +34,16 @@ _MAX_SPLITS = 32
 
 @dataclass(frozen=True)
 class DecodeTiles:
-    """How a launch is cut up."""
+    """The division of a launch into programs."""
 
     tile: int
-    """Tokens that a program computes with at once."""
+    """Tokens that a program processes at once."""
     num_splits: int
+    """Parts that each request's keys are cut into."""
     num_warps: int
     num_stages: int
     ordered: bool = False
-    """Programs take requests in the order given: worth a load where not all of them can run at once."""
+    """True if programs start requests in the given order. That costs a load, and pays if not all run at once."""
 
 
 class Queries(NamedTuple):
@@ -72,7 +79,7 @@ class DecodeOutput(NamedTuple):
 
 
 def fits(rows: Tensor, key_cache: Tensor, *others: Tensor | None) -> bool:
-    """Whether the kernel takes them."""
+    """True if the kernel supports these input rows, this cache, and these other tensors."""
     _, block_size, kv_heads, head_dim = key_cache.shape
     power_of_two = block_size & (block_size - 1) == 0
     counted = len(rows) * kv_heads < MAX_ARRIVALS
@@ -95,7 +102,7 @@ def launch_decode(
     group = heads // kv_heads
     tiles = tiles or decode_tiles(requests, heads, key_cache, block_tables.shape[1] * block_size)
     out, beside = output or (torch.empty((requests, heads, head_dim), dtype=q.dtype, device=q.device), False)
-    # Of each split: a sum for every dimension; the largest score and the sum of weights.
+    # Results per split: the weighted sum per dimension; the largest score and the sum of weights.
     partial_out, partial_stats = out, out
     if tiles.num_splits > 1:
         partial_out = q.new_empty((requests, kv_heads, tiles.num_splits, group, head_dim), dtype=torch.float32)
@@ -153,26 +160,26 @@ def launch_decode(
 
 
 def decode_tiles(requests: int, heads: int, key_cache: Tensor, max_tokens: int) -> DecodeTiles:
-    """A choice from shapes alone, so that a captured launch serves every length that fits the tables.
+    """Choose tiles from shapes alone, so that a captured launch serves every length that fits the tables.
 
-    The best of what was measured on an H200 with contexts of 256 to 1000 tokens. Splits are a power of two, so that
-    batches of many sizes share a few compiled kernels.
+    The choices were the fastest of those measured on an H200 with contexts of 256 to 1000 tokens. The number of splits
+    is a power of two, so that batches of many sizes share a few compiled kernels.
     """
     kv_heads, head_dim = key_cache.shape[2:]
     lanes, multiprocessors = requests * kv_heads, num_multiprocessors(key_cache.device)
-    is_alone = heads == kv_heads  # no head shares its keys: no tensor cores
+    is_alone = heads == kv_heads  # no two query heads share keys, so tensor cores are not used
     if lanes >= 2 * multiprocessors:
         wanted = 1
         tile, num_warps = (16 if lanes >= 2048 else 32, 2) if is_alone else (64, 4)
     else:
-        # A single warp need not wait for others, and many programs of that size run side by side.
+        # Programs of a single warp need no synchronization, and many of them run at the same time.
         wanted = -(-(2 if is_alone else 8) * multiprocessors // lanes)
         tile, num_warps = 16, 1
     if head_dim > 64 if is_alone else head_dim > 128:
         num_warps = min(2 * num_warps, 4)
     if head_dim > 128:
         tile = min(tile, 64 // key_cache.element_size())
-    # Where many programs follow each other, three side by side hide a beginning better than two with longer pipelines.
+    # If many programs run one after another, three resident programs hide start-up better than two with more stages.
     num_stages = 2 if key_cache.element_size() > 2 or lanes > 10 * multiprocessors else 3
     possible = -(-max_tokens // tile)
     splits = next_power_of_two(min(wanted, possible, _MAX_SPLITS) + 1) // 2
@@ -233,17 +240,17 @@ def _decode_kernel(
 ):
     kv_head = tl.program_id(0)
     split = tl.program_id(1)
-    # What is loaded here has been there since the step's start, several launches ago.
+    # These inputs were written at the step's start, several launches ago: no need to wait for the predecessor.
     request = tl.load(order + tl.program_id(2)) if ORDERED else tl.program_id(2)
     length = tl.load(context_lens + request).to(tl.int32)
-    end = tl.maximum(length - 1, 0) if APPENDS else length  # of what is read from the cache
+    end = tl.maximum(length - 1, 0) if APPENDS else length  # number of tokens read from the cache
     first = 0
     if WINDOW > 0:
         first = tl.maximum(length - WINDOW, 0)
     num_tiles = tl.cdiv(end - first, TILE)
     split_tiles = tl.maximum(tl.cdiv(num_tiles, NUM_SPLITS), 1)
-    active = tl.cdiv(num_tiles, split_tiles)  # splits that have something to do; the others leave
-    # Before the wait: some split of each request stays and waits, so that the kernel ends after its predecessor.
+    active = tl.cdiv(num_tiles, split_tiles)  # splits with tokens; the others return
+    # Returning before the wait is safe: one split per request waits, so the kernel ends after its predecessor.
     if split >= tl.maximum(active, 1):
         return
     start = first + split * split_tiles * TILE
@@ -259,32 +266,32 @@ def _decode_kernel(
     values = value_cache + kv_head * value_head_stride
     queries = q + request.to(tl.int64) * q_request_stride + kv_head * GROUP * q_head_stride
     if APPENDS:
-        # Weights and the step's block table are there before the kernel's predecessor is done.
-        fresh = (split == 0) & (length > 0)  # the newest token is the first split's
+        # Weights and the step's block table do not depend on the kernel's predecessor.
+        fresh = (split == 0) & (length > 0)  # the first split computes the newest token
         new_block = tl.load(table + end // BLOCK_SIZE, mask=fresh, other=0).to(tl.int64)
         angles = rope_table + end.to(tl.int64) * rope_stride
         cos, sin = rotation(angles, dim, HEAD_DIM, HAS_TABLE)
         q_gain, q_swapped_gain = gains(q_norm, dim, HEAD_DIM, HAS_Q_NORM)
         k_gain, k_swapped_gain = gains(k_norm, dim, HEAD_DIM, HAS_K_NORM)
-    # Beside a predecessor that lets others start once its own has ended, that one's results are there already.
+    # With BESIDE, the predecessor triggered this launch only after its own predecessor had ended: inputs are ready.
     if PDL and not BESIDE:
         gdc_wait()
         gdc_launch_dependents()
 
     query_rows = queries + head * q_head_stride
     if APPENDS:
-        query = turned(
+        query = normalized_and_rotated(
             query_rows, in_group, dim, q_gain, q_swapped_gain, cos, sin, eps, HEAD_DIM, HAS_Q_NORM, HAS_TABLE
         )
         one = tl.arange(0, 1)
         key_row = q + request.to(tl.int64) * q_request_stride + (KV_HEADS * GROUP + kv_head) * HEAD_DIM + one
-        new_key = turned(
+        new_key = normalized_and_rotated(
             key_row, fresh & (one == 0), dim, k_gain, k_swapped_gain, cos, sin, eps, HEAD_DIM, HAS_K_NORM, HAS_TABLE
         )
         new_value = tl.load(
             key_row[:, None] + KV_HEADS * HEAD_DIM + dim[None, :], mask=fresh & in_dim[None, :], other=0.0
         )
-        # It starts the softmax, rounded as the cache would give it back.
+        # The new token starts the softmax, rounded as if it were read back from the cache.
         new_key = new_key.to(key_cache.dtype.element_ty)
         new_value = new_value.to(value_cache.dtype.element_ty)
         new_offset = end % BLOCK_SIZE
@@ -298,7 +305,7 @@ def _decode_kernel(
         query = tl.load(query_rows[:, None] + dim[None, :], mask=in_group[:, None] & in_dim[None, :], other=0.0)
 
     if GROUP_PADDED == 1:
-        # Without tensor cores: each place of the tile keeps its own running softmax; they are joined once, at the end.
+        # Without tensor cores: each token of the tile has its own running softmax. They are combined once, at the end.
         query = query.to(tl.float32) * scale
         peak = tl.full((TILE,), -1e30, tl.float32)
         total = tl.zeros((TILE,), tl.float32)
@@ -308,8 +315,8 @@ def _decode_kernel(
             peak = tl.where(newest, new_score, peak)
             total = tl.where(newest, 1.0, total)
             summed = tl.where(newest[:, None], new_value.to(tl.float32), summed)
-        # Keys and values are one tile ahead of the arithmetic, blocks of the table two: loads outside of products are
-        # not pipelined by the compiler.
+        # Keys and values are loaded one tile ahead of the arithmetic, block numbers two tiles: the compiler pipelines
+        # only loads that feed `tl.dot`.
         position = start + token
         live = position < stop
         block = tl.load(table + position // BLOCK_SIZE, mask=live, other=0).to(tl.int64)
@@ -372,7 +379,7 @@ def _decode_kernel(
             row_peak = new_peak
 
     if PDL and BESIDE:
-        # A successor waits for this kernel alone, which therefore must not end before its predecessor.
+        # The successor waits for this kernel only, so this kernel must not end before its own predecessor.
         gdc_wait()
         gdc_launch_dependents()
     lane = request * KV_HEADS + kv_head

@@ -1,6 +1,6 @@
-"""Norm and rotary position of whole heads, for kernels that make queries and keys themselves.
+"""RMS norm and rotation of whole heads, for Triton kernels that compute queries and keys themselves.
 
-`rope_append`'s own kernel does the same with the halves of a head apart.
+The kernel of `rope_append` computes the same on the two halves of a head separately.
 """
 
 from roseinfer.kernels.runtime import tl, triton
@@ -8,7 +8,7 @@ from roseinfer.kernels.runtime import tl, triton
 
 @triton.jit
 def rotation(angles, dim, HEAD_DIM: tl.constexpr, HAS_TABLE: tl.constexpr):
-    """Cosines and signed sines of a position, a pair for each dimension, [1, dims]."""
+    """Return cosines and signed sines of a position, one of each per dimension: [1, dims]."""
     HALF: tl.constexpr = HEAD_DIM // 2
     inside = (dim < HEAD_DIM) & HAS_TABLE
     low = dim < HALF
@@ -20,7 +20,7 @@ def rotation(angles, dim, HEAD_DIM: tl.constexpr, HAS_TABLE: tl.constexpr):
 
 @triton.jit
 def gains(weight, dim, HEAD_DIM: tl.constexpr, HAS_NORM: tl.constexpr):
-    """A norm's weight, and the same with its halves swapped, [1, dims]."""
+    """Return the weight of a norm, and the weight with its halves swapped: [1, dims] each."""
     inside = (dim < HEAD_DIM) & HAS_NORM
     gain = tl.load(weight + dim, mask=inside, other=1.0).to(tl.float32)
     swapped = tl.load(weight + _swapped(dim, HEAD_DIM), mask=inside, other=1.0).to(tl.float32)
@@ -28,7 +28,7 @@ def gains(weight, dim, HEAD_DIM: tl.constexpr, HAS_NORM: tl.constexpr):
 
 
 @triton.jit
-def turned(
+def normalized_and_rotated(
     rows,
     present,
     dim,
@@ -41,7 +41,7 @@ def turned(
     HAS_NORM: tl.constexpr,
     HAS_TABLE: tl.constexpr,
 ):
-    """Heads, to which rows point [heads], normed and turned as rope_append does it: [heads, dims], float32."""
+    """Load the heads that `rows` [heads] point to, normalize and rotate them: [heads, dims], float32."""
     mask = present[:, None] & (dim < HEAD_DIM)[None, :]
     value = tl.load(rows[:, None] + dim[None, :], mask=mask, other=0.0).to(tl.float32)
     swapped = value
@@ -58,6 +58,6 @@ def turned(
 
 @triton.jit
 def _swapped(dim, HEAD_DIM: tl.constexpr):
-    """The dimension that one turns together with."""
+    """Return the other dimension of the pair that is rotated together."""
     HALF: tl.constexpr = HEAD_DIM // 2
     return tl.where(dim < HALF, dim + HALF, dim - HALF)

@@ -1,11 +1,11 @@
 """Causal attention of several requests' new tokens, packed, over the paged KV cache.
 
 FlashAttention (Dao, 2023, https://arxiv.org/abs/2307.08691) with keys read through block tables. A request's queries
-are its last tokens, so whole prompts, chunks of prompts and single tokens are one case.
+are its last tokens, so whole prompts, chunks and single tokens are the same case.
 
-The rows that a program computes with are some tokens times the query heads that share a key head: keys are read once
-for all of these. Keys that all rows see need no mask and run in a loop of their own, before those on the diagonal and,
-with a window, on its far edge.
+The rows of a program are several tokens times the query heads that share a key head: keys are read once for all rows.
+Keys that all rows attend to need no mask and have a loop of their own. Masked loops cover the keys on the diagonal and,
+with a window, those at the window's far edge.
 """
 
 import math
@@ -25,16 +25,17 @@ from roseinfer.kernels.runtime import (
 )
 
 _MAX_PACKED = 16
-"""Most query heads that one program takes: no more than the fewest rows of a tile."""
+"""Maximum query heads per program: the smallest number of rows of a tile."""
 
 
 @dataclass(frozen=True)
 class PrefillTiles:
-    """How a launch is cut up."""
+    """The division of a launch into programs."""
 
     rows: int
-    """Queries that a program computes with, tokens times heads: a power of two from 16 on."""
+    """Queries per program, tokens times heads: a power of two of at least 16."""
     keys: int
+    """Keys that a program processes at once."""
     num_warps: int
     num_stages: int
 
@@ -51,14 +52,14 @@ def paged_prefill_attention(
     scale: float | None = None,
     sliding_window: int | None = None,
 ) -> Tensor:
-    """Each new token attends to itself and to all before it in its request.
+    """Attend from each new token to itself and to all tokens before it in its request.
 
-    q [tokens, heads, head_dim], request after request; query_starts [requests + 1], where each request's tokens begin
-    and the last one's end; max_query_len, by which tiles are chosen: about the most new tokens of a request; key_cache
-    and value_cache [num_blocks, block_size, kv_heads, head_dim], any strides but the last, the new tokens stored
-    already; block_tables [requests, max_blocks]; context_lens [requests], new tokens counted; scale above 0,
-    head_dim ** -0.5 by default -> [tokens, heads, head_dim]. Integers are int32 or int64.
-    Rows of q that belong to no request are left undefined.
+    q [tokens, heads, head_dim] holds one request after another; query_starts [requests + 1] holds the first token of
+    each request, then the end of the last. key_cache and value_cache [num_blocks, block_size, kv_heads, head_dim], with
+    any strides except the last, contain the new tokens already. block_tables [requests, max_blocks]; context_lens
+    [requests] count the new tokens. Integers are int32 or int64. `max_query_len`, by which tiles are chosen, is the
+    approximate maximum of new tokens per request. `scale` must be positive and defaults to head_dim ** -0.5.
+    Returns [tokens, heads, head_dim]; rows that belong to no request are undefined.
     """
     block_size = key_cache.shape[1]
     fits = block_size & (block_size - 1) == 0 and q.shape[-1] <= 256 and runs_triton(q, key_cache, value_cache)
@@ -87,7 +88,7 @@ def paged_prefill_attention_reference(
     scale: float | None = None,
     sliding_window: int | None = None,
 ) -> Tensor:
-    """The same with torch operations, a request at a time, in float32 or float64."""
+    """Compute `paged_prefill_attention` with torch operations, request by request, in float32 or float64."""
     compute = torch.promote_types(q.dtype, torch.float32)
     out = torch.zeros_like(q)
     starts, lengths = query_starts.tolist(), context_lens.tolist()
@@ -127,14 +128,14 @@ def paged_prefill_attention_triton(
     sliding_window: int | None = None,
     tiles: PrefillTiles | None = None,
 ) -> Tensor:
-    """The same in one Triton kernel."""
+    """Compute `paged_prefill_attention` in one Triton kernel."""
     tokens, heads, head_dim = q.shape
     _, block_size, kv_heads, _ = key_cache.shape
     group, requests = heads // kv_heads, len(context_lens)
     packed = _packed(group)
     tiles = tiles or prefill_tiles(q, kv_heads, max_query_len)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    # Each request's last tile may be part empty: so many tiles are enough, wherever the requests begin.
+    # The last tile of each request may be partly empty: this number suffices wherever the requests begin.
     num_tiles = tokens // (tiles.rows // packed) + requests
     _prefill_kernel[(num_tiles * (heads // packed),)](
         q,
@@ -172,10 +173,10 @@ def paged_prefill_attention_triton(
 
 
 def prefill_tiles(q: Tensor, kv_heads: int, max_query_len: int) -> PrefillTiles:
-    """A choice from shapes alone, of few: each is compiled when it is first needed."""
+    """Choose tiles from shapes alone. The choices are few, because each is compiled on first use."""
     rows = max_query_len * _packed(q.shape[1] // kv_heads)
     head_dim = q.shape[-1]
-    if q.element_size() == 4:  # no tensor cores, twice the memory
+    if q.element_size() == 4:  # float32: no tensor cores, twice the memory
         if head_dim > 128:
             return PrefillTiles(rows=16, keys=16, num_warps=8, num_stages=1)
         return PrefillTiles(rows=32, keys=32 if head_dim <= 64 else 16, num_warps=8, num_stages=2)
@@ -189,11 +190,11 @@ def prefill_tiles(q: Tensor, kv_heads: int, max_query_len: int) -> PrefillTiles:
 
 
 def _packed(group: int) -> int:
-    """How many of the query heads that share a key head one program takes."""
+    """Return the query heads per program, a divisor of the number that share a key head."""
     return max(count for count in range(1, _MAX_PACKED + 1) if group % count == 0)
 
 
-# Compiled again for a single request, or for a multiple of 16, it would be no faster.
+# Specialization for 1 request, or for multiples of 16, would compile again and be no faster.
 @triton.jit(do_not_specialize=["requests"])
 def _prefill_kernel(
     q,
@@ -227,22 +228,22 @@ def _prefill_kernel(
 ):
     PROGRAMS_A_TILE: tl.constexpr = HEADS // PACKED
     TOKENS: tl.constexpr = ROWS // PACKED
-    # The last queries of a request look at the most keys: they start first, all heads of them together.
+    # The last queries of a request attend to the most keys: their tiles start first, all heads together.
     tile = tl.num_programs(0) // PROGRAMS_A_TILE - 1 - tl.program_id(0) // PROGRAMS_A_TILE
     head = tl.program_id(0) % PROGRAMS_A_TILE * PACKED
     kv_head = head // GROUP
     if PDL:
-        # In this order: paged_decode_attention with `beside` reads what was there before this kernel began.
+        # In this order: a decode launch with `beside` reads what was written before this kernel began.
         gdc_wait()
         gdc_launch_dependents()
 
-    # A request's first tile is its first token // TOKENS + its number: the last one at or before this tile is ours.
+    # The first tile of request r is query_starts[r] // TOKENS + r. This tile's request is the last one at or before it.
     request = -1
     for first in range(0, requests, 128):
         index = first + tl.arange(0, 128)
         begin = tl.load(query_starts + index, mask=index < requests, other=0).to(tl.int32)
         request += tl.sum(((index < requests) & (begin // TOKENS + index <= tile)).to(tl.int32), 0)
-    request = tl.maximum(request, 0)  # before the first request's tiles there may be others' tokens
+    request = tl.maximum(request, 0)  # tiles before the first request hold other tokens
     query_start = tl.load(query_starts + request).to(tl.int32)
     num_queries = tl.load(query_starts + request + 1).to(tl.int32) - query_start
     first_query = (tile - request - query_start // TOKENS) * TOKENS
@@ -265,14 +266,14 @@ def _prefill_kernel(
 
     first_own = length - num_queries + first_query
     stop = tl.minimum(first_own + TOKENS, length)
-    seen_by_all = (first_own + 1) // KEYS * KEYS  # as far as the diagonal goes
+    seen_by_all = (first_own + 1) // KEYS * KEYS  # keys before the diagonal
     start = 0
     peak = tl.full((ROWS,), -1e30, tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     summed = tl.zeros((ROWS, DIM_PADDED), tl.float32)
     if WINDOW > 0:
         far = tl.maximum(first_own - WINDOW + 1, 0) // KEYS * KEYS
-        inside = tl.maximum(first_own + TOKENS - WINDOW, 0)  # the first key that the last query sees
+        inside = tl.maximum(first_own + TOKENS - WINDOW, 0)  # first key that the last query attends to
         start = tl.minimum(tl.cdiv(inside, KEYS) * KEYS, seen_by_all)
         peak, total, summed = _attend_keys(
             far, start, stop, True,
@@ -323,15 +324,15 @@ def _attend_keys(
     KEYS: tl.constexpr,
     WINDOW: tl.constexpr,
 ):
-    """Add the keys from `start`, a multiple of KEYS, to `stop` to a running softmax; none from `limit` on is read.
+    """Add the keys from `start`, a multiple of KEYS, up to `stop` to a running softmax. Never read from `limit` on.
 
-    Without a mask, `stop` is a multiple of KEYS too, and every row sees all of them.
+    Without a mask, `stop` is a multiple of KEYS too, and every row attends to all of these keys.
     """
     lane = tl.arange(0, KEYS)
     dim = tl.arange(0, DIM_PADDED)
     for at in range(start, stop, KEYS):
         position = at + lane
-        if KEYS % BLOCK_SIZE == 0:  # what of it does not change leaves the loop
+        if KEYS % BLOCK_SIZE == 0:  # the compiler moves the constant part out of the loop
             block_index = at // BLOCK_SIZE + lane // BLOCK_SIZE
             offset = lane % BLOCK_SIZE
         else:

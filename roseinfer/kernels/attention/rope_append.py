@@ -143,14 +143,14 @@ def _rope_append_kernel(
     is_value = (head >= NUM_HEADS + NUM_KV_HEADS) & (head < NUM_HEADS + 2 * NUM_KV_HEADS)
     is_key = (head >= NUM_HEADS) & (head < NUM_HEADS + NUM_KV_HEADS)
     inside = (head < NUM_HEADS + 2 * NUM_KV_HEADS)[:, None] & in_half[None, :]
-    # Weights are there before the kernel's predecessor is done.
+    # Weights do not depend on the kernel's predecessor.
     if HAS_Q_NORM:
         q_low = tl.load(q_norm + dim, mask=in_half, other=0.0).to(tl.float32)[None, :]
         q_high = tl.load(q_norm + HALF + dim, mask=in_half, other=0.0).to(tl.float32)[None, :]
     if HAS_K_NORM:
         k_low = tl.load(k_norm + dim, mask=in_half, other=0.0).to(tl.float32)[None, :]
         k_high = tl.load(k_norm + HALF + dim, mask=in_half, other=0.0).to(tl.float32)[None, :]
-    # So were slots and angles: made at the step's start, several launches ago.
+    # Nor do slots and angles: they were written at the step's start, several launches ago.
     slot = tl.load(slots + token).to(tl.int64)
     if HAS_TABLE:
         angle = table + tl.load(positions + token).to(tl.int64) * table_stride + dim
@@ -172,9 +172,9 @@ def _rope_append_kernel(
         first = tl.where(is_key[:, None], first * scale * k_low, first)
         second = tl.where(is_key[:, None], second * scale * k_high, second)
     if HAS_TABLE:
-        turned = first * cos - second * sin
+        rotated = first * cos - second * sin
         second = tl.where(is_value[:, None], second, second * cos + first * sin)
-        first = tl.where(is_value[:, None], first, turned)
+        first = tl.where(is_value[:, None], first, rotated)
 
     query_place = q + (token * NUM_HEADS + head[:, None]) * (2 * HALF) + dim[None, :]
     query_mask = is_query[:, None] & in_half[None, :]

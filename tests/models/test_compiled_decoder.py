@@ -1,4 +1,4 @@
-"""A decoder whose layers run as one compiled call says what it says without."""
+"""A decoder whose decode steps are one compiled call agrees with the same decoder in torch."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,12 +45,12 @@ def fresh(cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def save(kind: str, folder: Path) -> Path:
-    """A tiny model with what tells this architecture's layers from the others'."""
+    """Save a tiny model with the features that distinguish this architecture's layers."""
     if kind == "llama":
         return save_llama(folder, **SIZES)
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    save_llama(folder, **SIZES)  # for its tokenizer
+    save_llama(folder, **SIZES)  # saves the tokenizer
     window = {"sliding_window": 9} if kind == "mistral" else {}
     config = AutoConfig.for_model(
         kind, vocab_size=258, num_hidden_layers=2, max_position_embeddings=128, initializer_range=0.3, **SIZES, **window
@@ -58,7 +58,7 @@ def save(kind: str, folder: Path) -> Path:
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for parameter in model.parameters():
-        if parameter.dim() == 1:  # biases start at 0 and norms at 1, where a forgotten one would not show
+        if parameter.dim() == 1:  # biases start at 0 and norms at 1, which would hide a missing one
             torch.nn.init.normal_(parameter, parameter.mean().item(), 0.2)
     model.save_pretrained(folder)
     return folder
@@ -74,7 +74,7 @@ def engine_of(model: Path, **settings: Any) -> Engine:
 
 
 def watch(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The rows of each step from now on whose layers are one call."""
+    """Record the rows of each step that runs its layers in one call, from now on."""
     rows, run = [], CompiledLayers.run
     monkeypatch.setattr(CompiledLayers, "run", lambda self, *rest: rows.append(len(rest[0])) or run(self, *rest))
     return rows
@@ -82,14 +82,14 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "mistral"])
-def test_logits_are_those_of_torch(kind: str, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_equal_those_of_torch(kind: str, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save(kind, tmp_path)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     calls = watch(monkeypatch)
     monkeypatch.setattr(native_step, "MAX_ROWS", 4)
     try:
-        # Three at a time, as one call; six at a time, as calls of single operations.
+        # Batches of three run in one call; batches of six run operation by operation.
         for batch in (1, 3, 6):
             calls.clear()
             native_library.unload()
@@ -106,7 +106,7 @@ def test_logits_are_those_of_torch(kind: str, threads: int, tmp_path: Path, monk
 
 @pytest.mark.parametrize("quantize", ["none", "int8", "int4"])
 @pytest.mark.parametrize("head_dim", [32, 64, 128])
-def test_so_are_those_of_bfloat16_and_quantized_weights(
+def test_logits_of_bfloat16_and_quantized_weights_are_close_to_those_of_torch(
     quantize: Any, head_dim: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = save_llama(tmp_path, **SIZES | {"head_dim": head_dim})
@@ -120,10 +120,10 @@ def test_so_are_those_of_bfloat16_and_quantized_weights(
             (at for at, (a, b) in enumerate(zip(expected.token_ids, ours.token_ids, strict=True)) if a != b), None
         )
         alike = ours.logits[:start].float(), expected.logits[:start].float()
-        # Both round to bfloat16 on the way, at other places.
+        # Both round to bfloat16, but at different operations.
         assert len(alike[0]) == 0 or (alike[0] - alike[1]).abs().mean() < 0.05 * alike[1].std()
     same = sum(ours.token_ids[0] == expected.token_ids[0] for ours, expected in zip(compiled, plain, strict=True))
-    assert same >= len(PROMPTS) - 1, "but for near ties"
+    assert same >= len(PROMPTS) - 1, "only near ties may differ"
 
 
 def test_a_profiler_sees_the_parts_of_a_step(tmp_path: Path) -> None:
@@ -133,34 +133,36 @@ def test_a_profiler_sees_the_parts_of_a_step(tmp_path: Path) -> None:
         traced = run_traced(engine, PROMPTS, PARAMS)
     for ours, plain in zip(traced, expected, strict=True):
         assert ours.token_ids == plain.token_ids
-        assert torch.equal(ours.logits, plain.logits), "the parts are the whole"
+        assert torch.equal(ours.logits, plain.logits), "part by part equals one call"
     calls = {event.key: event.count for event in profiler.key_averages()}
     # Prompts run rope_append, too.
     counts = {calls[f"roseinfer::{part}"] for part in native_step.PARTS if part != "rope_append"}
     assert len(counts) == 1
     assert counts.pop() % engine.model_config.num_layers == 0
-    assert calls["roseinfer::linear"] > 0, "of prompts, and of the head"
-    assert calls["roseinfer.attention"] > calls["roseinfer::attention"], "a span around it, as around that of prompts"
+    assert calls["roseinfer::linear"] > 0, "prompts and the head use it"
+    assert calls["roseinfer.attention"] > calls["roseinfer::attention"], (
+        "the span covers attention of decodes and of prompts"
+    )
     assert calls["roseinfer.kv.append"] >= calls["roseinfer::rope_append"]
 
 
-def test_kernels_are_used_unasked_once_they_are_made(tmp_path: Path) -> None:
+def test_kernels_are_used_by_default_once_they_are_compiled(tmp_path: Path) -> None:
     folder = save("llama", tmp_path)
     assert not engine_of(folder, compile=False).config.compile
     assert engine_of(folder, compile=True).config.compile
     with pytest.raises(UsageError, match="too late in a process whose engines use the compiled kernels"):
         engine_of(folder, compile=False)
     native_library.unload()
-    assert engine_of(folder).config.compile is native_library.is_on_by_default(), "they are in the cache folder"
+    assert engine_of(folder).config.compile is native_library.is_on_by_default(), "the cache folder has them"
 
 
-def test_nothing_is_compiled_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_compiled_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path / "empty"))
     assert engine_of(save("llama", tmp_path)).config.compile is False
     assert not (tmp_path / "empty").exists()
 
 
-def test_a_model_of_other_sizes_runs_without(tiny_llama: Path, tiny_gpt2: Path) -> None:
+def test_a_model_of_unsupported_sizes_runs_in_torch(tiny_llama: Path, tiny_gpt2: Path) -> None:
     for folder in (tiny_llama, tiny_gpt2):
         plain = engine_of(folder, compile=False).generate(PROMPTS, PARAMS)
         compiled = engine_of(folder, compile=True).generate(PROMPTS, PARAMS)

@@ -1,4 +1,4 @@
-"""The backend of Triton kernels computes what the reference backend does, for any mixture of requests."""
+"""The Triton backend agrees with the reference backend, for any mixture of requests."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ def counted(name: str, launch: Callable[..., Tensor], *arguments: Any, **options
 
 @pytest.fixture(autouse=True, scope="module")
 def kernels_in_the_interpreter() -> Iterator[None]:
-    """Without a GPU the backend launches its kernels all the same, and each launch is counted."""
+    """Launch the kernels without a GPU too, in Triton's interpreter, and count the launches."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (decode_kernel, paged_prefill):
             patch.setattr(
@@ -67,7 +67,7 @@ def cache_of(num_blocks: int, block_size: int, kv_heads: int, head_dim: int, dty
 
 
 def layout_of(requests: list[tuple[int, int]], num_blocks: int, block_size: int, seed: int) -> StepLayout:
-    """Requests are (tokens in the cache, new tokens); their blocks lie anywhere."""
+    """Return the layout of requests given as (cached tokens, new tokens), in random blocks."""
     numbers = iter(torch.randperm(num_blocks, generator=torch.Generator().manual_seed(seed)).tolist())
     tables = [[next(numbers) for _ in range(-(-(past + new) // block_size))] for past, new in requests]
     slots = [
@@ -94,7 +94,7 @@ def compare(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> Counter[str]:
-    """Both backends on the same step and the same cache; the kernels that were launched."""
+    """Compare both backends on the same step and cache. Return the launches per kernel."""
     num_blocks = sum(-(-(past + new) // block_size) for past, new in requests) + 1
     layout = layout_of(requests, num_blocks, block_size, seed)
     ours, reference = TritonAttention(), GatherAttention()
@@ -117,7 +117,7 @@ def compare(
 
 @pytest.mark.parametrize("window", [None, 5])
 @pytest.mark.parametrize("requests", [[(20, 1), (3, 1)], [(20, 1), (0, 7)], [(9, 4)]], ids=str)
-def test_a_projection_is_normed_and_turned_on_its_way(requests: list[tuple[int, int]], window: int | None) -> None:
+def test_a_projection_is_normalized_and_rotated(requests: list[tuple[int, int]], window: int | None) -> None:
     heads, kv_heads, head_dim, eps = 4, 2, 16, 0.1
     layout = layout_of(requests, num_blocks=6, block_size=16, seed=0)
     ours, reference = TritonAttention(), GatherAttention()
@@ -132,7 +132,7 @@ def test_a_projection_is_normed_and_turned_on_its_way(requests: list[tuple[int, 
     projection = projection_of(qkv, (heads, kv_heads), **options, window=window, index=1)
     out = ours.attend(projection, ours.prepare(layout, cache))
 
-    apart = torch.empty(2, 1, tokens, kv_heads, head_dim, device=DEVICE)  # a block as long as the step
+    apart = torch.empty(2, 1, tokens, kv_heads, head_dim, device=DEVICE)  # one block with a slot per token of the step
     places = torch.arange(tokens, device=DEVICE)
     q = rope_append_reference(projection, places, apart[0], apart[1])
     new = fused(q, apart[0, 0], apart[1, 0], window=window, index=1)
@@ -183,7 +183,7 @@ def test_a_step_of_one_kind_takes_one_kernel(requests: list[tuple[int, int]], ke
     assert compare(requests, heads=2, kv_heads=1) == kernels
 
 
-def test_decodes_that_lie_on_the_device_need_no_preparation() -> None:
+def test_decodes_whose_layout_is_on_the_device_need_no_preparation() -> None:
     requests = [(20, 1), (5, 1), (40, 1)]
     layout = layout_of(requests, num_blocks=8, block_size=16, seed=0)
     cache = cache_of(8, 16, 2, 16, torch.float32, seed=0)
@@ -217,7 +217,7 @@ def test_tables_are_as_wide_as_the_longest_and_few_widths_occur() -> None:
     assert {padded_tables([[0] * count]).shape[1] for count in range(100)} == {16, 32, 64, 128}
 
 
-def test_where_kernels_cannot_run_paged_attention_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_kernels_cannot_run_paged_attention_uses_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("roseinfer.attention.triton_attention.runs_triton", lambda x: x.dtype == torch.float32)
 
     def chosen(block_size: int = 16, head_dim: int = 16, dtype: torch.dtype = torch.float32) -> type:
