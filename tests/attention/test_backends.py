@@ -25,7 +25,7 @@ requests = st.tuples(st.integers(0, 40), st.integers(1, 12))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
-    """Compute attention by its definition, query by query. q [queries, heads, head_dim] are at the last positions of k."""
+    """Compute attention by definition. q [queries, heads, head_dim] are at the last positions of k."""
     sharing = q.shape[1] // k.shape[1]
     rows = []
     for index in range(len(q)):
