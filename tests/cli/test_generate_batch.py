@@ -167,7 +167,7 @@ def test_wrong_lines_on_stdin_have_their_errors_as_answers_and_the_others_run(
     assert list(errors) == [2, 4, 5, 6, 7]
     assert all(error.startswith(f"stdin line {place}: ") for place, error in errors.items())
     assert "not valid JSON" in errors[2]
-    assert "line 3 too" in errors[4]
+    assert "already used in line 3" in errors[4]
     assert "max_new_tokens" in errors[5]
     target = tmp_path / "out.jsonl"
     target.write_bytes(done.stdout.encode())
@@ -259,9 +259,9 @@ BAD_LINES = {
     "two prompts": ('{"prompt": "a", "messages": []}', ["prompt and messages"]),
     "a prompt that is a number": ('{"prompt": 3}', ["invalid prompt 3: give a string"]),
     "messages without a role": ('{"messages": [{"content": "a"}]}', ["messages", "role"]),
-    "no messages": ('{"messages": []}', ["messages", "not empty"]),
+    "no messages": ('{"messages": []}', ["messages", "non-empty"]),
     "ids that are words": ('{"prompt_token_ids": ["a"]}', ["prompt_token_ids", "integers"]),
-    "an id that is a list": ('{"prompt": "a", "id": []}', ["id: expected"]),
+    "an id that is a list": ('{"prompt": "a", "id": []}', ["invalid id []"]),
     "an id twice": ('{"prompt": "a", "id": "same"}', ["'same'", "line 1"]),
     "a wrong type": ('{"prompt": "a", "top_k": "many"}', ["invalid top_k 'many'", "integer"]),
     "a wrong value": ('{"prompt": "a", "top_p": 0}', ["invalid top_p 0"]),
