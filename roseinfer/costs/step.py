@@ -66,7 +66,7 @@ def step_cost(
     - `weights`: sizes of the loaded model's weights, which may be quantized. None assumes `element_bytes` per element.
     """
     pairs = context_tokens if attention_pairs is None else attention_pairs
-    rows = _Rows(tokens, sampled, passes, context_tokens * model.num_layers, pairs * model.num_layers)
+    rows = _StepCounts(tokens, sampled, passes, context_tokens * model.num_layers, pairs * model.num_layers)
     return _cost(model, element_bytes, rows, weights)
 
 
@@ -80,10 +80,10 @@ def plan_cost(model: ModelConfig, element_bytes: int, plan: StepPlan, weights: W
         keys += num_layers * own_keys
         pairs += num_layers * own_pairs
     sampled = plan.decode_steps * sum(chunk.samples for chunk in plan.chunks)
-    return _cost(model, element_bytes, _Rows(plan.num_tokens, sampled, plan.decode_steps, keys, pairs), weights)
+    return _cost(model, element_bytes, _StepCounts(plan.num_tokens, sampled, plan.decode_steps, keys, pairs), weights)
 
 
-class _Rows(NamedTuple):
+class _StepCounts(NamedTuple):
     """Counts that determine the cost of one step."""
 
     tokens: int
@@ -98,7 +98,7 @@ class _Rows(NamedTuple):
     """Query-key pairs, summed over requests and layers."""
 
 
-def _cost(model: ModelConfig, element_bytes: int, rows: _Rows, weights: WeightBytes | None) -> StepCost:
+def _cost(model: ModelConfig, element_bytes: int, rows: _StepCounts, weights: WeightBytes | None) -> StepCost:
     plain = _plain(model)
     if weights is None:
         weights = plain.weights.scaled(element_bytes)

@@ -140,9 +140,7 @@ def test_a_profiler_sees_the_parts_of_a_step(tmp_path: Path) -> None:
     assert len(counts) == 1
     assert counts.pop() % engine.model_config.num_layers == 0
     assert calls["roseinfer::linear"] > 0, "prompts and the head use it"
-    assert calls["roseinfer.attention"] > calls["roseinfer::attention"], (
-        "the span covers prompts too"
-    )
+    assert calls["roseinfer.attention"] > calls["roseinfer::attention"], "the span covers prompts too"
     assert calls["roseinfer.kv.append"] >= calls["roseinfer::rope_append"]
 
 
