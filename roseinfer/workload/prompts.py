@@ -46,7 +46,7 @@ def parse_prompt(text: str) -> Prompt:
         return text
     if not _IDS.fullmatch(text):
         shortened = text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}..."
-        raise UsageError(f"invalid prompt {shortened!r}: give token ids as ids:1,2,3")
+        raise UsageError(f"invalid prompt {shortened!r}: give token ids like ids:1,2,3")
     return [int(token_id) for token_id in text.removeprefix("ids:").split(",")]
 
 
