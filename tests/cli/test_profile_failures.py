@@ -78,6 +78,6 @@ def test_a_disk_that_fills_up_is_one_line_and_loses_no_earlier_run(tmp_path: Pat
     assert second.returncode == 1
     assert stdout == ""
     assert len(stderr.splitlines()) == 1
-    assert "is the disk full?" in stderr or "cannot write to" in stderr
+    assert "free some disk space" in stderr or "cannot write to" in stderr
     assert (tmp_path / "latest").resolve() == earlier
     assert {path.name: path.read_bytes() for path in earlier.iterdir()} == kept
