@@ -126,7 +126,7 @@ class SamplingParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     @property
     def has_penalty(self) -> bool:
-        """True if a draw depends on the tokens before it."""
+        """True if any penalty is set, so that draws depend on the tokens before them."""
         return self.repetition_penalty != 1 or bool(self.presence_penalty or self.frequency_penalty)
 
 
@@ -148,9 +148,9 @@ class WorkloadConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     prompt_length: PositiveInt | str | None = None
     """Tokens per prompt of random ids: 128, "100..1024" (uniform), or "lognormal:MEDIAN:SIGMA[:MAX]"."""
     completion_length: PositiveInt | str | None = None
-    """Tokens per completion, drawn as `prompt_length` is. Replaces `max_new_tokens` for each request."""
+    """Tokens per completion, in the forms that `prompt_length` accepts. Replaces `max_new_tokens` for each request."""
     shared_prefix_length: NonNegativeInt = 0
-    """Tokens of a shared prefix, put before each drawn prompt's own `prompt_length` tokens."""
+    """Tokens of a shared prefix, prepended to the `prompt_length` tokens of each drawn prompt."""
     num_prefixes: PositiveInt = 1
     """Number of different shared prefixes. Requests use them in rotation."""
     turns: PositiveInt = 1

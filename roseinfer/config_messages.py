@@ -68,7 +68,7 @@ def listed(names: Iterable[str]) -> str:
 
 
 def _fields_of(table: str) -> tuple[inspect.Field, ...]:
-    """Return the keys of a table, or the tables themselves for the empty name."""
+    """Return the fields of a table of the configuration; for the empty name, the tables themselves."""
     struct = inspect.type_info(RunConfig)
     assert isinstance(struct, inspect.StructType)
     if table:
@@ -109,7 +109,7 @@ def _allowed(kind: inspect.Type, value: Any) -> str:
 def _range(kind: inspect.IntType | inspect.FloatType, value: Any) -> str:
     """Return the bounds of a number in words.
 
-    The upper bound of integers is mentioned only to a value above it: no other reader cares about 64 bits.
+    The upper bound of integers is mentioned only to a value above it: other readers need not know about 64 bits.
     """
     low = f"above {kind.gt}" if kind.gt is not None else f"of at least {kind.ge}" if kind.ge is not None else ""
     is_obvious = isinstance(kind, inspect.IntType) and not (isinstance(value, int) and value > (kind.le or value))

@@ -15,7 +15,8 @@ class CompletionText:
         self._detokenizer = detokenizer
         self._stops = StopStrings(request.params.stop) if any(request.params.stop) else None
         self._num_tokens = 0
-        self._num_without_stop = request.params.min_new_tokens - 1  # leading tokens that no stop string can end
+        # Leading tokens at which no stop string may end the completion.
+        self._num_without_stop = request.params.min_new_tokens - 1
 
     @property
     def stopped(self) -> bool:
@@ -23,12 +24,12 @@ class CompletionText:
         return self._stops is not None and self._stops.found
 
     def add(self, token_ids: Sequence[int]) -> list[str]:
-        """Return the text that each of the next tokens completes."""
+        """Add the next tokens, and return the text that each of them completes."""
         texts = [self._detokenizer.add(token_id) for token_id in token_ids]
         return texts if self._stops is None else [self._before_stop(text) for text in texts]
 
     def finish(self) -> str:
-        """Return the rest of the text, after the completion's last token."""
+        """Return the text that is still held back, once the completion's last token was added."""
         rest = self._detokenizer.finish()
         return rest if self._stops is None else self._stops.add(rest) + self._stops.finish()
 

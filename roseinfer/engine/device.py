@@ -32,7 +32,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(name: DTypeName, device: torch.device) -> torch.dtype:
-    """Return the dtype of that name; `auto` is bfloat16 if the device computes in it, else float32."""
+    """Return the dtype of that name; `auto` is bfloat16 if the device computes in bfloat16, else float32."""
     if name != "auto":
         return _DTYPES[name]
     computes_bfloat16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_computes_bfloat16()
@@ -42,7 +42,7 @@ def resolve_dtype(name: DTypeName, device: torch.device) -> torch.dtype:
 def resolve_quantization(
     config: EngineConfig, device: torch.device, dtype: torch.dtype, *, is_gguf: bool
 ) -> Literal["none", "int8", "int4", "stored"]:
-    """Return how weights are kept in memory; "stored" keeps the quantization of a GGUF file.
+    """Return the quantization of the weights in memory; "stored" is that of the GGUF file.
 
     Raises UsageError for a combination of quantization, device and dtype that has no kernels.
     """
@@ -67,7 +67,7 @@ def spare_memory_bytes(device: torch.device) -> int:
 
 
 def device_name(device: torch.device) -> str:
-    """Return a description of the device for people."""
+    """Return a readable name of the device: the GPU's model, or the CPU's threads and instruction set."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"

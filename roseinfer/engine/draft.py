@@ -1,4 +1,4 @@
-"""A step plan in the making: chunks, admissions and preemptions, with the room that is left."""
+"""A step plan under construction: its chunks, admissions and preemptions, and the tokens and blocks still available."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -25,13 +25,13 @@ class PlannerState(Protocol):
 
 @dataclass
 class Draft:
-    """One plan in the making. Reads the planner's state and the pool, and changes neither."""
+    """One step plan under construction. Reads the planner's state and the block pool, and changes neither."""
 
     planner: PlannerState
     queued_running: Sequence[Request]
-    """Running requests, in order."""
+    """Running requests, in the policy's order."""
     waiting: Sequence[Request]
-    """Waiting requests, in reversed order."""
+    """Waiting requests, in the reverse of the policy's order: the next one to start is last."""
     span: Callable[[str], AbstractContextManager[object]]
     chunks: list[Chunk] = field(default_factory=list)
     admitted: list[Admission] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Draft:
         self._holders: dict[int, int] = {}  # for blocks whose number of holders the plan changes
 
     def fill(self) -> int:
-        """Plan chunks until a limit is reached. Returns the decode steps that one launch takes."""
+        """Plan chunks until a limit is reached. Returns the number of decode steps in the launch."""
         for request in self.queued_running:
             if self._budget == 0 or request in self.preempted or not self._extend(request):
                 break
@@ -91,7 +91,7 @@ class Draft:
         admission = self._admission(request)
         if admission is None:
             return False
-        # Room for all of its tokens, not only for this chunk: half a prompt in the cache is of no use.
+        # All tokens of the request must fit, not only this chunk: half a prompt in the cache is of no use.
         needed = self._pool.blocks_for(len(request.token_ids)) - len(admission.shared)
         idle = sum(self._num_holders(block) == 0 for block in admission.shared)
         if needed + idle > self._num_free:
@@ -105,7 +105,10 @@ class Draft:
         return True
 
     def _admission(self, request: Request) -> Admission | None:
-        """Find the leading tokens that others have computed; None while a sibling is about to compute the prompt."""
+        """Return the admission of a waiting request, with the leading tokens that other requests have computed.
+
+        None while another completion of the same prompt is still computing the prompt, which can then be shared.
+        """
         size, parent = self._pool.block_size, request.parent
         reusable = len(request.token_ids) - 1  # the last token is always computed, to draw the next one
         with self.span("roseinfer.prefix_cache.lookup"):
@@ -131,7 +134,7 @@ class Draft:
         return Chunk(request, start, tokens, samples=tokens == left, is_decode=is_decode)
 
     def _run_ahead(self) -> int:
-        """Turn a decode into a launch of several decode steps if no request can end inside; return their number."""
+        """Extend a pure decode to several decode steps if no request can end within them; return their number."""
         most = self.planner.policy.max_decode_steps
         if most == 1 or self.admitted or self.preempted or not all(chunk.is_decode for chunk in self.chunks):
             return 1

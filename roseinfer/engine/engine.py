@@ -91,6 +91,6 @@ def _events(scheduler: Scheduler, request_ids: list[int]) -> Generator[TokenEven
 
 
 def _abort(scheduler: Scheduler, request_ids: list[int]) -> None:
-    """Free the blocks of an interrupted run. Finished requests stay as they are."""
+    """Abort the unfinished requests of an interrupted run, which frees their blocks."""
     for request_id in request_ids:
         scheduler.abort(request_id)

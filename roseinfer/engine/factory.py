@@ -83,7 +83,11 @@ def build_engine(config: EngineConfig, *, on_progress: ProgressCallback | None =
 
 
 def _with_native(wanted: bool | None, device: torch.device) -> bool:
-    """Load the compiled kernels if `wanted`, or by default if they exist. Returns True if the engine uses them."""
+    """Load the compiled CPU kernels, and return True if the engine uses them.
+
+    `wanted` is `--compile`: True compiles them if necessary, False forbids them. None uses them if they are compiled
+    already and on by default for this processor.
+    """
     if device.type != "cpu":
         if wanted:
             raise UsageError(

@@ -1,4 +1,4 @@
-"""Sizes for which steps are captured as CUDA graphs, and the graph that fits a step. No torch in here."""
+"""Sizes for which steps are captured as CUDA graphs, and the graph that fits a step, without importing torch."""
 
 from bisect import bisect_left
 from collections.abc import Iterable
@@ -7,11 +7,12 @@ from typing import Literal, NamedTuple
 from roseinfer.config import SamplingParams
 
 SamplingKind = Literal["greedy", "top_k", "all"]
-"""Sampling that a graph captures: the best logit, a draw from the best few, a draw from the whole vocabulary."""
+"""Sampling that a graph captures: the largest logit, a draw from a small top-k, or a draw from the whole vocabulary."""
 
 MIXED_TOKENS = 512
-"""Tokens up to which a step with prompts is captured. Longer steps keep a GPU busy for longer than their launches take
-the host. On an H200, 16-bit matrix products take time in steps of 128 rows, and 512 rows are among the fastest per row.
+"""Maximum tokens of a captured step with prompts. Longer steps run on the GPU for longer than the host takes to launch
+their kernels. On an H200, the time of a 16-bit matrix product grows in steps of 128 rows, and 512 rows are among the
+fastest per row.
 """
 
 LEAST_PROMPT_TOKENS = 128
@@ -22,13 +23,13 @@ MAX_PROMPTS = 32
 
 
 class GraphKey(NamedTuple):
-    """Size of a captured step, rounded up, and its kind of sampling."""
+    """Key of a CUDA graph: the size of the captured step, rounded up, and its kind of sampling."""
 
     rows: int
-    """Requests that decode."""
+    """Maximum requests that decode."""
     kind: SamplingKind
     tokens: int = 0
-    """All tokens of a step that also computes prompts; 0 for a pure decode."""
+    """Maximum tokens of a step that also computes prompts, decodes included; 0 for a pure decode."""
 
     def __str__(self) -> str:
         if self.tokens == 0:
@@ -53,14 +54,14 @@ class GraphSizes:
         return "top_k" if 0 < params.top_k <= self._max_top_k else "all"
 
     def decode_key(self, num_requests: int, kinds: Iterable[SamplingKind]) -> GraphKey | None:
-        """Return the graph for one token per request of a pure decode; None if the batch is too large."""
+        """Return the key of the graph for a pure decode; None if the batch is too large."""
         at = bisect_left(self.batch_sizes, num_requests)
         return GraphKey(self.batch_sizes[at], _widest(kinds)) if at < len(self.batch_sizes) else None
 
     def mixed_key(
         self, num_decodes: int, num_prompts: int, num_tokens: int, kinds: Iterable[SamplingKind]
     ) -> GraphKey | None:
-        """Return the graph for a step with prompts; None if the step is too large.
+        """Return the key of the graph for a step with prompts; None if the step is too large.
 
         A chunk counts as a decode if it is one token and the last of its request, as a prompt otherwise.
         `num_tokens` counts both.

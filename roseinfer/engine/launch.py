@@ -12,15 +12,15 @@ from roseinfer.upload import Array
 
 
 class DrawnTokens(NamedTuple):
-    """Newest tokens that a step draws, on the device. The next step can use them before the host has read them."""
+    """Last token that a step draws per row, on the device. The next step can use it before the host has read it."""
 
     tokens: Tensor
-    """[drawn rows or more], int64."""
+    """Token ids, [rows or more], int64. Entries after the last row are padding."""
     rows: Sequence[int]
-    """Row of each token in `tokens`."""
+    """Runner row of each token in `tokens`."""
 
     def places_of(self, rows: Iterable[int]) -> Array:
-        """Return the indexes in `tokens` of the tokens of some rows."""
+        """Return the index in `tokens` of the token of each given row."""
         wanted = list(rows)
         places = {row: place for place, row in enumerate(self.rows)} if wanted else {}
         return np.array([places[row] for row in wanted], dtype=np.int64)
@@ -32,7 +32,7 @@ class Launch:
     def __init__(self, drawn: Tensor, num_rows: int, logprobs: list[TokenLogprobs | None] | None = None) -> None:
         """`drawn` holds all tokens that the step draws, [decode steps, `num_rows` or more]."""
         self.logprobs = logprobs
-        """One entry per token, None for tokens without; None if no request asks for log-probabilities."""
+        """Log-probabilities per token, None where the request asks for none. None: no request asks for any."""
         self._num_rows = num_rows
         self._tokens, self._is_done = drawn, None
         if drawn.is_cuda:

@@ -1,4 +1,4 @@
-"""What the engine hands to its callers: token events while a request runs, outputs when it ends."""
+"""Results that the engine returns: token events while a request runs, outputs when it ends."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ FinishReason = Literal["stop", "length", "abort"]
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True):
-    """Log-probabilities of one completion token, under the model's logits before penalties, biases and bans."""
+    """Log-probabilities of one completion token, from the model's logits before penalties, biases and bans."""
 
     logprob: float
     """Natural logarithm of the drawn token's probability."""

@@ -1,10 +1,10 @@
-"""The planner: which requests the next step computes, with block accounting and no tensors.
+"""The planner: chooses the requests and tokens of each step and allocates their KV blocks, without tensors.
 
-`plan` decides and changes nothing. `begin` carries the decision out and returns the step as plain data. `advance`
-counts the step as done, and `resolve` takes the sampled tokens, before or after the next plan has begun.
+`plan` decides and changes nothing. `begin` executes the decision and returns the step as plain data. `advance` counts
+the step as computed, and `resolve` records the sampled tokens, before or after the next plan has begun.
 
 A request has `num_computed_tokens`, and a plan adds tokens to it. Prefill, chunked prefill, decode and the
-recomputation of a preempted request differ only in how many.
+recomputation of a preempted request differ only in the number of tokens.
 """
 
 from bisect import bisect_left, insort
@@ -28,7 +28,7 @@ SpanFactory = Callable[[str], AbstractContextManager[object]]
 
 
 class Planner:
-    """Requests in order over one block pool. The last in order is preempted when blocks run out."""
+    """Plans the steps of requests that share a block pool. If blocks run out, it preempts the last request in order."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Planner:
         rows: RowPool | None = None,
         graph_sizes: GraphSizes | None = None,
     ) -> None:
-        """Planners that drive one runner share `rows`. `graph_sizes` is None where no step runs as a CUDA graph."""
+        """Planners that drive one runner share `rows`. `graph_sizes` is None if no step runs as a CUDA graph."""
         self.pool = pool
         self.policy = policy
         self._rows = rows or RowPool()
@@ -46,7 +46,7 @@ class Planner:
         self._waiting: list[Request] = []  # in reversed order: the next request is last; preempted ones included
         self._running: list[Request] = []  # in order
         self.num_waiting_tokens = 0
-        """Tokens of waiting requests, all of which are to be computed unless the prefix cache holds them."""
+        """Tokens of all waiting requests, including those that the prefix cache may hold."""
         self.num_preemptions = 0
 
     @property
@@ -55,7 +55,7 @@ class Planner:
         return bool(self._waiting or self._running)
 
     def add(self, request: Request) -> None:
-        """Queue a request. Raises UsageError, with the arithmetic, for one that can never run."""
+        """Queue a request. Raises UsageError, with the arithmetic, if the request can never run."""
         # The last token of a completion is never computed, so it needs no slot.
         num_tokens = len(request.prompt_token_ids) + max(request.max_new_tokens - 1, 0)
         blocks = self.pool.blocks_for(num_tokens)
@@ -72,7 +72,7 @@ class Planner:
     def plan(self, span: SpanFactory = nullcontext) -> StepPlan:
         """Decide the next step from the current state, without changing the state.
 
-        `span` marks the parts of planning that a trace should show.
+        `span` opens a named range around each part of planning that a trace should show.
         """
         draft = Draft(self, self._running, self._waiting, span)
         steps = draft.fill()
@@ -154,18 +154,18 @@ class Planner:
     def can_plan_ahead(self, plan: StepPlan) -> bool:
         """True if the step after an advanced plan can be planned and launched before the plan's tokens are read.
 
-        That needs a request to run, and draws that do not depend on tokens being read: no penalties, biases or bans.
+        That requires a running request, and draws that do not depend on the unread tokens: no penalties or bans.
         """
         return bool(self._running) and plan.draws_plainly
 
     def resolve(self, plan: StepPlan, sampled: Sequence[int]) -> list[tuple[Request, Sequence[int]]]:
-        """Give the sampled tokens of an advanced plan to their requests.
+        """Append the sampled tokens of an advanced plan to their requests.
 
         `sampled` has one token per chunk that samples, in plan order; after several decode steps, all tokens of the
         first decode step, then all of the second, and so on. Returns each request with its new tokens. A request that
         has ended since the launch gets none.
         """
-        news: list[tuple[Request, Sequence[int]]] = []
+        resolved: list[tuple[Request, Sequence[int]]] = []
         rows, row = sum([chunk.samples for chunk in plan.chunks]), 0
         for chunk in plan.chunks:
             request = chunk.request
@@ -174,15 +174,15 @@ class Planner:
                 token_ids = sampled[row::rows]
                 row += 1
                 if not is_over:
-                    news.append((request, request.take(token_ids)))
+                    resolved.append((request, request.take(token_ids)))
             if not is_over:
                 self._publish(chunk)
                 if request.finish_reason is not None:
                     self._leave(request)
-        return news
+        return resolved
 
     def commit(self, plan: StepPlan, sampled: Sequence[int]) -> list[tuple[Request, Sequence[int]]]:
-        """Do `advance` and `resolve` at once, for tokens that have been read already."""
+        """Call `advance` and then `resolve`, for tokens that have been read already."""
         self.advance(plan)
         return self.resolve(plan, sampled)
 
@@ -193,7 +193,7 @@ class Planner:
         request.finish("stop")
 
     def abort(self, request: Request) -> None:
-        """Drop an unfinished request."""
+        """End an unfinished request and free its blocks."""
         self._leave(request)
         request.finish("abort")
 
@@ -206,7 +206,7 @@ class Planner:
         return keys[:num_blocks]
 
     def _graph_for(self, chunks: Sequence[Chunk], decode_steps: int) -> GraphKey | None:
-        """Return the graph that fits the chunks, whose requests all draw plainly."""
+        """Return the key of the graph that fits the chunks. Every request must satisfy `Request.draws_plainly`."""
         sizes = self._graph_sizes
         if sizes is None:
             return None
@@ -281,7 +281,7 @@ def _token_ids(plan: StepPlan, lengths: Sequence[int]) -> list[int]:
 
 
 def _order(policy: Policy) -> Callable[[Request], tuple[int, ...]]:
-    """Return the sort key by which requests start and are served."""
+    """Return the sort key of the order in which requests are admitted and served."""
     if policy.longest_first:
         return lambda request: (-request.max_new_tokens, request.id, request.sample_index)
     return lambda request: (request.id, request.sample_index)

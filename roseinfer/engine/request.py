@@ -1,4 +1,4 @@
-"""The state of one generation job. No torch in here."""
+"""The state of one generation job, without importing torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ class Request:
     stop_token_ids: frozenset[int]
     submitted_s: float
     token_ids: list[int] = field(default_factory=list)
-    """Prompt and completion, `PENDING` for tokens that a launch is drawing."""
+    """Token ids of prompt and completion; `PENDING` for tokens that a launch is drawing."""
     num_computed_tokens: int = 0
     """Leading tokens whose keys and values are in the cache."""
     row: int = -1
@@ -43,7 +43,7 @@ class Request:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     """Log-probabilities per completion token, if the parameters ask for them."""
     sampling_kind: SamplingKind = "greedy"
-    """Sampling that a CUDA graph needs for this request. Set by a planner that knows about graphs."""
+    """Kind of sampling that a CUDA graph needs for this request. Set by planners of engines with CUDA graphs."""
 
     def __post_init__(self) -> None:
         self.token_ids = list(self.prompt_token_ids)
@@ -54,7 +54,7 @@ class Request:
 
     @property
     def draws_plainly(self) -> bool:
-        """True if the next token is drawn from the model's own logits, and nothing else about them is asked for."""
+        """True if the next token is drawn from the model's unchanged logits, without reporting log-probabilities."""
         return self._is_plain and not (self._bans and self._bans_now)
 
     @property
@@ -99,7 +99,7 @@ class Request:
         return token_ids
 
     def finish(self, reason: FinishReason) -> None:
-        """End the completion here and drop its pending tokens."""
+        """End the completion and drop its pending tokens."""
         self.finish_reason = reason
         del self.token_ids[len(self.token_ids) - self.num_pending :]
         self.num_pending = 0

@@ -1,4 +1,4 @@
-"""Numbers of the runner's rows, shared by all schedulers of one engine."""
+"""Allocation of the runner's row numbers, shared by all schedulers of one engine."""
 
 from heapq import heappop, heappush
 

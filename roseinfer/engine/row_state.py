@@ -32,7 +32,7 @@ class RowState:
         self._completion.update(token_ids[in_prompt:])
 
     def history(self, num_tokens: int) -> History:
-        """Return what the draw of the token after `num_tokens` tokens depends on besides the parameters."""
+        """Return the token counts and bans that affect the draw of the token after `num_tokens` tokens."""
         num_new_tokens = num_tokens - self._num_prompt_tokens
         banned = self._stop_token_ids if num_new_tokens < self.params.min_new_tokens else _NO_TOKENS
         return History(self._prompt, self._completion, banned)

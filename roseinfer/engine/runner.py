@@ -1,4 +1,4 @@
-"""The runner: carries out steps on one device. Knows rows, not requests."""
+"""The runner executes steps on one device. It knows requests only by their rows."""
 
 import logging
 from collections.abc import Sequence
@@ -48,10 +48,10 @@ class Runner:
 
     @torch.inference_mode()
     def launch(self, batch: StepBatch) -> Launch:
-        """Run a step, which draws a token per chunk that samples, in the batch's order.
+        """Launch a step, which draws one token per chunk that samples, in the batch's order.
 
-        Tokens that the previous launch is drawing need not have been read. Raises RoseinferError when the device has
-        no memory for the step.
+        The host need not have read the tokens of the previous launch. Raises RoseinferError if the device has no
+        memory for the step.
         """
         try:
             return self._launch(batch)
@@ -74,7 +74,7 @@ class Runner:
             return self._launched(batch, tokens, graphs.newest)
         if batch.decode_steps == 1:
             return self._launch_step(batch, states)
-        # Decode steps one by one, with the host between them: what a graph does without the host.
+        # Without a graph, the host launches the decode steps one by one.
         drawn = []
         for step in range(batch.decode_steps):
             self._launch_step(_decode_step(batch, step), states)
@@ -82,7 +82,7 @@ class Runner:
         return Launch(torch.stack(drawn), len(batch.rows))
 
     def _update_rows(self, batch: StepBatch) -> list[RowState]:
-        """Apply what the batch says about rows. Returns the state of each chunk's row."""
+        """Assign rows to new requests and append to block tables. Returns the state of each chunk's row."""
         rows = self._rows
         for start in batch.row_starts:
             rows[start.row] = RowState(start)
@@ -91,7 +91,7 @@ class Runner:
         return [rows[row] for row in batch.rows]
 
     def _graph_of(self, batch: StepBatch) -> GraphKey | None:
-        """Return the graph that runs the batch in one launch; None if it runs operator by operator."""
+        """Return the key of the graph that runs the batch; None if the batch runs operator by operator."""
         key = batch.graph
         if self.graphs is None or key is None or not self.graphs.wants(key):
             return None
@@ -99,13 +99,13 @@ class Runner:
 
     @torch.inference_mode()
     def capture_missing(self) -> None:
-        """Capture the graphs that were asked for and not captured yet, so that the same load finds all of them."""
+        """Capture the graphs that batches needed and that do not exist yet, so that the same load finds all of them."""
         for key in [] if self.graphs is None else self.graphs.missing:
             if not self._capture(key):
                 return
 
     def _capture(self, key: GraphKey) -> bool:
-        """Capture a graph; without memory for it, give up all graphs. Returns True if it was captured."""
+        """Capture a graph. If memory runs out, stop using graphs. Returns True if the graph was captured."""
         assert self.graphs is not None
         # A capture overwrites the buffers that hold the newest tokens.
         self._drawn = DrawnTokens(self._drawn.tokens.clone(), self._drawn.rows)
@@ -140,7 +140,7 @@ class Runner:
         return Launch(tokens, len(rows), logprobs)
 
     def _inputs(self, batch: StepBatch, states: Sequence[RowState]) -> tuple[Tensor, Tensor, Tensor, AttentionMetadata]:
-        """Return token ids, positions, rows to sample from, and attention metadata, all on the device."""
+        """Return token ids, positions, indexes of the tokens to sample after, and attention metadata, on the device."""
         block_tables = [state.block_table for state in states]
         inputs = StepInputs.of(batch, block_tables, self.cache.block_size)
         sources = self._drawn.places_of(batch.rows[at] for at in inputs.pending_chunks)
@@ -185,7 +185,7 @@ def _count_tokens(batch: StepBatch, states: Sequence[RowState]) -> None:
 
 
 def _decode_step(batch: StepBatch, step: int) -> StepBatch:
-    """Return one decode step of a launch of several, with all changes to rows applied already."""
+    """Return one decode step of a batch of several. The batch's changes to rows must be applied already."""
     return structs.replace(
         batch,
         starts=[start + step for start in batch.starts],

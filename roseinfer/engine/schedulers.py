@@ -23,7 +23,7 @@ from roseinfer.sampling.uniform import derived_seed
 from roseinfer.spans import span
 
 _LARGE_BYTES = 1 << 29
-"""Bytes of layer weights from which a GPU takes long enough to read them that spreading prompts pays off. On an H200,
+"""Minimum bytes of layer weights for spreading prompts over steps: a GPU must take long enough to read them. On an H200,
 qwen3-0.6b gains 3 %; gpt2, a fifth of its size, is limited by the host's preparation of the steps.
 """
 
@@ -50,12 +50,12 @@ class Scheduler(ABC):
 
     @property
     def has_unfinished(self) -> bool:
-        """True while `step` has something to do or to return."""
+        """True while a request is unfinished, or `step` has events to return."""
         return bool(self._unfinished or self._events)
 
     @property
     def num_preemptions(self) -> int:
-        """Times that a running request gave its blocks back to an older one."""
+        """Number of preemptions so far."""
         return self._planner.num_preemptions
 
     def submit(self, prompt: Prompt, params: SamplingParams | None = None) -> int:
@@ -144,7 +144,7 @@ class Scheduler(ABC):
             self._read()
 
     def _read(self) -> None:
-        """Wait for the tokens in flight, give them to their requests, and make events of them."""
+        """Wait for the tokens in flight, append them to their requests, and create their events."""
         assert self._in_flight is not None
         (plan, launch, launched_s), self._in_flight = self._in_flight, None
         with span("roseinfer.read_tokens"):
@@ -153,14 +153,14 @@ class Scheduler(ABC):
         self._steps.append((plan, now_s - max(launched_s, self._read_s)))
         self._read_s = now_s
         with span("roseinfer.commit"):
-            news = self._planner.resolve(plan, sampled)
+            resolved = self._planner.resolve(plan, sampled)
             if launch.logprobs is not None:
                 asking = [chunk.request for chunk in plan.chunks if chunk.samples]
                 for request, row in zip(asking, launch.logprobs, strict=True):
                     if row is not None:
                         request.logprobs.append(row)
         with span("roseinfer.detokenize"):
-            for request, token_ids in news:
+            for request, token_ids in resolved:
                 self._hand_out(request, token_ids, now_s)
 
     def run(self) -> list[RequestOutput]:
@@ -175,7 +175,7 @@ class Scheduler(ABC):
         return [request.output() for request in sorted(finished, key=lambda r: (r.id, r.sample_index))]
 
     def abort(self, request_id: int) -> None:
-        """End a request's unfinished completions now, with the tokens they have. A finished request stays as it is."""
+        """End a request's unfinished completions now, with the tokens drawn so far. A finished request is unchanged."""
         for text in list(self._unfinished.get(request_id, ())):
             self._planner.abort(text.request)
             text.request.text += text.finish()
@@ -219,7 +219,7 @@ class Scheduler(ABC):
     def _check(self, params: SamplingParams) -> None:
         if any(params.stop) and self.engine.tokenizer is None:
             raise UsageError(
-                f"stop strings need text, and {self.engine.model_name} brings no tokenizer: use stop_token_ids, "
+                f"stop strings need a tokenizer, and {self.engine.model_name} has none: use --stop-token-id, "
                 "or name a tokenizer with --tokenizer"
             )
         vocab_size = self.engine.model_config.vocab_size
@@ -228,7 +228,7 @@ class Scheduler(ABC):
                 raise UsageError(f"{name}: token id {wrong[0]} is outside the model's vocabulary of {vocab_size}")
 
     def _hand_out(self, request: Request, token_ids: Sequence[int], now_s: float) -> None:
-        """Make events of a request's new tokens, the last of which may end the request.
+        """Create the events of a request's new tokens. The last token may end the request.
 
         A request with stop strings gets one token per step, because a stop string may end it at any token.
         """

@@ -44,7 +44,7 @@ class BlockTableChange(msgspec.Struct, frozen=True, gc=False):
 
 
 class StepBatch(msgspec.Struct, frozen=True, gc=False):
-    """Everything the runner needs for one step. Lists without another note have one entry per chunk, in plan order.
+    """Everything the runner needs for one step. Unless documented otherwise, lists have one entry per chunk.
 
     A chunk is the part of one request that the step computes. Its positions are `starts[i]` to
     `starts[i] + lengths[i] - 1`.

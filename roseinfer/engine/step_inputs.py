@@ -14,7 +14,7 @@ Integers: TypeAlias = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class StepInputs:
-    """Packed tokens, chunk after chunk."""
+    """Model inputs of one step, for tokens packed chunk after chunk."""
 
     token_ids: Integers
     """Token ids, 0 in place of pending tokens. [tokens]"""
@@ -39,8 +39,8 @@ class StepInputs:
     ) -> "StepInputs":
         """Compute the inputs of a batch of one decode step.
 
-        `block_tables` has one table per chunk, which reaches to the chunk's end. Chunks are packed in `order`,
-        indexes into the batch; None packs them as they are.
+        `block_tables` has one table per chunk, with blocks up to the chunk's end. `order` has the indexes of the
+        chunks in packing order; None is the batch's own order.
         """
         token_ids = batch.token_ids if order is None else _reordered_tokens(batch, order)
         order = range(len(batch.rows)) if order is None else order

@@ -20,14 +20,14 @@ class Policy:
     max_batch_tokens: int
     """Maximum tokens per step."""
     max_mixed_tokens: int
-    """Maximum tokens of a step that also decodes. Bounds the time between two tokens of a running request."""
+    """Maximum tokens of a step with prompts and decodes. Bounds the time between two tokens of a running request."""
     least_prompt_tokens: int = LEAST_PROMPT_TOKENS
     """Prompt tokens that a step may compute even if its decodes alone reach `max_mixed_tokens`."""
     spreads_prompts: bool = False
-    """True: compute prompts in steps of `max_mixed_tokens` from the start, provided that the completions to come have
-    enough steps for all prompts. False: compute as many prompt tokens at once as possible."""
+    """True: limit prompts to `max_mixed_tokens` per step from the start, if the running completions last long enough to
+    compute all prompts that way. False: limit prompts only in steps that also decode."""
     longest_first: bool = False
-    """True: start the longest completions first, so that no straggler ends a batch. False: first come, first served."""
+    """True: start the longest completions first, so that none runs alone at the end. False: start in order of arrival."""
     max_decode_steps: int = 1
     """Maximum tokens per request that one launch decodes, provided that no request can end inside the launch."""
 
@@ -41,8 +41,8 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):  # one per request and step:
     samples: bool
     """True if the chunk ends with the request's last token, so that the next token can be drawn."""
     is_decode: bool
-    """True if the chunk computes a token of the completion that was just drawn. Several such tokens are drawn and
-    computed one after the other."""
+    """True if the chunk computes the newest token of the completion, and with several decode steps also the tokens
+    that the launch draws after it."""
 
     @property
     def stop(self) -> int:
@@ -55,7 +55,7 @@ class Admission(msgspec.Struct, frozen=True, gc=False):
 
     request: Request
     shared: tuple[int, ...] = ()
-    """Full blocks that the request holds together with others. Nobody writes to them."""
+    """Full blocks that the request shares with others. Their contents no longer change."""
     copied: int | None = None
     """Block that another request still writes to. Its first tokens are copied to a block of this request."""
     num_tokens: int = 0
@@ -71,7 +71,7 @@ class StepPlan(msgspec.Struct, frozen=True):
     decode_steps: int = 1
     """Tokens that each request of a pure decode draws, one after the other, in one launch."""
     draws_plainly: bool = True
-    """True if every request draws from the model's own logits and asks for nothing else about them."""
+    """True if every request draws from the model's unchanged logits, and none asks for log-probabilities."""
     graph: GraphKey | None = None
     """CUDA graph that fits the step; None for a step that no graph can run."""
 

@@ -1,7 +1,7 @@
-"""Decode steps that follow each other without the host.
+"""Captured decode steps, which run one after another without the host.
 
-Drawn tokens, positions and context lengths stay on the device, where the next step finds them. The first step of the
-next launch finds them there as well, so it need not wait until the host has read the tokens.
+Drawn tokens, positions and context lengths stay on the device, where the next step reads them. The first step of the
+next launch reads them there as well, so it need not wait until the host has read the tokens.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from roseinfer.upload import upload
 
 
 class DecodeSteps:
-    """Captured steps of one token per request, repeated as often as a launch asks."""
+    """Captured steps of one token per request. A launch replays one or several of them."""
 
     def __init__(
         self,
@@ -60,11 +60,11 @@ class DecodeSteps:
 
     @property
     def newest(self) -> Tensor:
-        """Tokens that the last step leaves for the next one, in batch order. [rows or more]"""
+        """Last drawn tokens, which the next step reads as its input, in batch order: [rows or more]."""
         return self._inputs.on_device["token_ids"]
 
     def drawn(self, steps: int) -> Tensor:
-        """Return the tokens of the first `steps` decode steps of a launch. [steps, rows or more]"""
+        """Return the tokens of the first `steps` decode steps of a launch: [steps, rows or more]."""
         return self._drawn[:steps]
 
     def prepare(self, batch: StepBatch, states: Sequence[RowState], key: GraphKey, before: DrawnTokens) -> None:
@@ -83,7 +83,7 @@ class DecodeSteps:
         self._states = self._stops = ()
 
     def step(self, key: GraphKey) -> None:
-        """Run one decode step on the first rows, and leave their inputs ready for the next one."""
+        """Run one decode step on the first `key.rows` rows, and prepare their inputs for the next step."""
         size = key.rows
         fields = {name: values[:size] for name, values in self._inputs.on_device.items()}
         token_ids, positions, context_lens = fields["token_ids"], fields["positions"], fields["context_lens"]
@@ -96,7 +96,7 @@ class DecodeSteps:
             advance(drawn, token_ids, positions, context_lens, fields["advance"], self._drawn, fields["step"])
 
     def _set_rows(self, batch: StepBatch, states: Sequence[RowState], size: int, before: DrawnTokens) -> None:
-        """Upload all inputs: the rows differ from the last launch's, or another kind of step ran in between."""
+        """Upload all inputs of a step: the batch's own rows, then padding rows up to `size`."""
         fill = self._inputs.fill
         starts = np.array(batch.starts, dtype=np.int64)
         fill("token_ids", [max(token_id, 0) for token_id in batch.token_ids], size)
@@ -110,7 +110,7 @@ class DecodeSteps:
         if not pending:
             self._inputs.upload()
             return
-        # Read the drawn tokens before the upload: they may lie in the very inputs that it overwrites.
+        # Read the drawn tokens before the upload: they may be in the inputs that the upload overwrites.
         places = before.places_of(batch.rows[at] for at in pending)
         sources, targets = upload(before.tokens.device, places, np.array(pending, dtype=np.int64))
         known = before.tokens[sources]

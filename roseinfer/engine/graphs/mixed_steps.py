@@ -22,7 +22,7 @@ from roseinfer.spans import span
 
 
 class MixedSteps:
-    """Captured steps of one token for each of some requests, and prompt tokens of others."""
+    """Captured steps that decode some requests, one token each, and compute prompt tokens of others."""
 
     def __init__(
         self,
@@ -66,11 +66,11 @@ class MixedSteps:
 
     @property
     def newest(self) -> Tensor:
-        """Tokens that the step draws, in batch order. [rows or more]"""
+        """Tokens that the step draws, in batch order: [rows or more]."""
         return self._drawn[0]
 
     def drawn(self, steps: int) -> Tensor:
-        """Return the same tokens as [1, rows or more]; `steps` is 1."""
+        """Return the tokens that the step draws, [1, rows or more]. `steps` must be 1."""
         return self._drawn[:steps]
 
     def prepare(self, batch: StepBatch, states: Sequence[RowState], key: GraphKey, before: DrawnTokens) -> None:

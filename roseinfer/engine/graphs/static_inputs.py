@@ -21,9 +21,9 @@ class StaticInputs:
         self._host = np.zeros(total, np.uint8)
         self._device = torch.zeros(total, dtype=torch.uint8, device=device)
         self.on_host: dict[str, Array] = {}
-        """Host arrays, initially zero."""
+        """Host arrays by name, initially zero."""
         self.on_device: dict[str, Tensor] = {}
-        """Device tensors: the host arrays as of the last `upload`, and what kernels have written since."""
+        """Device tensors by name: the host arrays of the last `upload`, which kernels may have changed since."""
         for (name, (length, dtype)), start in zip(fields.items(), starts, strict=True):
             stop = start + length * np.dtype(dtype).itemsize
             self.on_host[name] = self._host[start:stop].view(dtype)
@@ -44,19 +44,19 @@ class StaticBlockTables:
     """Block tables of a batch, on the device. Tables that have not changed are not copied again."""
 
     def __init__(self, rows: int, blocks: int, padding: int, device: torch.device) -> None:
-        """`padding` is the block of table rows without a request."""
+        """`padding` is the block number in table rows without a request."""
         self.on_device = torch.full((rows, blocks), padding, dtype=torch.int32, device=device)
-        """[rows, blocks]. Entries after the end of a table are arbitrary valid blocks."""
+        """Block numbers, [rows, blocks], int32. Entries after the end of a table are arbitrary valid blocks."""
         self._on_host = np.full((rows, blocks), padding, dtype=np.int32)
         self._padding = padding
         self._tables: list[list[int] | None] = [None] * rows
         self._lengths = [1] * rows
 
     def update(self, tables: Sequence[list[int]], size: int) -> None:
-        """Make these the first tables, followed by padding up to row `size`.
+        """Write `tables` to the first rows, and padding to the rows after them up to `size`.
 
-        A table may have grown since the last update: only its new blocks are copied. A list that is another object
-        is another table.
+        If a row's table has grown since the last update, only its new blocks are copied. Tables are compared by
+        identity: another list object is another table.
         """
         changed: list[int] = []
         for row, table in enumerate(tables):

@@ -24,7 +24,7 @@ from roseinfer.models.causal_lm import CausalLM
 
 
 class _CapturedSteps(Protocol):
-    """Steps of one form, with inputs and results at fixed addresses."""
+    """Steps of one kind, decode or mixed, with inputs and results at fixed addresses."""
 
     @property
     def newest(self) -> Tensor: ...
@@ -55,7 +55,7 @@ class StepGraphs:
         """`max_blocks` is the length of the longest block table; `scrap_block` is a block that no request has."""
         self.max_steps = max_steps
         self.sizes = GraphSizes(max_batch_size, MAX_TOP_K)
-        """Sizes that planners may ask for."""
+        """Sizes of steps that can be captured."""
         device = cache.data.device
         tables, prompt_tables = (
             StaticBlockTables(rows, max_blocks, scrap_block, device) for rows in (max_batch_size, MAX_PROMPTS)
@@ -77,7 +77,7 @@ class StepGraphs:
         """Decide whether a batch should run by its graph. Call exactly once per batch: the calls are counted.
 
         A capture costs several times as much as the step launched operator by operator. A decode of the same size
-        usually follows at once, so decodes are captured immediately; other steps only when their key has come before.
+        usually follows at once, so decodes are captured immediately; other steps only when their key occurs again.
         """
         is_first = key not in self._wanted
         self._wanted[key] = None
@@ -85,7 +85,7 @@ class StepGraphs:
 
     @property
     def missing(self) -> list[GraphKey]:
-        """Keys that batches have asked for and that are not captured yet."""
+        """Keys of graphs that batches needed and that are not captured yet."""
         return [key for key in self._wanted if key not in self._graphs]
 
     def is_captured(self, key: GraphKey) -> bool:
@@ -121,9 +121,9 @@ class StepGraphs:
 
     @property
     def newest(self) -> Tensor:
-        """Tokens that the last launch leaves for the next one, in batch order. [rows or more]
+        """Last tokens that the newest launch draws, in batch order: [rows or more].
 
-        A view: the next preparation, launch or capture may overwrite it.
+        The tensor is a view, which the next preparation, launch or capture may overwrite.
         """
         assert self._prepared is not None
         return self._steps(self._prepared[0]).newest
