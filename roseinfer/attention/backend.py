@@ -29,7 +29,7 @@ class AttentionBackend(Protocol):
         ...
 
     def prepare(self, layout: StepLayout, cache: KVCache) -> AttentionMetadata:
-        """Compute what all layers of a step share."""
+        """Compute the metadata that all layers of a step share."""
         ...
 
     def attend(self, projection: Projection, metadata: AttentionMetadata) -> Tensor:

@@ -18,7 +18,7 @@ Append = Callable[[Projection, Tensor, Tensor, Tensor], Tensor]
 
 
 class CompiledAttention:
-    """The compiled CPU kernels over block tables."""
+    """Attention over block tables by the compiled CPU kernels."""
 
     capturable: ClassVar[bool] = False
 
@@ -32,7 +32,7 @@ class CompiledAttention:
         return cls(append_on_cpu(cache)) if native_kernels.runs_attention(keys, keys, values) else None
 
     def prepare(self, layout: StepLayout, cache: KVCache) -> MixedLayout | DecodeLayout:
-        """Build query starts, lengths and block tables as tensors."""
+        """Return query starts, lengths and block tables as tensors."""
         return kernel_layout(layout, cache)
 
     @staticmethod
@@ -41,7 +41,7 @@ class CompiledAttention:
         return metadata if isinstance(metadata, DecodeLayout) else None
 
     def attend(self, projection: Projection, metadata: MixedLayout | DecodeLayout) -> Tensor:
-        """Append, then attend from prompts and from decodes."""
+        """Append the new keys and values, then run attention for prompts and for decodes."""
         layer = projection.layer
         keys, values = metadata.cache.data[layer.index]
         with span("roseinfer.kv.append"):

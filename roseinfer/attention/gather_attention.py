@@ -33,7 +33,7 @@ class GatheredPast:
     _masks: dict[int, Tensor] = field(default_factory=dict)
 
     def mask_within(self, window: int | None) -> Tensor:
-        """Return the mask for layers with this window; layers share it."""
+        """Return the mask for a sliding window. Layers with the same window share the mask."""
         if window is None:
             return self.mask
         if window not in self._masks:
@@ -49,7 +49,7 @@ class GatherAttention:
 
     @classmethod
     def for_cache(cls, cache: KVCache) -> Self | None:
-        """Return a backend: every cache suits it."""
+        """Return a backend; it supports every cache."""
         return cls()
 
     def prepare(self, layout: StepLayout, cache: KVCache) -> GatheredPast:
@@ -108,7 +108,10 @@ def _pad(x: Tensor, metadata: GatheredPast) -> Tensor:
 
 
 def _causal_mask(query_lens: Tensor, context_lens: Tensor, max_query: int, max_context: int) -> Tensor:
-    """Return True where a query may attend: to its request's past, and to new tokens up to itself."""
+    """Return a mask, True where a query may attend: to its request's past, and to new tokens up to itself.
+
+    [requests, 1, max_query, max_context + max_query].
+    """
     device = query_lens.device
     past = torch.arange(max_context, device=device) < context_lens[:, None]  # [requests, max_context]
     new = torch.arange(max_query, device=device)
@@ -117,7 +120,7 @@ def _causal_mask(query_lens: Tensor, context_lens: Tensor, max_query: int, max_c
 
 
 def _within(window: int, context_lens: Tensor, max_query: int, max_context: int) -> Tensor:
-    """Return True where a key is less than `window` tokens back: [requests, 1, max_query, max_context + max_query]."""
+    """Return a mask, True where a key is less than `window` tokens back: [requests, 1, max_query, max_context + max_query]."""
     device = context_lens.device
     new = context_lens[:, None] + torch.arange(max_query, device=device)  # [requests, max_query], positions
     past = torch.arange(max_context, device=device).expand(len(context_lens), -1)

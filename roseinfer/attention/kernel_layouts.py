@@ -15,7 +15,7 @@ _MIN_TABLE_WIDTH = 16
 
 
 def kernel_layout(layout: StepLayout, cache: KVCache) -> MixedLayout | DecodeLayout:
-    """Upload the layout in one copy. A step without prompts and chunks becomes a DecodeLayout."""
+    """Upload the layout in one copy. A step of decodes alone becomes a DecodeLayout."""
     # One-token requests after a longer one count as prompts: the prefill kernel takes any length, and each of the two
     # groups stays a slice of the packed tokens. Schedulers put running requests first, so such requests are rare.
     query_lens = np.array(layout.query_lens, dtype=np.int32)

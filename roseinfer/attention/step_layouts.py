@@ -25,17 +25,17 @@ class StepLayout:
 
 @dataclass(frozen=True)
 class DecodeLayout:
-    """A step with one new token per request, all of it on the device, so that a CUDA graph can replay the step."""
+    """A step with one new token per request, as tensors on the device, so that a CUDA graph can replay the step."""
 
     cache: KVCache
     block_tables: Tensor
-    """[requests, max_blocks], int32. After a request's last block, any valid block number."""
+    """Block numbers, [requests, max_blocks], int32. After a request's last block, any valid number."""
     context_lens: Tensor
     """Tokens per request, the new one included: [requests], int32."""
     order: Tensor | None = None
     """Requests by falling length, the order in which kernels may start them: [requests], int32."""
     known_slots: Tensor | None = None
-    """Slots, if they are computed already."""
+    """Result of `slots` if the host computed it with the step's inputs; None: `slots` computes it."""
 
     @cached_property
     def slots(self) -> Tensor:
@@ -50,10 +50,10 @@ class DecodeLayout:
 
 @dataclass(frozen=True)
 class PromptLayout:
-    """Prompts and chunks of prompts, packed one after another, all of it on the device."""
+    """Prompts and chunks of prompts, packed one after another, as tensors on the device."""
 
     block_tables: Tensor
-    """[requests, max_blocks], int32."""
+    """Block numbers, [requests, max_blocks], int32."""
     context_lens: Tensor
     """Tokens per request, the new ones included: [requests], int32."""
     query_starts: Tensor
@@ -64,11 +64,11 @@ class PromptLayout:
 
 @dataclass(frozen=True)
 class MixedLayout:
-    """A step with prompts, all of it on the device: first requests with one new token each, then prompts and chunks."""
+    """A step with prompts, as tensors on the device: requests with one new token first, then prompts and chunks."""
 
     cache: KVCache
     slots: Tensor
     """Slot for each new token, [tokens], int64."""
     decodes: DecodeLayout | None
-    """Layout of the first tokens. Its last rows may have length 0: their tokens are prompts' or padding."""
+    """Layout of the decodes, which come first. Its last rows may have length 0; their tokens belong to prompts."""
     prompts: PromptLayout

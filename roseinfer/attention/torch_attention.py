@@ -53,11 +53,11 @@ class _Group:
     blocks: Tensor
     """Blocks of each request, padded with its last block: [requests * max_blocks]. Empty if `in_place` is given."""
     packing: _Packing | None
-    """Indexes for packing. None: the group is the whole step and needs no padding."""
+    """Indexes that unpack and pack tokens; None if the group is the whole step and needs no padding."""
     _masks: dict[tuple[int | None, int], Tensor | None] = field(default_factory=dict)
 
     def mask(self, window: int | None, sharing: int, like: Tensor) -> Tensor | None:
-        """Return what to add to the scores: 0, or -inf where a query must not attend. None if nothing is masked.
+        """Return the mask to add to the scores: 0, or -inf where a query must not attend. None if nothing is masked.
 
         [requests, 1, sharing * max_query, num_keys] for `sharing` query heads per key-value head; a mask of single
         queries broadcasts over them: [requests, 1, 1, num_keys]. Layers with the same window share the mask. Dtype and
@@ -105,13 +105,13 @@ class TorchAttention:
 
     @classmethod
     def for_cache(cls, cache: KVCache) -> Self | None:
-        """Return a backend: every cache suits it. It appends by a fused kernel where one runs."""
+        """Return a backend; it supports every cache, and appends by a fused kernel if one supports the cache."""
         if cache.data.device.type != "cpu":
             return cls(rope_append)
         return cls(append_on_cpu(cache) if native_kernels.runs_native(cache.data) else None)
 
     def prepare(self, layout: StepLayout, cache: KVCache) -> GroupedStep:
-        """Group the requests, and build the indexes of each group."""
+        """Group requests of similar length, and build the indexes of each group."""
         firsts, total = [], 0
         for length in layout.query_lens:
             firsts.append(total)

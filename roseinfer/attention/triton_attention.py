@@ -37,7 +37,7 @@ class TritonAttention:
         return kernel_layout(layout, cache)
 
     def attend(self, projection: Projection, metadata: MixedLayout | DecodeLayout) -> Tensor:
-        """Run one kernel for decodes alone; else append first, then prompts, then decodes."""
+        """Run one kernel for decodes alone; else append, then run attention for prompts, then for decodes."""
         layer = projection.layer
         keys, values = metadata.cache.data[layer.index]
         if isinstance(metadata, DecodeLayout):

@@ -23,8 +23,8 @@ from roseinfer.sampling.uniform import derived_seed
 from roseinfer.spans import span
 
 _LARGE_BYTES = 1 << 29
-"""Minimum bytes of layer weights for spreading prompts over steps: a GPU must take long enough to read them. On an H200,
-qwen3-0.6b gains 3 %; gpt2, a fifth of its size, is limited by the host's preparation of the steps.
+"""Minimum bytes of layer weights for spreading prompts over steps: a GPU must take long enough to read them. On an
+H200, qwen3-0.6b gains 3 %; gpt2, a fifth of its size, is limited by the host's preparation of the steps.
 """
 
 

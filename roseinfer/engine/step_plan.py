@@ -27,7 +27,7 @@ class Policy:
     """True: limit prompts to `max_mixed_tokens` per step from the start, if the running completions last long enough to
     compute all prompts that way. False: limit prompts only in steps that also decode."""
     longest_first: bool = False
-    """True: start the longest completions first, so that none runs alone at the end. False: start in order of arrival."""
+    """True: start the longest completions first, so that none runs alone at the end. False: start in arrival order."""
     max_decode_steps: int = 1
     """Maximum tokens per request that one launch decodes, provided that no request can end inside the launch."""
 

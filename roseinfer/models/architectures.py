@@ -32,7 +32,7 @@ def architecture(name: str) -> Architecture:
 
 
 def read_config(source_format: SourceFormat, checkpoint: Checkpoint) -> ModelConfig:
-    """Return the shape of a model from its description. Raises ModelError that names an unsupported feature."""
+    """Convert a model's description to a ModelConfig. Raises ModelError for an unsupported feature."""
     if source_format == "trainer":
         name = "gpt2"  # trainer checkpoints have no field for the architecture
     else:

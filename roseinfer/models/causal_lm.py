@@ -32,7 +32,7 @@ class CausalLM(nn.Module, ABC):
         """Compute logits [rows, vocab_size] from hidden states [rows, hidden_size]."""
 
     def pack(self, packing: Packing = "none") -> None:
-        """Choose the form of every loaded weight, by device, dtype and quantization. A loader calls this once."""
+        """Choose the weight form of every loaded matrix, by device, dtype and quantization. A loader calls this once."""
         for module in self.modules():
             if isinstance(module, Linear):
                 module.pack(packing)
@@ -43,11 +43,11 @@ class CausalLM(nn.Module, ABC):
 
     @abstractmethod
     def weight_map(self) -> WeightMap:
-        """Return the slot of every weight to load, by its name in a Hugging Face checkpoint. Tied heads appear once."""
+        """Map each tensor to load, by its name in a Hugging Face checkpoint, to its slot. Tied heads appear once."""
 
     def weight_views(self) -> dict[str, Tensor]:
         """Return every weight in its checkpoint's shape, by its name in a Hugging Face checkpoint.
 
-        Writing to a view fills the model's parameter, even if that is fused or transposed, unless it is packed.
+        Writing to a view fills the model's parameter, even a fused or transposed one, but not a packed one.
         """
         return {name: slot.view for name, slot in self.weight_map().items()}

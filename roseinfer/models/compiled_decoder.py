@@ -24,7 +24,7 @@ from roseinfer.models.weight_map import WeightMap
 
 
 class CompiledDecoder(CausalLM):
-    """A loaded decoder over one KV cache. Steps with prompts, and large batches, run through the decoder itself."""
+    """A loaded decoder with compiled decode steps. Steps with prompts, and large batches, run the plain decoder."""
 
     def __init__(self, decoder: Decoder, cache: KVCache, attention: CompiledAttention) -> None:
         super().__init__()
@@ -40,8 +40,8 @@ class CompiledDecoder(CausalLM):
     def around(cls, model: CausalLM, cache: KVCache, attention: AttentionBackend) -> Self | None:
         """Wrap a model, or return None if the compiled kernels cannot run its decode steps.
 
-        They can for the shared decoder with the compiled attention backend, sizes in whole vectors, and weights in the
-        kernels' forms.
+        The kernels support `Decoder` with the `CompiledAttention` backend, if its sizes are multiples of a vector and
+        its weights are packed for the kernels.
         """
         if not isinstance(model, Decoder) or not isinstance(attention, CompiledAttention):
             return None
@@ -67,7 +67,7 @@ class CompiledDecoder(CausalLM):
 
 
 class CompiledLayers:
-    """All layers of one decoder over one KV cache, as a table of addresses.
+    """All layers of one decoder and their KV cache, as a table of addresses for the compiled kernels.
 
     The decoder and the cache must not replace their tensors while the table is in use.
     """
@@ -121,7 +121,7 @@ class CompiledLayers:
 
 
 def _buffer_sizes(config: ModelConfig) -> dict[str, int]:
-    """Elements per row of each buffer, by its field in `StepStruct`."""
+    """Return the elements per row of each buffer, by its field in `StepStruct`."""
     query = config.num_heads * config.head_dim
     return {
         "qkv": query + 2 * config.num_kv_heads * config.head_dim,

@@ -36,7 +36,7 @@ class Decoder(CausalLM):
         self.ropes = nn.ModuleList(
             RotaryEmbedding(rope, config.head_dim, config.max_position_embeddings) for rope in ropes
         )
-        """Rotations of each distinct rope; layers with the same rope share them."""
+        """Rotary tables, one per distinct `Rope`. Layers with the same `Rope` share a table."""
         embeddings = dict(zip(ropes, self.ropes, strict=True))
         self.layers = nn.ModuleList(
             DecoderLayer(config, index, None if spec.rope is None else cast(RotaryEmbedding, embeddings[spec.rope]))
@@ -85,7 +85,7 @@ class DecoderLayer(nn.Module):
         self.mlp = GatedMLP(hidden, config.intermediate_size, bias=config.mlp_bias)
 
     def forward(self, hidden: Tensor, residual: Tensor | None, step: StepAttention) -> tuple[Tensor, Tensor | None]:
-        """Run the layer. Takes and returns (hidden, residual) as `GatedMLP.after_norm`."""
+        """Run the layer. Takes and returns (hidden, residual) as `GatedMLP.after_norm` does."""
         hidden, residual = self.attention.after_norm(self.attention_norm, hidden, residual, step)
         return self.mlp.after_norm(self.mlp_norm, hidden, residual)
 

@@ -36,7 +36,7 @@ _GGUF_LAYER = {
 
 
 def hugging_face(config: Callable[[Mapping[str, Any]], ModelConfig]) -> Dialect:
-    """Return the Hugging Face dialect of an architecture. `config` returns the shape in its config.json."""
+    """Return the Hugging Face dialect of an architecture. `config` converts its config.json to a ModelConfig."""
     return Dialect(lambda checkpoint: config(checkpoint.fields), _hf_weight)
 
 
@@ -44,13 +44,13 @@ def gguf(name: str, *, reorders_qk: bool = False, **flags: Any) -> Dialect:
     """Return the GGUF dialect of the architecture that llama.cpp also calls `name`.
 
     `flags` are fields of ModelConfig that the file does not contain. With `reorders_qk`, llama.cpp's converter
-    reorders the rows of Q and K for its own rotation, and loading undoes that.
+    reorders the rows of Q and K for llama.cpp's rotation, and loading restores their order.
     """
     return Dialect(partial(_gguf_config, name, flags), partial(_gguf_weight, reorders_qk))
 
 
 def hf_config(architecture: str, raw: Mapping[str, Any], **flags: Any) -> ModelConfig:
-    """Return the shape from the fields of config.json that all these architectures share, and `flags` for the rest."""
+    """Convert the config.json fields that Llama-style architectures share. `flags` are the other ModelConfig fields."""
     num_heads = size(raw, "num_attention_heads")
     hidden_size = size(raw, "hidden_size")
     rope, context = rope_from_hf(raw)
@@ -75,8 +75,8 @@ def hf_config(architecture: str, raw: Mapping[str, Any], **flags: Any) -> ModelC
 def hf_sliding_window(raw: Mapping[str, Any], window: int | None, first_layer: int) -> int | None:
     """Return the window if all layers have it, or None if no layer has one.
 
-    Layers with a window are named by `layer_types`, or else are those from `first_layer` on. Raises ModelError if only
-    some layers have it.
+    `layer_types` names the layers with a window; without that field, they begin at `first_layer`. Raises ModelError if
+    only some layers have a window.
     """
     if window is None:
         return None
@@ -95,7 +95,7 @@ def hf_sliding_window(raw: Mapping[str, Any], window: int | None, first_layer: i
 
 
 def _hf_weight(name: str, _config: ModelConfig) -> WeightPlace | None:
-    """Return the place of a stored tensor. Old checkpoints contain rotary frequencies, which are skipped."""
+    """Return the stored name unchanged, or None for rotary frequencies, which old checkpoints contain."""
     return None if name.endswith(".rotary_emb.inv_freq") else (name, None)
 
 

@@ -19,7 +19,7 @@ WeightPlace = tuple[str, Transform | None]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The description of a model in its files, without the weights."""
+    """A model's description as its files contain it, without the weights."""
 
     fields: Mapping[str, Any]
     """The object in config.json, the metadata of a GGUF file, or the config in a trainer checkpoint."""
@@ -31,12 +31,12 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Dialect:
-    """The description and the weight names of one architecture in one format."""
+    """Functions that read one architecture's config and weight names in one checkpoint format."""
 
     config: Callable[[Checkpoint], ModelConfig]
-    """Function that returns the model's shape."""
+    """Function that converts a checkpoint's description to a ModelConfig."""
     weight: Callable[[str, ModelConfig], WeightPlace | None]
-    """Function that returns the place of a stored tensor by its name, or None if the tensor is to be skipped."""
+    """Function that maps a stored tensor's name to its place in the model, or to None if the tensor is skipped."""
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from roseinfer.models.weight_map import WeightMap, own_weights
 
 
 class Embedding(nn.Module):
-    """Rows of a table: token ids or positions [tokens] -> [tokens, size].
+    """Looks up rows of a table: token ids or positions [tokens] -> [tokens, size].
 
-    Up to 63 rows pad the table: as a head, a matrix with an odd number of rows would take a GPU several times longer.
+    The table is padded to a multiple of 64 rows: as a head, an odd number of rows would take a GPU several times longer.
     """
 
     def __init__(self, rows: int, size: int) -> None:
@@ -20,24 +20,24 @@ class Embedding(nn.Module):
         self.rows = rows
         """Number of rows in use."""
         self.table = parameter(-(-rows // 64) * 64, size)
-        """The plain table; empty, [0, size], once another form replaced it."""
+        """The plain table, [padded rows, size]. Empty, [0, size], once a packed form replaced it."""
         self.lookup: TableForm = plain_table(self.table, rows)
-        """Form from which rows are read."""
+        """Weight form in which rows are looked up."""
         self.form: WeightForm = self.lookup
-        """Form that multiplies by the table as a head."""
+        """Weight form that multiplies by the table, used as the output head."""
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.lookup.rows(ids, self.table.dtype)
 
     def logits(self, hidden: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Multiply by the table as a head: [tokens, size] -> [tokens, rows]."""
+        """Multiply by the table, used as the output head: [tokens, size] -> [tokens, rows]."""
         return self.form.matmul(hidden, bias)
 
     def pack_head(self, packing: Packing = "none") -> None:
-        """Choose the form of a loaded table that is the head as well. A table that is packed already keeps its form.
+        """Choose the weight form of a loaded table that is also the output head. A packed table is left unchanged.
 
-        Quantized, the table gets 8 bits even if 4 are asked for. The plain table is dropped if the form has rows to
-        look up.
+        With "int4", the table is quantized to 8 bits. The plain table is dropped if rows can be looked up in the
+        chosen form.
         """
         if not isinstance(self.form, PlainTable):
             return
@@ -54,7 +54,7 @@ class Embedding(nn.Module):
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes that one matrix product with the table as a head reads."""
+        """Bytes that one matrix product reads if the table is the output head."""
         return self.form.nbytes
 
     @property
@@ -63,5 +63,5 @@ class Embedding(nn.Module):
         return self.lookup.row_bytes
 
     def weight_map(self) -> WeightMap:
-        """Return the slot of `weight`."""
+        """Map the checkpoint tensor `weight` to the table."""
         return own_weights(self)

@@ -1,4 +1,4 @@
-"""Bytes of a model's weights, in the forms that they have: packed and quantized ones included."""
+"""Bytes of a model's weights as they are stored: plain, packed or quantized."""
 
 from typing import Self
 
@@ -14,7 +14,7 @@ class WeightBytes(msgspec.Struct, frozen=True):
     """Bytes of weights by how a step reads them."""
 
     layers: int
-    """Bytes between the embedding and the head, norms and biases included. Each step reads them once."""
+    """Bytes of everything but embeddings and head, norms and biases included. Each step reads them once."""
     head: int
     """Bytes of the output head; those of the embedding's table if the two are tied."""
     lookup: int
@@ -22,7 +22,7 @@ class WeightBytes(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, model: CausalLM) -> Self:
-        """Count the bytes of a model's modules, packed or not, loaded or built without memory."""
+        """Count the bytes of a model's modules, packed or not, also on the meta device."""
         owners = {slot.module: None for slot in model.weight_map().values()}
         tables = [module for module in owners if isinstance(module, Embedding)]
         inner = [module for module in owners if module is not model.head and not isinstance(module, Embedding)]

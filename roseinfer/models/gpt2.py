@@ -75,7 +75,7 @@ class GPT2Layer(nn.Module):
         self.mlp = MLP(hidden, intermediate, activation, bias=config.mlp_bias)
 
     def forward(self, hidden: Tensor, residual: Tensor | None, step: StepAttention) -> tuple[Tensor, Tensor | None]:
-        """Run the layer. Takes and returns (hidden, residual) as `GatedMLP.after_norm`."""
+        """Run the layer. Takes and returns (hidden, residual) as `GatedMLP.after_norm` does."""
         hidden, residual = self.attention.after_norm(self.attention_norm, hidden, residual, step)
         return self.mlp.after_norm(self.mlp_norm, hidden, residual)
 
@@ -85,7 +85,7 @@ class GPT2Layer(nn.Module):
 
 
 def config_from_hf(checkpoint: Checkpoint) -> ModelConfig:
-    """Return the shape in a GPT-2 config.json."""
+    """Convert a GPT-2 config.json to a ModelConfig."""
     raw = checkpoint.fields
     for key, supported in _ONLY.items():
         require_feature(key, optional(raw, key, bool, supported), supported)
@@ -106,9 +106,9 @@ def config_from_hf(checkpoint: Checkpoint) -> ModelConfig:
 
 
 def hf_weight(name: str, _config: ModelConfig) -> WeightPlace | None:
-    """Return the place of a stored tensor.
+    """Return the weight-map name of a stored tensor, or None for one to skip.
 
-    Checkpoints of the model without its head lack the prefix. Attention masks in old checkpoints are skipped.
+    Checkpoints of the model without its head lack the prefix "transformer.". Attention masks in old checkpoints are skipped.
     """
     if name.endswith((".attn.bias", ".attn.masked_bias")):
         return None
@@ -116,7 +116,7 @@ def hf_weight(name: str, _config: ModelConfig) -> WeightPlace | None:
 
 
 def config_from_gguf(checkpoint: Checkpoint) -> ModelConfig:
-    """Return the shape in the `gpt2.*` keys of a GGUF file."""
+    """Convert the `gpt2.*` keys of a GGUF file to a ModelConfig."""
     metadata = checkpoint.fields
     hidden_size = size(metadata, "gpt2.embedding_length")
     return ModelConfig(
@@ -133,7 +133,7 @@ def config_from_gguf(checkpoint: Checkpoint) -> ModelConfig:
 
 
 def gguf_weight(name: str, _config: ModelConfig) -> WeightPlace | None:
-    """Return the place of a tensor by llama.cpp's name. Its converter transposes matrices; this undoes that."""
+    """Map llama.cpp's name of a tensor to ours. Its converter transposes matrices, and the transform undoes that."""
     module, _, kind = name.rpartition(".")
     if module in _GGUF_GLOBAL:
         return f"{_GGUF_GLOBAL[module]}.{kind}", None

@@ -25,9 +25,9 @@ _MATRICES = {
 
 
 def config_from_trainer(checkpoint: Checkpoint) -> ModelConfig:
-    """Return the shape in the checkpoint's `config`.
+    """Convert a trainer checkpoint's `config` to a ModelConfig.
 
-    The names of its tensors tell which biases exist, and whether the head is tied.
+    The names of the tensors tell which biases exist, and whether the head is tied.
     """
     raw, names = checkpoint.fields, checkpoint.tensor_names
     hidden_size, num_heads = size(raw, "d_model"), size(raw, "n_heads")
@@ -55,7 +55,7 @@ def config_from_trainer(checkpoint: Checkpoint) -> ModelConfig:
 
 
 def trainer_weight(name: str, _config: ModelConfig) -> WeightPlace | None:
-    """Return the place of a stored tensor. Slots of matrices have GPT-2's order, [in_features, out_features]."""
+    """Map a stored tensor's name to GPT-2's. Matrices are transposed to GPT-2's order, [in_features, out_features]."""
     module, _, kind = name.rpartition(".")
     if module in _GLOBAL:
         return f"{_GLOBAL[module]}.{kind}", None

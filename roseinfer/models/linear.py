@@ -23,10 +23,10 @@ class Linear(nn.Module):
         """`stored_transposed`: True if checkpoints hold the matrix as [in_features, out_features]."""
         super().__init__()
         self.weight = parameter(out_features, in_features)
-        """The plain matrix; empty, [0, in_features], once another form replaced it."""
+        """The plain matrix, [out_features, in_features]. Empty, [0, in_features], once a packed form replaced it."""
         self.bias = parameter(out_features) if bias else None
         self.unit = out_features
-        """Common divisor of the numbers of outputs of the projections in the matrix, by which it may be packed."""
+        """Common divisor of the projections' numbers of outputs. Packs of this many outputs never span two projections."""
         self.stored_transposed = stored_transposed
         self.form: WeightForm = plain_form(self.weight)
 
@@ -47,16 +47,16 @@ class Linear(nn.Module):
         return self.form.after_norm(norm, hidden, residual, self.bias, activation)
 
     def onto(self, x: Tensor, stream: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return (x W^T + b, stream), to be added by the next norm; or (their sum, None) if one kernel adds them."""
+        """Return (x W^T + b, stream), which the next norm adds; or (x W^T + b + stream, None) if one kernel does it all."""
         return self.form.onto(x, stream, self.bias)
 
     def pack(self, packing: Packing = "none") -> None:
-        """Choose the form of the loaded weight. A weight that is packed already keeps its form."""
+        """Choose the weight form of the loaded matrix. A packed matrix is left unchanged."""
         if self.packed is None:
             self._use(choose_form(self.weight, packing, self.unit))
 
     def pack_quantized(self, quantized: QuantizedWeight) -> None:
-        """Choose the form of a weight that was read quantized to 4 bits; its codes stay the same."""
+        """Pack a weight that the checkpoint stores in 4 bits, with the same codes."""
         self._use(choose_quantized_form(quantized, self.unit))
 
     def _use(self, form: WeightForm) -> None:
@@ -66,12 +66,12 @@ class Linear(nn.Module):
 
     @property
     def packed(self) -> WeightForm | None:
-        """The form that replaced the plain matrix; None while the matrix is plain."""
+        """Weight form that replaced the plain matrix; None while the matrix is plain."""
         return None if isinstance(self.form, PlainWeight) else self.form
 
     @property
     def matrix(self) -> Tensor:
-        """The weight [out_features, in_features] in plain order: itself, or a copy of a packed one."""
+        """The weight as a plain matrix [out_features, in_features]: the weight itself, or an unpacked copy."""
         return self.form.values(self.weight.dtype)
 
     @property
@@ -85,7 +85,7 @@ class Linear(nn.Module):
         return self.form.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
     def weight_map(self) -> WeightMap:
-        """Return the slots of `weight` and, if there is one, `bias`."""
+        """Map the checkpoint tensors `weight` and, if there is one, `bias` to this layer's parameters."""
         slots = {"weight": WeightSlot(self, "matrix", transposed=self.stored_transposed)}
         if self.bias is not None:
             slots["bias"] = WeightSlot(self, "bias")
@@ -102,7 +102,7 @@ class FusedLinear(Linear):
         self.unit = math.gcd(*parts.values())
 
     def weight_map(self) -> WeightMap:
-        """Return the slots of each projection's `<name>.weight` and, if there are any, `<name>.bias`."""
+        """Map each projection's `<name>.weight`, and `<name>.bias` if there are biases, to rows of the fused matrix."""
         slots, first_row = {}, 0
         for name, rows in self.parts.items():
             slots[f"{name}.weight"] = WeightSlot(self, "matrix", first_row, rows)

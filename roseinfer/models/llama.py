@@ -11,7 +11,7 @@ from roseinfer.models.model_config import ModelConfig
 
 
 def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the shape in a Llama config.json."""
+    """Convert a Llama config.json to a ModelConfig."""
     bias = optional(raw, "attention_bias", bool, False)
     return hf_config("llama", raw, qkv_bias=bias, output_bias=bias, mlp_bias=optional(raw, "mlp_bias", bool, False))
 

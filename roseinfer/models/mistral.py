@@ -11,7 +11,7 @@ from roseinfer.models.model_config import ModelConfig
 
 
 def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the shape in a Mistral config.json.
+    """Convert a Mistral config.json to a ModelConfig.
 
     A missing sliding_window means 4096, the default in transformers; null means no window.
     """

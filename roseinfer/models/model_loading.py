@@ -22,9 +22,9 @@ from roseinfer.weights.weight_reader import WeightReader
 
 
 def load_config(source: ModelSource, reader: WeightReader | None) -> ModelConfig:
-    """Return the shape of a model. `reader` is None if the model gets dummy weights.
+    """Return the ModelConfig of a model. `reader` is None if the model gets dummy weights.
 
-    Raises ModelError that names an unsupported feature.
+    Raises ModelError for an unsupported feature.
     """
     if source.shape is not None:
         return SHAPES[source.shape]

@@ -12,7 +12,7 @@ from roseinfer.models.parameter import parameter
 from roseinfer.models.weight_map import WeightMap, own_weights
 
 _FEW_ROWS = 16
-"""Rows of a step up to which a CPU spends more time on calling operations than on computing them."""
+"""Maximum rows for which a CPU spends more time on dispatching operations than on computing."""
 
 
 class RMSNorm(nn.Module):
@@ -25,7 +25,7 @@ class RMSNorm(nn.Module):
         self._mirrored: Tensor | None = None
 
     def pack(self) -> None:
-        """Choose the form of the loaded weight: add a mirrored copy if that is faster for few rows."""
+        """Store the loaded weight twice in a row as well, if `add_rms_norm_mirrored` is faster for few rows."""
         if prefers_mirrored_norm(self.weight):
             self._mirrored = torch.cat((self.weight, self.weight))
 
@@ -33,7 +33,7 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
 
     def after(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return norm(x + residual) and x + residual, [tokens, size] each. Without a residual, x is the sum."""
+        """Return norm(x + residual) and x + residual, [tokens, size] each. If residual is None, the sum is x."""
         if self._mirrored is not None and len(x) <= _FEW_ROWS:
             return add_rms_norm_mirrored(x, residual, self._mirrored, self.eps)
         return add_rms_norm(x, residual, self.weight, self.eps)
@@ -44,7 +44,7 @@ class RMSNorm(nn.Module):
         return Norm(self.weight, self.eps)
 
     def weight_map(self) -> WeightMap:
-        """Return the slot of `weight`."""
+        """Map the checkpoint tensor `weight` to this norm's parameter."""
         return own_weights(self)
 
 
@@ -61,7 +61,7 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x, (x.shape[-1],), self.weight, self.bias, self.eps)
 
     def after(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return norm(x + residual) and x + residual, [tokens, size] each. Without a residual, x is the sum."""
+        """Return norm(x + residual) and x + residual, [tokens, size] each. If residual is None, the sum is x."""
         return add_layer_norm(x, residual, self.weight, self.bias, self.eps)
 
     @cached_property
@@ -70,5 +70,5 @@ class LayerNorm(nn.Module):
         return Norm(self.weight, self.eps, self.bias, centered=True)
 
     def weight_map(self) -> WeightMap:
-        """Return the slots of `weight` and, if there is one, `bias`."""
+        """Map the checkpoint tensors `weight` and, if there is one, `bias` to this norm's parameters."""
         return own_weights(self)

@@ -11,14 +11,14 @@ from roseinfer.models.model_config import ModelConfig
 
 
 def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the shape in a Qwen2 config.json."""
+    """Convert a Qwen2 config.json to a ModelConfig."""
     return hf_config("qwen2", raw, qkv_bias=True, sliding_window=qwen_sliding_window(raw))
 
 
 def qwen_sliding_window(raw: Mapping[str, Any]) -> int | None:
     """Return the sliding window, or None. Qwen's windows are off unless `use_sliding_window` is set.
 
-    The first `max_window_layers` layers have none.
+    The first `max_window_layers` layers have no window.
     """
     if not optional(raw, "use_sliding_window", bool, False):
         return None

@@ -12,7 +12,7 @@ from roseinfer.models.qwen2 import qwen_sliding_window
 
 
 def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the shape in a Qwen3 config.json."""
+    """Convert a Qwen3 config.json to a ModelConfig."""
     bias = optional(raw, "attention_bias", bool, False)
     return hf_config(
         "qwen3",

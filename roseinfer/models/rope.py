@@ -27,9 +27,9 @@ from roseinfer.kernels.attention.attention_spec import (
 
 
 def inverse_frequencies(rope: Rope, head_dim: int, context: int) -> Tensor:
-    """Return the angle per position of each pair, in radians, for requests of up to `context` tokens.
+    """Return the radians by which each pair rotates per position: [head_dim / 2], float32.
 
-    [head_dim / 2], float32.
+    `context` is the length of the longest request, which dynamic scaling depends on.
     """
     match rope.scaling:
         case None:
@@ -47,7 +47,10 @@ def inverse_frequencies(rope: Rope, head_dim: int, context: int) -> Tensor:
 
 
 def yarn_magnitude(factor: float, weight: float = 1.0) -> float:
-    """Return YaRN's sqrt(1/t) for contexts extended by `factor` (equation 22 of the paper)."""
+    """Return YaRN's factor on queries and keys, sqrt(1/t), for contexts extended by `factor` (the paper's equation 22).
+
+    `weight` multiplies the logarithm: `mscale` or `mscale_all_dim` in a config.json.
+    """
     return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
 
@@ -74,7 +77,7 @@ def _unscaled(theta: float, head_dim: int) -> Tensor:
 
 
 def _dynamic(theta: float, head_dim: int, scaling: DynamicScaling, context: int) -> Tensor:
-    """Scale the base by one factor: it interpolates the lowest frequency and keeps the highest one."""
+    """Scale the base so that the lowest frequency is interpolated and the highest one is unchanged."""
     stretch = max(context / scaling.original_context, 1.0)
     growth = scaling.factor * stretch - (scaling.factor - 1)
     # With a single pair there is no lower frequency to interpolate, and the exponent is undefined.

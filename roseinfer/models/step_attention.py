@@ -18,8 +18,8 @@ class StepAttention:
     """Position of each token in its request, [tokens]."""
 
     def attend(self, qkv: Tensor, layer: AttentionLayer) -> Tensor:
-        """Return the attention of a fused projection [tokens, (heads + 2 * kv_heads) * head_dim].
+        """Apply attention to a fused projection [tokens, (heads + 2 * kv_heads) * head_dim].
 
-        The result is [tokens, heads, head_dim].
+        Returns [tokens, heads, head_dim].
         """
         return self.backend.attend(Projection(qkv, self.positions, layer), self.metadata)

@@ -1,4 +1,4 @@
-"""Weights that are quantized in their file and stay quantized: which layer each belongs to, and in which form."""
+"""Packing of weights that are quantized in their file and stay quantized in memory."""
 
 from roseinfer.kernels.linear.quantized_weight import QuantizedWeight
 from roseinfer.kernels.linear.torch_quantized import Int4Groups
@@ -19,7 +19,7 @@ class StoredPacking:
     def __init__(self, model: CausalLM) -> None:
         self._tied_table = model.embed if model.head is None else None
         self._groups: dict[Linear, dict[int, QuantizedWeight]] = {}
-        """4-bit weights of layers that are not complete, by their first row."""
+        """4-bit weights of layers with rows still to come, by their first row."""
         self._to_8_bits: dict[Linear | Embedding, None] = {}
 
     def add_groups(self, slot: WeightSlot, groups: QuantizedWeight, transform: Transform | None) -> None:
@@ -39,12 +39,12 @@ class StoredPacking:
         self._pack_if_complete(linear)
 
     def add_dequantized(self, slot: WeightSlot) -> None:
-        """Note that a slot was filled with dequantized values of another type than 4-bit groups."""
+        """Mark the layer of a filled slot for 8 bits: its tensor was quantized, but not in 4-bit groups."""
         if isinstance(slot.module, Linear) or slot.module is self._tied_table:
             self._to_8_bits[slot.module] = None
 
     def finish(self) -> None:
-        """Pack the layers that are not 4-bit groups as a whole."""
+        """Pack the remaining layers to 8 bits. Layers made of 4-bit groups alone are packed already."""
         for linear, parts in self._groups.items():
             for start, groups in parts.items():
                 linear.weight[start : start + len(groups.codes)] = groups.values(linear.weight.dtype)

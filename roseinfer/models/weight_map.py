@@ -17,7 +17,7 @@ class WeightSlot:
 
     module: nn.Module
     attribute: str
-    """Name of the parameter, or of the property that returns it in plain order."""
+    """Name of the parameter, or of the property that returns it as a plain matrix."""
     first_row: int = 0
     num_rows: int | None = None
     """Number of rows; None: all rows of the parameter."""
@@ -41,7 +41,7 @@ class HasWeights(Protocol):
     """A module that declares its part of a weight map."""
 
     def weight_map(self) -> WeightMap:
-        """Return the slots of this module's checkpoint tensors."""
+        """Map the names of this module's checkpoint tensors to their slots."""
         ...
 
 
@@ -56,6 +56,6 @@ def compose(modules: Mapping[str, HasWeights | None]) -> WeightMap:
 
 
 def own_weights(module: nn.Module) -> WeightMap:
-    """Return the slots of a module whose checkpoint tensors are its `weight` and, if it has one, its `bias`."""
+    """Return the weight map of a module whose checkpoint tensors are `weight` and, if there is one, `bias`."""
     has_bias = getattr(module, "bias", None) is not None
     return {name: WeightSlot(module, name) for name in ("weight", "bias") if name == "weight" or has_bias}

@@ -14,7 +14,7 @@ from roseinfer.upload import upload
 
 @dataclass(frozen=True)
 class History:
-    """Tokens of one request that its next draw depends on."""
+    """Tokens of one request that affect its next draw."""
 
     prompt: Set[int]
     """Tokens that occur in the prompt. Empty if no parameter needs them."""
@@ -38,9 +38,9 @@ class LogitChanges:
     """All changes to the logits of a batch. A kind of change that no row needs is None."""
 
     repetition: _Elements | None
-    """Repetition penalties: factors."""
+    """Factors of repetition penalties."""
     bias: _Elements | None
-    """Biases, presence and frequency penalties: summands. An element may occur more than once."""
+    """Summands of biases, presence and frequency penalties. An element may occur more than once."""
     banned: _Elements | None
     """Banned tokens, whose logits become -inf."""
 
