@@ -120,7 +120,10 @@ def _causal_mask(query_lens: Tensor, context_lens: Tensor, max_query: int, max_c
 
 
 def _within(window: int, context_lens: Tensor, max_query: int, max_context: int) -> Tensor:
-    """Return a mask, True where a key is less than `window` tokens back: [requests, 1, max_query, max_context + max_query]."""
+    """Return a mask, True where a key is less than `window` tokens back.
+
+    [requests, 1, max_query, max_context + max_query].
+    """
     device = context_lens.device
     new = context_lens[:, None] + torch.arange(max_query, device=device)  # [requests, max_query], positions
     past = torch.arange(max_context, device=device).expand(len(context_lens), -1)

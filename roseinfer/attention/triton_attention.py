@@ -72,6 +72,6 @@ class TritonAttention:
                     order=decodes.order,
                     scale=scale,
                     sliding_window=window,
-                    output=DecodeOutput(out[:count], beside=True),
+                    output=DecodeOutput(out[:count], overlaps=True),
                 )
             return out

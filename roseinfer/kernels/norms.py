@@ -33,7 +33,7 @@ class Norm(NamedTuple):
 def add_rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Return (RMS norm of x + residual, x + residual).
 
-    x and residual: [rows, size]; weight: [size]. Without a residual, the sum is x. The sum is rounded to x's dtype
+    x and residual: [rows, size]; weight: [size]. If residual is None, the sum is x. The sum is rounded to x's dtype
     before the norm, as in two separate operations. The norm is computed in float32.
     """
     if native_kernels.runs_native(x, residual, weight) and x.dim() == 2 and x.shape[1] % native_kernels.LANES == 0:

@@ -18,7 +18,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 class _Absent:
-    """Stand-in for `triton` and `tl` if no kernel can run: just enough to execute the kernels' definitions."""
+    """Stand-in for `triton` and `tl` if no kernel can run, so that modules with kernels can still be imported."""
 
     constexpr = Any
 
@@ -35,7 +35,7 @@ gdc_wait: Any = getattr(_cuda, "gdc_wait", None)
 gdc_launch_dependents: Any = getattr(_cuda, "gdc_launch_dependents", None)
 
 MAX_ARRIVALS = 1 << 16
-"""Maximum counters per launch, one for each result that several programs contribute to."""
+"""Maximum counters per launch. A launch uses one for each result that several programs contribute to."""
 
 DTYPES = frozenset({torch.bfloat16, torch.float16, torch.float32})
 """Element types of the Triton kernels. Others, such as float64, use the reference implementations."""

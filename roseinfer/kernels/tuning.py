@@ -15,14 +15,14 @@ from roseinfer.cache_folder import cache_folder
 
 _TORCH = str(torch.__version__)
 Choice = tuple[int, ...]
-"""Fields of a kernel's tiles, in order. Empty if torch's own operation was faster."""
+"""Values of a kernel's tile class (such as `GemvTiles`), in field order. Empty if torch's operation was faster."""
 
 _SHIPPED = Path(__file__).parent / "choices"
 """Results of `python -m benchmarks.kernels --tune`, one file per device model."""
 
 
 class _Entry(msgspec.Struct, frozen=True):
-    """Contents of a file of choices."""
+    """Contents of a file of measured choices, with the device and torch version that they were measured on."""
 
     device: str
     torch: str

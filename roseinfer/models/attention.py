@@ -40,13 +40,13 @@ class Attention(nn.Module):
     def after_norm(
         self, norm: LayerNorm | RMSNorm, hidden: Tensor, residual: Tensor | None, step: StepAttention
     ) -> tuple[Tensor, Tensor | None]:
-        """Apply attention to norm(hidden + residual). Takes and returns the two tensors as `GatedMLP.after_norm` does."""
+        """Apply attention to norm(hidden + residual). Takes and returns both tensors as `GatedMLP.after_norm` does."""
         qkv, stream = self.qkv.after_norm(norm, hidden, residual)
         return self.output.onto(step.attend(qkv, self.layer).flatten(1), stream)
 
     @cached_property
     def layer(self) -> AttentionLayer:
-        """Weights and settings that attention backends need. Created on first use: the model must not move afterwards."""
+        """Weights and settings for attention backends. Created on first use: the model must not move afterwards."""
         return AttentionLayer(
             index=self.index,
             spec=self.spec,

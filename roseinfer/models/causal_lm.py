@@ -32,7 +32,7 @@ class CausalLM(nn.Module, ABC):
         """Compute logits [rows, vocab_size] from hidden states [rows, hidden_size]."""
 
     def pack(self, packing: Packing = "none") -> None:
-        """Choose the weight form of every loaded matrix, by device, dtype and quantization. A loader calls this once."""
+        """Choose the form of every loaded weight, by device, dtype and quantization. A loader calls this once."""
         for module in self.modules():
             if isinstance(module, Linear):
                 module.pack(packing)

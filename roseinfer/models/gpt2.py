@@ -108,7 +108,8 @@ def config_from_hf(checkpoint: Checkpoint) -> ModelConfig:
 def hf_weight(name: str, _config: ModelConfig) -> WeightPlace | None:
     """Return the weight-map name of a stored tensor, or None for one to skip.
 
-    Checkpoints of the model without its head lack the prefix "transformer.". Attention masks in old checkpoints are skipped.
+    Checkpoints of the model without its head lack the prefix "transformer.". Old checkpoints contain attention masks,
+    which are skipped.
     """
     if name.endswith((".attn.bias", ".attn.masked_bias")):
         return None

@@ -26,7 +26,7 @@ class Linear(nn.Module):
         """The plain matrix, [out_features, in_features]. Empty, [0, in_features], once a packed form replaced it."""
         self.bias = parameter(out_features) if bias else None
         self.unit = out_features
-        """Common divisor of the projections' numbers of outputs. Packs of this many outputs never span two projections."""
+        """Common divisor of the projections' numbers of outputs, so that packs of outputs need not span projections."""
         self.stored_transposed = stored_transposed
         self.form: WeightForm = plain_form(self.weight)
 
@@ -47,7 +47,7 @@ class Linear(nn.Module):
         return self.form.after_norm(norm, hidden, residual, self.bias, activation)
 
     def onto(self, x: Tensor, stream: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return (x W^T + b, stream), which the next norm adds; or (x W^T + b + stream, None) if one kernel does it all."""
+        """Return (x W^T + b, stream), for the next norm to add; or (their sum, None) if one kernel computes the sum."""
         return self.form.onto(x, stream, self.bias)
 
     def pack(self, packing: Packing = "none") -> None:

@@ -43,7 +43,7 @@ class MLP(nn.Module):
         self.down = Linear(intermediate_size, hidden_size, bias=bias, stored_transposed=True)
 
     def after_norm(self, norm: NormBefore, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Apply the MLP to norm(hidden + residual). Takes and returns the two tensors as `GatedMLP.after_norm` does."""
+        """Apply the MLP to norm(hidden + residual). Takes and returns both tensors as `GatedMLP.after_norm` does."""
         active, stream = self.up.after_norm(norm, hidden, residual, self.activation)
         return self.down.onto(active, stream)
 

@@ -74,7 +74,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
         return int(self.max_position_embeddings * min(factors, default=1.0))
 
     def limited_to(self, num_tokens: int) -> "ModelConfig":
-        """Return the config for requests of at most `num_tokens` tokens. Models with learned positions are unchanged."""
+        """Return the config for requests of at most `num_tokens` tokens. Learned positions are unchanged."""
         if all(spec.rope is None for spec in self.attention_specs):
             return self
         return msgspec.structs.replace(self, max_position_embeddings=num_tokens)

@@ -1,4 +1,4 @@
-"""Append and attention of a decode step in one kernel: norms, rotary positions, the append to the cache, attention."""
+"""All of a decode step's attention in one kernel: norms, rotation, append to the KV cache, and attention."""
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ def append_and_attend(
     *,
     order: Tensor | None = None,
 ) -> Tensor:
-    """Run `rope_append` and then `paged_decode_attention` for one new token per request; one kernel on a GPU.
+    """Compute `rope_append` and then `paged_decode_attention`, for one new token per request. One kernel on a GPU.
 
     The projection has one row per request. Each token's position is its request's length - 1, and its slot follows from
     the block table: `projection.positions` is not read. Caches, block tables, lengths and order are those of
@@ -42,7 +42,7 @@ def append_and_attend_reference(
     *,
     order: Tensor | None = None,
 ) -> Tensor:
-    """Compute `append_and_attend` by the references of its two halves."""
+    """Compute `append_and_attend` by the references of `rope_append` and `paged_decode_attention`."""
     spec = projection.layer.spec
     positions = (context_lens.to(torch.int64) - 1).clamp(min=0)
     slots = newest_slots(block_tables, context_lens, key_cache.shape[1])
@@ -64,7 +64,8 @@ def append_and_attend_triton(
 ) -> Tensor:
     """Compute `append_and_attend` in one Triton kernel.
 
-    The grid depends on shapes alone, so that a captured launch serves every length. Use one stream at a time.
+    The grid depends on shapes alone, so that a captured launch serves every length. Calls must not overlap on several
+    streams.
     """
     layer = projection.layer
     queries = Queries(projection.qkv, layer.spec.num_heads, key_cache.shape[-1], appends=layer)

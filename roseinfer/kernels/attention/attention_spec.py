@@ -13,7 +13,7 @@ class LinearScaling(msgspec.Struct, frozen=True, kw_only=True, tag="linear"):
 
 
 class DynamicScaling(msgspec.Struct, frozen=True, kw_only=True, tag="dynamic"):
-    """NTK-aware scaling of the base with the length (bloc97 and emozilla, 2023; as in transformers)."""
+    """NTK-aware scaling: the base grows with the context (bloc97 and emozilla, 2023; as in transformers)."""
 
     factor: float
     original_context: int
@@ -60,21 +60,21 @@ class Rope(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AttentionSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """The attention of one layer."""
+    """Attention parameters of one layer."""
 
     num_heads: int
     """Query heads."""
     num_kv_heads: int
-    """Key-value heads. Each is shared by num_heads / num_kv_heads query heads."""
+    """Key-value heads. num_heads / num_kv_heads query heads share one."""
     head_dim: int
     window: int | None = None
-    """A token attends to itself and to the window - 1 tokens before it. None: to all tokens before it."""
+    """Sliding window: a token attends to itself and to the window - 1 tokens before it. None: no window."""
     scale: float | None = None
-    """Factor on scores. None: head_dim ** -0.5."""
+    """Factor on attention scores. None: head_dim ** -0.5."""
     rope: Rope | None = None
-    """None: queries and keys are not rotated."""
+    """Rotary positions. None: queries and keys are not rotated."""
 
     @property
     def softmax_scale(self) -> float:
-        """The factor on scores, as a number."""
+        """Factor on attention scores: `scale`, or its default."""
         return self.head_dim**-0.5 if self.scale is None else self.scale

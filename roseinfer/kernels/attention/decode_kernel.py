@@ -34,7 +34,7 @@ _MAX_SPLITS = 32
 
 @dataclass(frozen=True)
 class DecodeTiles:
-    """The division of a launch into programs."""
+    """Tile sizes and options of a launch."""
 
     tile: int
     """Tokens that a program processes at once."""
@@ -43,7 +43,7 @@ class DecodeTiles:
     num_warps: int
     num_stages: int
     ordered: bool = False
-    """True if programs start requests in the given order. That costs a load, and pays if not all run at once."""
+    """True if programs start in the order of `CachedRequests.order`: faster if not all of them run at once."""
 
 
 class Queries(NamedTuple):
@@ -56,11 +56,11 @@ class Queries(NamedTuple):
     head_stride: int
     """Elements between two query heads of a row."""
     appends: AttentionLayer | None = None
-    """The layer with the norms and rotary table by which the kernel computes the new tokens' queries and keys."""
+    """Layer whose norms and rotary table the kernel applies to fused projections. None: `rows` are queries."""
 
 
 class CachedRequests(NamedTuple):
-    """The KV cache of a launch, and each request's place in it: as `paged_decode_attention` takes them."""
+    """The KV cache of a launch, and the requests' block tables, lengths and order, as in `paged_decode_attention`."""
 
     key_cache: Tensor
     value_cache: Tensor
@@ -73,9 +73,9 @@ class DecodeOutput(NamedTuple):
     """A destination for the result of a launch."""
 
     out: Tensor
-    """[requests, heads, head_dim], contiguous. CachedRequests of requests of length 0 are unchanged."""
-    beside: bool = False
-    """True if the launch may overlap with the previous launch, a paged_prefill_attention of the same step."""
+    """Result [requests, heads, head_dim], contiguous. Rows of requests of length 0 are unchanged."""
+    overlaps: bool = False
+    """True if the kernel may overlap with the previous one, a paged_prefill_attention of the same step."""
 
 
 def fits(rows: Tensor, key_cache: Tensor, *others: Tensor | None) -> bool:
@@ -94,14 +94,13 @@ def launch_decode(
     tiles: DecodeTiles | None,
     output: DecodeOutput | None = None,
 ) -> Tensor:
-    """Launch the kernel, for queries whose tokens are in the cache already, or for fused projections."""
+    """Launch the kernel, for queries of tokens in the cache, or for fused projections of tokens to append."""
     q, heads, q_head_stride, new = queries
     key_cache, value_cache, block_tables, context_lens, order = rows
-    requests = len(q)
-    _, block_size, kv_heads, head_dim = key_cache.shape
+    requests, (_, block_size, kv_heads, head_dim) = len(q), key_cache.shape
     group = heads // kv_heads
     tiles = tiles or decode_tiles(requests, heads, key_cache, block_tables.shape[1] * block_size)
-    out, beside = output or (torch.empty((requests, heads, head_dim), dtype=q.dtype, device=q.device), False)
+    out, overlaps = output or (torch.empty((requests, heads, head_dim), dtype=q.dtype, device=q.device), False)
     # Results per split: the weighted sum per dimension; the largest score and the sum of weights.
     partial_out, partial_stats = out, out
     if tiles.num_splits > 1:
@@ -151,7 +150,7 @@ def launch_decode(
         HAS_Q_NORM=q_norm is not None,
         HAS_K_NORM=k_norm is not None,
         KEEPS=output is not None,
-        BESIDE=beside,
+        OVERLAPS=overlaps,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
         **launch_options(q),
@@ -235,7 +234,7 @@ def _decode_kernel(
     HAS_Q_NORM: tl.constexpr,
     HAS_K_NORM: tl.constexpr,
     KEEPS: tl.constexpr,
-    BESIDE: tl.constexpr,
+    OVERLAPS: tl.constexpr,
     PDL: tl.constexpr,
 ):
     kv_head = tl.program_id(0)
@@ -273,8 +272,8 @@ def _decode_kernel(
         cos, sin = rotation(angles, dim, HEAD_DIM, HAS_TABLE)
         q_gain, q_swapped_gain = gains(q_norm, dim, HEAD_DIM, HAS_Q_NORM)
         k_gain, k_swapped_gain = gains(k_norm, dim, HEAD_DIM, HAS_K_NORM)
-    # With BESIDE, the predecessor triggered this launch only after its own predecessor had ended: inputs are ready.
-    if PDL and not BESIDE:
+    # With OVERLAPS, the predecessor triggered this launch only after its own predecessor had ended: inputs are ready.
+    if PDL and not OVERLAPS:
         gdc_wait()
         gdc_launch_dependents()
 
@@ -378,7 +377,7 @@ def _decode_kernel(
             row_summed += tl.dot(weight.to(value.dtype), value, input_precision="ieee")
             row_peak = new_peak
 
-    if PDL and BESIDE:
+    if PDL and OVERLAPS:
         # The successor waits for this kernel only, so this kernel must not end before its own predecessor.
         gdc_wait()
         gdc_launch_dependents()

@@ -1,6 +1,6 @@
 """RMS norm and rotation of whole heads, for Triton kernels that compute queries and keys themselves.
 
-The kernel of `rope_append` computes the same on the two halves of a head separately.
+The kernel of `rope_append` has code of its own, which computes the two halves of a head separately.
 """
 
 from roseinfer.kernels.runtime import tl, triton
@@ -8,7 +8,7 @@ from roseinfer.kernels.runtime import tl, triton
 
 @triton.jit
 def rotation(angles, dim, HEAD_DIM: tl.constexpr, HAS_TABLE: tl.constexpr):
-    """Return cosines and signed sines of a position, one of each per dimension: [1, dims]."""
+    """Return cosines and signed sines per dimension, [1, dims] each. `angles` points to a row of the rotary table."""
     HALF: tl.constexpr = HEAD_DIM // 2
     inside = (dim < HEAD_DIM) & HAS_TABLE
     low = dim < HALF

@@ -36,7 +36,7 @@ def paged_decode_attention(
 
     `order` [requests], int32, is a permutation of the requests: a GPU starts them in this order. With the longest
     first, no long request starts last. The order does not change the result. `scale` defaults to head_dim ** -0.5.
-    With `output`, the result is written there; its rows of requests of length 0 are unchanged.
+    If `output` is given, the result is written to it, except for requests of length 0.
     """
     chosen = paged_decode_attention_triton if fits(q, key_cache, value_cache) else paged_decode_attention_reference
     arguments = (q, key_cache, value_cache, block_tables, context_lens)
@@ -89,7 +89,8 @@ def paged_decode_attention_triton(
 ) -> Tensor:
     """Compute `paged_decode_attention` in one Triton kernel.
 
-    The grid depends on shapes alone, so that a captured launch serves every length. Use one stream at a time.
+    The grid depends on shapes alone, so that a captured launch serves every length. Calls must not overlap on several
+    streams.
     """
     rows = CachedRequests(key_cache, value_cache, block_tables, context_lens, order)
     return launch_decode(Queries(q, q.shape[1], q.stride(1)), rows, scale, sliding_window, tiles, output)

@@ -30,7 +30,7 @@ _MAX_PACKED = 16
 
 @dataclass(frozen=True)
 class PrefillTiles:
-    """The division of a launch into programs."""
+    """Tile sizes and options of a launch."""
 
     rows: int
     """Queries per program, tokens times heads: a power of two of at least 16."""
@@ -226,14 +226,14 @@ def _prefill_kernel(
     WINDOW: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    PROGRAMS_A_TILE: tl.constexpr = HEADS // PACKED
+    PROGRAMS_PER_TILE: tl.constexpr = HEADS // PACKED
     TOKENS: tl.constexpr = ROWS // PACKED
     # The last queries of a request attend to the most keys: their tiles start first, all heads together.
-    tile = tl.num_programs(0) // PROGRAMS_A_TILE - 1 - tl.program_id(0) // PROGRAMS_A_TILE
-    head = tl.program_id(0) % PROGRAMS_A_TILE * PACKED
+    tile = tl.num_programs(0) // PROGRAMS_PER_TILE - 1 - tl.program_id(0) // PROGRAMS_PER_TILE
+    head = tl.program_id(0) % PROGRAMS_PER_TILE * PACKED
     kv_head = head // GROUP
     if PDL:
-        # In this order: a decode launch with `beside` reads what was written before this kernel began.
+        # In this order: a decode launch with `overlaps` reads what was written before this kernel began.
         gdc_wait()
         gdc_launch_dependents()
 

@@ -1,4 +1,4 @@
-"""The fused projection of a layer: what attention backends and their kernels take, as one object."""
+"""The fused query, key and value projection of a layer: the input of attention backends and their kernels."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from roseinfer.kernels.attention.attention_spec import AttentionSpec
 
 @dataclass(frozen=True, eq=False)
 class AttentionLayer:
-    """The part of a layer's attention that is the same in every step."""
+    """Weights and settings of a layer's attention, which are the same in every step."""
 
     index: int
     """Position of the layer in the model and in the KV cache."""
@@ -26,7 +26,7 @@ class AttentionLayer:
 
 
 class Projection(NamedTuple):
-    """Queries, keys and values of a step's tokens, as one matrix product computed them."""
+    """Queries, keys and values of a step's tokens: the output of one matrix product."""
 
     qkv: Tensor
     """Query heads, key heads, value heads of each token: [tokens, (num_heads + 2 * num_kv_heads) * head_dim]."""

@@ -19,7 +19,7 @@ from roseinfer.kernels.runtime import (
 )
 
 _FEW_PROGRAMS = 4096
-"""Up to this many heads over all tokens, each program computes one head: the last program to end sets the time."""
+"""Maximum heads, over all tokens, for one program per head. With more heads, each program computes several."""
 
 
 def rope_append(projection: Projection, slots: Tensor, key_cache: Tensor, value_cache: Tensor) -> Tensor:

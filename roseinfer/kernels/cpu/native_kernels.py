@@ -13,7 +13,7 @@ from roseinfer.kernels.attention.projection import Projection
 from roseinfer.kernels.cpu.native_library import DTYPES, call, functions
 
 LANES = 16
-"""Elements per vector: kernels need row sizes that are multiples of it."""
+"""Elements per vector. Row sizes must be multiples of this number."""
 _MAX_HEAD_DIM = 256
 
 
@@ -121,7 +121,7 @@ def paged_decode_attention(
 ) -> Tensor:
     """Compute `paged_decode.paged_decode_attention`, for tensors that `runs_attention` accepts.
 
-    The result is written to `out`, contiguous, if it is given.
+    If `out` is given, which must be contiguous, the result is written to it.
     """
     requests, heads, head_dim = q.shape
     q, block_tables = q.contiguous(), block_tables.to(torch.int32).contiguous()

@@ -1,6 +1,6 @@
 """Load the compiled CPU kernels, once per process, and call their functions.
 
-`load` compiles the library if the cache folder has none, as `--compile` and `make setup` ask. After loading, every
+`--compile` and `make setup` call `load`, which compiles the library if the cache folder has none. After loading, every
 engine of the process uses the kernels.
 """
 
@@ -38,7 +38,7 @@ functions: dict[tuple[str, torch.dtype], Any] = {}
 
 
 def load() -> bool:
-    """Load the kernels, and compile them first if the cache folder has none. Return True if that was necessary.
+    """Load the kernels, and compile them first if the cache folder has none. Return True if they were compiled.
 
     Raises UsageError if there is no C++ compiler, if the compiler fails, or if the library cannot be loaded.
     """
@@ -53,7 +53,7 @@ def load() -> bool:
 
 
 def load_if_compiled() -> bool:
-    """Load the kernels if the cache folder has them. Return True if they are loaded, now or before."""
+    """Load the kernels if the cache folder has them. Return True if they are loaded, by this call or earlier."""
     if functions:
         return True
     path = library_path()
@@ -77,7 +77,7 @@ def is_on_by_default() -> bool:
 
 
 def is_only_uncompiled(dtype: torch.dtype) -> bool:
-    """True if an engine of this dtype would use the kernels by default, had they been compiled, and a compiler exists.
+    """True if only their compilation keeps an engine of this dtype from using the kernels, and a compiler exists.
 
     A command then suggests `--compile`.
     """
@@ -96,7 +96,7 @@ def is_loaded() -> bool:
 
 
 def unload() -> None:
-    """Forget the loaded kernels, for tests. Engines that were built with them stop working."""
+    """Unload the kernels, for tests. Engines that were built with them stop working."""
     functions.clear()
 
 

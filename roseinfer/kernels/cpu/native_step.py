@@ -16,7 +16,7 @@ PARTS = ("qkv_linear", "rope_append", "attention", "output_linear", "gate_up_lin
 """Parts of a layer, in order. Each part includes the norms, activations and residual additions next to it."""
 
 _SPANS = {"rope_append": "roseinfer.kv.append", "attention": "roseinfer.attention"}
-"""Spans around some parts: the names that other steps use for the same work."""
+"""Spans around some parts, with the names that the uncompiled decoder uses for the same work."""
 
 
 class LayerStruct(ctypes.Structure):
@@ -69,8 +69,8 @@ class StepStruct(ctypes.Structure):
 def decode_layers(step: StepStruct, dtype: torch.dtype, num_layers: int) -> None:
     """Run all layers of a decoder, one new token per row, and update the residual stream in place.
 
-    This is one call. While a profiler records, it is one call per part of each layer (`PARTS`), so that a trace shows
-    the time per part.
+    This takes one call of the library. While a profiler records, it takes one call per part of each layer (`PARTS`), so
+    that a trace shows the time per part.
     """
     function = functions["decode_layers", dtype]
     if not recording():

@@ -27,7 +27,7 @@ def plain_form(weight: Tensor) -> PlainWeight:
 
 
 def choose_form(weight: Tensor, packing: Packing, unit: int) -> WeightForm:
-    """Return the fastest form of a loaded matrix [outputs, size] with the quantization asked for.
+    """Return the fastest form of a loaded matrix [outputs, size] with the given quantization.
 
     `unit` divides the number of outputs of each projection fused in the matrix. A matrix that no 4-bit kernel takes
     gets 8 bits; a matrix that no 8-bit kernel takes is not quantized.
@@ -43,7 +43,7 @@ def choose_form(weight: Tensor, packing: Packing, unit: int) -> WeightForm:
 
 
 def choose_quantized_form(quantized: QuantizedWeight, unit: int) -> WeightForm:
-    """Return the fastest form of a matrix that is already quantized to 4 bits; its codes stay the same."""
+    """Return the fastest form of a matrix that is already quantized to 4 bits, with the same codes."""
     fits = NativeWeight.fits_groups(unit)
     return NativeWeight.pack_quantized(quantized, unit) if fits else Int4Groups.pack(quantized)
 
@@ -56,12 +56,12 @@ def plain_table(table: Tensor, num_rows: int) -> TableForm:
 def choose_table_form(table: Tensor, num_rows: int, packing: Packing) -> WeightForm:
     """Return the fastest form of a loaded table that is the output head as well.
 
-    Quantized, it gets 8 bits even if 4 are asked for. The form is a TableForm unless rows cannot be looked up in it.
+    With "int4", the table is quantized to 8 bits. The form is a TableForm unless rows cannot be looked up in it.
     """
     form = choose_form(table[:num_rows], "none" if packing == "none" else "int8", num_rows)
     return plain_table(table, num_rows) if isinstance(form, PlainWeight) else form
 
 
 def prefers_mirrored_norm(weight: Tensor) -> bool:
-    """True if few rows are normalized fastest by `add_rms_norm_mirrored` with this weight [size]."""
+    """True if `add_rms_norm_mirrored` is the fastest way to normalize few rows with this weight [size]."""
     return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and not native_library.is_loaded()

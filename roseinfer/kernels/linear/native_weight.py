@@ -49,12 +49,12 @@ class NativeWeight(TableForm):
 
     @staticmethod
     def fits_groups(unit: int) -> bool:
-        """True if the compiled kernels are loaded, and take 4-bit projections of a multiple of `unit` outputs."""
+        """True if the compiled kernels are loaded, and take 4-bit weights whose outputs come in multiples of `unit`."""
         return native_library.is_loaded() and unit % 32 == 0
 
     @classmethod
     def pack(cls, weight: Tensor, unit: int) -> Self:
-        """Pack a copy of a plain weight. `unit` divides the number of outputs of each projection fused in it."""
+        """Pack a copy of a plain weight. `unit` divides the number of outputs of each fused projection."""
         lanes, (outputs, size) = _lanes(unit), weight.shape
         return cls(_in_packs(weight, lanes), None, outputs, size, lanes, WeightKind.PLAIN)
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from roseinfer.kernels.linear.weight_form import WeightForm
 
 _MIN_ELEMENTS = 1 << 16
-"""Elements of the smallest weight that is reordered: for smaller ones, calling oneDNN costs as much as the product."""
+"""Minimum elements of a reordered weight. For smaller ones, calling oneDNN takes as long as the product."""
 
 
 class OneDnnWeight(WeightForm):
-    """A weight in oneDNN's order."""
+    """A weight reordered for oneDNN's kernels."""
 
     def __init__(self, packed: Tensor) -> None:
         self._packed = packed
@@ -29,7 +29,7 @@ class OneDnnWeight(WeightForm):
 
     @classmethod
     def pack(cls, weight: Tensor) -> Self:
-        """Reorder a copy of a weight [outputs, size] that fits."""
+        """Reorder a copy of a weight [outputs, size] that `fits` accepts."""
         return cls(torch.ops.mkldnn._reorder_linear_weight.default(weight, None))
 
     @property
@@ -46,7 +46,7 @@ class OneDnnWeight(WeightForm):
 
 @functools.lru_cache(maxsize=1)
 def _packed_dtypes() -> frozenset[torch.dtype]:
-    """Dtypes that oneDNN multiplies on this processor without converting the weights in every call."""
+    """Return the dtypes that oneDNN multiplies on this processor without converting the weights in every call."""
     if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return frozenset()
     bfloat16 = {torch.bfloat16} if torch.ops.mkldnn._is_mkldnn_bf16_supported() else set()

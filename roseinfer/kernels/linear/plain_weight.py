@@ -8,7 +8,7 @@ from roseinfer.kernels.linear.weight_form import TableForm, WeightForm
 
 
 class PlainWeight(WeightForm):
-    """A matrix in plain order. The form shares memory with the parameter, so a loader may still fill it."""
+    """A row-major matrix [outputs, size]. It shares memory with the parameter, so a loader may still fill it."""
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight
@@ -25,7 +25,7 @@ class PlainWeight(WeightForm):
 
 
 class PlainTable(TableForm):
-    """A table of which the first `num_rows` rows are in use. The others pad it."""
+    """A row-major table [rows, size]. The first `num_rows` rows are in use; the others are padding."""
 
     def __init__(self, table: Tensor, num_rows: int) -> None:
         self.table = table

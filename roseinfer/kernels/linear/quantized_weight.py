@@ -1,4 +1,4 @@
-"""The one description of a quantized weight. Each form, on a CPU or a GPU, packs its own layout from it."""
+"""A quantized weight, independent of the kernels. Each weight form, on a CPU or a GPU, packs its own layout from it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ class QuantizedWeight:
 
     @classmethod
     def concatenated(cls, parts: list[Self]) -> Self:
-        """Join the rows of several matrices that have one code type, and all have offsets or none has."""
+        """Join the rows of matrices with the same code type, of which either all or none have offsets."""
         offsets = [part.offsets for part in parts if part.offsets is not None]
         return cls(
             parts[0].code_type,

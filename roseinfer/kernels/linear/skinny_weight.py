@@ -12,7 +12,7 @@ from roseinfer.kernels.linear.weight_form import NormBefore
 
 
 class SkinnyWeight(PlainWeight):
-    """A matrix in plain order on a GPU."""
+    """A row-major matrix on a GPU, multiplied by fused kernels where they are faster."""
 
     def linear(self, x: Tensor, bias: Tensor | None = None, activation: Activation | None = None) -> Tensor:
         return skinny_linear(x, self.weight, bias, activation=activation)

@@ -1,7 +1,8 @@
 """Matrix products on a CPU with weights of 8 or 4 bits, by torch's own kernels.
 
 Few rows of x are multiplied by the quantized weight directly: its bytes are read once and dequantized in registers.
-For many rows arithmetic decides, so the weight is dequantized to x's dtype once and multiplied like any other.
+For many rows the arithmetic takes longer than the reading, so the weight is dequantized to x's dtype once and
+multiplied like any other.
 """
 
 from abc import abstractmethod
@@ -22,7 +23,7 @@ _BLOCK_ROWS = {"AVX512": 64, "AVX2": 32}
 
 
 class _TorchQuantized(WeightForm):
-    """Multiplies few rows by the quantized weight, with x rounded to bfloat16, and many rows in x's dtype."""
+    """Multiplies few rows by the quantized weight, in bfloat16, and many rows by a dequantized one, in x's dtype."""
 
     max_rows: int
     """Largest number of rows of x for which the quantized weight is faster than a dequantized one."""
@@ -59,7 +60,7 @@ class Int8Rows(_TorchQuantized, TableForm):
 
     @classmethod
     def pack(cls, quantized: QuantizedWeight) -> Self:
-        """Return the form of 8-bit rows; it shares their memory."""
+        """Return the weight form of 8-bit rows, which shares their memory."""
         return cls(quantized.codes, quantized.scales.flatten())
 
     @property
@@ -125,7 +126,7 @@ class Int4Groups(_TorchQuantized):
 
     @property
     def half(self) -> int:
-        """Rows of the weight per block whose codes are the low bits; as many more rows are the high bits."""
+        """Half the rows that are packed together. The first half's codes are the low bits, the others the high bits."""
         return _BLOCK_ROWS[torch.backends.cpu.get_cpu_capability()] // 2
 
     def _few_rows(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Weight forms: how a linear layer's matrix is stored, and the kernels that multiply by it.
+"""Weight forms: ways to store a linear layer's matrix, each with the kernels that multiply by it.
 
 A layer starts with a plain form, which a loader fills. `form_choice` then picks one form per layer, once, by device,
 dtype and quantization.
@@ -16,7 +16,7 @@ from roseinfer.kernels.norms import Norm
 
 
 class NormBefore(Protocol):
-    """The norm before a linear layer."""
+    """A norm that runs before a linear layer, and may be fused with it."""
 
     @property
     def description(self) -> Norm:
@@ -24,7 +24,7 @@ class NormBefore(Protocol):
         ...
 
     def after(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return norm(x + residual) and x + residual, [rows, size] each. Without a residual, x is the sum."""
+        """Return norm(x + residual) and x + residual, [rows, size] each. If residual is None, the sum is x."""
         ...
 
 
@@ -37,7 +37,7 @@ class WeightForm(ABC):
 
     @abstractmethod
     def values(self, dtype: torch.dtype) -> Tensor:
-        """Return the plain matrix, [outputs, size]: the weight itself if it is stored so, else a copy."""
+        """Return the plain matrix, [outputs, size]: the weight itself if it is stored that way, else a copy."""
 
     @property
     @abstractmethod
@@ -65,12 +65,12 @@ class WeightForm(ABC):
         return self.linear(normed, bias, activation), stream
 
     def onto(self, x: Tensor, stream: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Return (x W^T + b, stream), to be added by the next norm; or (their sum, None) if one kernel adds them."""
+        """Return (x W^T + b, stream), for the next norm to add; or (their sum, None) if one kernel computes the sum."""
         return self.linear(x, bias), stream
 
 
 class TableForm(WeightForm):
-    """A form whose rows can be looked up, for an embedding that is the output head as well."""
+    """A weight form whose rows can also be looked up, for an embedding that is the output head as well."""
 
     @abstractmethod
     def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:

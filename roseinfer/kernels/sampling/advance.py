@@ -1,4 +1,4 @@
-"""The end of a decode step on the device: record the drawn tokens, and make the inputs those of the next step."""
+"""The end of a decode step on the device: record the drawn tokens and advance the inputs to the next step."""
 
 from torch import Tensor
 
