@@ -134,7 +134,7 @@ def _read_toml(name_or_path: str) -> dict[str, Any]:
 
 
 def _find(name_or_path: str) -> Path:
-    """Return the path itself if the argument looks like one, else the path of the shipped configuration so named."""
+    """Return the argument as a path if it looks like one, else the path of the shipped configuration of that name."""
     path = Path(name_or_path)
     if path.suffix == ".toml" or path.parent != Path():
         if not path.is_file():

@@ -77,7 +77,7 @@ def _fields_of(table: str) -> tuple[inspect.Field, ...]:
 
 
 def _choices(table: str, key: str) -> tuple[str, ...]:
-    """Return the allowed words of a setting in the order of their declaration, which msgspec's type does not keep."""
+    """Return the allowed words of a setting, in the order of declaration; msgspec's type information sorts them."""
     fields = msgspec.structs.fields(getattr(RunConfig(), table))
     return get_args(next(field.type for field in fields if field.name == key))
 
@@ -109,7 +109,7 @@ def _allowed(kind: inspect.Type, value: Any) -> str:
 def _range(kind: inspect.IntType | inspect.FloatType, value: Any) -> str:
     """Return the bounds of a number in words.
 
-    The upper bound of integers is mentioned only to a value above it: other readers need not know about 64 bits.
+    The upper bound of integers, 64 bits, is included only if `value` exceeds it.
     """
     low = f"above {kind.gt}" if kind.gt is not None else f"of at least {kind.ge}" if kind.ge is not None else ""
     is_obvious = isinstance(kind, inspect.IntType) and not (isinstance(value, int) and value > (kind.le or value))

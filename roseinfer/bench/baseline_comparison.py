@@ -17,7 +17,7 @@ from roseinfer.workload.provenance import ModelInfo
 
 
 class _Metric(msgspec.Struct, frozen=True):
-    """A compared figure, with one value per repeat."""
+    """A figure to compare, such as TTFT, and how to read its value in one repeat."""
 
     name: str
     of: Callable[[RepeatFigures], float | None]
@@ -46,7 +46,7 @@ def read_baseline(path: Path) -> BenchResults:
 
 
 def compare(baseline: BenchResults, runs: Sequence[BenchRun]) -> list[Change]:
-    """Return the changes of all runs that the baseline has under the same name.
+    """Return the change of every figure, for each run that the baseline has under the same name.
 
     Raises UsageError if there is no such run: comparing nothing must not pass for success.
     """
@@ -62,7 +62,7 @@ def compare(baseline: BenchResults, runs: Sequence[BenchRun]) -> list[Change]:
 
 
 def comparison(path: Path, baseline: BenchResults, results: BenchResults, limit_percent: float | None) -> Comparison:
-    """Compare all of two results. The return value is the `comparison` field of `bench --json`."""
+    """Compare the figures and the settings of two results, as the `comparison` field of `bench --json`."""
     changes = compare(baseline, results.runs)
     return Comparison(
         baseline=str(path),
@@ -99,7 +99,7 @@ def check_comparable(baseline: BenchResults, model: ModelInfo, cells: Sequence[C
 
 
 def differences(baseline: BenchResults, results: BenchResults) -> list[str]:
-    """Return what else differs between two results: device, versions, model, engine settings and workloads."""
+    """Return a line per difference in device, versions, model, engine settings or workload."""
     old, new = baseline.environment, results.environment
     pairs: dict[str, tuple[object, object]] = {
         "device": (old.device, new.device),
@@ -115,7 +115,8 @@ def differences(baseline: BenchResults, results: BenchResults) -> list[str]:
     for listed_above in ("model", "device"):
         del settings[listed_above]
     if baseline.model.dtype != results.model.dtype:
-        # Listed above. If the dtypes are equal, "auto" and a name may still differ in a GGUF file's quantization.
+        # `pairs` lists the loaded dtypes. If those are equal, the setting still matters: only "auto" keeps a GGUF
+        # file's quantization.
         del settings["dtype"]
     del settings["max_batch_size"]  # the largest of a grid: each run has a limit of its own, compared below
     found += _changed(settings)
@@ -140,7 +141,7 @@ def _other_workloads(baseline: BenchResults, runs: Sequence[Cell | BenchRun]) ->
 
 
 def _with_count(run: Cell | BenchRun) -> WorkloadConfig:
-    """Return the workload with `num_requests` set: without it, one full batch of prompts is drawn."""
+    """Return the workload with the number of requests that the run draws: one full batch if `num_requests` is unset."""
     if run.workload.prompt_length is None or run.workload.num_requests is not None:
         return run.workload
     return replace(run.workload, num_requests=run.max_batch_size)
@@ -151,7 +152,10 @@ def _fields(before: msgspec.Struct, after: msgspec.Struct) -> dict[str, tuple[ob
 
 
 def _changed(pairs: Mapping[str, tuple[object, object]]) -> list[str]:
-    """Return a line per changed value. Values are compared as printed, since a length may be a number or a string."""
+    """Return a line per pair {name: (before, after)} that differs.
+
+    Values are compared as printed, since a length may be a number or a string.
+    """
     shown = {what: (_shown(before), _shown(after)) for what, (before, after) in pairs.items()}
     return [
         f"other {what}" if what in _LONG else f"{what}: {before} then, {after} now"

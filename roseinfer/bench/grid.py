@@ -40,10 +40,10 @@ class Axes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def cells(config: RunConfig, axes: Axes) -> list[Cell]:
-    """Return all combinations; the mode changes slowest, the batch limit fastest.
+    """Return a cell per combination of the axes' values; the mode changes slowest, the batch limit fastest.
 
-    A combination is named by its mode. In a grid, llama-bench's name for its lengths follows: pp512+tg128 has 512
-    prompt tokens and generates 128.
+    A cell is named by its mode. In a grid, llama-bench's name for the lengths follows: pp512+tg128 is a prompt of 512
+    tokens and a completion of 128.
     """
     combinations = product(
         axes.modes or (config.workload.mode,),

@@ -36,22 +36,22 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DecodeSpeed(msgspec.Struct, frozen=True, kw_only=True):
-    """Speed of the pure decode steps."""
+    """Speed of the pure decode steps: steps in which no request has prompt tokens to compute."""
 
     steps: int
-    """Number of such steps in one repeat."""
+    """Pure decode steps per repeat."""
     median_step_ms: float
-    """Median time per token of a request, in ms. A launch of k decode steps counts with one k-th of its time."""
+    """Median time of a decode step, in ms. A launch of k decode steps counts as 1/k of its time."""
     tokens_per_s: float
     mbu_percent: float
     """Bytes that the steps had to move, divided by (their time x the measured bandwidth)."""
 
 
 class PrefillSpeed(msgspec.Struct, frozen=True, kw_only=True):
-    """Speed of the pure prefill steps."""
+    """Speed of the pure prefill steps: steps in which no request decodes."""
 
     steps: int
-    """Number of such steps in one repeat."""
+    """Pure prefill steps per repeat."""
     tokens_per_s: float
     mfu_percent: float
     """FLOPs that the steps had to compute, divided by (their time x the measured matmul rate)."""
@@ -81,7 +81,7 @@ def spread(values: Sequence[float]) -> Spread:
 def outliers(values: Sequence[float]) -> list[int]:
     """Return the indexes of outliers: modified z-score above 3.5 (Iglewicz and Hoaglin, 1993).
 
-    Fewer than four values have no outliers, and a value within 2 % of the median is none.
+    Fewer than four values have no outliers, and a value within 2 % of the median is never one.
     """
     if len(values) < 4:
         return []

@@ -54,7 +54,7 @@ class Elapsed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RepeatFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures of one timed pass. Latencies are medians over its requests; None if there were none to measure."""
+    """Figures of one timed pass. Latencies are medians over its requests. A figure without data is None."""
 
     elapsed_s: float
     completion_tokens_per_s: float
@@ -71,7 +71,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     value: float
     met_percent: float
     requests_per_s: float | None = None
-    """Requests served per second of the value's last pass; None in a result that is older than this field."""
+    """Requests served per second in the last pass at this value; None in a result older than this field."""
 
 
 class Search(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,7 +110,7 @@ class BenchRun(msgspec.Struct, frozen=True, kw_only=True):
     completion_tokens_per_s: Spread
     total_tokens_per_s: Spread
     requests_per_s: Spread | None = None
-    """Rate of requests; None in a result that is older than this field."""
+    """Requests served per second; None in a result older than this field."""
     ttft_ms: Latency | None
     itl_ms: Latency | None
     tpot_ms: Latency | None
@@ -147,7 +147,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     change_percent: float
     """Change in percent of the older value."""
     worse_percent: float
-    """Size of the change for the worse; negative for an improvement."""
+    """Change for the worse, in percent of the older value; negative for an improvement."""
     noise_percent: float | None
     """Twice the standard error of the difference; a smaller change may be chance. None if a side has one repeat."""
 
@@ -162,7 +162,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     baseline: str
     """Path of the older document."""
     differences: list[str]
-    """Other differences: device, model, engine settings, workload."""
+    """Differences in device, versions, model, engine settings or workload, one line each."""
     changes: list[Change]
     limit_percent: float | None
     """Limit given by `--fail-above`."""
@@ -171,7 +171,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BenchResults(msgspec.Struct, frozen=True, kw_only=True):
-    """Root of the document."""
+    """The document that `bench --json` prints."""
 
     schema_version: int = SCHEMA_VERSION
     environment: Environment

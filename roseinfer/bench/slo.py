@@ -38,7 +38,7 @@ class Slo(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def limits_ms(self) -> dict[str, float]:
-        """Limits that are set, in ms, by the names that `parse_slo` accepts."""
+        """Limits that are not None, in ms, by their names in `--slo`: ttft, tpot, e2e."""
         return {name: limit for name in _METRICS if (limit := getattr(self, f"{name}_ms")) is not None}
 
     def medians(self, figures: Sequence[RequestFigures]) -> str:

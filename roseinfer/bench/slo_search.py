@@ -39,13 +39,14 @@ def find_largest(
     on_trial: Callable[[Trial], None] | None = None,
     clock: Clock = WALL_CLOCK,
 ) -> tuple[Cell, Search]:
-    """Find the largest batch limit, up to the cell's own, or the largest request rate that meets the objective.
+    """Find the largest batch limit or request rate that meets the objective.
 
-    Returns the cell with that value, and the record of the search. A trial is one pass, and a second pass if the first
-    misses. A batch limit is tried with at least as many requests.
+    Returns the cell with the value found, and the record of the search. To try a value, the load runs once, and a
+    second time if the first pass misses the objective. Batch limits are tried up to the cell's own, each with at least
+    as many requests as the limit.
 
-    The search for a rate starts at the rate that the engine reaches with one request at a time. It ends early if the
-    load is too short for a tighter answer (`Search.load_too_short`). Raises RoseinferError if the smallest value
+    A search for a rate starts at the rate that the engine reaches with one request at a time. The search ends early if
+    the load is too short for a tighter answer (`Search.load_too_short`). Raises RoseinferError if the smallest value
     misses the objective, or if requests that run alone miss it.
     """
     trials = _Trials(engine, cell, parameter, slo, on_trial, clock)
@@ -63,7 +64,7 @@ def find_largest(
 
 
 class _Trials:
-    """Passes of a search, one value after another, with their outcomes."""
+    """Runs the passes of a search, one value after another, and records their outcomes."""
 
     def __init__(
         self,
@@ -80,7 +81,7 @@ class _Trials:
         self._passes: dict[float, _TrialPass] = {}
 
     def meets(self, value: float) -> bool:
-        """Run a trial of the value. True if it meets the objective."""
+        """Run the load with one value of the parameter. True if the objective is met."""
         tried = cell_with(self._cell, self._parameter, value)
         limited = with_batch_limit(self._engine, tried.max_batch_size)
         load = plan_load(tried.workload, tried.sampling, limited)
@@ -100,7 +101,7 @@ class _Trials:
         return met >= self._slo.share_percent
 
     def is_last(self, value: float) -> bool:
-        """True if no further rate needs to be tried: no higher one after a hit, no lower one after a miss."""
+        """True if no further rate needs to be tried: no higher rate after one that met the objective, else no lower."""
         if self.done[-1].met_percent >= self._slo.share_percent:
             return self.is_too_short(value)
         tried = self._passes[value]
@@ -113,7 +114,7 @@ class _Trials:
         return 2 * tried.arrivals_s < tried.elapsed_s
 
     def described(self) -> str:
-        """Describe all trials, for the error of a search that found nothing."""
+        """Return the outcomes of all trials as text, for the error message of a search that found nothing."""
         last = self._passes[self.done[-1].value].figures
         return f"{_described(self.done)}; {self._slo.medians(last)}"
 

@@ -121,7 +121,7 @@ def _drop_stdout() -> None:
 
 
 def _wrong_call(error: Any) -> int:
-    """Print a wrong call as one line in place of Typer's box; return the exit code."""
+    """Print Typer's error about wrong arguments as one line, not in a box; return the exit code."""
     where = error.ctx.command_path if error.ctx else "roseinfer"
     if message := error.format_message():
         console.print_error(f"{message.rstrip('.')} (see {where} --help)")

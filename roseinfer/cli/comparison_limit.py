@@ -31,5 +31,5 @@ def parse_percent(text: str) -> float:
 
 
 def comparison_exit_code(is_past_limit: bool) -> int:
-    """Return the exit code of a command that compared two results."""
+    """Return the exit code of a comparison: REGRESSION for a change past the limit, else 0."""
     return exit_codes.REGRESSION if is_past_limit else 0

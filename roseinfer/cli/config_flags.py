@@ -18,14 +18,14 @@ class ConfigFlag:
     key: str
     help: str
     metavar: str | None = None
-    """Placeholder of the value; None lists the choices of `kind`, or stands for a flag without a value."""
+    """Placeholder of the value in `--help`. None shows the choices of `kind`, or nothing for a flag."""
     kind: Any = str
     negative: str | None = None
     """Negative form of a flag, such as `--no-overlap`; None if there is none."""
     group: str | None = None
-    """Group under which a command requests the option; the config table if None."""
+    """Group name by which a command adds the option, see `options.configured`. None is the name of the config table."""
     unset: str | None = None
-    """Default that `--help` shows if the config leaves the key unset."""
+    """Text that `--help` shows as the default if the config leaves the key unset."""
 
     @property
     def option(self) -> str:
@@ -34,7 +34,7 @@ class ConfigFlag:
 
     @property
     def parameter_name(self) -> str:
-        """Name of the function parameter, distinct from all parameters that a command declares itself."""
+        """Name of the option's function parameter, distinct from the parameters that a command declares itself."""
         return f"{self.table}_{self.key}"
 
     @property
@@ -47,7 +47,7 @@ class ConfigFlag:
             rich_help_panel=self.table.title(),
             show_default=False,
         )
-        kind: Any = self.kind  # chosen at run time, so a type checker cannot follow it
+        kind: Any = self.kind  # Any, because mypy rejects a variable in Annotated
         annotation: Any = Annotated[kind | None, option]
         return inspect.Parameter(
             self.parameter_name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation

@@ -5,7 +5,7 @@ Typer's own page splits words and truncates option names at 80 columns. It does 
 
 import textwrap
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
@@ -13,13 +13,10 @@ from roseinfer.cli import console
 from roseinfer.cli.config_flags import CONFIG_FLAGS
 from roseinfer.config import RunConfig
 
-if TYPE_CHECKING:
-    pass
-
 _MAX_WIDTH = 100
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 _SHORT = 30
-"""Length of a default in brackets from which it may be split between lines."""
+"""Length below which `[default: ...]` is never split between two lines."""
 _HELP_COLUMN = 30
 _LAST_PANEL = "General"
 _CONFIG_PANELS = ("Engine", "Workload", "Sampling")
@@ -44,7 +41,7 @@ class HelpfulCommand(TyperCommand):
 
 
 class HelpfulGroup(TyperGroup):
-    """The command line itself, which prints our help page in place of Typer's."""
+    """The top-level command `roseinfer`, which prints our help page in place of Typer's."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write usage, description, commands and options."""
@@ -120,13 +117,13 @@ def _left(option: Any) -> str:
 
 
 def _right(option: Any, run: RunConfig | None) -> str:
-    """Return an option's help, with its default in brackets if it has a fixed one."""
+    """Return an option's help, with the default in brackets if there is a fixed one."""
     default = _default(option, run)
     about = str(option.help or "")
     if default is None:
         return about
     bracket = f"[default: {default}]."
-    # A short bracket moves to the next line as a whole.
+    # No-break spaces keep a short `[default: ...]` on one line.
     return f"{about.rstrip('.')} {bracket.replace(' ', _NO_BREAK) if len(bracket) < _SHORT else bracket}"
 
 
@@ -143,7 +140,7 @@ def _default(option: Any, run: RunConfig | None) -> str | None:
 
 
 def _shown(value: object) -> str | None:
-    """Return a value as the user types it; None for a list, which holds no single default."""
+    """Return a value as the user types it; None for a list."""
     if isinstance(value, tuple | list | dict):
         return None
     return f"{value:g}" if isinstance(value, float) else str(value)

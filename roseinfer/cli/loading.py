@@ -15,7 +15,7 @@ from roseinfer.kernels.cpu import native_library
 
 
 def load_engine(config: EngineConfig) -> Engine:
-    """Build the engine, showing the bytes of weights read. Note how long kernels compiled, or that they are missing."""
+    """Build the engine, with a progress bar. Note on stderr how long kernels compiled, or that they are missing."""
     device = resolve_device(config.device)
     if config.compile and device.type == "cpu":
         started_s = time.perf_counter()

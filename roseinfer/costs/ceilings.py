@@ -105,7 +105,7 @@ def _flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _best_s(run: Callable[[], object], device: torch.device) -> float:
-    """Return the shortest run in seconds, of at least three and as many as fit into the time budget."""
+    """Return the shortest time of several runs, in seconds: at least three runs, more if the time budget allows."""
     run()
     _wait(device)
     best, runs, started = float("inf"), 0, time.perf_counter()

@@ -132,7 +132,7 @@ def _pairs(chunk: Chunk, window: int | None) -> int:
 
 
 class _Plain(msgspec.Struct, frozen=True):
-    """Parameters of a model at one byte per element."""
+    """Element counts of a model's weights, in the form of sizes at one byte per element."""
 
     weights: WeightBytes
     matrices: int
@@ -141,7 +141,7 @@ class _Plain(msgspec.Struct, frozen=True):
 
 @lru_cache(maxsize=16)
 def _plain(model: ModelConfig) -> _Plain:
-    """Count the parameters on the architecture's own module, built on the meta device.
+    """Count the parameters by building the model's module on the meta device.
 
     A new architecture therefore needs no formula in this file.
     """

@@ -15,7 +15,7 @@ They include the operators called by that operator and, on a GPU, its launch, it
 _BYTES_PER_REPLAYED_EVENT = 720
 """Bytes of trace per GPU event of a graph replay, with its flow event from the launch. Measured on an H200."""
 _OPTION_FACTORS = {"record_shapes": 1.5, "with_stack": 5.0, "profile_memory": 1.6, "with_modules": 2.0}
-"""Growth of the trace per profiler option, measured."""
+"""Measured factor by which each profiler option enlarges the trace."""
 
 
 class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -35,7 +35,8 @@ class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def trace_bytes(config: ProfileConfig, device: torch.device, ops_per_step: float, replayed_per_step: int = 0) -> int:
     """Estimate the uncompressed bytes of one cycle's trace.
 
-    `ops_per_step` is the number of dispatched operators, `replayed_per_step` that of GPU events in graph replays.
+    `ops_per_step` is the number of dispatched operators per step, `replayed_per_step` the number of GPU events that
+    graph replays run per step.
     """
     size = ops_per_step * config.active * _BYTES_PER_OP[device.type]
     for option, factor in _OPTION_FACTORS.items():

@@ -49,7 +49,7 @@ class MappedGraph(msgspec.Struct, frozen=True):
 
 
 class GraphMaps:
-    """Maps of an engine's CUDA graphs. They are made while the engine runs no requests."""
+    """Maps of an engine's CUDA graphs, built while the engine runs no requests."""
 
     def __init__(self, graphs: StepGraphs, device: torch.device) -> None:
         self._graphs = graphs
@@ -108,7 +108,7 @@ class GraphMaps:
 
 
 def read_runs(path: Path) -> dict[int, StepEvents]:
-    """Return the GPU events of each run in a trace, by the run's number, with the spans that `summarize` attributes.
+    """Return {number of the run: GPU events} of a trace, each event with the span that `summarize` attributes it to.
 
     Events launched outside spans only prepare the step and are dropped. Events of a replay have no span and are kept.
     """

@@ -122,9 +122,9 @@ def _check_fits(config: RunConfig, planned: list[PlannedStep], most: int) -> Non
     needed = steps_needed(profile)
     if not profile.loop and most < needed:
         raise UsageError(
-            f"the schedule takes {profile.skip_first} (skip first) + {profile.repeat} x ({profile.wait} wait + "
-            f"{profile.warmup} warm-up + {profile.active} active) = {needed} steps, but one pass of the workload has "
-            f"at most {most}: leave --no-loop out, shorten the schedule, or raise --max-new-tokens"
+            f"the schedule, --skip-first {profile.skip_first} + --repeat {profile.repeat} x (--wait {profile.wait} + "
+            f"--warmup {profile.warmup} + --active {profile.active}), takes {needed} steps, but one pass of the workload "
+            f"has at most {most}: leave --no-loop out, shorten the schedule, or raise --max-new-tokens"
         )
 
 
@@ -142,7 +142,7 @@ def _size_warnings(config: ProfileConfig, device: torch.device, ops_per_step: fl
 
 
 def _steady_batch(planned: list[PlannedStep]) -> int:
-    """Return the largest batch of a decode step, 0 without one."""
+    """Return the largest batch of any decode step; 0 if no step decodes."""
     return max((step.batch for step in planned if step.phase == "decode"), default=0)
 
 

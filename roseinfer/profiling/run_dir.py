@@ -35,7 +35,7 @@ class ProfiledStep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Content of manifest.json. Fields that only an engine can fill are missing for other loops."""
+    """Content of manifest.json. Fields about an engine are missing if the recorded loop ran no engine."""
 
     schema_version: int
     versions: Versions
@@ -55,10 +55,10 @@ class RunManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     baseline_step_ms: dict[str, float] | None = None
     """Median wall time of an unprofiled step by phase, in ms, measured before the process first started a profiler.
 
-    It is taken over the steps with as much work as a recorded one, if there are any, else over all steps of the phase.
+    The median is over the steps with as much work as a recorded step or, without such steps, over all of the phase.
     """
     report: Report | None = None
-    """Summary of the same unprofiled pass."""
+    """Counts, times and rates of the unprofiled pass that ran before the recording."""
     steps: list[ProfiledStep] | None = None
     graphs: list[Graph] | None = None
     """CUDA graphs that the recorded steps replayed, with the span of each GPU event."""
@@ -128,7 +128,7 @@ def compress(uncompressed: Path, on_progress: Callable[[int], None]) -> Path:
 
 
 def point_latest_to(run_dir: Path) -> None:
-    """Point the symbolic link `latest`, next to the run directory, to it, if the file system supports links."""
+    """Make `latest`, in the parent folder, a symbolic link to the run directory, if the file system supports links."""
     link = run_dir.with_name(f".latest-{run_dir.name}")
     try:
         link.symlink_to(run_dir.name)

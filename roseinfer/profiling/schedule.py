@@ -22,7 +22,7 @@ def steps_needed(config: ProfileConfig) -> int:
 
 @dataclass
 class Schedule:
-    """Action for each step. Call `upcoming` once before a step and `advance` once after it.
+    """Chooses the profiler's action for each step. Call `upcoming` once before a step and `advance` once after it.
 
     A step matches if it has the phase to record. After its warm-up, a cycle stays in warm-up until a step matches.
     Once a cycle has recorded a step, it ends, incomplete, before the first step that does not match.

@@ -69,8 +69,9 @@ def profile_session(config: ProfileConfig, *, device: str = "auto", name: str = 
                 session.step()
         print(session.result.run_dir)
 
-    The loop runs on the calling thread. Another torch profiler must not become active inside the context; one that is
-    still waiting or warming up cannot be detected. Raises RoseinferError for a `phase`, which only engine runs have.
+    The loop runs on the calling thread. Another torch profiler must not become active inside the context; a profiler
+    that is still waiting or warming up cannot be detected. Raises RoseinferError for a `phase` other than "any": only
+    engine runs have phases.
     """
     if config.phase != "any":
         raise RoseinferError(

@@ -19,7 +19,7 @@ _COUNTED_STEPS = 3
 
 
 def warm_up(engine: Engine, load: Sequence[PlannedRequest], config: RunConfig) -> float:
-    """Run the first steps of the load, and return the mean number of operators that the first few dispatched."""
+    """Run the first steps of the load; return the mean number of operators dispatched per step, over a few steps."""
     counter = OpCounter()
     steps = 0
 

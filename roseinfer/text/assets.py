@@ -1,4 +1,4 @@
-"""Loading the text side of a model: tokenizer, chat template and special tokens."""
+"""Load a model's tokenizer, chat template and special tokens."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,10 @@ from roseinfer.weights.resolve import ModelSource
 
 
 class TextAssets(msgspec.Struct, frozen=True, kw_only=True):
-    """The text side of a model. Without a tokenizer, prompts and completions are token ids."""
+    """Tokenizer, chat template and special tokens of a model.
+
+    Without a tokenizer, prompts and completions are token ids.
+    """
 
     tokenizer: Tokenizer | None = None
     chat_template: ChatTemplate | None = None
@@ -81,7 +84,7 @@ def _combined(model: TextAssets, named: TextAssets) -> TextAssets:
 
 
 def _for_shape(shape: str | None) -> TextAssets:
-    """Return the text side of a built-in shape. Only GPT-2's tokenizer ships with the package."""
+    """Return the assets of a built-in shape; empty except for `gpt2`, whose tokenizer ships with the package."""
     if shape != "gpt2":
         return TextAssets()
     from roseinfer.text.gpt2_tokenizer import Gpt2Tokenizer
@@ -112,9 +115,9 @@ def _from_gguf(metadata: Mapping[str, Any], with_tokenizer: bool) -> TextAssets:
 
 
 def _from_directory(folder: Path, tokenizer_json: Path | None) -> TextAssets:
-    """Load the text side of a Hugging Face directory.
+    """Load the chat template, the special tokens and, from `tokenizer_json`, the tokenizer of a Hugging Face directory.
 
-    The tokenizer is omitted if `tokenizer_json` is None, and absent if there is no such file.
+    If `tokenizer_json` is None, no tokenizer is loaded. If the file does not exist, only the special tokens are.
     """
     config = read_optional_json(folder / "config.json")
     generation = read_optional_json(folder / "generation_config.json")

@@ -22,7 +22,7 @@ _EOS_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 
 def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> HuggingFaceTokenizer | None:
-    """Build the tokenizer that a GGUF file's metadata describes, or return None if there is none.
+    """Build the tokenizer that a GGUF file's metadata describes; return None if the metadata has no tokenizer.
 
     Raises ModelError, with the list of supported kinds, for any other kind of vocabulary.
     """
@@ -51,7 +51,7 @@ def eos_token_ids(metadata: Mapping[str, Any]) -> frozenset[int]:
 
 
 _Built = tuple[tokenizers.Tokenizer, bool]
-"""A tokenizer, and whether it adds BOS if the file does not specify that."""
+"""(tokenizer, True if a file without `add_bos_token` requires BOS)"""
 _Builder = Callable[[Mapping[str, Any], list[str], list[int]], _Built]
 
 

@@ -5,7 +5,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """A source of time. It must be the same time as that of the engine's token timestamps."""
+    """A source of time, the same as for the engine's token timestamps."""
 
     def now_s(self) -> float:
         """Return the current time in seconds."""

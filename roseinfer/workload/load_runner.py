@@ -30,7 +30,10 @@ class WorkloadResult(msgspec.Struct, frozen=True, kw_only=True):
     steps: list[StepRecord]
     preemptions: int
     queried_tokens: int
-    """Tokens of admitted requests. A request admitted again after a preemption counts again."""
+    """Tokens of admitted requests, all of which are looked up in the prefix cache.
+
+    A request admitted again after a preemption counts again.
+    """
     cached_tokens: int
     """Tokens among `queried_tokens` that were found in the prefix cache."""
 

@@ -1,4 +1,4 @@
-"""Prompts of a workload: given, read from a text file, and put into the form that the engine accepts."""
+"""Read the prompts of a workload from options or a text file, and convert them for the engine."""
 
 import re
 import sys
@@ -25,7 +25,7 @@ def read_prompts(workload: WorkloadConfig) -> list[str]:
     if workload.prompts_file is not None:
         prompts = _lines_of(workload.prompts_file)
         if not prompts:
-            raise UsageError(f"prompts file {workload.prompts_file} has no prompts: write one per line")
+            raise UsageError(f"--prompts-file {workload.prompts_file} has no prompts: write one per line")
     if not prompts:
         raise UsageError("no prompt is given: give --prompt, --prompts-file, or a --config with prompts")
     count = workload.num_requests or len(prompts)
@@ -33,7 +33,7 @@ def read_prompts(workload: WorkloadConfig) -> list[str]:
 
 
 def to_prompts(texts: list[str], engine: LoadedModel, *, raw: bool) -> list[Prompt]:
-    """Convert texts to prompts for the engine, as `parse_prompt` and then `to_prompt` do."""
+    """Parse texts with `parse_prompt`, then convert them for the engine with `to_prompt`."""
     return [to_prompt(parse_prompt(text), engine, raw=raw) for text in texts]
 
 
@@ -78,11 +78,11 @@ def shown(prompt: Prompt) -> str:
 
 def _lines_of(name: str) -> list[str]:
     if name.endswith(".jsonl"):
-        raise UsageError(f"prompts file {name} holds JSON lines, not plain prompts: use roseinfer generate --input")
+        raise UsageError(f"--prompts-file {name} holds JSON lines, not plain prompts: use roseinfer generate --input")
     try:
         text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"cannot read prompts file {name}: {error.strerror}") from None
+        raise UsageError(f"cannot read --prompts-file {name}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise UsageError(f"prompts file {name} is not UTF-8 text: convert it to UTF-8") from None
+        raise UsageError(f"--prompts-file {name} is not UTF-8 text: convert it to UTF-8") from None
     return [line for line in text.splitlines() if line.strip()]

@@ -16,7 +16,7 @@ FORMATS = ("table", "md", "csv", "json", "jsonl")
 
 
 class BenchCall(msgspec.Struct, frozen=True, kw_only=True):
-    """The options as given; lists and limits are not parsed yet."""
+    """Options of `bench` as typed: lists such as `1,4,16` and limits such as `5%` are still text."""
 
     config: RunConfig
     mode: str | None
@@ -35,7 +35,7 @@ class BenchCall(msgspec.Struct, frozen=True, kw_only=True):
     plot: Path | None
     save_requests: Path | None
     started_s: float
-    """Time of the call by `time.perf_counter`."""
+    """Time at which the command started, by `time.perf_counter`."""
 
     @property
     def result_format(self) -> str:

@@ -18,13 +18,13 @@ _AXES = ("mode", "max_batch_size", "prompt_length", "max_new_tokens", "request_r
 
 
 def _axis(table: str, key: str) -> Any:
-    """Declare an option that accepts several values, in place of the shared flag for one value."""
+    """Declare an option of `bench` that accepts several values of a config key; other commands accept one."""
     name = f"--{key.replace('_', '-')}"
     return typer.Option(name, metavar="N[,N...]", help=flag_help(table, key), rich_help_panel="Grid")
 
 
 def _refuse_output(value: str | None) -> None:
-    """Name the option that replaced --output, which is a file in `generate`."""
+    """Refuse --output, an option of `generate` only, with a message that suggests --format."""
     if value is not None:
         raise UsageError(
             f"bench has no --output or -o: use --format, one of {', '.join(FORMATS)}; "

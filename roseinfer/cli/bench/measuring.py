@@ -1,4 +1,4 @@
-"""Measuring several configurations on one engine, with progress and until Ctrl-C.
+"""Measure several configurations on one engine, with progress bars. After Ctrl-C, report those finished.
 
 Imports torch: only the command imports this module, when it runs.
 """
@@ -37,7 +37,7 @@ class Measurement:
 def measure(call: BenchCall, cells: Sequence[Cell], slo: Slo | None, *, judged_by: BenchResults | None) -> Measurement:
     """Load one engine that is large enough for all `cells`, and measure each of them on it.
 
-    Raises UsageError before the first pass if the baseline `judged_by` measured something else.
+    Raises UsageError before the first pass if the baseline `judged_by` measured another model size or load.
     """
     largest = max(cell.max_batch_size for cell in cells)
     engine = load_engine(msgspec.structs.replace(call.config.engine, max_batch_size=largest))
@@ -72,7 +72,7 @@ def measure(call: BenchCall, cells: Sequence[Cell], slo: Slo | None, *, judged_b
 
     runs = runs_against(limits)
     if any(run.is_beyond_ceilings for run in runs):
-        # The ceilings were measured while other work ran on the device.
+        # The cached ceilings are too low: other work ran on the device when they were measured.
         limits = ceilings(engine.runner.device, engine.runner.cache.data.dtype, fresh=True)
         runs = runs_against(limits)
     environment = Environment(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from roseinfer.bench.results import BenchResults, BenchRun, Comparison, Search
 
 _LEFT_COLUMNS = len(SPEED_COLUMNS) - 1
-"""Left-aligned columns of the table of speeds: all but the figure."""
+"""Number of left-aligned columns in the table of speeds: all but the last, which holds the speed."""
 
 
 def print_results(results: "BenchResults", measured: "Sequence[Measured]", result_format: str, *, grid: bool) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def check_plot(path: Path) -> None:
-    """Raise UsageError if the plot could not be drawn, before anything is measured."""
+    """Raise UsageError if no plot can be written to `path`. Call this before measuring."""
     if path.suffix not in (".svg", ".png"):
         raise UsageError(f"invalid --plot {path}: give a file that ends in .svg or .png")
     if not path.absolute().parent.is_dir():

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 TableRow = tuple[str, ...]
 
 RUN_COLUMNS: TableRow = ("run", "req/s", "tokens/s", "", "TTFT", "TPOT", "ITL", "E2E", "step", "MBU %", "MFU %")
-"""MBU covers decode steps, MFU prefill steps. The unnamed column labels the lines of the latency columns."""
+"""Column titles of the table of runs. MBU is of decode steps, MFU of prefill steps.
+
+Each latency cell has four lines: mean and percentiles. The untitled column labels them.
+"""
 SPEED_COLUMNS: TableRow = ("model", "parameters", "dtype", "mode", "batch", "test", "t/s")
 CHANGE_COLUMNS: TableRow = ("run", "figure", "before", "after", "change", "noise", "")
 RUN_TITLE = "Throughput: mean ± std over the repeats. Latencies: over all their requests, ms. Step: median decode, ms."

@@ -1,4 +1,4 @@
-"""Running requests through a scheduler, with their answers in the order of the requests.
+"""Run requests through a scheduler, and yield their answers in the order of the requests.
 
 Imports torch: the command imports this module only when it runs.
 """
@@ -24,7 +24,7 @@ def answers(
 ) -> Generator[Answer, None, None]:
     """Run requests and yield their complete answers in order; `RequestFeed` explains the parameters.
 
-    An error that `requests` raises ends the reading, and is raised again after the last answer.
+    If `requests` raises an error, no further request is read. The error is raised again after the last answer.
     """
     feed = RequestFeed(scheduler, requests, to_prompt, as_they_fit=as_they_fit, done=done)
     try:

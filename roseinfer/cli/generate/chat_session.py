@@ -101,9 +101,9 @@ def read_line() -> str:
 
 @contextmanager
 def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns True after the first Ctrl-C; a second one raises KeyboardInterrupt.
+    """Yield a function that returns True once Ctrl-C was pressed. A second Ctrl-C raises KeyboardInterrupt.
 
-    An exception in the middle of a step could leak blocks of the KV cache.
+    The first one raises nothing, because an exception in the middle of a step could leak blocks of the KV cache.
     """
     seen = False
 

@@ -15,7 +15,7 @@ class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
     input_file: str | None
     """File of requests as JSON lines; `-` is stdin."""
     output: str | None
-    """File for JSON lines as given; `-` is stdout."""
+    """Value of --output, the file for answers as JSON lines; `-` is stdout, None if not given."""
     resume: bool
     """Skip requests that `output` already answers."""
     system: str | None
@@ -36,7 +36,7 @@ class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def lines_to(self) -> str | None:
-        """Destination of JSON lines, `-` for stdout; None if the output is no JSON lines."""
+        """Destination of JSON lines, `-` for stdout; None if the output is text or one JSON document."""
         return "-" if self.output is None and self.input_file is not None and not self.json else self.output
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""A call of `generate` as text, as one JSON document, as JSON lines, or as a chat.
+"""Run a call of `generate`: print text, one JSON document or JSON lines, or chat.
 
 Imports torch: the command imports this module only when it runs.
 """
@@ -99,7 +99,7 @@ def _engine(call: GenerateCall) -> Engine:
 
 
 def _requests(call: GenerateCall) -> tuple[int | None, Iterable[WorkloadRequest]]:
-    """Return the number of requests, None for a pipe, and the requests."""
+    """Return (number of requests, or None for a pipe; the requests)."""
     sampling = call.config.sampling
     if call.input_file is not None:
         # All lines of a file are checked here. Lines of a pipe are checked as they arrive, so a wrong one is kept

@@ -1,4 +1,4 @@
-"""Submitting requests to a scheduler in their order, a bounded distance ahead of the answers."""
+"""Submit requests to a scheduler in order, with a limit on unfinished requests and undelivered answers."""
 
 from collections import deque
 from collections.abc import Callable, Container, Iterable
@@ -11,9 +11,9 @@ from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.workload.workload_request import WorkloadRequest
 
 _BATCHES_AHEAD = 2
-"""Full batches of unfinished completions to submit, so that a step always finds a request to start."""
+"""Maximum unfinished completions, in full batches: two, so that a request always waits when another finishes."""
 _BATCHES_HELD = 64
-"""Full batches of answers that may wait for the oldest incomplete one."""
+"""Maximum answers not yet delivered, in full batches. Complete answers wait for the oldest incomplete one."""
 
 
 class RequestFeed:
@@ -34,10 +34,10 @@ class RequestFeed:
         done: Container[str | int],
     ) -> None:
         self.pending: deque[Answer] = deque()
-        """Answers in the order of their requests, from the oldest that was not taken yet."""
+        """Answers not yet delivered to the caller, in the order of their requests."""
         self.is_exhausted = False
         self.failure: RoseinferError | None = None
-        """Error that ended the reading of requests; None if they ended by themselves."""
+        """Error that stopped the reading of requests; None if there was no error."""
         self._scheduler = scheduler
         self._requests = iter(requests)
         self._to_prompt = to_prompt
@@ -49,7 +49,7 @@ class RequestFeed:
         self._max_pending = _BATCHES_HELD * batch
 
     def submit(self) -> None:
-        """Submit the next requests, as many as there is room for."""
+        """Submit the next requests: up to both limits if `as_they_fit`, else all."""
         while not self.is_exhausted and not (self._as_they_fit and self._is_full()):
             try:
                 request = next(self._requests, None)
@@ -63,7 +63,7 @@ class RequestFeed:
                 self._submit(request)
 
     def request(self, request_id: int) -> WorkloadRequest:
-        """Return the unfinished request with this id of the scheduler."""
+        """Return the unfinished request to which the scheduler gave this id."""
         return self._running[request_id].request
 
     def add(self, output: RequestOutput) -> None:

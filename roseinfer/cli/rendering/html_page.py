@@ -16,7 +16,7 @@ _TOP = 20  # rows of the top operators, per device
 _WIDTH = 1000.0  # of a drawing, in its own units
 _ROW = 22.0  # height of a row
 _LABEL_PIXELS = 6.2
-"""Approximate width of a character in the drawing's font, in its units."""
+"""Approximate width of a character, in units of the drawing."""
 
 
 class _Box(NamedTuple):
@@ -36,7 +36,7 @@ class _Drawing(NamedTuple):
 
 
 def to_html(summary: Summary) -> str:
-    """Return the page. Its tables are the sheets that the terminal prints too."""
+    """Return the summary as an HTML page, with the same tables as on the terminal."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return template.render(

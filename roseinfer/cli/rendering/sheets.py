@@ -188,7 +188,7 @@ def sync_sheet(summary: Summary, top: int) -> Sheet:
 
 
 def what_if_sheet(summary: Summary) -> Sheet:
-    """Return an upper bound of the time that each possible change saves."""
+    """Return possible changes, each with an upper bound of the time that it saves."""
     rows = [
         [bound.change, milliseconds(bound.saves_ms), f"{bound.saves_percent:.1f}", f"{bound.speedup:.2f}x"]
         for bound in summary.what_if

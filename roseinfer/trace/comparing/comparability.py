@@ -1,4 +1,4 @@
-"""Checks whether two traces can be compared, and lists what differs between them besides the code."""
+"""Check whether two traces can be compared, and list the differences between them other than the code."""
 
 from roseinfer.errors import UsageError
 from roseinfer.trace.naming import counted

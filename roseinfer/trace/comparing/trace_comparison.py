@@ -1,4 +1,4 @@
-"""Compares two summaries: did the change help, where, and by more than the noise?"""
+"""Compare two summaries: did the change help, where, and by more than the noise?"""
 
 import math
 import re
@@ -102,7 +102,7 @@ def _per_token(row: PhaseSummary) -> float | None:
 
 
 def _whole(summary: Summary) -> PhaseCosts:
-    """Return the costs of a whole trace without steps."""
+    """Return the costs of the whole trace, for traces without steps."""
 
     def times(device: Literal["cpu", "gpu"]) -> dict[str, float]:
         return {op.name: op.self_ms for op in summary.top_ops if op.device == device}

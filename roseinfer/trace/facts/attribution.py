@@ -13,7 +13,7 @@ from roseinfer.trace.facts.span_table import SpanTable
 from roseinfer.trace.reading.columns import NO_CORRELATION, Ints, Trace
 
 UNLINKED = -1
-"""Launch of a GPU event whose launch call is not in the trace."""
+"""Value of `Attribution.launch` for a GPU event whose launch call is not in the trace: an unlinked event."""
 
 
 class Attribution(msgspec.Struct, frozen=True, eq=False):
@@ -30,13 +30,13 @@ class Attribution(msgspec.Struct, frozen=True, eq=False):
     span: Ints
     """Index of the innermost span around the launch, -1 for none."""
     by_graph: NDArray[np.bool_]
-    """True if the launch started several GPU events, so that it replayed a graph."""
+    """True if the launch call started several GPU events: only a graph replay does."""
     replayed: NDArray[np.bool_]
-    """True if the name of the launch call is that of a graph launch; graphs may hold a single event."""
+    """True if the launch call is a graph launch by its name. Unlike `by_graph`, true also for graphs of one event."""
 
     @property
     def linked(self) -> NDArray[np.bool_]:
-        """[gpu] True if the launch is in the trace."""
+        """True for each GPU event whose launch call is in the trace."""
         return self.launch >= 0
 
     def launches(self, at: Ints | slice) -> Ints:
@@ -74,7 +74,7 @@ def attribute(trace: Trace, spans: SpanTable) -> Attribution:
 
 
 def _launches(trace: Trace) -> Ints:
-    """[gpu] index of the call with the event's correlation id. If several calls share an id, the first one counts."""
+    """Return, per GPU event, the first call with the event's correlation id, as an index into `trace.calls`."""
     at = np.flatnonzero(trace.calls.correlation != NO_CORRELATION)
     at = at[np.argsort(trace.calls.correlation[at], kind="stable")]
     ids = trace.calls.correlation[at]

@@ -22,17 +22,17 @@ from roseinfer.trace.reading.trace_manifest import Graph
 
 
 class _GroupChanges(msgspec.Struct, frozen=True, eq=False):
-    """Events that span groups gain or lose. Every array has one entry per change."""
+    """Changes of span groups: each adds one event to a group or removes it. Every array has one entry per change."""
 
     event: Ints
     """Index of the event in the arrays of `MappedSpans`."""
     group: Ints
     """Index of the span group; -1, the last one, is `(no span)`."""
     sign: Ints
-    """1 if the group gains the event, -1 if it loses the event."""
+    """1 if the event is added to the group, -1 if it is removed."""
 
     def total(self, values: Ints, size: int) -> Ints:
-        """Return [groups] what each group gains, net of losses, if event i counts `values[i]`."""
+        """Return the sum of all changes of each group, `[groups]`, if event i counts as `values[i]`."""
         weights = values[self.event] * self.sign
         return np.bincount(self.group % size, weights=weights, minlength=size).astype(np.int64)
 
@@ -70,15 +70,15 @@ class MappedSpans(msgspec.Struct, frozen=True, eq=False):
     """Number of mapped events for which the manifest names no span."""
 
     def change_of_inclusive(self, values: Ints, size: int) -> Ints:
-        """Return [groups] the change of the inclusive figures, if mapped event i counts `values[i]`."""
+        """Return the change of each group's inclusive figure, `[groups]`, if mapped event i counts as `values[i]`."""
         return self.inclusive.total(values, size)
 
     def change_of_self(self, values: Ints, size: int) -> Ints:
-        """Return [groups] the change of the self figures, if mapped event i counts `values[i]`."""
+        """Return the change of each group's self figure, `[groups]`, if mapped event i counts as `values[i]`."""
         return self.own.total(values, size)
 
     def calls(self, size: int) -> Ints:
-        """Return [groups] the number of replays that count as calls of each group."""
+        """Return, for each group, the number of replays that count as its calls, `[groups]`."""
         calls = np.zeros(size, np.int64)
         calls[list(self.replay_calls)] = list(self.replay_calls.values())
         return calls
@@ -148,7 +148,7 @@ def map_replays(trace: Trace, spans: SpanTable, attribution: Attribution, graphs
         if not graph.chains:
             graph.number_groups(groups)
         # The n-th event of a name is the n-th of that name in the graph. On one stream, this is the order of the
-        # graph. On several, kernels of parallel branches may change places from replay to replay.
+        # graph. On several, kernels of parallel branches may run in another order in each replay.
         in_order = np.empty_like(replay)
         in_order[graph.by_name] = replay[by_name]
         around = _spans_around(spans, int(attribution.span[replay[0]]))

@@ -18,13 +18,13 @@ class Activity(msgspec.Struct, frozen=True, eq=False):
 
     forest: Forest
     thread: Ints32
-    """[activities] index of the thread."""
+    """Per activity: index of its thread."""
     name: Ints32
-    """[activities] index into `trace.names`."""
+    """Per activity: index of its name in `trace.names`."""
     call: Ints32
-    """[activities] index into `trace.calls`, -1 for operators."""
+    """Per activity: index of the runtime call in `trace.calls`, -1 for operators."""
     of_call: Ints32
-    """[trace.calls] index of each call's activity, -1 for calls of other threads."""
+    """Per entry of `trace.calls`: index of the call's activity, -1 for calls of other threads."""
 
     def operator_around(self, index: int) -> int:
         """Return the name index of the innermost operator around an activity, -1 for none."""

@@ -24,28 +24,28 @@ class Gaps(msgspec.Struct, frozen=True, eq=False):
     linked: NDArray[np.bool_]
     """True if the launch of that GPU event is in the trace."""
     late_end_ns: Ints
-    """End of the time in which the host is late; that time begins at `start_ns`."""
+    """End of the gap's first part, in which the host is late."""
     call_end_ns: Ints
-    """End of the launch call's part of the gap; the device's queue has the rest, up to `end_ns`."""
+    """End of the gap's second part, the launch call. The rest of the gap is time in the device's queue."""
 
     @property
     def host_late_ns(self) -> Ints:
-        """[gaps] time before the launch call began."""
+        """Per gap: time before the launch call began."""
         return self.late_end_ns - self.start_ns
 
     @property
     def launch_call_ns(self) -> Ints:
-        """[gaps] time inside the launch call."""
+        """Per gap: time inside the launch call."""
         return self.call_end_ns - self.late_end_ns
 
     @property
     def device_queue_ns(self) -> Ints:
-        """[gaps] time after the launch call."""
+        """Per gap: time after the launch call."""
         return np.where(self.linked, self.end_ns - self.call_end_ns, 0)
 
     @property
     def unlinked_ns(self) -> Ints:
-        """[gaps] time of the gaps without a launch in the trace."""
+        """Per gap: the whole gap if its launch is not in the trace, else 0."""
         return np.where(self.linked, 0, self.end_ns - self.start_ns)
 
 
@@ -71,7 +71,7 @@ def find_gaps(trace: Trace, attribution: Attribution) -> Gaps:
 
 
 def _reach(trace: Trace) -> Ints:
-    """[gpu] latest end among each event and all earlier events of its device."""
+    """Return, per GPU event, the latest end of the event and all earlier events of its device."""
     reach = trace.gpu.end_ns.copy()
     for device in range(len(trace.devices)):
         low, high = np.searchsorted(trace.gpu.device, (device, device + 1))

@@ -30,7 +30,7 @@ def innermost_at(forest: Forest, forest_thread: Ints32, thread: Ints32, at_ns: I
         here = np.flatnonzero(thread == one)
         started = np.searchsorted(forest.start_ns[low:high], at_ns[here], side="right") - 1
         found[here] = np.where(started >= 0, started + low, -1)
-    # An event that is open at an instant is the last event begun before the instant, or encloses it.
+    # An event that is open at an instant is the last event begun before the instant, or encloses that event.
     alive = np.flatnonzero(found >= 0)
     while len(alive):
         alive = alive[forest.end_ns[found[alive]] <= at_ns[alive]]

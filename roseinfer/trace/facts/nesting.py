@@ -18,23 +18,23 @@ class Forest(msgspec.Struct, frozen=True, eq=False):
     """The nesting of events that are sorted by (thread, start, longest first)."""
 
     parent: Ints32
-    """[events] index of the enclosing event, -1 for top-level events."""
+    """Per event: index of the enclosing event, -1 for top-level events."""
     depth: Ints32
-    """[events] number of enclosing events."""
+    """Per event: number of enclosing events."""
     start_ns: Ints
     end_ns: Ints
-    """[events] end of each event, but no later than its parent's end."""
+    """Per event: its end, but no later than its parent's end."""
 
     @property
     def self_ns(self) -> Ints:
-        """[events] time of each event without the events inside it."""
+        """Per event: its duration without the events inside it."""
         durations = self.end_ns - self.start_ns
         inner = self.parent >= 0
         covered = np.bincount(self.parent[inner], weights=durations[inner], minlength=len(durations))
         return np.asarray(durations - covered.astype(np.int64), np.int64)
 
     def outermost(self, group: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """[events] True if no enclosing event has the same group. Totals count only these: recursion adds nothing."""
+        """Return, per event, True if no enclosing event has the same group: a total counts recursive calls once."""
         nested = np.zeros(len(group), np.bool_)
         ancestor = self.parent.copy()
         alive = np.flatnonzero(ancestor >= 0)
@@ -46,7 +46,7 @@ class Forest(msgspec.Struct, frozen=True, eq=False):
         return ~nested
 
     def add_to_ancestors(self, values: Ints) -> Ints:
-        """[events] sum of each event's value and the values of all events inside it."""
+        """Return, per event, the sum of its value and the values of all events inside it."""
         total = values.copy()
         for level in range(int(self.depth.max(initial=0)), 0, -1):
             at = np.flatnonzero(self.depth == level)

@@ -63,5 +63,5 @@ def span_costs(trace: Trace, spans: SpanTable, ops: Forest, attribution: Attribu
 
 
 def _sum_at(index: Ints, values: Ints, size: int) -> Ints:
-    """Return [size] sums of values by index; index -1 means the last entry. Exact below 2**53."""
+    """Return the sum of the values of each index, `[size]`; index -1 is the last entry. Exact below 2**53."""
     return np.bincount(index % size, weights=values, minlength=size).astype(np.int64)

@@ -21,20 +21,20 @@ class SpanTable(msgspec.Struct, frozen=True, eq=False):
 
     forest: Forest
     thread: NDArray[np.int32]
-    """[spans] index of the thread."""
+    """Per span: index of its thread."""
     group: NDArray[np.int32]
-    """[spans] index of the span's name in `groups`."""
+    """Per span: index of its name in `groups`."""
     groups: list[str]
     """Distinct span names without labels."""
 
     @property
     def start_ns(self) -> Ints:
-        """[spans] start of each span."""
+        """Per span: its start."""
         return self.forest.start_ns
 
     @property
     def end_ns(self) -> Ints:
-        """[spans] end of each span, but no later than its parent's end."""
+        """Per span: its end, but no later than its parent's end."""
         return self.forest.end_ns
 
     def __len__(self) -> int:
@@ -56,7 +56,7 @@ def group_name(name: str) -> str:
 
 
 def span_table(trace: Trace) -> SpanTable:
-    """Return the spans of a trace, without the stubs that end a recording."""
+    """Return the spans of a trace, without a last ProfilerStep that the end of the recording cut off."""
     keep = np.ones(len(trace.spans), np.bool_)
     keep[stub_spans(trace)] = False
     thread = trace.spans.thread[keep]

@@ -22,7 +22,7 @@ class StepLabel(msgspec.Struct, frozen=True):
     """Phase and size of a step, parsed from the name of its span."""
 
     phase: str
-    """Such as "prefill", "decode" or "mixed"; "step" if the name does not tell."""
+    """Phase of the step, such as "prefill", "decode" or "mixed"; "step" if the name does not tell."""
     batch: int | None = None
     """Requests in the step, None if the name does not tell."""
     tokens: int | None = None

@@ -11,7 +11,7 @@ from roseinfer.trace.facts.step_labels import PROFILER_STEP, STEP_KINDS, StepLab
 from roseinfer.trace.reading.columns import Ints, Trace
 
 _STUB_SHARE = 0.1
-"""Share of the median; a trailing ProfilerStep that is shorter began just before the recording stopped."""
+"""Share of the median step time below which a trailing ProfilerStep is a stub that the recording's end cut off."""
 
 
 class Steps(msgspec.Struct, frozen=True, eq=False):

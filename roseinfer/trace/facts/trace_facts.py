@@ -22,12 +22,12 @@ class Facts(msgspec.Struct, frozen=True, eq=False):
     manifest: TraceManifest | None
     spans: SpanTable
     ops: Forest
-    """The nesting of `trace.ops`."""
+    """Nesting of the operators, `trace.ops`."""
     attribution: Attribution
     gaps: Gaps
     steps: Steps
     event_step: Ints
-    """[gpu] index of the step in which each GPU event was launched, -1 for none."""
+    """Per GPU event: index of the step in which it was launched, -1 for none."""
     costs: SpanCosts
     mapped: MappedSpans
     """GPU events of graph replays, assigned to the spans they were captured under."""
@@ -55,7 +55,7 @@ def gather_facts(trace: Trace, manifest: TraceManifest | None = None) -> Facts:
 
 
 def _steps_of_events(trace: Trace, steps: Steps, attribution: Attribution) -> Ints:
-    """[gpu] index of the step in which each GPU event was launched, -1 for none."""
+    """Return, per GPU event, the index of the step in which it was launched, -1 for none."""
     found = steps_at(steps, attribution.launch_start_ns)
     return np.where(attribution.linked, found, -1)
 

@@ -1,4 +1,4 @@
-"""Launch sequences that a step repeats, over layers or requests, and how to make them fewer launches."""
+"""Find launch sequences that a step repeats, per layer or per request, and choose a remedy."""
 
 from collections import Counter
 from typing import Literal, NamedTuple
@@ -37,20 +37,20 @@ _PRODUCTS = (
 
 
 class Repeat(NamedTuple):
-    """A period of a sequence and its back-to-back repeats; a run is a stretch of such repeats."""
+    """A pattern that a sequence repeats. A run is an uninterrupted series of repeats."""
 
     period: int
-    """Number of items."""
+    """Number of items in the pattern."""
     first: int
     """Index in the sequence where the longest run begins."""
     repeats: int
-    """Number of periods in all runs together."""
+    """Number of repeats of the pattern, summed over all runs."""
     removable: int
-    """Number of items that go away if every run shrinks to a single period."""
+    """Number of items saved if every run is replaced by a single repeat."""
 
 
 def find_repeat(sequence: NDArray[np.int64], max_period: int = _MAX_PERIOD) -> Repeat | None:
-    """Return the period with most removable items, the shortest one of equals; None if nothing repeats."""
+    """Return the pattern with most removable items, the shortest if several have; None if nothing repeats."""
     best: Repeat | None = None
     for period in range(1, min(max_period, len(sequence) // 2) + 1):
         same = np.concatenate(([False], sequence[period:] == sequence[:-period], [False]))
@@ -81,7 +81,7 @@ def find_repetition(facts: Facts) -> list[Repetition]:
         at = np.flatnonzero(groups == group)
         for repeat, pattern, is_unbroken in _repeats_of(names, at):
             remedy = _remedy([facts.trace.names[index] for index in pattern], is_unbroken, len(facts.trace.gpu) > 0)
-            # A compiler or a larger operator fuses the operators of one repeat; the repeats remain.
+            # A compiler or a larger operator fuses the operators of one repeat to one; every repeat remains.
             joined = repeat.repeats * (repeat.period - 1)
             removable = joined if remedy in ("compile", "fuse") else repeat.removable
             rows.append(
@@ -102,7 +102,7 @@ def find_repetition(facts: Facts) -> list[Repetition]:
 
 
 def _repeats_of(names: Ints, at: Ints) -> list[tuple[Repeat, tuple[int, ...], bool]]:
-    """Return (repeat, its pattern of names, True if no other work is between repeats) for one span's launches.
+    """Return (repeat, names of its pattern, True if no other work is between repeats) for one span's launches.
 
     `names` are all launches of the step, `at` the indices of the span's own launches.
     """
@@ -127,7 +127,7 @@ def _repeats_of(names: Ints, at: Ints) -> list[tuple[Repeat, tuple[int, ...], bo
 
 
 def _remedy(pattern: list[str], is_unbroken: bool, has_gpu: bool) -> Literal["batch", "graph", "compile", "fuse"]:
-    """Return what would turn the repeats into fewer launches."""
+    """Return the remedy that reduces the launches of a pattern; `Repetition.remedy` explains the values."""
     if is_unbroken and not any(word in name.lower() for name in pattern for word in _PRODUCTS):
         return "batch"
     if has_gpu:
@@ -152,7 +152,7 @@ def _launches(facts: Facts, step: int) -> tuple[Ints, Ints]:
 
 
 def _levels(sequence: Ints) -> list[Repeat]:
-    """Return the repeat of the whole sequence and, if its period itself repeats something shorter, this repeat too."""
+    """Return the best pattern of the sequence and, if that pattern itself repeats a shorter one, the shorter too."""
     outer = find_repeat(sequence)
     if outer is None:
         return []

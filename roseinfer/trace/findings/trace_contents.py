@@ -1,4 +1,4 @@
-"""Number of events that show work, and the GPUs whose events a broken-off file lost."""
+"""Count the events that show work, and name the GPUs whose events are missing from a truncated file."""
 
 import numpy as np
 
@@ -6,9 +6,9 @@ from roseinfer.trace.reading.columns import Trace
 
 
 def count_work_events(trace: Trace) -> int:
-    """Return the number of events that say what ran.
+    """Return the number of operators, runtime calls, GPU events and spans.
 
-    Metadata and the profiler's own step do not count: even a recording of nothing holds them.
+    The profiler's own step spans are left out: even a recording of an idle program has them.
     """
     own = [index for index, name in enumerate(trace.names) if name.startswith("ProfilerStep#")]
     spans = int(np.count_nonzero(~np.isin(trace.spans.name, own)))
@@ -16,6 +16,6 @@ def count_work_events(trace: Trace) -> int:
 
 
 def lost_gpu(trace: Trace) -> str | None:
-    """Return the GPUs named in the head of a broken-off file; None for a whole file or if no GPU is named."""
+    """Return the GPUs that the metadata of a truncated file names; None for a whole file, or if no GPU is named."""
     names = sorted({device.name or "the GPU" for device in trace.metadata.deviceProperties})
     return ", ".join(names) if trace.truncated and names else None

@@ -14,7 +14,7 @@ _FEW_STEPS = 3
 _RUNS_AHEAD = 1.5
 """Ratio of a step's GPU time to its span's time above which the host ran ahead of the GPU."""
 _INFLATED = 1.2
-"""Ratio of a profiled step's time to an unprofiled step's above which a note says so."""
+"""Ratio of profiled to unprofiled step time above which a note says how much the profiler slowed the steps."""
 
 
 def doubts(facts: Facts, steps: StepsSummary) -> list[Trust]:

@@ -11,7 +11,7 @@ _SPANS = 3
 _MIN_EVENTS_PER_CALL = 8
 _MIN_SHARE = 0.02
 _FEW_LAUNCHES = 4
-"""Launches per step up to which "one launch per step" is not suggested: the step already is close to it."""
+"""Maximum launches per step at which "one launch per step" is not suggested, since a step has almost that."""
 
 
 def bounds(facts: Facts, gpu: GpuSummary | None) -> list[WhatIf]:
@@ -35,7 +35,7 @@ def _no_launch_gaps(facts: Facts, gpu: GpuSummary) -> str:
 
 
 def _one_kernel_each(facts: Facts, gpu: GpuSummary) -> list[WhatIf]:
-    """Return the bounds for spans if each of their calls were one kernel: the three that save most, without steps."""
+    """Return the bounds if each call of a span were one kernel: the three largest, without step spans."""
     spans, forest = facts.spans, facts.spans.forest
     if not len(spans):
         return []
@@ -44,7 +44,7 @@ def _one_kernel_each(facts: Facts, gpu: GpuSummary) -> list[WhatIf]:
     is_step = np.isin(spans.start_ns, facts.steps.start_ns) | np.char.startswith(
         np.array(spans.groups, np.str_)[spans.group], "ProfilerStep"
     )
-    # One launch per call remains, so the share of one event in the idle time remains too.
+    # One launch per call remains, so one event's share of the idle time is not saved.
     saved = np.where(events > 0, idle * (events - 1) // np.maximum(events, 1), 0)
     rows: list[WhatIf] = []
     for group in range(len(spans.groups)):

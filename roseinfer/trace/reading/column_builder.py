@@ -14,7 +14,7 @@ _DAY_NS = 86_400_000_000_000
 _MAX_US = 4e15
 """About 130 years in microseconds: beyond any clock that writes traces, and no overflow as int64 nanoseconds."""
 _SAMPLES = 100_000
-"""Approximate number of start times that the median is computed from."""
+"""Approximate number of start times sampled to compute their median."""
 
 
 class Rows:

@@ -45,8 +45,8 @@ class Metadata(msgspec.Struct, frozen=True):
     distributedInfo: dict[str, Any] = {}  # noqa: N815
     traceName: str = ""  # noqa: N815
     with_stack: Id = None
-    """Option of the profiler; absent if the option was off."""
+    """The profiler's option `with_stack`; None if the option was off."""
     profile_memory: Id = None
-    """Option of the profiler; absent if the option was off."""
+    """The profiler's option `profile_memory`; None if the option was off."""
     record_shapes: Id = None
-    """Option of the profiler; absent if the option was off."""
+    """The profiler's option `record_shapes`; None if the option was off."""

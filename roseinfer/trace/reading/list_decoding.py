@@ -57,7 +57,10 @@ def _explained(error: Exception) -> DecodedList:
 
 
 def _trailing_base() -> int:
-    """Return 0 or 1: the number that msgspec, in "trailing characters", gives to the first byte. Measured on `[]x`."""
+    """Return 0 or 1: the number that msgspec's error about trailing characters gives to the first byte.
+
+    It is read from a provoked error, because msgspec does not document it.
+    """
     try:
         decode_events(b"[]x")
     except msgspec.DecodeError as error:

@@ -27,7 +27,7 @@ def find_traces(folder: Path) -> list[Path]:
 
 
 def _newest_run(folder: Path) -> Path | None:
-    """Return the run directory to suggest for a folder of them: `latest`, else the last by name, else None."""
+    """Return the newest run directory in a folder: `latest`, else the last by name, else None."""
     latest = folder / "latest"
     if latest.is_dir():
         return latest

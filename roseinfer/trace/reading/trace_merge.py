@@ -8,7 +8,7 @@ from roseinfer.trace.reading.columns import NO_CORRELATION, Counts, GpuTable, Ho
 def merge_traces(traces: list[Trace], path: str) -> Trace:
     """Merge traces of several files, shifted in time so that they follow each other.
 
-    Threads, devices and correlation ids of different files stay distinct, so time between two files counts nowhere.
+    Threads, devices and correlation ids of different files stay distinct. Time between two files is in no figure.
     """
     if len(traces) == 1:
         return traces[0]

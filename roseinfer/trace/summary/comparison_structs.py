@@ -1,4 +1,4 @@
-"""Structs of the comparison of a trace with a baseline trace, and the costs per step that it is made from."""
+"""Structs of the comparison of a trace with a baseline trace, and of the costs per step that are compared."""
 
 from typing import Literal
 
@@ -23,10 +23,10 @@ class PhaseCosts(msgspec.Struct, frozen=True):
 
 
 class FigureChange(msgspec.Struct, frozen=True):
-    """A figure of the baseline and of the new trace."""
+    """Change of one figure from the baseline to the new trace."""
 
     phase: str | None
-    """Phase whose steps the figure is a mean over; None if the figure is of the whole trace."""
+    """Phase over whose steps the figure is averaged; None if the figure is of the whole trace."""
     name: str
     """Name of the span, operator or kernel."""
     unit: str

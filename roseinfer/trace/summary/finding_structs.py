@@ -55,9 +55,9 @@ class GapGroup(msgspec.Struct, frozen=True):
     gaps: int
     """Number of gaps that contribute to the group."""
     longest_us: float
-    """Longest uninterrupted contribution."""
+    """Longest uninterrupted idle time in the group."""
     longest_step: int | None
-    """Step during which the longest contribution began; None if outside all steps."""
+    """Index of the step in which the longest idle time began; None if outside all steps."""
 
 
 class Repetition(msgspec.Struct, frozen=True):
@@ -69,13 +69,14 @@ class Repetition(msgspec.Struct, frozen=True):
     launches_per_step: int
     """Launches inside the span per step."""
     pattern: list[str]
-    """First names of the sequence."""
+    """Names of the first launches in the sequence."""
     pattern_launches: int
-    """Length of the sequence."""
+    """Number of launches in the sequence."""
     repeats: int
     """Number of times that the step runs the sequence."""
     removable_per_step: int
-    """Launches that the remedy would save per step: all repeats but one, or all operators of each repeat but one."""
+    """Launches that the remedy would save per step. `batch` and `graph` leave one repeat of each uninterrupted series;
+    `compile` and `fuse` leave one operator per repeat."""
     remedy: Literal["batch", "graph", "compile", "fuse"]
     """`batch` if the repeats are copies or elementwise work with nothing between them.
 

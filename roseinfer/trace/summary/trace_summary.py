@@ -44,7 +44,7 @@ class Trust(msgspec.Struct, frozen=True):
 
 
 class Recording(msgspec.Struct, frozen=True, kw_only=True):
-    """Conditions under which the trace was recorded; None for those that neither trace nor manifest tells."""
+    """Conditions under which the trace was recorded; None if neither the trace nor its manifest names them."""
 
     device: str | None
     model: str | None

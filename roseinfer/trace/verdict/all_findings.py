@@ -1,4 +1,4 @@
-"""The findings that a verdict is drawn from, and the questions that evidence and advice ask of them."""
+"""The findings that a verdict is based on, with properties that evidence and advice share."""
 
 from typing import NamedTuple
 
@@ -40,7 +40,7 @@ class Findings(NamedTuple):
 
     @property
     def slowest(self) -> tuple[str, PhaseSummary | None]:
-        """Phase in which the GPU waits longest for the host, and its steps; ("", None) without marked steps."""
+        """(name, figures) of the phase in which the GPU waits longest for the host; ("", None) without marked steps."""
         phases = self.steps.phases.items()
         return max(phases, key=lambda item: item[1].count * item[1].host_idle_ms_per_step, default=("", None))
 

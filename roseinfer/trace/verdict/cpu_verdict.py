@@ -85,7 +85,7 @@ def _advice(busy: float, ops: list[OpSummary], found: Findings) -> list[str]:
         if heavy.self_op_ms <= 0.1 * heavy.self_wall_ms:
             what = "record again with with_stack=True to see which Python functions take it"
         elif 2 * heavy.self_custom_op_ms >= heavy.self_op_ms:
-            what = "batch its operators, or make them larger"  # torch.compile cannot look into custom operators
+            what = "batch its operators, or make them larger"  # torch.compile cannot see inside custom operators
         else:
             what = "batch its operators, or compile its code"
         advice.append(f"Most time of {heavy.name} is outside operators ({duration(_python_ms(heavy))}): {what}.")
@@ -107,7 +107,7 @@ def _advice(busy: float, ops: list[OpSummary], found: Findings) -> list[str]:
 
 
 def _remedy(ops: list[OpSummary], found: Findings) -> str:
-    """Return how to make the first operator, which is the largest, cheaper."""
+    """Return advice to make the largest operator, `ops[0]`, cheaper."""
     op = ops[0]
     if _is(op, (*_ATTENTION, *_PRODUCTS)):
         smaller: list[str] = []

@@ -43,7 +43,7 @@ def host_advice(found: Findings, gpu: GpuSummary) -> list[str]:
 
 
 def _launch_advice(found: Findings, gpu: GpuSummary) -> list[str]:
-    """Return the advice to capture a CUDA graph; if graphs run most events, the advice for between their replays."""
+    """Return advice to capture a CUDA graph or, if graphs run most events, to reduce the work between replays."""
     phase, row = found.slowest
     step = f"the {phase} step" if phase not in ("", "step") else "the step"
     if found.is_replayed:

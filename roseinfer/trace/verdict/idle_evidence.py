@@ -58,7 +58,7 @@ def _replay_evidence(found: Findings, gpu: GpuSummary) -> str:
 
 
 def _span_evidence(found: Findings) -> list[str]:
-    """Return a line about the span to optimize first, and a line about one more span that launches much."""
+    """Return a line about the span to optimize first, and a line about another span with many launches."""
     first = found.first_span
     worst = sorted(found.named_spans, key=lambda span: -span.idle_caused_ms)
     shown = [span for span in worst if span.gpu_events_per_call >= 20 and span.self_gpu_events and span != first]

@@ -39,8 +39,8 @@ def judge(
 ) -> Verdict:
     """Return the verdict: one headline, up to five lines of evidence, and advice.
 
-    `events` is the number of events that say what ran. `unknown` is the number of events of other tools, which are
-    ignored. `lost_gpu` names the GPU of a file that breaks off before the first event of that GPU.
+    `events` is the number of events that show work. `unknown` is the number of ignored events, which other tools wrote.
+    `lost_gpu` names the GPU of a truncated file that ends before the first event of that GPU.
     """
     kind = kind_of(found.gpu, events)
     if kind == "empty":
@@ -103,7 +103,7 @@ def _empty(unknown: int) -> Verdict:
 
 
 def _incomplete(gpu: str, evidence: list[str]) -> Verdict:
-    """Return the verdict on a file that breaks off before its GPU events: advice for a CPU run would be wrong."""
+    """Return the verdict on a file that ends before its GPU events: advice for a CPU run would be wrong."""
     return Verdict(
         "cpu_only",
         f"Incomplete: the file breaks off, and the GPU events of {gpu} are missing; only the host's side can be read.",
