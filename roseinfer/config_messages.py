@@ -20,7 +20,7 @@ _OPTION_NAMES = {
 """Command-line options whose name differs from their key with dashes."""
 
 _LONGEST_VALUE = 60
-"""Characters of an invalid value that a message shows."""
+"""Maximum characters of an invalid value that a message shows."""
 
 _WHERE = re.compile(r" - at (?:`key` in )?`\$\.?(?P<table>\w*)\.?(?P<key>\w*)(?:\[(?P<item>.*?)\])?")
 """End of a msgspec message: the path of the invalid value, such as `$.sampling.stop_token_ids[0]`."""

@@ -101,7 +101,10 @@ class _Trials:
         return met >= self._slo.share_percent
 
     def is_last(self, value: float) -> bool:
-        """True if no further rate needs to be tried: no higher rate after one that met the objective, else no lower."""
+        """True if no further rate needs to be tried.
+
+        After a rate that met the objective, this is about higher rates; after a rate that missed it, about lower ones.
+        """
         if self.done[-1].met_percent >= self._slo.share_percent:
             return self.is_too_short(value)
         tried = self._passes[value]

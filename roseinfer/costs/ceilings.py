@@ -44,7 +44,7 @@ class _Key(msgspec.Struct, frozen=True):
 
 
 class _CeilingsFile(msgspec.Struct, frozen=True):
-    """Content of one file in the cache folder."""
+    """Content of one file in the cache folder: the rates, and the key under which they were measured."""
 
     key: _Key
     ceilings: Ceilings

@@ -19,7 +19,7 @@ _OPTION_FACTORS = {"record_shapes": 1.5, "with_stack": 5.0, "profile_memory": 1.
 
 
 class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Context manager that counts dispatched operators. It slows them, so use it during a warm-up only."""
+    """Context manager that counts dispatched operators. Counting slows them: use the manager for a warm-up only."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

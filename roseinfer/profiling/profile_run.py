@@ -123,8 +123,8 @@ def _check_fits(config: RunConfig, planned: list[PlannedStep], most: int) -> Non
     if not profile.loop and most < needed:
         raise UsageError(
             f"the schedule, --skip-first {profile.skip_first} + --repeat {profile.repeat} x (--wait {profile.wait} + "
-            f"--warmup {profile.warmup} + --active {profile.active}), takes {needed} steps, but one pass of the workload "
-            f"has at most {most}: leave --no-loop out, shorten the schedule, or raise --max-new-tokens"
+            f"--warmup {profile.warmup} + --active {profile.active}), takes {needed} steps, but one pass of the "
+            f"workload has at most {most}: leave --no-loop out, shorten the schedule, or raise --max-new-tokens"
         )
 
 

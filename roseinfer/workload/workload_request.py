@@ -10,7 +10,7 @@ class WorkloadRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One request as the user wrote it, before any chat template is applied."""
 
     id: str | int
-    """Name of the request in its answer. The default is its position, counted from 1."""
+    """Identifier of the request in its answer: by default its position in the input, counted from 1."""
     prompt: Prompt
     """Text, token ids, or chat messages."""
     params: SamplingParams

@@ -51,7 +51,7 @@ class MappedSpans(msgspec.Struct, frozen=True, eq=False):
     """Index of each mapped event in the GPU table."""
     gpu_ns: Ints
     events: Ints
-    """1 for every mapped event."""
+    """1 for every mapped event: the value to sum when counting events."""
     kernels: Ints
     """1 for kernels, 0 for other events."""
     small: Ints
@@ -61,7 +61,7 @@ class MappedSpans(msgspec.Struct, frozen=True, eq=False):
     inclusive: _GroupChanges
     """Changes of the inclusive figures."""
     replay_calls: dict[int, int]
-    """Number of replays that count as calls of each group: those in steps without a span of this group."""
+    """Per span group: number of replays that count as calls, namely those in steps without a span of the group."""
     replays: int
     """Number of graph replays in the trace."""
     unmatched: list[int]
@@ -214,7 +214,10 @@ def _chain(span: str | None, parents: dict[str, str]) -> list[str]:
 def _joined_changes(
     alike: dict[tuple[_KnownGraph, tuple[int, ...]], list[Ints]],
 ) -> tuple[Ints, _GroupChanges, _GroupChanges]:
-    """Return (events of all matched replays, changes of the self figures, changes of the inclusive figures)."""
+    """Concatenate all replays: (their events, changes of the self figures, changes of the inclusive figures).
+
+    `alike` groups the replays by graph and by the span groups around the launch, which decide the changes.
+    """
     events = [np.zeros(0, np.int64)]
     tables: tuple[list[Ints], list[Ints]] = ([], [])
     first = 0

@@ -23,11 +23,11 @@ class Forest(msgspec.Struct, frozen=True, eq=False):
     """Per event: number of enclosing events."""
     start_ns: Ints
     end_ns: Ints
-    """Per event: its end, but no later than its parent's end."""
+    """Per event: end time in ns, but no later than its parent's end."""
 
     @property
     def self_ns(self) -> Ints:
-        """Per event: its duration without the events inside it."""
+        """Per event: duration in ns without the events inside it."""
         durations = self.end_ns - self.start_ns
         inner = self.parent >= 0
         covered = np.bincount(self.parent[inner], weights=durations[inner], minlength=len(durations))

@@ -27,7 +27,7 @@ class SpanCosts(msgspec.Struct, frozen=True, eq=False):
     small: Ints
     """GPU events shorter than SMALL_NS."""
     idle_ns: Ints
-    """GPU idle time due to late launches and to launch calls while the span was innermost."""
+    """GPU idle time before and during launch calls, while the span was the innermost one of the launching thread."""
     op_ns: Ints
     """Host time inside operators."""
     custom_op_ns: Ints

@@ -29,12 +29,12 @@ class SpanTable(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def start_ns(self) -> Ints:
-        """Per span: its start."""
+        """Per span: start time in ns."""
         return self.forest.start_ns
 
     @property
     def end_ns(self) -> Ints:
-        """Per span: its end, but no later than its parent's end."""
+        """Per span: end time in ns, but no later than its parent's end."""
         return self.forest.end_ns
 
     def __len__(self) -> int:

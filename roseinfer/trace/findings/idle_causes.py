@@ -33,7 +33,10 @@ class _GapSum(msgspec.Struct):
 
 
 _GapKey = tuple[Cause, int, int, bool]
-"""Key of a group of gaps: (cause, span group, name index of the activity or -1, True if a runtime call)."""
+"""Key of a group of gaps: (cause, span group, name index, True if the activity is a runtime call).
+
+The name index is that of the activity in `trace.names`, or -1.
+"""
 
 
 def rank_gaps(facts: Facts, activity: Activity) -> list[GapGroup]:
@@ -145,7 +148,7 @@ def _in_order(pieces: Pieces) -> Pieces:
 
 
 def _begins(pieces: Pieces, start: Ints) -> Ints:
-    """Return the start of each piece in ns: the start of its stretch plus the lengths of earlier pieces of it."""
+    """Return the start of each piece in ns: its stretch's start plus the lengths of the earlier pieces."""
     before = np.cumsum(pieces.length_ns) - pieces.length_ns
     first = np.searchsorted(pieces.stretch, np.arange(len(start)))
     begins: Ints = start[pieces.stretch] + before - before[first][pieces.stretch]

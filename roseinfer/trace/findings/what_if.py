@@ -11,7 +11,7 @@ _SPANS = 3
 _MIN_EVENTS_PER_CALL = 8
 _MIN_SHARE = 0.02
 _FEW_LAUNCHES = 4
-"""Maximum launches per step at which "one launch per step" is not suggested, since a step has almost that."""
+"""Launches per step up to which a step is close to one launch, so that no bound is given for one launch per step."""
 
 
 def bounds(facts: Facts, gpu: GpuSummary | None) -> list[WhatIf]:

@@ -57,7 +57,7 @@ class GpuTable(msgspec.Struct, frozen=True, eq=False):
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """Counts of events that are not in the tables."""
+    """Counts of all events in the file, and of those left out of the tables, by reason."""
 
     events: int
     """Number of events in the file, whether used or not."""

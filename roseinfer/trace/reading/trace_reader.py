@@ -63,7 +63,7 @@ _PAIRED = ("B", "b")
 
 _NO_ARGS = RawArgs()
 _LARGE_BYTES = 64 << 20
-"""Size of a file from which freed memory is returned to the system."""
+"""Size of a trace, in bytes, from which memory freed after reading is returned to the system."""
 
 
 def read_trace(path: Path, *, on_progress: ProgressCallback | None = None, chunk_bytes: int = CHUNK_BYTES) -> Trace:

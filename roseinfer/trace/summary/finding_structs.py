@@ -27,7 +27,7 @@ class SpanSummary(msgspec.Struct, frozen=True, kw_only=True):
     small_percent: float
     """Share of `gpu_events` that are shorter than 5 us."""
     idle_caused_ms: float
-    """GPU idle time (host late, launch call) during which the launching thread was in this span and no inner one."""
+    """Idle time of causes `host_late` and `launch_call` while this was the launching thread's innermost span."""
     self_op_ms: float
     """Self time spent inside operators; the rest of `self_wall_ms` is plain Python or waiting."""
     self_custom_op_ms: float

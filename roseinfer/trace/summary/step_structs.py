@@ -20,7 +20,7 @@ class PhaseSummary(msgspec.Struct, frozen=True):
     replayed_percent: float
     """Share of GPU events that graph launches started."""
     host_idle_ms_per_step: float
-    """GPU idle time (host late, launch call) before the GPU events launched in a step."""
+    """GPU idle time of causes `host_late` and `launch_call` before the GPU events launched in a step, averaged."""
     gpu_ms_per_step: float
     """Sum of the durations of the GPU events launched in a step, averaged over steps."""
     tokens_per_step: float | None
