@@ -9,7 +9,7 @@ from roseinfer.workload.load_runner import WorkloadResult
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Counts, times and rates of one pass.
 
-    Tokens are token ids. A prompt counts once, however many completions it has.
+    The tokens of a prompt count once, however many completions it has.
     """
 
     mode: Mode
