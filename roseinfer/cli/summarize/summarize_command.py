@@ -87,7 +87,7 @@ def summarize(
         console.print_error(f"slower than the baseline by more than {fail_above}: {summary.comparison.headline}")
         return comparison_exit_code(True)
     if summary.verdict.kind == "empty":
-        console.print_error(f"{trace} holds no operators, spans or GPU events of torch.profiler: record it with them")
+        console.print_error(f"{trace} holds no operators, spans or GPU events: give a trace of torch.profiler")
         return exit_codes.RUN_FAILED
     return 0
 
