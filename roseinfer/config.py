@@ -189,7 +189,7 @@ class ProfileConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     with_modules: bool = False
     """Record the module hierarchy of operators."""
     max_trace_size: str = "1GiB"
-    """Uncompressed size of a recording's traces, such as "1GiB", above which a warning is printed beforehand."""
+    """Estimated uncompressed size of the traces, such as "1GiB", above which a warning is printed before the run."""
     profile_dir: str = "profiles"
     """Directory in which each run makes a directory of its own."""
     top: PositiveInt = 15

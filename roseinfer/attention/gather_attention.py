@@ -20,7 +20,7 @@ from roseinfer.spans import span
 
 @dataclass(frozen=True)
 class GatheredPast:
-    """The padded batch of one step."""
+    """Keys and values gathered for one step, as a padded batch."""
 
     cache: KVCache
     slots: Tensor  # [tokens]

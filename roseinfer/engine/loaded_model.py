@@ -37,7 +37,7 @@ class LoadedModel:
     runner: Runner
     pool: BlockPool
     tokenizer: Tokenizer | None
-    """None if the model has no tokenizer: prompts and completions are token ids then."""
+    """The model's tokenizer. None: prompts and completions are token ids only."""
     chat_template: ChatTemplate | None
     eos_token_ids: frozenset[int]
     max_model_len: int

@@ -23,7 +23,7 @@ class Request:
     seed: int
     """Random seed. With a token's position it determines the draw of that token."""
     max_new_tokens: int
-    """Maximum completion tokens: the parameter of that name, limited by the context length."""
+    """Maximum completion tokens: `params.max_new_tokens`, limited by the context length."""
     stop_token_ids: frozenset[int]
     submitted_s: float
     token_ids: list[int] = field(default_factory=list)

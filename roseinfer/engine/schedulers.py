@@ -309,7 +309,7 @@ class OfflineScheduler(Scheduler):
 
 
 class NaiveScheduler(Scheduler):
-    """One request at a time: the baseline for batching."""
+    """Runs one request at a time: the baseline that batching is compared with."""
 
     @staticmethod
     def policy(engine: LoadedModel) -> Policy:

@@ -17,13 +17,13 @@ class StepInputs:
     """Model inputs of one step, for tokens packed chunk after chunk."""
 
     token_ids: Integers
-    """Token ids, 0 in place of pending tokens. [tokens]"""
+    """Token ids, 0 in place of pending tokens: [tokens]."""
     positions: Integers
-    """Position of each token in its request. [tokens]"""
+    """Position of each token in its request: [tokens]."""
     slots: Integers
-    """Cache slot of each token's keys and values: block x block_size + offset. [tokens]"""
+    """Cache slot of each token's keys and values: block x block_size + offset, [tokens]."""
     last_rows: Integers
-    """Index in `token_ids` of the last token of each chunk that samples. [chunks that sample]"""
+    """Index in `token_ids` of the last token of each chunk that samples: [chunks that sample]."""
     pending: Integers
     """Indexes in `token_ids` of tokens that the previous launch is still drawing."""
     pending_chunks: Integers

@@ -96,5 +96,5 @@ class StepPlan(msgspec.Struct, frozen=True):
 
     @property
     def label(self) -> str:
-        """Text in the brackets of the step's span."""
+        """Label of the step's span in traces, such as "decode bs=16 tokens=16"."""
         return f"{self.phase} bs={len(self.chunks)} tokens={self.num_tokens}"

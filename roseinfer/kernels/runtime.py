@@ -35,7 +35,7 @@ gdc_wait: Any = getattr(_cuda, "gdc_wait", None)
 gdc_launch_dependents: Any = getattr(_cuda, "gdc_launch_dependents", None)
 
 MAX_ARRIVALS = 1 << 16
-"""Maximum counters per launch. A launch uses one for each result that several programs contribute to."""
+"""Maximum counters per launch (see `arrivals`): one for each result that several programs contribute to."""
 
 DTYPES = frozenset({torch.bfloat16, torch.float16, torch.float32})
 """Element types of the Triton kernels. Others, such as float64, use the reference implementations."""

@@ -12,8 +12,8 @@ from roseinfer.models.weight_map import WeightMap, own_weights
 class Embedding(nn.Module):
     """Looks up rows of a table: token ids or positions [tokens] -> [tokens, size].
 
-    The table is padded to a multiple of 64 rows: an output head with an odd number of rows would take
-    a GPU several times longer.
+    The table is padded to a multiple of 64 rows: an output head with an odd number of rows would take a
+    GPU several times longer.
     """
 
     def __init__(self, rows: int, size: int) -> None:

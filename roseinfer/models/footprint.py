@@ -11,7 +11,7 @@ from roseinfer.models.linear import Linear
 
 
 class WeightBytes(msgspec.Struct, frozen=True):
-    """Bytes of weights by how a step reads them."""
+    """Bytes of a model's weights, grouped by how a step reads them."""
 
     layers: int
     """Bytes of everything but embeddings and head, norms and biases included. Each step reads them once."""

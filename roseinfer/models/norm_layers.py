@@ -25,7 +25,7 @@ class RMSNorm(nn.Module):
         self._mirrored: Tensor | None = None
 
     def pack(self) -> None:
-        """Store the loaded weight twice in a row as well, if `add_rms_norm_mirrored` is faster for few rows."""
+        """Also store the loaded weight repeated twice, if `add_rms_norm_mirrored` is faster for few rows."""
         if prefers_mirrored_norm(self.weight):
             self._mirrored = torch.cat((self.weight, self.weight))
 

@@ -46,7 +46,7 @@ class HasWeights(Protocol):
 
 
 def compose(modules: Mapping[str, HasWeights | None]) -> WeightMap:
-    """Join the maps of modules, each under its name in the checkpoint; an empty name adds no prefix. Skip None."""
+    """Join the weight maps of modules by name, adding each name that is not empty as a prefix. None is skipped."""
     return {
         f"{prefix}.{name}" if prefix else name: slot
         for prefix, module in modules.items()

@@ -94,7 +94,7 @@ class StepGraphs:
 
     @torch.inference_mode()
     def capture(self, key: GraphKey) -> None:
-        """Capture a graph. The contents of `newest` are lost."""
+        """Capture a graph. This overwrites `newest`."""
         self._graphs[key] = self._capture(key)
 
     @torch.inference_mode()
@@ -108,7 +108,7 @@ class StepGraphs:
 
     @torch.inference_mode()
     def rehearse(self, key: GraphKey, *, replay: bool) -> None:
-        """Run one step of padding rows only, by its graph or operator by operator. Call between requests.
+        """Run one step of padding rows only, as a graph replay or operator by operator. Call it between requests.
 
         The step touches no request's blocks, and later steps upload their own rows.
         """

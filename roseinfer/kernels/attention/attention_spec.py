@@ -31,7 +31,7 @@ class YarnScaling(msgspec.Struct, frozen=True, kw_only=True, tag="yarn"):
     beta_slow: float = 1.0
     """Frequencies with fewer rotations than this over the original context are interpolated."""
     truncate: bool = True
-    """Round the bounds between these two ranges to whole dimensions."""
+    """Round the bounds between unscaled and interpolated frequencies to whole dimensions."""
 
 
 class Llama3Scaling(msgspec.Struct, frozen=True, kw_only=True, tag="llama3"):

@@ -77,7 +77,7 @@ def is_on_by_default() -> bool:
 
 
 def is_only_uncompiled(dtype: torch.dtype) -> bool:
-    """True if only their compilation keeps an engine of this dtype from using the kernels, and a compiler exists.
+    """True if an engine of this dtype would use the kernels by default once they are compiled, and they can be.
 
     A command then suggests `--compile`.
     """

@@ -46,7 +46,7 @@ class _TorchQuantized(WeightForm):
 
 @dataclass(frozen=True, eq=False)
 class Int8Rows(_TorchQuantized, TableForm):
-    """8 bits per element and one scale per row: value = code x scale."""
+    """A weight of 8 bits per element, with one scale per row: value = code x scale."""
 
     codes: Tensor  # [outputs, size], int8
     scales: Tensor  # [outputs], bfloat16
@@ -91,7 +91,7 @@ class Int8Rows(_TorchQuantized, TableForm):
 
 @dataclass(frozen=True, eq=False)
 class Int4Groups(_TorchQuantized):
-    """4 bits per element, with a scale and an offset per group of 32 elements of a row."""
+    """A weight of 4 bits per element, with a scale and an offset per group of 32 elements of a row."""
 
     packed: Tensor  # [outputs, size / 2], uint8, in the order of torch's kernel
     scales_and_offsets: Tensor  # [size / 32, outputs, 2], bfloat16
