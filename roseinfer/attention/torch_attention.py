@@ -86,7 +86,7 @@ class _Group:
 
 @dataclass(frozen=True)
 class GroupedStep:
-    """The groups of one step."""
+    """The groups of requests of one step, with the cache and the slots of the new tokens."""
 
     cache: KVCache
     slots: Tensor  # [tokens]

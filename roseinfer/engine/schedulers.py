@@ -55,7 +55,7 @@ class Scheduler(ABC):
 
     @property
     def num_preemptions(self) -> int:
-        """Number of preemptions so far."""
+        """Times that a running request lost its blocks to an older one, to be recomputed later."""
         return self._planner.num_preemptions
 
     def submit(self, prompt: Prompt, params: SamplingParams | None = None) -> int:

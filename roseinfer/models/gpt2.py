@@ -106,7 +106,7 @@ def config_from_hf(checkpoint: Checkpoint) -> ModelConfig:
 
 
 def hf_weight(name: str, _config: ModelConfig) -> WeightPlace | None:
-    """Return the weight-map name of a stored tensor, or None for one to skip.
+    """Return the weight-map name of a stored tensor, or None if the tensor is skipped.
 
     Checkpoints of the model without its head lack the prefix "transformer.". Old checkpoints contain attention masks,
     which are skipped.

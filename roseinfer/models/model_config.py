@@ -8,7 +8,7 @@ from roseinfer.models.activation_names import ActivationName
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The shape of one model. Sizes count elements; `head_dim` need not be hidden_size / num_heads."""
+    """Architecture and sizes of one model. Sizes count elements; `head_dim` need not be hidden_size / num_heads."""
 
     architecture: str
     vocab_size: int

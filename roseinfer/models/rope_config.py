@@ -136,7 +136,8 @@ def _scaled_context(context: int, scaling: Scaling | None) -> int:
     """Return the context with the scaling applied.
 
     With linear scaling, max_position_embeddings is the unscaled length (as transformers 4 documents). With YaRN it may
-    be the unscaled or the scaled length, and with llama3 it is the scaled length. Dynamic scaling applies to longer contexts.
+    be the unscaled or the scaled length, and with llama3 it is the scaled length. Dynamic scaling applies to longer
+    contexts.
     """
     if isinstance(scaling, LinearScaling):
         return int(context * scaling.factor)

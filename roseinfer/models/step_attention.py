@@ -10,7 +10,7 @@ from roseinfer.kernels.attention.projection import AttentionLayer, Projection
 
 @dataclass(frozen=True)
 class StepAttention:
-    """The engine's backend with the metadata and positions of one step."""
+    """The engine's attention backend, with the metadata and positions of one step."""
 
     backend: AttentionBackend
     metadata: AttentionMetadata

@@ -20,9 +20,9 @@ class AttentionLayer:
     q_norm: Tensor | None = None
     """Weight of an RMS norm of each query head before its rotation, [head_dim]."""
     k_norm: Tensor | None = None
-    """Weight of the same norm for key heads, [head_dim]."""
+    """Weight of an RMS norm of each key head before its rotation, [head_dim]."""
     eps: float = 1e-6
-    """Epsilon of both norms."""
+    """Epsilon of the norms of query and key heads."""
 
 
 class Projection(NamedTuple):
