@@ -168,7 +168,7 @@ def _group(members: Sequence[int], firsts: list[int], layout: StepLayout, cache:
 
 
 def _packing(firsts: list[int], query_lens: list[int], device: torch.device) -> _Packing:
-    """Return the packing of requests with these first packed tokens and numbers of new tokens."""
+    """Return a group's packing indexes, from each request's first packed token and its number of new tokens."""
     max_query = max(query_lens)
     rows: list[list[int]] = []
     valid: list[int] = []

@@ -13,7 +13,7 @@ from roseinfer.sampling.sampler import SamplingBatch
 
 
 def sampling_fields(rows: int) -> dict[str, Field]:
-    """Return the static inputs that sampling of up to `rows` rows needs."""
+    """Return the fields of `StaticInputs` that hold the sampling parameters of up to `rows` rows."""
     return {
         "temperature": (rows, np.float32),
         "top_k": (rows, np.int64),

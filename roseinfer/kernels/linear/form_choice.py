@@ -22,7 +22,7 @@ Packing = Literal["none", "int8", "int4"]
 
 
 def plain_form(weight: Tensor) -> PlainWeight:
-    """Return a form that shares the memory of a matrix [outputs, size], so that the matrix may still be filled."""
+    """Return a weight form that shares the memory of a matrix [outputs, size], so that a loader may still fill it."""
     return SkinnyWeight(weight) if weight.device.type == "cuda" else PlainWeight(weight)
 
 
@@ -49,7 +49,7 @@ def choose_quantized_form(quantized: QuantizedWeight, unit: int) -> WeightForm:
 
 
 def plain_table(table: Tensor, num_rows: int) -> TableForm:
-    """Return a form that shares the memory of a table [rows, size], of which the first `num_rows` rows are in use."""
+    """Return a weight form that shares the memory of a table [rows, size], of which the first `num_rows` rows are in use."""
     return (SkinnyTable if table.device.type == "cuda" else PlainTable)(table, num_rows)
 
 
