@@ -49,7 +49,7 @@ def choose_quantized_form(quantized: QuantizedWeight, unit: int) -> WeightForm:
 
 
 def plain_table(table: Tensor, num_rows: int) -> TableForm:
-    """Return a weight form that shares the memory of a table [rows, size], of which the first `num_rows` rows are in use."""
+    """Return a weight form that shares the memory of a table [rows, size] with `num_rows` rows in use."""
     return (SkinnyTable if table.device.type == "cuda" else PlainTable)(table, num_rows)
 
 
