@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from msgspec import structs
@@ -23,48 +22,48 @@ class PlannerState(Protocol):
     def keys(self, request: Request, num_blocks: int) -> list[Key]: ...
 
 
-@dataclass
 class Draft:
     """One step plan under construction. Reads the planner's state and the block pool, and changes neither."""
 
-    planner: PlannerState
-    queued_running: Sequence[Request]
-    """Running requests, in the policy's order."""
-    waiting: Sequence[Request]
-    """Waiting requests, in the reverse of the policy's order: the next one to start is last."""
-    span: Callable[[str], AbstractContextManager[object]]
-    chunks: list[Chunk] = field(default_factory=list)
-    admitted: list[Admission] = field(default_factory=list)
-    preempted: list[Request] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        policy, self._pool = self.planner.policy, self.planner.pool
-        self._running = list(self.queued_running)
+    def __init__(
+        self,
+        planner: PlannerState,
+        running: Sequence[Request],
+        waiting: Sequence[Request],
+        span: Callable[[str], AbstractContextManager[object]],
+    ) -> None:
+        """`running` is in the policy's order, `waiting` in the reverse order: the next request to start is last."""
+        self.chunks: list[Chunk] = []
+        self.admitted: list[Admission] = []
+        self.preempted: list[Request] = []
+        self._planner, self._queued_running, self._waiting, self._span = planner, running, waiting, span
+        self._policy, self._pool = policy, pool = planner.policy, planner.pool
+        self._running = list(running)
         self._budget = policy.max_batch_tokens
         decodes = sum([request.num_computed_tokens >= len(request.prompt_token_ids) for request in self._running])
         prompt_tokens = max(policy.max_mixed_tokens - decodes, policy.least_prompt_tokens)
         is_limited = self._can_spread(prompt_tokens) if policy.spreads_prompts else decodes > 0
         self._prompt_budget = prompt_tokens if is_limited else policy.max_batch_tokens
-        self._num_free = self._pool.num_free
+        self._num_free = pool.num_free
         self._holders: dict[int, int] = {}  # for blocks whose number of holders the plan changes
 
     def fill(self) -> int:
         """Plan chunks until a limit is reached. Returns the number of decode steps in the launch."""
-        for request in self.queued_running:
+        for request in self._queued_running:
             if self._budget == 0 or request in self.preempted or not self._extend(request):
                 break
         if not self.preempted:
-            for request in reversed(self.waiting):
+            for request in reversed(self._waiting):
                 if not self._admit(request):
                     break
         return self._run_ahead()
 
     def _can_spread(self, prompt_tokens: int) -> bool:
         """True if all prompts, at `prompt_tokens` per step, are computed before the longest completion ends."""
-        first = self.waiting[-1:]
+        first = self._waiting[-1:]
         longest = max((r.max_new_tokens - r.num_new_tokens for r in (*self._running, *first)), default=0)
         left = sum([len(request.token_ids) - request.num_computed_tokens for request in self._running])
-        return left + self.planner.num_waiting_tokens <= prompt_tokens * longest
+        return left + self._planner.num_waiting_tokens <= prompt_tokens * longest
 
     def _extend(self, request: Request) -> bool:
         """Plan a running request's next tokens, preempting from the end of the order until they fit.
@@ -86,7 +85,7 @@ class Draft:
 
     def _admit(self, request: Request) -> bool:
         """Start a waiting request, if batch, budget and pool have room for it."""
-        if len(self._running) >= self.planner.policy.max_batch_size or min(self._budget, self._prompt_budget) == 0:
+        if len(self._running) >= self._policy.max_batch_size or min(self._budget, self._prompt_budget) == 0:
             return False
         admission = self._admission(request)
         if admission is None:
@@ -111,8 +110,8 @@ class Draft:
         """
         size, parent = self._pool.block_size, request.parent
         reusable = len(request.token_ids) - 1  # the last token is always computed, to draw the next one
-        with self.span("roseinfer.prefix_cache.lookup"):
-            keys = self.planner.keys(request, reusable // size) if self._pool.prefix_cache else []
+        with self._span("roseinfer.prefix_cache.lookup"):
+            keys = self._planner.keys(request, reusable // size) if self._pool.prefix_cache else []
             cached = self._pool.match(request.token_ids, keys)
         if parent is not None and parent.finish_reason is None:
             prompt = len(request.prompt_token_ids)
@@ -135,7 +134,7 @@ class Draft:
 
     def _run_ahead(self) -> int:
         """Extend a pure decode to several decode steps if no request can end within them; return their number."""
-        most = self.planner.policy.max_decode_steps
+        most = self._policy.max_decode_steps
         if most == 1 or self.admitted or self.preempted or not all(chunk.is_decode for chunk in self.chunks):
             return 1
         requests = [chunk.request for chunk in self.chunks]

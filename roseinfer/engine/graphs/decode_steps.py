@@ -74,7 +74,8 @@ class DecodeSteps:
             self._inputs.on_device["step"].zero_()
         else:
             self._set_rows(batch, states, key.rows, before)
-        self._states, self._stops = states, [start + batch.decode_steps for start in batch.starts]
+        decode_steps = batch.decode_steps
+        self._states, self._stops = states, [start + decode_steps for start in batch.starts]
 
     def pad(self, key: GraphKey) -> None:
         """Prepare padding rows only: one token of context each, in the padding block."""
