@@ -13,8 +13,8 @@ import subprocess
 import sys
 from typing import Any
 
-_MODELS = ("gpt2", "qwen3-0.6b", "llama-3-8b")
-_BATCHES = (1, 64)
+MODELS = ("gpt2", "qwen3-0.6b", "llama-3-8b")
+BATCHES = (1, 64)
 _LOADS = {"gpt2": "small-engines-gpt2", "qwen3-0.6b": "small-engines", "llama-3-8b": "small-engines"}
 
 
@@ -63,8 +63,8 @@ def main() -> None:
     arguments = parser.parse_args()
     only = "tutorial" if arguments.only == "origin" else arguments.only
     configurations = {
-        "decode": {f"{model}, batch {batch}": decode(model, batch) for model in _MODELS for batch in _BATCHES},
-        "loads": {f"{model}, offline load": load(model) for model in _MODELS},
+        "decode": {f"{model}, batch {batch}": decode(model, batch) for model in MODELS for batch in BATCHES},
+        "loads": {f"{model}, offline load": load(model) for model in MODELS},
         "tutorial": {f"tutorial-gpt2, batch limit {limit}": tutorial(limit) for limit in (8, 16)},
     }
     rows = [
