@@ -53,7 +53,7 @@ def main() -> None:
     arguments = parser.parse_args()
     native_library.load()
     torch.manual_seed(0)
-    print("| weight | kept | rows | compiled, us | torch, us | torch / compiled | compiled reads, GB/s |")
+    print("| weight | form | rows | compiled, us | torch, us | torch / compiled | compiled reads, GB/s |")
     print("|---|---|---|---|---|---|---|")
     for size in arguments.sizes:
         outputs, inputs = map(int, size.split("x"))
