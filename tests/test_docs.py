@@ -1,4 +1,4 @@
-"""The pages name only files, modules, spans, options and make targets that exist, and leave no contract out."""
+"""Pages and benchmark notes name only files, modules, spans, options and make targets that exist, and leave no contract out."""
 
 import ast
 import functools
@@ -15,7 +15,12 @@ from roseinfer.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "benchmarks").rglob("*.md")),
+]
 
 TUTORIAL_SPANS = ("roseinfer.decode_step_sessions.",)
 """Spans of the tutorial engine, whose trace the README explains; that engine is not in this repository."""
@@ -24,7 +29,7 @@ TUTORIAL_SPANS = ("roseinfer.decode_step_sessions.",)
 @pytest.fixture(params=PAGES, ids=lambda path: path.name)
 def page(request: pytest.FixtureRequest) -> str:
     path: Path = request.param
-    return path.read_text(encoding="utf-8")
+    return path.read_text(encoding="utf-8").replace(r"\_", "_")
 
 
 def test_every_path_exists(page: str) -> None:
