@@ -1,4 +1,4 @@
-"""Pages and benchmark notes name only files, modules, spans, options and make targets that exist, and leave no contract out."""
+"""Pages and benchmark notes name only what exists: files, modules, spans, options, make targets, every contract."""
 
 import ast
 import functools
