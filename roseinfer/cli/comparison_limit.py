@@ -1,11 +1,10 @@
-"""`--fail-above`, the limit of a comparison: the option, its value, and the exit code of a change past it."""
+"""`--fail-above`, the limit of a comparison: the option and its value."""
 
 import math
 from typing import Annotated
 
 import typer
 
-from roseinfer.cli import exit_codes
 from roseinfer.errors import UsageError
 
 FailAbove = Annotated[
@@ -13,7 +12,7 @@ FailAbove = Annotated[
     typer.Option(
         "--fail-above",
         metavar="PERCENT",
-        help="Exit with code 3 if a figure is worse than the baseline's by more than this, such as 5%.",
+        help="Exit with code 3 if a compared figure is worse by more than this, such as 5%.",
         rich_help_panel="Comparison",
     ),
 ]
@@ -28,8 +27,3 @@ def parse_percent(text: str) -> float:
     if not 0 <= percent < math.inf:
         raise UsageError(f"invalid --fail-above {text!r}: give a percentage, such as 5%")
     return percent
-
-
-def comparison_exit_code(is_past_limit: bool) -> int:
-    """Return the exit code of a comparison: REGRESSION for a change past the limit, else 0."""
-    return exit_codes.REGRESSION if is_past_limit else 0

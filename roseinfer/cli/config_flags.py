@@ -85,7 +85,13 @@ _ENGINE = (
     ConfigFlag("engine", "device", "Device: cpu, cuda, cuda:N, or auto for a GPU if there is one.", "DEVICE"),
     ConfigFlag("engine", "attention", "Attention backend; gather is the slow reference.", kind=config.AttentionName),
     ConfigFlag("engine", "max_batch_size", "Maximum requests per step.", "N", int),
-    ConfigFlag("engine", "max_batch_tokens", "Maximum tokens per step.", "N", int),
+    ConfigFlag(
+        "engine",
+        "max_batch_tokens",
+        "Maximum tokens per step (per decode step of a longer launch).",
+        "N",
+        int,
+    ),
     ConfigFlag(
         "engine",
         "max_model_len",
@@ -122,14 +128,19 @@ _WORKLOAD = (
         "workload", "mode", "Scheduler: one request at a time, for throughput, or for latency.", kind=config.Mode
     ),
     ConfigFlag("workload", "prompts", "Prompt to complete (repeatable).", "TEXT", list[str]),
-    ConfigFlag("workload", "prompts_file", "File with one prompt per line; - is stdin.", "FILE"),
+    ConfigFlag(
+        "workload",
+        "prompts_file",
+        "File with one prompt per line (bench, profile: or .jsonl requests); - is stdin.",
+        "FILE",
+    ),
     ConfigFlag(
         "workload",
         "num_requests",
         "Number of requests; the prompts repeat in turn.",
         "N",
         int,
-        unset="one per prompt; --max-batch-size with --prompt-length",
+        unset="one per prompt",
     ),
     _switch("workload", "raw", "Send prompts as they are, without the chat template.", off="chat"),
 )
@@ -138,7 +149,7 @@ _LOAD = (
     ConfigFlag(
         "workload",
         "prompt_length",
-        "Tokens per randomly drawn prompt: N, MIN..MAX, or lognormal:MEDIAN:SIGMA.",
+        "Tokens per randomly drawn prompt: N, MIN..MAX, or lognormal:MEDIAN:SIGMA[:MAX].",
         "LENGTH",
         group="load",
     ),
@@ -219,7 +230,11 @@ _SAMPLING = (
     ),
     ConfigFlag("sampling", "n", "Completions per prompt.", "N", int),
     ConfigFlag(
-        "sampling", "logprobs", "Log-probabilities to report per token: its own and the N likeliest, in JSON.", "N", int
+        "sampling",
+        "logprobs",
+        "Likeliest tokens whose log-probabilities generate --json reports per token.",
+        "N",
+        int,
     ),
     _switch("sampling", "stop_on_eos", "End a completion at the model's EOS token."),
 )
@@ -241,7 +256,12 @@ _PROFILE = (
     ConfigFlag("profile", "with_stack", "Record Python stacks (much slower).", kind=bool),
     ConfigFlag("profile", "profile_memory", "Record allocations (slower).", kind=bool),
     ConfigFlag("profile", "with_modules", "Record the module hierarchy (slower).", kind=bool),
-    ConfigFlag("profile", "max_trace_size", "Uncompressed size of a trace above which profile warns.", "SIZE"),
+    ConfigFlag(
+        "profile",
+        "max_trace_size",
+        "Estimated uncompressed size of a trace above which profile warns.",
+        "SIZE",
+    ),
     ConfigFlag("profile", "profile_dir", "Folder for run directories.", "DIR"),
     ConfigFlag("profile", "top", "Rows of the top-operators table, per device.", "N", int),
     ConfigFlag("profile", "sort_by", "Order of the top-operators table.", kind=config.SortKey),

@@ -1,4 +1,4 @@
-"""Exit codes of the command line."""
+"""Exit codes of the command line, and the decision for a comparison."""
 
 RUN_FAILED = 1
 WRONG_CALL = 2
@@ -6,3 +6,8 @@ REGRESSION = 3
 """A comparison found a change that is worse than `--fail-above` allows."""
 INTERRUPTED = 130
 """Ctrl-C, as shells report it: 128 plus the number of SIGINT."""
+
+
+def comparison_exit_code(is_past_limit: bool) -> int:
+    """Return the exit code of a comparison: REGRESSION for a change past the `--fail-above` limit, else 0."""
+    return REGRESSION if is_past_limit else 0

@@ -14,8 +14,8 @@ from operator import attrgetter
 
 from roseinfer.cache.block_pool import BlockPool
 from roseinfer.cache.prefix_index import ROOT, Key, block_key
-from roseinfer.engine.draft import Draft
 from roseinfer.engine.graph_sizes import GraphKey, GraphSizes
+from roseinfer.engine.plan_builder import PlanBuilder
 from roseinfer.engine.request import Request
 from roseinfer.engine.row_pool import RowPool
 from roseinfer.engine.step_batch import BlockCopy, BlockTableChange, RowStart, StepBatch
@@ -74,12 +74,12 @@ class Planner:
 
         `span` opens a named range around each part of planning that a trace should show.
         """
-        draft = Draft(self, self._running, self._waiting, span)
-        steps = draft.fill()
-        chunks = tuple(draft.chunks)
+        builder = PlanBuilder(self, self._running, self._waiting, span)
+        steps = builder.fill()
+        chunks = tuple(builder.chunks)
         draws_plainly = all(map(_DRAWS_PLAINLY, chunks))
         graph = self._graph_for(chunks, steps) if draws_plainly and chunks else None
-        return StepPlan(chunks, tuple(draft.admitted), tuple(draft.preempted), steps, draws_plainly, graph)
+        return StepPlan(chunks, tuple(builder.admitted), tuple(builder.preempted), steps, draws_plainly, graph)
 
     def begin(self, plan: StepPlan) -> StepBatch:
         """Preempt, admit and allocate as planned. Returns the step as plain data for the runner."""

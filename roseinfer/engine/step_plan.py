@@ -18,7 +18,7 @@ class Policy:
     max_batch_size: int
     """Maximum requests per step."""
     max_batch_tokens: int
-    """Maximum tokens per step."""
+    """Maximum tokens per step; in a launch of several decode steps, per decode step."""
     max_mixed_tokens: int
     """Maximum tokens of a step with prompts and decodes. Bounds the time between two tokens of a running request."""
     least_prompt_tokens: int = LEAST_PROMPT_TOKENS

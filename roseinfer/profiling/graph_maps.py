@@ -49,7 +49,7 @@ class MappedGraph(msgspec.Struct, frozen=True):
 
 
 class GraphMaps:
-    """Maps of an engine's CUDA graphs, built while the engine runs no requests."""
+    """Maps from the GPU events of each CUDA graph to spans, built while the engine runs no requests."""
 
     def __init__(self, graphs: StepGraphs, device: torch.device) -> None:
         self._graphs = graphs

@@ -17,7 +17,8 @@ from roseinfer.cli.bench.measuring import measure
 from roseinfer.cli.bench.result_output import print_comparison, print_results
 from roseinfer.cli.bench.result_plot import draw_plot
 from roseinfer.cli.bench.value_lists import listed, positive_int, rate, whole_number
-from roseinfer.cli.comparison_limit import comparison_exit_code, parse_percent
+from roseinfer.cli.comparison_limit import parse_percent
+from roseinfer.cli.exit_codes import comparison_exit_code
 from roseinfer.config import Mode
 from roseinfer.errors import UsageError
 

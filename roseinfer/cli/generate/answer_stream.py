@@ -22,8 +22,10 @@ def answers(
     done: Container[str | int] = frozenset(),
     on_event: Callable[[WorkloadRequest, TokenEvent], None] | None = None,
 ) -> Generator[Answer, None, None]:
-    """Run requests and yield their complete answers in order; `RequestFeed` explains the parameters.
+    """Run requests and yield their complete answers in order.
 
+    `to_prompt` converts a request's prompt to one that the engine accepts. Requests whose id is in `done` are skipped.
+    With `as_they_fit`, requests are read only while the scheduler has room; otherwise all are submitted at the start.
     If `requests` raises an error, no further request is read. The error is raised again after the last answer.
     """
     feed = RequestFeed(scheduler, requests, to_prompt, as_they_fit=as_they_fit, done=done)

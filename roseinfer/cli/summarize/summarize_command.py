@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from roseinfer.cli import console, exit_codes
-from roseinfer.cli.comparison_limit import FailAbove, comparison_exit_code, parse_percent
+from roseinfer.cli.comparison_limit import FailAbove, parse_percent
 from roseinfer.cli.config_flags import flag_help
+from roseinfer.cli.exit_codes import comparison_exit_code
 from roseinfer.cli.options import Debug, Json, Quiet
 from roseinfer.config import SortKey
 from roseinfer.errors import RoseinferError, UsageError
@@ -21,7 +22,11 @@ _PROGRESS_FROM_BYTES = 4 << 20
 
 def summarize(
     trace: Annotated[
-        Path, typer.Argument(metavar="TRACE", help="Trace of torch.profiler (.json, .json.gz), or a folder of traces.")
+        Path,
+        typer.Argument(
+            metavar="TRACE",
+            help="Trace of torch.profiler (.json, .json.gz), run directory, or folder of traces.",
+        ),
     ],
     baseline: Annotated[
         Path | None,

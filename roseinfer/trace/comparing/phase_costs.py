@@ -21,7 +21,10 @@ def phase_costs(facts: Facts) -> dict[str, PhaseCosts]:
     counts = np.bincount(phase_of, minlength=len(phases) + 1)[:-1]
 
     def per_step(step: Ints, column: Ints | NDArray[np.int32], values: Ints, width: int) -> Floats:
-        """Sum the values of each step by `column`; return the mean per step of each phase, `[phases, width]`."""
+        """Return the mean per step of summed values, as `[phases, width]`.
+
+        `step` has the step of each value, or -1 for none, and `column` has its column, below `width`.
+        """
         cell = phase_of[step] * width + column
         sums = np.bincount(cell, weights=values, minlength=(len(phases) + 1) * width)
         return np.asarray(sums.reshape(-1, width)[:-1] / counts[:, None], np.float64)

@@ -33,9 +33,10 @@ class _GapSum(msgspec.Struct):
 
 
 _GapKey = tuple[Cause, int, int, bool]
-"""Key of a group of gaps: (cause, span group, name index, True if the activity is a runtime call).
+"""Key of a group of gaps: (cause, index in `spans.groups`, index in `trace.names`, True for a runtime call).
 
-The name index is that of the activity in `trace.names`, or -1.
+The last two describe what the launching thread was running during the gap: an operator or a runtime call; the name
+index is -1 if it was running neither.
 """
 
 
@@ -148,7 +149,10 @@ def _in_order(pieces: Pieces) -> Pieces:
 
 
 def _begins(pieces: Pieces, start: Ints) -> Ints:
-    """Return the start of each piece in ns: its stretch's start plus the lengths of the earlier pieces."""
+    """Return the start of each piece in ns. `start` has the start of each stretch that the pieces were cut from.
+
+    Pieces are sorted by stretch, and those of one stretch follow each other without gaps.
+    """
     before = np.cumsum(pieces.length_ns) - pieces.length_ns
     first = np.searchsorted(pieces.stretch, np.arange(len(start)))
     begins: Ints = start[pieces.stretch] + before - before[first][pieces.stretch]

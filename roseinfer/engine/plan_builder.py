@@ -1,4 +1,4 @@
-"""A step plan under construction: its chunks, admissions and preemptions, and the tokens and blocks still available."""
+"""Decisions of one step plan: chunks within the token budgets, preemptions, admissions, decode steps per launch."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -13,7 +13,7 @@ from roseinfer.engine.step_plan import Admission, Chunk, Policy
 
 
 class PlannerState(Protocol):
-    """The part of a planner's state that a draft reads."""
+    """The part of a planner's state that a plan builder reads."""
 
     pool: BlockPool
     policy: Policy
@@ -22,7 +22,7 @@ class PlannerState(Protocol):
     def keys(self, request: Request, num_blocks: int) -> list[Key]: ...
 
 
-class Draft:
+class PlanBuilder:
     """One step plan under construction. Reads the planner's state and the block pool, and changes neither."""
 
     def __init__(
