@@ -68,7 +68,9 @@ def test_exactly_the_requested_steps_are_recorded_or_the_call_is_refused_with_th
         with pytest.raises(UsageError, match="--max-new-tokens 0 leaves no step to profile"):
             run(engine, [PROMPT], config)
     elif length < needed and not loop:
-        with pytest.raises(UsageError, match=rf"= {needed} steps, but one pass of the workload has at most {length}"):
+        with pytest.raises(
+            UsageError, match=rf"takes {needed} steps, but one pass of the workload has at most {length}"
+        ):
             run(engine, [PROMPT], config)
     else:
         result = run(engine, [PROMPT], config).session
