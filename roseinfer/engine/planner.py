@@ -156,7 +156,8 @@ class Planner:
 
         That requires a running request, and draws that do not depend on the unread tokens: no penalties or bans.
         """
-        return bool(self._running) and plan.draws_plainly
+        # Asked again after the plan: a ban of stop tokens may have ended with the tokens that the plan draws.
+        return bool(self._running) and (plan.draws_plainly or all(map(_DRAWS_PLAINLY, plan.chunks)))
 
     def resolve(self, plan: StepPlan, sampled: Sequence[int]) -> list[tuple[Request, Sequence[int]]]:
         """Append the sampled tokens of an advanced plan to their requests.

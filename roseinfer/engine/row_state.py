@@ -22,14 +22,20 @@ class RowState:
         self._stop_token_ids = frozenset(start.stop_token_ids)
         self._prompt: set[int] = set()
         self._completion: Counter[int] = Counter()
+        self._num_counted = 0  # leading tokens in the history
         if self.counts_tokens:
             self.count_tokens(0, start.cached_token_ids)
 
     def count_tokens(self, position: int, token_ids: Sequence[int]) -> None:
-        """Add consecutive tokens, the first at `position`, to the penalty history. Each token is added once."""
-        in_prompt = max(self._num_prompt_tokens - position, 0)
-        self._prompt.update(token_ids[:in_prompt])
-        self._completion.update(token_ids[in_prompt:])
+        """Add consecutive tokens, the first at `position`, to the penalty history.
+
+        Tokens at positions that were counted already are skipped: a step that failed is launched again.
+        """
+        new = token_ids[self._num_counted - position :]
+        in_prompt = max(self._num_prompt_tokens - self._num_counted, 0)
+        self._prompt.update(new[:in_prompt])
+        self._completion.update(new[in_prompt:])
+        self._num_counted += len(new)
 
     def history(self, num_tokens: int) -> History:
         """Return the token counts and bans that affect the draw of the token after `num_tokens` tokens."""

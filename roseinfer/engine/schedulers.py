@@ -87,12 +87,13 @@ class Scheduler(ABC):
         """Launch the model once over the next batch, and return the events of tokens that were read.
 
         With overlap, these are the tokens of the previous launch, which the host reads while this launch runs.
-        `before_step` is called with the plan right before it begins. Does nothing when all requests are finished.
+        `before_step` is called with the plan that comes next, before it is planned: a profiler that starts there
+        records the planning too. Does nothing when all requests are finished.
         """
         self.last_plan = None
+        if self._unfinished and before_step is not None:
+            self._announce(before_step)
         if self._unfinished and (plan := self._plan()) is not None:
-            if before_step is not None:
-                before_step(plan)
             with span("roseinfer.step", lambda: plan.label):
                 self._run_plan(plan)
         events, self._events = self._events, []
@@ -114,6 +115,15 @@ class Scheduler(ABC):
         """
         steps, self._steps = self._steps, []
         return steps
+
+    def _announce(self, before_step: Callable[[StepPlan], None]) -> None:
+        """Call `before_step` with the next plan, after reading the tokens in flight if the plan depends on them."""
+        plan = self.next_plan()
+        if plan is None and self._in_flight is not None:
+            self._read()
+            plan = self.next_plan() if self._unfinished else None
+        if plan is not None:
+            before_step(plan)
 
     def _plan(self) -> StepPlan | None:
         """Return the plan to run next; None if the tokens in flight end all requests."""

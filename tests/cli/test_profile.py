@@ -100,6 +100,9 @@ def test_each_part_of_a_step_occurs_exactly_once_in_each_active_step(profiled: t
         parts = [span for span in spans if span["name"] == name]
         assert len(parts) == 4, name
         assert all(inside(step, part) for step, part in zip(steps, parts, strict=True)), name
+    plans = [span for span in spans if span["name"] == "roseinfer.plan"]
+    assert len(plans) == 4, "planning precedes each step"
+    assert all(plan["ts"] + plan["dur"] <= step["ts"] for plan, step in zip(plans, steps, strict=True))
 
 
 def test_a_step_says_what_it_computed(profiled: tuple[Profiled, str]) -> None:

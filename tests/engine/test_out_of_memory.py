@@ -1,5 +1,7 @@
 """A device with too little memory: fewer blocks, no graphs, or a clear one-line error."""
 
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +132,30 @@ def test_a_step_without_memory_is_one_clear_line(tiny_llama: Path, monkeypatch: 
             tokens_of(engine)
     assert engine.pool.num_free == engine.pool.num_blocks
     assert [len(tokens) for tokens in tokens_of(engine)] == [9, 9]
+
+
+def test_a_step_that_is_launched_again_counts_its_tokens_once_for_penalties(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = SamplingParams(max_new_tokens=12, frequency_penalty=2.0, logit_bias={5: 30.0, 6: 28.0}, stop_on_eos=False)
+
+    def completion(failing: set[int]) -> list[int]:
+        engine, calls = engine_of(tiny_llama), count()
+        forward = engine.runner.model.forward
+
+        def sometimes_too_much(*arguments: Any) -> Any:
+            if next(calls) in failing:
+                raise torch.OutOfMemoryError
+            return forward(*arguments)
+
+        monkeypatch.setattr(engine.runner.model, "forward", sometimes_too_much)
+        scheduler = engine.scheduler("online")
+        scheduler.submit([1, 2, 3], params)
+        while scheduler.has_unfinished:
+            with suppress(RoseinferError):
+                scheduler.step()
+        return scheduler.take_outputs()[0].token_ids
+
+    expected = completion(set())
+    assert set(expected) == {5, 6}, "the penalty alternates between the two biased tokens"
+    assert completion({0, 3, 4}) == expected

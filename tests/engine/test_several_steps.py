@@ -102,3 +102,16 @@ def test_requests_that_may_end_early_or_need_the_logits_take_one_step_at_a_time(
         scheduler.step()
         assert scheduler.last_plan is not None
         assert scheduler.last_plan.decode_steps == 1
+
+
+def test_a_ban_of_stop_tokens_delays_overlap_by_its_own_steps_only(tiny_llama: Path) -> None:
+    engine = build_engine(EngineConfig(model=str(tiny_llama), dtype="float64", device="cpu", overlap=True))
+    scheduler = engine.scheduler("online")
+    params = SamplingParams(max_new_tokens=6, min_new_tokens=1, stop_token_ids=(250,), stop_on_eos=False)
+    scheduler.submit([1, 2, 3], params)
+    events = []
+    while scheduler.has_unfinished:
+        events.append(len(scheduler.step()))
+    # The first step's draw has the ban. The second step is launched before the first one's token is read.
+    assert events[0] == 0
+    assert sum(events) == 6
