@@ -125,3 +125,29 @@ class OpSummary(msgspec.Struct, frozen=True):
     """Time without inner operators; equal to `total_ms` on a GPU."""
     percent: float
     """Share of the self time of all rows with the same `device`."""
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a finding was made; each part is None if it does not apply."""
+
+    span: str | None = None
+    operator: str | None = None
+    kernel: str | None = None
+    file: str | None = None
+    """Python function with its file and line, where the recording has stacks."""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """A share of the wall time that somebody can reduce, with the place and the remedy."""
+
+    id: str
+    """Stable name of the rule that made the finding, such as `data_loading` or `exposed_collective`."""
+    kind: Literal["host", "data", "communication", "copy", "gpu", "cpu", "memory", "arithmetic"]
+    share_percent: float
+    """Share of the budget's wall time."""
+    saves_ms: float
+    """Upper bound of the wall time that the remedy saves."""
+    where: Place
+    sentence: str
+    """Evidence: names the kernel, operator, span or file, with its figures."""
+    advice: str

@@ -1,0 +1,75 @@
+"""Structs of the time budget: the wall time of steps, split without remainder into what the device did or waited for.
+
+Every part is a length of wall time, and no instant counts twice. Where several things happen at once, the first in the
+order of the fields counts: a copy beside a kernel is compute, a collective beside a copy is communication. Times of
+several devices are added up.
+"""
+
+import msgspec
+
+
+class HostTime(msgspec.Struct, frozen=True, kw_only=True):
+    """Idle time of a device, by what the host was doing while the device had nothing to run."""
+
+    data_loading: float
+    """Time in which the host fetched or prepared input data, in ms."""
+    synchronizing_calls: float
+    """Time in which the host waited in a synchronizing call although the device was idle, in ms."""
+    allocation: float
+    """Time in calls that allocate or free device memory, such as cudaMalloc and cudaFree, in ms."""
+    launch_calls: float
+    """Time in other runtime and driver calls, in ms."""
+    operators: float
+    """Time in operators outside runtime calls, in ms."""
+    python: float
+    """Time outside operators and runtime calls, in ms."""
+
+
+class TimeBudget(msgspec.Struct, frozen=True, kw_only=True):
+    """Wall time and its parts in ms. The parts, with those of `host_ms`, add up to `wall_ms`."""
+
+    wall_ms: float
+    compute_ms: float
+    """Time in which kernels other than collectives ran; on a CPU run, operators other than collectives."""
+    exposed_communication_ms: float
+    """Time in which collectives ran, and no other kernel."""
+    exposed_copy_ms: float
+    """Time in which only memcpys or memsets ran."""
+    host_ms: HostTime
+    queue_ms: float
+    """Idle time after the launch call of the next GPU event: the device's queue held the event back."""
+    not_recorded_ms: float
+    """Idle time that the trace cannot explain, because records of launches, GPU events or threads are missing."""
+
+
+class PhaseBudget(TimeBudget, frozen=True, kw_only=True):
+    """Budget of all steps of one phase, added up."""
+
+    steps: int
+
+
+class DeviceBudget(TimeBudget, frozen=True, kw_only=True):
+    """Budget of one device over the whole recording."""
+
+    id: int
+    rank: int
+
+
+class StepBudget(TimeBudget, frozen=True, kw_only=True):
+    """Budget of one step on one device."""
+
+    step: int
+    """Index of the step, in order of time."""
+    phase: str
+    device: int
+    rank: int
+
+
+class BudgetSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """Budgets of the whole recording, of each phase, of each device and of each step."""
+
+    total: TimeBudget
+    """Sum over devices. `wall_ms` runs from the first step's start, or the first event, to the end of all work."""
+    phases: dict[str, PhaseBudget]
+    devices: list[DeviceBudget]
+    steps: list[StepBudget]
