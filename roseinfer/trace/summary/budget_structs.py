@@ -5,7 +5,21 @@ order of the fields counts: a copy beside a kernel is compute, a collective besi
 several devices are added up.
 """
 
+from typing import Literal
+
 import msgspec
+
+IdleCause = Literal[
+    "data_loading",
+    "synchronizing_calls",
+    "allocation",
+    "launch_calls",
+    "operators",
+    "python",
+    "queue",
+    "not_recorded",
+]
+"""Cause of a device's idle time, named as the fields of `HostTime` and `TimeBudget`."""
 
 
 class HostTime(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +79,47 @@ class StepBudget(TimeBudget, frozen=True, kw_only=True):
     rank: int
 
 
+class IdlePlace(msgspec.Struct, frozen=True, kw_only=True):
+    """Idle time of all devices with one cause and at one place in the program, added up."""
+
+    cause: IdleCause
+    name: str
+    """Operator, runtime call, data-loading span or Python function that the host was in; empty if nothing names it."""
+    operator: str | None
+    """For a runtime call: innermost operator around the call."""
+    span: str
+    """Innermost span of the host thread, or NO_SPAN; for `queue`, the span around the launch."""
+    file: str | None
+    """Python function with its file and line, where the recording has stacks."""
+    ms: float
+    percent: float
+    """Share of the wall time of all devices."""
+    gaps: int
+    """Number of stretches of idle time that contribute."""
+    longest_ms: float
+    """Longest of these stretches."""
+    longest_before: str | None
+    """Name of the GPU event that ended the longest stretch; None at the end of a step or of the recording."""
+
+
+class ExposedWork(msgspec.Struct, frozen=True, kw_only=True):
+    """Collectives or copies of one name that ran at one place in the program while no other kernel ran."""
+
+    kind: Literal["communication", "copy"]
+    name: str
+    """Name of the kernel, memcpy or memset; of the operator on a CPU."""
+    operator: str | None
+    """Innermost operator around the launch; None if it is not recorded."""
+    span: str
+    """Innermost span around the launch, or NO_SPAN."""
+    count: int
+    total_ms: float
+    exposed_ms: float
+    """The part of `total_ms` in which no kernel other than collectives ran."""
+    percent: float
+    """`exposed_ms` as a share of the wall time of all devices."""
+
+
 class BudgetSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Budgets of the whole recording, of each phase, of each device and of each step."""
 
@@ -73,3 +128,5 @@ class BudgetSummary(msgspec.Struct, frozen=True, kw_only=True):
     phases: dict[str, PhaseBudget]
     devices: list[DeviceBudget]
     steps: list[StepBudget]
+    idle: list[IdlePlace]
+    """Where the idle time of `total` was caused, the longest first, at most 100 places."""
