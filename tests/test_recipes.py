@@ -1,4 +1,4 @@
-"""The examples of docs/architecture.md run: each adds its part to the engine or to the analysis of a trace."""
+"""The examples of docs/extending.md run: each adds its part to the engine or to the analysis of a trace."""
 
 import re
 from pathlib import Path
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("single_threaded")
 
 def example(containing: str) -> ModuleType:
     """Return the page's one Python example that contains a text, run as a module."""
-    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
     [source] = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if containing in block]
     module = ModuleType("example")
     exec(compile(source, containing, "exec"), module.__dict__)
