@@ -3,13 +3,12 @@
 import msgspec
 import numpy as np
 
+from roseinfer.trace.collectives import is_collective
 from roseinfer.trace.facts.intervals import length, union
 from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.reading.columns import GpuTable
 from roseinfer.trace.summary.device_structs import RankSummary
 from roseinfer.trace.summary.units import to_ms, to_percent
-
-_COLLECTIVES = ("nccl", "rccl", "allreduce", "all_reduce", "allgather", "reduce_scatter", "alltoall", "multimem")
 
 
 class _Times(msgspec.Struct):
@@ -27,7 +26,7 @@ def summarize_ranks(facts: Facts) -> list[RankSummary]:
     trace = facts.trace
     step_ranks = [trace.file_ranks[trace.thread_files[thread]] for thread in facts.steps.thread.tolist()]
     ranks = sorted({device.rank for device in trace.devices} | set(trace.file_ranks))
-    collective = [index for index, name in enumerate(trace.names) if _is_collective(name)]
+    collective = [index for index, name in enumerate(trace.names) if is_collective(name)]
     durations = facts.steps.end_ns - facts.steps.start_ns
     rows: list[RankSummary] = []
     for rank in ranks:
@@ -47,11 +46,6 @@ def summarize_ranks(facts: Facts) -> list[RankSummary]:
             )
         )
     return rows if len(rows) > 1 or any(row.communication_ms for row in rows) else []
-
-
-def _is_collective(name: str) -> bool:
-    lower = name.lower()
-    return any(word in lower for word in _COLLECTIVES)
 
 
 def _add(times: _Times, gpu: GpuTable, device: int, collective: list[int]) -> None:
