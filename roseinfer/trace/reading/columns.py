@@ -103,3 +103,5 @@ class Trace(msgspec.Struct, frozen=True, eq=False):
     counts: Counts
     truncated: str | None
     """Reason why the file counts as incomplete, or None."""
+    started_unix_ns: int | None = None
+    """Time of the first event since 1970; None if the clock of the trace does not count from a known time."""

@@ -50,3 +50,9 @@ class Metadata(msgspec.Struct, frozen=True):
     """The profiler's option `profile_memory`; None if the option was off."""
     record_shapes: Id = None
     """The profiler's option `record_shapes`; None if the option was off."""
+    baseTimeNanoseconds: Id = None  # noqa: N815
+    """Time since 1970 to which every `ts` is added; None in a trace whose `ts` counts from 1970."""
+    cuda_runtime_version: Id = None
+    """1000 x major + 10 x minor version."""
+    hip_runtime_version: Id = None
+    """10,000,000 x major + 100,000 x minor version + patch level."""

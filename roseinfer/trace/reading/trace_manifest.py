@@ -50,6 +50,16 @@ class ManifestModel(msgspec.Struct, frozen=True):
     dtype: str | None = None
 
 
+class ManifestVersions(msgspec.Struct, frozen=True):
+    """Versions of the software that ran."""
+
+    roseinfer: str | None = None
+    python: str | None = None
+    torch: str | None = None
+    cuda: str | None = None
+    triton: str | None = None
+
+
 class ManifestEngineOptions(msgspec.Struct, frozen=True):
     """Options of the engine that decide how many bytes of weights a step reads."""
 
@@ -75,6 +85,7 @@ class TraceManifest(msgspec.Struct, frozen=True):
     """The manifest. Any part may be missing or, in a manifest of another version, unreadable."""
 
     device: str | None = None
+    versions: ManifestVersions = ManifestVersions()
     model: ManifestModel = ManifestModel()
     config: ManifestConfig = ManifestConfig()
     ceilings: ManifestCeilings | None = None

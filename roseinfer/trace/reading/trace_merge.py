@@ -42,6 +42,7 @@ def merge_traces(traces: list[Trace], path: str) -> Trace:
         gpu=_joined_gpu(gpu),
         metadata=traces[0].metadata,
         counts=Counts(*(sum(getattr(trace.counts, name) for trace in traces) for name in Counts.__struct_fields__)),
+        started_unix_ns=min((one.started_unix_ns for one in traces if one.started_unix_ns is not None), default=None),
         truncated=f"{len(cut)} of {len(traces)} files are truncated, first {cut[0]}" if cut else None,
     )
 

@@ -62,6 +62,8 @@ _PAIRED = ("B", "b")
 """Phases that begin an event whose end is a separate event. torch.profiler writes none; other tools do."""
 
 _NO_ARGS = RawArgs()
+_EARLIEST_NS, _LATEST_NS = 1_420_070_400_000_000_000, 4_102_444_800_000_000_000
+"""Start of the years 2015, before torch.profiler existed, and 2100, in ns since 1970."""
 _LARGE_BYTES = 64 << 20
 """Size of a trace, in bytes, from which memory freed after reading is returned to the system."""
 
@@ -209,6 +211,7 @@ class _TraceBuilder:
                 profiler_overhead_ns=round(self.overhead_us * 1000),
             ),
             truncated=stream.truncated,
+            started_unix_ns=_unix_time(first_ns, stream.metadata),
         )
 
 
@@ -243,6 +246,13 @@ def _devices(lanes: list[tuple[Id, Id]]) -> tuple[list[int], NDArray[np.int32], 
 def _device(device: int, metadata: Metadata) -> Device:
     names = {_small_id(known.id): known.name for known in metadata.deviceProperties}
     return Device(id=device, rank=_rank_of(metadata), name=names.get(device, ""))
+
+
+def _unix_time(first_ns: int, metadata: Metadata) -> int | None:
+    """Return the time of the first event since 1970, or None if it is no plausible time of a recording."""
+    base = _parsed_id(metadata.baseTimeNanoseconds) if metadata.baseTimeNanoseconds else 0
+    started = first_ns + max(base, 0)
+    return started if _EARLIEST_NS <= started < _LATEST_NS else None
 
 
 def _rank_of(metadata: Metadata) -> int:

@@ -47,6 +47,10 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
     """Conditions under which the trace was recorded; None if neither the trace nor its manifest names them."""
 
     device: str | None
+    recorded_at: str | None = None
+    """Time of the trace's first event, in UTC and ISO 8601, such as `2026-11-22T20:17:05Z`."""
+    versions: dict[str, str] = {}
+    """Versions of the software that was recorded, such as those of torch and cuda; unknown ones are left out."""
     model: str | None
     dtype: str | None
     quantize: str | None
