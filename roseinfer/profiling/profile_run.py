@@ -16,6 +16,7 @@ from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.profiling.dry_run import PlannedStep, most_steps, planned_steps
 from roseinfer.profiling.estimate import trace_bytes
 from roseinfer.profiling.graph_maps import GraphMaps
+from roseinfer.profiling.host_use import measured_host
 from roseinfer.profiling.run_dir import ProfiledStep, check_writable
 from roseinfer.profiling.schedule import steps_needed
 from roseinfer.profiling.session import ProfileSession, SessionResult, record_session
@@ -56,7 +57,8 @@ def profile_run(
     ops_per_step = warm_up(engine, load, config)
     engine.runner.capture_missing()
     engine.pool.reset_prefix_cache()
-    baseline = run_load(engine, config.workload.mode, load)
+    with measured_host() as host:
+        baseline = run_load(engine, config.workload.mode, load)
     report = Report.of(baseline)
     device = engine.runner.device
     limits = ceilings(device, engine.dtype)
@@ -77,6 +79,7 @@ def profile_run(
             "config": msgspec.to_builtins(built, str_keys=True),
             "model": ModelInfo.of(engine),
             "ceilings": {"copy_bytes_per_s": limits.copy_bytes_per_s, "flops_per_s": limits.flops_per_s},
+            "host": host.use(),
             "report": report,
         }
         plans: list[StepPlan] = []

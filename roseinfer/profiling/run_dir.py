@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from roseinfer.errors import RoseinferError
+from roseinfer.profiling.host_use import HostUse
 from roseinfer.profiling.recorder import RecordedCycle
 from roseinfer.trace.reading.trace_manifest import Graph
 from roseinfer.workload.pass_report import Report
@@ -57,6 +58,8 @@ class RunManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     The median is over the steps with as much work as a recorded step or, without such steps, over all of the phase.
     """
+    host: HostUse | None = None
+    """Threads, and cores used, of the unprofiled pass."""
     report: Report | None = None
     """Counts, times and rates of the unprofiled pass that ran before the recording."""
     steps: list[ProfiledStep] | None = None

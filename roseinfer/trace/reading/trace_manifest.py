@@ -26,6 +26,15 @@ class ManifestStep(msgspec.Struct, frozen=True):
     flops: float = 0.0
 
 
+class ManifestHost(msgspec.Struct, frozen=True):
+    """Threads, and cores used, of the pass without a profiler."""
+
+    threads: int = 0
+    cores: int = 0
+    """Physical cores that the process may run on."""
+    cores_used: float = 0.0
+
+
 class GraphEvent(msgspec.Struct, frozen=True):
     """A GPU event of a captured graph, and the innermost span under which it was captured."""
 
@@ -89,6 +98,7 @@ class TraceManifest(msgspec.Struct, frozen=True):
     model: ManifestModel = ManifestModel()
     config: ManifestConfig = ManifestConfig()
     ceilings: ManifestCeilings | None = None
+    host: ManifestHost | None = None
     baseline_step_ms: dict[str, float] = {}
     """Median step time by phase, measured without the profiler."""
     steps: list[ManifestStep] = []
