@@ -6,8 +6,8 @@
 Each engine runs in its own process. The engines take turns, for `--rounds` rounds. All receive the same prompts, as
 token ids, and the same weights: the given Hugging Face directory, or an export of the weights that roseinfer loaded.
 roseinfer and llama.cpp read a GGUF file directly, in its quantized form; --dtype and --quantize override that for
-roseinfer. Decoding is greedy and ignores EOS. Prints speed ratios and the agreement of the greedy completions, and
-writes a record to benchmarks/results.
+roseinfer. Decoding is greedy and ignores EOS. Prints speed ratios and the agreement of the greedy completions.
+--record writes a record to benchmarks/results.
 """
 
 import argparse
@@ -24,8 +24,8 @@ STARTED_S = time.perf_counter()
 
 import msgspec  # noqa: E402
 from contenders import CONTENDERS, Job, Outcome, Pass, installed, run_contender  # noqa: E402
+from record_option import add_record_options, check_record_options, write_record  # noqa: E402
 
-RESULTS = Path(__file__).parent / "results"
 LEAST_AGREEMENT = 0.9
 """Minimum share of leading completion tokens that agree; below it, two engines probably ran different models."""
 
@@ -51,7 +51,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """The JSON document written to benchmarks/results."""
+    """The JSON document that --record writes."""
 
     command: str
     date: str
@@ -76,10 +76,8 @@ def main() -> None:
         outcomes = _run_all(_contenders(arguments, job), job, arguments.rounds, work)
     record = _record(arguments, environment, workload, job, outcomes)
     _print(record)
-    path = arguments.output or RESULTS / f"{arguments.config}-{job.device.partition(':')[0]}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
-    print(f"wrote {path}")
+    name = f"{Path(arguments.config).stem}-{job.device.partition(':')[0]}.json"
+    write_record(arguments, name, msgspec.json.format(msgspec.json.encode(record), indent=2).decode() + "\n")
 
 
 def _arguments() -> argparse.Namespace:
@@ -92,6 +90,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quantize", help="quantization of roseinfer's weights: auto, none, int8 or int4")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="use roseinfer's compiled CPU kernels")
     parser.add_argument("--num-requests", type=int, help="number of requests [default: the config's]")
+    parser.add_argument("--prompt-length", type=int, help="tokens per prompt of random ids [default: the config's]")
+    parser.add_argument("--max-new-tokens", type=int, help="tokens per completion, at least 2 [default: the config's]")
     parser.add_argument("--max-batch-size", type=int, help="maximum requests per step in every engine")
     parser.add_argument(
         "--peers",
@@ -102,9 +102,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="timed passes per process [default: %(default)s]")
     parser.add_argument("--rounds", type=int, default=1, help="processes per engine [default: %(default)s]")
     parser.add_argument("--note", help="remark stored in the record")
-    parser.add_argument("--output", type=Path, help="path of the record [default: a file in benchmarks/results]")
+    add_record_options(parser, "CONFIG-DEVICE.json")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    check_record_options(parser, arguments)
+    return arguments
 
 
 def _prepare(arguments: argparse.Namespace, work: Path) -> tuple[Job, dict[str, Any], dict[str, Any]]:
@@ -123,9 +125,10 @@ def _prepare(arguments: argparse.Namespace, work: Path) -> tuple[Job, dict[str, 
     from roseinfer.workload.provenance import current_versions
 
     engine_flags = ("model", "load_format", "device", "dtype", "quantize", "max_batch_size", "compile")
+    flags = {"engine": engine_flags, "workload": ("num_requests", "prompt_length"), "sampling": ("max_new_tokens",)}
     overrides = {
-        "engine": {key: value for key in engine_flags if (value := getattr(arguments, key)) is not None},
-        "workload": {} if arguments.num_requests is None else {"num_requests": arguments.num_requests},
+        table: {key: value for key in keys if (value := getattr(arguments, key)) is not None}
+        for table, keys in flags.items()
     }
     config = load_config(arguments.config, overrides)
     engine = build_engine(msgspec.structs.replace(config.engine, quantize="none"))

@@ -1,6 +1,6 @@
 """Record what GPU profiles say: decoding by graph replay, and gather attention compared with paged attention.
 
-    python -m benchmarks.gpu_profiles [--output benchmarks/results/gpu-profiles.md]
+    python -m benchmarks.gpu_profiles --record
 
 Profiles decode steps of qwen3-0.6b at batch 1 and 64. Then profiles the config tutorial-gpt2 with `--attention gather`
 and with `--attention paged`, and compares the two. Gather attention copies every request's KV cache in every step, as
@@ -14,8 +14,10 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.gpu import decode
+from benchmarks.record_option import add_record_options, check_record_options, write_record
 
 _ACTIVE = ["--phase", "decode", "--wait", "0", "--warmup", "1", "--active", "2", "--repeat", "1"]
+_RECORD = "gpu-profiles.md"
 _TUTORIAL = ["--config", "tutorial-gpt2", "--max-decode-steps", "1"]
 
 
@@ -36,10 +38,10 @@ def profile(folder: Path, options: list[str]) -> tuple[str, Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(__file__).parent / "results" / "gpu-profiles.md"
-    parser.add_argument("--output", type=Path, default=default, help="Markdown file to write [default: %(default)s]")
-    output: Path = parser.parse_args().output
-    sections = ["# What profiles of a GPU say\n\n    python -m benchmarks.gpu_profiles"]
+    add_record_options(parser, _RECORD)
+    arguments = parser.parse_args()
+    check_record_options(parser, arguments)
+    sections = ["# What profiles of a GPU say\n\n    python -m benchmarks.gpu_profiles --record"]
     with tempfile.TemporaryDirectory() as folder:
         for batch in (1, 64):
             options = [*decode("qwen3-0.6b", batch), "--no-stop-on-eos"]
@@ -53,8 +55,9 @@ def main() -> None:
             sections.append(f"## tutorial-gpt2, attention {attention}\n\n    {command}\n\n{said.strip()}")
         said = roseinfer("summarize", str(runs["paged"]), "--baseline", str(runs["gather"]), "--markdown")
         sections.append(f"## paged compared with gather\n\n{said.strip()}")
-    output.write_text("\n\n".join(sections) + "\n")
-    print(f"wrote {output}")
+    record = "\n\n".join(sections) + "\n"
+    print(record)
+    write_record(arguments, _RECORD, record)
 
 
 if __name__ == "__main__":
