@@ -16,6 +16,7 @@ import textwrap
 import types
 import typing
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from posixpath import dirname, normpath, relpath
 from typing import Any
@@ -119,7 +120,7 @@ def _schema(struct: type[msgspec.Struct], title: str) -> dict[str, Any]:
 
 
 def field_tables() -> str:
-    """Return a table of fields for every struct of every document. A struct that several documents hold is shown once."""
+    """Return a table of fields for every struct of the documents, each shown once."""
     seen: set[type] = set()
     parts = []
     for name, (document, schema) in documents().items():
@@ -179,7 +180,7 @@ def _meanings(struct: type) -> dict[str, str]:
 
 
 def _documented(statements: list[ast.stmt]) -> Iterator[tuple[str, str]]:
-    for field, about in zip(statements, statements[1:], strict=False):
+    for field, about in pairwise(statements):
         if (
             isinstance(field, ast.AnnAssign)
             and isinstance(field.target, ast.Name)

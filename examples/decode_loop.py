@@ -1,4 +1,4 @@
-"""A decode loop in plain PyTorch, with random weights, profiled by roseinfer. docs/tutorial.md finds out why it is slow.
+"""A decode loop in plain PyTorch with random weights, profiled by roseinfer: the example of docs/tutorial.md.
 
     python examples/decode_loop.py --cache lists
     python examples/decode_loop.py --cache preallocated
@@ -8,6 +8,8 @@ Prints the time of a decode step without the profiler, and the folder of the pro
 
 import argparse
 import time
+from collections.abc import Callable
+from itertools import pairwise
 from statistics import median
 
 import torch
@@ -97,9 +99,19 @@ class Model(nn.Module):
             return F.linear(x[:, -1:], self.embedding.weight).argmax(-1)
 
 
+def decode(model: Model, cache: ListCache | PreallocatedCache, after_step: Callable[[], None]) -> None:
+    """Complete REQUESTS random prompts; call `after_step` after each decode step."""
+    prompts = torch.randint(VOCABULARY, (REQUESTS, PROMPT_TOKENS), device=model.embedding.weight.device)
+    tokens = model(prompts, cache, 0)
+    for position in range(PROMPT_TOKENS, PROMPT_TOKENS + NEW_TOKENS):
+        tokens = model(tokens, cache, position)
+        tokens.tolist()  # a server streams them
+        after_step()
+
+
 @torch.inference_mode()
 def main() -> None:
-    """Decode twice: with a clock, then with the profiler."""
+    """Decode with a clock, then with the profiler."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--cache", choices=CACHES, default="lists")
     parser.add_argument("--device", default="cpu")
@@ -107,25 +119,15 @@ def main() -> None:
     device = torch.device(arguments.device)
     torch.manual_seed(0)
     model = Model().to(device)
-    prompts = torch.randint(VOCABULARY, (REQUESTS, PROMPT_TOKENS), device=device)
 
-    def decode(after_step):
-        cache = CACHES[arguments.cache](device)
-        tokens = model(prompts, cache, 0)
-        for position in range(PROMPT_TOKENS, PROMPT_TOKENS + NEW_TOKENS - 1):
-            tokens = model(tokens, cache, position)
-            tokens.tolist()  # a server would stream them
-            after_step()
-
-    times = [time.perf_counter()]
-    for _ in range(2):
-        decode(lambda: times.append(time.perf_counter()))
-    steps = [(end - start) * 1e3 for start, end in zip(times[-40:], times[-39:])]
-    print(f"{median(steps):.2f} ms per decode step")
+    decode(model, CACHES[arguments.cache](device), lambda: None)  # warm up
+    ends_s: list[float] = []
+    decode(model, CACHES[arguments.cache](device), lambda: ends_s.append(time.perf_counter()))
+    print(f"{median(end - start for start, end in pairwise(ends_s)) * 1e3:.2f} ms per decode step")
 
     config = ProfileConfig(skip_first=20, wait=1, warmup=2, active=5, profile_dir=f"profiles/{arguments.cache}")
     with profile_session(config, device=arguments.device) as session:
-        decode(session.step)
+        decode(model, CACHES[arguments.cache](device), session.step)
     print(f"profiled: {session.result.run_dir}")
 
 
