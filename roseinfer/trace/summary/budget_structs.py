@@ -9,6 +9,9 @@ from typing import Literal
 
 import msgspec
 
+SHORT_STRETCH_NS = 200_000
+"""Length of a stretch of idle time from which the host did more than launch the next kernel, which takes 5 to 100 us."""
+
 IdleCause = Literal[
     "data_loading",
     "synchronizing_calls",
@@ -92,8 +95,10 @@ class IdlePlace(msgspec.Struct, frozen=True, kw_only=True):
     file: str | None
     """Python function with its file and line, where the recording has stacks."""
     ms: float
+    short_ms: float
+    """The part of `ms` in stretches shorter than 200 us, in which the host went from one launch to the next."""
     percent: float
-    """Share of the wall time of all devices."""
+    """`ms` as a share of the wall time of all devices."""
     gaps: int
     """Number of stretches of idle time that contribute."""
     longest_ms: float
