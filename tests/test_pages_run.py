@@ -1,0 +1,54 @@
+"""Every page is true: its commands and programs run in order, end as the page says, and print what it promises.
+
+Steps that need a GPU or take long are left to docs/follow.py.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "docs"))
+
+from block_runner import BlockRunner, plain_environment, steps_of, with_this_python  # noqa: E402
+from code_blocks import pages, runnable  # noqa: E402
+from record import as_shown  # noqa: E402
+
+QUICK = {page: [block for block in runnable(page) if not block.marks & {"gpu", "slow"}] for page in pages()}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder like a fresh clone: its files are links to those of the repository."""
+    clone = tmp_path / "clone"
+    clone.mkdir()
+    for path in ROOT.iterdir():
+        if not path.name.startswith(".") and path.name not in {"profiles", "site"}:
+            (clone / path.name).symlink_to(path)
+    return clone
+
+
+@pytest.mark.parametrize("page", [page for page, quick in QUICK.items() if quick], ids=lambda page: page.name)
+def test_a_page_does_what_it_says(page: Path, folder: Path, tmp_path: Path) -> None:
+    environment = with_this_python(plain_environment(Path(os.environ["ROSEINFER_CACHE_DIR"])), tmp_path / "bin")
+    with BlockRunner(folder, environment, timeout_s=120) as runner:
+        for step in steps_of(QUICK[page]):
+            outcome = runner.run(step)
+            fault = outcome.fault_of(step)
+            assert fault is None, f"{page.name}:{step.line}: {step.text}\n{fault}\n{outcome.stdout}{outcome.stderr}"
+
+
+@pytest.mark.parametrize(
+    ("shown", "recorded"),
+    [
+        ("", "one\n\ntwo\n\nthree\n"),
+        ("old\n", "one\n\ntwo\n\nthree\n"),
+        ("old\n...\n", "one\n...\n"),
+        ("old\n\nolder\n...\n", "one\n\ntwo\n...\n"),
+        ("a\n\nb\n\nc\n\nd\n...\n", "one\n\ntwo\n\nthree\n"),
+    ],
+)
+def test_as_many_paragraphs_are_recorded_as_a_page_shows(shown: str, recorded: str) -> None:
+    assert as_shown(shown, "one  \n\ntwo\n\nthree\n") == recorded
