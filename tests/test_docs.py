@@ -3,6 +3,7 @@
 import ast
 import functools
 import re
+import textwrap
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +34,7 @@ def page(request: pytest.FixtureRequest) -> str:
 
 
 def test_every_path_exists(page: str) -> None:
-    named = re.findall(r"(?<![\w./~-])(?:roseinfer|tests|configs|benchmarks|docs)/[\w./*-]*", page)
+    named = re.findall(r"(?<![\w./~-])(?:roseinfer|tests|configs|benchmarks|docs|examples)/[\w./*-]*", page)
     missing = [path for path in named if not list(ROOT.glob(path.rstrip("./")))]
     assert not missing
 
@@ -51,7 +52,8 @@ def test_every_dotted_name_is_a_module_an_attribute_or_a_span(page: str) -> None
 
 
 def test_every_option_exists(page: str) -> None:
-    elsewhere = "".join(path.read_text(encoding="utf-8") for path in [*sources("benchmarks"), ROOT / "Makefile"])
+    scripts = [*sources("benchmarks"), *sources("examples"), *sources("docs"), ROOT / "Makefile"]
+    elsewhere = "".join(path.read_text(encoding="utf-8") for path in scripts)
     missing = [
         option
         for option in re.findall(r"(?<![\w-])--[a-z][\w-]+", page)
@@ -85,8 +87,16 @@ def test_the_architecture_names_every_package_span_and_contract() -> None:
     assert [contract["name"] for contract in contracts if f"| {contract['name']} |" not in text] == []
 
 
+def test_the_tutorial_shows_the_methods_of_its_example() -> None:
+    tutorial = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    example = (ROOT / "examples" / "decode_loop.py").read_text(encoding="utf-8")
+    methods = re.findall(r"```python\n(def append.*?)```", tutorial, re.DOTALL)
+    assert len(methods) == 2
+    assert [method for method in methods if textwrap.indent(method, "    ") not in example] == []
+
+
 def sources(folder: str = "") -> list[Path]:
-    folders = [folder] if folder else ["roseinfer", "tests", "benchmarks"]
+    folders = [folder] if folder else ["roseinfer", "tests", "benchmarks", "examples", "docs"]
     return [path for each in folders for path in (ROOT / each).rglob("*.py")]
 
 
