@@ -366,9 +366,10 @@ def test_a_trace_without_torch_profiler_events_fails_and_says_why(
 def test_the_command_prints_a_report(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     code, out, _ = command(monkeypatch, capfd, MATMUL, "--top", 3)
     assert code == 0
-    assert out.startswith("Healthy")
+    assert out.startswith("Verdict\n  Healthy")
     code, out, _ = command(monkeypatch, capfd, MATMUL, "--markdown")
-    assert out.startswith("### Healthy")
+    assert out.startswith("### `gpu_bound_matmul_h200.json.gz`")
+    assert "\n**Verdict: Healthy" in out
 
 
 def test_fail_above_exits_with_3(

@@ -28,7 +28,7 @@ def test_the_report_fits_the_terminal(summary: Summary, width: int) -> None:
     print_summary(Console(width=width, file=out), summary)
     lines = out.getvalue().splitlines()
     assert max(len(line) for line in lines) <= width
-    assert " ".join(" ".join(lines).split()).startswith(summary.verdict.headline[:40])
+    assert " ".join(" ".join(lines).split()).startswith(f"Verdict {summary.verdict.headline[:40]}")
 
 
 @pytest.mark.parametrize("width", [60, 100])
@@ -43,7 +43,7 @@ def test_continuation_lines_align_with_the_text_above(summary: Summary) -> None:
     print_summary(Console(width=70, file=out), summary)
     lines = out.getvalue().splitlines()
     first = next(index for index, line in enumerate(lines) if line.startswith("  - "))
-    end = next(index for index, line in enumerate(lines) if line.startswith("  -> "))
+    end = lines.index("Advice")
     points = lines[first:end]
     assert len(points) > sum(line.startswith("  - ") for line in points)
     assert all(line.startswith(("  - ", "    ")) and line[4] != " " for line in points)

@@ -73,7 +73,9 @@ def _print_tables(result: "ProfileResult", config: RunConfig) -> None:
     print_run_report(result.report)
     out.print()
     out.print(spans_table(session.summary, width=out.width))
+    out.print()
     out.print(ops_table(session.summary, config.profile.top, config.profile.sort_by, width=out.width))
+    out.print()
     print_verdict(out, session.summary.verdict)
     for warning in session.manifest.warnings:
         console.note(f"[profile] warning: {warning}")

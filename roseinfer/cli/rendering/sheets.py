@@ -1,38 +1,15 @@
 """A trace summary as sheets: titled tables of text, rendered alike by the terminal, Markdown and HTML."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
 
+from roseinfer.cli.rendering.budget_sheets import budget_sheets
+from roseinfer.cli.rendering.comparison_sheets import comparison_sheets
+from roseinfer.cli.rendering.table_sheet import Sheet, milliseconds, sheet
 from roseinfer.config import SortKey
 from roseinfer.trace.naming import duration
-from roseinfer.trace.summary.comparison_structs import FigureChange, TraceComparison
 from roseinfer.trace.summary.device_structs import DeviceSummary
 from roseinfer.trace.summary.finding_structs import NO_SPAN, OpSummary, SpanSummary
 from roseinfer.trace.summary.trace_summary import Summary
-
-CellKind = Literal["name", "text", "number"]
-
-
-class Sheet(NamedTuple):
-    """A titled table. A renderer may shorten cells of kind "name" to fit a width, and no others."""
-
-    title: str
-    columns: list[tuple[str, CellKind]]
-    rows: list[list[str]]
-
-
-def milliseconds(value: float) -> str:
-    """Format a time in ms with about four digits."""
-    if value >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 100 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
-
-
-def _sheet(title: str, columns: Sequence[str], rows: list[list[str]]) -> Sheet:
-    """Build a sheet. A column title marked `*` holds names, one marked `-` other text, an unmarked one numbers."""
-    kinds: dict[str, CellKind] = {"*": "name", "-": "text"}
-    named: list[tuple[str, CellKind]] = [(one.lstrip("*-"), kinds.get(one[0], "number")) for one in columns]
-    return Sheet(title, named, rows)
 
 
 def device_sheet(summary: Summary) -> Sheet:
@@ -51,7 +28,7 @@ def device_sheet(summary: Summary) -> Sheet:
         for device in summary.devices
     ]
     columns = ("*GPU", "Busy %", "Window", "Idle", "Late", "Call", "Queue", "Unlinked")
-    return _sheet("GPU windows, and idle time in them by cause, ms", columns, rows)
+    return sheet("GPU windows, and idle time in them by cause, ms", columns, rows)
 
 
 def event_sheet(summary: Summary) -> Sheet:
@@ -70,7 +47,7 @@ def event_sheet(summary: Summary) -> Sheet:
         for device in summary.devices
     ]
     columns = ("*GPU", "Events", "<5us %", "Kernels", "<5us %", "Launches", "Graph %", "Median us")
-    return _sheet("GPU events, kernels and launches", columns, rows)
+    return sheet("GPU events, kernels and launches", columns, rows)
 
 
 def _device_name(device: DeviceSummary, summary: Summary) -> str:
@@ -98,7 +75,7 @@ def step_sheet(summary: Summary) -> Sheet:
     ]
     gpu = ("GPU ms", "Events", "Launches") if has_gpu else ()
     columns = ("-Phase", "Steps", "Median ms", "p90 ms", *gpu, "Tokens")
-    return _sheet(f"Steps by phase, from {summary.steps.source} spans", columns, rows)
+    return sheet(f"Steps by phase, from {summary.steps.source} spans", columns, rows)
 
 
 def span_sheet(summary: Summary) -> Sheet:
@@ -124,7 +101,7 @@ def span_sheet(summary: Summary) -> Sheet:
         if span.name != NO_SPAN or span.gpu_events or span.self_op_ms
     ]
     columns = ("GPU ms", "Ev/call", "Idle ms") if has_gpu else ("In ops ms",)
-    return _sheet("Spans", ("*Span", "Calls", "Wall ms", "Self ms", *columns), rows)
+    return sheet("Spans", ("*Span", "Calls", "Wall ms", "Self ms", *columns), rows)
 
 
 def span_tree(spans: Sequence[SpanSummary]) -> list[tuple[int, SpanSummary]]:
@@ -156,7 +133,7 @@ def gap_sheet(summary: Summary, top: int) -> Sheet:
         [causes[gap.cause], gap.name, gap.span, milliseconds(gap.ms), f"{gap.percent:.1f}", f"{gap.gaps:,}"]
         for gap in summary.gaps[:top]
     ]
-    return _sheet("Causes of GPU idle time", ("-Cause", "*Host in", "*Span", "Ms", "Idle %", "Gaps"), rows)
+    return sheet("Causes of GPU idle time", ("-Cause", "*Host in", "*Span", "Ms", "Idle %", "Gaps"), rows)
 
 
 def repetition_sheet(summary: Summary, top: int) -> Sheet:
@@ -178,13 +155,13 @@ def repetition_sheet(summary: Summary, top: int) -> Sheet:
         ]
         for row in summary.repetition[: top if summary.verdict.kind != "gpu_bound" else 0]
     ]
-    return _sheet(f"Repeated {what} per step", ("*Span", "Sequence", "Repeats", "Removable", "-By"), rows)
+    return sheet(f"Repeated {what} per step", ("*Span", "Sequence", "Repeats", "Removable", "-By"), rows)
 
 
 def sync_sheet(summary: Summary, top: int) -> Sheet:
     """Return the calls in which the host waited for the GPU."""
     rows = [[sync.call, sync.op, sync.span, f"{sync.count:,}", milliseconds(sync.ms)] for sync in summary.syncs[:top]]
-    return _sheet("Calls that blocked the host", ("*Call", "*Operator", "*Span", "Count", "Ms"), rows)
+    return sheet("Calls that blocked the host", ("*Call", "*Operator", "*Span", "Count", "Ms"), rows)
 
 
 def what_if_sheet(summary: Summary) -> Sheet:
@@ -193,7 +170,7 @@ def what_if_sheet(summary: Summary) -> Sheet:
         [bound.change, milliseconds(bound.saves_ms), f"{bound.saves_percent:.1f}", f"{bound.speedup:.2f}x"]
         for bound in summary.what_if
     ]
-    return _sheet("What if (upper bounds: a real change gains less)", ("*Change", "Saves ms", "%", "Speed-up"), rows)
+    return sheet("What if (upper bounds: a real change gains less)", ("*Change", "Saves ms", "%", "Speed-up"), rows)
 
 
 def roofline_sheet(summary: Summary) -> Sheet:
@@ -213,7 +190,7 @@ def roofline_sheet(summary: Summary) -> Sheet:
     is_baseline = summary.roofline is not None and summary.roofline.source == "baseline"
     source = "unprofiled pass" if is_baseline else "trace"
     columns = ("-Phase", "Step ms", "Floor ms", "-Bound by", "MBU %", "MFU %")
-    return _sheet(f"Roofline, step times from the {source}", columns, rows)
+    return sheet(f"Roofline, step times from the {source}", columns, rows)
 
 
 def rank_sheet(summary: Summary) -> Sheet:
@@ -232,7 +209,7 @@ def rank_sheet(summary: Summary) -> Sheet:
     medians = [row.median_step_ms for row in summary.ranks if row.median_step_ms is not None]
     skew = f", skew of the median step {duration(max(medians) - min(medians))}" if len(medians) > 1 else ""
     columns = ("-Rank", "Step ms", "Busy %", "GPU ms", "Comm ms", "Exposed ms")
-    return _sheet(f"Ranks{skew}", columns, rows)
+    return sheet(f"Ranks{skew}", columns, rows)
 
 
 def op_sheet(summary: Summary, top: int, sort_by: SortKey) -> Sheet:
@@ -260,61 +237,18 @@ def op_sheet(summary: Summary, top: int, sort_by: SortKey) -> Sheet:
             )
     what = "operators and kernels" if summary.gpu else "operators"
     title = f"Top {what} by {'calls' if sort_by == 'calls' else sort_by + ' time'}"
-    return _sheet(title, ("*Name", "-On", "Calls", "Self ms", "Self %", "Total ms", "Mean us"), rows)
+    return sheet(title, ("*Name", "-On", "Calls", "Self ms", "Self %", "Total ms", "Mean us"), rows)
 
 
 def _key(op: OpSummary, sort_by: SortKey) -> float:
     return {"self": op.self_ms, "total": op.total_ms, "calls": float(op.calls)}[sort_by]
 
 
-def comparison_sheets(comparison: TraceComparison, top: int) -> list[Sheet]:
-    """Return the comparison of step times, then of spans, launches and kernels, all per step."""
-    steps = [
-        [
-            row.phase,
-            milliseconds(row.baseline_ms),
-            milliseconds(row.new_ms),
-            f"{row.change_percent:+.1f}",
-            "?" if row.noise_percent is None else f"{row.noise_percent:.1f}",
-            row.verdict,
-        ]
-        for row in comparison.phases
-    ]
-    columns = ("-Phase", "Before ms", "After ms", "Change %", "Noise %", "-Verdict")
-    kernels = "Kernels" if comparison.kernels_on == "gpu" else "Operators"
-    parts = (("Spans", comparison.spans), ("Launches", comparison.launches), (kernels, comparison.kernels))
-    return [
-        _sheet("Compared with the baseline, per step", columns, steps),
-        *(
-            _changes(title, [row for row in rows if row.phase == phase], top)
-            for phase in dict.fromkeys(row.phase for row in comparison.spans + comparison.kernels)
-            for title, rows in parts
-        ),
-    ]
-
-
-def _changes(what: str, changes: list[FigureChange], top: int) -> Sheet:
-    rows = [
-        [
-            row.name,
-            milliseconds(row.baseline),
-            milliseconds(row.new),
-            "new" if row.change_percent is None else f"{row.change_percent:+.1f}",
-        ]
-        for row in changes[:top]
-        if row.new != row.baseline
-    ]
-    title = what
-    if changes:
-        of_phase = "" if changes[0].phase in (None, "step") else f" of {changes[0].phase}"
-        title = f"{what}{of_phase}, {changes[0].unit}"
-    return _sheet(title, ("*Name", "Before", "After", "Change %"), rows)
-
-
 def all_sheets(summary: Summary, top: int, sort_by: SortKey) -> list[Sheet]:
     """Return every sheet that has rows, in reading order."""
     few = min(top, 8)
     sheets = [
+        *budget_sheets(summary.budget, summary.devices),
         *(comparison_sheets(summary.comparison, few) if summary.comparison else []),
         device_sheet(summary),
         event_sheet(summary),

@@ -8,29 +8,36 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from roseinfer.cli.rendering.sheets import Sheet, all_sheets, op_sheet, span_sheet
+from roseinfer.cli.rendering.recording_context import context_parts
+from roseinfer.cli.rendering.sheets import all_sheets, op_sheet, span_sheet
+from roseinfer.cli.rendering.table_sheet import CellKind, Sheet, is_worse
+from roseinfer.cli.rendering.text_wrapping import wrapped
 from roseinfer.config import SortKey
 from roseinfer.trace.naming import duration, short_name
+from roseinfer.trace.summary.comparison_structs import TraceComparison
 from roseinfer.trace.summary.trace_summary import Summary, Verdict
 
 _MIN_NAME = 12
+_MIN_BAR, _MAX_BAR = 10, 30
+"""Width in columns of a bar for 100 %."""
+_BAR = "█"
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _STYLES = {"host_bound": "bold red", "gpu_bound": "bold green", "balanced": "bold yellow"}
 
 
 class _RaggedTable(Table):
-    """A table whose lines have no trailing blanks."""
+    """A table whose lines have no trailing blanks, without the blank lines that stand for borders."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the lines of the table without their trailing blanks."""
+        """Yield the lines of the table that are not blank, without their trailing blanks."""
         parts = list(super().__rich_console__(console, options))
         for line in Segment.split_lines(part for part in parts if isinstance(part, Segment)):
             while line and not line[-1].text.strip():
                 line.pop()
-            yield from line[:-1]
             if line:
+                yield from line[:-1]
                 yield Segment(line[-1].text.rstrip(), line[-1].style)
-            yield Segment.line()
+                yield Segment.line()
 
 
 def ops_table(summary: Summary, top: int = 15, sort_by: SortKey = "self", *, width: int = 100) -> Table:
@@ -44,7 +51,13 @@ def spans_table(summary: Summary, *, width: int = 100) -> Table:
 
 
 def sheet_table(sheet: Sheet, width: int) -> Table:
-    """Return a sheet as a table of at most `width` columns. Name columns share the width that the others leave."""
+    """Return a sheet as a table of at most `width` columns. Name columns share the width that the others leave.
+
+    Bars are drawn if the other columns leave enough room.
+    """
+    bar_width = min(_MAX_BAR, width - sum(_content_widths(sheet.without_bars())) - 2 * len(sheet.columns) - 1)
+    if bar_width < _MIN_BAR:
+        sheet = sheet.without_bars()
     table = _RaggedTable(
         title=Text(sheet.title),
         title_justify="left",
@@ -56,18 +69,38 @@ def sheet_table(sheet: Sheet, width: int) -> Table:
         min_width=min(len(sheet.title), width),
     )
     for title, kind in sheet.columns:
-        table.add_column(title, justify="right" if kind == "number" else "left", no_wrap=True, overflow="ellipsis")
+        is_left = kind in ("name", "text", "bar", "change") and not title.endswith("%")
+        table.add_column(title, justify="left" if is_left else "right", no_wrap=True, overflow="ellipsis")
     widths = _name_widths(sheet, width)
     for row in sheet.rows:
-        table.add_row(*(Text(short_name(cell, size) if size else cell) for cell, size in zip(row, widths, strict=True)))
+        table.add_row(
+            *(
+                _cell(cell, kind, name_width, bar_width)
+                for cell, (_, kind), name_width in zip(row, sheet.columns, widths, strict=True)
+            )
+        )
     return table
+
+
+def _cell(cell: str, kind: CellKind, name_width: int, bar_width: int) -> Text:
+    if kind == "bar":
+        return Text(_BAR * round(float(cell or 0) / 100 * bar_width), style="cyan")
+    if kind == "change":
+        worse = is_worse(cell)
+        return Text(cell, style="" if worse is None else "red" if worse else "green")
+    return Text(short_name(cell, name_width) if kind == "name" else cell)
+
+
+def _content_widths(sheet: Sheet) -> list[int]:
+    """Return the width of the longest cell of each column, titles included."""
+    return [
+        max(len(title), *(len(row[index]) for row in sheet.rows), 0) for index, (title, _) in enumerate(sheet.columns)
+    ]
 
 
 def _name_widths(sheet: Sheet, width: int) -> list[int]:
     """Return the width of each name column, and 0 for the other columns."""
-    longest = [
-        max(len(title), *(len(row[index]) for row in sheet.rows), 0) for index, (title, _) in enumerate(sheet.columns)
-    ]
+    longest = _content_widths(sheet)
     names = [index for index, (_, kind) in enumerate(sheet.columns) if kind == "name"]
     taken = sum(size for index, size in enumerate(longest) if index not in names) + 2 * len(longest) + 1
     widths = [0] * len(longest)
@@ -90,36 +123,43 @@ def timeline_strip(shares: Sequence[float], width: int) -> str:
 
 
 def print_verdict(console: Console, verdict: Verdict) -> None:
-    """Print the verdict: headline, evidence, advice."""
-    _print_wrapped(console, verdict.headline, _STYLES.get(verdict.kind, "bold"))
-    for line in verdict.evidence:
-        _print_wrapped(console, line, mark="  - ")
-    for line in verdict.advice:
-        _print_wrapped(console, line, "cyan", mark="  -> ")
+    """Print headline, evidence and advice, each under its label."""
+    _print_label(console, "Verdict")
+    _print_wrapped(console, verdict.headline, _STYLES.get(verdict.kind, "bold"), mark="  ")
+    for label, mark, lines, style in (
+        ("Evidence", "  - ", verdict.evidence, ""),
+        ("Advice", "  -> ", verdict.advice, "cyan"),
+    ):
+        if lines:
+            _print_label(console, label)
+        for line in lines:
+            _print_wrapped(console, line, style, mark=mark)
+
+
+def _print_label(console: Console, label: str) -> None:
+    console.print(Text(label, style="bold"))
 
 
 def _print_wrapped(console: Console, text: str, style: str = "", mark: str = "") -> None:
     """Print a paragraph after `mark`, with continuation lines indented by its width and no trailing blanks."""
-    lines = Text(text, style=style).wrap(console, max(1, console.width - len(mark)))
-    for number, line in enumerate(lines):
-        line.rstrip()
-        console.print(Text(" " * len(mark) if number else mark, style=style) + line, soft_wrap=True)
+    for number, line in enumerate(wrapped(text, max(1, console.width - len(mark)))):
+        console.print(Text((" " * len(mark) if number else mark) + line, style=style), soft_wrap=True)
 
 
 def print_summary(console: Console, summary: Summary, top: int = 15, sort_by: SortKey = "self") -> None:
-    """Print verdict, warnings about the trace, GPU timelines and tables."""
+    """Print verdict, warnings about the trace, its context, GPU timelines and tables."""
     print_verdict(console, summary.verdict)
+    _print_label(console, "Trace")
+    _print_wrapped(console, ", ".join(context_parts(summary)), mark="  ")
     for remark in summary.trust:
         style = "yellow" if remark.level == "warning" else "dim"
         _print_wrapped(console, remark.message, style, mark=f"  {remark.level}: ")
     for device in summary.devices:
-        label = f"GPU {device.id} " if len(summary.trace.ranks) < 2 else f"rank {device.rank} GPU {device.id} "
+        label = f"  GPU {device.id} " if len(summary.trace.ranks) < 2 else f"  rank {device.rank} GPU {device.id} "
         strip = timeline_strip(device.timeline, console.width - len(label) - 15)
         console.print(Text(f"{label}|{strip}| {device.busy_percent:.1f} % busy"), no_wrap=True)
     if summary.comparison:
-        _print_wrapped(console, summary.comparison.headline, "bold")
-        for warning in summary.comparison.warnings:
-            _print_wrapped(console, warning, "yellow", mark="  warning: ")
+        _print_comparison(console, summary.comparison)
     for sheet in all_sheets(summary, top, sort_by):
         console.print()
         console.print(sheet_table(sheet, console.width))
@@ -127,3 +167,10 @@ def print_summary(console: Console, summary: Summary, top: int = 15, sort_by: So
         console.print(
             Text(f"step {outlier.step} ({outlier.phase}): {duration(outlier.ms)}, {outlier.times_median}x the median")
         )
+
+
+def _print_comparison(console: Console, comparison: TraceComparison) -> None:
+    _print_label(console, "Compared with the baseline")
+    _print_wrapped(console, comparison.headline, "bold", mark="  ")
+    for warning in comparison.warnings:
+        _print_wrapped(console, warning, "yellow", mark="  warning: ")

@@ -121,8 +121,10 @@ def _print(summary: "Summary", top: int, sort_by: SortKey, as_json: bool, markdo
         console.print_json(summary)
     elif markdown:
         from roseinfer.cli.rendering.markdown import to_markdown
+        from roseinfer.cli.rendering.recording_context import typed_command
 
-        console.stdout.out(to_markdown(summary, top, sort_by), end="", highlight=False)
+        text = to_markdown(summary, top, sort_by, command=typed_command())
+        console.stdout.out(text, end="", highlight=False)
     else:
         from roseinfer.cli.rendering.terminal import print_summary
 

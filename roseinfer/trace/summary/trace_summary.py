@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from roseinfer.trace.summary.budget_structs import BudgetSummary
 from roseinfer.trace.summary.comparison_structs import PhaseCosts, TraceComparison
 from roseinfer.trace.summary.device_structs import CpuSummary, DeviceSummary, GpuSummary, RankSummary
 from roseinfer.trace.summary.finding_structs import GapGroup, OpSummary, Repetition, SpanSummary, Sync, WhatIf
@@ -79,6 +80,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     top_ops: list[OpSummary]
     ranks: list[RankSummary]
     typical_step: TypicalStep | None
+    budget: BudgetSummary | None = None
+    """Wall time split into what the devices did or waited for; None for a trace without events."""
     verdict: Verdict
     trust: list[Trust]
     recording: Recording
