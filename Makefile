@@ -48,10 +48,10 @@ check: lint test docs  ## Everything that CI runs
 	@$(BIN)/python tests/try_packages.py --quick --only wheel
 
 docs: $(VENV)/.ready-docs  ## Build the documentation in site/
-	@$(BIN)/mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 docs-serve: $(VENV)/.ready-docs  ## Serve the documentation at http://127.0.0.1:8000 while you write it
-	@$(BIN)/mkdocs serve
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 follow:  ## Run every command of README and docs in a fresh clone (PAGES=docs/library.md for one page)
 	@"$(PYTHON)" docs/follow.py $(PAGES)
