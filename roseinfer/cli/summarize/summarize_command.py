@@ -108,9 +108,10 @@ def _read(path: Path) -> "Summary":
 
 def _write_page(path: Path, summary: "Summary") -> None:
     from roseinfer.cli.rendering.html_page import to_html
+    from roseinfer.cli.rendering.recording_context import typed_command
 
     try:
-        path.write_text(to_html(summary), encoding="utf-8")
+        path.write_text(to_html(summary, command=typed_command()), encoding="utf-8")
     except OSError as error:
         raise RoseinferError(f"cannot write {path}: {error.strerror or error}") from error
     console.note(f"wrote {path}")

@@ -1,0 +1,71 @@
+"""Stacked bars of the time budget: one per phase, for the whole recording, and per device."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from roseinfer.cli.rendering.budget_sheets import NamedBudget, device_budgets, phase_budgets, shown_parts
+from roseinfer.cli.rendering.table_sheet import milliseconds
+from roseinfer.trace.naming import counted
+from roseinfer.trace.summary.budget_structs import BudgetSummary
+from roseinfer.trace.summary.device_structs import DeviceSummary
+
+_MIN_LABEL_PERCENT = 9.0
+"""Share from which a part is wide enough for its percentage, on a phone too."""
+
+
+class BarPart(NamedTuple):
+    """A part of a stacked bar, which fills `percent` of it."""
+
+    css: str
+    percent: float
+    label: str
+    title: str
+
+
+class StackedBar(NamedTuple):
+    """A bar with its title, and a sentence for people who do not see it."""
+
+    title: str
+    parts: list[BarPart]
+    spoken: str
+
+
+def budget_bars(budget: BudgetSummary | None, devices: Sequence[DeviceSummary]) -> list[StackedBar]:
+    """Return a bar per phase, the phase with the most time first, one of the recording, and one per device."""
+    if budget is None or not budget.total.wall_ms:
+        return []
+    steps = [
+        (f"{one.name}: {milliseconds(one.wall_ms)} ms per step, {counted(one.steps, 'step')}", one)
+        for one in phase_budgets(budget)
+        if one.wall_ms
+    ]
+    whole = NamedBudget("recording", budget.total)
+    several = f" of {len(budget.devices)} devices" if len(budget.devices) > 1 else ""
+    title = f"whole recording: {milliseconds(whole.wall_ms)} ms{several}"
+    own = [
+        (f"GPU {one.name}: {milliseconds(one.wall_ms)} ms", one)
+        for one in device_budgets(budget, devices)
+        if one.wall_ms
+    ]
+    return [_bar(text, one) for text, one in (*steps, (title, whole), *own)]
+
+
+def bar_key(budget: BudgetSummary | None) -> list[tuple[str, str]]:
+    """Return (CSS class, label) of each part that a bar shows."""
+    if budget is None:
+        return []
+    shown = shown_parts([*phase_budgets(budget), NamedBudget("recording", budget.total)])
+    return [(part.key, part.label) for part in shown]
+
+
+def _bar(title: str, one: NamedBudget) -> StackedBar:
+    parts = [
+        BarPart(
+            css=part.key,
+            percent=round(one.percent(part), 3),
+            label=f"{one.percent(part):.0f} %" if one.percent(part) >= _MIN_LABEL_PERCENT else "",
+            title=f"{part.label}: {milliseconds(one.ms(part))} ms, {one.percent(part):.1f} %",
+        )
+        for part in shown_parts([one])
+    ]
+    return StackedBar(title, parts, "; ".join(part.title for part in parts))

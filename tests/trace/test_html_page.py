@@ -1,0 +1,75 @@
+"""The HTML report: context, budget picture, names that may break, coloured changes."""
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+from budgets import budget
+from traces import TUTORIAL, event, write
+
+from roseinfer.cli.rendering.html_elements import named, prose
+from roseinfer.cli.rendering.html_page import to_html
+from roseinfer.trace import Summary, compare, summarize_trace
+
+
+@pytest.fixture(scope="module")
+def summary() -> Summary:
+    return msgspec.structs.replace(summarize_trace(TUTORIAL), budget=budget(2))
+
+
+def test_the_context_and_the_command_are_on_the_page(summary: Summary) -> None:
+    page = to_html(summary, command="roseinfer summarize 'a b.json' --html x.html")
+    context = page[page.index("<body") : page.index("<section")].replace("\N{NO-BREAK SPACE}", " ")
+    assert "NVIDIA H200 · CUDA 13.0 · recorded 2026-11-22 20:06 UTC · 42,345 events" in context
+    assert "roseinfer summarize" in page[page.index("<footer>") :]
+
+
+def test_the_first_picture_is_the_budget(summary: Summary) -> None:
+    page = to_html(summary)
+    bars = re.findall(r'<div class="stack" role="img" aria-label="([^":]*)', page)
+    assert bars == ["decode", "prefill", "whole recording", "GPU 0 NVIDIA H200", "GPU 1"]
+    assert page.index('class="stack"') < page.index("<svg")
+    shares = re.findall(r'style="flex:([\d.]+) 0 0"', page[: page.index("</div>", page.index('class="stack"'))])
+    assert sum(map(float, shares)) == pytest.approx(100, abs=0.01)
+
+
+def test_the_legend_names_every_part_of_the_bars(summary: Summary) -> None:
+    page = to_html(summary)
+    drawn = set(re.findall(r'<i class="(\w+)" style="flex', page))
+    legend = re.search(r'<p class="key">(.*)</p>', page)
+    assert legend
+    assert set(re.findall(r'<i class="(\w+)">', legend.group(1))) == drawn
+
+
+def test_a_trace_without_a_budget_has_no_bars(summary: Summary) -> None:
+    assert 'class="stack"' not in to_html(msgspec.structs.replace(summary, budget=None))
+
+
+def test_identifiers_may_break_between_their_parts() -> None:
+    assert named("roseinfer.kv.append_token") == "roseinfer.<wbr>kv.<wbr>append_<wbr>token"
+    assert named("a::b<c>") == "a::<wbr>b&lt;<wbr>c&gt;"
+    assert prose("see kv.append_token: 83.2 ms") == (
+        'see <span class="id">kv.<wbr>append_<wbr>token:</span> 83.2\N{NO-BREAK SPACE}ms'
+    )
+    assert prose("2.65x of 1,035.5") == "2.65x of 1,035.5"
+
+
+def test_everything_in_a_name_is_escaped() -> None:
+    assert "<b>" not in named("<b>_<i>") + prose("<b>.<i>")
+
+
+def test_changes_are_coloured_by_what_they_mean(summary: Summary, tmp_path: Path) -> None:
+    def trace(name: str, slow_us: float) -> Summary:
+        steps = [event("user_annotation", "roseinfer.step[decode bs=1 tokens=1]", 1000 * one, 900) for one in range(4)]
+        ops = [event("cpu_op", "aten::mm", 1000 * one + 5, slow_us) for one in range(4)]
+        return summarize_trace(write(tmp_path / name, [*steps, *ops]))
+
+    fast, slow = trace("fast.json", 100), trace("slow.json", 300)
+    assert '<td class="change worse">+200.0</td>' in to_html(compare(slow, fast))
+    assert '<td class="change better">-66.7</td>' in to_html(compare(fast, slow))
+
+
+def test_spans_are_indented_by_their_depth(summary: Summary) -> None:
+    page = to_html(summary)
+    assert re.search(r'<th scope="row" class="name" style="--depth:2" title="roseinfer.kv.append_token">', page)
