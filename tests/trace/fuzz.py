@@ -2,8 +2,8 @@
 
     python tests/trace/fuzz.py --seconds 600
 
-Uses atheris, guided by coverage, if it is installed (`pip install atheris`), else random mutations. The run ends with
-the first finding and saves its input under `--findings`; `--replay .../trace.json` runs this input again.
+Uses atheris, guided by coverage, if it is installed (`python -m pip install atheris`), else random mutations. The run
+ends with the first finding and saves its input under `--findings`; `--replay .../trace.json` runs this input again.
 """
 
 import argparse
