@@ -6,6 +6,7 @@ from roseinfer.progress import ProgressCallback
 from roseinfer.trace.comparing.phase_costs import phase_costs
 from roseinfer.trace.comparing.recording_conditions import recording_of
 from roseinfer.trace.facts.trace_facts import gather_facts, launching_activity
+from roseinfer.trace.findings.completeness import find_missing
 from roseinfer.trace.findings.device_summary import summarize_devices
 from roseinfer.trace.findings.host_summary import summarize_host
 from roseinfer.trace.findings.idle_causes import rank_gaps
@@ -58,7 +59,7 @@ def summarize_columns(trace: Trace, manifest: TraceManifest | None = None) -> Su
     spans = summarize_spans(facts.spans, facts.costs, facts.mapped)
     cpu, top_ops, what_if = summarize_host(facts), summarize_ops(facts), bounds(facts, gpu)
     costs, limits, recording = phase_costs(facts), roofline(manifest, steps), recording_of(trace, manifest, devices)
-    repetition, ranks = find_repetition(facts), summarize_ranks(facts)
+    repetition, ranks, completeness = find_repetition(facts), summarize_ranks(facts), find_missing(facts)
     activity = launching_activity(facts)  # the largest table, so built last and freed first
     gaps, syncs = rank_gaps(facts, activity), find_syncs(facts, activity)
     del activity
@@ -91,7 +92,8 @@ def summarize_columns(trace: Trace, manifest: TraceManifest | None = None) -> Su
             top_ops,
             Findings(gpu, steps, spans, gaps, repetition, syncs, what_if, ranks, limits, recording),
         ),
-        trust=doubts(facts, steps),
+        completeness=completeness,
+        trust=doubts(facts, steps, completeness),
         recording=recording,
         phase_costs=costs,
     )

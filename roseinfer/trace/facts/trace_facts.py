@@ -4,9 +4,11 @@ import msgspec
 import numpy as np
 
 from roseinfer.trace.facts.attribution import Attribution, attribute
+from roseinfer.trace.facts.blind_waits import BlindWaits, find_blind_waits
 from roseinfer.trace.facts.graph_replays import MappedSpans, map_replays
 from roseinfer.trace.facts.host_activity import Activity, activity_of
 from roseinfer.trace.facts.idle_gaps import Gaps, find_gaps
+from roseinfer.trace.facts.launch_calls import Captures, Launches, find_captures, find_launches
 from roseinfer.trace.facts.nesting import Forest, nest
 from roseinfer.trace.facts.span_costs import SpanCosts, span_costs
 from roseinfer.trace.facts.span_table import SpanTable, span_table
@@ -25,6 +27,9 @@ class Facts(msgspec.Struct, frozen=True, eq=False):
     """Nesting of the operators, `trace.ops`."""
     attribution: Attribution
     gaps: Gaps
+    captures: Captures
+    launches: Launches
+    blind_waits: BlindWaits
     steps: Steps
     event_step: Ints
     """Per GPU event: index of the step in which it was launched, -1 for none."""
@@ -39,6 +44,7 @@ def gather_facts(trace: Trace, manifest: TraceManifest | None = None) -> Facts:
     steps = find_steps(trace)
     attribution = attribute(trace, spans)
     gaps = find_gaps(trace, attribution)
+    captures = find_captures(trace)
     ops = nest(trace.ops.start_ns, trace.ops.end_ns, trace.ops.thread)
     return Facts(
         trace=trace,
@@ -47,6 +53,9 @@ def gather_facts(trace: Trace, manifest: TraceManifest | None = None) -> Facts:
         ops=ops,
         attribution=attribution,
         gaps=gaps,
+        captures=captures,
+        launches=find_launches(trace, captures),
+        blind_waits=find_blind_waits(trace, attribution),
         steps=steps,
         event_step=_steps_of_events(trace, steps, attribution),
         costs=span_costs(trace, spans, ops, attribution, gaps),

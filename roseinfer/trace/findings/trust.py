@@ -1,15 +1,12 @@
 """Reasons to doubt the figures of a trace."""
 
-import numpy as np
-
 from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.naming import counted, duration
 from roseinfer.trace.reading.columns import Trace
+from roseinfer.trace.summary.completeness_structs import Completeness
 from roseinfer.trace.summary.step_structs import StepsSummary
 from roseinfer.trace.summary.trace_summary import Trust
-from roseinfer.trace.summary.units import to_percent
 
-_LAUNCHES = ("launchkernel", "kernellaunch", "graphlaunch", "memcpyasync", "memsetasync", "launchcooperative")
 _FEW_STEPS = 3
 _RUNS_AHEAD = 1.5
 """Ratio of a step's GPU time to its span's time above which the host ran ahead of the GPU."""
@@ -17,13 +14,12 @@ _INFLATED = 1.2
 """Ratio of profiled to unprofiled step time above which a note says how much the profiler slowed the steps."""
 
 
-def doubts(facts: Facts, steps: StepsSummary) -> list[Trust]:
+def doubts(facts: Facts, steps: StepsSummary, completeness: Completeness) -> list[Trust]:
     """Return all reasons to doubt figures of the summary, or to read them with care; warnings first."""
     notes = [
         *_reading(facts.trace),
         *_manifest(facts),
-        *_links(facts),
-        *_missing_kernels(facts),
+        *_missing(completeness, facts),
         *_steps(facts, steps),
         *_overhead(facts, steps),
         *_graphs(facts),
@@ -33,15 +29,9 @@ def doubts(facts: Facts, steps: StepsSummary) -> list[Trust]:
 
 def _reading(trace: Trace) -> list[Trust]:
     notes: list[Trust] = []
-    if trace.truncated:
-        message = f"The file is incomplete: {trace.truncated}. The summary covers what could be read."
-        notes.append(Trust("warning", message))
     counts = trace.counts
     if counts.damaged:
         notes.append(Trust("warning", f"Left out {counted(counts.damaged, 'damaged event')} that could not be read."))
-    if counts.dropped:
-        what = "event with an impossible time" if counts.dropped == 1 else "events with impossible times"
-        notes.append(Trust("warning", f"Left out {counts.dropped:,} {what}."))
     if counts.unknown:
         message = f"Ignored {counted(counts.unknown, 'event')} of kinds unknown to torch.profiler."
         notes.append(Trust("warning" if 2 * counts.unknown >= counts.events else "info", message))
@@ -60,46 +50,17 @@ def _manifest(facts: Facts) -> list[Trust]:
     return [Trust("warning", message)]
 
 
-def _links(facts: Facts) -> list[Trust]:
-    linked = facts.attribution.linked
-    lost = int(np.count_nonzero(~linked))
-    if lost == 0:
-        return []
-    message = (
-        f"{lost:,} of {len(linked):,} GPU events ({to_percent(lost, len(linked)):.0f} %) have no launch in the trace"
-    )
-    starts = facts.trace.gpu.start_ns
-    first_linked = int(starts[linked].min()) if linked.any() else None
-    leaked = int(np.count_nonzero(starts[~linked] < first_linked)) if first_linked is not None else 0
-    if leaked > lost // 2:
-        message += f". {leaked:,} of them ran before the first event with a launch: work of the warm-up leaked in"
-    return [Trust("warning" if lost > len(linked) // 100 else "info", message + ".")]
-
-
-def _missing_kernels(facts: Facts) -> list[Trust]:
-    """Return a warning about launches without a GPU event: CUPTI recorded nothing, or its buffer was full."""
-    trace = facts.trace
-    names = [index for index in np.unique(trace.calls.name).tolist() if _is_launch(trace.names[index])]
-    launches = np.flatnonzero(np.isin(trace.calls.name, names))
-    if len(launches) == 0:
-        return []
-    if len(trace.gpu) == 0:
-        count = counted(len(launches), "launch")
-        return [Trust("warning", f"The trace holds {count} but no GPU event: the GPU side was not recorded.")]
-    answered = np.zeros(len(trace.calls), np.bool_)
-    answered[facts.attribution.launch[facts.attribution.linked]] = True
-    missing = int(np.count_nonzero(~answered[launches]))
-    if missing <= len(launches) // 50:
-        return []
-    order = launches[np.argsort(trace.calls.start_ns[launches], kind="stable")]
-    tail = int(np.argmax(answered[order[::-1]]))  # launches after the last launch with a GPU event
-    where = f", among them all of the last {tail:,}: the profiler's GPU buffer was full" if tail > missing // 2 else ""
-    return [Trust("warning", f"{missing:,} of {len(launches):,} launches have no GPU event{where}.")]
-
-
-def _is_launch(name: str) -> bool:
-    lower = name.lower()
-    return any(word in lower for word in _LAUNCHES)
+def _missing(completeness: Completeness, facts: Facts) -> list[Trust]:
+    """Return a warning about each kind of missing records, and one about the figures if these decide the result."""
+    notes: list[Trust] = []
+    if not completeness.complete:
+        message = "Records that decide the result are missing: busy and idle shares describe only what was recorded."
+        notes.append(Trust("warning", message))
+    few = len(facts.trace.gpu) // 100
+    for one in completeness.missing:
+        is_harmless = one.kind == "event_without_launch" and one.count <= few
+        notes.append(Trust("info" if is_harmless else "warning", one.what))
+    return notes
 
 
 def _steps(facts: Facts, steps: StepsSummary) -> list[Trust]:

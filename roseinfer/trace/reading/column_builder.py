@@ -24,6 +24,10 @@ class Rows:
         self.dtypes: dict[str, type[Any]] = {"name": np.int32, "lane": np.int32, **own}
         self.parts: dict[str, list[NDArray[Any]]] = {name: [] for name in ("start", "end", *self.dtypes)}
         self.dropped = 0
+        self.zero_times = 0
+        """Number of dropped events that begin at the time 0."""
+        self.dropped_ids: list[NDArray[Any]] = []
+        """Correlation ids of the events left out, in batches, for events that have such ids."""
 
     def add(self, ts: Sequence[float], dur: Sequence[float], **columns: Sequence[Any]) -> None:
         """Append a batch of events; `ts` and `dur` are in us."""
@@ -31,7 +35,7 @@ class Rows:
         good = (np.abs(stamp) < _MAX_US) & (duration >= 0) & (duration < DAY_US)
         batch = {name: np.array(values, self.dtypes[name]) for name, values in columns.items()}
         if not good.all():
-            self.dropped += int(np.count_nonzero(~good))
+            self._count_dropped(~good, batch)
             stamp, duration = stamp[good], duration[good]
             batch = {name: values[good] for name, values in batch.items()}
         start = np.rint(stamp * 1000).astype(np.int64)
@@ -46,9 +50,17 @@ class Rows:
 
     def filter(self, good: list[NDArray[np.bool_]]) -> None:
         """Drop the rows that are not marked good; `good` has one mask per batch."""
-        self.dropped += sum(int(np.count_nonzero(~one)) for one in good)
+        for index, one in enumerate(good):
+            self._count_dropped(~one, {name: parts[index] for name, parts in self.parts.items()})
         for name, parts in self.parts.items():
             self.parts[name] = [part[one] for part, one in zip(parts, good, strict=True)]
+
+    def _count_dropped(self, dropped: NDArray[np.bool_], batch: dict[str, NDArray[Any]]) -> None:
+        self.dropped += int(np.count_nonzero(dropped))
+        if "start" in batch:
+            self.zero_times += int(np.count_nonzero(batch["start"][dropped] == 0))
+        if "correlation" in batch:
+            self.dropped_ids.append(batch["correlation"][dropped])
 
 
 def drop_stray_times(tables: list[Rows]) -> int:

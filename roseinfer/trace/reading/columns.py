@@ -65,6 +65,8 @@ class Counts(msgspec.Struct, frozen=True):
     """Events that do not decode."""
     dropped: int
     """Events left out because their times are impossible."""
+    zero_times: int
+    """Dropped events that begin at the time 0: the clock failed."""
     unknown: int
     """Events of categories or phases that torch.profiler does not write."""
     python_functions: int
@@ -99,6 +101,8 @@ class Trace(msgspec.Struct, frozen=True, eq=False):
     calls: HostTable
     """Calls of the CUDA runtime and driver, including all launches."""
     gpu: GpuTable
+    dropped_gpu: Ints
+    """Correlation ids of the GPU events that were left out because their times are impossible."""
     metadata: Metadata
     counts: Counts
     truncated: str | None

@@ -15,12 +15,14 @@ def merge_traces(traces: list[Trace], path: str) -> Trace:
     names: dict[str, int] = {}
     host: dict[str, list[HostTable]] = {"ops": [], "spans": [], "calls": []}
     gpu: list[GpuTable] = []
+    dropped: list[Ints] = []
     shift = first_id = threads = devices = 0
     for trace in traces:
         renamed = np.array([names.setdefault(name, len(names)) for name in trace.names], np.int32)
         for kind, tables in host.items():
             tables.append(_shifted(getattr(trace, kind), shift, first_id, renamed, threads))
         gpu.append(_shifted_gpu(trace.gpu, shift, first_id, renamed, devices))
+        dropped.append(_shifted_ids(trace.dropped_gpu, first_id))
         tables_here = (trace.ops, trace.spans, trace.calls, trace.gpu)
         shift += max((int(table.end_ns.max()) for table in tables_here if len(table)), default=0) + 1_000_000  # ns
         ids = np.concatenate((trace.calls.correlation, trace.gpu.correlation))
@@ -40,6 +42,7 @@ def merge_traces(traces: list[Trace], path: str) -> Trace:
         spans=_joined(host["spans"]),
         calls=_joined(host["calls"]),
         gpu=_joined_gpu(gpu),
+        dropped_gpu=np.concatenate(dropped),
         metadata=traces[0].metadata,
         counts=Counts(*(sum(getattr(trace.counts, name) for trace in traces) for name in Counts.__struct_fields__)),
         started_unix_ns=min((one.started_unix_ns for one in traces if one.started_unix_ns is not None), default=None),

@@ -201,11 +201,13 @@ class _TraceBuilder:
             spans=host_table(self.host[SPANS], first_ns),
             calls=host_table(self.host[CALLS], first_ns),
             gpu=gpu_table(self.gpu, first_ns, lane_device, lane_stream),
+            dropped_gpu=np.concatenate((np.zeros(0, np.int64), *self.gpu.dropped_ids)),
             metadata=stream.metadata,
             counts=Counts(
                 events=self.events,
                 damaged=stream.damaged,
                 dropped=sum(rows.dropped for rows in parts),
+                zero_times=sum(rows.zero_times for rows in parts),
                 unknown=self.unknown,
                 python_functions=self.python_functions,
                 profiler_overhead_ns=round(self.overhead_us * 1000),

@@ -9,6 +9,7 @@ import msgspec
 
 from roseinfer.trace.summary.budget_structs import BudgetSummary
 from roseinfer.trace.summary.comparison_structs import PhaseCosts, TraceComparison
+from roseinfer.trace.summary.completeness_structs import Completeness
 from roseinfer.trace.summary.device_structs import CpuSummary, DeviceSummary, GpuSummary, RankSummary
 from roseinfer.trace.summary.finding_structs import GapGroup, OpSummary, Repetition, SpanSummary, Sync, WhatIf
 from roseinfer.trace.summary.step_structs import Roofline, StepsSummary, TypicalStep
@@ -82,6 +83,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     typical_step: TypicalStep | None
     budget: BudgetSummary | None = None
     """Wall time split into what the devices did or waited for; None for a trace without events."""
+    completeness: Completeness
     verdict: Verdict
     trust: list[Trust]
     recording: Recording

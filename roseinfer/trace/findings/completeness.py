@@ -1,0 +1,282 @@
+"""Say which records of a trace are missing, and whether so much is missing that no verdict can rest on the rest."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roseinfer.trace.facts.intervals import union_length
+from roseinfer.trace.facts.recorded_time import recorded_ns
+from roseinfer.trace.facts.replay_repeats import compare_replays
+from roseinfer.trace.facts.stream_overlap import find_overlaps
+from roseinfer.trace.facts.trace_facts import Facts
+from roseinfer.trace.findings.trace_contents import lost_gpu
+from roseinfer.trace.naming import counted, duration
+from roseinfer.trace.reading.columns import NO_CORRELATION, Ints
+from roseinfer.trace.summary.completeness_structs import Completeness, GraphCapture, MissingKind, MissingRecords
+from roseinfer.trace.summary.units import to_ms, to_percent
+
+DECISIVE_SHARE = 0.1
+"""Share of launches, replays or GPU events without records from which a verdict cannot be trusted."""
+DECISIVE_WAIT_SHARE = 0.2
+"""Share of the recording in which the host waits for unrecorded work from which a verdict cannot be trusted."""
+_NOTED_SHARE = 0.02
+"""Share of launches without a GPU event that is normal: copies and fills of no bytes start nothing."""
+_NOTED_WAIT_SHARE = 0.01
+_RUN = 3
+"""Fewest launches without a GPU event in a row that count as a missing head or tail."""
+
+
+def find_missing(facts: Facts) -> Completeness:
+    """Return all kinds of missing records, decisive ones first, and the graph captures."""
+    missing = [
+        *_truncated_file(facts),
+        *_impossible_times(facts),
+        *_gpu_not_recorded(facts),
+        *_unanswered_launches(facts),
+        *_differing_replays(facts),
+        *_blind_waits(facts),
+        *_overlapping_kernels(facts),
+        *_unlinked_events(facts),
+    ]
+    return Completeness(
+        complete=not any(one.decisive for one in missing),
+        missing=sorted(missing, key=lambda one: not one.decisive),
+        capture=_capture(facts),
+    )
+
+
+def _truncated_file(facts: Facts) -> list[MissingRecords]:
+    trace = facts.trace
+    if not trace.truncated:
+        return []
+    return [
+        MissingRecords(
+            kind="file_truncated",
+            what=f"The file is incomplete: {trace.truncated}. The summary covers what could be read.",
+            count=1,
+            from_ms=None,
+            to_ms=None,
+            decisive=len(trace.gpu) == 0 and lost_gpu(trace) is not None,
+        )
+    ]
+
+
+def _impossible_times(facts: Facts) -> list[MissingRecords]:
+    trace = facts.trace
+    if not trace.counts.dropped:
+        return []
+    counts, lost = trace.counts, len(trace.dropped_gpu)
+    what = "Left out 1 event with an impossible time"
+    if counts.dropped > 1:
+        what = f"Left out {counts.dropped:,} events with impossible times"
+    if counts.zero_times:
+        what += f", {'all' if counts.zero_times == counts.dropped else f'{counts.zero_times:,}'} at the time 0"
+    at = np.flatnonzero(_is_dropped(facts))
+    start, end = _times(facts, at) if len(at) else (None, None)
+    if lost:
+        what += f": {_place(at, len(facts.launches)) if len(at) else counted(lost, 'GPU event')}"
+    return [
+        MissingRecords(
+            kind="impossible_times",
+            what=f"{what}.",
+            count=counts.dropped,
+            from_ms=start,
+            to_ms=end,
+            decisive=lost > 0 and lost >= DECISIVE_SHARE * (lost + len(trace.gpu)),
+        )
+    ]
+
+
+def _place(at: Ints, size: int) -> str:
+    """Say where some launches are among all launches, which are in order of time."""
+    total = f"{len(at):,} of {counted(size, 'launch')}"
+    if at[-1] - at[0] < len(at) < size:
+        if at[0] == 0:
+            return f"the GPU events of the first {total}, the head of the recording"
+        if at[-1] == size - 1:
+            return f"the GPU events of the last {total}, the tail of the recording"
+    return f"the GPU events of {total}"
+
+
+def _gpu_not_recorded(facts: Facts) -> list[MissingRecords]:
+    launches = facts.launches
+    run = int(np.count_nonzero(~launches.is_captured))
+    if len(facts.trace.gpu) or len(facts.trace.dropped_gpu) or not run:
+        return []
+    start, end = _times(facts, np.flatnonzero(~launches.is_captured))
+    return [
+        MissingRecords(
+            kind="gpu_not_recorded",
+            what=f"The trace holds {counted(run, 'launch')} but no GPU event: the GPU side was not recorded.",
+            count=run,
+            from_ms=start,
+            to_ms=end,
+            decisive=True,
+        )
+    ]
+
+
+def _unanswered_launches(facts: Facts) -> list[MissingRecords]:
+    """Return the launches without a GPU event of each file: its head, its tail, and those in between."""
+    if len(facts.trace.gpu) == 0:
+        return []
+    launches, trace = facts.launches, facts.trace
+    file = np.array(trace.thread_files, np.int64)[trace.calls.thread[launches.call]]
+    run = ~launches.is_captured & ~_is_dropped(facts)
+    found: list[MissingRecords] = []
+    for one in range(len(trace.file_ranks)):
+        found += _unanswered_of_file(facts, np.flatnonzero(run & (file == one)))
+    return found
+
+
+def _unanswered_of_file(facts: Facts, at: Ints) -> list[MissingRecords]:
+    """Return the missing records of some launches, given as indices into `facts.launches` in order of time."""
+    launches, size = facts.launches, len(at)
+    answered = launches.is_answered[at]
+    lost = np.flatnonzero(~answered)
+    graphs = int(np.count_nonzero(launches.is_graph[at]))
+    lost_graphs = int(np.count_nonzero(launches.is_graph[at[lost]]))
+    if len(lost) <= _NOTED_SHARE * size and lost_graphs <= _NOTED_SHARE * graphs:
+        return []
+    decisive = len(lost) >= DECISIVE_SHARE * size or 0 < graphs * DECISIVE_SHARE <= lost_graphs
+    head = int(np.argmax(answered)) if answered.any() else size
+    tail = int(np.argmax(answered[::-1])) if head < size else 0
+    head, tail = head * (head >= _RUN), tail * (tail >= _RUN)
+    between = lost[(lost >= head) & (lost < size - tail)]
+    between_graphs, others = between[launches.is_graph[at[between]]], between[~launches.is_graph[at[between]]]
+    total = counted(size, "launch")
+    found: list[MissingRecords] = []
+    if head:
+        what = f"The GPU events of the first {head:,} of {total} are missing, the head of the recording"
+        found.append(_lost_launches(facts, "gpu_head", what, at[:head], decisive))
+    if tail:
+        what = f"The GPU events of the last {tail:,} of {total} are missing, the tail of the recording"
+        found.append(_lost_launches(facts, "gpu_tail", what, at[size - tail :], decisive))
+    if len(between_graphs):
+        what = f"{len(between_graphs):,} of {counted(graphs, 'graph launch')} have no GPU event"
+        found.append(_lost_launches(facts, "graph_without_kernels", what, at[between_graphs], decisive))
+    if len(others):
+        what = f"{len(others):,} of {total} have no GPU event"
+        found.append(_lost_launches(facts, "launch_without_event", what, at[others], decisive))
+    return found
+
+
+def _lost_launches(facts: Facts, kind: MissingKind, what: str, at: Ints, decisive: bool) -> MissingRecords:
+    start, end = _times(facts, at)
+    return MissingRecords(
+        kind=kind,
+        what=f"{what}, launched {duration(start)} to {duration(end)} into the recording.",
+        count=len(at),
+        from_ms=start,
+        to_ms=end,
+        decisive=decisive,
+    )
+
+
+def _differing_replays(facts: Facts) -> list[MissingRecords]:
+    found = compare_replays(facts.trace, facts.attribution, facts.launches, facts.steps)
+    if not found.different:
+        return []
+    return [
+        MissingRecords(
+            kind="graph_replays_differ",
+            what=f"Replays of one graph have {found.fewest_events:,} to {found.most_events:,} GPU events, in "
+            f"{found.different:,} of {counted(found.compared, 'pair')} of replays: some are missing.",
+            count=found.different,
+            from_ms=to_ms(found.from_ns),
+            to_ms=to_ms(found.to_ns),
+            decisive=found.different >= DECISIVE_SHARE * found.compared,
+        )
+    ]
+
+
+def _blind_waits(facts: Facts) -> list[MissingRecords]:
+    waits, trace = facts.blind_waits, facts.trace
+    wall_ns = recorded_ns(trace)
+    if len(waits) == 0 or waits.total_ns < _NOTED_WAIT_SHARE * wall_ns:
+        return []
+    worst = int(np.argmax(waits.end_ns - waits.start_ns))
+    call = trace.names[int(trace.calls.name[waits.call[worst]])]
+    where = f"in {call}" if len(waits) == 1 else f"in {len(waits):,} calls, longest in {call},"
+    return [
+        MissingRecords(
+            kind="gpu_during_wait",
+            what=f"The host waits {duration(to_ms(waits.total_ns))} {where} while no GPU event runs: the GPU did work "
+            "that is not in the trace.",
+            count=len(waits),
+            from_ms=to_ms(int(waits.start_ns[0])),
+            to_ms=to_ms(int(waits.end_ns[-1])),
+            decisive=waits.total_ns >= DECISIVE_WAIT_SHARE * wall_ns,
+        )
+    ]
+
+
+def _overlapping_kernels(facts: Facts) -> list[MissingRecords]:
+    """Return the kernels that overlap on a stream. They decide nothing, since no time counts twice."""
+    found = find_overlaps(facts.trace, facts.attribution)
+    overlap_ns = int(found.overlap_ns.sum())
+    if overlap_ns <= _NOTED_SHARE * found.checked_ns:
+        return []
+    starts = facts.trace.gpu.start_ns[found.event]
+    kernels = "1 kernel runs" if len(found.event) == 1 else f"{len(found.event):,} kernels run"
+    return [
+        MissingRecords(
+            kind="overlapping_kernels",
+            what=f"{kernels} at the same time as an earlier kernel of the stream, {duration(to_ms(overlap_ns))} in "
+            "total. A stream runs one kernel at a time: times or streams in the trace are wrong.",
+            count=len(found.event),
+            from_ms=to_ms(int(starts.min())),
+            to_ms=to_ms(int(facts.trace.gpu.end_ns[found.event].max())),
+            decisive=False,
+        )
+    ]
+
+
+def _unlinked_events(facts: Facts) -> list[MissingRecords]:
+    """Return the GPU events without a launch. They count as work all the same, so they never decide the result."""
+    linked, starts = facts.attribution.linked, facts.trace.gpu.start_ns
+    lost = int(np.count_nonzero(~linked))
+    if lost == 0:
+        return []
+    what = f"{lost:,} of {len(linked):,} GPU events ({to_percent(lost, len(linked)):.0f} %) have no launch in the trace"
+    first_linked = int(starts[linked].min()) if linked.any() else None
+    leaked = int(np.count_nonzero(starts[~linked] < first_linked)) if first_linked is not None else 0
+    if leaked > lost // 2:
+        what += f". {leaked:,} of them ran before the first event with a launch: work of the warm-up leaked in"
+    return [
+        MissingRecords(
+            kind="event_without_launch",
+            what=f"{what}.",
+            count=lost,
+            from_ms=to_ms(int(starts[~linked].min())),
+            to_ms=to_ms(int(facts.trace.gpu.end_ns[~linked].max())),
+            decisive=False,
+        )
+    ]
+
+
+def _capture(facts: Facts) -> GraphCapture | None:
+    captures = facts.captures
+    if len(captures) == 0:
+        return None
+    captured_ns = union_length(captures.start_ns, captures.end_ns)
+    return GraphCapture(
+        captures=len(captures),
+        launches=int(np.count_nonzero(facts.launches.is_captured)),
+        ms=to_ms(captured_ns),
+        percent=to_percent(captured_ns, recorded_ns(facts.trace)),
+        from_ms=to_ms(int(captures.start_ns.min())),
+        to_ms=to_ms(int(captures.end_ns.max())),
+    )
+
+
+def _is_dropped(facts: Facts) -> NDArray[np.bool_]:
+    """Return, per launch, True if its GPU event was left out because of an impossible time."""
+    ids = facts.trace.dropped_gpu
+    correlation = facts.trace.calls.correlation[facts.launches.call]
+    return np.isin(correlation, ids[ids != NO_CORRELATION]) & ~facts.launches.is_answered
+
+
+def _times(facts: Facts, at: Ints) -> tuple[float, float]:
+    """Return the start of the first and the end of the last of some launches, in ms."""
+    calls, call = facts.trace.calls, facts.launches.call[at]
+    return to_ms(int(calls.start_ns[call].min())), to_ms(int(calls.end_ns[call].max()))
