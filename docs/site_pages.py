@@ -73,17 +73,17 @@ def _with_links(markdown: str, source: str) -> str:
     here = _moved().get(source, source.removeprefix("docs/"))
 
     def moved(match: re.Match[str]) -> str:
-        path, anchor = match[2], match[3] or ""
+        text, path, anchor = match[1], match[2], match[3] or ""
         target = normpath(f"{dirname(source)}/{path}").lstrip("/")
         if target.startswith("docs/"):
             page = target.removeprefix("docs/")
         elif target in _moved():
             page = _moved()[target]
         else:
-            return match[0]
-        return f"{match[1]}({relpath(page, dirname(here) or '.')}{anchor})"
+            return text  # a file of the repository, but not of the site
+        return f"[{text}]({relpath(page, dirname(here) or '.')}{anchor})"
 
-    return re.sub(r"(\])\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)", moved, markdown)
+    return re.sub(r"(?<!!)\[([^\]]+)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)", moved, markdown)
 
 
 def help_pages() -> str:
