@@ -5,18 +5,17 @@ from pathlib import Path
 from roseinfer.progress import ProgressCallback
 from roseinfer.trace.comparing.phase_costs import phase_costs
 from roseinfer.trace.comparing.recording_conditions import recording_of
-from roseinfer.trace.facts.trace_facts import gather_facts, launching_activity
+from roseinfer.trace.facts.trace_facts import gather_facts
 from roseinfer.trace.findings.completeness import find_missing
 from roseinfer.trace.findings.device_summary import summarize_devices
 from roseinfer.trace.findings.host_summary import summarize_host
-from roseinfer.trace.findings.idle_causes import rank_gaps
+from roseinfer.trace.findings.idle_time import explain_idle_time
 from roseinfer.trace.findings.operator_summary import summarize_ops
 from roseinfer.trace.findings.rank_summary import summarize_ranks
 from roseinfer.trace.findings.repetition import find_repetition
 from roseinfer.trace.findings.roofline import roofline
 from roseinfer.trace.findings.span_summary import summarize_spans
 from roseinfer.trace.findings.step_summary import summarize_steps
-from roseinfer.trace.findings.synchronizing_calls import find_syncs
 from roseinfer.trace.findings.trace_contents import count_work_events, lost_gpu
 from roseinfer.trace.findings.trust import doubts
 from roseinfer.trace.findings.typical_step import draw_typical_step
@@ -60,9 +59,7 @@ def summarize_columns(trace: Trace, manifest: TraceManifest | None = None) -> Su
     cpu, top_ops, what_if = summarize_host(facts), summarize_ops(facts), bounds(facts, gpu)
     costs, limits, recording = phase_costs(facts), roofline(manifest, steps), recording_of(trace, manifest, devices)
     repetition, ranks, completeness = find_repetition(facts), summarize_ranks(facts), find_missing(facts)
-    activity = launching_activity(facts)  # the largest table, so built last and freed first
-    gaps, syncs = rank_gaps(facts, activity), find_syncs(facts, activity)
-    del activity
+    gaps, syncs, budget = explain_idle_time(facts)
     return Summary(
         trace=TraceInfo(
             path=trace.path,
@@ -73,6 +70,7 @@ def summarize_columns(trace: Trace, manifest: TraceManifest | None = None) -> Su
         gpu=gpu,
         devices=devices,
         cpu=cpu,
+        budget=budget,
         steps=steps,
         spans=spans,
         gaps=gaps,

@@ -6,8 +6,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from roseinfer.trace.facts.attribution import Attribution
 from roseinfer.trace.facts.nesting import Forest, nest
-from roseinfer.trace.reading.columns import Ints32, Trace
+from roseinfer.trace.reading.columns import MEMCPY, Ints, Ints32, Trace
 
 _WAITS = ("synchronize", "cudamemcpy", "hipmemcpy", "cumemcpy", "cudafree", "hipfree", "cudamalloc", "hipmalloc")
 _NO_WAIT = ("async", "streamwaitevent", "mallocasync", "freeasync")
@@ -25,6 +26,15 @@ class Activity(msgspec.Struct, frozen=True, eq=False):
     """Per activity: index of the runtime call in `trace.calls`, -1 for operators."""
     of_call: Ints32
     """Per entry of `trace.calls`: index of the call's activity, -1 for calls of other threads."""
+
+    def operators_around(self) -> Ints32:
+        """Return, per activity, the name index of the innermost operator around it, -1 for none."""
+        above = self.forest.parent.copy()
+        calls = np.flatnonzero(above >= 0)
+        while len(calls := calls[self.call[above[calls]] >= 0]):
+            above[calls] = self.forest.parent[above[calls]]
+            calls = calls[above[calls] >= 0]
+        return np.where(above >= 0, self.name[above] if len(above) else above, -1).astype(np.int32)
 
     def operator_around(self, index: int) -> int:
         """Return the name index of the innermost operator around an activity, -1 for none."""
@@ -58,3 +68,13 @@ def waits(call: str) -> bool:
     """True if a runtime call of this name can make the host wait for the device."""
     name = call.lower()
     return any(word in name for word in _WAITS) and not any(word in name for word in _NO_WAIT)
+
+
+def pageable_copies(trace: Trace, attribution: Attribution) -> Ints:
+    """Return the calls of asynchronous copies from or to pageable memory, as indices into `trace.calls`.
+
+    The driver stages such copies, and for device-to-host copies the host waits.
+    """
+    names = [index for index in np.unique(trace.gpu.name).tolist() if "Pageable" in trace.names[index]]
+    at = np.flatnonzero(np.isin(trace.gpu.name, names) & (trace.gpu.kind == MEMCPY) & attribution.linked)
+    return np.unique(attribution.launch[at])

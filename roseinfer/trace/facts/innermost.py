@@ -19,6 +19,17 @@ class Pieces(NamedTuple):
     length_ns: Ints
 
 
+class OrderedPieces(NamedTuple):
+    """Pieces in the order of their stretches, those of one stretch in order of time."""
+
+    stretch: Ints
+    """Index of the stretch that the piece was cut from."""
+    owner: Ints
+    """Index of the innermost event during the piece, -1 for none."""
+    begin_ns: Ints
+    length_ns: Ints
+
+
 def innermost_at(forest: Forest, forest_thread: Ints32, thread: Ints32, at_ns: Ints) -> Ints:
     """Return, for each query (thread, instant), the index of the innermost open event, -1 for none.
 
@@ -62,6 +73,17 @@ def cut_by_innermost(forest: Forest, forest_thread: Ints32, thread: Ints32, star
         none = np.zeros(0, np.int64)
         return Pieces(none, none, none)
     return Pieces(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def cut_in_order(forest: Forest, forest_thread: Ints32, thread: Ints32, start_ns: Ints, end_ns: Ints) -> OrderedPieces:
+    """Cut stretches as `cut_by_innermost` does, and return the pieces by stretch and time, with their starts."""
+    found = cut_by_innermost(forest, forest_thread, thread, start_ns, end_ns)
+    order = np.argsort(found.stretch, kind="stable")
+    stretch, owner, length_ns = (column[order] for column in found)
+    before = np.cumsum(length_ns) - length_ns
+    first = np.searchsorted(stretch, np.arange(len(start_ns)))
+    begin = start_ns[stretch] + before - np.append(before, 0)[first][stretch]
+    return OrderedPieces(stretch, owner, begin, length_ns)
 
 
 def _changes(

@@ -1,6 +1,7 @@
 """Arithmetic on sets of time intervals, each a pair of int64 arrays: starts and ends in ns."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from roseinfer.trace.reading.columns import Ints
 
@@ -25,6 +26,32 @@ def union_length(start_ns: Ints, end_ns: Ints) -> int:
     """Return the time in ns that intervals cover, in any order and with overlaps."""
     order = np.argsort(start_ns, kind="stable")
     return length(*union(start_ns[order], end_ns[order]))
+
+
+def covered_before(start_ns: Ints, end_ns: Ints, at_ns: Ints) -> Ints:
+    """Return, for each instant, the time before it that sorted, disjoint intervals cover."""
+    done = np.concatenate((np.zeros(1, np.int64), np.cumsum(end_ns - start_ns)))
+    begun = np.searchsorted(start_ns, at_ns, side="right")
+    ahead = np.maximum(np.append(end_ns, 0)[begun - 1] - at_ns, 0)
+    return np.asarray(done[begun] - np.where(begun > 0, ahead, 0), np.int64)
+
+
+def without(start_ns: Ints, end_ns: Ints, but_start_ns: Ints, but_end_ns: Ints) -> tuple[Ints, Ints]:
+    """Return the parts of intervals that others do not cover; all are sorted and disjoint."""
+    edges = distinct(np.concatenate((start_ns, end_ns, but_start_ns, but_end_ns)))
+    if len(edges) < 2:
+        return start_ns, end_ns
+    low, high = edges[:-1], edges[1:]
+    keep = _contains(start_ns, end_ns, low) & ~_contains(but_start_ns, but_end_ns, low)
+    return union(low[keep], high[keep])
+
+
+def _contains(start_ns: Ints, end_ns: Ints, at_ns: Ints) -> NDArray[np.bool_]:
+    """Return, for each instant, True if it lies in one of the sorted, disjoint intervals."""
+    begun = np.searchsorted(start_ns, at_ns, side="right")
+    if len(start_ns) == 0:
+        return np.zeros(len(at_ns), np.bool_)
+    return (begun > 0) & (at_ns < end_ns[begun - 1])
 
 
 def distinct(values: Ints) -> Ints:

@@ -70,8 +70,11 @@ def _steps_of_events(trace: Trace, steps: Steps, attribution: Attribution) -> In
 
 
 def launching_activity(facts: Facts) -> Activity:
-    """Return the activity of the threads that launched GPU events or, without GPU events, of all threads."""
+    """Return the activity of the threads of steps and of those that launched GPU events.
+
+    Without GPU events, it is the activity of all threads.
+    """
     launching = np.unique(facts.attribution.thread[facts.attribution.linked])
-    return activity_of(
-        facts.trace, launching if len(launching) else np.arange(len(facts.trace.threads), dtype=np.int32)
-    )
+    if len(launching) == 0:
+        return activity_of(facts.trace, np.arange(len(facts.trace.threads), dtype=np.int32))
+    return activity_of(facts.trace, np.union1d(launching, facts.steps.thread).astype(np.int32))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from roseinfer.trace.facts.host_activity import Activity, waits
+from roseinfer.trace.facts.host_activity import Activity, pageable_copies, waits
 from roseinfer.trace.facts.innermost import innermost_at
 from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.reading.columns import MEMCPY, Ints
@@ -61,7 +61,7 @@ def _waiting(facts: Facts, activity: Activity) -> Ints:
     trace = facts.trace
     names = np.unique(activity.name[activity.call >= 0]).tolist()
     waiting = [name for name in names if waits(trace.names[name]) and "alloc" not in trace.names[name].lower()]
-    chosen = np.isin(activity.name, waiting) | np.isin(activity.call, _pageable(facts))
+    chosen = np.isin(activity.name, waiting) | np.isin(activity.call, pageable_copies(trace, facts.attribution))
     at = np.flatnonzero(chosen & (activity.call >= 0))
     if len(at) == 0:
         return at
@@ -70,17 +70,6 @@ def _waiting(facts: Facts, activity: Activity) -> Ints:
     no_op_inside = activity.operator_around(int(last)) < 0
     nothing_later = not np.any(activity.forest.start_ns > activity.forest.start_ns[last])
     return at[at != last] if is_device and no_op_inside and nothing_later else at
-
-
-def _pageable(facts: Facts) -> Ints:
-    """Return the calls of asynchronous copies from or to pageable memory, as indices into `trace.calls`.
-
-    The driver stages such copies, and for device-to-host copies the host waits.
-    """
-    trace = facts.trace
-    names = [index for index in np.unique(trace.gpu.name).tolist() if "Pageable" in trace.names[index]]
-    at = np.flatnonzero(np.isin(trace.gpu.name, names) & (trace.gpu.kind == MEMCPY) & facts.attribution.linked)
-    return np.unique(facts.attribution.launch[at])
 
 
 def _copy_names(facts: Facts) -> dict[int, str]:

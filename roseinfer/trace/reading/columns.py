@@ -96,6 +96,8 @@ class Trace(msgspec.Struct, frozen=True, eq=False):
     file_ranks: list[int]
     """Rank of the process that recorded each file."""
     devices: list[Device]
+    device_files: list[int]
+    """Index into `file_ranks` of the file in which each device was recorded."""
     ops: HostTable
     spans: HostTable
     calls: HostTable

@@ -38,6 +38,7 @@ def merge_traces(traces: list[Trace], path: str) -> Trace:
         thread_files=[index for index, trace in enumerate(traces) for _ in trace.threads],
         file_ranks=[trace.file_ranks[0] for trace in traces],
         devices=[device for trace in traces for device in trace.devices],
+        device_files=[index for index, trace in enumerate(traces) for _ in trace.devices],
         ops=_joined(host["ops"]),
         spans=_joined(host["spans"]),
         calls=_joined(host["calls"]),

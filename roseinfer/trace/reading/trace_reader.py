@@ -197,6 +197,7 @@ class _TraceBuilder:
             thread_files=[0] * len(self.lanes),
             file_ranks=[_rank_of(stream.metadata)],
             devices=[_device(one, stream.metadata) for one in ids],
+            device_files=[0] * len(ids),
             ops=host_table(self.host[OPS], first_ns),
             spans=host_table(self.host[SPANS], first_ns),
             calls=host_table(self.host[CALLS], first_ns),

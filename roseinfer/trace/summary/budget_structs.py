@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 SHORT_STRETCH_NS = 200_000
-"""Length of a stretch of idle time from which the host did more than launch the next kernel, which takes 5 to 100 us."""
+"""Length of a stretch of idle time, in ns, from which the host did more than launch the next kernel (5 to 100 us)."""
 
 IdleCause = Literal[
     "data_loading",
@@ -135,3 +135,5 @@ class BudgetSummary(msgspec.Struct, frozen=True, kw_only=True):
     steps: list[StepBudget]
     idle: list[IdlePlace]
     """Where the idle time of `total` was caused, the longest first, at most 100 places."""
+    exposed: list[ExposedWork] = []
+    """Collectives and copies with exposed time in `total`, the longest first, at most 100 rows."""

@@ -1,0 +1,102 @@
+"""Idle time that is in no gap between GPU events: before the first one, after the last one, and beside operators."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roseinfer.trace.facts.idle_pieces import IdleStretches
+from roseinfer.trace.facts.intervals import without
+from roseinfer.trace.facts.trace_facts import Facts
+from roseinfer.trace.facts.wall_time import WallTime
+from roseinfer.trace.reading.columns import Ints, Ints32
+from roseinfer.trace.summary.budget_structs import SHORT_STRETCH_NS
+
+
+def edges_of_recording(facts: Facts, wall: WallTime, main: Ints32) -> IdleStretches:
+    """Return the idle time of every device before its first event and after its last one.
+
+    A first event that waited in the queue waited for work from before the recording: that time is not recorded.
+    `main` has the main thread of each file: what it does explains the time after the last event.
+    """
+    gpu, attribution = facts.trace.gpu, facts.attribution
+    device, event = np.unique(gpu.device, return_index=True)
+    last_end = np.maximum.reduceat(gpu.end_ns, event) if len(event) else gpu.end_ns
+    file = np.array(facts.trace.device_files, np.int32)[device]
+    start, end = wall.start_ns[file], gpu.start_ns[event]
+    linked = attribution.linked[event] & (end - attribution.launch_end_ns[event] < SHORT_STRETCH_NS)
+    late_end = np.where(linked, np.clip(attribution.launch_start_ns[event], start, np.maximum(start, end)), start)
+    call_end = np.where(linked, np.clip(attribution.launch_end_ns[event], late_end, np.maximum(late_end, end)), start)
+    heads = IdleStretches(
+        start_ns=start,
+        late_end_ns=late_end,
+        call_end_ns=call_end,
+        end_ns=end,
+        known=linked,
+        thread=attribution.thread[event],
+        launch=attribution.launch[event],
+        span=attribution.span[event],
+        event=event,
+        device=device,
+    )
+    tails = host_stretches(np.maximum(start, last_end), wall.end_ns[file], main[file], device)
+    both = _joined(heads, tails)
+    return _where(both, both.end_ns > both.start_ns)
+
+
+def host_stretches(start_ns: Ints, end_ns: Ints, thread: Ints32, device: Ints32) -> IdleStretches:
+    """Return stretches that end with no GPU event; the activity of `thread` explains them, unless it is -1."""
+    none = np.full(len(start_ns), -1, np.int64)
+    known = thread >= 0
+    late_end = np.where(known, end_ns, start_ns)
+    return IdleStretches(
+        start_ns=start_ns,
+        late_end_ns=late_end,
+        call_end_ns=late_end,
+        end_ns=end_ns,
+        known=known,
+        thread=thread,
+        launch=none,
+        span=none,
+        event=none,
+        device=device,
+    )
+
+
+def beside_work(wall: WallTime, file: int, busy_start_ns: Ints, busy_end_ns: Ints, thread: int) -> IdleStretches:
+    """Return the stretches of a file's recording outside the busy intervals, which are sorted and disjoint."""
+    start, end = wall.start_ns[file : file + 1], wall.end_ns[file : file + 1]
+    low, high = without(start, end, busy_start_ns, busy_end_ns)
+    return host_stretches(low, high, np.full(len(low), thread, np.int32), np.full(len(low), file, np.int32))
+
+
+def main_threads(facts: Facts) -> Ints32:
+    """Return the main thread of each file, -1 for none.
+
+    The main thread runs the file's last step; without steps, it launches most of the GPU events; without launches, it
+    spends the most time in operators.
+    """
+    trace, files = facts.trace, np.array(facts.trace.thread_files, np.int32)
+    main = np.full(len(trace.file_ranks), -1, np.int32)
+    top = facts.ops.depth == 0
+    weights = (
+        np.bincount(facts.attribution.thread[facts.attribution.linked], minlength=len(files)),
+        np.bincount(trace.ops.thread[top], (facts.ops.end_ns - facts.ops.start_ns)[top], minlength=len(files)),
+        np.bincount(facts.spans.thread, facts.spans.end_ns - facts.spans.start_ns, minlength=len(files)),
+    )
+    for file in range(len(main)):
+        mine = np.flatnonzero(files == file)
+        for weight in weights:
+            if main[file] < 0 and len(mine) and weight[mine].max() > 0:
+                main[file] = mine[np.argmax(weight[mine])]
+    for thread in facts.steps.thread.tolist():
+        main[files[thread]] = thread
+    return main
+
+
+def _joined(one: IdleStretches, other: IdleStretches) -> IdleStretches:
+    return IdleStretches(
+        *(np.concatenate((getattr(one, name), getattr(other, name))) for name in IdleStretches.__struct_fields__)
+    )
+
+
+def _where(idle: IdleStretches, keep: NDArray[np.bool_]) -> IdleStretches:
+    return IdleStretches(*(getattr(idle, name)[keep] for name in IdleStretches.__struct_fields__))

@@ -1,0 +1,68 @@
+"""Add up pieces of idle time that have the same key, batch after batch."""
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from roseinfer.trace.reading.columns import Ints
+
+
+class GroupSum(msgspec.Struct):
+    """Idle time, number of stretches and longest piece of one group, so far."""
+
+    total_ns: int = 0
+    stretches: int = 0
+    short_ns: int = 0
+    """The part of `total_ns` in short stretches."""
+    longest_ns: int = 0
+    longest_at_ns: int = 0
+    longest_before: int = -1
+    """Index of the GPU event that ended the stretch with the longest piece, -1 at the end of a recording."""
+
+
+class GroupTotals(msgspec.Struct, frozen=True, eq=False):
+    """Totals of the groups of one batch of pieces. Every array has one entry per group."""
+
+    some: Ints
+    """Index of a piece of the group."""
+    total_ns: Ints
+    stretches: Ints
+    short_ns: Ints
+    longest: Ints
+    """Index of the longest piece of the group; of several, the last one."""
+
+    def add_to(self, found: GroupSum, group: int, length_ns: Ints, begin_ns: Ints, event: Ints) -> None:
+        """Add one group of the batch; the arrays have one entry per piece, `event` the GPU event after the piece."""
+        found.total_ns += int(self.total_ns[group])
+        found.stretches += int(self.stretches[group])
+        found.short_ns += int(self.short_ns[group])
+        longest = int(self.longest[group])
+        if length_ns[longest] > found.longest_ns:
+            found.longest_ns = int(length_ns[longest])
+            found.longest_at_ns = int(begin_ns[longest])
+            found.longest_before = int(event[longest])
+
+
+def group_totals(key: Ints, stretch: Ints, length_ns: Ints, short: NDArray[np.bool_]) -> GroupTotals:
+    """Return the totals of pieces with the same key. `key` must not be empty; `stretch` must be sorted.
+
+    `short` is true for pieces of short stretches.
+    """
+    order = np.argsort(key, kind="stable")
+    key, stretch, length_ns, short = key[order], stretch[order], length_ns[order], short[order]
+    fresh = np.ones(len(key), np.bool_)
+    fresh[1:] = key[1:] != key[:-1]
+    first = np.flatnonzero(fresh)
+    longest = np.maximum.reduceat(length_ns, first)
+    other_stretch = fresh.copy()
+    other_stretch[1:] |= stretch[1:] != stretch[:-1]
+    group = np.cumsum(fresh) - 1
+    at = np.flatnonzero(length_ns == longest[group])
+    last = np.append(np.flatnonzero(np.diff(group[at])), len(at) - 1)
+    return GroupTotals(
+        some=order[first],
+        total_ns=np.add.reduceat(length_ns, first),
+        stretches=np.add.reduceat(other_stretch.astype(np.int64), first),
+        short_ns=np.add.reduceat(length_ns * short, first),
+        longest=order[at[last]],
+    )

@@ -1,0 +1,81 @@
+"""Idle time of the budget by cause and by place in the program: operator, runtime call, data loading, span."""
+
+from collections import defaultdict
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roseinfer.trace.facts.budget_parts import DATA, OPERATORS, PARTS, PYTHON
+from roseinfer.trace.facts.host_activity import Activity
+from roseinfer.trace.facts.idle_groups import GroupSum, group_totals
+from roseinfer.trace.facts.idle_pieces import IdlePieces, IdleStretches
+from roseinfer.trace.facts.trace_facts import Facts
+from roseinfer.trace.reading.columns import Ints, Ints32
+from roseinfer.trace.summary.budget_structs import IdleCause, IdlePlace
+from roseinfer.trace.summary.finding_structs import NO_SPAN
+from roseinfer.trace.summary.units import to_ms, to_percent
+
+_MAX_PLACES = 100
+_CAUSES: dict[int, IdleCause] = {PARTS.index(cause): cause for cause in get_args(IdleCause)}
+
+_PlaceKey = tuple[int, int, int, int]
+"""Key of a place: (part, name, name around it, span group); -1 for none."""
+
+
+class IdlePlaces:
+    """Adds up the idle time by cause and place, batch after batch."""
+
+    def __init__(self, facts: Facts, activity: Activity, around: Ints32) -> None:
+        self._facts, self._activity = facts, activity
+        self._names = [*facts.trace.names, *facts.spans.groups]
+        self._around = around
+        self._sums: defaultdict[_PlaceKey, GroupSum] = defaultdict(GroupSum)
+
+    def add(self, idle: IdleStretches, pieces: IdlePieces, part: NDArray[np.int8], loading: Ints) -> None:
+        """Add pieces; `part` is the part of the budget of each, `loading` the name of its data loading, -1 for none."""
+        if len(pieces) == 0:
+            return
+        name, around = self._named(pieces, part, loading)
+        group = np.append(self._facts.spans.group, -1)[pieces.span].astype(np.int64)
+        size = len(self._names) + 1
+        key = ((part * np.int64(len(self._facts.spans.groups) + 1) + group + 1) * size + name + 1) * size + around + 1
+        totals = group_totals(key, pieces.stretch, pieces.length_ns, idle.is_short[pieces.stretch])
+        event = idle.event[pieces.stretch]
+        for index, piece in enumerate(totals.some.tolist()):
+            place = int(part[piece]), int(name[piece]), int(around[piece]), int(group[piece])
+            totals.add_to(self._sums[place], index, pieces.length_ns, pieces.begin_ns, event)
+
+    def ranked(self, wall_ns: int) -> list[IdlePlace]:
+        """Return the 100 places with the most idle time, the longest first; `wall_ns` is the time of all devices."""
+        ranked = sorted(self._sums.items(), key=lambda item: -item[1].total_ns)[:_MAX_PLACES]
+        return [self._place(key, found, wall_ns) for key, found in ranked]
+
+    def _named(self, pieces: IdlePieces, part: NDArray[np.int8], loading: Ints) -> tuple[Ints, Ints]:
+        """Return, per piece, the index of its name and that of the operator around its runtime call."""
+        owner = pieces.owner
+        named = np.flatnonzero((owner >= 0) & (part >= DATA) & (part < PYTHON))
+        name, around = np.full(len(owner), -1, np.int64), np.full(len(owner), -1, np.int64)
+        name[named], around[named] = self._activity.name[owner[named]], self._around[owner[named]]
+        data = part == DATA
+        name[data], around[data] = loading[data], -1
+        around[part == OPERATORS] = -1
+        return name, around
+
+    def _place(self, key: _PlaceKey, found: GroupSum, wall_ns: int) -> IdlePlace:
+        part, name, around, group = key
+        trace, spans = self._facts.trace, self._facts.spans
+        before = found.longest_before
+        return IdlePlace(
+            cause=_CAUSES[part],
+            name=self._names[name] if name >= 0 else "",
+            operator=self._names[around] if around >= 0 else None,
+            span=spans.groups[group] if group >= 0 else NO_SPAN,
+            file=None,
+            ms=to_ms(found.total_ns),
+            short_ms=to_ms(found.short_ns),
+            percent=to_percent(found.total_ns, wall_ns),
+            gaps=found.stretches,
+            longest_ms=to_ms(found.longest_ns),
+            longest_before=trace.names[int(trace.gpu.name[before])] if before >= 0 else None,
+        )

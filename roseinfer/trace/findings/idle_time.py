@@ -1,0 +1,24 @@
+"""Explain the idle time of all devices once, for the tables of gaps, of waits, and for the budget."""
+
+from roseinfer.trace.facts.idle_pieces import cut_idle_time, stretches_of_gaps
+from roseinfer.trace.facts.trace_facts import Facts, launching_activity
+from roseinfer.trace.findings.budget_summary import BudgetBuilder
+from roseinfer.trace.findings.idle_causes import GapRanking
+from roseinfer.trace.findings.synchronizing_calls import find_syncs
+from roseinfer.trace.summary.budget_structs import BudgetSummary
+from roseinfer.trace.summary.finding_structs import GapGroup, Sync
+
+_BATCH = 1 << 15
+"""Number of gaps processed together, which bounds the memory for their pieces."""
+
+
+def explain_idle_time(facts: Facts) -> tuple[list[GapGroup], list[Sync], BudgetSummary | None]:
+    """Return (groups of gaps, synchronizing calls, budget)."""
+    activity = launching_activity(facts)  # the largest table, so built last and freed first
+    ranking, budget = GapRanking(facts, activity), BudgetBuilder(facts, activity)
+    for low in range(0, len(facts.gaps.start_ns), _BATCH):
+        idle = stretches_of_gaps(facts, slice(low, low + _BATCH))
+        pieces = cut_idle_time(facts, activity, idle)
+        ranking.add(idle, pieces)
+        budget.add_gaps(idle, pieces)
+    return ranking.ranked(), find_syncs(facts, activity), budget.summary()
