@@ -87,7 +87,8 @@ def try_archive(archive: Path, python: str, folder: Path, *, quick: bool) -> Non
     shutil.copy(TRACE, home / "trace.json.gz")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "ROSEINFER"))}
     path = os.pathsep.join([str(venv / "bin"), os.environ["PATH"]])
-    environment |= {"PATH": path, "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
+    # One thread: several would wait for each other where other work keeps the cores busy.
+    environment |= {"PATH": path, "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "OMP_NUM_THREADS": "1"}
     [package] = venv.glob("lib/python*/site-packages/roseinfer")
     before = contents(package)
     for command in QUICK_COMMANDS if quick else QUICK_COMMANDS + MORE_COMMANDS:
