@@ -18,6 +18,7 @@ def recording_of(trace: Trace, manifest: TraceManifest | None, devices: list[Dev
     head, asked = trace.metadata, known.config.profile
     return Recording(
         device=", ".join(gpus) if devices else known.device,
+        platform=trace.platform if devices else None,
         recorded_at=_utc(trace.started_unix_ns),
         versions=_versions(head, known.versions),
         model=known.model.name,

@@ -10,8 +10,13 @@ from roseinfer.trace.facts.attribution import Attribution
 from roseinfer.trace.facts.nesting import Forest, nest
 from roseinfer.trace.reading.columns import MEMCPY, Ints, Ints32, Trace
 
-_WAITS = ("synchronize", "cudamemcpy", "hipmemcpy", "cumemcpy", "cudafree", "hipfree", "cudamalloc", "hipmalloc")
-_NO_WAIT = ("async", "streamwaitevent", "mallocasync", "freeasync")
+_WAITS = ("synchronize", "cudamemcpy", "hipmemcpy", "cumemcpy", "cudafree", "hipfree", "cudamalloc", "hipmalloc") + (
+    "queuefinish",
+    "eventwait",
+    "eventswait",
+    "hostwait",
+)  # the last four: SYCL and Level Zero on XPU, MTIA
+_NO_WAIT = ("async", "streamwaitevent", "mallocasync", "freeasync", "enqueue", "append")
 
 
 class Activity(msgspec.Struct, frozen=True, eq=False):

@@ -103,6 +103,8 @@ def find_launches(trace: Trace, captures: Captures) -> Launches:
 
 def _is_launch(name: str) -> bool:
     lower = name.lower()
+    if lower.startswith("ze"):  # Level Zero's part of a launch that the runtime call around it stands for
+        return False
     return any(word in lower for word in _LAUNCHES)
 
 

@@ -9,12 +9,14 @@ from collections.abc import Callable
 
 import msgspec
 
+from roseinfer.trace.reading.categories import PROFILER_STEP
+
 _FIELD = re.compile(r"(\w+)=(\d+)")
 _ROSEINFER = re.compile(r"roseinfer\.step\[(\w+)([^\]]*)\]$")
 _SGLANG = re.compile(r"step\[(\w+)([^\]]*)\]$")
-_VLLM = re.compile(r"execute_context_(\d+)\((\d+)\)_generation_(\d+)\((\d+)\)$")
+_VLLM = re.compile(r"execute_(?:\d+_)?context_(\d+)\((?:sq)?(\d+)[^)]*\)_generation_(\d+)\((?:sq)?(\d+)[^)]*\)$")
+"""Requests and new tokens of prefills, then of decodes; in detailed labels, sums of other figures follow the tokens."""
 _VLLM_OLD = re.compile(r"execute_new_(\d+)_cached_(\d+)$")
-PROFILER_STEP = re.compile(r"ProfilerStep#\d+$")
 _TUTORIAL_ENGINE = "roseinfer.decode_step_sessions.total"
 
 
@@ -84,8 +86,8 @@ def _profiler(name: str) -> StepLabel | None:
 
 STEP_KINDS: tuple[tuple[str, Callable[[str], StepLabel | None]], ...] = (
     ("roseinfer.step", _roseinfer),
+    ("SGLang", _sglang),  # before vLLM, whose labels it also writes, around its own
     ("vLLM", _vllm),
-    ("SGLang", _sglang),
     (_TUTORIAL_ENGINE, _tutorial_engine),
     ("ProfilerStep", _profiler),
 )

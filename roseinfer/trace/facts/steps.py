@@ -7,7 +7,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from roseinfer.trace.facts.step_labels import PROFILER_STEP, STEP_KINDS, StepLabel
+from roseinfer.trace.facts.step_labels import STEP_KINDS, StepLabel
+from roseinfer.trace.reading.categories import PROFILER_STEP
 from roseinfer.trace.reading.columns import Ints, Trace
 
 _STUB_SHARE = 0.1

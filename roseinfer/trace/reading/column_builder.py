@@ -55,6 +55,13 @@ class Rows:
         for name, parts in self.parts.items():
             self.parts[name] = [part[one] for part, one in zip(parts, good, strict=True)]
 
+    def move_named(self, names: Sequence[int], target: "Rows") -> None:
+        """Move the rows of some name indices to another table with the same columns."""
+        chosen = [np.isin(part, names) for part in self.parts["name"]]
+        for name, parts in self.parts.items():
+            target.parts[name] += [part[at] for part, at in zip(parts, chosen, strict=True) if at.any()]
+            self.parts[name] = [part[~at] for part, at in zip(parts, chosen, strict=True)]
+
     def _count_dropped(self, dropped: NDArray[np.bool_], batch: dict[str, NDArray[Any]]) -> None:
         self.dropped += int(np.count_nonzero(dropped))
         if "start" in batch:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roseinfer.trace.reading.event_schema import Metadata
+from roseinfer.trace.summary.device_structs import Platform
 
 Ints = NDArray[np.int64]
 """Array of int64: times in ns, sums, or indices."""
@@ -98,6 +99,8 @@ class Trace(msgspec.Struct, frozen=True, eq=False):
     devices: list[Device]
     device_files: list[int]
     """Index into `file_ranks` of the file in which each device was recorded."""
+    platform: Platform
+    """Kind of the devices; "cuda" if the trace does not tell."""
     ops: HostTable
     spans: HostTable
     calls: HostTable

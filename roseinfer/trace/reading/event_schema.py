@@ -35,6 +35,8 @@ class DeviceProperties(msgspec.Struct, frozen=True):
 
     id: Id = None
     name: str = ""
+    totalGlobalMem: Id = None  # noqa: N815
+    """Memory in bytes."""
 
 
 class Metadata(msgspec.Struct, frozen=True):
@@ -54,5 +56,6 @@ class Metadata(msgspec.Struct, frozen=True):
     """Time since 1970 to which every `ts` is added; None in a trace whose `ts` counts from 1970."""
     cuda_runtime_version: Id = None
     """1000 x major + 10 x minor version."""
+    roctracer_version: Id = None
     hip_runtime_version: Id = None
     """10,000,000 x major + 100,000 x minor version + patch level."""

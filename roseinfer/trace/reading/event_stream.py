@@ -14,6 +14,7 @@ from roseinfer.errors import TraceError
 from roseinfer.trace.reading.byte_source import ByteSource
 from roseinfer.trace.reading.damage_recovery import BETWEEN_EVENTS, DamageRecovery, split_events
 from roseinfer.trace.reading.event_schema import Metadata, RawEvent
+from roseinfer.trace.reading.foreign_files import SNIFFED_BYTES, foreign_message, name_foreign
 from roseinfer.trace.reading.list_decoding import decode_any, decode_events, decode_list, try_decode
 
 _MAX_HEADER_BYTES = 64 << 20
@@ -37,6 +38,8 @@ class EventStream:
     def __init__(self, source: ByteSource) -> None:
         self.source = source
         self.metadata = Metadata()
+        self.opening = b""
+        """Bytes from the beginning of the file, which tell its format."""
         self._recovery = DamageRecovery()
         self.truncated: str | None = None
 
@@ -70,6 +73,8 @@ class EventStream:
         text = b""
         for chunk in chunks:
             text += chunk
+            if len(self.opening) < SNIFFED_BYTES:
+                self.opening = text[:SNIFFED_BYTES]
             start = text[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()
             if start and start[:1] not in b"{[":
                 break
@@ -84,6 +89,9 @@ class EventStream:
         if not text.strip():
             why = self.source.damage
             raise TraceError(f"{path}: not a trace: " + (f"{why}, nothing can be read" if why else "the file is empty"))
+        what = name_foreign(path, self.opening)
+        if what is not None:
+            raise TraceError(foreign_message(path, what))
         raise TraceError(
             f"{path}: not a trace: no list of traceEvents in it (expected a Chrome trace, .json or .json.gz)"
         )

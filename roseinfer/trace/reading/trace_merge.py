@@ -39,6 +39,7 @@ def merge_traces(traces: list[Trace], path: str) -> Trace:
         file_ranks=[trace.file_ranks[0] for trace in traces],
         devices=[device for trace in traces for device in trace.devices],
         device_files=[index for index, trace in enumerate(traces) for _ in trace.devices],
+        platform=next((trace.platform for trace in traces if len(trace.gpu)), traces[0].platform),
         ops=_joined(host["ops"]),
         spans=_joined(host["spans"]),
         calls=_joined(host["calls"]),

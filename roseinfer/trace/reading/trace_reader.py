@@ -13,50 +13,16 @@ from numpy.typing import NDArray
 from roseinfer.errors import TraceError
 from roseinfer.progress import ProgressCallback
 from roseinfer.trace.reading.byte_source import CHUNK_BYTES, ByteSource
+from roseinfer.trace.reading.categories import PROFILER_STEP, gpu_kind, host_kind
 from roseinfer.trace.reading.column_builder import DAY_US, Rows, drop_stray_times, gpu_table, host_table
-from roseinfer.trace.reading.columns import (
-    KERNEL,
-    MEMCPY,
-    MEMSET,
-    NO_CORRELATION,
-    Counts,
-    Device,
-    Trace,
-)
+from roseinfer.trace.reading.columns import KERNEL, NO_CORRELATION, Counts, Device, Trace
 from roseinfer.trace.reading.event_schema import Id, Metadata, RawArgs, RawEvent
 from roseinfer.trace.reading.event_stream import EventStream
+from roseinfer.trace.reading.foreign_files import foreign_message, name_foreign
+from roseinfer.trace.reading.platforms import device_name, platform_of
+from roseinfer.trace.summary.device_structs import Platform
 
 OPS, SPANS, CALLS, OVERHEAD, PYTHON, IGNORED = "op", "span", "call", "overhead", "python", "ignored"
-
-# Kineto's category names in lower case, including those of older versions and of devices other than CUDA.
-_HOST_KINDS = {
-    "cpu_op": OPS,
-    "operator": OPS,
-    "user_annotation": SPANS,
-    "cuda_runtime": CALLS,
-    "cuda_driver": CALLS,
-    "hip_runtime": CALLS,
-    "runtime": CALLS,
-    "xpu_runtime": CALLS,
-    "xpu_driver": CALLS,
-    "privateuse1_runtime": CALLS,
-    "privateuse1_driver": CALLS,
-    "overhead": OVERHEAD,
-    "python_function": PYTHON,
-    "gpu_user_annotation": IGNORED,
-    "cuda_sync": IGNORED,
-    "trace": IGNORED,
-    "async": IGNORED,
-    "cpu_instant_event": IGNORED,
-}
-_GPU_KINDS = {
-    "kernel": KERNEL,
-    "gpu_memcpy": MEMCPY,
-    "memcpy": MEMCPY,
-    "gpu_memset": MEMSET,
-    "memset": MEMSET,
-    "concurrent_kernel": KERNEL,
-}
 
 _PAIRED = ("B", "b")
 """Phases that begin an event whose end is a separate event. torch.profiler writes none; other tools do."""
@@ -80,6 +46,8 @@ def read_trace(path: Path, *, on_progress: ProgressCallback | None = None, chunk
         builder.add(events)
     if builder.events == 0 and stream.damaged:
         raise TraceError(f"{path}: not a trace: no event in it can be read")
+    if builder.unknown and builder.is_empty and (what := name_foreign(path, stream.opening)) is not None:
+        raise TraceError(foreign_message(path, what))
     trace = builder.finish(path, stream)
     _return_memory(trace)
     return trace
@@ -110,11 +78,18 @@ class _TraceBuilder:
         self.unknown = 0
         self.python_functions = 0
         self.overhead_us = 0.0
+        self.categories: set[str] = set()
         self.names = _interner()
         self.lanes = _interner()
         self.gpu_lanes = _interner()
         self.host = {OPS: Rows(), SPANS: Rows(), CALLS: Rows(correlation=np.int64)}
         self.gpu = Rows(correlation=np.int64, kind=np.int8)
+
+    @property
+    def is_empty(self) -> bool:
+        """True if no event so far is one that torch.profiler writes."""
+        tables = (*self.host.values(), self.gpu)
+        return self.python_functions == 0 and not any(len(part) for rows in tables for part in rows.parts["start"])
 
     def add(self, events: list[RawEvent]) -> None:
         self.events += len(events)
@@ -133,11 +108,13 @@ class _TraceBuilder:
             group = complete
         if not group:
             return
-        key = "" if category is None else category.lower()
-        if key in _GPU_KINDS:
-            self._add_gpu(_GPU_KINDS[key], group)
-        elif key in _HOST_KINDS:
-            self._add_host(_HOST_KINDS[key], group)
+        key = category or ""
+        self.categories.add(key)
+        on_gpu, on_host = gpu_kind(key), host_kind(key)
+        if on_gpu is not None:
+            self._add_gpu(on_gpu, group)
+        elif on_host is not None:
+            self._add_host(on_host, group)
         else:
             self._add_uncategorized(group)
 
@@ -185,8 +162,18 @@ class _TraceBuilder:
             kind=[kind] * len(group),
         )
 
+    def _move_steps(self) -> None:
+        """Move the profiler's steps from the operators, where torch 1.8 wrote them, to the spans."""
+        steps = [index for name, index in self.names.items() if isinstance(name, str) and PROFILER_STEP.match(name)]
+        ops, spans = self.host[OPS], self.host[SPANS]
+        if steps and not any(bool(np.isin(part, steps).any()) for part in spans.parts["name"]):
+            ops.move_named(steps, spans)
+
     def finish(self, path: Path, stream: EventStream) -> Trace:
         parts = [self.host[OPS], self.host[SPANS], self.host[CALLS], self.gpu]
+        self._move_steps()
+        calls = {name for name in self.names if isinstance(name, str) and name.startswith("hip")}
+        platform = platform_of(sorted(self.categories), calls, stream.metadata)
         first_ns = drop_stray_times(parts)
         ids, lane_device, lane_stream = _devices(list(self.gpu_lanes))
         return Trace(
@@ -196,8 +183,9 @@ class _TraceBuilder:
             threads=list(self.lanes),
             thread_files=[0] * len(self.lanes),
             file_ranks=[_rank_of(stream.metadata)],
-            devices=[_device(one, stream.metadata) for one in ids],
             device_files=[0] * len(ids),
+            devices=[_device(one, stream.metadata, platform) for one in ids],
+            platform=platform,
             ops=host_table(self.host[OPS], first_ns),
             spans=host_table(self.host[SPANS], first_ns),
             calls=host_table(self.host[CALLS], first_ns),
@@ -246,9 +234,9 @@ def _devices(lanes: list[tuple[Id, Id]]) -> tuple[list[int], NDArray[np.int32], 
     )
 
 
-def _device(device: int, metadata: Metadata) -> Device:
-    names = {_small_id(known.id): known.name for known in metadata.deviceProperties}
-    return Device(id=device, rank=_rank_of(metadata), name=names.get(device, ""))
+def _device(device: int, metadata: Metadata, platform: Platform) -> Device:
+    known = {_small_id(properties.id): properties for properties in metadata.deviceProperties}
+    return Device(id=device, rank=_rank_of(metadata), name=device_name(known.get(device), metadata, platform))
 
 
 def _unix_time(first_ns: int, metadata: Metadata) -> int | None:

@@ -1,6 +1,11 @@
 """Structs of a summary about devices: GPUs, the host's CPU, and ranks."""
 
+from typing import Literal
+
 import msgspec
+
+Platform = Literal["cuda", "rocm", "xpu", "mtia", "other"]
+"""Kind of a device: NVIDIA, AMD, Intel GPU, Meta's MTIA, or another that PyTorch calls PrivateUse1."""
 
 
 class IdleByCause(msgspec.Struct, frozen=True):

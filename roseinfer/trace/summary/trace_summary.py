@@ -10,7 +10,7 @@ import msgspec
 from roseinfer.trace.summary.budget_structs import BudgetSummary
 from roseinfer.trace.summary.comparison_structs import PhaseCosts, TraceComparison
 from roseinfer.trace.summary.completeness_structs import Completeness
-from roseinfer.trace.summary.device_structs import CpuSummary, DeviceSummary, GpuSummary, RankSummary
+from roseinfer.trace.summary.device_structs import CpuSummary, DeviceSummary, GpuSummary, Platform, RankSummary
 from roseinfer.trace.summary.finding_structs import GapGroup, OpSummary, Repetition, SpanSummary, Sync, WhatIf
 from roseinfer.trace.summary.step_structs import Roofline, StepsSummary, TypicalStep
 
@@ -49,6 +49,8 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
     """Conditions under which the trace was recorded; None if neither the trace nor its manifest names them."""
 
     device: str | None
+    platform: Platform | None = None
+    """Kind of the devices with GPU events; None without GPU events."""
     recorded_at: str | None = None
     """Time of the trace's first event, in UTC and ISO 8601, such as `2026-11-22T20:17:05Z`."""
     versions: dict[str, str] = {}
