@@ -196,7 +196,7 @@ def _run_all(names: list[str], job: Job, rounds: int, work: Path) -> dict[str, l
             command = [sys.executable, __file__, "--worker", name, str(job_file), str(outcome_file)]
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
             if done.returncode != 0:
-                raise SystemExit(f"{name} failed:\n{done.stdout}")
+                raise SystemExit(f"{name} failed with exit code {done.returncode}:\n{done.stdout}")
             outcomes[name].append(msgspec.json.decode(outcome_file.read_bytes(), type=Outcome))
     return outcomes
 

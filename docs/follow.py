@@ -56,6 +56,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("pages", nargs="*", default=every, help="pages to follow [default: README and docs]")
     parser.add_argument("--here", action="store_true", help="use this checkout and this Python, not a fresh clone")
     parser.add_argument("--gpu-only", action="store_true", help="run the steps that need a GPU, and no others")
+    parser.add_argument("--quick", action="store_true", help="leave out the steps marked slow")
     parser.add_argument("--keep", action="store_true", help="keep the clone")
     parser.add_argument("--timeout", type=float, default=3600.0, help="limit per step, seconds [default: %(default)s]")
     return parser.parse_args()
@@ -81,7 +82,7 @@ def _follow(arguments: argparse.Namespace, folder: Path, work: Path) -> int:
         with BlockRunner(folder, usable, timeout_s=arguments.timeout) as runner:
             for step in steps_of(blocks(folder / page)):
                 place = f"{page}:{step.line}: {step.title}"
-                reason = _reason_to_skip(step.block, gpu=gpu, gpu_only=arguments.gpu_only)
+                reason = reason_to_skip(step.block, gpu=gpu, gpu_only=arguments.gpu_only, quick=arguments.quick)
                 if reason is not None:
                     skipped += 1
                     _print(f"{'-':>4}  {'-':>7}  {place}  [skipped: {reason}]")
@@ -92,11 +93,14 @@ def _follow(arguments: argparse.Namespace, folder: Path, work: Path) -> int:
     return int(failed > 0)
 
 
-def _reason_to_skip(block: Block, *, gpu: bool, gpu_only: bool) -> str | None:
+def reason_to_skip(block: Block, *, gpu: bool, gpu_only: bool, quick: bool) -> str | None:
+    """Return why a block is not run, None if it is run."""
     if "by hand" in block.marks:
         return "by hand"
     if "gpu" in block.marks and not gpu:
         return "needs a GPU"
+    if quick and "slow" in block.marks:
+        return "slow"
     return "needs no GPU" if gpu_only and "gpu" not in block.marks else None
 
 

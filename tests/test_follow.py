@@ -18,7 +18,8 @@ from block_runner import (  # noqa: E402
     steps_of,
     with_this_python,
 )
-from code_blocks import blocks  # noqa: E402
+from code_blocks import Block, blocks  # noqa: E402
+from follow import reason_to_skip  # noqa: E402
 
 
 @pytest.fixture
@@ -127,3 +128,21 @@ def test_commands_find_this_roseinfer_or_that_of_an_activated_venv(
     assert "VIRTUAL_ENV" not in plain
     assert str(venv) not in plain["PATH"]
     assert activated(plain, venv)["PATH"].startswith(f"{venv}/bin")
+
+
+@pytest.mark.parametrize(
+    ("marks", "options", "reason"),
+    [
+        ("", {}, None),
+        ("by hand", {"gpu": True}, "by hand"),
+        ("gpu", {}, "needs a GPU"),
+        ("gpu", {"gpu": True}, None),
+        ("gpu", {"gpu": True, "gpu_only": True}, None),
+        ("", {"gpu": True, "gpu_only": True}, "needs no GPU"),
+        ("slow", {}, None),
+        ("slow", {"quick": True}, "slow"),
+    ],
+)
+def test_only_marks_and_options_leave_a_block_out(marks: str, options: dict[str, bool], reason: str | None) -> None:
+    block = Block(Path("page.md"), 1, "console", "", frozenset(filter(None, [marks])))
+    assert reason_to_skip(block, **({"gpu": False, "gpu_only": False, "quick": False} | options)) == reason
