@@ -32,13 +32,13 @@ def phase_costs(facts: Facts) -> dict[str, PhaseCosts]:
     if not phases:
         return {}
     groups = [*spans.groups, *facts.mapped.new_groups]
-    outermost = spans.forest.outermost(spans.group)
+    outermost = spans.across_threads.outermost(spans.group)
     span_step = steps_at(steps, spans.start_ns)
     wall = per_step(span_step, spans.group, (spans.end_ns - spans.start_ns) * outermost, len(groups) + 1)
     events = per_step(
         span_step,
         spans.group,
-        spans.forest.add_to_ancestors(facts.costs.gpu_events[:-1]) * outermost,
+        spans.across_threads.add_to_ancestors(facts.costs.gpu_events[:-1]) * outermost,
         len(groups) + 1,
     )
     moved = facts.mapped.inclusive

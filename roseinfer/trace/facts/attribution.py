@@ -1,5 +1,7 @@
 """Find the launch call of each GPU event, by correlation id, and the innermost span around the launch.
 
+Launches of autograd's threads belong to the span that waits for the backward pass.
+
 `gpu_user_annotation` events are not used: they repeat only the innermost span, stretched over a whole stream.
 """
 
@@ -7,7 +9,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from roseinfer.trace.facts.innermost import innermost_at
 from roseinfer.trace.facts.intervals import distinct
 from roseinfer.trace.facts.span_table import SpanTable
 from roseinfer.trace.reading.columns import NO_CORRELATION, Ints, Trace
@@ -55,7 +56,7 @@ def attribute(trace: Trace, spans: SpanTable) -> Attribution:
     start[linked], end[linked] = trace.calls.start_ns[at], trace.calls.end_ns[at]
     thread[linked] = trace.calls.thread[at]
     span = np.full(len(launch), -1, np.int64)
-    span[linked] = innermost_at(spans.forest, spans.thread, thread[linked], start[linked])
+    span[linked] = spans.innermost_at(thread[linked], start[linked])
     count = np.bincount(at, minlength=len(trace.calls))
     by_graph = np.zeros(len(launch), np.bool_)
     by_graph[linked] = count[at] > 1

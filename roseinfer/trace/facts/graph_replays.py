@@ -240,7 +240,7 @@ def _spans_around(spans: SpanTable, span: int) -> list[int]:
     found: list[int] = []
     while span >= 0:
         found.append(span)
-        span = int(spans.forest.parent[span])
+        span = int(spans.across_threads.parent[span])
     return found
 
 

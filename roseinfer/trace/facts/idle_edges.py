@@ -71,8 +71,8 @@ def beside_work(wall: WallTime, file: int, busy_start_ns: Ints, busy_end_ns: Int
 def main_threads(facts: Facts) -> Ints32:
     """Return the main thread of each file, -1 for none.
 
-    The main thread runs the file's last step; without steps, it launches most of the GPU events; without launches, it
-    spends the most time in operators.
+    The main thread is not autograd's. It runs the file's last step; without steps, it launches most of the GPU events;
+    without launches, it spends the most time in operators.
     """
     trace, files = facts.trace, np.array(facts.trace.thread_files, np.int32)
     main = np.full(len(trace.file_ranks), -1, np.int32)
@@ -83,7 +83,7 @@ def main_threads(facts: Facts) -> Ints32:
         np.bincount(facts.spans.thread, facts.spans.end_ns - facts.spans.start_ns, minlength=len(files)),
     )
     for file in range(len(main)):
-        mine = np.flatnonzero(files == file)
+        mine = np.setdiff1d(np.flatnonzero(files == file), facts.backward.is_autograd)
         for weight in weights:
             if main[file] < 0 and len(mine) and weight[mine].max() > 0:
                 main[file] = mine[np.argmax(weight[mine])]

@@ -1,5 +1,7 @@
 """Cut the idle time of devices into pieces, by cause and by what the responsible host thread was doing."""
 
+from typing import NamedTuple
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -109,30 +111,45 @@ def cut_idle_time(facts: Facts, activity: Activity, idle: IdleStretches) -> Idle
 
 def _late(facts: Facts, activity: Activity, idle: IdleStretches) -> IdlePieces:
     at = np.flatnonzero((idle.late_end_ns > idle.start_ns) & idle.known)
-    found = cut_in_order(activity.forest, activity.thread, idle.thread[at], idle.start_ns[at], idle.late_end_ns[at])
-    return _cut_by_span(facts, idle, HOST_LATE, at[found.stretch], found.owner, found.begin_ns, found.length_ns)
+    stretch, thread, begin, length = at, idle.thread[at], idle.start_ns[at], idle.late_end_ns[at] - idle.start_ns[at]
+    if len(facts.backward):
+        turn = facts.backward.cut(thread, begin, begin + length)
+        stretch, thread, begin, length = at[turn.stretch], turn.owner.astype(np.int32), turn.begin_ns, turn.length_ns
+    found = cut_in_order(activity.forest, activity.thread, thread, begin, begin + length)
+    piece = found.stretch
+    return _cut_by_span(facts, idle, HOST_LATE, _Doing(stretch[piece], thread[piece], *found[1:]))
 
 
 def _calling(facts: Facts, activity: Activity, idle: IdleStretches) -> IdlePieces:
     at = np.flatnonzero((idle.call_end_ns > idle.late_end_ns) & idle.known)
     owner = activity.of_call[idle.launch[at]].astype(np.int64)
     begin = idle.late_end_ns[at]
-    return _cut_by_span(facts, idle, LAUNCH_CALL, at, owner, begin, idle.call_end_ns[at] - begin)
+    doing = _Doing(at, idle.thread[at], owner, begin, idle.call_end_ns[at] - begin)
+    return _cut_by_span(facts, idle, LAUNCH_CALL, doing)
 
 
-def _cut_by_span(
-    facts: Facts, idle: IdleStretches, cause: int, stretch: Ints, owner: Ints, begin_ns: Ints, length_ns: Ints
-) -> IdlePieces:
-    spans = facts.spans
-    thread = idle.thread[stretch]
-    found = cut_in_order(spans.forest, spans.thread, thread, begin_ns, begin_ns + length_ns)
+class _Doing(NamedTuple):
+    """Pieces of time, and what a host thread was doing; fields as in `IdlePieces`."""
+
+    stretch: Ints
+    thread: Ints32
+    owner: Ints
+    begin_ns: Ints
+    length_ns: Ints
+
+
+def _cut_by_span(facts: Facts, idle: IdleStretches, cause: int, doing: _Doing) -> IdlePieces:
+    """Cut pieces by the innermost span of the thread that launched the event after the stretch."""
+    launching = idle.thread[doing.stretch]
+    found = facts.spans.cut(launching, doing.begin_ns, doing.begin_ns + doing.length_ns)
+    piece = found.stretch
     return IdlePieces(
-        stretch=stretch[found.stretch],
-        cause=np.full(len(found.stretch), cause, np.int8),
+        stretch=doing.stretch[piece],
+        cause=np.full(len(piece), cause, np.int8),
         begin_ns=found.begin_ns,
         length_ns=found.length_ns,
-        thread=thread[found.stretch],
-        owner=owner[found.stretch],
+        thread=doing.thread[piece],
+        owner=doing.owner[piece],
         span=found.owner,
     )
 

@@ -6,7 +6,6 @@ import numpy as np
 from roseinfer.trace.facts.attribution import Attribution
 from roseinfer.trace.facts.custom_operators import is_custom
 from roseinfer.trace.facts.idle_gaps import Gaps
-from roseinfer.trace.facts.innermost import cut_by_innermost, innermost_at
 from roseinfer.trace.facts.nesting import Forest
 from roseinfer.trace.facts.span_table import SpanTable
 from roseinfer.trace.reading.columns import KERNEL, Ints, Trace
@@ -40,9 +39,7 @@ def span_costs(trace: Trace, spans: SpanTable, ops: Forest, attribution: Attribu
     where = attribution.span  # -1 means the last entry
     duration = trace.gpu.end_ns - trace.gpu.start_ns
     held_up = np.flatnonzero(gaps.linked)
-    pieces = cut_by_innermost(
-        spans.forest,
-        spans.thread,
+    pieces = spans.cut(
         attribution.thread[gaps.event[held_up]],
         gaps.start_ns[held_up],
         gaps.call_end_ns[held_up],
@@ -50,7 +47,7 @@ def span_costs(trace: Trace, spans: SpanTable, ops: Forest, attribution: Attribu
     top = np.flatnonzero(ops.depth == 0)
     custom = [index for index in np.unique(trace.ops.name).tolist() if is_custom(trace.names[index])]
     op_ns = ops.end_ns[top] - ops.start_ns[top]
-    op_span = innermost_at(spans.forest, spans.thread, trace.ops.thread[top], ops.start_ns[top])
+    op_span = spans.innermost_at(trace.ops.thread[top], ops.start_ns[top])
     return SpanCosts(
         gpu_ns=_sum_at(where, duration, size),
         gpu_events=_sum_at(where, np.ones(len(where), np.int64), size),

@@ -4,6 +4,7 @@ import msgspec
 import numpy as np
 
 from roseinfer.trace.facts.attribution import Attribution, attribute
+from roseinfer.trace.facts.backward_threads import BackwardThreads, find_backward_threads
 from roseinfer.trace.facts.blind_waits import BlindWaits, find_blind_waits
 from roseinfer.trace.facts.graph_replays import MappedSpans, map_replays
 from roseinfer.trace.facts.host_activity import Activity, activity_of
@@ -22,6 +23,7 @@ class Facts(msgspec.Struct, frozen=True, eq=False):
 
     trace: Trace
     manifest: TraceManifest | None
+    backward: BackwardThreads
     spans: SpanTable
     ops: Forest
     """Nesting of the operators, `trace.ops`."""
@@ -40,8 +42,9 @@ class Facts(msgspec.Struct, frozen=True, eq=False):
 
 def gather_facts(trace: Trace, manifest: TraceManifest | None = None) -> Facts:
     """Derive all facts of a trace; the manifest, if any, explains its graph replays."""
-    spans = span_table(trace)
     steps = find_steps(trace)
+    backward = find_backward_threads(trace, steps)
+    spans = span_table(trace, backward.waiting)
     attribution = attribute(trace, spans)
     gaps = find_gaps(trace, attribution)
     captures = find_captures(trace)
@@ -49,6 +52,7 @@ def gather_facts(trace: Trace, manifest: TraceManifest | None = None) -> Facts:
     return Facts(
         trace=trace,
         manifest=manifest,
+        backward=backward,
         spans=spans,
         ops=ops,
         attribution=attribution,
@@ -70,11 +74,12 @@ def _steps_of_events(trace: Trace, steps: Steps, attribution: Attribution) -> In
 
 
 def launching_activity(facts: Facts) -> Activity:
-    """Return the activity of the threads of steps and of those that launched GPU events.
+    """Return the activity of the threads of steps, of those that launched GPU events, and of those that wait for them.
 
     Without GPU events, it is the activity of all threads.
     """
     launching = np.unique(facts.attribution.thread[facts.attribution.linked])
     if len(launching) == 0:
         return activity_of(facts.trace, np.arange(len(facts.trace.threads), dtype=np.int32))
-    return activity_of(facts.trace, np.union1d(launching, facts.steps.thread).astype(np.int32))
+    threads = (launching, facts.backward.waiting_for(launching), facts.steps.thread)
+    return activity_of(facts.trace, np.unique(np.concatenate(threads)).astype(np.int32))

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roseinfer.trace.facts.custom_operators import is_custom
-from roseinfer.trace.facts.innermost import innermost_at
 from roseinfer.trace.facts.steps import typical_step
 from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.naming import short_name
@@ -147,7 +146,7 @@ def _launches(facts: Facts, step: int) -> tuple[Ints, Ints]:
     ops = facts.ops
     inside = (ops.start_ns >= start) & (ops.start_ns < end) & (trace.ops.thread == thread) & (ops.depth == 0)
     at = np.flatnonzero(inside)
-    span = innermost_at(spans.forest, spans.thread, trace.ops.thread[at], ops.start_ns[at])
+    span = spans.innermost_at(trace.ops.thread[at], ops.start_ns[at])
     return trace.ops.name[at].astype(np.int64), np.append(spans.group, -1)[span].astype(np.int64)
 
 

@@ -17,14 +17,14 @@ def summarize_spans(spans: SpanTable, costs: SpanCosts, mapped: MappedSpans) -> 
     of a graph replay count for the span that they were captured under, if the manifest has it.
     """
     names = [*spans.groups, *mapped.new_groups, NO_SPAN]
-    outermost = spans.forest.outermost(spans.group)
+    outermost = spans.across_threads.outermost(spans.group)
     group = np.append(spans.group, len(names) - 1)
 
     def by_group(values: Ints) -> Ints:
         return np.bincount(group, weights=values, minlength=len(names)).astype(np.int64)
 
     def inclusive(values: Ints) -> Ints:
-        return by_group(np.append(spans.forest.add_to_ancestors(values[:-1]) * outermost, values[-1]))
+        return by_group(np.append(spans.across_threads.add_to_ancestors(values[:-1]) * outermost, values[-1]))
 
     wall = np.append((spans.end_ns - spans.start_ns) * outermost, 0)
     columns = {
@@ -77,7 +77,7 @@ def _row(name: str, parent: str | None, columns: dict[str, Ints], index: int) ->
 def _usual_parents(spans: SpanTable) -> dict[int, str]:
     """Return the group that most often directly encloses each group; groups mostly at the top level are left out."""
     usual: dict[int, str] = {}
-    parent = spans.forest.parent
+    parent = spans.across_threads.parent
     parent_group = np.append(spans.group, -1)[parent]
     for group in range(len(spans.groups)):
         found, count = np.unique(parent_group[spans.group == group], return_counts=True)

@@ -3,7 +3,6 @@
 import numpy as np
 
 from roseinfer.trace.facts.host_activity import Activity, pageable_copies, waits
-from roseinfer.trace.facts.innermost import innermost_at
 from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.reading.columns import MEMCPY, Ints
 from roseinfer.trace.summary.finding_structs import NO_SPAN, Sync
@@ -32,7 +31,7 @@ def find_syncs(facts: Facts, activity: Activity) -> list[Sync]:
         return []
     trace, spans = facts.trace, facts.spans
     start, end = activity.forest.start_ns[at], activity.forest.end_ns[at]
-    span = innermost_at(spans.forest, spans.thread, activity.thread[at], start)
+    span = spans.innermost_at(activity.thread[at], start)
     copies = _copy_names(facts)
     rows: dict[tuple[str, str, str], list[int]] = {}
     for index, (one, name) in enumerate(zip(at.tolist(), spans.names(span, NO_SPAN), strict=True)):

@@ -36,7 +36,7 @@ def _no_launch_gaps(facts: Facts, gpu: GpuSummary) -> str:
 
 def _one_kernel_each(facts: Facts, gpu: GpuSummary) -> list[WhatIf]:
     """Return the bounds if each call of a span were one kernel: the three largest, without step spans."""
-    spans, forest = facts.spans, facts.spans.forest
+    spans, forest = facts.spans, facts.spans.across_threads
     if not len(spans):
         return []
     idle = forest.add_to_ancestors(facts.costs.idle_ns[:-1])

@@ -88,6 +88,13 @@ def drop_stray_times(tables: list[Rows]) -> int:
     return min((int(batch.min()) for rows in tables for batch in rows.parts["start"] if len(batch)), default=0)
 
 
+def drop_far_times(rows: Rows, first_ns: int) -> None:
+    """Drop the events of a table that begin a day or more away from the trace's first event."""
+    good = [np.abs(batch - first_ns) < _DAY_NS for batch in rows.parts["start"]]
+    if not all(bool(one.all()) for one in good):
+        rows.filter(good)
+
+
 def host_table(rows: Rows, first_ns: int) -> HostTable:
     """Build the table, sorted by (thread, start, longest first), with times counted from `first_ns`."""
     start, end, lane = _times(rows, "start", first_ns), _times(rows, "end", first_ns), rows.pop_column("lane")

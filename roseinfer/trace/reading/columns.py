@@ -20,6 +20,8 @@ Ints32 = NDArray[np.int32]
 
 KERNEL, MEMCPY, MEMSET = 0, 1, 2
 NO_CORRELATION = -1
+SHORTEST_FRAME_US = 50
+"""Duration from which a Python function is kept: shorter ones explain no idle time that matters, but are many."""
 
 
 class HostTable(msgspec.Struct, frozen=True, eq=False):
@@ -32,7 +34,7 @@ class HostTable(msgspec.Struct, frozen=True, eq=False):
     thread: Ints32
     """Index into `Trace.threads`."""
     correlation: Ints
-    """CUPTI's correlation id of each runtime call, or NO_CORRELATION. Empty for operators and spans."""
+    """CUPTI's correlation id of each runtime call, or NO_CORRELATION. Empty for other tables but `numbered_ops`."""
 
     def __len__(self) -> int:
         return len(self.start_ns)
@@ -105,6 +107,13 @@ class Trace(msgspec.Struct, frozen=True, eq=False):
     spans: HostTable
     calls: HostTable
     """Calls of the CUDA runtime and driver, including all launches."""
+    numbered_ops: HostTable
+    """Operators with a sequence number, once more, if there is a backward pass; else empty.
+
+    `correlation` is the number plus 1, and negative for operators of a backward pass.
+    """
+    frames: HostTable
+    """Python functions that ran for at least `SHORTEST_FRAME_US`; only traces with stacks have any."""
     gpu: GpuTable
     dropped_gpu: Ints
     """Correlation ids of the GPU events that were left out because their times are impossible."""

@@ -67,6 +67,8 @@ def lenient_event(value: Any) -> RawEvent | None:
             correlation=_id(args.get("correlation")),
             device=_id(args.get("device")),
             stream=_id(args.get("stream")),
+            sequence=_id(args.get("Sequence number")),
+            forward_thread=_id(args.get("Fwd thread id")),
         ),
     )
 

@@ -15,6 +15,10 @@ class RawArgs(msgspec.Struct, gc=False):
     correlation: Id = None
     device: Id = None
     stream: Id = None
+    sequence: Id = msgspec.field(default=None, name="Sequence number")
+    """Number that an operator shares with its backward pass."""
+    forward_thread: Id = msgspec.field(default=None, name="Fwd thread id")
+    """Profiler's number of the thread that ran the forward operator; 0 for operators outside a backward pass."""
 
 
 class RawEvent(msgspec.Struct, gc=False):

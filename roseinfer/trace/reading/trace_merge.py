@@ -1,5 +1,6 @@
 """Merge several trace files into one trace."""
 
+import msgspec
 import numpy as np
 
 from roseinfer.trace.reading.columns import NO_CORRELATION, Counts, GpuTable, HostTable, Ints, Ints32, Trace
@@ -13,20 +14,23 @@ def merge_traces(traces: list[Trace], path: str) -> Trace:
     if len(traces) == 1:
         return traces[0]
     names: dict[str, int] = {}
-    host: dict[str, list[HostTable]] = {"ops": [], "spans": [], "calls": []}
+    host: dict[str, list[HostTable]] = {"ops": [], "spans": [], "calls": [], "frames": []}
+    numbered: list[HostTable] = []
     gpu: list[GpuTable] = []
     dropped: list[Ints] = []
-    shift = first_id = threads = devices = 0
+    shift = first_id = first_number = threads = devices = 0
     for trace in traces:
         renamed = np.array([names.setdefault(name, len(names)) for name in trace.names], np.int32)
         for kind, tables in host.items():
             tables.append(_shifted(getattr(trace, kind), shift, first_id, renamed, threads))
+        numbered.append(_shifted_numbers(_shifted(trace.numbered_ops, shift, 0, renamed, threads), first_number))
         gpu.append(_shifted_gpu(trace.gpu, shift, first_id, renamed, devices))
         dropped.append(_shifted_ids(trace.dropped_gpu, first_id))
         tables_here = (trace.ops, trace.spans, trace.calls, trace.gpu)
         shift += max((int(table.end_ns.max()) for table in tables_here if len(table)), default=0) + 1_000_000  # ns
         ids = np.concatenate((trace.calls.correlation, trace.gpu.correlation))
         first_id += int(ids.max(initial=0)) + 1
+        first_number += int(np.abs(trace.numbered_ops.correlation).max(initial=0))
         threads += len(trace.threads)
         devices += len(trace.devices)
     cut = [trace.path for trace in traces if trace.truncated]
@@ -43,6 +47,8 @@ def merge_traces(traces: list[Trace], path: str) -> Trace:
         ops=_joined(host["ops"]),
         spans=_joined(host["spans"]),
         calls=_joined(host["calls"]),
+        numbered_ops=_joined(numbered),
+        frames=_joined(host["frames"]),
         gpu=_joined_gpu(gpu),
         dropped_gpu=np.concatenate(dropped),
         metadata=traces[0].metadata,
@@ -54,6 +60,12 @@ def merge_traces(traces: list[Trace], path: str) -> Trace:
 
 def _shifted_ids(correlation: Ints, first_id: int) -> Ints:
     return np.where(correlation == NO_CORRELATION, NO_CORRELATION, correlation + first_id)
+
+
+def _shifted_numbers(table: HostTable, first_number: int) -> HostTable:
+    """Keep the sequence numbers of different files distinct."""
+    number = table.correlation
+    return msgspec.structs.replace(table, correlation=number + np.sign(number) * first_number)
 
 
 def _shifted(table: HostTable, shift: int, first_id: int, renamed: Ints32, threads: int) -> HostTable:

@@ -14,8 +14,8 @@ from roseinfer.errors import TraceError
 from roseinfer.progress import ProgressCallback
 from roseinfer.trace.reading.byte_source import CHUNK_BYTES, ByteSource
 from roseinfer.trace.reading.categories import PROFILER_STEP, gpu_kind, host_kind
-from roseinfer.trace.reading.column_builder import DAY_US, Rows, drop_stray_times, gpu_table, host_table
-from roseinfer.trace.reading.columns import KERNEL, NO_CORRELATION, Counts, Device, Trace
+from roseinfer.trace.reading.column_builder import DAY_US, Rows, drop_far_times, drop_stray_times, gpu_table, host_table
+from roseinfer.trace.reading.columns import KERNEL, NO_CORRELATION, SHORTEST_FRAME_US, Counts, Device, HostTable, Trace
 from roseinfer.trace.reading.event_schema import Id, Metadata, RawArgs, RawEvent
 from roseinfer.trace.reading.event_stream import EventStream
 from roseinfer.trace.reading.foreign_files import foreign_message, name_foreign
@@ -83,6 +83,7 @@ class _TraceBuilder:
         self.lanes = _interner()
         self.gpu_lanes = _interner()
         self.host = {OPS: Rows(), SPANS: Rows(), CALLS: Rows(correlation=np.int64)}
+        self.frames, self.numbered_ops = Rows(), Rows(correlation=np.int64)
         self.gpu = Rows(correlation=np.int64, kind=np.int8)
 
     @property
@@ -129,20 +130,29 @@ class _TraceBuilder:
     def _add_host(self, kind: str, group: list[RawEvent]) -> None:
         if kind == PYTHON:
             self.python_functions += len(group)
+            self._add_rows(self.frames, [event for event in group if event.dur >= SHORTEST_FRAME_US])
         elif kind == OVERHEAD:
             self.overhead_us += sum(event.dur for event in group if 0 < event.dur < DAY_US)
         elif kind != IGNORED:
-            names, lanes, rows = self.names, self.lanes, self.host[kind]
             own: dict[str, Any] = {}
             if kind == CALLS:
                 own["correlation"] = _ids((event.args or _NO_ARGS).correlation for event in group)
-            rows.add(
-                ts=[event.ts for event in group],
-                dur=[event.dur for event in group],
-                name=[names[event.name] for event in group],
-                lane=[lanes[event.pid, event.tid] for event in group],
-                **own,
-            )
+            self._add_rows(self.host[kind], group, **own)
+            if kind == OPS:
+                numbered = [event for event in group if event.args is not None and event.args.sequence is not None]
+                if numbered:
+                    numbers = [_sequence(event.args) for event in numbered]
+                    self._add_rows(self.numbered_ops, numbered, correlation=numbers)
+
+    def _add_rows(self, rows: Rows, group: list[RawEvent], **own: Any) -> None:
+        names, lanes = self.names, self.lanes
+        rows.add(
+            ts=[event.ts for event in group],
+            dur=[event.dur for event in group],
+            name=[names[event.name] for event in group],
+            lane=[lanes[event.pid, event.tid] for event in group],
+            **own,
+        )
 
     def _add_gpu(self, kind: int, group: list[RawEvent]) -> None:
         names, lanes = self.names, self.gpu_lanes
@@ -175,6 +185,8 @@ class _TraceBuilder:
         calls = {name for name in self.names if isinstance(name, str) and name.startswith("hip")}
         platform = platform_of(sorted(self.categories), calls, stream.metadata)
         first_ns = drop_stray_times(parts)
+        for rows in (self.frames, self.numbered_ops):
+            drop_far_times(rows, first_ns)
         ids, lane_device, lane_stream = _devices(list(self.gpu_lanes))
         return Trace(
             path=str(path),
@@ -189,6 +201,8 @@ class _TraceBuilder:
             ops=host_table(self.host[OPS], first_ns),
             spans=host_table(self.host[SPANS], first_ns),
             calls=host_table(self.host[CALLS], first_ns),
+            numbered_ops=_backward_only(host_table(self.numbered_ops, first_ns)),
+            frames=host_table(self.frames, first_ns),
             gpu=gpu_table(self.gpu, first_ns, lane_device, lane_stream),
             dropped_gpu=np.concatenate((np.zeros(0, np.int64), *self.gpu.dropped_ids)),
             metadata=stream.metadata,
@@ -217,6 +231,27 @@ def _parsed_id(value: Id) -> int:
     except (ValueError, OverflowError):
         return NO_CORRELATION
     return number if 0 < number < 1 << 62 else NO_CORRELATION
+
+
+def _sequence(args: RawArgs | None) -> int:
+    """Return an operator's sequence number plus 1, negative in a backward pass, and 0 for no number."""
+    known = args or _NO_ARGS
+    number = _whole(known.sequence)
+    return 0 if number < 0 else -number - 1 if _whole(known.forward_thread) > 0 else number + 1
+
+
+def _whole(value: Id) -> int:
+    """Return a number that may be written as a string, or -1."""
+    if isinstance(value, str):
+        value = int(value) if value.isdecimal() and len(value) < 18 else -1
+    return value if isinstance(value, int) and -1 <= value < 1 << 60 else -1
+
+
+def _backward_only(numbered: HostTable) -> HostTable:
+    """Return the table, or an empty one if it has no operators of a backward pass."""
+    if np.any(numbered.correlation < 0):
+        return numbered
+    return HostTable(*(getattr(numbered, name)[:0] for name in HostTable.__struct_fields__))
 
 
 def _devices(lanes: list[tuple[Id, Id]]) -> tuple[list[int], NDArray[np.int32], NDArray[np.int32]]:
