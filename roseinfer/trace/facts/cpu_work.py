@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roseinfer.trace.collectives import is_collective
-from roseinfer.trace.facts.data_loading import LoadingTable
+from roseinfer.trace.facts.data_loading import LoadingTable, loading_times
 from roseinfer.trace.facts.intervals import union, without
 from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.reading.columns import Ints
@@ -31,8 +31,7 @@ def cpu_work(facts: Facts, file: int, loading: LoadingTable) -> CpuWork:
     for thread in threads:
         operators = _top_operators(facts, thread)
         collectives = collectives_of(facts, thread)
-        at = loading.thread == thread
-        other = _union(collectives, (loading.forest.start_ns[at], loading.forest.end_ns[at]))
+        other = _union(collectives, loading_times(facts, loading, thread))
         compute.append(without(*operators, *other))
         talk.append(collectives)
     return CpuWork(compute=_union(*compute), busy=_union(*compute, *talk))

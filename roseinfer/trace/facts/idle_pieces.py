@@ -45,7 +45,7 @@ class IdleStretches(msgspec.Struct, frozen=True, eq=False):
 
 
 class IdlePieces(msgspec.Struct, frozen=True, eq=False):
-    """Stretches of idle time, cut at every change of the cause, of the host's activity, and of its span.
+    """Stretches of idle time, cut at every change of the cause, of the host's activity, Python function and span.
 
     Pieces are sorted by stretch, then by time. The pieces of a stretch add up to the stretch.
     """
@@ -59,6 +59,8 @@ class IdlePieces(msgspec.Struct, frozen=True, eq=False):
     """Index of the responsible host thread, -1 if it is not known."""
     owner: Ints
     """Index of the innermost activity of the responsible thread, -1 for none and for causes off the host."""
+    frame: Ints
+    """Index of the innermost Python function of the responsible thread in `facts.frames`, -1 for none."""
     span: Ints
     """Innermost span of the responsible thread; for causes off the host, the span around the launch. -1 for none."""
 
@@ -117,7 +119,7 @@ def _late(facts: Facts, activity: Activity, idle: IdleStretches) -> IdlePieces:
         stretch, thread, begin, length = at[turn.stretch], turn.owner.astype(np.int32), turn.begin_ns, turn.length_ns
     found = cut_in_order(activity.forest, activity.thread, thread, begin, begin + length)
     piece = found.stretch
-    return _cut_by_span(facts, idle, HOST_LATE, _Doing(stretch[piece], thread[piece], *found[1:]))
+    return _cut_further(facts, idle, HOST_LATE, _Doing(stretch[piece], thread[piece], *found[1:]))
 
 
 def _calling(facts: Facts, activity: Activity, idle: IdleStretches) -> IdlePieces:
@@ -125,7 +127,7 @@ def _calling(facts: Facts, activity: Activity, idle: IdleStretches) -> IdlePiece
     owner = activity.of_call[idle.launch[at]].astype(np.int64)
     begin = idle.late_end_ns[at]
     doing = _Doing(at, idle.thread[at], owner, begin, idle.call_end_ns[at] - begin)
-    return _cut_by_span(facts, idle, LAUNCH_CALL, doing)
+    return _cut_further(facts, idle, LAUNCH_CALL, doing)
 
 
 class _Doing(NamedTuple):
@@ -138,8 +140,19 @@ class _Doing(NamedTuple):
     length_ns: Ints
 
 
-def _cut_by_span(facts: Facts, idle: IdleStretches, cause: int, doing: _Doing) -> IdlePieces:
-    """Cut pieces by the innermost span of the thread that launched the event after the stretch."""
+def _cut_further(facts: Facts, idle: IdleStretches, cause: int, doing: _Doing) -> IdlePieces:
+    """Cut pieces by the innermost Python function and by the innermost span.
+
+    The span is that of the thread that launched the event after the stretch.
+    """
+    frame = np.full(len(doing.stretch), -1, np.int64)
+    frames = facts.frames
+    if len(frames):
+        found = cut_in_order(
+            frames.forest, frames.thread, doing.thread, doing.begin_ns, doing.begin_ns + doing.length_ns
+        )
+        piece, frame = found.stretch, found.owner
+        doing = _Doing(doing.stretch[piece], doing.thread[piece], doing.owner[piece], *found[2:])
     launching = idle.thread[doing.stretch]
     found = facts.spans.cut(launching, doing.begin_ns, doing.begin_ns + doing.length_ns)
     piece = found.stretch
@@ -150,6 +163,7 @@ def _cut_by_span(facts: Facts, idle: IdleStretches, cause: int, doing: _Doing) -
         length_ns=found.length_ns,
         thread=doing.thread[piece],
         owner=doing.owner[piece],
+        frame=frame[piece],
         span=found.owner,
     )
 
@@ -164,5 +178,6 @@ def _whole(cause: int, start_ns: Ints, end_ns: Ints, idle: IdleStretches) -> Idl
         length_ns=end_ns[at] - start_ns[at],
         thread=idle.thread[at],
         owner=np.full(len(at), -1, np.int64),
+        frame=np.full(len(at), -1, np.int64),
         span=idle.span[at],
     )

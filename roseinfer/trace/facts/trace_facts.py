@@ -11,6 +11,7 @@ from roseinfer.trace.facts.host_activity import Activity, activity_of
 from roseinfer.trace.facts.idle_gaps import Gaps, find_gaps
 from roseinfer.trace.facts.launch_calls import Captures, Launches, find_captures, find_launches
 from roseinfer.trace.facts.nesting import Forest, nest
+from roseinfer.trace.facts.python_frames import FrameTable, frame_table
 from roseinfer.trace.facts.span_costs import SpanCosts, span_costs
 from roseinfer.trace.facts.span_table import SpanTable, span_table
 from roseinfer.trace.facts.steps import Steps, find_steps, steps_at
@@ -28,6 +29,8 @@ class Facts(msgspec.Struct, frozen=True, eq=False):
     ops: Forest
     """Nesting of the operators, `trace.ops`."""
     attribution: Attribution
+    frames: FrameTable
+    """Nesting of the Python functions; empty for recordings without stacks."""
     gaps: Gaps
     captures: Captures
     launches: Launches
@@ -56,6 +59,7 @@ def gather_facts(trace: Trace, manifest: TraceManifest | None = None) -> Facts:
         spans=spans,
         ops=ops,
         attribution=attribution,
+        frames=frame_table(trace),
         gaps=gaps,
         captures=captures,
         launches=find_launches(trace, captures),

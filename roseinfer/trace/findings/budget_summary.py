@@ -93,7 +93,8 @@ class BudgetBuilder:
         if len(pieces) == 0:
             return
         loading = self._loading.name_at(pieces.thread, pieces.begin_ns)
-        part = self._parts.of(self._activity, pieces, loading >= 0)
+        function = np.append(self._facts.frames.loading, -1)[pieces.frame]
+        part = self._parts.of(self._activity, pieces, (loading >= 0) | (function >= 0))
         self._sums_of(key).add_pieces(part, pieces.begin_ns, pieces.length_ns)
         self._places.add(idle, pieces, part, loading)
 

@@ -6,10 +6,11 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from roseinfer.trace.facts.budget_parts import DATA, OPERATORS, PARTS, PYTHON
+from roseinfer.trace.facts.budget_parts import ALLOCATION, DATA, OPERATORS, PARTS, PYTHON, SYNC
 from roseinfer.trace.facts.host_activity import Activity
 from roseinfer.trace.facts.idle_groups import GroupSum, group_totals
 from roseinfer.trace.facts.idle_pieces import IdlePieces, IdleStretches
+from roseinfer.trace.facts.python_frames import function_of
 from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.reading.columns import Ints, Ints32
 from roseinfer.trace.summary.budget_structs import IdleCause, IdlePlace
@@ -19,8 +20,11 @@ from roseinfer.trace.summary.units import to_ms, to_percent
 _MAX_PLACES = 100
 _CAUSES: dict[int, IdleCause] = {PARTS.index(cause): cause for cause in get_args(IdleCause)}
 
-_PlaceKey = tuple[int, int, int, int]
-"""Key of a place: (part, name, name around it, span group); -1 for none."""
+_WITH_FILE = (DATA, SYNC, ALLOCATION, PYTHON)
+"""Parts whose places are told apart by Python function; operators and launch calls are named already."""
+
+_PlaceKey = tuple[int, int, int, int, int]
+"""Key of a place: (part, name, name around it, span group, Python function); -1 for none."""
 
 
 class IdlePlaces:
@@ -38,12 +42,15 @@ class IdlePlaces:
             return
         name, around = self._named(pieces, part, loading)
         group = np.append(self._facts.spans.group, -1)[pieces.span].astype(np.int64)
+        file = self._files(pieces, part)
         size = len(self._names) + 1
         key = ((part * np.int64(len(self._facts.spans.groups) + 1) + group + 1) * size + name + 1) * size + around + 1
+        if len(self._facts.frames):
+            key = np.unique(key, return_inverse=True)[1] * size + file + 1
         totals = group_totals(key, pieces.stretch, pieces.length_ns, idle.is_short[pieces.stretch])
         event = idle.event[pieces.stretch]
         for index, piece in enumerate(totals.some.tolist()):
-            place = int(part[piece]), int(name[piece]), int(around[piece]), int(group[piece])
+            place = int(part[piece]), int(name[piece]), int(around[piece]), int(group[piece]), int(file[piece])
             totals.add_to(self._sums[place], index, pieces.length_ns, pieces.begin_ns, event)
 
     def ranked(self, wall_ns: int) -> list[IdlePlace]:
@@ -62,16 +69,25 @@ class IdlePlaces:
         around[part == OPERATORS] = -1
         return name, around
 
+    def _files(self, pieces: IdlePieces, part: NDArray[np.int8]) -> Ints:
+        """Return, per piece, the name of the Python function that the place names, -1 for none."""
+        frames = self._facts.frames
+        file = np.append(frames.shown, -1)[pieces.frame].astype(np.int64)
+        loading = np.append(frames.loading, -1)[pieces.frame]
+        file = np.where((part == DATA) & (loading >= 0), loading, file)
+        return np.where(np.isin(part, _WITH_FILE), file, -1)
+
     def _place(self, key: _PlaceKey, found: GroupSum, wall_ns: int) -> IdlePlace:
-        part, name, around, group = key
+        part, name, around, group, function = key
         trace, spans = self._facts.trace, self._facts.spans
         before = found.longest_before
+        file = self._names[function] if function >= 0 else None
         return IdlePlace(
             cause=_CAUSES[part],
-            name=self._names[name] if name >= 0 else "",
+            name=self._names[name] if name >= 0 else function_of(file or ""),
             operator=self._names[around] if around >= 0 else None,
             span=spans.groups[group] if group >= 0 else NO_SPAN,
-            file=None,
+            file=file,
             ms=to_ms(found.total_ns),
             short_ms=to_ms(found.short_ns),
             percent=to_percent(found.total_ns, wall_ns),

@@ -1,0 +1,84 @@
+"""Recognize data loading by the names of operators, spans and Python functions."""
+
+import re
+
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+"""A word of a name in snake case, camel case or with other separators."""
+
+_LOADERS = re.compile(
+    r"data_?(?:load|set_?iter|fetch|iter|pipe|wait|prefetch)|prepare_data|(?:^|\W)dali(?:\W|$)", re.IGNORECASE
+)
+_VERB = re.compile(
+    r"load(?:ing|er)?|read(?:ing)?|(?:pre)?fetch(?:ing|er)?|get|next|wait|open|parse|augment|collate|resize|crop|sample"
+)
+_NOUN = re.compile(
+    r"data|datasets?|(?:mini)?batch(?:es)?|images?|imgs?|jpegs?|videos?|audio|frames?|examples?|resize|crop|shard|tfrecord"
+)
+_MEDIA_VERB = re.compile(r"decode|transform|encode|convert|normalize|rescale")
+_MEDIA = re.compile(r"images?|imgs?|jpegs?|videos?|audio|frames?|examples?")
+"""Input data as files: what a network computes with is not decoded."""
+_WHOLE = re.compile(r"augment(?:ations?)?|collate|preprocess(?:ing)?|prefetcher|dataloader")
+"""Words that name data loading without a noun."""
+_OTHER = re.compile(
+    r"""
+    weights? | params? | parameters? | checkpoint | model | experts? | layers? | module | kv | cache | fsdp | norm
+    | grad | gradients? | kernel | plan | scheduler? | logits | outputs? | sampling | ptr | size | shape | d?type
+    | device | state | info | metadata | stats | metrics | forward | backward | attention | loss | step | graph | memory
+    | block | run | running | requests? | reqs? | prefill | tokens? | engine | server | decoder | encoder | features?
+    | embeds? | embeddings? | hidden | index | indices | flag | lock | event
+    """,
+    re.VERBOSE,
+)
+"""Words that show that something other than input data is loaded or prepared."""
+
+_FRAME = re.compile(r"^(?P<file>.+)\(\d+\): (?P<function>.+)$")
+_LIBRARY = re.compile(r"(?:^|/)(?:torch/utils/data|torchdata|accelerate/data_loader|lightning/\w+/.*data)")
+"""Files that only drive what fetches the data."""
+_FILES = re.compile(
+    r"""
+    (?:^|/)(?:
+        torchvision/(?:transforms|io|datasets)/ | torchaudio/(?:io|datasets|transforms) | torchcodec/ | webdataset/
+      | streaming/base/ | litdata/ | ffcv/ | nvidia/dali/ | tensorflow_datasets/ | decord/ | av/ | PIL/ | cv2/
+      | datasets/(?:arrow_dataset|iterable_dataset|formatting|features|table|builder)
+      | albumentations/ | imgaug/ | kornia/augmentation | skimage/ | imageio/ | librosa/ | soundfile
+      | transformers/(?:image_|video_|audio_|feature_extraction_|data/)
+      | transformers/models/\w+/(?:image_processing|video_processing|feature_extraction)
+    )
+    """,
+    re.VERBOSE,
+)
+
+
+def loads_data(name: str) -> bool:
+    """True for operators and spans that fetch or prepare input data, such as `enumerate(DataLoader)`."""
+    if _LOADERS.search(name):
+        return True
+    if "::" in name or name.startswith("roseinfer."):  # torch's operators, FSDP's spans, the engine's own spans
+        return False
+    return _words_load_data({word.lower() for word in _WORD.findall(name)})
+
+
+def frame_loads_data(frame: str) -> bool:
+    """True for Python functions, written as `file(line): function`, that fetch or prepare input data."""
+    found = _FRAME.match(frame)
+    if not found:
+        return bool(_LOADERS.search(frame))
+    file = found["file"]
+    return bool(_LIBRARY.search(file) or _FILES.search(file) or _LOADERS.search(file)) or loads_data(found["function"])
+
+
+def is_loader_library(frame: str) -> bool:
+    """True for functions of libraries that drive data loading, such as torch's DataLoader."""
+    found = _FRAME.match(frame)
+    return found is not None and bool(_LIBRARY.search(found["file"]))
+
+
+def _words_load_data(words: set[str]) -> bool:
+    def any_of(rule: re.Pattern[str]) -> bool:
+        return any(rule.fullmatch(word) for word in words)
+
+    if any_of(_OTHER):
+        return False
+    if words == {"data"} or any_of(_WHOLE):
+        return True
+    return len(words) > 1 and ((any_of(_VERB) and any_of(_NOUN)) or (any_of(_MEDIA_VERB) and any_of(_MEDIA)))

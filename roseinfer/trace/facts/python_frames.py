@@ -1,0 +1,75 @@
+"""Nest the Python functions of a trace with stacks, and choose the function that names each stretch of time."""
+
+import re
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from roseinfer.trace.facts.data_loading_names import frame_loads_data, is_loader_library
+from roseinfer.trace.facts.nesting import Forest, nest
+from roseinfer.trace.reading.columns import Ints32, Trace
+
+_PLACE = re.compile(r"^(?P<file>.+)\((?P<line>\d+)\): (?P<function>.+)$")
+_WRAPPERS = re.compile(
+    r"""
+    ^(?:.*/)?(?: torch/nn/modules/module\.py | torch/utils/_(?:contextlib|device)\.py | torch/_dynamo/eval_frame\.py
+      | torch/_tensor\.py | torch/_ops\.py | torch/autograd/(?:function|graph)\.py | torch/profiler/ )
+    | ^(?:contextlib|functools|enum|typing|abc|weakref|threading|runpy|inspect)\.py\( | ^<
+    """,
+    re.VERBOSE,
+)
+"""Functions that only call others: they name no place that somebody could change."""
+
+
+class FrameTable(msgspec.Struct, frozen=True, eq=False):
+    """Python functions of all threads and their nesting, sorted by (thread, start, longest first)."""
+
+    forest: Forest
+    thread: Ints32
+    shown: Ints32
+    """Per function: name of the innermost function with a file, it or one around it, that is no wrapper; else -1."""
+    loading: Ints32
+    """Per function: name of the function, it or one around it, that loads data; -1 for none."""
+
+    def __len__(self) -> int:
+        return len(self.thread)
+
+
+def frame_table(trace: Trace) -> FrameTable:
+    """Nest the Python functions of a trace. Names are indices into `trace.names`."""
+    frames = trace.frames
+    forest = nest(frames.start_ns, frames.end_ns, frames.thread)
+    named = _chosen(trace, lambda name: is_place(name) and not _WRAPPERS.search(name))
+    loads = _chosen(trace, frame_loads_data)
+    library = _chosen(trace, is_loader_library)
+    shown = np.where(named, frames.name, -1).astype(np.int32)
+    loading = np.where(loads, frames.name, -1).astype(np.int32)
+    is_library = library.copy()
+    for level in range(1, int(forest.depth.max(initial=0)) + 1):
+        at = np.flatnonzero(forest.depth == level)
+        above = forest.parent[at]
+        shown[at] = np.where(shown[at] >= 0, shown[at], shown[above])
+        # The outermost function that loads data names all of it, but a library's loop says less than what it calls.
+        inherit = (loading[above] >= 0) & ~(is_library[above] & loads[at] & ~library[at])
+        loading[at] = np.where(inherit, loading[above], loading[at])
+        is_library[at] = np.where(inherit, is_library[above], is_library[at])
+    return FrameTable(forest=forest, thread=frames.thread, shown=shown, loading=loading)
+
+
+def is_place(name: str) -> bool:
+    """True for Python functions with file and line, such as `train.py(12): load`."""
+    return _PLACE.match(name) is not None
+
+
+def function_of(frame: str) -> str:
+    """Return the name of a Python function without its file and line."""
+    found = _PLACE.match(frame)
+    return found["function"] if found else frame
+
+
+def _chosen(trace: Trace, rule: Callable[[str], bool]) -> NDArray[np.bool_]:
+    """Return, per Python function of the trace, whether a rule holds for its name."""
+    names = [index for index in np.unique(trace.frames.name).tolist() if rule(trace.names[index])]
+    return np.isin(trace.frames.name, names)
