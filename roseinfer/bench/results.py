@@ -43,6 +43,8 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     """Number of CPU threads that torch uses."""
     ceilings: Ceilings
     """Measured peak rates of the device."""
+    measured_at: str | None = None
+    """Time at which the measurement ended, in UTC and ISO 8601; None in a result older than this field."""
 
 
 class Elapsed(msgspec.Struct, frozen=True, kw_only=True):

@@ -42,14 +42,15 @@ def run_benchmark(call: BenchCall) -> int:
     if call.save_requests is not None:
         save_requests(call.save_requests, [(each.name, each.figures) for each in measured])
     if call.plot is not None:
-        draw_plot(call.plot, results.runs)
+        draw_plot(call.plot, results)
     print_results(results, measured, call.result_format, grid=axes.is_grid)
     if measurement.is_interrupted:
         console.print_error(f"interrupted after {len(measured)} of {len(to_measure)} configurations")
         return exit_codes.INTERRUPTED
     if results.comparison is None:
         return 0
-    print_comparison(results.comparison, to_stderr=call.result_format != "table")
+    if call.result_format != "md":  # whose document holds the comparison
+        print_comparison(results.comparison, to_stderr=call.result_format != "table")
     return comparison_exit_code(results.comparison.regressed)
 
 

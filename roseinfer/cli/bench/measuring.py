@@ -80,6 +80,7 @@ def measure(call: BenchCall, cells: Sequence[Cell], slo: Slo | None, *, judged_b
         device=device_name(engine.runner.device),
         threads=num_threads(),
         ceilings=limits,
+        measured_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
     results = BenchResults(environment=environment, model=ModelInfo.of(engine), engine=engine.config, runs=runs)
     return Measurement(measured=measured, results=results, is_interrupted=is_interrupted)

@@ -7,26 +7,26 @@ import msgspec
 from rich.console import Console
 
 from roseinfer.cli import console
+from roseinfer.cli.bench.result_csv import csv_text
+from roseinfer.cli.bench.result_markdown import bench_markdown
 from roseinfer.cli.bench.result_tables import (
     CHANGE_COLUMNS,
+    LEFT_COLUMNS,
     RUN_COLUMNS,
     RUN_TITLE,
     SPEED_COLUMNS,
     change_rows,
-    csv_text,
-    markdown_table,
+    is_change_for_the_worse,
     rich_table,
     run_rows,
     speed_rows,
 )
+from roseinfer.cli.rendering.recording_context import typed_command
 from roseinfer.cli.rendering.run_report import print_run_report
 
 if TYPE_CHECKING:
     from roseinfer.bench.cell_measurement import Measured
     from roseinfer.bench.results import BenchResults, BenchRun, Comparison, Search
-
-_LEFT_COLUMNS = len(SPEED_COLUMNS) - 1
-"""Number of left-aligned columns in the table of speeds: all but the last, which holds the speed."""
 
 
 def print_results(results: "BenchResults", measured: "Sequence[Measured]", result_format: str, *, grid: bool) -> None:
@@ -44,9 +44,7 @@ def print_results(results: "BenchResults", measured: "Sequence[Measured]", resul
     elif result_format == "csv":
         _print(csv_text(results).rstrip("\n"))
     elif result_format == "md":
-        if grid:
-            _print(markdown_table(SPEED_COLUMNS, speed_rows(results), _LEFT_COLUMNS) + "\n")
-        _print(f"{RUN_TITLE}\n\n{markdown_table(RUN_COLUMNS, run_rows(results.runs))}")
+        _print(bench_markdown(results, [line for run in results.runs for line in remarks(run)], grid, typed_command()))
     else:
         _print_tables(results, measured, grid)
 
@@ -57,7 +55,9 @@ def print_comparison(comparison: "Comparison", *, to_stderr: bool) -> None:
     for difference in comparison.differences:
         _print(f"Not the same as the baseline: {difference}", out)
     rows = change_rows(comparison.changes, comparison.limit_percent)
-    out.print(rich_table(CHANGE_COLUMNS, rows, "Against the baseline", left=2))
+    colours = {True: "red", False: "green", None: ""}
+    styles = [colours[is_change_for_the_worse(change)] for change in comparison.changes]
+    out.print(rich_table(CHANGE_COLUMNS, rows, "Against the baseline", left=2, styles=styles))
     if any(change.noise_percent is None for change in comparison.changes):
         _print("The noise of one repeat is not known, so any change may be chance: give --repeats 3 or more", out)
 
@@ -66,7 +66,8 @@ def _print_tables(results: "BenchResults", measured: "Sequence[Measured]", grid:
     from roseinfer.bench.results import median_report
 
     if grid:
-        console.stdout.print(rich_table(SPEED_COLUMNS, speed_rows(results), left=_LEFT_COLUMNS))
+        console.stdout.print(rich_table(SPEED_COLUMNS, speed_rows(results), left=LEFT_COLUMNS))
+        console.stdout.print()
     else:
         for each in measured:
             if len(each.results) > 1:
@@ -75,11 +76,11 @@ def _print_tables(results: "BenchResults", measured: "Sequence[Measured]", grid:
             console.stdout.print()
     console.stdout.print(rich_table(RUN_COLUMNS, run_rows(results.runs), RUN_TITLE))
     for run in results.runs:
-        for line in _remarks(run):
+        for line in remarks(run):
             _print(line)
 
 
-def _remarks(run: "BenchRun") -> list[str]:
+def remarks(run: "BenchRun") -> list[str]:
     """Return notes on the figures: search, goodput, preemptions, outliers."""
     remarks = []
     if run.search is not None:

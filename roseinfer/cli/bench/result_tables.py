@@ -1,13 +1,15 @@
-"""Benchmark results as tables for a terminal, as Markdown and as CSV."""
+"""Benchmark results as rows of text, and these as tables for a terminal and for Markdown."""
 
-import csv
-import io
 from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
+
+from roseinfer.cli.rendering.ragged_table import RaggedTable
+from roseinfer.cli.rendering.table_sheet import Sheet, sheet
 
 if TYPE_CHECKING:
     from roseinfer.bench.metrics import Latency, Spread
@@ -21,6 +23,8 @@ RUN_COLUMNS: TableRow = ("run", "req/s", "tokens/s", "", "TTFT", "TPOT", "ITL", 
 Each latency cell has four lines: mean and percentiles. The untitled column labels them.
 """
 SPEED_COLUMNS: TableRow = ("model", "parameters", "dtype", "mode", "batch", "test", "t/s")
+LEFT_COLUMNS = len(SPEED_COLUMNS) - 1
+"""Number of left-aligned columns in the table of speeds: all but the last, which holds the speed."""
 CHANGE_COLUMNS: TableRow = ("run", "figure", "before", "after", "change", "noise", "")
 RUN_TITLE = "Throughput: mean ± std over the repeats. Latencies: over all their requests, ms. Step: median decode, ms."
 _LATENCY_PARTS = ("mean", "p50", "p90", "p99")
@@ -44,6 +48,23 @@ def run_rows(runs: "Sequence[BenchRun]") -> list[TableRow]:
         )
         for run in runs
     ]
+
+
+def run_sheet(runs: "Sequence[BenchRun]") -> Sheet:
+    """Return a sheet with a row per run and medians of the latencies, narrower than the table of `run_rows`."""
+    rows = [
+        [
+            run.name,
+            _spread(run.completion_tokens_per_s).replace("\n", " "),
+            *("-" if one is None else _figure(one.p50) for one in (run.ttft_ms, run.tpot_ms, run.e2e_ms)),
+            "-" if run.decode is None else _figure(run.decode.median_step_ms),
+            "-" if run.decode is None else f"{run.decode.mbu_percent:.1f}",
+            "-" if run.prefill is None else f"{run.prefill.mfu_percent:.1f}",
+        ]
+        for run in runs
+    ]
+    columns = ("*Run", "Tokens/s", "TTFT ms", "TPOT ms", "E2E ms", "Step ms", "MBU %", "MFU %")
+    return sheet("Throughput: mean ± std over the repeats. Latencies and decode steps: medians.", columns, rows)
 
 
 def speed_rows(results: "BenchResults") -> list[TableRow]:
@@ -86,73 +107,37 @@ def decode_name(run: "BenchRun") -> str:
     return f"tg{length} @ d{prefill_name(run).removeprefix('pp')}"
 
 
-def rich_table(columns: TableRow, rows: Sequence[TableRow], title: str | None = None, left: int = 1) -> Table:
-    """Return a table for a terminal, with its first `left` columns left-aligned."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+def is_change_for_the_worse(change: "Change") -> bool | None:
+    """Return True if a figure is worse by more than its noise, False if it is better by more; None otherwise."""
+    if change.noise_percent is None or abs(change.change_percent) <= change.noise_percent:
+        return None
+    return change.worse_percent > 0
+
+
+def rich_table(
+    columns: TableRow, rows: Sequence[TableRow], title: str | None = None, left: int = 1, styles: Sequence[str] = ()
+) -> Table:
+    """Return a table for a terminal, with its first `left` columns left-aligned, and perhaps a style per row."""
+    table = RaggedTable(
+        title=None if title is None else Text(title),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < left else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
+    for index, row in enumerate(rows):
+        table.add_row(*(Text(cell) for cell in row), style=styles[index] if styles else None)
     return table
 
 
 def markdown_table(columns: TableRow, rows: Sequence[TableRow], left: int = 1) -> str:
     """Return a Markdown table, with its first `left` columns left-aligned."""
     rule = [":--" if index < left else "--:" for index in range(len(columns))]
-    lines = [columns, rule, *([cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows)]
+    lines = [columns, rule, *([cell.replace("|", "\\|").replace("\n", "<br>") for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def csv_text(results: "BenchResults") -> str:
-    """Return CSV with a line per run and a column per figure."""
-    lines = [_flat(results, run) for run in results.runs]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return out.getvalue()
-
-
-def _flat(results: "BenchResults", run: "BenchRun") -> dict[str, object]:
-    fields: dict[str, object] = {
-        "name": run.name,
-        "model": results.model.name,
-        "dtype": results.model.dtype,
-        "device": results.environment.device,
-        "mode": run.mode,
-        "max_batch_size": run.max_batch_size,
-        "prompt_length": run.workload.prompt_length,
-        "completion_length": run.workload.completion_length or run.sampling.max_new_tokens,
-        "request_rate": run.workload.request_rate,
-        "repeats": run.repeats,
-        "requests": run.requests,
-        "prompt_tokens": run.prompt_tokens,
-        "completion_tokens": run.completion_tokens,
-        "elapsed_add_s": run.elapsed_s.add,
-        "elapsed_run_s": run.elapsed_s.run,
-        "elapsed_total_s": run.elapsed_s.total,
-    }
-    for name in ("requests_per_s", "completion_tokens_per_s", "total_tokens_per_s"):
-        rate = getattr(run, name)
-        fields |= {name: rate.mean, f"{name}_median": rate.median, f"{name}_std": rate.std}
-    for name in ("ttft_ms", "itl_ms", "tpot_ms", "e2e_ms"):
-        latency = getattr(run, name)
-        for part in _LATENCY_PARTS:
-            fields[f"{name}_{part}"] = None if latency is None else getattr(latency, part)
-    decode, prefill, goodput = run.decode, run.prefill, run.goodput
-    return fields | {
-        "decode_step_ms": decode and decode.median_step_ms,
-        "decode_tokens_per_s": decode and decode.tokens_per_s,
-        "mbu_percent": decode and decode.mbu_percent,
-        "prefill_tokens_per_s": prefill and prefill.tokens_per_s,
-        "mfu_percent": prefill and prefill.mfu_percent,
-        "goodput_requests_per_s": goodput and goodput.requests_per_s,
-        "goodput_met_percent": goodput and goodput.met_percent,
-        "prefix_cache_hit_percent": run.prefix_cache_hit_percent,
-        "preemptions": run.preemptions,
-        "peak_memory_bytes": run.peak_memory_bytes,
-        "startup_s": run.startup_s,
-    }
 
 
 def _latency(latency: "Latency | None") -> str:

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.segment import Segment
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from roseinfer.cli.rendering.ragged_table import RaggedTable
 from roseinfer.cli.rendering.recording_context import context_parts
 from roseinfer.cli.rendering.sheets import all_sheets, op_sheet, span_sheet
 from roseinfer.cli.rendering.table_sheet import CellKind, Sheet, is_worse
@@ -23,21 +23,6 @@ _MIN_BAR, _MAX_BAR = 10, 30
 _BAR = "█"
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _STYLES = {"host_bound": "bold red", "gpu_bound": "bold green", "balanced": "bold yellow"}
-
-
-class _RaggedTable(Table):
-    """A table whose lines have no trailing blanks, without the blank lines that stand for borders."""
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the lines of the table that are not blank, without their trailing blanks."""
-        parts = list(super().__rich_console__(console, options))
-        for line in Segment.split_lines(part for part in parts if isinstance(part, Segment)):
-            while line and not line[-1].text.strip():
-                line.pop()
-            if line:
-                yield from line[:-1]
-                yield Segment(line[-1].text.rstrip(), line[-1].style)
-                yield Segment.line()
 
 
 def ops_table(summary: Summary, top: int = 15, sort_by: SortKey = "self", *, width: int = 100) -> Table:
@@ -58,7 +43,7 @@ def sheet_table(sheet: Sheet, width: int) -> Table:
     bar_width = min(_MAX_BAR, width - sum(_content_widths(sheet.without_bars())) - 2 * len(sheet.columns) - 1)
     if bar_width < _MIN_BAR:
         sheet = sheet.without_bars()
-    table = _RaggedTable(
+    table = RaggedTable(
         title=Text(sheet.title),
         title_justify="left",
         title_style="bold",
