@@ -86,13 +86,14 @@ NAMES: list[Any] = [
     "k", "aten::mm", "aten::item", "cudaLaunchKernel", "cudaGraphLaunch", "hipLaunchKernel", "cudaStreamSynchronize",
     "cudaMemcpyAsync", "Memcpy DtoH (Device -> Pageable)", "ncclDevKernel_AllReduce", "ProfilerStep#1",
     "ProfilerStep#2", "roseinfer.step[decode bs=1 tokens=1]", "roseinfer.step[prefill bs=2 tokens=9999999999999999999]",
-    "step[DECODE bs=3]", "execute_context_0(0)_generation_32(32)", "roseinfer.model.forward",
-    "roseinfer.decode_step_sessions.total", "void k<a<b, c>>(int, float)", "", " ", "(", ")", "<", "[", "[]",
+    "cudaStreamBeginCapture", "cudaStreamEndCapture", "step[DECODE bs=3]", "execute_context_0(0)_generation_32(32)",
+    "roseinfer.model.forward", "roseinfer.decode_step_sessions.total", "void k<a<b, c>>(int, float)", "", " ", "(", ")", "<", "[", "[]",
     "a\n|`*_b", "\x00", "é" * 70, "\ud800", None, 7, True, ["k"],
 ]  # fmt: skip
 CATEGORIES: list[Any] = [
     "cpu_op", "user_annotation", "cuda_runtime", "cuda_driver", "kernel", "gpu_memcpy", "gpu_memset", "overhead",
-    "gpu_user_annotation", "python_function", "ac2g", "Kernel", "hip_runtime", "xpu_runtime", "unheard of", "", None, 3,
+    "gpu_user_annotation", "python_function", "ac2g", "Kernel", "Operator", "hip_runtime", "xpu_runtime",
+    "mtia_ccp_events", "unheard of", "", None, 3,
 ]  # fmt: skip
 IDS: list[Any] = [
     0, 1, 2, 3, 4, 5, 6, "1", "2", "stream 7", "", None, -1, 1.0, 1e300, 2**31, 2**63, 10**30, "9" * 40, True, [1], {},

@@ -18,10 +18,10 @@ from roseinfer.trace.reading.columns import Ints, Trace
 
 _SIMILAR = 0.3
 """Share of events in common, of the union by name, from which two replays may be of one graph."""
-_HEAVY = 4
+_FEWEST_LAYERS = 4
 """Runs per replay from which a kernel counts as one that every layer runs."""
-_LAYERS = 4
-"""Smallest number of layers by which the counts of two graphs of one model differ."""
+_IRREGULAR_SHARE = 1 / 3
+"""Share of the kernels that every layer runs whose counts differ irregularly if records are missing."""
 _MAX_PAIRS = 400
 """Maximum number of pairs of replays that are compared, spread over the recording."""
 _FEW_REPLAYS = 3
@@ -68,7 +68,9 @@ def compare_replays(trace: Trace, attribution: Attribution, launches: Launches, 
     read = [(replays[one], replays[other]) for one, other in pairs]
     similar = [(one, other) for one, other in read if _are_similar(one.counts, other.counts)]
     unequal = [(one, other) for one, other in similar if one.counts != other.counts]
-    differ = [pair for pair in unequal if _lacks_records(pair[0].counts, pair[1].counts)]
+    heavy = [_heavy_counts(one.counts, other.counts) for one, other in unequal]
+    layers = _number_of_layers([change for counts in heavy for change in _changes(counts)])
+    differ = [pair for pair, counts in zip(unequal, heavy, strict=True) if _lacks_records(counts, layers)]
     if not differ and len(replayed) >= _FEW_REPLAYS and 2 * len(unequal) > len(pairs):
         differ = [pair for pair in unequal if _is_short(*pair)]
     both = [replay for pair in differ for replay in pair]
@@ -116,13 +118,28 @@ def _are_similar(one: dict[int, int], other: dict[int, int]) -> bool:
     return common >= _SIMILAR * union
 
 
-def _lacks_records(one: dict[int, int], other: dict[int, int]) -> bool:
-    """True if the counts of the kernels that every layer runs mostly differ, and not by a number of layers."""
-    heavy = [name for name in one.keys() & other.keys() if max(one[name], other[name]) >= _HEAVY]
-    changes = [abs(one[name] - other[name]) for name in heavy if one[name] != other[name]]
-    return bool(changes) and 2 * len(changes) >= len(heavy) and int(np.gcd.reduce(changes)) < _LAYERS
+def _heavy_counts(one: dict[int, int], other: dict[int, int]) -> list[tuple[int, int]]:
+    """Return the counts in two replays of the kernels that every layer runs."""
+    common = [(one[name], other[name]) for name in one.keys() & other.keys()]
+    return [counts for counts in common if max(counts) >= _FEWEST_LAYERS]
+
+
+def _changes(counts: list[tuple[int, int]]) -> list[int]:
+    return [abs(one - other) for one, other in counts if one != other]
+
+
+def _number_of_layers(changes: list[int]) -> int:
+    """Return the number, of at least _FEWEST_LAYERS, that divides most of the changes: the largest such number."""
+    candidates = range(_FEWEST_LAYERS, max(changes, default=0) + 1)
+    return max(candidates, key=lambda number: (sum(one % number == 0 for one in changes), number), default=1)
+
+
+def _lacks_records(counts: list[tuple[int, int]], layers: int) -> bool:
+    """True if the counts of many kernels that every layer runs differ, and not by a multiple of the layers."""
+    irregular = [change for change in _changes(counts) if layers == 1 or change % layers]
+    return len(irregular) > 0 and len(irregular) >= _IRREGULAR_SHARE * len(counts)
 
 
 def _is_short(one: _Replay, other: _Replay) -> bool:
     """True for replays of different size in which no kernel runs several times, as the kernels of layers do."""
-    return max(*one.counts.values(), *other.counts.values()) < _HEAVY and one.size != other.size
+    return max(*one.counts.values(), *other.counts.values()) < _FEWEST_LAYERS and one.size != other.size

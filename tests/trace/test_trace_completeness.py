@@ -1,0 +1,329 @@
+"""Missing records are found and named with numbers, and complete traces are not suspected."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from traces import MATMUL, TUTORIAL, event, kernel, launch, write
+
+from roseinfer.trace import Summary, summarize_trace
+from roseinfer.trace.summary.completeness_structs import Completeness, MissingRecords
+
+Events = list[dict[str, Any]]
+GPU = ("kernel", "gpu_memcpy", "gpu_memset")
+
+
+def completeness_of(tmp_path: Path, events: Events) -> Completeness:
+    return summary_of(tmp_path, events).completeness
+
+
+def summary_of(tmp_path: Path, events: Events) -> Summary:
+    return summarize_trace(write(tmp_path / "t.json", events))
+
+
+def the_only(found: Completeness) -> MissingRecords:
+    assert len(found.missing) == 1, found.missing
+    return found.missing[0]
+
+
+def eager(count: int = 100, each_us: float = 70) -> Events:
+    """Return operators that launch one kernel each, 100 us apart."""
+    return [
+        one
+        for index in range(count)
+        for one in (
+            event("cpu_op", "aten::mm", 100 * index, 50),
+            launch(100 * index + 10, 5, index + 1),
+            kernel(100 * index + 20, each_us, index + 1),
+        )
+    ]
+
+
+def without_kernels(events: Events, drop: Callable[[int], bool]) -> Events:
+    """Return the events without the GPU events whose place in order, from 0, is to be dropped."""
+    seen = -1
+    kept: Events = []
+    for one in events:
+        if one["cat"] in GPU:
+            seen += 1
+            if drop(seen):
+                continue
+        kept.append(one)
+    return kept
+
+
+def replays(sizes: list[int], layers: int = 12, kinds: int = 5, labelled: bool = False) -> Events:
+    """Return decode steps that replay one graph each: `sizes` extra kernels per layer, then some single ones."""
+    made: Events = []
+    for step, extra in enumerate(sizes):
+        at = 10_000 * step
+        if labelled:
+            made.append(event("user_annotation", f"step[DECODE bs={8 * (extra + 1)}]", at, 9_000))
+        made.append(launch(at + 10, 30, step + 1, "cudaGraphLaunch"))
+        names = ["embed"]
+        names += [f"k{kind}" for _ in range(layers) for kind in range(kinds)]
+        names += [f"splitk{one}" for _ in range(layers) for one in range(extra)]
+        names += ["head", "argmax"]
+        made += [kernel(at + 50 + 10 * place, 9.5, step + 1, name) for place, name in enumerate(names)]
+    return made
+
+
+@pytest.mark.parametrize("path", [MATMUL, TUTORIAL])
+def test_recorded_traces_are_complete(path: Path) -> None:
+    assert summarize_trace(path).completeness.complete
+
+
+def test_a_trace_with_all_its_records_is_complete(tmp_path: Path) -> None:
+    found = completeness_of(tmp_path, eager())
+    assert found == Completeness(complete=True, missing=[], capture=None)
+
+
+def test_launches_without_any_gpu_event_mean_that_the_gpu_was_not_recorded(tmp_path: Path) -> None:
+    found = completeness_of(tmp_path, [one for one in eager() if one["cat"] not in GPU])
+    assert not found.complete
+    missing = the_only(found)
+    assert (missing.kind, missing.count, missing.decisive) == ("gpu_not_recorded", 100, True)
+    assert (missing.from_ms, missing.to_ms) == (0.01, 9.915)
+    assert "100 launches but no GPU event" in missing.what
+
+
+def test_a_missing_head_is_named_with_its_times(tmp_path: Path) -> None:
+    missing = the_only(completeness_of(tmp_path, without_kernels(eager(), lambda place: place < 49)))
+    assert (missing.kind, missing.count, missing.decisive) == ("gpu_head", 49, True)
+    assert (missing.from_ms, missing.to_ms) == (0.01, 4.815)
+    assert "the first 49 of 100 launches" in missing.what
+
+
+def test_a_missing_tail_is_named_with_its_times(tmp_path: Path) -> None:
+    missing = the_only(completeness_of(tmp_path, without_kernels(eager(), lambda place: place >= 70)))
+    assert (missing.kind, missing.count, missing.decisive) == ("gpu_tail", 30, True)
+    assert (missing.from_ms, missing.to_ms) == (7.01, 9.915)
+    assert "the last 30 of 100 launches" in missing.what
+
+
+def test_head_tail_and_what_is_between_are_told_apart(tmp_path: Path) -> None:
+    lost = [*range(5), *range(40, 44), *range(90, 100)]
+    found = completeness_of(tmp_path, without_kernels(eager(), lost.__contains__))
+    kinds = {one.kind: one.count for one in found.missing}
+    assert kinds == {"gpu_head": 5, "gpu_tail": 10, "launch_without_event": 4}
+
+
+@pytest.mark.parametrize(("lost", "noted", "complete"), [(2, False, True), (5, True, True), (10, True, False)])
+def test_few_launches_without_an_event_decide_nothing(tmp_path: Path, lost: int, noted: bool, complete: bool) -> None:
+    found = completeness_of(tmp_path, without_kernels(eager(), lambda place: 40 <= place < 40 + lost))
+    assert (bool(found.missing), found.complete) == (noted, complete)
+
+
+def test_missing_records_are_warned_of_without_a_guess_at_the_reason(tmp_path: Path) -> None:
+    summary = summary_of(tmp_path, without_kernels(eager(), lambda place: place >= 70))
+    warnings = [note.message for note in summary.trust if note.level == "warning"]
+    assert any("the last 30 of 100 launches" in message for message in warnings)
+    assert any("describe only what was recorded" in message for message in warnings)
+    assert not any("buffer" in message for message in warnings)
+    assert summary.gpu is not None
+    assert summary.gpu.busy_percent > 0  # the figure stays
+
+
+def test_kernels_at_the_time_0_are_named_by_their_launches(tmp_path: Path) -> None:
+    events = [{**one, "ts": one["ts"] + 1.6e15} for one in eager(70)]
+    for one in [one for one in events if one["cat"] == "kernel"][-20:]:
+        one["ts"] = 0
+    missing = the_only(completeness_of(tmp_path, events))
+    assert (missing.kind, missing.count, missing.decisive) == ("impossible_times", 20, True)
+    assert "all at the time 0" in missing.what
+    assert "the last 20 of 70 launches" in missing.what
+
+
+def test_launches_during_a_capture_are_no_missing_records(tmp_path: Path) -> None:
+    captured = [
+        one
+        for index in range(50)
+        for one in (event("cpu_op", "aten::mm", 1000 + 20 * index, 15), launch(1002 + 20 * index, 5, 500 + index))
+    ]
+    capture = [
+        event("cuda_runtime", "cudaStreamBeginCapture", 990, 5),
+        event("cuda_runtime", "cudaStreamEndCapture", 2000, 500),
+    ]
+    found = completeness_of(tmp_path, eager(8) + captured + capture)
+    assert found.complete
+    assert found.missing == []
+    assert found.capture is not None
+    assert (found.capture.captures, found.capture.launches) == (1, 50)
+    assert (found.capture.from_ms, found.capture.to_ms, found.capture.ms) == (0.99, 2.5, 1.51)
+    assert found.capture.percent == 60.4
+
+
+def test_a_capture_that_the_recording_cuts_off_reaches_to_its_edge(tmp_path: Path) -> None:
+    captured = [launch(1002 + 20 * index, 5, 500 + index) for index in range(50)]
+    begin = event("cuda_runtime", "cudaStreamBeginCapture", 990, 5)
+    end = event("hip_runtime", "hipStreamEndCapture", 2000, 500)
+    for cut, times in (([begin], (0.99, 1.987)), ([end], (0.0, 2.5))):
+        found = completeness_of(tmp_path, eager(8) + captured + cut)
+        assert found.complete
+        assert found.capture is not None
+        assert found.capture.launches == 50
+        assert (found.capture.from_ms, found.capture.to_ms) == times
+
+
+def blocked(call: str, copy: str | None, gpu_us: float, pending: bool = True) -> Events:
+    """Return five steps of 100 ms: kernels for `gpu_us`, then the host waits in a call until 90 ms."""
+    made: Events = []
+    for step in range(5):
+        at, ids = 100_000 * step, 100 * step
+        for index in range(10):
+            made.append(launch(at + 10 * index, 5, ids + index + 1))
+            made.append(kernel(at + 20 + index * gpu_us / 10, gpu_us / 10 - 1, ids + index + 1))
+        made.append(launch(at + 400, 89_600, ids + 50, call))
+        if copy:
+            made.append({**kernel(at + 89_900, 20, ids + 50, copy), "cat": "gpu_memcpy"})
+        elif pending:
+            made += [launch(at + 200, 5, ids + 60), kernel(at + 89_900, 20, ids + 60)]
+    return made
+
+
+@pytest.mark.parametrize(
+    ("call", "copy"),
+    [
+        ("cudaMemcpyAsync", "Memcpy DtoH (Device -> Pageable)"),
+        ("hipMemcpyWithStream", "Memcpy DtoH (Device -> Host)"),
+        ("cudaStreamSynchronize", None),
+    ],
+)
+def test_a_wait_during_which_the_gpu_shows_nothing_means_missing_records(
+    tmp_path: Path, call: str, copy: str | None
+) -> None:
+    found = completeness_of(tmp_path, blocked(call, copy, gpu_us=18_000))
+    assert not found.complete
+    missing = the_only(found)
+    assert (missing.kind, missing.count, missing.decisive) == ("gpu_during_wait", 5, True)
+    assert call in missing.what
+    assert "359.4 ms" in missing.what  # 5 x (89.9 - 18.02)
+
+
+@pytest.mark.parametrize(
+    ("call", "copy", "gpu_us"),
+    [
+        ("cudaStreamSynchronize", None, 89_800),  # the GPU works all the time
+        ("cudaMemcpyAsync", "Memcpy HtoD (Pageable -> Device)", 18_000),  # the driver stages the copy on the host
+        ("cudaMalloc", None, 18_000),
+    ],
+)
+def test_a_wait_that_the_trace_explains_is_no_missing_record(
+    tmp_path: Path, call: str, copy: str | None, gpu_us: float
+) -> None:
+    assert completeness_of(tmp_path, blocked(call, copy, gpu_us)).missing == []
+
+
+def test_a_wait_with_nothing_launched_is_suspected_only_if_it_is_long(tmp_path: Path) -> None:
+    for wait_us, complete in ((9_000, True), (90_000, False)):
+        steps = [{**one, "ts": one["ts"] + 100_000 * step} for step in range(3) for one in eager(10)]
+        waits = [
+            event("hip_runtime", "hipEventSynchronize", 100_000 * step + 1_000, wait_us, args={"correlation": 777})
+            for step in range(3)
+        ]
+        assert completeness_of(tmp_path, steps + waits).complete == complete
+
+
+def test_graph_launches_without_kernels_are_counted(tmp_path: Path) -> None:
+    events = replays([0] * 10)
+    lost = {3, 4, 7}
+    kept = [one for one in events if one["cat"] != "kernel" or one["args"]["correlation"] - 1 not in lost]
+    missing = the_only(completeness_of(tmp_path, kept))
+    assert (missing.kind, missing.count, missing.decisive) == ("graph_without_kernels", 3, True)
+    assert "3 of 10 graph launches" in missing.what
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("sizes", [[0] * 6, [0, 0, 1, 1, 2, 2], [0, 1, 2, 3], [0, 1, 0, 1]])
+def test_graphs_of_different_sizes_are_not_suspected(tmp_path: Path, sizes: list[int], labelled: bool) -> None:
+    assert completeness_of(tmp_path, replays(sizes, labelled=labelled)).missing == []
+
+
+def test_piecewise_graphs_are_not_suspected(tmp_path: Path) -> None:
+    """The first piece of a step has an embedding, the last one a head; those between are alike."""
+    pieces = [
+        ["embed", "norm", "qkv", "rope"],
+        *[["o", "norm", "up", "silu", "down", "qkv"]] * 11,
+        ["o", "norm", "head"],
+    ]
+    events: Events = []
+    for step in range(3):
+        for index, names in enumerate(pieces):
+            at, correlation = 20_000 * step + 1000 * index, 100 * step + index + 1
+            events.append(launch(at, 20, correlation, "cudaGraphLaunch"))
+            events += [kernel(at + 30 + 50 * place, 40, correlation, name) for place, name in enumerate(names)]
+    assert completeness_of(tmp_path, events).missing == []
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(
+    "complete",
+    [
+        eager(200),
+        replays([0] * 2, layers=20, kinds=10),
+        replays([0] * 2, layers=20, kinds=10, labelled=True),
+        replays([0] * 8, layers=4, kinds=3),
+        replays([0, 0, 1, 1, 2, 2]),
+        replays([0] * 12, layers=1, kinds=8),
+        replays([0] * 12, layers=1, kinds=8, labelled=True),
+        replays([0] * 4, layers=300, kinds=1),
+    ],
+    ids=["eager", "two replays", "labelled", "small", "three graphs", "no layers", "no layers, labelled", "one kernel"],
+)
+def test_a_trace_that_lost_30_percent_of_its_gpu_records_is_incomplete(
+    tmp_path: Path, complete: Events, seed: int
+) -> None:
+    assert completeness_of(tmp_path, complete).complete
+    draw = random.Random(seed)
+    size = sum(one["cat"] in GPU for one in complete)
+    lost = set(draw.sample(range(size), round(0.3 * size)))
+    assert not completeness_of(tmp_path, without_kernels(complete, lost.__contains__)).complete
+
+
+def test_kernels_that_overlap_on_a_stream_are_warned_of(tmp_path: Path) -> None:
+    found = completeness_of(tmp_path, eager(each_us=120))
+    missing = the_only(found)
+    assert (missing.kind, missing.count) == ("overlapping_kernels", 99)
+    assert "2.0 ms in total" in missing.what
+    assert found.complete  # no time counts twice
+
+
+def test_kernels_may_overlap_on_two_streams_in_graphs_and_with_launch_attributes(tmp_path: Path) -> None:
+    events = eager(each_us=120)
+    for index, one in enumerate(one for one in events if one["cat"] == "kernel"):
+        one["args"]["stream"] = one["tid"] = 7 + index % 2
+    assert completeness_of(tmp_path, events).missing == []
+    attributes = [
+        {**one, "name": "cudaLaunchKernelExC"} if one["cat"] == "cuda_runtime" else one for one in eager(each_us=120)
+    ]
+    assert completeness_of(tmp_path, attributes).missing == []
+    graph = [launch(0, 5, 1, "cudaGraphLaunch"), *[kernel(20 + 10 * index, 15, 1) for index in range(30)]]
+    assert completeness_of(tmp_path, graph).missing == []
+
+
+def test_events_of_the_warm_up_without_a_launch_decide_nothing(tmp_path: Path) -> None:
+    leaked = [kernel(20 * index, 18, 9000 + index) for index in range(40)]
+    later = [{**one, "ts": one["ts"] + 1000} for one in eager()]
+    found = completeness_of(tmp_path, leaked + later)
+    missing = the_only(found)
+    assert (missing.kind, missing.count) == ("event_without_launch", 40)
+    assert "work of the warm-up leaked in" in missing.what
+    assert found.complete
+
+
+def test_a_truncated_file_decides_only_if_its_gpu_is_missing(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.json", eager())
+    text = path.read_bytes()
+    path.write_bytes(text[: int(0.95 * len(text))])
+    found = summarize_trace(path).completeness
+    assert [one.kind for one in found.missing if not one.decisive][:1] == ["file_truncated"]
+    path.write_bytes(text[: text.index(b'"cudaLaunchKernel"')])
+    found = summarize_trace(path).completeness
+    assert [(one.kind, one.decisive) for one in found.missing] == [("file_truncated", True)]
+
+
+def test_launches_of_a_merged_trace_with_equal_ids_are_not_missing(tmp_path: Path) -> None:
+    twice = eager() + [{**one, "pid": 9, "ts": one["ts"] + 3} for one in eager() if one["cat"] not in GPU]
+    assert completeness_of(tmp_path, twice).complete
