@@ -87,7 +87,8 @@ NAMES: list[Any] = [
     "cudaMemcpyAsync", "Memcpy DtoH (Device -> Pageable)", "ncclDevKernel_AllReduce", "ProfilerStep#1",
     "ProfilerStep#2", "roseinfer.step[decode bs=1 tokens=1]", "roseinfer.step[prefill bs=2 tokens=9999999999999999999]",
     "cudaStreamBeginCapture", "cudaStreamEndCapture", "step[DECODE bs=3]", "execute_context_0(0)_generation_32(32)",
-    "roseinfer.model.forward", "roseinfer.decode_step_sessions.total", "void k<a<b, c>>(int, float)", "", " ", "(", ")", "<", "[", "[]",
+    "roseinfer.model.forward", "roseinfer.decode_step_sessions.total", "void k<a<b, c>>(int, float)",
+    "", " ", "(", ")", "<", "[", "[]",
     "a\n|`*_b", "\x00", "é" * 70, "\ud800", None, 7, True, ["k"],
 ]  # fmt: skip
 CATEGORIES: list[Any] = [
