@@ -1,5 +1,7 @@
 """Time budgets made by hand, for tests of renderings."""
 
+from typing import Any
+
 from roseinfer.trace.summary.budget_structs import BudgetSummary, DeviceBudget, HostTime, PhaseBudget, TimeBudget
 
 HOST_BOUND = (12.5, 3.1, 0.4, 0.7, 0.3, 0.1, 28.2, 30.1, 52.2, 9.7, 0.2)
@@ -7,7 +9,7 @@ HOST_BOUND = (12.5, 3.1, 0.4, 0.7, 0.3, 0.1, 28.2, 30.1, 52.2, 9.7, 0.2)
 COMPUTE_BOUND = (12.0, 1.0, 0, 0, 0, 0, 1.0, 0.5, 1.0, 0.1, 0)
 
 
-def parts(values: tuple[float, ...]) -> dict[str, object]:
+def parts(values: tuple[float, ...]) -> dict[str, Any]:
     """Return the fields of a budget."""
     compute, communication, copy, *host, queue, not_recorded = values
     names = ("data_loading", "synchronizing_calls", "allocation", "launch_calls", "operators", "python")

@@ -34,8 +34,9 @@ def budget_bars(budget: BudgetSummary | None, devices: Sequence[DeviceSummary]) 
     """Return a bar per phase, the phase with the most time first, one of the recording, and one per device."""
     if budget is None or not budget.total.wall_ms:
         return []
+    and_device = " and device" if len(budget.devices) > 1 else ""
     steps = [
-        (f"{one.name}: {milliseconds(one.wall_ms)} ms per step, {counted(one.steps, 'step')}", one)
+        (f"{one.name}: {milliseconds(one.wall_ms)} ms per step{and_device}, {counted(one.steps, 'step')}", one)
         for one in phase_budgets(budget)
         if one.wall_ms
     ]

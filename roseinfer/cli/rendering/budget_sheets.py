@@ -1,5 +1,6 @@
 """The time budget of a trace: its parts with their names, as sheets and as shares for a stacked bar."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -38,7 +39,7 @@ PARTS = (
 
 
 class NamedBudget(NamedTuple):
-    """A budget to show, with the number of steps that its times are divided by."""
+    """A budget to show, with the number of steps that its times are divided by, counted once per device."""
 
     name: str
     budget: TimeBudget
@@ -59,9 +60,10 @@ class NamedBudget(NamedTuple):
 
 
 def phase_budgets(budget: BudgetSummary) -> list[NamedBudget]:
-    """Return the budget of a step per phase, the phase with the most time first."""
+    """Return the budget of a step on one device per phase, the phase with the most time first."""
+    steps = Counter(step.phase for step in budget.steps)  # a step counts once per device
     phases = sorted(budget.phases.items(), key=lambda item: -item[1].wall_ms)
-    return [NamedBudget(name, phase, phase.steps) for name, phase in phases]
+    return [NamedBudget(name, phase, steps[name] or phase.steps) for name, phase in phases]
 
 
 def device_budgets(budget: BudgetSummary, devices: Sequence[DeviceSummary]) -> list[NamedBudget]:
@@ -91,11 +93,13 @@ def budget_sheets(budget: BudgetSummary | None, devices: Sequence[DeviceSummary]
     phases = phase_budgets(budget)
     columns = [*phases, NamedBudget(_RECORDING, budget.total)]
     parts = shown_parts(columns)
-    several = f", added up over {len(budget.devices)} devices" if len(budget.devices) > 1 else ""
     title = "Time budget per step, and of the whole recording" if phases else "Time budget of the recording"
+    if len(budget.devices) > 1:
+        over = f"all {len(budget.devices)} devices"
+        title = f"Time budget per step and device, and of {over}" if phases else f"Time budget of {over}"
     by_device = device_budgets(budget, devices)
     return [
-        *(_part_sheet(title + several, piece, parts, with_bar=piece[0] is columns[0]) for piece in _pieces(columns)),
+        *(_part_sheet(title, piece, parts, with_bar=piece[0] is columns[0]) for piece in _pieces(columns)),
         *([_device_sheet(by_device)] if by_device else []),
     ]
 
@@ -127,9 +131,9 @@ def _part_sheet(title: str, budgets: Sequence[NamedBudget], parts: Sequence[Budg
     ]
     walls = [text for one in budgets for text in (milliseconds(one.wall_ms), "100.0")]
     rows.append(["wall time", *walls, *([""] * with_bar)])
-    names = ["" if one.name == "step" else f"{one.name} " for one in budgets]
-    columns = [title for name in names for title in (f"{name}ms", "%")]
-    bar = [f"={budgets[0].name}"] * with_bar
+    names = ["" if one.name == "step" else one.name for one in budgets]
+    columns = [title for name in names for title in (f"{name} ms".strip(), "%")]
+    bar = [f"=share of {names[0]}".removesuffix(" of ")] * with_bar
     return sheet(title, ("-Part", *columns, *bar), rows)
 
 

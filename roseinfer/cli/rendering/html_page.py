@@ -4,7 +4,7 @@ from roseinfer import __version__
 from roseinfer.cli.rendering.budget_bars import bar_key, budget_bars
 from roseinfer.cli.rendering.budget_sheets import PARTS, budget_sheets
 from roseinfer.cli.rendering.html_elements import environment
-from roseinfer.cli.rendering.recording_context import context_parts
+from roseinfer.cli.rendering.recording_context import context_parts, remarks
 from roseinfer.cli.rendering.sheets import all_sheets
 from roseinfer.cli.rendering.step_drawing import WIDTH, draw_step, draw_timeline
 from roseinfer.cli.rendering.table_sheet import milliseconds
@@ -27,6 +27,7 @@ def to_html(summary: Summary, *, command: str | None = None) -> str:
         .render(
             summary=summary,
             context=context_parts(summary),
+            remarks=remarks(summary),
             bars=budget_bars(summary.budget, summary.devices),
             key=bar_key(summary.budget),
             swatches={part.label: part.key for part in PARTS},

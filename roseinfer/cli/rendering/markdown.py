@@ -1,7 +1,7 @@
 """A trace summary as Markdown that stands alone in a pull request."""
 
 from roseinfer.cli.rendering.comparison_sheets import comparison_sheets
-from roseinfer.cli.rendering.recording_context import context_parts, trace_name
+from roseinfer.cli.rendering.recording_context import context_parts, remarks, trace_name
 from roseinfer.cli.rendering.sheets import all_sheets
 from roseinfer.cli.rendering.table_sheet import Sheet
 from roseinfer.config import SortKey
@@ -23,8 +23,8 @@ def to_markdown(summary: Summary, top: int = 15, sort_by: SortKey = "self", *, c
     parts += ["", f"**Verdict: {escaped(summary.verdict.headline)}**"]
     parts += _points("Evidence", summary.verdict.evidence)
     parts += _points("Advice", summary.verdict.advice)
-    if summary.trust:
-        parts += ["", *(f"> - {remark.level}: {escaped(remark.message)}" for remark in summary.trust)]
+    if notes := remarks(summary):
+        parts += ["", *(f"> - {kind}: {escaped(sentence)}" for kind, sentence in notes)]
     shown = all_sheets(summary, top, sort_by)
     if summary.comparison:
         baseline = f"Compared with `{code(summary.comparison.baseline)}`"

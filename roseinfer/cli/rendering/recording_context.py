@@ -42,6 +42,14 @@ def context_parts(summary: Summary) -> list[str]:
     return [*recording_parts(summary.recording, len(summary.devices)), *size]
 
 
+def remarks(summary: Summary) -> list[tuple[str, str]]:
+    """Return (kind, sentence) of everything to know before the figures are believed: doubts and missing records."""
+    doubts = [(doubt.level, doubt.message) for doubt in summary.trust]
+    said = " ".join(message for _, message in doubts)
+    missing = [("missing", one.what) for one in summary.completeness.missing if one.what not in said]
+    return [*doubts, *missing]
+
+
 def typed_command() -> str:
     """Return the command line of this process, as it can be typed into a shell."""
     return shlex.join(["roseinfer", *sys.argv[1:]])

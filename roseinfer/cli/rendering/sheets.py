@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from roseinfer.cli.rendering.budget_sheets import budget_sheets
 from roseinfer.cli.rendering.comparison_sheets import comparison_sheets
+from roseinfer.cli.rendering.idle_sheets import exposed_sheet, idle_sheet
 from roseinfer.cli.rendering.table_sheet import Sheet, milliseconds, sheet
 from roseinfer.config import SortKey
 from roseinfer.trace.naming import duration
@@ -126,16 +127,6 @@ def span_tree(spans: Sequence[SpanSummary]) -> list[tuple[int, SpanSummary]]:
     return found
 
 
-def gap_sheet(summary: Summary, top: int) -> Sheet:
-    """Return the largest causes of GPU idle time."""
-    causes = {"host_late": "host late", "launch_call": "launch call", "device_queue": "queue", "unlinked": "unlinked"}
-    rows = [
-        [causes[gap.cause], gap.name, gap.span, milliseconds(gap.ms), f"{gap.percent:.1f}", f"{gap.gaps:,}"]
-        for gap in summary.gaps[:top]
-    ]
-    return sheet("Causes of GPU idle time", ("-Cause", "*Host in", "*Span", "Ms", "Idle %", "Gaps"), rows)
-
-
 def repetition_sheet(summary: Summary, top: int) -> Sheet:
     """Return repeated sequences that one launch could replace; empty if the GPU is the bottleneck."""
     what = "launches" if summary.gpu else "operators"
@@ -256,7 +247,8 @@ def all_sheets(summary: Summary, top: int, sort_by: SortKey) -> list[Sheet]:
         step_sheet(summary),
         roofline_sheet(summary),
         span_sheet(summary),
-        gap_sheet(summary, few),
+        idle_sheet(summary.budget, few),
+        exposed_sheet(summary.budget, few),
         repetition_sheet(summary, few),
         sync_sheet(summary, few),
         what_if_sheet(summary),

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from roseinfer.cli.rendering.ragged_table import RaggedTable
-from roseinfer.cli.rendering.recording_context import context_parts
+from roseinfer.cli.rendering.recording_context import context_parts, remarks
 from roseinfer.cli.rendering.sheets import all_sheets, op_sheet, span_sheet
 from roseinfer.cli.rendering.table_sheet import CellKind, Sheet, is_worse
 from roseinfer.cli.rendering.text_wrapping import wrapped
@@ -136,9 +136,8 @@ def print_summary(console: Console, summary: Summary, top: int = 15, sort_by: So
     print_verdict(console, summary.verdict)
     _print_label(console, "Trace")
     _print_wrapped(console, ", ".join(context_parts(summary)), mark="  ")
-    for remark in summary.trust:
-        style = "yellow" if remark.level == "warning" else "dim"
-        _print_wrapped(console, remark.message, style, mark=f"  {remark.level}: ")
+    for kind, sentence in remarks(summary):
+        _print_wrapped(console, sentence, "dim" if kind == "info" else "yellow", mark=f"  {kind}: ")
     for device in summary.devices:
         label = f"  GPU {device.id} " if len(summary.trace.ranks) < 2 else f"  rank {device.rank} GPU {device.id} "
         strip = timeline_strip(device.timeline, console.width - len(label) - 15)

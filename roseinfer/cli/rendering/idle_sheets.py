@@ -1,0 +1,47 @@
+"""Sheets with the places of a time budget: where idle time is caused, and what is exposed."""
+
+from roseinfer.cli.rendering.budget_sheets import PARTS
+from roseinfer.cli.rendering.table_sheet import Sheet, milliseconds, sheet
+from roseinfer.trace.summary.budget_structs import BudgetSummary, IdlePlace
+
+_CAUSES = {part.key: part.label.removeprefix("host: ") for part in PARTS}
+
+
+def idle_sheet(budget: BudgetSummary | None, top: int) -> Sheet:
+    """Return the places in the program that cause most idle time."""
+    rows = [
+        [
+            _CAUSES[place.cause],
+            _where(place),
+            place.span,
+            milliseconds(place.ms),
+            f"{place.percent:.1f}",
+            f"{place.gaps:,}",
+            milliseconds(place.longest_ms),
+        ]
+        for place in (budget.idle[:top] if budget else [])
+    ]
+    columns = ("-Cause", "*Host in", "*Span", "Ms", "Wall %", "Gaps", "Longest")
+    return sheet("Causes of idle time", columns, rows)
+
+
+def _where(place: IdlePlace) -> str:
+    name = place.file or place.name
+    return f"{name} in {place.operator}" if place.operator and place.operator != name else name
+
+
+def exposed_sheet(budget: BudgetSummary | None, top: int) -> Sheet:
+    """Return the collectives and copies that ran while no other kernel did."""
+    rows = [
+        [
+            work.name,
+            work.span,
+            f"{work.count:,}",
+            milliseconds(work.total_ms),
+            milliseconds(work.exposed_ms),
+            f"{work.percent:.1f}",
+        ]
+        for work in (budget.exposed[:top] if budget else [])
+    ]
+    columns = ("*Name", "*Span", "Count", "Total ms", "Exposed ms", "Wall %")
+    return sheet("Exposed communication and copies", columns, rows)
