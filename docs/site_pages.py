@@ -19,48 +19,54 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from posixpath import dirname, normpath, relpath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
-from mkdocs.structure.pages import Page
+
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ("generate", "bench", "profile", "summarize")
 _WORDS = {int: "integer", float: "number", str: "string", bool: "boolean", type(None): "null", Any: "any"}
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
+def on_config(config: "MkDocsConfig") -> "MkDocsConfig":
     """Add the records of benchmarks to the navigation."""
     assert config.nav is not None
     for entry in config.nav:
         if isinstance(entry, dict) and "Benchmarks" in entry:
-            entry["Benchmarks"] += [target for source, target in _moved().items() if source.startswith("benchmarks/")]
+            entry["Benchmarks"] += [
+                target for source, target in moved_pages().items() if source.startswith("benchmarks/")
+            ]
     return config
 
 
-def on_files(files: Files, config: MkDocsConfig) -> Files:
+def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
     """Add the pages from outside docs/, and the schemas."""
-    for source, target in _moved().items():
+    from mkdocs.structure.files import File
+
+    for source, target in moved_pages().items():
         text = (ROOT / source).read_text(encoding="utf-8")
-        files.append(File.generated(config, target, content=_with_links(text, source)))
+        files.append(File.generated(config, target, content=with_links(text, source)))
     for name, (_, schema) in documents().items():
         content = msgspec.json.format(msgspec.json.encode(schema), indent=2)
         files.append(File.generated(config, f"schemas/{name}.schema.json", content=content))
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, page: "Page", config: "MkDocsConfig", files: "Files") -> str:
     """Fill in the generated parts, and point links out of docs/ to the pages of the site."""
-    if page.file.src_uri not in _moved().values():
-        markdown = _with_links(markdown, f"docs/{page.file.src_uri}")
+    if page.file.src_uri not in moved_pages().values():
+        markdown = with_links(markdown, f"docs/{page.file.src_uri}")
     markdown = re.sub(r"^<!-- generated: help -->$", lambda _: help_pages(), markdown, flags=re.MULTILINE)
     return re.sub(r"^<!-- generated: schemas -->$", lambda _: field_tables(), markdown, flags=re.MULTILINE)
 
 
 @functools.cache
-def _moved() -> dict[str, str]:
+def moved_pages() -> dict[str, str]:
     """Return the page of the site for each file outside docs/ that is one."""
     notes = sorted((ROOT / "benchmarks").glob("*.md"))
     records = sorted((ROOT / "benchmarks" / "results").glob("*.md"))
@@ -68,17 +74,17 @@ def _moved() -> dict[str, str]:
     return {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", **named}
 
 
-def _with_links(markdown: str, source: str) -> str:
+def with_links(markdown: str, source: str) -> str:
     """Return a file's text with its links to other files of the repository pointing to pages of the site."""
-    here = _moved().get(source, source.removeprefix("docs/"))
+    here = moved_pages().get(source, source.removeprefix("docs/"))
 
     def moved(match: re.Match[str]) -> str:
         text, path, anchor = match[1], match[2], match[3] or ""
         target = normpath(f"{dirname(source)}/{path}").lstrip("/")
         if target.startswith("docs/"):
             page = target.removeprefix("docs/")
-        elif target in _moved():
-            page = _moved()[target]
+        elif target in moved_pages():
+            page = moved_pages()[target]
         else:
             return text  # a file of the repository, but not of the site
         return f"[{text}]({relpath(page, dirname(here) or '.')}{anchor})"
