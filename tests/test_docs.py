@@ -19,6 +19,7 @@ ARCHITECTURE = ROOT / "docs" / "architecture.md"
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
+    ROOT / "examples" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "benchmarks").rglob("*.md")),
 ]
@@ -71,7 +72,7 @@ def test_every_make_target_exists(page: str) -> None:
 
 
 def test_every_link_to_another_page_works(page: str) -> None:
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", page) if not link.startswith("http")]
+    links = [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page) if not link.startswith("http")]
     missing = [link for link in links if not (ROOT / link).exists() and not (ROOT / "docs" / link).exists()]
     assert not missing
 
