@@ -10,6 +10,7 @@ from roseinfer.trace.findings.completeness import find_missing
 from roseinfer.trace.findings.device_summary import summarize_devices
 from roseinfer.trace.findings.host_summary import summarize_host
 from roseinfer.trace.findings.idle_time import explain_idle_time
+from roseinfer.trace.findings.lead_in import lead_in
 from roseinfer.trace.findings.operator_summary import summarize_ops
 from roseinfer.trace.findings.rank_summary import summarize_ranks
 from roseinfer.trace.findings.repetition import find_repetition
@@ -26,8 +27,8 @@ from roseinfer.trace.reading.trace_manifest import TraceManifest, find_manifest
 from roseinfer.trace.reading.trace_merge import merge_traces
 from roseinfer.trace.reading.trace_reader import read_trace
 from roseinfer.trace.summary.trace_summary import Summary, TraceInfo
-from roseinfer.trace.verdict.all_findings import Findings
 from roseinfer.trace.verdict.judge import judge
+from roseinfer.trace.verdict.judged_trace import JudgedTrace
 
 
 def summarize_trace(path: Path, *, on_progress: ProgressCallback | None = None) -> Summary:
@@ -60,6 +61,24 @@ def summarize_columns(trace: Trace, manifest: TraceManifest | None = None) -> Su
     costs, limits, recording = phase_costs(facts), roofline(manifest, steps), recording_of(trace, manifest, devices)
     repetition, ranks, completeness = find_repetition(facts), summarize_ranks(facts), find_missing(facts)
     gaps, syncs, budget = explain_idle_time(facts)
+    judged = JudgedTrace(
+        gpu=gpu,
+        cpu=cpu,
+        steps=steps,
+        spans=spans,
+        top_ops=top_ops,
+        repetition=repetition,
+        what_if=what_if,
+        roofline=limits,
+        recording=recording,
+        budget=budget,
+        completeness=completeness,
+        platform=trace.platform,
+        host=manifest.host if manifest else None,
+        lead_in=lead_in(facts),
+        lost_gpu=lost_gpu(trace),
+    )
+    verdict, findings = judge(judged, count_work_events(trace), trace.counts.unknown)
     return Summary(
         trace=TraceInfo(
             path=trace.path,
@@ -82,14 +101,8 @@ def summarize_columns(trace: Trace, manifest: TraceManifest | None = None) -> Su
         top_ops=top_ops,
         ranks=ranks,
         typical_step=draw_typical_step(facts),
-        verdict=judge(
-            count_work_events(trace),
-            trace.counts.unknown,
-            lost_gpu(trace),
-            cpu,
-            top_ops,
-            Findings(gpu, steps, spans, gaps, repetition, syncs, what_if, ranks, limits, recording),
-        ),
+        verdict=verdict,
+        findings=findings,
         completeness=completeness,
         trust=doubts(facts, steps, completeness),
         recording=recording,

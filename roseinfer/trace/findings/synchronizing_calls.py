@@ -48,7 +48,7 @@ def find_syncs(facts: Facts, activity: Activity) -> list[Sync]:
             count=len(members),
             per_step=round(len(members) / len(facts.steps), 3) if len(facts.steps) else None,
             ms=to_ms(int((end[members] - start[members]).sum())),
-            note=_note(call, op),
+            note=note_on(call, op),
         )
         for (call, op, name), members in rows.items()
     ]
@@ -79,7 +79,8 @@ def _copy_names(facts: Facts) -> dict[int, str]:
     return dict(zip(attribution.launch[at].tolist(), names, strict=True))
 
 
-def _note(call: str, op: str) -> str:
+def note_on(call: str, op: str) -> str:
+    """Return why a call by this operator waits, or how to avoid the wait."""
     for word, note in _NOTES:
         if word in op:
             return note

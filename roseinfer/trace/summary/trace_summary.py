@@ -11,10 +11,24 @@ from roseinfer.trace.summary.budget_structs import BudgetSummary
 from roseinfer.trace.summary.comparison_structs import PhaseCosts, TraceComparison
 from roseinfer.trace.summary.completeness_structs import Completeness
 from roseinfer.trace.summary.device_structs import CpuSummary, DeviceSummary, GpuSummary, Platform, RankSummary
-from roseinfer.trace.summary.finding_structs import GapGroup, OpSummary, Repetition, SpanSummary, Sync, WhatIf
+from roseinfer.trace.summary.finding_structs import Finding, GapGroup, OpSummary, Repetition, SpanSummary, Sync, WhatIf
 from roseinfer.trace.summary.step_structs import Roofline, StepsSummary, TypicalStep
 
 SCHEMA_VERSION = 1
+
+VerdictKind = Literal[
+    "host_bound",
+    "data_bound",
+    "communication_bound",
+    "copy_bound",
+    "gpu_bound",
+    "balanced",
+    "cpu_only",
+    "incomplete",
+    "capture",
+    "empty",
+]
+"""What limits the run, or why the trace cannot say; docs/verdicts.md explains the kinds."""
 
 
 class TraceInfo(msgspec.Struct, frozen=True):
@@ -32,7 +46,7 @@ class TraceInfo(msgspec.Struct, frozen=True):
 class Verdict(msgspec.Struct, frozen=True):
     """Judgement on what limits the run: a headline, the evidence for it, and advice."""
 
-    kind: Literal["host_bound", "gpu_bound", "balanced", "cpu_only", "empty"]
+    kind: VerdictKind
     headline: str
     evidence: list[str]
     advice: list[str]
@@ -87,6 +101,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Wall time split into what the devices did or waited for; None for a trace without events."""
     completeness: Completeness
     verdict: Verdict
+    findings: list[Finding]
+    """What could be reduced. The largest cause is first and makes the headline; the largest kernel is last."""
     trust: list[Trust]
     recording: Recording
     phase_costs: dict[str, PhaseCosts]

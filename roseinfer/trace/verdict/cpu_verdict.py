@@ -1,147 +1,138 @@
-"""The verdict on a trace without GPU work: which operators, or which spans of Python, take the time."""
+"""The verdict on a trace without work on a device: what the CPU did."""
 
-from roseinfer.trace.facts.custom_operators import is_custom
 from roseinfer.trace.naming import counted, duration
-from roseinfer.trace.summary.device_structs import CpuSummary
-from roseinfer.trace.summary.finding_structs import NO_SPAN, OpSummary, SpanSummary
-from roseinfer.trace.summary.trace_summary import Verdict
-from roseinfer.trace.verdict.all_findings import MAX_EVIDENCE, Findings
+from roseinfer.trace.summary.finding_structs import NO_SPAN, Finding, Place
+from roseinfer.trace.summary.trace_summary import Verdict, VerdictKind
+from roseinfer.trace.verdict.cpu_operators import ATTENTION, calls_and_mean, is_product, percent_of
+from roseinfer.trace.verdict.cpu_rules import (
+    cpu_ops,
+    find_largest_operator,
+    find_small_operators,
+    find_time_outside_operators,
+    heaviest_span,
+    operators_percent,
+    outside_ms,
+)
+from roseinfer.trace.verdict.data_loading import find_data_loading
+from roseinfer.trace.verdict.exposed_communication import find_exposed_communication
+from roseinfer.trace.verdict.judged_trace import JudgedTrace
+from roseinfer.trace.verdict.own_cpu_run import beside_floor, find_own_costs, floor_evidence, floor_of
+from roseinfer.trace.verdict.thresholds import LARGE_PERCENT, OPERATORS_PERCENT
+from roseinfer.trace.verdict.verdict_kind import shares_of
+from roseinfer.trace.verdict.verdict_lines import MAX_ADVICE, MAX_EVIDENCE, distinct_lines
 
-_SMALL_OP_US = 10.0
-"""Mean self time of operators in us below which calling them is much of their cost."""
-_MANY_OPS = 500
-_PYTHON_BOUND_PERCENT = 60.0
-"""Share of the window in operators below which time outside them is the first thing to change."""
-_LARGE_PERCENT = 20.0
-"""Share of the window that an operator must take to be the first thing to change."""
-_ATTENTION = ("attention",)
-_PRODUCTS = ("mm", "matmul", "linear", "conv", "int8pack", "int4pack")
-_QUANTIZED = ("int4", "int8", "float8", "fp8", "quant")
-_COPIES = ("copy_", "cat", "clone", "contiguous", "index", "stack", "fill_", "zero_")
+
+def cpu_findings(judged: JudgedTrace) -> list[Finding]:
+    """Return what could be reduced in a CPU run, the largest share first."""
+    found = [*find_data_loading(judged), *find_exposed_communication(judged), *find_small_operators(judged)]
+    if judged.is_own:
+        found += find_own_costs(judged)
+    else:
+        found += find_largest_operator(judged)
+    found += find_time_outside_operators(judged)
+    return sorted(found, key=lambda finding: -finding.share_percent)
 
 
-def judge_cpu(cpu: CpuSummary, top_ops: list[OpSummary], found: Findings) -> Verdict:
-    """Return the verdict on a run without GPU work."""
-    ops = sorted(top_ops, key=lambda op: -op.self_ms)
-    busy = cpu.top_level_busy_percent
-    if ops:
-        headline = (
+def judge_cpu(judged: JudgedTrace, findings: list[Finding]) -> Verdict:
+    """Return the verdict on a run without device work."""
+    advice = [finding.advice for finding in findings]
+    if not advice:
+        advice = [_without_findings(judged)]
+    evidence = cpu_evidence(judged, findings)
+    kind, headline = _kind_and_headline(judged, findings)
+    return Verdict(kind, headline, evidence, distinct_lines(advice, MAX_ADVICE))
+
+
+def _kind_and_headline(judged: JudgedTrace, findings: list[Finding]) -> tuple[VerdictKind, str]:
+    """Return communication- or data-bound if this is the largest share and at least 20 % of the time."""
+    shares = shares_of(judged.total)
+    share, place = shares.reducible[shares.largest], findings[0].where if findings else Place()
+    name = place.file or place.operator or place.span
+    where = f", most of it in {name}" if name else ""
+    if share >= LARGE_PERCENT and shares.largest == "communication":
+        text = f"Communication-bound: {share:.1f} % of the time is exposed communication{where}."
+        return "communication_bound", text
+    if share >= LARGE_PERCENT and shares.largest == "data":
+        return "data_bound", f"Data-bound: the run waits {share:.1f} % of the time for input data{where}."
+    return "cpu_only", _headline(judged)
+
+
+def _headline(judged: JudgedTrace) -> str:
+    ops, busy = cpu_ops(judged), operators_percent(judged)
+    floor = floor_of(judged)
+    if floor is not None:
+        return f"CPU only: {beside_floor(floor)}{_bound_by(judged)}."
+    if not ops:
+        return "CPU only: the trace holds no GPU work and no operators."
+    if busy >= OPERATORS_PERCENT:
+        return (
             f"CPU only: operators run {busy:.0f} % of the time; the largest is {ops[0].name} "
             f"({ops[0].percent:.0f} % of operator time)."
         )
-    else:
-        headline = "CPU only: the trace holds no GPU work and no operators."
-    return Verdict("cpu_only", headline, cpu_evidence(cpu, ops, found), _advice(busy, ops, found))
+    heavy = heaviest_span(judged)
+    where = f", {duration(outside_ms(heavy))} of it in {heavy.name}" if heavy else ""
+    return f"CPU only: operators run {busy:.0f} % of the time; {100 - busy:.0f} % is outside them{where}."
 
 
-def cpu_evidence(cpu: CpuSummary, top_ops: list[OpSummary], found: Findings) -> list[str]:
+def _bound_by(judged: JudgedTrace) -> str:
+    busy = operators_percent(judged)
+    if busy < OPERATORS_PERCENT:
+        return f"; {100 - busy:.0f} % of the time is outside operators"
+    ops = cpu_ops(judged)
+    products = [op for op in ops if is_product(op)]
+    if products:
+        share = sum(op.percent for op in products) * busy / 100
+        return f"; matrix products take {share:.0f} % of the time, {products[0].name} most"
+    return f"; {ops[0].name} takes most of the time" if ops else ""
+
+
+def _without_findings(judged: JudgedTrace) -> str:
+    ops, heavy = cpu_ops(judged), heaviest_span(judged)
+    if not ops:
+        return "Record operators too (ProfilerActivity.CPU), or add spans around the code to explain."
+    where = f" in {heavy.name}" if heavy else ""
+    return (
+        f"No single operator or function stands out: {ops[0].name} takes {ops[0].percent:.0f} % of operator time. Add "
+        f"spans{where} to see which part of the program takes longest."
+    )
+
+
+def cpu_evidence(judged: JudgedTrace, findings: list[Finding]) -> list[str]:
     """Return one to five lines that say what the host did."""
-    ops = sorted(top_ops, key=lambda op: -op.self_ms)
-    heavy = _heaviest(found)
-    other = cpu.window_ms * (1 - cpu.top_level_busy_percent / 100)
-    lines = [
-        f"Of {duration(cpu.window_ms)}, {duration(cpu.window_ms - other)} are in operators; {duration(other)} are "
-        "plain Python, waits, or libraries that the profiler does not see."
-    ]
+    ops, total = cpu_ops(judged), judged.total
+    lines = floor_evidence(judged)
+    outside = total.wall_ms - total.compute_ms - total.exposed_communication_ms - total.host_ms.data_loading
+    loading = total.host_ms.data_loading
+    parts = [f"{duration(total.compute_ms)} are in operators"]
+    parts += [f"{duration(total.exposed_communication_ms)} in collectives"] * bool(total.exposed_communication_ms)
+    parts += [f"{duration(loading)} in data loading"] * bool(loading)
+    lines.append(
+        f"Of {duration(total.wall_ms)}, {', '.join(parts)}; {duration(max(0.0, outside))} are plain Python, waits, or "
+        "libraries that the profiler does not see."
+    )
+    lines += [finding.sentence for finding in findings]
     if ops:
-        calls, mean_us = _calls_and_mean(ops)
-        lines.append(f"{counted(calls, 'operator call')} with a mean self time of {mean_us:,.1f} us.")
-        attention = _percent(ops, _ATTENTION)
-        products = _percent([op for op in ops if not _is(op, _ATTENTION)], _PRODUCTS)
-        if products:
+        calls, mean_us = calls_and_mean(ops)
+        attention, products = percent_of(ops, ATTENTION), sum(op.percent for op in ops if is_product(op))
+        if products and not judged.is_own:
             also = f", attention {attention:.0f} %" if attention else ""
             lines.append(f"Matrix products take {products:.0f} % of operator time{also}.")
-        lines.append(
-            f"{ops[0].name} takes {duration(ops[0].self_ms)} in {counted(ops[0].calls, 'call')}, "
-            f"{ops[0].percent:.0f} % of operator time."
-        )
-    if heavy:
+        if not any(finding.where.operator == ops[0].name for finding in findings):
+            lines.append(
+                f"{ops[0].name} takes {duration(ops[0].self_ms)} in {counted(ops[0].calls, 'call')}, "
+                f"{ops[0].percent:.0f} % of operator time, of {counted(calls, 'operator call')} with a mean self time "
+                f"of {mean_us:,.1f} us."
+            )
+    heavy = heaviest_span(judged)
+    if heavy and heavy.self_wall_ms and not any(finding.id == "outside_operators" for finding in findings):
         lines.append(
             f"{heavy.name} has a self time of {duration(heavy.self_wall_ms)} in {counted(heavy.calls, 'call')}: "
-            f"{duration(heavy.self_op_ms)} in operators, {duration(_python_ms(heavy))} outside them."
+            f"{duration(heavy.self_op_ms)} in operators, {duration(outside_ms(heavy))} outside them."
         )
-    if found.repetition:
-        row = found.repetition[0]
+    repeated = next((row for row in judged.repetition if row.span != NO_SPAN), None)
+    if repeated:
         lines.append(
-            f"{row.span} repeats a sequence of {counted(row.pattern_launches, 'operator')} {row.repeats} times "
-            "per step."
+            f"{repeated.span} repeats a sequence of {counted(repeated.pattern_launches, 'operator')} "
+            f"{repeated.repeats} times per step."
         )
-    return lines[:MAX_EVIDENCE]
-
-
-def _heaviest(found: Findings) -> SpanSummary | None:
-    named = [span for span in found.spans if span.name != NO_SPAN and span.self_wall_ms > 0]
-    return max(named, key=lambda span: span.self_wall_ms, default=None)
-
-
-def _advice(busy: float, ops: list[OpSummary], found: Findings) -> list[str]:
-    heavy = _heaviest(found)
-    advice: list[str] = []
-    if heavy and "DataLoader" in heavy.name and _python_ms(heavy) > heavy.self_op_ms:
-        advice.append(
-            "The loop waits for its data: use more DataLoader workers, more prefetching, or cheaper transforms."
-        )
-    elif heavy and busy < _PYTHON_BOUND_PERCENT and _python_ms(heavy) > heavy.self_op_ms:
-        if heavy.self_op_ms <= 0.1 * heavy.self_wall_ms:
-            what = "record again with with_stack=True to see which Python functions take it"
-        elif 2 * heavy.self_custom_op_ms >= heavy.self_op_ms:
-            what = "batch its operators, or make them larger"  # torch.compile cannot see inside custom operators
-        else:
-            what = "batch its operators, or compile its code"
-        advice.append(f"Most time of {heavy.name} is outside operators ({duration(_python_ms(heavy))}): {what}.")
-    if not ops:
-        return advice or ["Record operators too (ProfilerActivity.CPU), or add spans around the code to explain."]
-    calls, mean_us = _calls_and_mean(ops)
-    if calls >= _MANY_OPS and mean_us < _SMALL_OP_US:
-        per_step = f" ({calls / found.steps.count:,.0f} per step)" if found.steps.count else ""
-        helps = ["a larger batch"] * (not found.is_compute_bound) + ["fused operators"]
-        if sum(op.percent for op in ops if is_custom(op.name)) < 50:
-            helps.append("torch.compile")
-        advice.append(
-            f"Call fewer, larger operators{per_step}: at {mean_us:.1f} us each, calling them is much of their cost. "
-            f"Use {_either(helps)}."
-        )
-    if not advice or busy * ops[0].percent >= 100 * _LARGE_PERCENT:
-        advice.append(f"Speed up {ops[0].name}: {_remedy(ops, found)}.")
-    return advice
-
-
-def _remedy(ops: list[OpSummary], found: Findings) -> str:
-    """Return advice to make the largest operator, `ops[0]`, cheaper."""
-    op = ops[0]
-    if _is(op, (*_ATTENTION, *_PRODUCTS)):
-        smaller: list[str] = []
-        if _is(op, _ATTENTION):
-            smaller = ["a smaller dtype"]
-        elif not found.is_quantized and not any(_is(one, _QUANTIZED) for one in ops):
-            smaller = ["a smaller dtype or quantized weights"]
-        larger = ["a larger batch"] * (not found.is_compute_bound)
-        return f"use {_either([*smaller, 'more threads', *larger])}"
-    if _is(op, _COPIES):
-        return "move less memory, and write in place instead of copying and concatenating"
-    return "call it less often, or fuse it with its neighbors"
-
-
-def _either(choices: list[str]) -> str:
-    """Join the choices as `a`, `a or b`, or `a, b, or c`."""
-    if len(choices) < 3:
-        return " or ".join(choices)
-    return f"{', '.join(choices[:-1])}, or {choices[-1]}"
-
-
-def _is(op: OpSummary, words: tuple[str, ...]) -> bool:
-    return any(word in op.name.lower() for word in words)
-
-
-def _percent(ops: list[OpSummary], words: tuple[str, ...]) -> float:
-    return sum(op.percent for op in ops if _is(op, words))
-
-
-def _python_ms(span: SpanSummary) -> float:
-    return max(0.0, span.self_wall_ms - span.self_op_ms)
-
-
-def _calls_and_mean(ops: list[OpSummary]) -> tuple[int, float]:
-    """Return (calls of all operators, mean self time per call in us)."""
-    calls = sum(op.calls for op in ops)
-    return calls, 1000 * sum(op.self_ms for op in ops) / calls
+    return distinct_lines(lines, MAX_EVIDENCE)

@@ -1,31 +1,94 @@
-"""Evidence and advice about exposed communication: collectives during which a GPU runs nothing else."""
+"""Rule: collectives run while the device computes nothing."""
 
-from roseinfer.trace.naming import duration
-from roseinfer.trace.summary.device_structs import RankSummary
-from roseinfer.trace.verdict.all_findings import Findings
+from roseinfer.trace.collectives import is_collective
+from roseinfer.trace.naming import counted, duration, short_name
+from roseinfer.trace.summary.budget_structs import ExposedWork
+from roseinfer.trace.summary.finding_structs import NO_SPAN, Finding, Place
+from roseinfer.trace.verdict.finding_making import FindingMaker, per_step
+from roseinfer.trace.verdict.judged_trace import JudgedTrace
+from roseinfer.trace.verdict.thresholds import MANY_COLLECTIVES, SMALL_COLLECTIVE_US
 
 
-def exposed_evidence(found: Findings) -> list[str]:
-    """Return a line about the rank with most exposed communication, if this is at least 10 % of its GPU time."""
-    rank = _most_exposed(found)
-    if rank is None:
+def find_exposed_communication(judged: JudgedTrace) -> list[Finding]:
+    """Return a finding about all exposed collectives, named by the largest."""
+    maker = FindingMaker(judged, "exposed_collective", "communication")
+    rows = [row for row in judged.exposed if row.kind == "communication"] if judged.gpu else _on_cpu(judged)
+    exposed_ms = judged.total.exposed_communication_ms
+    if not rows or not maker.is_shown(exposed_ms):
         return []
+    first = _joined([row for row in rows if row.name == rows[0].name])
+    # On a CPU, an operator may hold a span of the same collective.
+    total_ms = sum(row.total_ms for row in rows) if judged.gpu else max(first.total_ms, exposed_ms)
+    share = 100 * exposed_ms / judged.total.wall_ms
+    alone = f"The {judged.device} computes nothing" if judged.gpu else "Nothing is computed"
+    where = Place(
+        span=None if first.span == NO_SPAN else first.span,
+        operator=first.operator,
+        kernel=first.name if judged.gpu else None,
+    )
     return [
-        f"Collectives take {duration(rank.communication_ms)} on rank {rank.rank}. "
-        f"The GPU runs nothing else during {duration(rank.exposed_communication_ms)} of that."
+        maker.make(
+            exposed_ms,
+            where,
+            f"Collectives take {per_step(judged, total_ms)}. {alone} during {duration(exposed_ms)} of that, "
+            f"{share:.0f} % of the time. {short_name(first.name, 60)} is the largest: {duration(first.total_ms)} in "
+            f"{counted(first.count, 'run')}.",
+            _advice(judged, first),
+        )
     ]
 
 
-def exposed_advice(found: Findings) -> list[str]:
-    """Return advice to hide or reduce communication, if exposed communication is large enough."""
-    if _most_exposed(found) is None:
-        return []
+def _on_cpu(judged: JudgedTrace) -> list[ExposedWork]:
+    """Return the collectives of a CPU run, which are spans or operators, as if all their time were exposed."""
+    found = [(span.name, span.calls, span.wall_ms, span.name) for span in judged.spans if is_collective(span.name)]
+    found += [(op.name, op.calls, op.total_ms, NO_SPAN) for op in judged.top_ops if is_collective(op.name)]
     return [
-        "Overlap communication with computation, or reduce it. Time that a rank waits for a slower rank counts as "
-        "communication too."
+        ExposedWork(
+            kind="communication",
+            name=name,
+            operator=None if span != NO_SPAN else name,
+            span=span,
+            count=count,
+            total_ms=total_ms,
+            exposed_ms=total_ms,
+            percent=0.0,
+        )
+        for name, count, total_ms, span in sorted(found, key=lambda row: -row[2])
     ]
 
 
-def _most_exposed(found: Findings) -> RankSummary | None:
-    exposed = [row for row in found.ranks if row.exposed_communication_ms >= 0.1 * row.gpu_ms > 0]
-    return max(exposed, key=lambda row: row.exposed_communication_ms, default=None)
+def _joined(rows: list[ExposedWork]) -> ExposedWork:
+    """Add up rows of one name at several places; the place of the first, which is the longest, remains."""
+    first = rows[0]
+    return ExposedWork(
+        kind=first.kind,
+        name=first.name,
+        operator=first.operator,
+        span=first.span,
+        count=sum(row.count for row in rows),
+        total_ms=sum(row.total_ms for row in rows),
+        exposed_ms=sum(row.exposed_ms for row in rows),
+        percent=sum(row.percent for row in rows),
+    )
+
+
+def _advice(judged: JudgedTrace, first: ExposedWork) -> str:
+    mean_us = 1000 * first.total_ms / first.count
+    runs = first.count / max(1, judged.steps.count)
+    name = short_name(first.name, 40)
+    if mean_us < SMALL_COLLECTIVE_US and runs >= MANY_COLLECTIVES:
+        per = " per step" if judged.steps.count else ""
+        return (
+            f"Bucket the collectives: {name} runs {runs:,.0f} times{per}, {mean_us:.1f} us each, so that latency is "
+            "their cost. Exchange more data in fewer calls."
+        )
+    if judged.is_training:
+        how = "larger or earlier buckets, gradients in bfloat16, or accumulation over several batches"
+    elif judged.steps.phases.keys() & {"prefill", "decode", "mixed"}:
+        how = "fuse it with the kernels around it, or split the model over fewer ranks"
+    else:
+        how = "a smaller dtype, fewer bytes, or other work at the same time"
+    return (
+        f"Overlap communication with computation, or reduce it ({name}): {how}. Time that a rank waits for a slower "
+        "rank counts as communication too."
+    )

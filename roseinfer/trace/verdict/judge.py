@@ -1,143 +1,70 @@
 """The verdict on a trace: what limits the run, the evidence, and what to do."""
 
-from typing import Literal
+from collections.abc import Callable
 
-from roseinfer.trace.naming import counted, duration, short_name
-from roseinfer.trace.summary.device_structs import CpuSummary, GpuSummary
-from roseinfer.trace.summary.finding_structs import NO_SPAN, OpSummary
+from roseinfer.trace.summary.finding_structs import Finding
 from roseinfer.trace.summary.trace_summary import Verdict
-from roseinfer.trace.verdict.all_findings import MAX_EVIDENCE, Findings, events_of
-from roseinfer.trace.verdict.cpu_verdict import cpu_evidence, judge_cpu
-from roseinfer.trace.verdict.exposed_communication import exposed_advice, exposed_evidence
-from roseinfer.trace.verdict.idle_advice import host_advice
-from roseinfer.trace.verdict.idle_evidence import host_evidence
+from roseinfer.trace.verdict.allocation_calls import find_allocation_calls
+from roseinfer.trace.verdict.cpu_verdict import cpu_findings, judge_cpu
+from roseinfer.trace.verdict.data_loading import find_data_loading
+from roseinfer.trace.verdict.device_queue import find_queue_waits
+from roseinfer.trace.verdict.device_verdict import judge_device
+from roseinfer.trace.verdict.exposed_communication import find_exposed_communication
+from roseinfer.trace.verdict.exposed_copies import find_exposed_copies
+from roseinfer.trace.verdict.host_work import find_host_work
+from roseinfer.trace.verdict.judged_trace import JudgedTrace
+from roseinfer.trace.verdict.largest_kernels import find_largest_kernel
+from roseinfer.trace.verdict.launch_overhead import find_launch_overhead
+from roseinfer.trace.verdict.no_verdict import judge_capture, judge_empty, judge_incomplete
+from roseinfer.trace.verdict.unexplained_idle import find_unexplained_idle
+from roseinfer.trace.verdict.verdict_kind import ReducibleCause, shares_of
+from roseinfer.trace.verdict.waiting_calls import find_waiting_calls
 
-GPU_BOUND_PERCENT = 90.0
-HOST_BOUND_PERCENT = 70.0
+Rule = Callable[[JudgedTrace], list[Finding]]
+
+_HOST_RULES: tuple[Rule, ...] = (find_waiting_calls, find_allocation_calls, find_launch_overhead, find_host_work)
+_RULES: dict[ReducibleCause, tuple[Rule, ...]] = {
+    "host": _HOST_RULES,
+    "data": (find_data_loading,),
+    "communication": (find_exposed_communication,),
+    "copy": (find_exposed_copies,),
+    "queue": (find_queue_waits,),
+    "not_recorded": (find_unexplained_idle,),
+}
+"""Rules by the share of the budget that they explain. To add a rule, write a file like the others and add it here."""
 
 
-def kind_of(gpu: GpuSummary | None, events: int) -> Literal["host_bound", "gpu_bound", "balanced", "cpu_only", "empty"]:
-    """Return the kind of verdict, from the totals of all devices.
+def judge(judged: JudgedTrace, work_events: int, unknown_events: int) -> tuple[Verdict, list[Finding]]:
+    """Return the verdict, and the findings that it is made from, the largest cause first.
 
-    A GPU that is busy at least 90 % of its window is GPU-bound. A run is host-bound if the GPU is busy less than 70 %
-    and at least half of its idle time passes before or during launch calls. Everything else is balanced.
+    `work_events` is the number of events that show work; `unknown_events` that of ignored events of other tools.
     """
-    if events == 0:
-        return "empty"
-    if gpu is None:
-        return "cpu_only"
-    if gpu.busy_percent >= GPU_BOUND_PERCENT:
-        return "gpu_bound"
-    host_ms = gpu.idle_by_cause.host_late_ms + gpu.idle_by_cause.launch_call_ms
-    if gpu.busy_percent < HOST_BOUND_PERCENT and 2 * host_ms >= gpu.idle_ms:
-        return "host_bound"
-    return "balanced"
+    if work_events == 0 or judged.budget is None:
+        return judge_empty(unknown_events), []
+    if judged.is_capture:
+        return judge_capture(judged), []
+    if not judged.completeness.complete:
+        return judge_incomplete(judged), []
+    if judged.gpu is None:
+        findings = cpu_findings(judged)
+        return judge_cpu(judged, findings), findings
+    findings = device_findings(judged)
+    return judge_device(judged, findings), findings
 
 
-def judge(
-    events: int, unknown: int, lost_gpu: str | None, cpu: CpuSummary, top_ops: list[OpSummary], found: Findings
-) -> Verdict:
-    """Return the verdict: one headline, up to five lines of evidence, and advice.
+def device_findings(judged: JudgedTrace) -> list[Finding]:
+    """Return what could be reduced: the largest cause first, and within the host's causes the largest rule first.
 
-    `events` is the number of events that show work. `unknown` is the number of ignored events, which other tools wrote.
-    `lost_gpu` names the GPU of a truncated file that ends before the first event of that GPU.
+    A rule orders its own findings: repeated launches that can be batched away come before all launches of the step. The
+    largest kernel is last, since its time is no waiting time.
     """
-    kind = kind_of(found.gpu, events)
-    if kind == "empty":
-        return _empty(unknown)
-    if found.gpu is None and lost_gpu is not None:
-        return _incomplete(lost_gpu, cpu_evidence(cpu, top_ops, found))
-    if found.gpu is None:
-        return judge_cpu(cpu, top_ops, found)
-    if kind == "gpu_bound":
-        return _gpu_bound(found, found.gpu, [op for op in top_ops if op.device == "gpu"])
-    headline = _host_bound_headline(found, found.gpu) if kind == "host_bound" else _balanced_headline(found.gpu)
-    return Verdict(kind, headline, host_evidence(found, found.gpu), host_advice(found, found.gpu))
+    found: list[Finding] = []
+    for cause in shares_of(judged.total).reducible:
+        of_rules = [rule(judged) for rule in _RULES[cause]]
+        for findings in sorted(of_rules, key=_largest, reverse=True):
+            found += findings
+    return [*found, *find_largest_kernel(judged)]
 
 
-def _balanced_headline(gpu: GpuSummary) -> str:
-    cause = gpu.idle_by_cause
-    parts = {
-        "before the launch call (host late)": cause.host_late_ms,
-        "during launch calls": cause.launch_call_ms,
-        "in the device's queue": cause.device_queue_ms,
-        "unexplained, because the launches are not in the trace": cause.unlinked_ms,
-    }
-    main = max(parts, key=lambda part: parts[part])
-    name = "Balanced" if gpu.busy_percent >= HOST_BOUND_PERCENT else "Mixed"
-    return f"{name}: the GPU is busy {gpu.busy_percent:.1f} % of the time; most of its idle time is {main}."
-
-
-def _host_bound_headline(found: Findings, gpu: GpuSummary) -> str:
-    headline = f"Host-bound: the GPU is busy {gpu.busy_percent:.1f} % of the time and waits for the host"
-    if found.is_replayed:
-        headline += " between graph replays"
-    first = found.first_span
-    if first is None:
-        return f"{headline}."
-    outside = sum(span.idle_caused_ms for span in found.spans if span.name == NO_SPAN)
-    if found.is_replayed and outside > first.idle_caused_ms:
-        return f"{headline}, mostly outside all spans ({duration(outside)})."
-    if found.is_replayed:
-        return f"{headline}; start with {first.name} (the GPU waits {duration(first.idle_caused_ms)} for it)."
-    return f"{headline}; start with {first.name} ({events_of(first, found.steps)})."
-
-
-def _empty(unknown: int) -> Verdict:
-    if unknown:
-        return Verdict(
-            "empty",
-            "Empty: the trace holds no operators, no spans and no GPU events of torch.profiler.",
-            [f"The file holds {counted(unknown, 'event')} of kinds that torch.profiler does not write."],
-            ["Give a trace that torch.profiler's export_chrome_trace wrote; traces of other tools cannot be read."],
-        )
-    return Verdict(
-        "empty",
-        "Empty: the trace holds no operators, no spans and no GPU events.",
-        ["The recording ended before its first active step, or nothing ran while it was active."],
-        [
-            "Record more steps than wait + warmup, call the profiler's step() once per step, and export inside "
-            "on_trace_ready: a later export writes the next cycle, which is empty."
-        ],
-    )
-
-
-def _incomplete(gpu: str, evidence: list[str]) -> Verdict:
-    """Return the verdict on a file that ends before its GPU events: advice for a CPU run would be wrong."""
-    return Verdict(
-        "cpu_only",
-        f"Incomplete: the file breaks off, and the GPU events of {gpu} are missing; only the host's side can be read.",
-        evidence,
-        ["Copy the whole file, or record it again: without GPU events the trace does not say what limits the run."],
-    )
-
-
-def _gpu_bound(found: Findings, gpu: GpuSummary, top: list[OpSummary]) -> Verdict:
-    evidence = [
-        f"The GPU is busy for {duration(gpu.busy_ms)} of {duration(gpu.window_ms)} ({gpu.busy_percent:.1f} %) and idle "
-        f"for {duration(gpu.idle_ms)}, in {counted(gpu.gpu_events, 'GPU event')}."
-    ]
-    if top:
-        evidence.append(
-            f"{short_name(top[0].name, 60)} takes {top[0].percent:.0f} % of GPU time in {counted(top[0].calls, 'run')}."
-        )
-    if gpu.small_percent >= 20:
-        evidence.append(
-            f"{gpu.small_percent:.0f} % of GPU events are shorter than 5 us, but the GPU does not wait for launches."
-        )
-    if gpu.median_launch_to_start_us >= 1000:
-        ahead = duration(gpu.median_launch_to_start_us / 1000)
-        evidence.append(f"The host runs ahead: launched work waits {ahead} in the queue (median), which costs nothing.")
-    evidence += exposed_evidence(found)
-    for phase, row in list(found.steps.phases.items())[:2]:
-        evidence.append(
-            f"{phase}: {duration(row.gpu_ms_per_step)} of GPU work per step, in "
-            f"{counted(round(row.gpu_events_per_step), 'event')}."
-        )
-    advice = [
-        "Nothing to fix on the host. To go faster, reduce the GPU's work: lower precision, faster kernels, or less "
-        "computation.",
-        *exposed_advice(found),
-    ]
-    headline = f"Healthy, GPU-bound: the GPU is busy {gpu.busy_percent:.1f} % of the time; nothing to fix on the host."
-    return Verdict("gpu_bound", headline, evidence[:MAX_EVIDENCE], advice)
+def _largest(findings: list[Finding]) -> float:
+    return max((finding.share_percent for finding in findings), default=0.0)

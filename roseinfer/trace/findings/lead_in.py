@@ -1,0 +1,39 @@
+"""How long devices waited for their first event, and whether they may have worked before."""
+
+from typing import NamedTuple
+
+from roseinfer.trace.facts.trace_facts import Facts
+from roseinfer.trace.facts.wall_time import wall_time
+from roseinfer.trace.summary.units import to_ms
+
+
+class LeadIn(NamedTuple):
+    """Time from the recording's start to the first event of each device, added up.
+
+    If the first event was launched long before it started, or before the recording began, the device may have run work
+    from before the recording, which is not in the trace.
+    """
+
+    total_ms: float
+    queued_ms: float
+    """The part between the end of the first event's launch call and its start."""
+    unlinked_ms: float
+    """The part before first events whose launch is not in the trace."""
+
+
+def lead_in(facts: Facts) -> LeadIn:
+    """Return how long the devices waited for their first event."""
+    trace, wall, attribution = facts.trace, wall_time(facts), facts.attribution
+    total_ns = queued_ns = unlinked_ns = 0
+    for device, file in enumerate(trace.device_files):
+        at = (trace.gpu.device == device).nonzero()[0]
+        if len(at) == 0:
+            continue
+        first, since = int(at[0]), int(wall.start_ns[file])  # events of a device are in order of their start
+        start = int(trace.gpu.start_ns[first])
+        total_ns += max(0, start - since)
+        if attribution.linked[first]:
+            queued_ns += max(0, start - max(since, int(attribution.launch_end_ns[first])))
+        else:
+            unlinked_ns += max(0, start - since)
+    return LeadIn(to_ms(total_ns), to_ms(queued_ns), to_ms(unlinked_ns))

@@ -1,0 +1,47 @@
+"""Rule: copies run while the device computes nothing."""
+
+from roseinfer.trace.naming import counted, duration
+from roseinfer.trace.summary.budget_structs import ExposedWork
+from roseinfer.trace.summary.finding_structs import NO_SPAN, Finding, Place
+from roseinfer.trace.verdict.finding_making import FindingMaker, per_step
+from roseinfer.trace.verdict.judged_trace import JudgedTrace, in_span
+
+_PLACES = 2
+
+
+def find_exposed_copies(judged: JudgedTrace) -> list[Finding]:
+    """Return one finding per kind of copy that nothing overlaps, the longest first."""
+    maker = FindingMaker(judged, "exposed_copy", "copy")
+    found: list[Finding] = []
+    for row in [row for row in judged.exposed if row.kind == "copy"][:_PLACES]:
+        if maker.is_shown(row.exposed_ms):
+            by = f"launched by {row.operator or 'Python'} {in_span(row.span)}"
+            found.append(
+                maker.make(
+                    row.exposed_ms,
+                    Place(span=None if row.span == NO_SPAN else row.span, operator=row.operator, kernel=row.name),
+                    f"{row.name} ({by}) takes {per_step(judged, row.total_ms)} in {counted(row.count, 'run')}; the "
+                    f"{judged.device} runs nothing else during {duration(row.exposed_ms)}, {row.percent:.0f} % of the "
+                    "time.",
+                    _advice(row, by),
+                )
+            )
+    return found
+
+
+def _advice(row: ExposedWork, by: str) -> str:
+    copy = row.name.lower()
+    if "htod" in copy or "host to device" in copy:
+        pin = "pin the host's memory, and " if "pageable" in copy else ""
+        return (
+            f"Copy the next step's data while this step computes: {pin}launch {row.name} on a stream of its own with "
+            f"non_blocking=True ({by})."
+        )
+    if "dtoh" in copy or "device to host" in copy:
+        return (
+            f"Keep the data on the device, or launch {row.name} on a stream of its own into pinned memory, and read it "
+            f"one step late ({by})."
+        )
+    if "memset" in copy:
+        return f"Clear less memory: write results without {row.name} before them ({by})."
+    return f"Avoid {row.name}: write in place instead of copying ({by})."

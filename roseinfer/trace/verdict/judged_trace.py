@@ -1,0 +1,186 @@
+"""A trace as the rules of the verdict see it: its findings so far, and what kind of run it was."""
+
+from collections import defaultdict
+from typing import NamedTuple
+
+import msgspec
+
+from roseinfer.trace.findings.lead_in import LeadIn
+from roseinfer.trace.naming import counted
+from roseinfer.trace.reading.trace_manifest import ManifestHost
+from roseinfer.trace.summary.budget_structs import BudgetSummary, ExposedWork, IdleCause, IdlePlace, TimeBudget
+from roseinfer.trace.summary.completeness_structs import Completeness
+from roseinfer.trace.summary.device_structs import CpuSummary, GpuSummary, Platform
+from roseinfer.trace.summary.finding_structs import NO_SPAN, OpSummary, Repetition, SpanSummary, WhatIf
+from roseinfer.trace.summary.step_structs import PhaseSummary, Roofline, StepsSummary
+from roseinfer.trace.summary.trace_summary import Recording
+from roseinfer.trace.verdict.thresholds import LONG_STRETCH_US, SHOWN_PERCENT, SPAN_PERCENT
+
+LAUNCH_CAUSES: tuple[IdleCause, ...] = ("launch_calls", "operators", "python")
+"""Causes of idle time in which the host works towards the next launch."""
+_TRAINING = ("autograd::engine", "optimizer.step#", "backward", "fusedadam", "fused_adam", "multi_tensor_apply")
+
+
+class JudgedTrace(NamedTuple):
+    """The findings that the rules use; lists are sorted, the largest first."""
+
+    gpu: GpuSummary | None
+    cpu: CpuSummary
+    steps: StepsSummary
+    spans: list[SpanSummary]
+    top_ops: list[OpSummary]
+    repetition: list[Repetition]
+    what_if: list[WhatIf]
+    roofline: Roofline | None
+    recording: Recording
+    budget: BudgetSummary | None
+    completeness: Completeness
+    platform: Platform
+    host: ManifestHost | None
+    """Threads and cores of a run of this program; None for other recordings."""
+    lead_in: LeadIn
+    lost_gpu: str | None
+    """GPUs whose events are missing from a truncated file; None for a whole file."""
+
+    @property
+    def total(self) -> TimeBudget:
+        """Budget of the whole recording, of all devices, without the time before their first event that is unexplained.
+
+        In that time the devices may have run work from before the recording. Only traces with work have a budget.
+        """
+        assert self.budget is not None
+        total, lead_in = self.budget.total, self.lead_in
+        queued_ms = min(lead_in.queued_ms, total.queue_ms)
+        unlinked_ms = min(lead_in.queued_ms - queued_ms + lead_in.unlinked_ms, total.not_recorded_ms)
+        if 100 * (queued_ms + unlinked_ms) < SHOWN_PERCENT * total.wall_ms:
+            return total
+        return msgspec.structs.replace(
+            total,
+            wall_ms=total.wall_ms - queued_ms - unlinked_ms,
+            queue_ms=total.queue_ms - queued_ms,
+            not_recorded_ms=total.not_recorded_ms - unlinked_ms,
+        )
+
+    @property
+    def unknown_ms(self) -> float:
+        """Time before the devices' first event in which they may have run work from before the recording."""
+        return self.budget.total.wall_ms - self.total.wall_ms if self.budget else 0.0
+
+    @property
+    def exposed(self) -> list[ExposedWork]:
+        """Collectives and copies that no computation overlaps, the longest first."""
+        return self.budget.exposed if self.budget else []
+
+    @property
+    def is_capture(self) -> bool:
+        """True if more launches were captured into graphs than ran."""
+        capture = self.completeness.capture
+        return capture is not None and capture.launches > (self.gpu.launches if self.gpu else 0)
+
+    @property
+    def device(self) -> str:
+        """Word for the device in sentences."""
+        return "device" if self.platform in ("mtia", "other") else "GPU"
+
+    @property
+    def graph(self) -> str | None:
+        """Name of the platform's captured graphs; None if it has none."""
+        return {"cuda": "CUDA graph", "rocm": "HIP graph"}.get(self.platform)
+
+    @property
+    def is_training(self) -> bool:
+        """True if the trace holds a backward pass or an optimizer."""
+        names = [op.name for op in self.top_ops] + [span.name for span in self.spans]
+        return any(word in name.lower() for name in names for word in _TRAINING)
+
+    @property
+    def is_own(self) -> bool:
+        """True for a recording by `roseinfer profile`, whose manifest has the step's floor."""
+        return self.roofline is not None
+
+    @property
+    def is_quantized(self) -> bool:
+        """True if the run asked for quantized weights; with `auto` or no manifest they may be quantized too."""
+        return self.recording.quantize not in (None, "auto", "none")
+
+    @property
+    def main_phase(self) -> str:
+        """Phase that takes most of the time; empty without marked steps."""
+        phases = self.steps.phases.items()
+        return max(phases, key=lambda item: item[1].count * item[1].median_ms, default=("", None))[0]
+
+    @property
+    def is_compute_bound(self) -> bool:
+        """True if the main phase is compute-bound, so that a larger batch gains nothing."""
+        row = self.roofline.phases.get(self.main_phase) if self.roofline else None
+        return self.main_phase == "prefill" or (row is not None and row.bound == "compute")
+
+    @property
+    def slowest(self) -> tuple[str, PhaseSummary | None]:
+        """(name, figures) of the phase in which the GPU waits longest for the host; ("", None) without marked steps."""
+        phases = self.steps.phases.items()
+        return max(phases, key=lambda item: item[1].count * item[1].host_idle_ms_per_step, default=("", None))
+
+    @property
+    def is_replayed(self) -> bool:
+        """True if graph replays run at least half of the GPU events of the slowest phase, or of the whole trace."""
+        row = self.slowest[1] or self.gpu
+        return row is not None and row.replayed_percent >= 50
+
+    @property
+    def named_spans(self) -> list[SpanSummary]:
+        """The program's spans, without the profiler's own."""
+        return [
+            span
+            for span in self.spans
+            if span.calls and span.name != NO_SPAN and not span.name.startswith("ProfilerStep")
+        ]
+
+    def places(self, *causes: IdleCause) -> list[IdlePlace]:
+        """Return the places of idle time with these causes, the longest first."""
+        return [place for place in self.budget.idle if place.cause in causes] if self.budget else []
+
+    @property
+    def launch_ms(self) -> float:
+        """Idle time in which the host only went from one launch to the next."""
+        return sum(launching_ms(place) for place in self.places(*LAUNCH_CAUSES))
+
+    @property
+    def first_span(self) -> tuple[SpanSummary, float] | None:
+        """(span to optimize first, idle time between its launches in ms); None if no span causes enough of it.
+
+        Among the spans that cause more than 10 % of the idle time between launches, this is the span with most
+        batchable launches, else the span that causes most idle time.
+        """
+        idle: defaultdict[str, float] = defaultdict(float)
+        for place in self.places(*LAUNCH_CAUSES):
+            idle[place.span] += launching_ms(place)
+        enough = SPAN_PERCENT / 100 * sum(idle.values())
+        heavy = [span for span in self.named_spans if idle[span.name] > enough and span.self_gpu_events]
+        batchable = {row.span: row.removable_per_step for row in self.repetition if row.remedy == "batch"}
+        best = max(heavy, key=lambda span: (batchable.get(span.name, 0), idle[span.name]), default=None)
+        return (best, idle[best.name]) if best else None
+
+    @property
+    def batchable(self) -> Repetition | None:
+        """Repeated launch sequence that saves most launches if batched; None if no sequence can be batched."""
+        return next((row for row in self.repetition if row.remedy == "batch"), None)
+
+
+def launching_ms(place: IdlePlace) -> float:
+    """Return the part of the idle time at a place in which the host only went from one launch to the next.
+
+    That is all of it if the place takes less than 200 us per stretch, however many such places a stretch holds.
+    """
+    return place.ms if 1000 * place.ms < LONG_STRETCH_US * place.gaps else place.short_ms
+
+
+def events_of(span: SpanSummary, steps: StepsSummary) -> str:
+    """Return a text such as `408 GPU events per step`, or `per call` for a span with several calls per step."""
+    events = counted(round(span.gpu_events_per_call), "GPU event")
+    return f"{events} per {'step' if span.calls == steps.count else 'call'}"
+
+
+def in_span(name: str) -> str:
+    """Return `in NAME`, or `outside all spans`."""
+    return "outside all spans" if name == NO_SPAN else f"in {name}"
