@@ -6,11 +6,11 @@ runs, the records of that work are missing: they were dropped, or the trace was 
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from roseinfer.trace.facts.attribution import Attribution
 from roseinfer.trace.facts.host_activity import waits
 from roseinfer.trace.facts.intervals import union
+from roseinfer.trace.facts.name_rules import rows_named
 from roseinfer.trace.reading.columns import MEMCPY, Ints, Trace
 
 PENDING_NS = 1_000_000
@@ -65,14 +65,10 @@ def _waiting_calls(trace: Trace, attribution: Attribution) -> Ints:
 
     Left out are calls that allocate, and copies to the device: there, the driver may work on the host.
     """
-    names = [index for index in np.unique(trace.calls.name).tolist() if _synchronizes(trace.names[index])]
-    chosen = np.isin(trace.calls.name, names)
+    chosen = rows_named(trace.names, trace.calls.name, _synchronizes)
     copies = (trace.gpu.kind == MEMCPY) & attribution.linked
-    used = np.unique(trace.gpu.name[copies]).tolist()
-    to_host = [index for index in used if _goes(trace.names[index], "dtoh", "-> pageable", "-> host")]
-    to_device = [index for index in used if _goes(trace.names[index], "htod", "host -> device")]
-    chosen[_launching(trace, attribution, copies, to_host)] = True
-    chosen[_launching(trace, attribution, copies, to_device)] = False
+    chosen[attribution.launch[copies & rows_named(trace.names, trace.gpu.name, _goes_to_host)]] = True
+    chosen[attribution.launch[copies & rows_named(trace.names, trace.gpu.name, _goes_to_device)]] = False
     return np.flatnonzero(chosen)
 
 
@@ -80,12 +76,12 @@ def _synchronizes(name: str) -> bool:
     return waits(name) and not any(word in name.lower() for word in ("alloc", "free"))
 
 
-def _goes(copy: str, *words: str) -> bool:
-    return any(word in copy.lower() for word in words)
+def _goes_to_host(copy: str) -> bool:
+    return any(word in copy.lower() for word in ("dtoh", "-> pageable", "-> host"))
 
 
-def _launching(trace: Trace, attribution: Attribution, copies: NDArray[np.bool_], names: list[int]) -> Ints:
-    return attribution.launch[copies & np.isin(trace.gpu.name, names)]
+def _goes_to_device(copy: str) -> bool:
+    return any(word in copy.lower() for word in ("htod", "host -> device"))
 
 
 def _idle_of_all_devices(trace: Trace, attribution: Attribution) -> tuple[Ints, Ints, Ints]:

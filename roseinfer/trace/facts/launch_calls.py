@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from roseinfer.trace.facts.name_rules import rows_named
 from roseinfer.trace.reading.columns import NO_CORRELATION, Ints, Trace
 
 _LAUNCHES = (
@@ -85,19 +86,19 @@ def find_launches(trace: Trace, captures: Captures) -> Launches:
     """Find all calls that launch work: those of known names, and those of a name that mostly launches work here."""
     calls = trace.calls
     answered = np.isin(calls.correlation, trace.gpu.correlation) & (calls.correlation != NO_CORRELATION)
-    used, first = np.unique(calls.name, return_inverse=True)
-    total, with_work = np.bincount(first, minlength=len(used)), np.bincount(first[answered], minlength=len(used))
-    known = np.array([_is_launch(trace.names[index]) for index in used.tolist()], np.bool_)
-    chosen = known | (2 * with_work > total)
-    graphs = np.array([is_graph_launch(trace.names[index]) for index in used.tolist()], np.bool_)
-    at = np.flatnonzero(chosen[first]) if len(used) else np.zeros(0, np.int64)
+    total, with_work = (
+        np.bincount(calls.name),
+        np.bincount(calls.name[answered], minlength=calls.name.max(initial=-1) + 1),
+    )
+    mostly = 2 * with_work > total
+    chosen = rows_named(trace.names, calls.name, _is_launch) | mostly[calls.name]
+    at = np.flatnonzero(chosen)
     at = at[np.argsort(calls.start_ns[at], kind="stable")]
-    is_graph = graphs[first[at]] if len(used) else np.zeros(0, np.bool_)
     return Launches(
         call=at,
         is_answered=answered[at],
         is_captured=captures.hold(calls.start_ns[at]) & ~answered[at],
-        is_graph=is_graph,
+        is_graph=rows_named(trace.names, calls.name[at], is_graph_launch),
     )
 
 
@@ -110,5 +111,4 @@ def _is_launch(name: str) -> bool:
 
 def _calls_named(trace: Trace, word: str) -> Ints:
     """Return the calls whose names contain a word, as indices in order of (thread, time)."""
-    named = [index for index in np.unique(trace.calls.name).tolist() if word in trace.names[index].lower()]
-    return np.flatnonzero(np.isin(trace.calls.name, named))
+    return np.flatnonzero(rows_named(trace.names, trace.calls.name, lambda name: word in name.lower()))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roseinfer.trace.facts.attribution import Attribution
+from roseinfer.trace.facts.name_rules import rows_named
 from roseinfer.trace.reading.columns import KERNEL, Ints, Trace
 
 _SLACK_NS = 1_000
@@ -48,13 +49,13 @@ def find_overlaps(trace: Trace, attribution: Attribution) -> StreamOverlap:
 
 
 def _is_plain(trace: Trace, attribution: Attribution) -> NDArray[np.bool_]:
-    early = [
-        index
-        for index in np.unique(trace.calls.name).tolist()
-        if any(word in trace.names[index].lower() for word in _MAY_OVERLAP)
-    ]
+    early = rows_named(trace.names, trace.calls.name, _lets_start_early)
     plain: NDArray[np.bool_] = (
         (trace.gpu.kind == KERNEL) & attribution.linked & ~attribution.replayed & ~attribution.by_graph
     )
-    plain[attribution.linked] &= ~np.isin(trace.calls.name[attribution.launch[attribution.linked]], early)
+    plain[attribution.linked] &= ~early[attribution.launch[attribution.linked]]
     return plain
+
+
+def _lets_start_early(call: str) -> bool:
+    return any(word in call.lower() for word in _MAY_OVERLAP)
