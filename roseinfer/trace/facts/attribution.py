@@ -22,6 +22,8 @@ class Attribution(msgspec.Struct, frozen=True, eq=False):
 
     launch: Ints
     """Index of the launch call in `trace.calls`, or UNLINKED if the trace has no launch for the event."""
+    answered: NDArray[np.bool_]
+    """Per entry of `trace.calls`: True if the trace holds a GPU event with the correlation id of the call."""
     launch_start_ns: Ints
     """Start of the launch call, 0 if unlinked."""
     launch_end_ns: Ints
@@ -48,7 +50,7 @@ class Attribution(msgspec.Struct, frozen=True, eq=False):
 
 def attribute(trace: Trace, spans: SpanTable) -> Attribution:
     """Find the launch and the innermost span of every GPU event."""
-    launch = _launches(trace)
+    launch, answered = _launches(trace)
     linked = launch >= 0
     at = launch[linked]
     start, end = np.zeros(len(launch), np.int64), np.zeros(len(launch), np.int64)
@@ -65,6 +67,7 @@ def attribute(trace: Trace, spans: SpanTable) -> Attribution:
     replayed[linked] = np.isin(trace.calls.name[at], graph_names)
     return Attribution(
         launch=launch,
+        answered=answered,
         launch_start_ns=start,
         launch_end_ns=end,
         thread=thread,
@@ -74,14 +77,23 @@ def attribute(trace: Trace, spans: SpanTable) -> Attribution:
     )
 
 
-def _launches(trace: Trace) -> Ints:
-    """Return, per GPU event, the first call with the event's correlation id, as an index into `trace.calls`."""
+def _launches(trace: Trace) -> tuple[Ints, NDArray[np.bool_]]:
+    """Return the first call with the id of each GPU event, and, per call, whether some GPU event has its id.
+
+    Calls of several processes in one file may share an id; then all of them count as answered.
+    """
+    answered = np.zeros(len(trace.calls), np.bool_)
     at = np.flatnonzero(trace.calls.correlation != NO_CORRELATION)
     at = at[np.argsort(trace.calls.correlation[at], kind="stable")]
     ids = trace.calls.correlation[at]
     wanted = trace.gpu.correlation
     if len(ids) == 0:
-        return np.full(len(wanted), UNLINKED, np.int64)
+        return np.full(len(wanted), UNLINKED, np.int64), answered
     position = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
     found = (ids[position] == wanted) & (wanted != NO_CORRELATION)
-    return np.where(found, at[position], UNLINKED)
+    is_first = np.ones(len(ids), np.bool_)
+    is_first[1:] = ids[1:] != ids[:-1]
+    has_event = np.zeros(len(ids), np.bool_)
+    has_event[position[found]] = True
+    answered[at] = has_event[np.flatnonzero(is_first)][np.cumsum(is_first) - 1]
+    return np.where(found, at[position], UNLINKED), answered

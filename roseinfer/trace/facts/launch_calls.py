@@ -8,8 +8,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from roseinfer.trace.facts.attribution import Attribution
 from roseinfer.trace.facts.name_rules import rows_named
-from roseinfer.trace.reading.columns import NO_CORRELATION, Ints, Trace
+from roseinfer.trace.reading.columns import Ints, Trace
 
 _LAUNCHES = (
     "launchkernel",
@@ -82,10 +83,10 @@ def find_captures(trace: Trace) -> Captures:
     return Captures(np.array(starts, np.int64), np.array(stops, np.int64))
 
 
-def find_launches(trace: Trace, captures: Captures) -> Launches:
+def find_launches(trace: Trace, attribution: Attribution, captures: Captures) -> Launches:
     """Find all calls that launch work: those of known names, and those of a name that mostly launches work here."""
     calls = trace.calls
-    answered = np.isin(calls.correlation, trace.gpu.correlation) & (calls.correlation != NO_CORRELATION)
+    answered = attribution.answered
     total, with_work = (
         np.bincount(calls.name),
         np.bincount(calls.name[answered], minlength=calls.name.max(initial=-1) + 1),
