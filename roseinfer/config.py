@@ -25,7 +25,7 @@ ProfilePhase = Literal["any", "prefill", "decode", "steady"]
 DEMO_MODEL = "smollm2-135m"
 
 
-class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, repr_omit_defaults=True):
     """Settings of `build_engine`: the model, its device and dtype, and the limits of a batch."""
 
     model: str = DEMO_MODEL
@@ -82,7 +82,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Seed of dummy weights, and of sampling for requests without a seed of their own."""
 
 
-class SamplingParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class SamplingParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, repr_omit_defaults=True):
     """Settings that decide how a request's completions are sampled, and when they end.
 
     Logits are changed in this order: penalties and bias, temperature, top-k, top-p, min-p.
@@ -130,7 +130,7 @@ class SamplingParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         return self.repetition_penalty != 1 or bool(self.presence_penalty or self.frequency_penalty)
 
 
-class WorkloadConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class WorkloadConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, repr_omit_defaults=True):
     """The requests that a run sends, and the scheduler that serves them."""
 
     mode: Mode = "online"
@@ -163,7 +163,7 @@ class WorkloadConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """Seed of drawn prompts, lengths and arrivals."""
 
 
-class ProfileConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ProfileConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, repr_omit_defaults=True):
     """The profiler's schedule, counted in steps, the data it records, and the location of its run directories."""
 
     skip_first: NonNegativeInt = 0
@@ -198,7 +198,7 @@ class ProfileConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Order of the top-operators table: by self time, total time, or number of calls."""
 
 
-class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, repr_omit_defaults=True):
     """Configuration of one run: the engine with its model, sampling, workload and profile."""
 
     engine: EngineConfig = EngineConfig()

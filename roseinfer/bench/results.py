@@ -27,6 +27,7 @@ from roseinfer.bench.request_figures import request_figures
 from roseinfer.bench.slo import Goodput, Slo, goodput
 from roseinfer.config import EngineConfig, Mode, SamplingParams, WorkloadConfig
 from roseinfer.costs.ceilings import Ceilings
+from roseinfer.notebook import notebook_html, short_repr
 from roseinfer.workload.load_runner import WorkloadResult
 from roseinfer.workload.pass_report import Report
 from roseinfer.workload.provenance import ModelInfo, Versions
@@ -171,6 +172,14 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     regressed: bool
     """True if a figure is worse by more than the limit and the noise."""
 
+    def __repr__(self) -> str:
+        """Return one line with the baseline."""
+        counts = f"{len(self.changes)} figures, {'regressed' if self.regressed else 'no regression'}"
+        return short_repr("Comparison", counts, self.baseline)
+
+    def _repr_html_(self) -> str:
+        return notebook_html(self)
+
 
 class BenchResults(msgspec.Struct, frozen=True, kw_only=True):
     """The document that `bench --json` prints."""
@@ -183,6 +192,14 @@ class BenchResults(msgspec.Struct, frozen=True, kw_only=True):
     runs: list[BenchRun]
     comparison: Comparison | None = None
     """Comparison with `--baseline`, if that is given."""
+
+    def __repr__(self) -> str:
+        """Return one line with model, device and number of runs."""
+        runs = f"{len(self.runs)} run{'s' * (len(self.runs) != 1)}"
+        return short_repr("BenchResults", runs, f"{self.model.name} on {self.environment.device}")
+
+    def _repr_html_(self) -> str:
+        return notebook_html(self)
 
 
 def median_report(results: Sequence[WorkloadResult]) -> Report:

@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from roseinfer.notebook import notebook_html, short_repr
+
 FinishReason = Literal["stop", "length", "abort"]
 
 
@@ -42,6 +44,15 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True):
     """Time at which the host read each completion token."""
     logprobs: list[TokenLogprobs] | None
     """Log-probabilities per completion token; None if the request did not ask for them."""
+
+    def __repr__(self) -> str:
+        """Return one line with the number of tokens and the start of the text."""
+        counts = f"{len(self.prompt_token_ids)} + {len(self.token_ids)} tokens"
+        sample = f".{self.sample_index}" if self.sample_index else ""
+        return short_repr("RequestOutput", f"{self.request_id}{sample}, {counts}, {self.finish_reason}", self.text)
+
+    def _repr_html_(self) -> str:
+        return notebook_html(self)
 
     @property
     def ttft_s(self) -> float | None:

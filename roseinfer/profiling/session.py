@@ -11,6 +11,7 @@ import torch
 from roseinfer.config import ProfileConfig
 from roseinfer.engine.device import device_name, resolve_device
 from roseinfer.errors import RoseinferError
+from roseinfer.notebook import notebook_html, short_repr
 from roseinfer.profiling.recorder import Recorder
 from roseinfer.profiling.run_dir import (
     SCHEMA_VERSION,
@@ -35,6 +36,13 @@ class SessionResult(msgspec.Struct, frozen=True, kw_only=True):
     traces: list[Path]
     summary: Summary
     manifest: RunManifest
+
+    def __repr__(self) -> str:
+        """Return one line with the run directory."""
+        return short_repr("SessionResult", self.summary.verdict.kind, str(self.run_dir))
+
+    def _repr_html_(self) -> str:
+        return notebook_html(self)
 
 
 class ProfileSession:

@@ -13,7 +13,7 @@ from roseinfer.cli.rendering.table_sheet import Sheet, sheet
 
 if TYPE_CHECKING:
     from roseinfer.bench.metrics import Latency, Spread
-    from roseinfer.bench.results import BenchResults, BenchRun, Change
+    from roseinfer.bench.results import BenchResults, BenchRun, Change, Comparison
 
 TableRow = tuple[str, ...]
 
@@ -94,6 +94,19 @@ def change_rows(changes: "Sequence[Change]", limit_percent: float | None) -> lis
         )
         for change in changes
     ]
+
+
+def change_sheet(comparison: "Comparison") -> Sheet:
+    """Return a sheet with a row per figure. Changes within the noise are plain numbers; others say what they mean."""
+    words = {True: "worse", False: "better", None: ""}
+    rows = [
+        [change.run, *row[1:], words[is_change_for_the_worse(change)]]
+        for change, row in zip(
+            comparison.changes, change_rows(comparison.changes, comparison.limit_percent), strict=True
+        )
+    ]
+    columns = ("*Run", "-Figure", "Before", "After", "Change", "Noise", "-Limit", "~Meaning")
+    return sheet(f"Against {comparison.baseline}", columns, rows)
 
 
 def prefill_name(run: "BenchRun") -> str:

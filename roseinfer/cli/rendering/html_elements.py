@@ -38,7 +38,8 @@ def named(name: str) -> Markup:
 
 def prose(text: str) -> Markup:
     """Return a sentence in which no number is parted from its unit, and only identifiers longer than a line break."""
-    words = (_breakable(word, _INSIDE_IDENTIFIER) for word in bound_units(text).split(" "))
+    text = bound_units(text).replace(" -> ", " →\N{NO-BREAK SPACE}")
+    words = (_breakable(word, _INSIDE_IDENTIFIER) for word in text.split(" "))
     return Markup(" ").join(
         Markup('<span class="id">{}</span>').format(one) if "<wbr>" in one else one for one in words
     )

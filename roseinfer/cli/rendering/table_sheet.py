@@ -7,7 +7,7 @@ CellKind = Literal["name", "text", "number", "change", "bar"]
 """`change` is a signed percentage of a cost, so plus is worse, or one of a few words. `bar` is a percentage to draw."""
 
 _MARKS: dict[str, CellKind] = {"*": "name", "-": "text", "~": "change", "=": "bar"}
-_WORDS = {"slower": True, "regression": True, "new": True, "faster": False, "gone": False}
+_WORDS = {"slower": True, "worse": True, "new": True, "faster": False, "better": False, "gone": False}
 _CLEAR_PERCENT = 1.0
 """Change from which a figure counts as changed."""
 

@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from roseinfer.notebook import notebook_html, short_repr
+
 
 class SpanCost(msgspec.Struct, frozen=True):
     """Mean cost per step of all spans of one name, including their inner spans."""
@@ -73,3 +75,10 @@ class TraceComparison(msgspec.Struct, frozen=True):
     fail_above_percent: float | None
     """Slowdown of a phase beyond which the comparison fails; None without such a limit."""
     failed: bool
+
+    def __repr__(self) -> str:
+        """Return one line with the headline."""
+        return short_repr("TraceComparison", "failed" if self.failed else "passed", self.headline)
+
+    def _repr_html_(self) -> str:
+        return notebook_html(self)

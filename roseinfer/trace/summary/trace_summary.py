@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from roseinfer.notebook import notebook_html, short_repr
 from roseinfer.trace.summary.budget_structs import BudgetSummary
 from roseinfer.trace.summary.comparison_structs import PhaseCosts, TraceComparison
 from roseinfer.trace.summary.completeness_structs import Completeness
@@ -106,3 +107,10 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     trust: list[Trust]
     recording: Recording
     phase_costs: dict[str, PhaseCosts]
+
+    def __repr__(self) -> str:
+        """Return one line with kind and headline of the verdict."""
+        return short_repr("Summary", self.verdict.kind, self.verdict.headline)
+
+    def _repr_html_(self) -> str:
+        return notebook_html(self)
