@@ -167,6 +167,35 @@ def test_a_capture_that_the_recording_cuts_off_reaches_to_its_edge(tmp_path: Pat
         assert (found.capture.from_ms, found.capture.to_ms) == times
 
 
+def captured_then_replayed(capture_us: float, replays_after: int) -> Events:
+    """Return a capture of 50 launches, then replays of 50 kernels each, 1 ms apart."""
+    made = [
+        event("cuda_runtime", "cudaStreamBeginCapture", 0, 5),
+        *[launch(10 + index * capture_us / 60, 2, 9000 + index) for index in range(50)],
+        event("cuda_runtime", "cudaStreamEndCapture", capture_us - 5, 5),
+    ]
+    for replay in range(replays_after):
+        at = capture_us + 1000 * replay
+        made.append(launch(at + 10, 20, replay + 1, "cudaGraphLaunch"))
+        made += [kernel(at + 40 + 19 * index, 18, replay + 1, f"k{index % 5}") for index in range(50)]
+    return made
+
+
+@pytest.mark.parametrize(
+    ("capture_us", "replays_after", "is_capture"),
+    [(3_000, 0, True), (3_000, 1, True), (3_000, 5, False), (30_000, 5, True), (30_000, 60, False)],
+)
+def test_a_capture_decides_the_verdict_only_if_it_fills_the_recording(
+    tmp_path: Path, capture_us: float, replays_after: int, is_capture: bool
+) -> None:
+    events = captured_then_replayed(capture_us, replays_after)
+    found = completeness_of(tmp_path, events)
+    assert found.complete
+    assert found.capture is not None
+    assert found.capture.launches == 50
+    assert (summary_of(tmp_path, events).verdict.kind == "capture") == is_capture
+
+
 def blocked(call: str, copy: str | None, gpu_us: float, pending: bool = True) -> Events:
     """Return five steps of 100 ms: kernels for `gpu_us`, then the host waits in a call until 90 ms."""
     made: Events = []
@@ -279,7 +308,12 @@ def test_a_trace_that_lost_30_percent_of_its_gpu_records_is_incomplete(
     draw = random.Random(seed)
     size = sum(one["cat"] in GPU for one in complete)
     lost = set(draw.sample(range(size), round(0.3 * size)))
-    assert not completeness_of(tmp_path, without_kernels(complete, lost.__contains__)).complete
+    summary = summary_of(tmp_path, without_kernels(complete, lost.__contains__))
+    assert not summary.completeness.complete
+    assert summary.verdict.kind == "incomplete"
+    assert "busy" not in " ".join([summary.verdict.headline, *summary.verdict.evidence, *summary.verdict.advice])
+    assert summary.gpu is not None
+    assert summary.gpu.busy_percent > 0
 
 
 def test_kernels_that_overlap_on_a_stream_are_warned_of(tmp_path: Path) -> None:

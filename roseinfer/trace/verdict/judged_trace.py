@@ -14,7 +14,7 @@ from roseinfer.trace.summary.device_structs import CpuSummary, GpuSummary, Platf
 from roseinfer.trace.summary.finding_structs import NO_SPAN, OpSummary, Repetition, SpanSummary, WhatIf
 from roseinfer.trace.summary.step_structs import PhaseSummary, Roofline, StepsSummary
 from roseinfer.trace.summary.trace_summary import Recording
-from roseinfer.trace.verdict.thresholds import LONG_STRETCH_US, SHOWN_PERCENT, SPAN_PERCENT
+from roseinfer.trace.verdict.thresholds import CAPTURE_PERCENT, LONG_STRETCH_US, SHOWN_PERCENT, SPAN_PERCENT
 
 LAUNCH_CAUSES: tuple[IdleCause, ...] = ("launch_calls", "operators", "python")
 """Causes of idle time in which the host works towards the next launch."""
@@ -73,9 +73,11 @@ class JudgedTrace(NamedTuple):
 
     @property
     def is_capture(self) -> bool:
-        """True if more launches were captured into graphs than ran."""
+        """True if more launches were captured into graphs than GPU events ran, or captures took most of the time."""
         capture = self.completeness.capture
-        return capture is not None and capture.launches > (self.gpu.launches if self.gpu else 0)
+        if capture is None or capture.launches == 0:
+            return False
+        return capture.launches > (self.gpu.gpu_events if self.gpu else 0) or capture.percent >= CAPTURE_PERCENT
 
     @property
     def device(self) -> str:

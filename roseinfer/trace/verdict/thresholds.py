@@ -10,6 +10,8 @@ SHOWN_PERCENT = 2.0
 """Smallest share that is worth a finding."""
 ADVISED_PERCENT = 5.0
 """Smallest share that a healthy run gets advice about."""
+CAPTURE_PERCENT = 50.0
+"""Share of the recording in which graphs are captured from which the trace says nothing about speed."""
 
 LONG_STRETCH_US = 200.0
 """Mean idle time at one place from which the place itself is slow. Launching a kernel eagerly takes 5 to 100 us."""
