@@ -16,7 +16,14 @@ from block_runner import BlockRunner, plain_environment, steps_of, with_this_pyt
 from code_blocks import pages, runnable  # noqa: E402
 from record import as_shown  # noqa: E402
 
-QUICK = {page: [block for block in runnable(page) if not block.marks & {"gpu", "slow"}] for page in pages()}
+TESTED_ELSEWHERE = {"library.md"}
+"""Pages whose programs another test runs, to check what they print: tests/test_library.py."""
+
+QUICK = {
+    page: [block for block in runnable(page) if not block.marks & {"gpu", "slow"}]
+    for page in pages()
+    if page.name not in TESTED_ELSEWHERE
+}
 
 
 @pytest.fixture
