@@ -15,7 +15,7 @@ FUZZ_SECONDS ?= 60
 PYTHONS ?= $(BIN)/python
 PAGES ?=
 
-.PHONY: help setup profile bench test test-gpu fuzz lint check docs docs-serve follow packages clean
+.PHONY: help setup profile bench test test-gpu fuzz lint check docs docs-serve pictures follow packages clean
 
 help:  ## List these targets
 	@grep -hE '^[a-z][a-z-]*:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{printf "  make %-10s  %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ docs: $(VENV)/.ready-docs  ## Build the documentation in site/
 
 docs-serve: $(VENV)/.ready-docs  ## Serve the documentation at http://127.0.0.1:8000 while you write it
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+pictures: $(VENV)/.ready-dev  ## Make the pictures of README.md from real output (needs Chromium)
+	@$(BIN)/python docs/pictures.py
 
 follow:  ## Run every command of README and docs in a fresh clone (PAGES=docs/library.md for one page)
 	@"$(PYTHON)" docs/follow.py $(PAGES)
