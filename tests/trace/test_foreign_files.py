@@ -51,6 +51,7 @@ SUMMARY = document({"schema_version": 2, "trace": {"path": "t.json"}, "verdict":
     ("name", "content", "what"),
     [
         ("a.json", NSYS, "JSON lines of Nsight Systems"),
+        ("a.json", document([{"Time (%)": 50.1, "Name": "gemm"}]), "a table of Nsight Systems"),
         ("a.json", JAX, "a trace of JAX or TensorFlow"),
         ("a.json.gz", gzip.compress(JAX), "a trace of JAX or TensorFlow"),
         ("a.json", BROWSER, "a trace of the Chrome browser"),
@@ -80,7 +81,7 @@ def test_a_file_of_another_tool_is_refused_by_its_name(tmp_path: Path, name: str
     assert error.value.exit_code == 1
 
 
-@pytest.mark.parametrize("content", [b"\n\n  {\n", b"hello", b'{"a": 1}', b"[1, 2]"])
+@pytest.mark.parametrize("content", [b"\n\n  {\n", b"hello", b'{"a": 1}', b"[1, 2]", b'[{"a": 1}, {"b": 2}]'])
 def test_a_file_that_nobody_knows_is_not_given_a_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "t.json"
     path.write_bytes(content)

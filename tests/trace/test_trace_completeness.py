@@ -89,6 +89,17 @@ def test_launches_without_any_gpu_event_mean_that_the_gpu_was_not_recorded(tmp_p
     assert "100 launches but no GPU event" in missing.what
 
 
+def test_operators_of_a_gpu_without_its_side_mean_that_it_was_not_recorded(tmp_path: Path) -> None:
+    """With ProfilerActivity.CPU alone, the trace holds no runtime calls either."""
+    events = [event("cpu_op", name, 100 * at, 50) for at in range(20) for name in ("aten::conv2d", "aten::mm")]
+    assert completeness_of(tmp_path, events).complete
+    inner = [event("cpu_op", "aten::cudnn_convolution", 100 * at + 5, 30) for at in range(20)]
+    missing = the_only(completeness_of(tmp_path, events + inner))
+    assert (missing.kind, missing.count, missing.decisive) == ("gpu_not_recorded", 20, True)
+    flash = [event("cpu_op", "aten::_scaled_dot_product_flash_attention_for_cpu", 100 * at, 30) for at in range(20)]
+    assert completeness_of(tmp_path, flash).complete
+
+
 def test_a_missing_head_is_named_with_its_times(tmp_path: Path) -> None:
     missing = the_only(completeness_of(tmp_path, without_kernels(eager(), lambda place: place < 49)))
     assert (missing.kind, missing.count, missing.decisive) == ("gpu_head", 49, True)
@@ -262,6 +273,16 @@ def test_graph_launches_without_kernels_are_counted(tmp_path: Path) -> None:
     missing = the_only(completeness_of(tmp_path, kept))
     assert (missing.kind, missing.count, missing.decisive) == ("graph_without_kernels", 3, True)
     assert "3 of 10 graph launches" in missing.what
+
+
+def test_a_clock_that_failed_for_most_events_does_not_displace_the_others(tmp_path: Path) -> None:
+    events = [{**one, "ts": one["ts"] + 1.6e15} for one in eager(90)]
+    for index, one in enumerate(one for one in events if one["cat"] != "cpu_op"):
+        one["ts"] = 0 if index % 8 else one["ts"]
+    summary = summary_of(tmp_path, events)
+    assert summary.cpu.window_ms == pytest.approx(8.95, abs=0.001)  # float64 stamps are that coarse
+    assert not summary.completeness.complete
+    assert "157 events with impossible times, all at the time 0" in summary.completeness.missing[0].what
 
 
 @pytest.mark.parametrize("labelled", [False, True])

@@ -7,6 +7,7 @@ import pytest
 from traces import event, kernel, launch, write
 
 from roseinfer.trace import Summary, summarize_trace
+from roseinfer.trace.facts.host_activity import waits
 from roseinfer.trace.reading.categories import gpu_kind, host_kind
 from roseinfer.trace.reading.columns import KERNEL, MEMCPY, MEMSET
 from roseinfer.trace.reading.event_schema import Metadata
@@ -55,6 +56,37 @@ def test_work_of_every_device_is_read_and_linked(
     assert summary.completeness.missing == []
     lost = [one for one in recorded(runtime, call, work) if one["cat"] != work or one["args"]["correlation"] % 3]
     assert not summary_of(tmp_path, lost).completeness.complete  # by 3 of 10 launches
+
+
+@pytest.mark.parametrize(
+    ("runtime", "call"), [("mtia_runtime", "runFunction"), ("xpu_runtime", "urEnqueueKernelLaunchWithArgsExp")]
+)
+def test_a_device_that_was_not_recorded_is_noticed(tmp_path: Path, runtime: str, call: str) -> None:
+    found = summary_of(tmp_path, [one for one in recorded(runtime, call, "kernel") if one["cat"] != "kernel"])
+    assert [one.kind for one in found.completeness.missing] == ["gpu_not_recorded"]
+    assert not found.completeness.complete
+
+
+@pytest.mark.parametrize(
+    ("call", "is_wait"),
+    [
+        ("cudaStreamSynchronize", True),
+        ("hipEventSynchronize", True),
+        ("urQueueFinish", True),
+        ("urEventWait", True),
+        ("zeEventHostSynchronize", True),
+        ("zeCommandQueueSynchronize", True),
+        ("hostWait", True),
+        ("cudaMemcpy", True),
+        ("cudaMemcpyAsync", False),
+        ("cudaStreamWaitEvent", False),
+        ("urEnqueueEventsWaitWithBarrier", False),
+        ("zeCommandListAppendWaitOnEvents", False),
+        ("cudaLaunchKernel", False),
+    ],
+)
+def test_calls_in_which_the_host_waits(call: str, is_wait: bool) -> None:
+    assert waits(call) == is_wait
 
 
 def test_a_trace_without_a_device_has_no_platform(tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ _LAUNCHES = (
     "launchcooperative",
     "enqueueusmmemcpy",
     "enqueueusmfill",
+    "runfunction",
 )
-"""Parts of the names of launch calls on CUDA, HIP and XPU devices, in lower case."""
+"""Parts of the names of launch calls on CUDA, HIP, XPU and MTIA devices, in lower case."""
 _BEGIN_CAPTURE, _END_CAPTURE = "streambegincapture", "streamendcapture"
 
 

@@ -1,9 +1,12 @@
 """Say which records of a trace are missing, and whether so much is missing that no verdict can rest on the rest."""
 
+import re
+
 import numpy as np
 from numpy.typing import NDArray
 
 from roseinfer.trace.facts.intervals import union_length
+from roseinfer.trace.facts.name_rules import rows_named
 from roseinfer.trace.facts.recorded_time import recorded_ns
 from roseinfer.trace.facts.replay_repeats import compare_replays
 from roseinfer.trace.facts.stream_overlap import find_overlaps
@@ -23,6 +26,8 @@ _NOTED_SHARE = 0.02
 _NOTED_WAIT_SHARE = 0.01
 _RUN = 3
 """Fewest launches without a GPU event in a row that count as a missing head or tail."""
+_GPU_OPERATOR = re.compile(r"^aten::.*(?:cudnn|miopen|cuda|_efficient_attention|_flash_attention_forward)")
+"""Operators whose kernels exist on GPUs only."""
 
 
 def find_missing(facts: Facts) -> Completeness:
@@ -98,21 +103,36 @@ def _place(at: Ints, size: int) -> str:
 
 
 def _gpu_not_recorded(facts: Facts) -> list[MissingRecords]:
-    launches = facts.launches
-    run = int(np.count_nonzero(~launches.is_captured))
-    if len(facts.trace.gpu) or len(facts.trace.dropped_gpu) or not run:
+    """Return the whole GPU side if none of it is recorded although work was launched or operators need a GPU."""
+    trace, launches = facts.trace, facts.launches
+    if len(trace.gpu) or len(trace.dropped_gpu):
         return []
-    start, end = _times(facts, np.flatnonzero(~launches.is_captured))
+    run = np.flatnonzero(~launches.is_captured)
+    start: float | None = None
+    end: float | None = None
+    if len(run):
+        found, count = counted(len(run), "launch"), len(run)
+        start, end = _times(facts, run)
+    elif len(launches) == 0 and (operators := _operators_of_gpus(facts)):
+        found, count = f"{counted(operators, 'operator call')} that only a GPU runs", operators
+    else:
+        return []
     return [
         MissingRecords(
             kind="gpu_not_recorded",
-            what=f"The trace holds {counted(run, 'launch')} but no GPU event: the GPU side was not recorded.",
-            count=run,
+            what=f"The trace holds {found} but no GPU event: the GPU side was not recorded.",
+            count=count,
             from_ms=start,
             to_ms=end,
             decisive=True,
         )
     ]
+
+
+def _operators_of_gpus(facts: Facts) -> int:
+    """Return the number of calls of operators that run on GPUs only, such as those of cuDNN."""
+    ops = facts.trace.ops
+    return int(np.count_nonzero(rows_named(facts.trace.names, ops.name, lambda name: bool(_GPU_OPERATOR.search(name)))))
 
 
 def _unanswered_launches(facts: Facts) -> list[MissingRecords]:

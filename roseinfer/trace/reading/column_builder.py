@@ -80,7 +80,9 @@ def drop_stray_times(tables: list[Rows]) -> int:
     if size == 0:
         return 0
     stride = size // _SAMPLES + 1
-    middle = int(np.median(np.concatenate([batch[:: min(stride, max(1, len(batch)))] for batch in batches])))
+    starts = np.concatenate([batch[:: min(stride, max(1, len(batch)))] for batch in batches])
+    running = starts[starts != 0]  # of a clock that did not fail
+    middle = int(np.median(running)) if len(running) else 0
     for rows in tables:
         good = [np.abs(batch - middle) < _DAY_NS for batch in rows.parts["start"]]
         if not all(bool(one.all()) for one in good):

@@ -25,6 +25,7 @@ _ENDINGS = (
 )
 _TEXTS = (
     (r'"Type"\s*:\s*\d+\s*,\s*"\w+Event"|"(?:Cuda|Nvtx|OSRT|TraceProcess)Event"\s*:', "JSON lines of Nsight Systems"),
+    (r'"Time \(%\)"\s*:', "a table of Nsight Systems"),
     (r'"constants"\s*:.*"logEventTypes"|"logEventTypes"\s*:', "a net-log of the Chrome browser"),
     (r"speedscope\.app/file-format-schema", "a profile in the format of speedscope"),
     (

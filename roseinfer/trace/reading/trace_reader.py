@@ -46,8 +46,12 @@ def read_trace(path: Path, *, on_progress: ProgressCallback | None = None, chunk
         builder.add(events)
     if builder.events == 0 and stream.damaged:
         raise TraceError(f"{path}: not a trace: no event in it can be read")
-    if builder.unknown and builder.is_empty and (what := name_foreign(path, stream.opening)) is not None:
+    no_events_of_a_trace = 0 < builder.without_phase == builder.events
+    is_foreign = no_events_of_a_trace or (builder.unknown > 0 and builder.is_empty)
+    if is_foreign and (what := name_foreign(path, stream.opening)) is not None:
         raise TraceError(foreign_message(path, what))
+    if no_events_of_a_trace:
+        raise TraceError(f"{path}: not a trace: no event in it has a phase, ph (expected a Chrome trace)")
     trace = builder.finish(path, stream)
     _return_memory(trace)
     return trace
@@ -76,6 +80,7 @@ class _TraceBuilder:
     def __init__(self) -> None:
         self.events = 0
         self.unknown = 0
+        self.without_phase = 0
         self.python_functions = 0
         self.overhead_us = 0.0
         self.categories: set[str] = set()
@@ -106,6 +111,7 @@ class _TraceBuilder:
         complete = [event for event in group if event.ph == "X"]
         if len(complete) < len(group):
             self.unknown += sum(event.ph in _PAIRED for event in group)
+            self.without_phase += sum(not event.ph for event in group)
             group = complete
         if not group:
             return
