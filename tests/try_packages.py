@@ -80,7 +80,8 @@ def try_archive(archive: Path, python: str, folder: Path, *, quick: bool) -> Non
     venv, home = folder / "venv", folder / "home"
     home.mkdir()
     _run([python, "-m", "venv", str(venv)], home)
-    pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "-q"]
+    # Compiling all of PyTorch's modules would take longer than all commands.
+    pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-compile", "-q"]
     _run([*pip, "-c", str(ROOT / "constraints.txt"), str(archive)], home)
     if not quick:
         _run([*pip, "--no-deps", DEMO_MODEL], home)
