@@ -4,8 +4,9 @@
     python3 docs/follow.py README.md --keep   # one page; keep the clone
     python3 docs/follow.py --here --gpu-only  # only the steps for a GPU, in this checkout, with this Python's packages
 
-Pages after the README start with `.venv` activated. Steps that need a GPU are skipped where there is none. Marks above
-the blocks say what else is special about them (docs/code_blocks.py). Ends with 1 if a step differs from its page.
+The clone is set up first, and every page starts with `.venv` activated. Steps that need a GPU are skipped where there
+is none. Marks above the blocks say what else is special about them (docs/code_blocks.py). Ends with 1 if a step differs
+from its page.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from block_runner import (
     steps_of,
     with_this_python,
 )
-from code_blocks import ROOT, Block, blocks, pages
+from code_blocks import ROOT, Block, Command, blocks, pages
 
 LINES_OF_A_FAILURE = 40
 
@@ -44,9 +45,6 @@ def main() -> int:
         if not arguments.keep:
             stack.callback(shutil.rmtree, work, ignore_errors=True)
         folder = ROOT if arguments.here else _clone(work / "roseinfer")
-        if not arguments.here and "README.md" not in arguments.pages:
-            _print("make setup")
-            subprocess.run(["make", "setup"], cwd=folder, env=plain_environment(work / "cache"), check=True)
         return _follow(arguments, folder, work)
 
 
@@ -72,14 +70,16 @@ def _clone(folder: Path) -> Path:
 def _follow(arguments: argparse.Namespace, folder: Path, work: Path) -> int:
     gpu = has_gpu()
     environment = plain_environment(work / "cache")
+    _print(f"{'exit':>4}  {'seconds':>7}  step")
     if arguments.here:
         environment = with_this_python(environment, work / "bin")
+    elif not _set_up(folder, environment, arguments.timeout):
+        return 1
+    else:
+        environment = activated(environment, folder / ".venv")
     run = skipped = failed = 0
-    _print(f"{'exit':>4}  {'seconds':>7}  step")
     for page in arguments.pages:
-        activate = not arguments.here and page != "README.md"
-        usable = activated(environment, folder / ".venv") if activate else environment
-        with BlockRunner(folder, usable, timeout_s=arguments.timeout) as runner:
+        with BlockRunner(folder, environment, timeout_s=arguments.timeout) as runner:
             for step in steps_of(blocks(folder / page)):
                 place = f"{page}:{step.line}: {step.title}"
                 reason = reason_to_skip(step.block, gpu=gpu, gpu_only=arguments.gpu_only, quick=arguments.quick)
@@ -91,6 +91,14 @@ def _follow(arguments: argparse.Namespace, folder: Path, work: Path) -> int:
                 failed += not _report(step, runner.run(step), place)
     _print(f"{run} steps run, {skipped} skipped, {failed} failed")
     return int(failed > 0)
+
+
+def _set_up(folder: Path, environment: dict[str, str], timeout_s: float) -> bool:
+    """Create the environment that the pages assume; return True if that worked."""
+    block = Block(Path("set-up"), 0, "console", "", commands=(Command("make setup", "", 1),))
+    with BlockRunner(folder, environment, timeout_s=timeout_s) as runner:
+        [step] = steps_of([block])
+        return _report(step, runner.run(step), "set-up: make setup")
 
 
 def reason_to_skip(block: Block, *, gpu: bool, gpu_only: bool, quick: bool) -> str | None:
