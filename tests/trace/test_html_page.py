@@ -8,6 +8,7 @@ import pytest
 from budgets import budget
 from traces import TUTORIAL, event, write
 
+from roseinfer.cli.rendering.budget_bars import budget_bars
 from roseinfer.cli.rendering.html_elements import named, prose
 from roseinfer.cli.rendering.html_page import to_html
 from roseinfer.trace import Summary, compare, summarize_trace
@@ -53,6 +54,18 @@ def test_identifiers_may_break_between_their_parts() -> None:
         'see <span class="id">kv.<wbr>append_<wbr>token:</span> 83.2\N{NO-BREAK SPACE}ms'
     )
     assert prose("2.65x of 1,035.5") == "2.65x of 1,035.5"
+    assert named("DataLoader#_Iter.__next__") == "DataLoader#_Iter.<wbr>__next__"
+    assert prose("Iter.__next__ h200.json") == (
+        '<span class="id">Iter.<wbr>__next__</span> <span class="id">h200.<wbr>json</span>'
+    )
+    assert prose("35.41 -> 32.93 ms") == "35.41 →\N{NO-BREAK SPACE}32.93\N{NO-BREAK SPACE}ms"
+
+
+def test_devices_of_several_ranks_are_told_apart(summary: Summary) -> None:
+    assert summary.budget
+    devices = [msgspec.structs.replace(one, rank=one.id + 4, id=0) for one in summary.budget.devices]
+    made = msgspec.structs.replace(summary.budget, devices=devices)
+    assert [bar.title.split(":")[0] for bar in budget_bars(made, [])][-2:] == ["rank 4 GPU 0", "rank 5 GPU 0"]
 
 
 def test_everything_in_a_name_is_escaped() -> None:

@@ -67,11 +67,14 @@ def _print_json(result: "ProfileResult") -> None:
 
 def _print_tables(result: "ProfileResult", config: RunConfig) -> None:
     from roseinfer.cli.rendering.run_report import print_run_report
-    from roseinfer.cli.rendering.terminal import ops_table, print_verdict, spans_table
+    from roseinfer.cli.rendering.terminal import budget_tables, ops_table, print_verdict, spans_table
 
     session, out = result.session, console.stdout
     print_run_report(result.report)
     out.print()
+    for table in budget_tables(session.summary, width=out.width):
+        out.print(table)
+        out.print()
     out.print(spans_table(session.summary, width=out.width))
     out.print()
     out.print(ops_table(session.summary, config.profile.top, config.profile.sort_by, width=out.width))

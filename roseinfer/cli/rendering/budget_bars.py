@@ -9,6 +9,8 @@ from roseinfer.trace.naming import counted
 from roseinfer.trace.summary.budget_structs import BudgetSummary
 from roseinfer.trace.summary.device_structs import DeviceSummary
 
+_MAX_DEVICES = 16
+"""Devices with a bar of their own. The table has all of them."""
 _MIN_LABEL_PERCENT = 9.0
 """Share from which a part is wide enough for its percentage, on a phone too."""
 
@@ -44,8 +46,8 @@ def budget_bars(budget: BudgetSummary | None, devices: Sequence[DeviceSummary]) 
     several = f" of {len(budget.devices)} devices" if len(budget.devices) > 1 else ""
     title = f"whole recording: {milliseconds(whole.wall_ms)} ms{several}"
     own = [
-        (f"GPU {one.name}: {milliseconds(one.wall_ms)} ms", one)
-        for one in device_budgets(budget, devices)
+        (f"{one.name}: {milliseconds(one.wall_ms)} ms", one)
+        for one in device_budgets(budget, devices, "GPU {id}", "rank {rank} GPU {id}")[:_MAX_DEVICES]
         if one.wall_ms
     ]
     return [_bar(text, one) for text, one in (*steps, (title, whole), *own)]

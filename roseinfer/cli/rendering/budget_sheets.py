@@ -66,17 +66,19 @@ def phase_budgets(budget: BudgetSummary) -> list[NamedBudget]:
     return [NamedBudget(name, phase, steps[name] or phase.steps) for name, phase in phases]
 
 
-def device_budgets(budget: BudgetSummary, devices: Sequence[DeviceSummary]) -> list[NamedBudget]:
-    """Return the budget of each device; an empty list for a single one, whose budget is the total."""
+def device_budgets(
+    budget: BudgetSummary, devices: Sequence[DeviceSummary], of_one_rank: str = "{id}", of_several: str = "{rank}:{id}"
+) -> list[NamedBudget]:
+    """Return the budget of each device; an empty list for a single one, whose budget is the total.
+
+    `of_one_rank` and `of_several` are formats for the number of a device, which its name follows.
+    """
     if len(budget.devices) < 2:
         return []
     names = {(device.rank, device.id): device.name for device in devices}
-    with_rank = len({device.rank for device in budget.devices}) > 1
+    number = of_several if len({device.rank for device in budget.devices}) > 1 else of_one_rank
     return [
-        NamedBudget(
-            f"{f'{one.rank}:' * with_rank}{one.id} {names.get((one.rank, one.id), '')}".strip(),
-            one,
-        )
+        NamedBudget(f"{number.format(rank=one.rank, id=one.id)} {names.get((one.rank, one.id), '')}".strip(), one)
         for one in budget.devices
     ]
 

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from roseinfer.cli.rendering.budget_sheets import budget_sheets
 from roseinfer.cli.rendering.ragged_table import RaggedTable
 from roseinfer.cli.rendering.recording_context import context_parts, remarks
 from roseinfer.cli.rendering.sheets import all_sheets, op_sheet, span_sheet
@@ -23,6 +24,11 @@ _MIN_BAR, _MAX_BAR = 10, 30
 _BAR = "█"
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _STYLES = {"host_bound": "bold red", "gpu_bound": "bold green", "balanced": "bold yellow"}
+
+
+def budget_tables(summary: Summary, *, width: int = 100) -> list[Table]:
+    """Return the time budget, in tables of at most `width` columns."""
+    return [sheet_table(sheet, width) for sheet in budget_sheets(summary.budget, summary.devices)]
 
 
 def ops_table(summary: Summary, top: int = 15, sort_by: SortKey = "self", *, width: int = 100) -> Table:
