@@ -4,6 +4,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from roseinfer.trace.facts.intervals import stable_order
 from roseinfer.trace.reading.columns import Ints
 
 
@@ -17,7 +18,7 @@ class GroupSum(msgspec.Struct):
     longest_ns: int = 0
     longest_at_ns: int = 0
     longest_before: int = -1
-    """Index of the GPU event that ended the stretch with the longest piece, -1 at the end of a recording."""
+    """Index of the GPU event that ended the stretch with the longest time, -1 at the end of a recording."""
 
 
 class GroupTotals(msgspec.Struct, frozen=True, eq=False):
@@ -28,41 +29,46 @@ class GroupTotals(msgspec.Struct, frozen=True, eq=False):
     total_ns: Ints
     stretches: Ints
     short_ns: Ints
+    longest_ns: Ints
     longest: Ints
-    """Index of the longest piece of the group; of several, the last one."""
+    """Index of the first piece of the longest time; of several times, the last one."""
 
-    def add_to(self, found: GroupSum, group: int, length_ns: Ints, begin_ns: Ints, event: Ints) -> None:
+    def add_to(self, found: GroupSum, group: int, begin_ns: Ints, event: Ints) -> None:
         """Add one group of the batch; the arrays have one entry per piece, `event` the GPU event after the piece."""
         found.total_ns += int(self.total_ns[group])
         found.stretches += int(self.stretches[group])
         found.short_ns += int(self.short_ns[group])
-        longest = int(self.longest[group])
-        if length_ns[longest] > found.longest_ns:
-            found.longest_ns = int(length_ns[longest])
+        if self.longest_ns[group] > found.longest_ns:
+            longest = int(self.longest[group])
+            found.longest_ns = int(self.longest_ns[group])
             found.longest_at_ns = int(begin_ns[longest])
             found.longest_before = int(event[longest])
 
 
-def group_totals(key: Ints, stretch: Ints, length_ns: Ints, short: NDArray[np.bool_]) -> GroupTotals:
-    """Return the totals of pieces with the same key. `key` must not be empty; `stretch` must be sorted.
+def group_totals(key: Ints, stretch: Ints, length_ns: Ints, short: NDArray[np.bool_], *, join: bool) -> GroupTotals:
+    """Return the totals of pieces with the same key. `key` must not be empty, nor below 0; `stretch` must be sorted.
 
-    `short` is true for pieces of short stretches.
+    `short` is true for pieces of short stretches. The longest time is that of a piece or, with `join`, of all pieces of
+    the group in one stretch.
     """
-    order = np.argsort(key, kind="stable")
+    order = stable_order(key)
     key, stretch, length_ns, short = key[order], stretch[order], length_ns[order], short[order]
     fresh = np.ones(len(key), np.bool_)
     fresh[1:] = key[1:] != key[:-1]
     first = np.flatnonzero(fresh)
-    longest = np.maximum.reduceat(length_ns, first)
     other_stretch = fresh.copy()
     other_stretch[1:] |= stretch[1:] != stretch[:-1]
-    group = np.cumsum(fresh) - 1
-    at = np.flatnonzero(length_ns == longest[group])
+    part = np.flatnonzero(other_stretch) if join else np.arange(len(key))
+    part_ns = np.add.reduceat(length_ns, part) if join else length_ns
+    longest_ns = np.maximum.reduceat(part_ns, np.searchsorted(part, first))
+    group = (np.cumsum(fresh) - 1)[part]
+    at = np.flatnonzero(part_ns == longest_ns[group])
     last = np.append(np.flatnonzero(np.diff(group[at])), len(at) - 1)
     return GroupTotals(
         some=order[first],
         total_ns=np.add.reduceat(length_ns, first),
         stretches=np.add.reduceat(other_stretch.astype(np.int64), first),
         short_ns=np.add.reduceat(length_ns * short, first),
-        longest=order[at[last]],
+        longest_ns=longest_ns,
+        longest=order[part[at[last]]],
     )

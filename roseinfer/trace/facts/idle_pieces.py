@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from roseinfer.trace.facts.host_activity import Activity
 from roseinfer.trace.facts.innermost import cut_in_order
+from roseinfer.trace.facts.intervals import stable_order
 from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.reading.columns import Ints, Ints32
 from roseinfer.trace.summary.budget_structs import SHORT_STRETCH_NS
@@ -67,8 +68,8 @@ class IdlePieces(msgspec.Struct, frozen=True, eq=False):
     def __len__(self) -> int:
         return len(self.stretch)
 
-    def where(self, keep: NDArray[np.bool_]) -> "IdlePieces":
-        """Return some of the pieces."""
+    def where(self, keep: NDArray[np.bool_] | Ints) -> "IdlePieces":
+        """Return some of the pieces, chosen by a mask or by indices."""
         return IdlePieces(*(getattr(self, name)[keep] for name in self.__struct_fields__))
 
     def after(self, since_ns: int) -> "IdlePieces":
@@ -79,6 +80,23 @@ class IdlePieces(msgspec.Struct, frozen=True, eq=False):
         begin = np.maximum(kept.begin_ns, since_ns)
         length = kept.length_ns - (begin - kept.begin_ns)
         return msgspec.structs.replace(kept, begin_ns=begin, length_ns=length)
+
+    def split_at(self, at_ns: Ints) -> "IdlePieces":
+        """Return the pieces, cut at some instants in ascending order."""
+        if len(at_ns) == 0 or len(self) == 0:
+            return self
+        low, high = np.searchsorted(at_ns, (self.begin_ns.min(), (self.begin_ns + self.length_ns).max()))
+        at_ns = at_ns[low:high]
+        end_ns = self.begin_ns + self.length_ns
+        first = np.searchsorted(at_ns, self.begin_ns, side="right")
+        count = np.maximum(np.searchsorted(at_ns, end_ns, side="left") - first, 0) + 1
+        piece = np.repeat(np.arange(len(self)), count)
+        ordinal = np.arange(len(piece)) - np.repeat(np.cumsum(count) - count, count)
+        edge = first[piece] + ordinal
+        some = np.append(at_ns, 0)
+        begin = np.where(ordinal > 0, some[edge - 1], self.begin_ns[piece])
+        end = np.where(ordinal < count[piece] - 1, some[np.minimum(edge, len(at_ns))], end_ns[piece])
+        return msgspec.structs.replace(self.where(piece), begin_ns=begin, length_ns=end - begin)
 
 
 def stretches_of_gaps(facts: Facts, which: slice) -> IdleStretches:
@@ -105,7 +123,7 @@ def cut_idle_time(facts: Facts, activity: Activity, idle: IdleStretches) -> Idle
     queued = _whole(DEVICE_QUEUE, call, np.where(known, idle.end_ns, call), idle)
     unlinked = _whole(UNLINKED, idle.start_ns, np.where(known, idle.start_ns, idle.end_ns), idle)
     parts = [_late(facts, activity, idle), _calling(facts, activity, idle), queued, unlinked]
-    order = np.argsort(np.concatenate([part.stretch for part in parts]), kind="stable")
+    order = stable_order(np.concatenate([part.stretch for part in parts]))
     return IdlePieces(
         *(np.concatenate([getattr(part, name) for part in parts])[order] for name in IdlePieces.__struct_fields__)
     )

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from roseinfer.trace.facts.intervals import distinct
+from roseinfer.trace.facts.intervals import distinct, stable_order
 from roseinfer.trace.facts.nesting import Forest
 from roseinfer.trace.reading.columns import Ints, Ints32
 
@@ -78,7 +78,7 @@ def cut_by_innermost(forest: Forest, forest_thread: Ints32, thread: Ints32, star
 def cut_in_order(forest: Forest, forest_thread: Ints32, thread: Ints32, start_ns: Ints, end_ns: Ints) -> OrderedPieces:
     """Cut stretches as `cut_by_innermost` does, and return the pieces by stretch and time, with their starts."""
     found = cut_by_innermost(forest, forest_thread, thread, start_ns, end_ns)
-    order = np.argsort(found.stretch, kind="stable")
+    order = stable_order(found.stretch)
     stretch, owner, length_ns = (column[order] for column in found)
     before = np.cumsum(length_ns) - length_ns
     first = np.searchsorted(stretch, np.arange(len(start_ns)))

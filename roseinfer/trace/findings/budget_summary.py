@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from roseinfer.trace.facts.budget_parts import COMMUNICATION, COMPUTE, COPY, PARTS, host_parts
+from roseinfer.trace.facts.budget_parts import COMMUNICATION, COMPUTE, COPY, NOT_RECORDED, PARTS, host_parts
 from roseinfer.trace.facts.budget_sums import BudgetSums, BudgetTable
 from roseinfer.trace.facts.cpu_work import cpu_work
 from roseinfer.trace.facts.data_loading import loading_table
@@ -12,11 +12,13 @@ from roseinfer.trace.facts.device_work import device_work
 from roseinfer.trace.facts.host_activity import Activity
 from roseinfer.trace.facts.idle_edges import beside_work, edges_of_recording, host_stretches, main_threads
 from roseinfer.trace.facts.idle_pieces import IdlePieces, IdleStretches, cut_idle_time
+from roseinfer.trace.facts.intervals import contains, distinct
 from roseinfer.trace.facts.trace_facts import Facts
+from roseinfer.trace.facts.unexplained_time import unexplained_time
 from roseinfer.trace.facts.wall_time import wall_time
 from roseinfer.trace.findings.exposed_work import ExposedPlaces
 from roseinfer.trace.findings.idle_places import IdlePlaces
-from roseinfer.trace.reading.columns import Ints, Trace
+from roseinfer.trace.reading.columns import Ints
 from roseinfer.trace.summary.budget_structs import (
     BudgetSummary,
     DeviceBudget,
@@ -44,6 +46,7 @@ class BudgetBuilder:
         self._places = IdlePlaces(facts, activity, around)
         self._exposed = ExposedPlaces(facts, activity, around)
         self._sums: dict[_DeviceKey, BudgetSums] = {}
+        self._doubtful: dict[_DeviceKey, tuple[Ints, Ints]] = {}
 
     def add_gaps(self, idle: IdleStretches, pieces: IdlePieces) -> None:
         """Add the pieces of some gaps between GPU events."""
@@ -85,6 +88,12 @@ class BudgetBuilder:
             self._sums[key] = BudgetSums(start, end, steps, wall.step_start_ns[steps], wall.step_end_ns[steps])
         return self._sums[key]
 
+    def _doubtful_times(self, key: _DeviceKey) -> tuple[Ints, Ints]:
+        if key not in self._doubtful:
+            end_ns = int(self._wall.end_ns[self._file(key)])
+            self._doubtful[key] = unexplained_time(self._facts, key[1], end_ns) if key[0] == "gpu" else _NOTHING
+        return self._doubtful[key]
+
     def _file(self, key: _DeviceKey) -> int:
         return self._facts.trace.device_files[key[1]] if key[0] == "gpu" else key[1]
 
@@ -92,9 +101,12 @@ class BudgetBuilder:
         pieces = pieces.after(int(self._wall.start_ns[self._file(key)]))
         if len(pieces) == 0:
             return
+        doubtful = self._doubtful_times(key)
+        pieces = pieces.split_at(distinct(np.concatenate(doubtful)))
         loading = self._loading.name_at(pieces.thread, pieces.begin_ns)
         function = np.append(self._facts.frames.loading, -1)[pieces.frame]
         part = self._parts.of(self._activity, pieces, (loading >= 0) | (function >= 0))
+        part[contains(*doubtful, pieces.begin_ns)] = NOT_RECORDED
         self._sums_of(key).add_pieces(part, pieces.begin_ns, pieces.length_ns)
         self._places.add(idle, pieces, part, loading)
 
@@ -110,7 +122,8 @@ class BudgetBuilder:
         """Add the whole recording of a file without GPU events: its device is the CPU, or was not recorded."""
         facts, wall = self._facts, self._wall
         key: _DeviceKey = ("cpu", file)
-        if _launches(facts.trace, file):
+        launching = facts.trace.calls.thread[facts.launches.call]
+        if np.any(np.array(facts.trace.thread_files)[launching] == file):
             start, end = wall.start_ns[file : file + 1], wall.end_ns[file : file + 1]
             idle = host_stretches(start, end, np.full(1, -1, np.int32), np.full(1, file, np.int32))
         else:
@@ -154,13 +167,6 @@ class BudgetBuilder:
                 sums = sums + table.of_step[mine].sum(axis=0)
             found[phase] = PhaseBudget(steps=phases.count(phase), **_fields(sums))
         return found
-
-
-def _launches(trace: Trace, file: int) -> bool:
-    """True if the threads of a file launched GPU work."""
-    threads = [index for index, one in enumerate(trace.thread_files) if one == file]
-    names = np.unique(trace.calls.name[np.isin(trace.calls.thread, threads)]).tolist()
-    return any("launch" in trace.names[index].lower() for index in names)
 
 
 def _fields(ns: Ints) -> dict[str, Any]:

@@ -45,14 +45,14 @@ class GapRanking:
         owned = np.flatnonzero(owner >= 0)
         name, is_call = np.full(len(owner), -1, np.int64), np.zeros(len(owner), np.bool_)
         name[owned], is_call[owned] = activity.name[owner[owned]], activity.call[owner[owned]] >= 0
-        key = (span_group * 4 + pieces.cause) * 2 + is_call
-        key = key * (len(self._facts.trace.names) + 1) + name
-        totals = group_totals(key, pieces.stretch, pieces.length_ns, idle.is_short[pieces.stretch])
+        key = ((span_group + 1) * 4 + pieces.cause) * 2 + is_call
+        key = key * (len(self._facts.trace.names) + 1) + name + 1
+        totals = group_totals(key, pieces.stretch, pieces.length_ns, idle.is_short[pieces.stretch], join=False)
         event = idle.event[pieces.stretch]
         for group, piece in enumerate(totals.some.tolist()):
             cause = _CAUSES[int(pieces.cause[piece])]
             found = self._sums[cause, int(span_group[piece]), int(name[piece]), bool(is_call[piece])]
-            totals.add_to(found, group, pieces.length_ns, pieces.begin_ns, event)
+            totals.add_to(found, group, pieces.begin_ns, event)
 
     def ranked(self) -> list[GapGroup]:
         """Return the 100 groups with the most idle time, the longest first."""

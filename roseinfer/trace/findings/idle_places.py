@@ -47,11 +47,11 @@ class IdlePlaces:
         key = ((part * np.int64(len(self._facts.spans.groups) + 1) + group + 1) * size + name + 1) * size + around + 1
         if len(self._facts.frames):
             key = np.unique(key, return_inverse=True)[1] * size + file + 1
-        totals = group_totals(key, pieces.stretch, pieces.length_ns, idle.is_short[pieces.stretch])
+        totals = group_totals(key, pieces.stretch, pieces.length_ns, idle.is_short[pieces.stretch], join=True)
         event = idle.event[pieces.stretch]
         for index, piece in enumerate(totals.some.tolist()):
             place = int(part[piece]), int(name[piece]), int(around[piece]), int(group[piece]), int(file[piece])
-            totals.add_to(self._sums[place], index, pieces.length_ns, pieces.begin_ns, event)
+            totals.add_to(self._sums[place], index, pieces.begin_ns, event)
 
     def ranked(self, wall_ns: int) -> list[IdlePlace]:
         """Return the 100 places with the most idle time, the longest first; `wall_ns` is the time of all devices."""

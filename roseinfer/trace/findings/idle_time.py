@@ -8,7 +8,7 @@ from roseinfer.trace.findings.synchronizing_calls import find_syncs
 from roseinfer.trace.summary.budget_structs import BudgetSummary
 from roseinfer.trace.summary.finding_structs import GapGroup, Sync
 
-_BATCH = 1 << 15
+_BATCH = 1 << 13
 """Number of gaps processed together, which bounds the memory for their pieces."""
 
 
