@@ -4,7 +4,8 @@ import msgspec
 import numpy as np
 
 from roseinfer.trace.facts.data_loading_names import loads_data
-from roseinfer.trace.facts.innermost import innermost_at
+from roseinfer.trace.facts.idle_pieces import IdlePieces
+from roseinfer.trace.facts.innermost import cut_in_order
 from roseinfer.trace.facts.intervals import union
 from roseinfer.trace.facts.nesting import Forest, nest
 from roseinfer.trace.facts.trace_facts import Facts
@@ -19,12 +20,14 @@ class LoadingTable(msgspec.Struct, frozen=True, eq=False):
     name: Ints
     """Index into the names of the trace, followed by the names of span groups."""
 
-    def name_at(self, thread: Ints32, at_ns: Ints) -> Ints:
-        """Return, for each query (thread, instant), the name of the innermost data-loading event, -1 for none."""
+    def cut(self, pieces: IdlePieces) -> tuple[IdlePieces, Ints]:
+        """Return (pieces cut by the innermost data-loading event of their thread, its name per piece or -1)."""
         if len(self.thread) == 0:
-            return np.full(len(at_ns), -1, np.int64)
-        found = innermost_at(self.forest, self.thread, thread, at_ns)
-        return np.where(found >= 0, self.name[found], -1)
+            return pieces, np.full(len(pieces), -1, np.int64)
+        end_ns = pieces.begin_ns + pieces.length_ns
+        found = cut_in_order(self.forest, self.thread, pieces.thread, pieces.begin_ns, end_ns)
+        cut = msgspec.structs.replace(pieces.where(found.stretch), begin_ns=found.begin_ns, length_ns=found.length_ns)
+        return cut, np.where(found.owner >= 0, self.name[found.owner], -1)
 
 
 def loading_table(facts: Facts) -> LoadingTable:

@@ -11,11 +11,11 @@ from roseinfer.trace.reading.columns import Ints, Ints32
 from roseinfer.trace.summary.budget_structs import SHORT_STRETCH_NS
 
 
-def edges_of_recording(facts: Facts, wall: WallTime, main: Ints32) -> IdleStretches:
+def edges_of_recording(facts: Facts, wall: WallTime) -> IdleStretches:
     """Return the idle time of every device before its first event and after its last one.
 
     A first event that waited in the queue waited for work from before the recording: that time is not recorded.
-    `main` has the main thread of each file: what it does explains the time after the last event.
+    What the main thread of the file does explains the time after the last event.
     """
     gpu, attribution = facts.trace.gpu, facts.attribution
     device, event = np.unique(gpu.device, return_index=True)
@@ -37,7 +37,7 @@ def edges_of_recording(facts: Facts, wall: WallTime, main: Ints32) -> IdleStretc
         event=event,
         device=device,
     )
-    tails = host_stretches(np.maximum(start, last_end), wall.end_ns[file], main[file], device)
+    tails = host_stretches(np.maximum(start, last_end), wall.end_ns[file], facts.main_thread[file], device)
     both = _joined(heads, tails)
     return _where(both, both.end_ns > both.start_ns)
 
@@ -66,30 +66,6 @@ def beside_work(wall: WallTime, file: int, busy_start_ns: Ints, busy_end_ns: Int
     start, end = wall.start_ns[file : file + 1], wall.end_ns[file : file + 1]
     low, high = without(start, end, busy_start_ns, busy_end_ns)
     return host_stretches(low, high, np.full(len(low), thread, np.int32), np.full(len(low), file, np.int32))
-
-
-def main_threads(facts: Facts) -> Ints32:
-    """Return the main thread of each file, -1 for none.
-
-    The main thread is not autograd's. It runs the file's last step; without steps, it launches most of the GPU events;
-    without launches, it spends the most time in operators.
-    """
-    trace, files = facts.trace, np.array(facts.trace.thread_files, np.int32)
-    main = np.full(len(trace.file_ranks), -1, np.int32)
-    top = facts.ops.depth == 0
-    weights = (
-        np.bincount(facts.attribution.thread[facts.attribution.linked], minlength=len(files)),
-        np.bincount(trace.ops.thread[top], (facts.ops.end_ns - facts.ops.start_ns)[top], minlength=len(files)),
-        np.bincount(facts.spans.thread, facts.spans.end_ns - facts.spans.start_ns, minlength=len(files)),
-    )
-    for file in range(len(main)):
-        mine = np.setdiff1d(np.flatnonzero(files == file), facts.backward.is_autograd)
-        for weight in weights:
-            if main[file] < 0 and len(mine) and weight[mine].max() > 0:
-                main[file] = mine[np.argmax(weight[mine])]
-    for thread in facts.steps.thread.tolist():
-        main[files[thread]] = thread
-    return main
 
 
 def _joined(one: IdleStretches, other: IdleStretches) -> IdleStretches:

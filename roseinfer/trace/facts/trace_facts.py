@@ -10,12 +10,13 @@ from roseinfer.trace.facts.graph_replays import MappedSpans, map_replays
 from roseinfer.trace.facts.host_activity import Activity, activity_of
 from roseinfer.trace.facts.idle_gaps import Gaps, find_gaps
 from roseinfer.trace.facts.launch_calls import Captures, Launches, find_captures, find_launches
+from roseinfer.trace.facts.main_threads import find_main_threads
 from roseinfer.trace.facts.nesting import Forest, nest
 from roseinfer.trace.facts.python_frames import FrameTable, frame_table
 from roseinfer.trace.facts.span_costs import SpanCosts, span_costs
 from roseinfer.trace.facts.span_table import SpanTable, span_table
 from roseinfer.trace.facts.steps import Steps, find_steps, steps_at
-from roseinfer.trace.reading.columns import Ints, Trace
+from roseinfer.trace.reading.columns import Ints, Ints32, Trace
 from roseinfer.trace.reading.trace_manifest import TraceManifest
 
 
@@ -32,6 +33,8 @@ class Facts(msgspec.Struct, frozen=True, eq=False):
     frames: FrameTable
     """Nesting of the Python functions; empty for recordings without stacks."""
     gaps: Gaps
+    main_thread: Ints32
+    """Per file: index of its main thread, -1 for none."""
     captures: Captures
     launches: Launches
     blind_waits: BlindWaits
@@ -61,6 +64,7 @@ def gather_facts(trace: Trace, manifest: TraceManifest | None = None) -> Facts:
         attribution=attribution,
         frames=frame_table(trace),
         gaps=gaps,
+        main_thread=find_main_threads(trace, steps, backward, spans, ops, attribution),
         captures=captures,
         launches=find_launches(trace, attribution, captures),
         blind_waits=find_blind_waits(trace, attribution),
@@ -78,12 +82,13 @@ def _steps_of_events(trace: Trace, steps: Steps, attribution: Attribution) -> In
 
 
 def launching_activity(facts: Facts) -> Activity:
-    """Return the activity of the threads of steps, of those that launched GPU events, and of those that wait for them.
+    """Return the activity of the main threads, of those that launched GPU events, and of autograd's.
 
     Without GPU events, it is the activity of all threads.
     """
     launching = np.unique(facts.attribution.thread[facts.attribution.linked])
     if len(launching) == 0:
         return activity_of(facts.trace, np.arange(len(facts.trace.threads), dtype=np.int32))
-    threads = (launching, facts.backward.waiting_for(launching), facts.steps.thread)
+    waiting = facts.backward.waiting_for(facts.backward.is_autograd)
+    threads = (launching, facts.backward.is_autograd, waiting, facts.main_thread[facts.main_thread >= 0])
     return activity_of(facts.trace, np.unique(np.concatenate(threads)).astype(np.int32))

@@ -10,7 +10,7 @@ from roseinfer.trace.facts.cpu_work import cpu_work
 from roseinfer.trace.facts.data_loading import loading_table
 from roseinfer.trace.facts.device_work import device_work
 from roseinfer.trace.facts.host_activity import Activity
-from roseinfer.trace.facts.idle_edges import beside_work, edges_of_recording, host_stretches, main_threads
+from roseinfer.trace.facts.idle_edges import beside_work, edges_of_recording, host_stretches
 from roseinfer.trace.facts.idle_pieces import IdlePieces, IdleStretches, cut_idle_time
 from roseinfer.trace.facts.intervals import contains, distinct
 from roseinfer.trace.facts.trace_facts import Facts
@@ -40,7 +40,7 @@ class BudgetBuilder:
 
     def __init__(self, facts: Facts, activity: Activity) -> None:
         self._facts, self._activity = facts, activity
-        self._wall, self._main = wall_time(facts), main_threads(facts)
+        self._wall = wall_time(facts)
         self._parts, self._loading = host_parts(facts), loading_table(facts)
         around = activity.operators_around()
         self._places = IdlePlaces(facts, activity, around)
@@ -58,7 +58,7 @@ class BudgetBuilder:
     def summary(self) -> BudgetSummary | None:
         """Return the budget of everything added, and of the time outside gaps; None for a trace without wall time."""
         facts = self._facts
-        idle = edges_of_recording(facts, self._wall, self._main)
+        idle = edges_of_recording(facts, self._wall)
         self.add_gaps(idle, cut_idle_time(facts, self._activity, idle))
         busy_files = {facts.trace.device_files[device] for device in np.unique(facts.trace.gpu.device).tolist()}
         for device in np.unique(facts.trace.gpu.device).tolist():
@@ -103,7 +103,7 @@ class BudgetBuilder:
             return
         doubtful = self._doubtful_times(key)
         pieces = pieces.split_at(distinct(np.concatenate(doubtful)))
-        loading = self._loading.name_at(pieces.thread, pieces.begin_ns)
+        pieces, loading = self._loading.cut(pieces)
         function = np.append(self._facts.frames.loading, -1)[pieces.frame]
         part = self._parts.of(self._activity, pieces, (loading >= 0) | (function >= 0))
         part[contains(*doubtful, pieces.begin_ns)] = NOT_RECORDED
@@ -130,7 +130,7 @@ class BudgetBuilder:
             work = cpu_work(facts, file, self._loading)
             self._sums_of(key).add_busy(COMPUTE, *work.compute, *_NOTHING)
             self._sums_of(key).add_busy(COMMUNICATION, *work.busy, *work.compute)
-            idle = beside_work(wall, file, *work.busy, int(self._main[file]))
+            idle = beside_work(wall, file, *work.busy, int(facts.main_thread[file]))
         self._add(key, idle, cut_idle_time(facts, self._activity, idle))
 
     def _identity(self, key: _DeviceKey) -> tuple[int, int]:
