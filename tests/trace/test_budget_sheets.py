@@ -73,6 +73,19 @@ def test_places_of_idle_time_and_of_exposed_work_are_listed() -> None:
     assert sum(float(row[4]) for row in exposed.rows) == pytest.approx(summary.budget.total.exposed_copy_ms, rel=0.1)
 
 
+def test_findings_are_listed_with_their_place_and_bound() -> None:
+    summary = summarize_trace(TUTORIAL)
+    [sheet] = [sheet for sheet in all_sheets(summary, 5, "self") if sheet.title.startswith("Findings")]
+    first = summary.findings[0]
+    assert len(sheet.rows) == len(summary.findings)
+    assert sheet.rows[0] == [
+        first.id.replace("_", " "),
+        first.where.span,
+        f"{first.share_percent:.1f}",
+        milliseconds(first.saves_ms),
+    ]
+
+
 def test_missing_records_are_told_once() -> None:
     summary = summarize_trace(TUTORIAL)
     lost = [

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from budgets import budget
+from budgets import HOST_BOUND, budget, parts
 from traces import TUTORIAL, event, write
 
-from roseinfer.cli.rendering.budget_bars import budget_bars
+from roseinfer.cli.rendering.budget_bars import budget_bars, step_columns
 from roseinfer.cli.rendering.html_elements import named, prose
 from roseinfer.cli.rendering.html_page import to_html
+from roseinfer.cli.rendering.table_sheet import milliseconds
 from roseinfer.trace import Summary, compare, summarize_trace
+from roseinfer.trace.summary.budget_structs import StepBudget
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,22 @@ def test_the_legend_names_every_part_of_the_bars(summary: Summary) -> None:
     legend = re.search(r'<p class="key">(.*)</p>', page)
     assert legend
     assert set(re.findall(r'<i class="(\w+)">', legend.group(1))) == drawn
+
+
+def test_each_step_is_a_column_as_high_as_it_is_long(summary: Summary) -> None:
+    assert summary.budget
+    steps = [
+        StepBudget(step=one, phase="decode", device=0, rank=0, **parts(tuple((one + 1) * ms for ms in HOST_BOUND)))
+        for one in range(4)
+    ]
+    made = msgspec.structs.replace(summary.budget, steps=steps)
+    columns = step_columns(made)
+    assert [column.height for column in columns] == [25, 50, 75, 100]
+    assert columns[1].title == f"step 1, decode: {milliseconds(2 * sum(HOST_BOUND))} ms"
+    assert sum(part.percent for part in columns[0].parts) == pytest.approx(100, abs=0.01)
+    assert to_html(msgspec.structs.replace(summary, budget=made)).count('title="step ') == 4
+    assert step_columns(msgspec.structs.replace(made, steps=steps[:2])) == []
+    assert step_columns(msgspec.structs.replace(made, steps=steps * 100)) == []
 
 
 def test_a_trace_without_a_budget_has_no_bars(summary: Summary) -> None:

@@ -11,6 +11,8 @@ from roseinfer.trace.summary.device_structs import DeviceSummary
 
 _MAX_DEVICES = 16
 """Devices with a bar of their own. The table has all of them."""
+_MIN_COLUMNS, _MAX_COLUMNS = 4, 160
+"""Numbers of steps between which a picture of all steps is readable."""
 _MIN_LABEL_PERCENT = 9.0
 """Share from which a part is wide enough for its percentage, on a phone too."""
 
@@ -21,6 +23,14 @@ class BarPart(NamedTuple):
     css: str
     percent: float
     label: str
+    title: str
+
+
+class StepColumn(NamedTuple):
+    """A stacked column for one step, `height` percent as high as that of the longest step."""
+
+    height: float
+    parts: list[BarPart]
     title: str
 
 
@@ -51,6 +61,24 @@ def budget_bars(budget: BudgetSummary | None, devices: Sequence[DeviceSummary]) 
         if one.wall_ms
     ]
     return [_bar(text, one) for text, one in (*steps, (title, whole), *own)]
+
+
+def step_columns(budget: BudgetSummary | None) -> list[StepColumn]:
+    """Return a column per step and device in order of time; an empty list for few steps, or for too many to draw."""
+    steps = [] if budget is None else [step for step in budget.steps if step.wall_ms > 0]
+    if not _MIN_COLUMNS <= len(steps) <= _MAX_COLUMNS:
+        return []
+    longest = max(step.wall_ms for step in steps)
+    several = len({(step.rank, step.device) for step in steps}) > 1
+    return [
+        StepColumn(
+            height=round(100 * step.wall_ms / longest, 2),
+            parts=_bar("", NamedBudget(step.phase, step)).parts,
+            title=f"step {step.step}, {step.phase}{f', rank {step.rank} GPU {step.device}' * several}: "
+            f"{milliseconds(step.wall_ms)} ms",
+        )
+        for step in steps
+    ]
 
 
 def bar_key(budget: BudgetSummary | None) -> list[tuple[str, str]]:

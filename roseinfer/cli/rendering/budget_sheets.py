@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from roseinfer.cli.rendering.table_sheet import Sheet, milliseconds, sheet
+from roseinfer.cli.rendering.table_sheet import TOTAL, Sheet, milliseconds, sheet
 from roseinfer.trace.summary.budget_structs import BudgetSummary, TimeBudget
 from roseinfer.trace.summary.device_structs import DeviceSummary
 
@@ -132,7 +132,7 @@ def _part_sheet(title: str, budgets: Sequence[NamedBudget], parts: Sequence[Budg
         for part in parts
     ]
     walls = [text for one in budgets for text in (milliseconds(one.wall_ms), "100.0")]
-    rows.append(["wall time", *walls, *([""] * with_bar)])
+    rows.append([TOTAL, *walls, *([""] * with_bar)])
     names = ["" if one.name == "step" else one.name for one in budgets]
     columns = [title for name in names for title in (f"{name} ms".strip(), "%")]
     bar = [f"=share of {names[0]}".removesuffix(" of ")] * with_bar

@@ -1,7 +1,7 @@
 """A trace summary as a self-contained HTML page without scripts or network access, for light and dark mode."""
 
 from roseinfer import __version__
-from roseinfer.cli.rendering.budget_bars import bar_key, budget_bars
+from roseinfer.cli.rendering.budget_bars import bar_key, budget_bars, step_columns
 from roseinfer.cli.rendering.budget_sheets import PARTS, budget_sheets
 from roseinfer.cli.rendering.html_elements import environment
 from roseinfer.cli.rendering.recording_context import context_parts, remarks
@@ -30,6 +30,8 @@ def to_html(summary: Summary, *, command: str | None = None) -> str:
             remarks=remarks(summary),
             bars=budget_bars(summary.budget, summary.devices),
             key=bar_key(summary.budget),
+            columns=step_columns(summary.budget),
+            longest_ms=max((step.wall_ms for step in summary.budget.steps), default=0.0) if summary.budget else 0.0,
             swatches={part.label: part.key for part in PARTS},
             budget_sheets=sheets[:budgets],
             sheets=sheets[budgets:],

@@ -1,10 +1,26 @@
-"""Sheets with the places of a time budget: where idle time is caused, and what is exposed."""
+"""Sheets with the places of a time budget: findings, where idle time is caused, and what is exposed."""
+
+from collections.abc import Sequence
 
 from roseinfer.cli.rendering.budget_sheets import PARTS
 from roseinfer.cli.rendering.table_sheet import Sheet, milliseconds, sheet
 from roseinfer.trace.summary.budget_structs import BudgetSummary, IdlePlace
+from roseinfer.trace.summary.finding_structs import Finding, Place
 
 _CAUSES = {part.key: part.label.removeprefix("host: ") for part in PARTS}
+
+
+def finding_sheet(findings: Sequence[Finding]) -> Sheet:
+    """Return what could be reduced, with an upper bound of the wall time that each remedy saves."""
+    rows = [
+        [one.id.replace("_", " "), _place(one.where), f"{one.share_percent:.1f}", milliseconds(one.saves_ms)]
+        for one in findings
+    ]
+    return sheet("Findings, and what their remedies save at most", ("-Finding", "*Where", "Wall %", "Saves ms"), rows)
+
+
+def _place(where: Place) -> str:
+    return where.file or where.kernel or where.operator or where.span or ""
 
 
 def idle_sheet(budget: BudgetSummary | None, top: int) -> Sheet:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from roseinfer.cli.rendering.budget_sheets import budget_sheets
 from roseinfer.cli.rendering.comparison_sheets import comparison_sheets
-from roseinfer.cli.rendering.idle_sheets import exposed_sheet, idle_sheet
+from roseinfer.cli.rendering.idle_sheets import exposed_sheet, finding_sheet, idle_sheet
 from roseinfer.cli.rendering.table_sheet import Sheet, milliseconds, sheet
 from roseinfer.config import SortKey
 from roseinfer.trace.naming import duration
@@ -241,6 +241,7 @@ def all_sheets(summary: Summary, top: int, sort_by: SortKey) -> list[Sheet]:
     sheets = [
         *budget_sheets(summary.budget, summary.devices),
         *(comparison_sheets(summary.comparison, few) if summary.comparison else []),
+        finding_sheet(summary.findings),
         device_sheet(summary),
         event_sheet(summary),
         rank_sheet(summary),

@@ -6,6 +6,9 @@ from typing import Literal, NamedTuple
 CellKind = Literal["name", "text", "number", "change", "bar"]
 """`change` is a signed percentage of a cost, so plus is worse, or one of a few words. `bar` is a percentage to draw."""
 
+TOTAL = "wall time"
+"""First cell of the row that the rows above add up to."""
+
 _MARKS: dict[str, CellKind] = {"*": "name", "-": "text", "~": "change", "=": "bar"}
 _WORDS = {"slower": True, "worse": True, "new": True, "faster": False, "better": False, "gone": False}
 _CLEAR_PERCENT = 1.0

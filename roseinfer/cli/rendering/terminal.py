@@ -11,7 +11,7 @@ from roseinfer.cli.rendering.budget_sheets import budget_sheets
 from roseinfer.cli.rendering.ragged_table import RaggedTable
 from roseinfer.cli.rendering.recording_context import context_parts, remarks
 from roseinfer.cli.rendering.sheets import all_sheets, op_sheet, span_sheet
-from roseinfer.cli.rendering.table_sheet import CellKind, Sheet, is_worse
+from roseinfer.cli.rendering.table_sheet import TOTAL, CellKind, Sheet, is_worse
 from roseinfer.cli.rendering.text_wrapping import wrapped
 from roseinfer.config import SortKey
 from roseinfer.trace.naming import duration, short_name
@@ -68,7 +68,8 @@ def sheet_table(sheet: Sheet, width: int) -> Table:
             *(
                 _cell(cell, kind, name_width, bar_width)
                 for cell, (_, kind), name_width in zip(row, sheet.columns, widths, strict=True)
-            )
+            ),
+            style="bold" if row[0] == TOTAL else None,
         )
     return table
 
