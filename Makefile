@@ -20,22 +20,22 @@ PAGES ?=
 help:  ## List these targets
 	@grep -hE '^[a-z][a-z-]*:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{printf "  make %-10s  %s\n", $$1, $$2}'
 
-setup: $(VENV)/.ready  ## Create .venv with roseinfer, its dependencies and the demo model
+setup: $(VENV)/.ready  ## Create .venv: roseinfer, its dependencies, the demo model
 	@echo '[setup] ready: type `source $(BIN)/activate`, then for example `roseinfer generate "Name three planets."`'
 
-profile: $(VENV)/.ready  ## Profile the demo model: a top-ops table and a trace (CONFIG=name for another run)
+profile: $(VENV)/.ready  ## Profile the demo model: top operators and a trace (CONFIG=name)
 	@$(BIN)/roseinfer profile --mode online --config $(CONFIG)
 
-bench: $(VENV)/.ready  ## Benchmark the demo model in every mode (CONFIG=name for another run)
+bench: $(VENV)/.ready  ## Benchmark the demo model in every mode (CONFIG=name)
 	@$(BIN)/roseinfer bench --mode all --config $(CONFIG)
 
 test: $(VENV)/.ready-dev  ## Run the tests
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-test-gpu:  ## Run the tests that need a GPU, with the packages of PYTHON (no set-up)
+test-gpu:  ## Run the tests that need a GPU, with the packages of PYTHON
 	@"$(PYTHON)" -m pytest -m gpu
 
-fuzz: $(VENV)/.ready-dev  ## Summarize damaged traces for a minute (FUZZ_SECONDS=600 for longer)
+fuzz: $(VENV)/.ready-dev  ## Summarize damaged traces for a minute (FUZZ_SECONDS=600)
 	@$(BIN)/python tests/trace/fuzz.py --seconds $(FUZZ_SECONDS)
 
 lint: $(VENV)/.ready-dev  ## Style, types and import layers
@@ -50,16 +50,16 @@ check: lint test docs  ## Everything that CI runs
 docs: $(VENV)/.ready-docs  ## Build the documentation in site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
-docs-serve: $(VENV)/.ready-docs  ## Serve the documentation at http://127.0.0.1:8000 while you write it
+docs-serve: $(VENV)/.ready-docs  ## Serve the documentation at http://127.0.0.1:8000
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 pictures: $(VENV)/.ready-dev  ## Make the pictures of README.md from real output (needs Chromium)
 	@$(BIN)/python docs/pictures.py
 
-follow:  ## Run every command of README and docs in a fresh clone (PAGES=docs/library.md for one page)
+follow:  ## Run what README and docs say in a fresh clone (PAGES=README.md)
 	@"$(PYTHON)" docs/follow.py $(PAGES)
 
-packages: $(VENV)/.ready-dev  ## Build wheel and sdist in dist/, and try them in empty environments (PYTHONS="..." for others)
+packages: $(VENV)/.ready-dev  ## Try wheel and sdist in empty environments (PYTHONS="...")
 	@$(BIN)/python tests/try_packages.py $(PYTHONS)
 
 clean:  ## Remove .venv, caches and build output (profiles/ stays)
