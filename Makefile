@@ -23,7 +23,7 @@ help:  ## List these targets
 setup: $(VENV)/.ready  ## Create .venv: roseinfer, its dependencies, the demo model
 	@echo '[setup] ready: type `source $(BIN)/activate`, then for example `roseinfer generate "Name three planets."`'
 
-profile: $(VENV)/.ready  ## Profile the demo model: top operators and a trace (CONFIG=name)
+profile: $(VENV)/.ready  ## Profile the demo model: summary and trace (CONFIG=name)
 	@$(BIN)/roseinfer profile --mode online --config $(CONFIG)
 
 bench: $(VENV)/.ready  ## Benchmark the demo model in every mode (CONFIG=name)
@@ -53,10 +53,10 @@ docs: $(VENV)/.ready-docs  ## Build the documentation in site/
 docs-serve: $(VENV)/.ready-docs  ## Serve the documentation at http://127.0.0.1:8000
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
-pictures: $(VENV)/.ready-dev  ## Make the pictures of README.md from real output (needs Chromium)
+pictures: $(VENV)/.ready-dev  ## Make the pictures of README.md (needs Chromium)
 	@$(BIN)/python docs/pictures.py
 
-follow:  ## Run what README and docs say in a fresh clone (PAGES=README.md)
+follow:  ## Run all of README and docs in a fresh clone (PAGES=README.md)
 	@"$(PYTHON)" docs/follow.py $(PAGES)
 
 packages: $(VENV)/.ready-dev  ## Try wheel and sdist in empty environments (PYTHONS="...")

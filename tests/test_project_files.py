@@ -1,6 +1,7 @@
 """Workflow, templates, hooks and badges are well formed, and say what the project really does."""
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -98,3 +99,9 @@ def test_nothing_claims_a_published_package() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
     claims = [page.name for page in pages if re.search(r"pip install (-U )?roseinfer\b", page.read_text("utf-8"))]
     assert claims == []
+
+
+def test_the_list_of_targets_fits_in_80_columns() -> None:
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert listed
+    assert [line for line in listed if len(line) > 80 or line != line.rstrip()] == []
