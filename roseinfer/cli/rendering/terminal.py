@@ -23,7 +23,16 @@ _MIN_BAR, _MAX_BAR = 10, 30
 """Width in columns of a bar for 100 %."""
 _BAR = "█"
 _BLOCKS = " ▁▂▃▄▅▆▇█"
-_STYLES = {"host_bound": "bold red", "gpu_bound": "bold green", "balanced": "bold yellow"}
+_STYLES = {
+    "host_bound": "bold red",
+    "data_bound": "bold red",
+    "communication_bound": "bold red",
+    "copy_bound": "bold red",
+    "gpu_bound": "bold green",
+    "balanced": "bold yellow",
+    "incomplete": "bold yellow",
+    "capture": "bold yellow",
+}
 
 
 def budget_tables(summary: Summary, *, width: int = 100) -> list[Table]:

@@ -34,6 +34,16 @@ def shared_phases(new: Summary, baseline: Summary) -> list[str]:
     return []
 
 
+def check_complete(new: Summary, baseline: Summary) -> None:
+    """Raise UsageError if a limit would be checked against a trace whose records do not allow a verdict."""
+    for summary in (baseline, new):
+        if summary.verdict.kind in ("incomplete", "capture"):
+            raise UsageError(
+                f"--fail-above needs complete traces: {summary.trace.path}: {summary.verdict.headline} Record it "
+                "again, or compare without --fail-above"
+            )
+
+
 def differences(new: Summary, baseline: Summary) -> list[str]:
     """Return warnings: reasons other than the code for which the figures may differ."""
     found = [

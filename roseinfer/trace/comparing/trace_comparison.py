@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from roseinfer.trace.comparing.comparability import differences, shared_phases
+from roseinfer.trace.comparing.comparability import check_complete, differences, shared_phases
 from roseinfer.trace.naming import duration
 from roseinfer.trace.summary.comparison_structs import FigureChange, PhaseChange, PhaseCosts, SpanCost, TraceComparison
 from roseinfer.trace.summary.finding_structs import NO_SPAN
@@ -33,8 +33,10 @@ def compare(new: Summary, baseline: Summary, fail_above_percent: float | None = 
 
     The comparison has `failed` if the median step of a phase is slower by more than `fail_above_percent` and by more
     than the noise. Without steps in both traces, the GPU's window is compared instead, or else the host's. Raises
-    UsageError for traces that have nothing in common to compare.
+    UsageError for traces that have nothing in common to compare and, with a limit, for incomplete ones.
     """
+    if fail_above_percent is not None:
+        check_complete(new, baseline)
     shared = shared_phases(new, baseline)
     phases = [_phase(name, baseline.steps.phases[name], new.steps.phases[name]) for name in shared]
     if not phases:

@@ -15,7 +15,7 @@ from roseinfer.trace.summary.device_structs import CpuSummary, DeviceSummary, Gp
 from roseinfer.trace.summary.finding_structs import Finding, GapGroup, OpSummary, Repetition, SpanSummary, Sync, WhatIf
 from roseinfer.trace.summary.step_structs import Roofline, StepsSummary, TypicalStep
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 VerdictKind = Literal[
     "host_bound",

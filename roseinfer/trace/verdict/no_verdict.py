@@ -60,7 +60,8 @@ def judge_incomplete(judged: JudgedTrace) -> Verdict:
             "side can be read."
         )
         return Verdict("incomplete", headline, distinct_lines(evidence, MAX_EVIDENCE), distinct_lines(advice, 3))
-    headline = f"Incomplete: {_without_stop(first.what)}. The trace cannot say what limits the run."
+    what = _without_stop(first.what)
+    headline = f"Incomplete: {what[0].lower()}{what[1:]}. The trace cannot say what limits the run."
     return Verdict("incomplete", headline, distinct_lines(evidence, MAX_EVIDENCE), distinct_lines(advice, 3))
 
 
