@@ -143,7 +143,7 @@ def test_the_run_directory_is_complete(profiled: tuple[Profiled, str]) -> None:
     files = {path.name for path in run.run_dir.iterdir()}
     assert files == {"rank0-cycle0.pt.trace.json.gz", "manifest.json", "summary.json"}
     summary = json.loads((run.run_dir / "summary.json").read_text())
-    assert summary["schema_version"] == 1
+    assert summary["schema_version"] == 2
     assert summary["steps"]["count"] == 4
 
 
