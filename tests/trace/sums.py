@@ -51,6 +51,7 @@ def check_sums(summary: Summary) -> None:
         everything = sum(op.self_ms for op in summary.top_ops if op.device == device)
         assert in_steps <= everything + 1e-5 * (1 + len(summary.top_ops)) * (1 + summary.steps.count), kind
     assert sum(row.count for row in summary.steps.phases.values()) == summary.steps.count
+    _check_completeness(summary)
 
 
 def _check_gpu(summary: Summary, host_ms: float) -> None:
@@ -66,3 +67,17 @@ def _check_gpu(summary: Summary, host_ms: float) -> None:
         for span in summary.spans:
             mine = sum(gap.ms for gap in summary.gaps if gap.span == span.name and gap.cause in _HOST)
             assert is_near(mine, span.idle_caused_ms), span
+
+
+def _check_completeness(summary: Summary) -> None:
+    found = summary.completeness
+    assert found.complete == (not any(one.decisive for one in found.missing)), found
+    for one in found.missing:
+        assert one.count > 0, one
+        assert one.what.endswith("."), one
+        assert (one.from_ms is None) == (one.to_ms is None), one
+        assert one.from_ms is None or one.to_ms is None or 0 <= one.from_ms <= one.to_ms, one
+        assert any(note.message == one.what for note in summary.trust), one
+    if found.capture:
+        assert 0 <= found.capture.percent <= 100, found
+        assert found.capture.ms <= found.capture.to_ms - found.capture.from_ms + 1e-6, found

@@ -60,9 +60,10 @@ class _Replay(msgspec.Struct, frozen=True):
 def compare_replays(trace: Trace, attribution: Attribution, launches: Launches, steps: Steps) -> ReplayRepeats:
     """Compare replays at the same place of steps with equal labels or, without labels, each replay with the next."""
     replayed = launches.call[launches.is_graph & ~launches.is_captured].tolist()
-    answered = set(launches.call[launches.is_graph & launches.is_answered].tolist())
+    has_events = np.zeros(len(trace.calls), np.bool_)
+    has_events[attribution.launch[attribution.replayed]] = True
     pairs = _pairs_of_steps(trace, replayed, steps) or list(pairwise(replayed))
-    pairs = [pair for pair in pairs if answered.issuperset(pair)]
+    pairs = [(one, other) for one, other in pairs if has_events[one] and has_events[other]]
     pairs = pairs[:: len(pairs) // _MAX_PAIRS + 1]
     replays = _read_replays(trace, attribution, pairs)
     read = [(replays[one], replays[other]) for one, other in pairs]

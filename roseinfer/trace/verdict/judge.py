@@ -15,7 +15,7 @@ from roseinfer.trace.verdict.host_work import find_host_work
 from roseinfer.trace.verdict.judged_trace import JudgedTrace
 from roseinfer.trace.verdict.largest_kernels import find_largest_kernel
 from roseinfer.trace.verdict.launch_overhead import find_launch_overhead
-from roseinfer.trace.verdict.no_verdict import judge_capture, judge_empty, judge_incomplete
+from roseinfer.trace.verdict.no_verdict import judge_capture, judge_empty, judge_incomplete, judge_instant
 from roseinfer.trace.verdict.unexplained_idle import find_unexplained_idle
 from roseinfer.trace.verdict.verdict_kind import ReducibleCause, shares_of
 from roseinfer.trace.verdict.waiting_calls import find_waiting_calls
@@ -39,8 +39,10 @@ def judge(judged: JudgedTrace, work_events: int, unknown_events: int) -> tuple[V
 
     `work_events` is the number of events that show work; `unknown_events` that of ignored events of other tools.
     """
-    if work_events == 0 or judged.budget is None:
+    if work_events == 0:
         return judge_empty(unknown_events), []
+    if judged.budget is None:
+        return judge_instant(work_events), []
     if judged.is_capture:
         return judge_capture(judged), []
     if not judged.completeness.complete:

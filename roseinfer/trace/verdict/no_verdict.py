@@ -46,6 +46,19 @@ def judge_empty(unknown_events: int) -> Verdict:
     )
 
 
+def judge_instant(work_events: int) -> Verdict:
+    """Return the verdict on a trace whose events all have the same time and no duration."""
+    return Verdict(
+        "empty",
+        "Empty: the events of the trace take no time.",
+        [
+            f"The trace holds {counted(work_events, 'event')} of work, from its first to its last instant 0 ns.",
+            "Times in a trace are in microseconds, with three decimals.",
+        ],
+        ["Record again, and check the field dur of the events: a tool may have rounded it."],
+    )
+
+
 def judge_incomplete(judged: JudgedTrace) -> Verdict:
     """Return the verdict on a trace from which so much is missing that its busy share would mislead."""
     missing = sorted(judged.completeness.missing, key=lambda one: not one.decisive)
