@@ -70,7 +70,8 @@ def device_name(device: torch.device) -> str:
     """Return a readable name of the device: the GPU's model, or the CPU's threads and instruction set."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' * (threads != 1)}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def num_threads() -> int:
