@@ -6,11 +6,11 @@ import msgspec
 
 from roseinfer.bench.grid import Cell, with_batch_limit
 from roseinfer.bench.peak_memory import peak_memory_bytes
-from roseinfer.bench.protocol import WARM_UP_PASSES, measure
+from roseinfer.bench.protocol import measure
 from roseinfer.bench.request_figures import RequestFigures, request_figures
 from roseinfer.config import Mode, SamplingParams, WorkloadConfig
 from roseinfer.engine.engine import Engine
-from roseinfer.progress import ProgressCallback
+from roseinfer.progress import StageCallback
 from roseinfer.workload.clock import WALL_CLOCK, Clock
 from roseinfer.workload.load_plan import plan_load
 from roseinfer.workload.load_runner import WorkloadResult
@@ -39,21 +39,13 @@ def measure_cell(
     cell: Cell,
     *,
     repeats: int,
-    on_progress: ProgressCallback | None = None,
+    on_stage: StageCallback | None = None,
     clock: Clock = WALL_CLOCK,
 ) -> Measured:
-    """Measure one configuration. `on_progress` receives (passes done, total passes), including the warm-up."""
+    """Measure one configuration. `on_stage` is called before the warm-up and before each repeat."""
     limited = with_batch_limit(engine, cell.max_batch_size)
-    done = 0
-
-    def after_pass() -> None:
-        nonlocal done
-        done += 1
-        if on_progress is not None:
-            on_progress(done, repeats + WARM_UP_PASSES)
-
     load = plan_load(cell.workload, cell.sampling, limited)
-    results = measure(limited, cell.mode, load, repeats=repeats, on_pass=after_pass, clock=clock)
+    results = measure(limited, cell.mode, load, repeats=repeats, on_stage=on_stage, clock=clock)
     return Measured(
         name=cell.name,
         mode=cell.mode,

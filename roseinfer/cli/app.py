@@ -12,48 +12,26 @@ from typing import Annotated, Any
 
 import typer
 
-from roseinfer import __version__
 from roseinfer.cli import console, exit_codes
-from roseinfer.cli.bench.bench_command import bench
-from roseinfer.cli.generate.generate_command import generate
-from roseinfer.cli.help_page import HelpfulCommand, HelpfulGroup
-from roseinfer.cli.profile.profile_command import profile
-from roseinfer.cli.summarize.summarize_command import summarize
+from roseinfer.cli.commands import CONTEXT_SETTINGS, Command, CommandGroup
 from roseinfer.errors import RoseinferError
 
-app = typer.Typer(
-    name="roseinfer",
-    cls=HelpfulGroup,
-    help="An LLM inference engine that explains its own speed.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Error numbers of a write to a full disk, quota or file."""
-
-# Typer uses click, since 0.26 a copy of its own. Typer exports BadParameter of either, whose base is the base of all
-# wrong calls.
-_CallError: type[Exception] = typer.BadParameter.__mro__[1]
-
-
-def _version(value: bool) -> None:
-    if value:
-        console.stdout.print(f"roseinfer {__version__}", highlight=False)
-        raise typer.Exit
-
-
-@app.callback(invoke_without_command=True)
-def _root(
-    context: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-        raise typer.Exit(exit_codes.WRONG_CALL)
+COMMANDS = {
+    "generate": Command("roseinfer.cli.generate.generate_command", "Complete prompts and stream the text to stdout."),
+    "bench": Command(
+        "roseinfer.cli.bench.bench_command",
+        "Measure throughput and latency of a workload over several repeats, without a profiler.",
+    ),
+    "profile": Command(
+        "roseinfer.cli.profile.profile_command",
+        "Record some steps of a workload with torch.profiler into a run directory, and print the top operators.",
+    ),
+    "summarize": Command(
+        "roseinfer.cli.summarize.summarize_command",
+        "Explain a torch.profiler trace: where the time goes, why the GPU waits, and what to do about it.",
+    ),
+}
+"""The commands, in the order in which `--help` lists them."""
 
 
 def _with_clean_exit(command: Callable[..., int | None]) -> Callable[..., int | None]:
@@ -75,8 +53,51 @@ def _with_clean_exit(command: Callable[..., int | None]) -> Callable[..., int | 
     return wrapper
 
 
-for command in (generate, bench, profile, summarize):
-    app.command(cls=HelpfulCommand)(_with_clean_exit(command))
+class _CommandGroup(CommandGroup):
+    sources = COMMANDS
+    wrapped = staticmethod(_with_clean_exit)
+
+
+app = typer.Typer(
+    name="roseinfer",
+    cls=_CommandGroup,
+    help="An LLM inference engine that explains its own speed.",
+    pretty_exceptions_enable=False,
+    context_settings=CONTEXT_SETTINGS,
+)
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers of a write to a full disk, quota or file."""
+
+# Typer uses click, since 0.26 a copy of its own. Typer exports BadParameter of either, whose base is the base of all
+# wrong calls.
+_CallError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+def _version(value: bool) -> None:
+    if value:
+        from roseinfer.cli.version_report import print_version
+
+        print_version()
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_version,
+            is_eager=True,
+            help="Print the versions of roseinfer, Python and torch, the device, and the state of its kernels.",
+        ),
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(exit_codes.WRONG_CALL)
 
 
 def main() -> None:
@@ -94,7 +115,8 @@ def main() -> None:
 def run() -> int:
     """Run the command line and return its exit code, 0 or one of `exit_codes`."""
     try:
-        code = app(standalone_mode=False)
+        # Named here, so that `python -m roseinfer` prints what the command `roseinfer` prints.
+        code = app(prog_name="roseinfer", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except _CallError as error:
         return _wrong_call(error)

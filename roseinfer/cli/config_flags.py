@@ -7,7 +7,11 @@ from typing import Annotated, Any, get_args
 import typer
 
 from roseinfer import config
+from roseinfer.cli.completion import Completion, complete_model, completes
 from roseinfer.config_messages import option_name
+
+_MODEL_KEYS = ("model", "tokenizer", "load_format", "dtype", "quantize", "device")
+"""Keys of the engine that `--help` lists under Model."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,8 @@ class ConfigFlag:
     """Negative form of a flag, such as `--no-overlap`; None if there is none."""
     group: str | None = None
     """Group name by which a command adds the option, see `options.configured`. None is the name of the config table."""
+    completion: Completion | None = None
+    """Completes the value in a shell; None leaves it to Typer, which knows the words of a Literal."""
     unset: str | None = None
     """Text that `--help` shows as the default if the config leaves the key unset."""
 
@@ -44,8 +50,9 @@ class ConfigFlag:
             self.option if self.negative is None else f"{self.option}/{self.negative}",
             help=self.help,
             metavar=self.metavar or "|".join(get_args(self.kind)) or None,
-            rich_help_panel=self.table.title(),
+            rich_help_panel="Model" if self.table == "engine" and self.key in _MODEL_KEYS else self.table.title(),
             show_default=False,
+            autocompletion=self.completion,
         )
         kind: Any = self.kind  # Any, because mypy rejects a variable in Annotated
         annotation: Any = Annotated[kind | None, option]
@@ -66,6 +73,7 @@ _ENGINE = (
         "model",
         "Model directory, .gguf file, .pt checkpoint, or built-in shape (with --load-format dummy).",
         "MODEL",
+        completion=complete_model,
     ),
     ConfigFlag(
         "engine",
@@ -73,6 +81,7 @@ _ENGINE = (
         "Tokenizer: gpt2, a tokenizer.json, or a tiktoken file.",
         "NAME|FILE",
         unset="the model's",
+        completion=completes("gpt2"),
     ),
     ConfigFlag("engine", "load_format", "Format of the weights; dummy draws random ones.", kind=config.LoadFormat),
     ConfigFlag("engine", "dtype", "Number format of weights, activations and KV cache.", kind=config.DTypeName),
@@ -82,7 +91,13 @@ _ENGINE = (
         "Quantization of the weights on a CPU; auto leaves those of a GGUF file quantized.",
         kind=config.QuantizeName,
     ),
-    ConfigFlag("engine", "device", "Device: cpu, cuda, cuda:N, or auto for a GPU if there is one.", "DEVICE"),
+    ConfigFlag(
+        "engine",
+        "device",
+        "Device: cpu, cuda, cuda:N, or auto for a GPU if there is one.",
+        "DEVICE",
+        completion=completes("auto", "cpu", "cuda"),
+    ),
     ConfigFlag("engine", "attention", "Attention backend; gather is the slow reference.", kind=config.AttentionName),
     ConfigFlag("engine", "max_batch_size", "Maximum requests per step.", "N", int),
     ConfigFlag(
@@ -124,9 +139,6 @@ _ENGINE = (
 )
 
 _WORKLOAD = (
-    ConfigFlag(
-        "workload", "mode", "Scheduler: one request at a time, for throughput, or for latency.", kind=config.Mode
-    ),
     ConfigFlag("workload", "prompts", "Prompt to complete (repeatable).", "TEXT", list[str]),
     ConfigFlag(
         "workload",
@@ -143,6 +155,9 @@ _WORKLOAD = (
         unset="one per prompt",
     ),
     _switch("workload", "raw", "Send prompts as they are, without the chat template.", off="chat"),
+    ConfigFlag(
+        "workload", "mode", "Scheduler: one request at a time, for throughput, or for latency.", kind=config.Mode
+    ),
 )
 
 _LOAD = (

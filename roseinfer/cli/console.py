@@ -1,17 +1,23 @@
-"""Output: results go to stdout; progress, notes and errors to stderr. Only a terminal gets colour and progress."""
+"""Output: results go to stdout; progress, notes and errors to stderr. Only a terminal gets colour.
 
+Rich takes longer to import than all of `--help` takes to print, so its consoles are made on first use.
+"""
+
+import os
+import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, TextIO
 
-import msgspec
-from rich.console import Console
-from rich.markup import escape
+from roseinfer.cli.progress_line import Progress, ProgressLine, Stages
 
-from roseinfer.progress import ProgressCallback
+if TYPE_CHECKING:
+    from rich.console import Console
 
-stdout = Console(soft_wrap=False)
-stderr = Console(stderr=True)
+    stdout: Console
+    stderr: Console
 
 
 class _Settings:
@@ -24,8 +30,33 @@ class _Settings:
 settings = _Settings()
 
 
+def __getattr__(name: str) -> object:
+    """Make the console called `stdout` or `stderr` on first use."""
+    if name not in ("stdout", "stderr"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from rich.console import Console
+
+    console = Console(soft_wrap=False) if name == "stdout" else Console(stderr=True)
+    globals()[name] = console
+    return console
+
+
+def width() -> int:
+    """Return the columns of the terminal, or those that $COLUMNS asks for; 80 if neither is known."""
+    return shutil.get_terminal_size().columns
+
+
+def has_colors(stream: TextIO) -> bool:
+    """True if text on the stream may have colours: on a terminal, or with $FORCE_COLOR, and never with $NO_COLOR."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or _is_terminal(stream)
+
+
 def print_json(document: object) -> None:
     """Print the one JSON document of a call with --json."""
+    import msgspec
+
     sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
     sys.stdout.buffer.flush()
 
@@ -33,45 +64,46 @@ def print_json(document: object) -> None:
 def note(message: str) -> None:
     """Print a line on stderr, unless --quiet is given."""
     if not settings.quiet:
-        stderr.print(message, markup=False, highlight=False, soft_wrap=True)
+        _print_line(message)
 
 
 def print_error(message: str) -> None:
     """Print an error as one line on stderr, even if the message has several."""
-    stderr.print(f"[bold red]error:[/] {escape(' '.join(message.split()))}", highlight=False, soft_wrap=True)
+    label = "\x1b[1;31merror:\x1b[0m" if has_colors(sys.stderr) else "error:"
+    _print_line(f"{label} {' '.join(message.split())}")
 
 
 @contextmanager
-def progress(what: str, unit: str = "steps") -> Iterator[ProgressCallback | None]:
-    """Show a progress bar and yield its callback; yield None if stderr is no terminal. Unit "bytes" shows sizes."""
-    if settings.quiet or not stderr.is_terminal:
-        yield None
-        return
-    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    counts = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
-    columns = (TextColumn("{task.description}"), BarColumn(), counts, TimeRemainingColumn())
-    with Progress(*columns, console=stderr, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+def progress(what: str, unit: str = "", *, ticks: bool = False) -> Iterator[Progress | None]:
+    """Show one stage of work on stderr, see `stages`; yield the callback of its progress, or None with --quiet."""
+    with stages() as stage:
+        yield None if stage is None else stage(what, unit, ticks=ticks)
 
 
 @contextmanager
-def stages() -> Iterator[Callable[[str], ProgressCallback] | None]:
-    """Yield a function that adds a progress bar for a stage of work; yield None if stderr is no terminal.
-
-    A bar appears at the first progress of its stage.
-    """
-    if settings.quiet or not stderr.is_terminal:
+def stages() -> Iterator[Stages | None]:
+    """Yield a function that shows the next stage of work on stderr, see `Stages`; yield None with --quiet."""
+    if settings.quiet or sys.stderr is None:
         yield None
         return
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=stderr, transient=True) as bars:
-
-        def stage(what: str) -> ProgressCallback:
-            task = bars.add_task(what, total=None, visible=False)
-            return lambda done, total: bars.update(task, completed=done, total=total, visible=True)
-
+    with _progress_line(sys.stderr).stages() as stage:
         yield stage
+
+
+@cache
+def _progress_line(stream: TextIO) -> ProgressLine:
+    return ProgressLine(stream, is_terminal=_is_terminal(stream), width=width())
+
+
+def _print_line(text: str) -> None:
+    if sys.stderr is None:  # the parent process closed it
+        return
+    if not settings.quiet:
+        _progress_line(sys.stderr).clear()
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    """True if the stream is a terminal that moves its cursor."""
+    return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")

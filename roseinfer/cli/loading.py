@@ -1,4 +1,4 @@
-"""Building the engine for a command, with a progress bar.
+"""Building the engine for a command, with its progress.
 
 Imports torch: commands import this module only when they run.
 """
@@ -15,15 +15,17 @@ from roseinfer.kernels.cpu import native_library
 
 
 def load_engine(config: EngineConfig) -> Engine:
-    """Build the engine, with a progress bar. Note on stderr how long kernels compiled, or that they are missing."""
+    """Build the engine, and show what loads or compiles. Note on stderr that kernels were compiled, or are missing."""
     device = resolve_device(config.device)
     if config.compile and device.type == "cpu":
         started_s = time.perf_counter()
-        if native_library.load():
+        with console.progress("Compiling the CPU kernels", ticks=True):
+            is_compiled = native_library.load()
+        if is_compiled:
             console.note(
                 f"[compile] compiled the CPU kernels in {time.perf_counter() - started_s:.1f} s; later runs reuse them"
             )
-    with console.progress(f"Loading {config.model}", unit="bytes") as on_progress:
+    with console.progress(f"Loading {config.model}", unit="bytes", ticks=True) as on_progress:
         engine = build_engine(config, on_progress=on_progress)
     if (
         config.compile is None

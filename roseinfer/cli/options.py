@@ -6,13 +6,15 @@ command handles a flag that is also a config key.
 
 import inspect
 from collections.abc import Callable, Mapping
-from functools import wraps
+from functools import cache, wraps
 from typing import Annotated, Any
 
 import typer
 
 from roseinfer.cli import console
+from roseinfer.cli.completion import complete_config
 from roseinfer.cli.config_flags import CONFIG_FLAGS
+from roseinfer.cli.shown_defaults import config_default
 from roseinfer.cli.useless_flags import refuse_useless_flags
 from roseinfer.config_file import load_config
 
@@ -38,7 +40,13 @@ Quiet = Annotated[
 Debug = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="Print the traceback of an error.")]
 ConfigName = Annotated[
     str | None,
-    typer.Option("--config", metavar="NAME|PATH", help="Shipped config or TOML file; options override its keys."),
+    typer.Option(
+        "--config",
+        metavar="NAME|PATH",
+        help="Shipped config or TOML file; options override its keys.",
+        rich_help_panel="Model",
+        autocompletion=complete_config,
+    ),
 ]
 
 Command = Callable[..., int | None]
@@ -55,7 +63,7 @@ def configured(
 
     A group is a config table, or `load`: the options that draw a workload. Keys in `without` get no flag. `base` is
     the shipped config to read if no `--config` is given; `defaults` hold where neither a file nor a flag sets a key.
-    The command's attribute `default_run` is a function that returns the `RunConfig` without any flag, for `--help`.
+    The command's attribute `shown_default` is a function that returns an option's default as text, for `--help`.
     """
     flags = [flag for flag in CONFIG_FLAGS if (flag.group or flag.table) in groups and flag.key not in without]
 
@@ -77,9 +85,11 @@ def configured(
         arguments = [parameter for parameter in own if parameter.kind is not inspect.Parameter.KEYWORD_ONLY]
         own_flags = [parameter for parameter in own if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
         parameters = [*arguments, name, *(flag.parameter for flag in flags), *own_flags]
+        without_flags = cache(lambda: load_config(base, {}, defaults))
         wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         wrapper.__dict__.update(
-            __signature__=inspect.Signature(parameters), default_run=lambda: load_config(base, {}, defaults)
+            __signature__=inspect.Signature(parameters),
+            shown_default=lambda option: config_default(option, without_flags()),
         )
         return wrapper
 

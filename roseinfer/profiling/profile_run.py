@@ -21,9 +21,10 @@ from roseinfer.profiling.run_dir import ProfiledStep, check_writable
 from roseinfer.profiling.schedule import steps_needed
 from roseinfer.profiling.session import ProfileSession, SessionResult, record_session
 from roseinfer.profiling.unprofiled_baseline import baseline_step_ms, warm_up
-from roseinfer.progress import ProgressCallback
+from roseinfer.progress import ProgressCallback, StageCallback
 from roseinfer.workload.load_plan import PlannedRequest
 from roseinfer.workload.load_runner import run_load
+from roseinfer.workload.pass_progress import reporting
 from roseinfer.workload.pass_report import Report
 from roseinfer.workload.provenance import ModelInfo
 from roseinfer.workload.step_record import step_figures
@@ -41,24 +42,26 @@ def profile_run(
     load: Sequence[PlannedRequest],
     config: RunConfig,
     *,
-    on_step: ProgressCallback | None = None,
-    on_compress: ProgressCallback | None = None,
+    on_stage: StageCallback | None = None,
     on_warning: Callable[[str], None] | None = None,
 ) -> ProfileResult:
     """Profile a load on the engine into a new run directory.
 
     The report is from a pass without a profiler, before the process first starts one: a profiler slows the steps that
-    it records, and on a GPU also the steps after. `on_step` receives (steps run, steps of the schedule), `on_compress`
-    (bytes compressed, total bytes). Raises UsageError, with the arithmetic, if the load cannot fill the schedule.
+    it records, and on a GPU also the steps after. `on_stage` is called before each of these stages, and before traces
+    are compressed. Raises UsageError, with the arithmetic, if the load cannot fill the schedule.
     """
     check_writable(Path(config.profile.profile_dir))
     planned = planned_steps(engine, config.workload.mode, load)
     _check_fits(config, planned, most_steps(engine, config.workload.mode, load))
+    begin: StageCallback = on_stage or _unseen
+    begin("Warming up", "")
     ops_per_step = warm_up(engine, load, config)
     engine.runner.capture_missing()
     engine.pool.reset_prefix_cache()
+    on_step = reporting(begin("Timing a pass without the profiler", ""), load)
     with measured_host() as host:
-        baseline = run_load(engine, config.workload.mode, load)
+        baseline = run_load(engine, config.workload.mode, load, on_step=on_step)
     report = Report.of(baseline)
     device = engine.runner.device
     limits = ceilings(device, engine.dtype)
@@ -72,7 +75,7 @@ def profile_run(
     for warning in warnings:
         if on_warning is not None:
             on_warning(warning)
-    with record_session(config.profile, device, config.workload.mode, on_compress) as session:
+    with record_session(config.profile, device, config.workload.mode, begin) as session:
         session.warnings += warnings
         built = msgspec.structs.replace(config, engine=engine.config)
         session.details |= {
@@ -84,7 +87,8 @@ def profile_run(
         }
         plans: list[StepPlan] = []
         try:
-            _record(session, engine, load, config, _steady_batch(planned), plans, on_step)
+            on_progress = begin("Recording", "steps")
+            _record(session, engine, load, config, _steady_batch(planned), plans, on_progress)
         finally:
             recorded: list[ProfiledStep] = session.details.get("steps", [])
             session.details["baseline_step_ms"] = baseline_step_ms(baseline.steps, recorded)
@@ -93,6 +97,11 @@ def profile_run(
     if session.result is None or not session.is_done:
         raise RoseinferError(_ended_early(session, config.profile))
     return ProfileResult(session=session.result, report=report)
+
+
+def _unseen(_what: str, _unit: str) -> ProgressCallback:
+    """Stand for a caller that shows no progress."""
+    return lambda _done, _total: None
 
 
 def _add_graph_maps(session: ProfileSession, maps: GraphMaps, plans: list[StepPlan]) -> None:
@@ -168,7 +177,7 @@ def _record(
     config: RunConfig,
     steady_batch: int,
     plans: list[StepPlan],
-    on_step: ProgressCallback | None,
+    on_progress: ProgressCallback,
 ) -> None:
     """Run the load under the recorder; with `loop`, repeat it with new requests until the schedule is finished.
 
@@ -188,8 +197,7 @@ def _record(
             figures = step_figures(engine, plan)
             steps.append(ProfiledStep(index=recorder.num_steps, cycle=recorder.cycle, **figures))
         recorder.end_step()
-        if on_step is not None:
-            on_step(min(recorder.num_steps, total), total)
+        on_progress(min(recorder.num_steps, total), total)
         return not recorder.is_done
 
     while not recorder.is_done:

@@ -22,7 +22,7 @@ from roseinfer.profiling.run_dir import (
     remove_run_dir,
     write_json,
 )
-from roseinfer.progress import ProgressCallback
+from roseinfer.progress import ProgressCallback, StageCallback
 from roseinfer.trace import Summary, summarize_trace
 from roseinfer.workload.provenance import current_versions
 
@@ -95,12 +95,12 @@ def record_session(
     config: ProfileConfig,
     device: torch.device,
     name: str,
-    on_progress: ProgressCallback | None = None,
+    on_stage: StageCallback | None = None,
 ) -> Iterator[ProfileSession]:
     """Open a session whose loop calls the recorder's `begin_step` and `end_step` itself.
 
-    Recorded cycles are written at the end, also after an exception, which is raised again. `on_progress` receives
-    (bytes compressed, total bytes).
+    Recorded cycles are written at the end, also after an exception, which is raised again. `on_stage` is called before
+    traces are compressed and before they are summarized.
     """
     run_dir = create_run_dir(Path(config.profile_dir), name)
     recorder = Recorder(config, device, run_dir)
@@ -110,7 +110,7 @@ def record_session(
             yield session
     finally:
         if recorder.cycles:
-            session.result = _write(session, config, device, on_progress)
+            session.result = _write(session, config, device, on_stage)
         else:
             remove_run_dir(run_dir)
 
@@ -119,11 +119,13 @@ def _write(
     session: ProfileSession,
     config: ProfileConfig,
     device: torch.device,
-    on_progress: ProgressCallback | None,
+    on_stage: StageCallback | None,
 ) -> SessionResult:
     run_dir, cycles = session.run_dir, session.recorder.cycles
     try:
-        traces = _compress_all([run_dir / cycle.trace for cycle in cycles], on_progress)
+        traces = _compress_all(
+            [run_dir / cycle.trace for cycle in cycles], on_stage and on_stage("Compressing", "bytes")
+        )
         settings = msgspec.to_builtins(config)
         described = [
             msgspec.structs.replace(cycle, trace=trace.name) for cycle, trace in zip(cycles, traces, strict=True)
@@ -147,7 +149,7 @@ def _write(
             **details,
         )
         write_json(run_dir / "manifest.json", manifest)
-        summary = summarize_trace(run_dir)
+        summary = summarize_trace(run_dir, on_progress=on_stage and on_stage("Summarizing", "bytes"))
         write_json(run_dir / "summary.json", summary)
     except OSError as error:
         raise RoseinferError(f"cannot write to {run_dir}: {error.strerror or error}") from None

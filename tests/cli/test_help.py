@@ -1,9 +1,17 @@
 """`--help`: every option says in one sentence what it sets, and no word is split at 80 columns."""
 
 import re
+import shlex
+import subprocess
+import sys
+from typing import Any
 
 import pytest
 from command import ENVIRONMENT, roseinfer
+from typer.main import get_command
+
+from roseinfer.cli.app import COMMANDS as COMMAND_SUMMARIES
+from roseinfer.cli.app import app
 
 COMMANDS = ["generate", "bench", "profile", "summarize"]
 
@@ -59,3 +67,59 @@ def test_the_default_is_the_one_that_the_command_uses() -> None:
 def test_an_option_that_is_refused_is_not_offered() -> None:
     assert "--output" not in page("bench")
     assert "--output FILE" in page("generate")
+
+
+@pytest.mark.parametrize("columns", [30, 59, 60, 80, 100, 200])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_no_line_ends_in_a_blank_or_between_a_number_and_its_unit(command: str, columns: int) -> None:
+    done = roseinfer(*command.split(), "--help", environment={**ENVIRONMENT, "COLUMNS": str(columns)})
+    for line in done.stdout.splitlines():
+        assert line == line.rstrip()
+        assert not re.search(r"\babout \d+$", line)
+    assert re.search(r"\b3 s\b", done.stdout) or command in ("", "summarize")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_page_ends_with_examples_that_are_valid_calls(command: str) -> None:
+    shown = page(command).partition("\nExamples\n")[2]
+    calls = [line.strip() for line in shown.splitlines() if not line.startswith("  # ")]
+    assert len(calls) >= 3
+    group: Any = get_command(app)
+    for call in calls:
+        program, name, *arguments = shlex.split(call.partition(" > ")[0])
+        assert program == "roseinfer"
+        assert max(map(len, call.splitlines())) <= 78
+        context = group.make_context("roseinfer", [name])
+        group.get_command(context, name).make_context(name, arguments)  # raises for an option that does not exist
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_list_of_commands_has_the_first_sentence_of_each(command: str) -> None:
+    description = " ".join(page(command).split("\n\n")[1].split())
+    assert COMMAND_SUMMARIES[command].summary == re.match(r".*?\.(?= |$)", description)[0]  # type: ignore[index]
+
+
+def test_panels_come_in_the_order_in_which_people_need_them() -> None:
+    titles = [line for line in page("bench").splitlines() if re.fullmatch(r"[A-Z][a-z]+", line)]
+    assert titles[:3] == ["Model", "Workload", "Grid"]
+    assert titles[-4:] == ["Sampling", "Engine", "General", "Examples"]
+    assert list(entries(page("generate")))[:2] == ["--config NAME|PATH", "--model MODEL"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "is_colored"),
+    [({}, False), ({"FORCE_COLOR": "1"}, True), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False)],
+)
+def test_colors_are_for_terminals_unless_a_variable_decides(variables: dict[str, str], is_colored: bool) -> None:
+    clean = {name: value for name, value in ENVIRONMENT.items() if name not in ("FORCE_COLOR", "NO_COLOR")}
+    done = roseinfer("bench", "--help", environment={**clean, **variables})
+    assert ("\x1b[" in done.stdout) == is_colored
+    wrong = roseinfer("bench", "--wrong", environment={**clean, **variables})
+    assert ("\x1b[" in wrong.stderr) == is_colored
+
+
+def test_the_module_and_the_entry_point_print_the_same_page() -> None:
+    script = "import sys; from roseinfer.__main__ import main; sys.argv = ['/usr/bin/roseinfer', 'bench', '-h']; main()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=ENVIRONMENT, check=True)
+    assert done.stdout == page("bench", 100)
+    assert done.stdout.startswith("Usage: roseinfer bench [OPTIONS]\n")

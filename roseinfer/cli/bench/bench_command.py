@@ -6,12 +6,30 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from roseinfer.cli import console
 from roseinfer.cli.bench.bench_call import FORMATS, BenchCall
 from roseinfer.cli.comparison_limit import FailAbove
+from roseinfer.cli.completion import completes
 from roseinfer.cli.config_flags import flag_help
 from roseinfer.cli.options import Debug, Json, Quiet, configured
 from roseinfer.config import RunConfig
 from roseinfer.errors import UsageError
+
+EXAMPLES = (
+    ("Measure the shipped config on the demo model", "roseinfer bench"),
+    (
+        "Random weights in the shape of a public model, at three batch sizes",
+        "roseinfer bench --model gpt2 --load-format dummy --max-batch-size 1,4,16",
+    ),
+    (
+        "Keep the results, change something, compare",
+        "roseinfer bench --json > before.json\n  roseinfer bench --baseline before.json --fail-above 5%",
+    ),
+    (
+        "The highest request rate at which 99 % of the requests stay within limits",
+        "roseinfer bench --slo ttft=200ms,tpot=20ms --find-max-rate",
+    ),
+)
 
 _AXES = ("mode", "max_batch_size", "prompt_length", "max_new_tokens", "request_rate")
 """Config keys of which this command accepts several values."""
@@ -107,6 +125,7 @@ def bench(
         typer.Option(
             "--format",
             metavar="|".join(FORMATS),
+            autocompletion=completes(*FORMATS),
             help="Format of the results [default: table].",
             rich_help_panel="Output",
         ),
@@ -160,6 +179,7 @@ def bench(
         started_s=time.perf_counter(),
     )
     call.check()
-    from roseinfer.cli.bench.benchmarking import run_benchmark
+    with console.progress("Importing torch", ticks=True):
+        from roseinfer.cli.bench.benchmarking import run_benchmark
 
     return run_benchmark(call)

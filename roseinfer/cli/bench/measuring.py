@@ -1,4 +1,4 @@
-"""Measure several configurations on one engine, with progress bars. After Ctrl-C, report those finished.
+"""Measure several configurations on one engine, with their progress. After Ctrl-C, report those finished.
 
 Imports torch: only the command imports this module, when it runs.
 """
@@ -52,11 +52,11 @@ def measure(call: BenchCall, cells: Sequence[Cell], slo: Slo | None, *, judged_b
         try:
             search = None
             if call.searched is not None and slo is not None:
-                cell, search = find_largest(engine, cell, call.searched, slo, on_trial=_note_trial)
-            with console.progress(f"Measuring {cell.name}", unit="passes") as on_progress:
-                measured.append(
-                    cell_measurement.measure_cell(engine, cell, repeats=call.repeats, on_progress=on_progress)
-                )
+                with console.progress(f"Searching from {cell.name}"):
+                    cell, search = find_largest(engine, cell, call.searched, slo, on_trial=_note_trial)
+            with console.stages() as stage:
+                on_stage = stage and stage.named(f"Measuring {cell.name}{_place(len(measured), len(cells))}")
+                measured.append(cell_measurement.measure_cell(engine, cell, repeats=call.repeats, on_stage=on_stage))
         except KeyboardInterrupt:
             if not measured:
                 raise
@@ -84,6 +84,10 @@ def measure(call: BenchCall, cells: Sequence[Cell], slo: Slo | None, *, judged_b
     )
     results = BenchResults(environment=environment, model=ModelInfo.of(engine), engine=engine.config, runs=runs)
     return Measurement(measured=measured, results=results, is_interrupted=is_interrupted)
+
+
+def _place(done: int, total: int) -> str:
+    return "" if total == 1 else f" ({done + 1} of {total})"
 
 
 def _note_trial(trial: Trial) -> None:

@@ -7,11 +7,25 @@ from typing import Annotated
 import msgspec
 import typer
 
+from roseinfer.cli import console
 from roseinfer.cli.generate.generate_call import GenerateCall
 from roseinfer.cli.options import Debug, Json, Quiet, configured
 from roseinfer.config import RunConfig, SamplingParams, WorkloadConfig
 from roseinfer.config_file import sampling_with
 from roseinfer.errors import UsageError
+
+EXAMPLES = (
+    ("Complete one prompt, or two as a batch", 'roseinfer generate "The capital of France is" "Two plus two is"'),
+    ("Chat on the terminal", "roseinfer generate"),
+    (
+        "Sample, with a seed, from a model in a directory or a file",
+        'roseinfer generate "Once upon" --model model.gguf --temperature 0.8 --seed 1',
+    ),
+    (
+        "Run a file of requests, and continue after an interruption",
+        "roseinfer generate --input requests.jsonl --output answers.jsonl --resume",
+    ),
+)
 
 
 @configured("engine", "workload", "sampling")
@@ -83,7 +97,8 @@ def generate(
             raise UsageError("no prompt: give one as an argument, with --prompts-file, or on stdin")
         config = msgspec.structs.replace(config, workload=_with_arguments(config.workload, ["-"]))
         call = msgspec.structs.replace(call, config=config)
-    from roseinfer.cli.generate import generation
+    with console.progress("Importing torch", ticks=True):
+        from roseinfer.cli.generate import generation
 
     if call.is_chat:
         generation.chat(call)

@@ -15,6 +15,7 @@ from roseinfer.cli.generate.answer_stream import answers
 from roseinfer.cli.generate.answer_text import AnswerText
 from roseinfer.cli.generate.chat_session import ChatSession, read_line
 from roseinfer.cli.generate.generate_call import GenerateCall
+from roseinfer.cli.generate.generation_progress import GenerationProgress
 from roseinfer.cli.generate.generation_statistics import Tally
 from roseinfer.cli.loading import load_engine
 from roseinfer.engine.engine import Engine
@@ -45,13 +46,13 @@ def print_document(call: GenerateCall) -> None:
     engine = _engine(call)
     tally = Tally()
     outputs: list[dict[str, Any]] = []
-    with console.progress("Generating", unit="requests") as on_progress:
-        for answer in _answers(call, engine, requests):
+    with console.progress("Generating", unit="requests") as line:
+        progress = GenerationProgress(line, total)
+        for answer in _answers(call, engine, requests, on_event=progress.add_token):
             prompt = {"prompt": shown(answer.request.prompt)}
             outputs += ({**prompt, **row} for row in rows(answer, has_text=engine.tokenizer is not None))
             tally.add(answer)
-            if on_progress is not None:
-                on_progress(tally.answers, total or tally.answers)
+            progress.add_answer()
     _print_json(engine, tally, {"outputs": outputs})
     _report_refused(tally, "the document")
 
@@ -63,15 +64,15 @@ def write_lines(call: GenerateCall, name: str) -> None:
     with open_lines(name, resume=call.resume) as lines:
         engine = _engine(call)
         tally = Tally()
-        # On one terminal, a progress bar and lines of output would garble each other.
+        # On one terminal, a progress line and lines of output would garble each other.
         hidden = name == "-" and sys.stdout.isatty()
-        with nullcontext() if hidden else console.progress("Generating", unit="requests") as on_progress:
+        with nullcontext() if hidden else console.progress("Generating", unit="requests") as line:
+            progress = GenerationProgress(line, total, len(done))
             try:
-                for answer in _answers(call, engine, requests, done=done):
+                for answer in _answers(call, engine, requests, done=done, on_event=progress.add_token):
                     lines.write(rows(answer, has_text=engine.tokenizer is not None))
                     tally.add(answer)
-                    if on_progress is not None:
-                        on_progress(len(done) + tally.answers, total or len(done) + tally.answers)
+                    progress.add_answer()
             except KeyboardInterrupt:
                 if name != "-":
                     console.note(

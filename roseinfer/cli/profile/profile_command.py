@@ -13,6 +13,19 @@ if TYPE_CHECKING:
     from roseinfer.profiling.profile_run import ProfileResult
 
 
+EXAMPLES = (
+    ("Profile the shipped config, then explain it", "roseinfer profile\n  roseinfer summarize profiles/latest"),
+    (
+        "Record eight decode steps at the largest batch",
+        "roseinfer profile --phase steady --active 8",
+    ),
+    (
+        "Compare the reference attention with the paged one",
+        "roseinfer profile --config tutorial-gpt2\n  roseinfer summarize profiles/latest --rerun",
+    ),
+)
+
+
 @configured("engine", "workload", "load", "sampling", "profile", base="default")
 def profile(
     config: RunConfig,
@@ -38,9 +51,9 @@ def profile(
         from roseinfer.cli.profile.perfetto import check_browser
 
         check_browser()
-    from roseinfer.cli.profile.profiled_run import record_run
-    from roseinfer.profiling.run_dir import check_writable
-
+    with console.progress("Importing torch", ticks=True):
+        from roseinfer.cli.profile.profiled_run import record_run
+        from roseinfer.profiling.run_dir import check_writable
     check_writable(Path(config.profile.profile_dir))
     result = record_run(config)
     if json:

@@ -19,7 +19,6 @@ def record_run(config: RunConfig) -> ProfileResult:
             engine,
             load,
             config,
-            on_step=stage and stage("Recording steps"),
-            on_compress=stage and stage("Compressing"),
+            on_stage=stage,
             on_warning=lambda warning: console.note(f"[profile] warning: {warning}"),
         )

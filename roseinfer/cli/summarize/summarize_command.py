@@ -20,6 +20,17 @@ _PROGRESS_FROM_BYTES = 4 << 20
 """Size of a trace above which reading it takes long enough for a progress bar."""
 
 
+EXAMPLES = (
+    ("Explain the newest run of roseinfer profile", "roseinfer summarize profiles/latest"),
+    ("Explain a trace of any PyTorch program", "roseinfer summarize trace.json.gz --html report.html"),
+    (
+        "Fail if a change made something slower by more than 5 %",
+        "roseinfer summarize new.json.gz --baseline old.json.gz --fail-above 5%",
+    ),
+    ("A table for a pull request", "roseinfer summarize trace.json.gz --markdown"),
+)
+
+
 def summarize(
     trace: Annotated[
         Path,
@@ -101,7 +112,7 @@ def _read(path: Path) -> "Summary":
     from roseinfer.trace import summarize_trace
 
     if path.is_dir() or (path.is_file() and path.stat().st_size >= _PROGRESS_FROM_BYTES):
-        with console.progress(f"reading {path.name}", "bytes") as on_progress:
+        with console.progress(f"Reading {path.name}", "bytes") as on_progress:
             return summarize_trace(path, on_progress=on_progress)
     return summarize_trace(path)
 
