@@ -19,7 +19,7 @@ ENVIRONMENT = {
 def roseinfer(
     *arguments: object, stdin: str | bytes = "", timeout_s: float = 240, environment: Mapping[str, str] = ENVIRONMENT
 ) -> subprocess.CompletedProcess[str]:
-    """Run `roseinfer` with these arguments and return its exit code, stdout and stderr."""
+    """Run `roseinfer` with these arguments and return its exit code, stdout and stderr without progress."""
     done = subprocess.run(
         command(*arguments),
         input=stdin.encode() if isinstance(stdin, str) else stdin,
@@ -28,7 +28,13 @@ def roseinfer(
         env=environment,
         check=False,
     )
-    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+    stderr = without_progress(done.stderr.decode())
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), stderr)
+
+
+def without_progress(stderr: str) -> str:
+    """Return stderr without the lines that report progress, which depend on how fast the machine is."""
+    return "".join(line for line in stderr.splitlines(keepends=True) if not line.startswith("[progress] "))
 
 
 def succeeds(*arguments: object, stdin: str | bytes = "") -> subprocess.CompletedProcess[str]:

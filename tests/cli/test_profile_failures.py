@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command import ENVIRONMENT, command, succeeds
+from command import ENVIRONMENT, command, succeeds, without_progress
 
 TINY = ("--max-new-tokens", 40, "--dtype", "float32", "--prompt", "abc", "--no-stop-on-eos", "--raw")
 
@@ -37,7 +37,8 @@ def interrupt_while_it_records(process: subprocess.Popen[str], folder: Path) -> 
         time.sleep(0.02)
     time.sleep(1.0)
     process.send_signal(signal.SIGINT)
-    return process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=120)
+    return stdout, without_progress(stderr)
 
 
 @pytest.mark.parametrize(
