@@ -4,19 +4,49 @@
 torch.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from roseinfer.config import EngineConfig, SamplingParams
+    from roseinfer.config import EngineConfig, ProfileConfig, SamplingParams
     from roseinfer.engine.engine import Engine
     from roseinfer.engine.factory import build_engine
     from roseinfer.engine.loaded_model import Message, Prompt
     from roseinfer.engine.outputs import RequestOutput, TokenEvent, TokenLogprobs
     from roseinfer.engine.schedulers import NaiveScheduler, OfflineScheduler, OnlineScheduler
     from roseinfer.errors import ModelError, RoseinferError, TraceError, UsageError
+    from roseinfer.profiling.session import ProfileSession, SessionResult, profile_session
+    from roseinfer.trace.comparing.trace_comparison import compare
+    from roseinfer.trace.pipeline import summarize_trace as summarize
+    from roseinfer.trace.summary.trace_summary import Summary
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Engine": "engine.engine",
+    "EngineConfig": "config",
+    "Message": "engine.loaded_model",
+    "ModelError": "errors",
+    "NaiveScheduler": "engine.schedulers",
+    "OfflineScheduler": "engine.schedulers",
+    "OnlineScheduler": "engine.schedulers",
+    "ProfileConfig": "config",
+    "ProfileSession": "profiling.session",
+    "Prompt": "engine.loaded_model",
+    "RequestOutput": "engine.outputs",
+    "RoseinferError": "errors",
+    "SamplingParams": "config",
+    "SessionResult": "profiling.session",
+    "Summary": "trace.summary.trace_summary",
+    "TokenEvent": "engine.outputs",
+    "TokenLogprobs": "engine.outputs",
+    "TraceError": "errors",
+    "UsageError": "errors",
+    "build_engine": "engine.factory",
+    "compare": "trace.comparing.trace_comparison",
+    "profile_session": "profiling.session",
+    "summarize": "trace.pipeline:summarize_trace",
+}
+"""Module of each public name, with the name in it after a colon if that differs."""
 
 __all__ = [
     "Engine",
@@ -26,46 +56,37 @@ __all__ = [
     "NaiveScheduler",
     "OfflineScheduler",
     "OnlineScheduler",
+    "ProfileConfig",
+    "ProfileSession",
     "Prompt",
     "RequestOutput",
     "RoseinferError",
     "SamplingParams",
+    "SessionResult",
+    "Summary",
     "TokenEvent",
     "TokenLogprobs",
     "TraceError",
     "UsageError",
     "__version__",
     "build_engine",
+    "compare",
+    "profile_session",
+    "summarize",
 ]
-
-_MODULES = {
-    "Engine": "engine.engine",
-    "EngineConfig": "config",
-    "Message": "engine.loaded_model",
-    "ModelError": "errors",
-    "NaiveScheduler": "engine.schedulers",
-    "OfflineScheduler": "engine.schedulers",
-    "OnlineScheduler": "engine.schedulers",
-    "Prompt": "engine.loaded_model",
-    "RequestOutput": "engine.outputs",
-    "RoseinferError": "errors",
-    "SamplingParams": "config",
-    "TokenEvent": "engine.outputs",
-    "TokenLogprobs": "engine.outputs",
-    "TraceError": "errors",
-    "UsageError": "errors",
-    "build_engine": "engine.factory",
-}
 
 
 def __getattr__(name: str) -> object:
     """Import a public name on first use."""
-    if name not in _MODULES:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    from importlib import import_module
+
+    module, _, own_name = _HOMES[name].partition(":")
+    value: object = getattr(import_module(f"{__name__}.{module}"), own_name or name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

@@ -69,6 +69,18 @@ def sampling_with(base: SamplingParams, overrides: Mapping[str, Any]) -> Samplin
         raise UsageError(invalid_setting(error, tables, _bare_key)) from None
 
 
+def check_settings(**tables: msgspec.Struct) -> None:
+    """Raise UsageError, naming the key, for an invalid setting of a config made in Python, such as `profile=config`.
+
+    The constructors of msgspec's structs check nothing.
+    """
+    raw = {name: msgspec.structs.asdict(table) for name, table in tables.items()}
+    try:
+        msgspec.convert(raw, RunConfig, str_keys=True)
+    except msgspec.ValidationError as error:
+        raise UsageError(invalid_setting(error, raw, _bare_key)) from None
+
+
 def shipped_configs() -> list[str]:
     """Return the names of the shipped configurations, in alphabetical order."""
     folder = _configs_dir()

@@ -17,7 +17,7 @@ from roseinfer.profiling.dry_run import PlannedStep, most_steps, planned_steps
 from roseinfer.profiling.estimate import trace_bytes
 from roseinfer.profiling.graph_maps import GraphMaps
 from roseinfer.profiling.host_use import measured_host
-from roseinfer.profiling.run_dir import ProfiledStep, check_writable
+from roseinfer.profiling.run_dir import ProfiledStep, check_writable, remove_run_dir
 from roseinfer.profiling.schedule import steps_needed
 from roseinfer.profiling.session import ProfileSession, SessionResult, record_session
 from roseinfer.profiling.unprofiled_baseline import baseline_step_ms, warm_up
@@ -95,6 +95,8 @@ def profile_run(
             if maps is not None:
                 _add_graph_maps(session, maps, plans)
     if session.result is None or not session.is_done:
+        if session.result is not None and not session.result.traces:
+            remove_run_dir(session.run_dir)
         raise RoseinferError(_ended_early(session, config.profile))
     return ProfileResult(session=session.result, report=report)
 
@@ -112,7 +114,8 @@ def _add_graph_maps(session: ProfileSession, maps: GraphMaps, plans: list[StepPl
 
 
 def _ended_early(session: ProfileSession, config: ProfileConfig) -> str:
-    recorded = f" (the recorded steps are in {session.run_dir})" if session.result is not None else ""
+    has_traces = session.result is not None and session.result.traces
+    recorded = f" (the recorded steps are in {session.run_dir})" if has_traces else ""
     if config.loop:
         return (
             f"no step of phase {config.phase} ran, since EOS ended completions early{recorded}: give --no-stop-on-eos"

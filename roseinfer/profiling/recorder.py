@@ -172,4 +172,4 @@ def _check_whole(path: Path) -> None:
             file.seek(max(0, size - 16))
             if file.read().rstrip().endswith(b"}"):
                 return
-    raise RoseinferError(f"the trace {path} is incomplete: free some disk space, or choose another --profile-dir")
+    raise RoseinferError(f"the trace {path} is incomplete: free some disk space, or record to another folder")

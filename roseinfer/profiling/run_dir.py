@@ -74,7 +74,7 @@ def check_writable(profile_dir: Path) -> None:
     except OSError as error:
         raise RoseinferError(f"cannot create the profile directory {profile_dir}: {error.strerror}") from None
     if not os.access(profile_dir, os.W_OK | os.X_OK):
-        raise RoseinferError(f"cannot write to the profile directory {profile_dir}: choose another with --profile-dir")
+        raise RoseinferError(f"cannot write to the profile directory {profile_dir}: choose another")
 
 
 def create_run_dir(profile_dir: Path, name: str) -> Path:

@@ -7,8 +7,10 @@ from typing import Any
 
 import msgspec
 import torch
+from msgspec.structs import replace
 
 from roseinfer.config import ProfileConfig
+from roseinfer.config_file import check_settings
 from roseinfer.engine.device import device_name, resolve_device
 from roseinfer.errors import RoseinferError
 from roseinfer.notebook import notebook_html, short_repr
@@ -22,6 +24,7 @@ from roseinfer.profiling.run_dir import (
     remove_run_dir,
     write_json,
 )
+from roseinfer.profiling.schedule import steps_needed
 from roseinfer.progress import ProgressCallback, StageCallback
 from roseinfer.trace import Summary, summarize_trace
 from roseinfer.workload.provenance import current_versions
@@ -34,8 +37,11 @@ class SessionResult(msgspec.Struct, frozen=True, kw_only=True):
 
     run_dir: Path
     traces: list[Path]
+    """One trace per recorded cycle; empty if the loop ended before the first step to record."""
     summary: Summary
     manifest: RunManifest
+    shortfall: str | None = None
+    """What the loop left unrecorded, and what to change; None if the whole schedule was recorded."""
 
     def __repr__(self) -> str:
         """Return one line with the run directory."""
@@ -46,7 +52,10 @@ class SessionResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProfileSession:
-    """A recording in progress. Its `result` is set at the end, and stays None if no step was recorded."""
+    """A recording in progress.
+
+    Its `result` is set at the end of the context. It stays None only if the loop failed before a step was recorded.
+    """
 
     def __init__(self, recorder: Recorder, run_dir: Path) -> None:
         self.recorder = recorder
@@ -75,12 +84,14 @@ def profile_session(config: ProfileConfig, *, device: str = "auto", name: str = 
             for batch in batches:
                 model(batch)
                 session.step()
-        print(session.result.run_dir)
+        print(session.result.shortfall or session.result.run_dir)
 
-    The loop runs on the calling thread. Another torch profiler must not become active inside the context; a profiler
-    that is still waiting or warming up cannot be detected. Raises RoseinferError for a `phase` other than "any": only
-    engine runs have phases.
+    If the loop is shorter than the schedule, the result has what was recorded and says what is missing. The loop runs
+    on the calling thread. Another torch profiler must not become active inside the context; a profiler
+    that is still waiting or warming up cannot be detected. Raises UsageError for an invalid config, and RoseinferError
+    for a `phase` other than "any": only engine runs have phases.
     """
+    check_settings(profile=config)
     if config.phase != "any":
         raise RoseinferError(
             f"invalid phase {config.phase!r}: only an engine run has phases, a session needs phase 'any'"
@@ -105,12 +116,15 @@ def record_session(
     run_dir = create_run_dir(Path(config.profile_dir), name)
     recorder = Recorder(config, device, run_dir)
     session = ProfileSession(recorder, run_dir)
+    has_failed = True
     try:
         with recorder:
             yield session
+        has_failed = False
     finally:
-        if recorder.cycles:
-            session.result = _write(session, config, device, on_stage)
+        if recorder.cycles or not has_failed:
+            shortfall = None if has_failed else _shortfall(recorder, config)
+            session.result = _write(session, config, device, shortfall, on_stage)
         else:
             remove_run_dir(run_dir)
 
@@ -119,6 +133,7 @@ def _write(
     session: ProfileSession,
     config: ProfileConfig,
     device: torch.device,
+    shortfall: str | None,
     on_stage: StageCallback | None,
 ) -> SessionResult:
     run_dir, cycles = session.run_dir, session.recorder.cycles
@@ -127,9 +142,7 @@ def _write(
             [run_dir / cycle.trace for cycle in cycles], on_stage and on_stage("Compressing", "bytes")
         )
         settings = msgspec.to_builtins(config)
-        described = [
-            msgspec.structs.replace(cycle, trace=trace.name) for cycle, trace in zip(cycles, traces, strict=True)
-        ]
+        described = [replace(cycle, trace=trace.name) for cycle, trace in zip(cycles, traces, strict=True)]
         partial = [
             f"cycle {cycle.cycle} is partial, {cycle.steps} of {config.active} steps: {cycle.partial}"
             for cycle in cycles
@@ -145,21 +158,56 @@ def _write(
             schedule={key: settings[key] for key in _SCHEDULE_KEYS},
             cycles=described,
             traces=[trace.name for trace in traces],
-            warnings=session.warnings + partial,
+            warnings=[*session.warnings, *partial, *([] if shortfall is None else [shortfall])],
             **details,
         )
         write_json(run_dir / "manifest.json", manifest)
-        summary = summarize_trace(run_dir, on_progress=on_stage and on_stage("Summarizing", "bytes"))
+        if traces:
+            summary = summarize_trace(run_dir, on_progress=on_stage and on_stage("Summarizing", "bytes"))
+        else:
+            summary = _summary_of_nothing(run_dir, shortfall or "no step was recorded")
         write_json(run_dir / "summary.json", summary)
     except OSError as error:
         raise RoseinferError(f"cannot write to {run_dir}: {error.strerror or error}") from None
+    if not traces:
+        return SessionResult(run_dir=run_dir, traces=[], summary=summary, manifest=manifest, shortfall=shortfall)
     point_latest_to(run_dir)
     if device.type == "cuda" and summary.gpu is None:
         raise RoseinferError(
             f"the trace has no GPU work on {device}: check that CUPTI loads and that no other profiler uses it; "
             f"the host's events are in {run_dir}"
         )
-    return SessionResult(run_dir=run_dir, traces=traces, summary=summary, manifest=manifest)
+    return SessionResult(run_dir=run_dir, traces=traces, summary=summary, manifest=manifest, shortfall=shortfall)
+
+
+def _shortfall(recorder: Recorder, config: ProfileConfig) -> str | None:
+    """Return what a loop that was too short left unrecorded; None if every cycle was recorded."""
+    if recorder.is_done:
+        return None
+    recorded = sum(cycle.steps for cycle in recorder.cycles)
+    done = "no step was recorded" if not recorded else f"{recorded} of {config.active * config.repeat} were recorded"
+    return (
+        f"{done}: the loop ended after {_steps(recorder.num_steps)}, and the schedule takes {steps_needed(config)} "
+        f"({config.skip_first} skipped, then {config.repeat} x ({config.wait} waiting + {config.warmup} warm-up + "
+        f"{config.active} recorded)): run more steps, or shorten the schedule"
+    )
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count} steps"
+
+
+def _summary_of_nothing(run_dir: Path, reason: str) -> Summary:
+    """Return the summary of a recording without a step; its verdict says why there is none."""
+    empty = run_dir / "empty.json"
+    empty.write_text('{"traceEvents": []}')
+    summary = summarize_trace(empty)
+    empty.unlink()
+    return replace(
+        summary,
+        trace=replace(summary.trace, path=str(run_dir), size_bytes=0),
+        verdict=replace(summary.verdict, headline=f"{reason[:1].upper()}{reason[1:]}.", evidence=[], advice=[]),
+    )
 
 
 def _compress_all(uncompressed: list[Path], on_progress: ProgressCallback | None) -> list[Path]:

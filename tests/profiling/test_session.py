@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from roseinfer.config import ProfileConfig
-from roseinfer.errors import RoseinferError
+from roseinfer.errors import RoseinferError, TraceError
 from roseinfer.profiling.session import ProfileSession, profile_session
+from roseinfer.trace import summarize_trace
 
 
 def step_names(trace: Path) -> list[str]:
@@ -107,3 +108,58 @@ def test_the_profiler_prints_nothing_on_stderr(tmp_path: Path, capfd: pytest.Cap
     with profile_session(ProfileConfig(profile_dir=str(tmp_path)), device="cpu") as session:
         run_loop(session, 6)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_a_loop_that_is_too_short_to_record_leaves_a_result_that_says_so(tmp_path: Path, steps: int) -> None:
+    config = ProfileConfig(wait=1, warmup=1, active=3, profile_dir=str(tmp_path))
+    with profile_session(config, device="cpu") as session:
+        run_loop(session, steps)
+    result = session.result
+    assert result is not None
+    assert result.traces == []
+    count = "1 step" if steps == 1 else f"{steps} steps"
+    assert result.shortfall is not None
+    assert result.shortfall.startswith(f"no step was recorded: the loop ended after {count}, and the schedule takes 5 ")
+    assert "run more steps, or shorten the schedule" in result.shortfall
+    assert result.summary.verdict.kind == "empty"
+    assert result.summary.verdict.headline == f"N{result.shortfall[1:]}."
+    assert manifest_of(session.run_dir)["warnings"] == [result.shortfall]
+    assert not (tmp_path / "latest").exists()
+    with pytest.raises(TraceError, match="no step was recorded: the loop ended after"):
+        summarize_trace(session.run_dir)
+
+
+def test_a_result_says_how_much_of_the_schedule_is_missing(tmp_path: Path) -> None:
+    config = ProfileConfig(skip_first=1, wait=0, warmup=1, active=2, repeat=2, profile_dir=str(tmp_path))
+    with profile_session(config, device="cpu") as session:
+        run_loop(session, 6)  # skip, warm up, 2 recorded, warm up, 1 recorded
+    assert session.result is not None
+    assert session.result.shortfall is not None
+    assert session.result.shortfall.startswith("3 of 4 were recorded: the loop ended after 6 steps, and the schedule")
+    assert session.result.shortfall in manifest_of(session.run_dir)["warnings"]
+    assert len(session.result.traces) == 2
+    with profile_session(config, device="cpu") as session:
+        run_loop(session, 7)
+    assert session.result is not None
+    assert session.result.shortfall is None
+    assert manifest_of(session.run_dir)["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"active": 0}, "invalid active 0: give an integer of at least 1"),
+        ({"wait": -1}, "invalid wait -1: give an integer of at least 0"),
+        ({"phase": "decode"}, "invalid phase 'decode': only an engine run has phases, a session needs phase 'any'"),
+        ({"phase": "late"}, "invalid phase 'late': give one of any, prefill, decode, steady"),
+    ],
+)
+def test_python_refuses_the_settings_that_the_command_line_refuses(
+    tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    session = profile_session(ProfileConfig(profile_dir=str(tmp_path), **settings), device="cpu")
+    with pytest.raises(RoseinferError) as caught, session:
+        pass
+    assert str(caught.value) == message
+    assert list(tmp_path.iterdir()) == []
