@@ -4,6 +4,7 @@ Torch is imported only by a command that needs it, when it runs, so that `--help
 """
 
 import errno
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -39,6 +40,7 @@ def _with_clean_exit(command: Callable[..., int | None]) -> Callable[..., int | 
 
     @wraps(command)
     def wrapper(*args: Any, **options: Any) -> int | None:
+        gc.enable()  # off while modules were imported
         try:
             code = command(*args, **options)
             sys.stdout.flush()
@@ -109,6 +111,8 @@ def main() -> None:
         sys.stdout.flush()
     except OSError:  # reported by run()
         _drop_stdout()
+    if "torch" not in sys.modules:
+        gc.freeze()  # the interpreter would look for garbage in all objects before it ends
     sys.exit(code)
 
 

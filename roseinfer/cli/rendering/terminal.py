@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from roseinfer.cli.rendering.budget_sheets import budget_sheets
-from roseinfer.cli.rendering.ragged_table import RaggedTable
 from roseinfer.cli.rendering.recording_context import context_parts, remarks
 from roseinfer.cli.rendering.sheets import all_sheets, op_sheet, span_sheet
 from roseinfer.cli.rendering.table_sheet import TOTAL, CellKind, Sheet, is_worse
+from roseinfer.cli.rendering.text_table import Cell, text_table
 from roseinfer.cli.rendering.text_wrapping import wrapped
 from roseinfer.config import SortKey
 from roseinfer.trace.naming import duration, short_name
@@ -35,22 +33,22 @@ _STYLES = {
 }
 
 
-def budget_tables(summary: Summary, *, width: int = 100) -> list[Table]:
+def budget_tables(summary: Summary, *, width: int = 100) -> list[Text]:
     """Return the time budget, in tables of at most `width` columns."""
     return [sheet_table(sheet, width) for sheet in budget_sheets(summary.budget, summary.devices)]
 
 
-def ops_table(summary: Summary, top: int = 15, sort_by: SortKey = "self", *, width: int = 100) -> Table:
+def ops_table(summary: Summary, top: int = 15, sort_by: SortKey = "self", *, width: int = 100) -> Text:
     """Return the `top` CPU operators and the `top` GPU kernels, in a table of at most `width` columns."""
     return sheet_table(op_sheet(summary, top, sort_by), width)
 
 
-def spans_table(summary: Summary, *, width: int = 100) -> Table:
+def spans_table(summary: Summary, *, width: int = 100) -> Text:
     """Return the time of each named range of the program, in a table of at most `width` columns."""
     return sheet_table(span_sheet(summary), width)
 
 
-def sheet_table(sheet: Sheet, width: int) -> Table:
+def sheet_table(sheet: Sheet, width: int) -> Text:
     """Return a sheet as a table of at most `width` columns. Name columns share the width that the others leave.
 
     Bars are drawn if the other columns leave enough room.
@@ -58,38 +56,30 @@ def sheet_table(sheet: Sheet, width: int) -> Table:
     bar_width = min(_MAX_BAR, width - sum(_content_widths(sheet.without_bars())) - 2 * len(sheet.columns) - 1)
     if bar_width < _MIN_BAR:
         sheet = sheet.without_bars()
-    table = RaggedTable(
-        title=Text(sheet.title),
-        title_justify="left",
-        title_style="bold",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-        padding=(0, 1),
-        min_width=min(len(sheet.title), width),
-    )
-    for title, kind in sheet.columns:
-        is_left = kind in ("name", "text", "bar", "change") and not title.endswith("%")
-        table.add_column(title, justify="left" if is_left else "right", no_wrap=True, overflow="ellipsis")
     widths = _name_widths(sheet, width)
+    rows = []
     for row in sheet.rows:
-        table.add_row(
-            *(
-                _cell(cell, kind, name_width, bar_width)
-                for cell, (_, kind), name_width in zip(row, sheet.columns, widths, strict=True)
-            ),
-            style="bold" if row[0] == TOTAL else None,
-        )
-    return table
+        cells = [
+            _cell(cell, kind, name_width, bar_width)
+            for cell, (_, kind), name_width in zip(row, sheet.columns, widths, strict=True)
+        ]
+        rows.append([Cell(cell.text, f"bold {cell.style}") for cell in cells] if row[0] == TOTAL else cells)
+    return text_table(
+        sheet.title,
+        [title for title, _ in sheet.columns],
+        [kind in ("name", "text", "bar", "change") and not title.endswith("%") for title, kind in sheet.columns],
+        rows,
+        width,
+    )
 
 
-def _cell(cell: str, kind: CellKind, name_width: int, bar_width: int) -> Text:
+def _cell(cell: str, kind: CellKind, name_width: int, bar_width: int) -> Cell:
     if kind == "bar":
-        return Text(_BAR * round(float(cell or 0) / 100 * bar_width), style="cyan")
+        return Cell(_BAR * round(float(cell or 0) / 100 * bar_width), "cyan")
     if kind == "change":
         worse = is_worse(cell)
-        return Text(cell, style="" if worse is None else "red" if worse else "green")
-    return Text(short_name(cell, name_width) if kind == "name" else cell)
+        return Cell(cell, "" if worse is None else "red" if worse else "green")
+    return Cell(short_name(cell, name_width) if kind == "name" else cell)
 
 
 def _content_widths(sheet: Sheet) -> list[int]:
@@ -162,7 +152,7 @@ def print_summary(console: Console, summary: Summary, top: int = 15, sort_by: So
         _print_comparison(console, summary.comparison)
     for sheet in all_sheets(summary, top, sort_by):
         console.print()
-        console.print(sheet_table(sheet, console.width))
+        console.print(sheet_table(sheet, console.width), soft_wrap=True)
     for outlier in summary.steps.outliers:
         console.print(
             Text(f"step {outlier.step} ({outlier.phase}): {duration(outlier.ms)}, {outlier.times_median}x the median")

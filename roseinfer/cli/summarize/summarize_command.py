@@ -1,5 +1,8 @@
 """`roseinfer summarize`: explain a trace, and compare it with another."""
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -108,6 +111,19 @@ def summarize(
     return 0
 
 
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    """Keep the garbage collector from going through millions of new objects, none of which is garbage."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@_collector_off()
 def _read(path: Path) -> "Summary":
     from roseinfer.trace import summarize_trace
 
@@ -128,6 +144,7 @@ def _write_page(path: Path, summary: "Summary") -> None:
     console.note(f"wrote {path}")
 
 
+@_collector_off()
 def _print(summary: "Summary", top: int, sort_by: SortKey, as_json: bool, markdown: bool) -> None:
     if as_json:
         console.print_json(summary)
