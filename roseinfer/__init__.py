@@ -6,6 +6,8 @@ torch.
 
 from typing import TYPE_CHECKING
 
+from roseinfer.version import __version__
+
 if TYPE_CHECKING:
     from roseinfer.config import EngineConfig, ProfileConfig, SamplingParams
     from roseinfer.engine.engine import Engine
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from roseinfer.trace.pipeline import summarize_trace as summarize
     from roseinfer.trace.summary.trace_summary import Summary
 
-__version__ = "0.1.0"
 
 _HOMES = {
     "Engine": "engine.engine",

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import roseinfer
@@ -24,7 +25,7 @@ def test_importing_roseinfer_imports_nothing_but_the_standard_library() -> None:
     before = imported_by("")
     added = imported_by("import roseinfer") - before
     assert {name.partition(".")[0] for name in added} <= {"roseinfer"} | set(sys.stdlib_module_names)
-    assert {name for name in added if name.startswith("roseinfer.")} == set()
+    assert {name for name in added if name.startswith("roseinfer.")} == {"roseinfer.version"}
 
 
 def test_summarize_reads_a_trace_without_torch() -> None:
@@ -41,3 +42,8 @@ def test_compare_takes_two_summaries() -> None:
 
 def test_an_unknown_name_is_no_attribute() -> None:
     assert not hasattr(roseinfer, "no_such_name")
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert roseinfer.__version__ == project["version"]

@@ -3,8 +3,8 @@
 import platform
 import sys
 
-from roseinfer import __version__
 from roseinfer.errors import UsageError
+from roseinfer.version import __version__
 
 
 def print_version() -> None:

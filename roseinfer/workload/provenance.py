@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import torch
 
-from roseinfer import __version__
 from roseinfer.engine.loaded_model import LoadedModel
+from roseinfer.version import __version__
 
 
 class Versions(msgspec.Struct, frozen=True):

@@ -1,6 +1,5 @@
 """A trace summary as a self-contained HTML page without scripts or network access, for light and dark mode."""
 
-from roseinfer import __version__
 from roseinfer.cli.rendering.budget_bars import bar_key, budget_bars, step_columns
 from roseinfer.cli.rendering.budget_sheets import PARTS, budget_sheets
 from roseinfer.cli.rendering.html_elements import environment
@@ -9,6 +8,7 @@ from roseinfer.cli.rendering.sheets import all_sheets
 from roseinfer.cli.rendering.step_drawing import WIDTH, draw_step, draw_timeline
 from roseinfer.cli.rendering.table_sheet import milliseconds
 from roseinfer.trace.summary.trace_summary import Summary
+from roseinfer.version import __version__
 
 _TOP = 20
 """Rows of the top operators, per device."""
