@@ -76,6 +76,7 @@ def test_a_disk_that_fills_up_is_one_line_and_loses_no_earlier_run(tmp_path: Pat
     kept = {path.name: path.read_bytes() for path in earlier.iterdir()}
     second = start(tmp_path, tiny_llama, max_file_bytes=20_000)
     stdout, stderr = second.communicate(timeout=120)
+    stderr = without_progress(stderr)
     assert second.returncode == 1
     assert stdout == ""
     assert len(stderr.splitlines()) == 1
