@@ -121,6 +121,35 @@ def test_head_tail_and_what_is_between_are_told_apart(tmp_path: Path) -> None:
     assert kinds == {"gpu_head": 5, "gpu_tail": 10, "launch_without_event": 4}
 
 
+def test_a_tail_that_ran_after_the_recording_decides_nothing(tmp_path: Path) -> None:
+    """The host runs ahead of a busy GPU, and the recording ends before the GPU has finished."""
+    step = event("user_annotation", "ProfilerStep#3", 0, 5_000)
+    launches = [launch(10 * index, 5, index + 1) for index in range(100)]
+    work = [kernel(20 + 100 * index, 99, index + 1) for index in range(50)]
+    found = completeness_of(tmp_path, [step, *launches, *work])
+    assert found.complete
+    missing = the_only(found)
+    assert (missing.kind, missing.count, missing.decisive) == ("gpu_tail", 50, False)
+    longer = {**step, "dur": 9_000}
+    assert not completeness_of(tmp_path, [longer, *launches, *work]).complete
+
+
+def test_a_head_during_which_the_gpu_is_seen_to_work_decides_nothing(tmp_path: Path) -> None:
+    leaked = [kernel(5 + 100 * index, 99, 9_000 + index) for index in range(50)]
+    found = completeness_of(tmp_path, leaked + without_kernels(eager(), lambda place: place < 50))
+    assert found.complete
+    assert {one.kind for one in found.missing} == {"gpu_head", "event_without_launch"}
+
+
+def test_a_replay_that_the_end_of_the_recording_cut_off_is_no_lost_one(tmp_path: Path) -> None:
+    events = replays([0] * 3)
+    last = [one for one in events if one["cat"] == "kernel" and one["args"]["correlation"] == 3]
+    cut = [one for one in events if one not in last[25:]]
+    assert completeness_of(tmp_path, cut).missing == []
+    holes = [one for one in events if one not in last[5:31:2]]
+    assert not completeness_of(tmp_path, holes).complete
+
+
 @pytest.mark.parametrize(("lost", "noted", "complete"), [(2, False, True), (5, True, True), (10, True, False)])
 def test_few_launches_without_an_event_decide_nothing(tmp_path: Path, lost: int, noted: bool, complete: bool) -> None:
     found = completeness_of(tmp_path, without_kernels(eager(), lambda place: 40 <= place < 40 + lost))

@@ -14,7 +14,7 @@ import numpy as np
 from roseinfer.trace.facts.attribution import Attribution
 from roseinfer.trace.facts.launch_calls import Launches
 from roseinfer.trace.facts.steps import Steps
-from roseinfer.trace.reading.columns import Ints, Trace
+from roseinfer.trace.reading.columns import Ints, Ints32, Trace
 
 _SIMILAR = 0.3
 """Share of events in common, of the union by name, from which two replays may be of one graph."""
@@ -44,9 +44,11 @@ class ReplayRepeats(msgspec.Struct, frozen=True):
     """Start of the first GPU event of the last replay that differs."""
 
 
-class _Replay(msgspec.Struct, frozen=True):
+class _Replay(msgspec.Struct, frozen=True, eq=False):
     """The GPU events of one replay."""
 
+    names: Ints32
+    """Name of each event, in order of (device, time)."""
     counts: dict[int, int]
     """Number of events of each name."""
     start_ns: int
@@ -68,7 +70,7 @@ def compare_replays(trace: Trace, attribution: Attribution, launches: Launches, 
     replays = _read_replays(trace, attribution, pairs)
     read = [(replays[one], replays[other]) for one, other in pairs]
     similar = [(one, other) for one, other in read if _are_similar(one.counts, other.counts)]
-    unequal = [(one, other) for one, other in similar if one.counts != other.counts]
+    unequal = [pair for pair in similar if pair[0].counts != pair[1].counts and not _is_cut_off(*pair)]
     heavy = [_heavy_counts(one.counts, other.counts) for one, other in unequal]
     layers = _number_of_layers([change for counts in heavy for change in _changes(counts)])
     differ = [pair for pair, counts in zip(unequal, heavy, strict=True) if _lacks_records(counts, layers)]
@@ -109,14 +111,21 @@ def _read_replays(trace: Trace, attribution: Attribution, pairs: list[tuple[int,
 
 
 def _replay(trace: Trace, events: Ints) -> _Replay:
-    names, counts = np.unique(trace.gpu.name[events], return_counts=True)
-    return _Replay(dict(zip(names.tolist(), counts.tolist(), strict=True)), int(trace.gpu.start_ns[events].min()))
+    names = trace.gpu.name[events]
+    used, counts = np.unique(names, return_counts=True)
+    return _Replay(names, dict(zip(used.tolist(), counts.tolist(), strict=True)), int(trace.gpu.start_ns[events].min()))
 
 
 def _are_similar(one: dict[int, int], other: dict[int, int]) -> bool:
     common = sum(min(count, other.get(name, 0)) for name, count in one.items())
     union = sum(one.values()) + sum(other.values()) - common
     return common >= _SIMILAR * union
+
+
+def _is_cut_off(one: _Replay, other: _Replay) -> bool:
+    """True if one replay is the beginning of the other: the recording ended while it ran."""
+    size = min(one.size, other.size)
+    return np.array_equal(one.names[:size], other.names[:size])
 
 
 def _heavy_counts(one: dict[int, int], other: dict[int, int]) -> list[tuple[int, int]]:

@@ -3,9 +3,9 @@
 import re
 
 import numpy as np
-from numpy.typing import NDArray
 
 from roseinfer.trace.facts.intervals import union_length
+from roseinfer.trace.facts.lost_launches import LostLaunches, dropped_launches, find_lost_launches
 from roseinfer.trace.facts.name_rules import rows_named
 from roseinfer.trace.facts.recorded_time import recorded_ns
 from roseinfer.trace.facts.replay_repeats import compare_replays
@@ -13,7 +13,7 @@ from roseinfer.trace.facts.stream_overlap import find_overlaps
 from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.findings.trace_contents import lost_gpu
 from roseinfer.trace.naming import counted, duration
-from roseinfer.trace.reading.columns import NO_CORRELATION, Ints
+from roseinfer.trace.reading.columns import Ints
 from roseinfer.trace.summary.completeness_structs import Completeness, GraphCapture, MissingKind, MissingRecords
 from roseinfer.trace.summary.units import to_ms, to_percent
 
@@ -75,7 +75,7 @@ def _impossible_times(facts: Facts) -> list[MissingRecords]:
         what = f"Left out {counts.dropped:,} events with impossible times"
     if counts.zero_times:
         what += f", {'all' if counts.zero_times == counts.dropped else f'{counts.zero_times:,}'} at the time 0"
-    at = np.flatnonzero(_is_dropped(facts))
+    at = np.flatnonzero(dropped_launches(facts.trace, facts.launches))
     start, end = _times(facts, at) if len(at) else (None, None)
     if lost:
         what += f": {_place(at, len(facts.launches)) if len(at) else counted(lost, 'GPU event')}"
@@ -139,44 +139,33 @@ def _unanswered_launches(facts: Facts) -> list[MissingRecords]:
     """Return the launches without a GPU event of each file: its head, its tail, and those in between."""
     if len(facts.trace.gpu) == 0:
         return []
-    launches, trace = facts.launches, facts.trace
-    file = np.array(trace.thread_files, np.int64)[trace.calls.thread[launches.call]]
-    run = ~launches.is_captured & ~_is_dropped(facts)
-    found: list[MissingRecords] = []
-    for one in range(len(trace.file_ranks)):
-        found += _unanswered_of_file(facts, np.flatnonzero(run & (file == one)))
-    return found
+    lost = find_lost_launches(facts.trace, facts.launches)
+    return [record for one in lost for record in _unanswered_of_file(facts, one)]
 
 
-def _unanswered_of_file(facts: Facts, at: Ints) -> list[MissingRecords]:
-    """Return the missing records of some launches, given as indices into `facts.launches` in order of time."""
-    launches, size = facts.launches, len(at)
-    answered = launches.is_answered[at]
-    lost = np.flatnonzero(~answered)
-    graphs = int(np.count_nonzero(launches.is_graph[at]))
-    lost_graphs = int(np.count_nonzero(launches.is_graph[at[lost]]))
-    if len(lost) <= _NOTED_SHARE * size and lost_graphs <= _NOTED_SHARE * graphs:
+def _unanswered_of_file(facts: Facts, lost: LostLaunches) -> list[MissingRecords]:
+    is_graph = facts.launches.is_graph
+    graphs, others = lost.between[is_graph[lost.between]], lost.between[~is_graph[lost.between]]
+    size, graph_size = lost.launches, lost.graph_launches
+    if len(lost) <= _NOTED_SHARE * size and len(graphs) <= _NOTED_SHARE * graph_size:
         return []
-    decisive = len(lost) >= DECISIVE_SHARE * size or 0 < graphs * DECISIVE_SHARE <= lost_graphs
-    head = int(np.argmax(answered)) if answered.any() else size
-    tail = int(np.argmax(answered[::-1])) if head < size else 0
-    head, tail = head * (head >= _RUN), tail * (tail >= _RUN)
-    between = lost[(lost >= head) & (lost < size - tail)]
-    between_graphs, others = between[launches.is_graph[at[between]]], between[~launches.is_graph[at[between]]]
+    many = len(lost) >= DECISIVE_SHARE * size
     total = counted(size, "launch")
     found: list[MissingRecords] = []
-    if head:
-        what = f"The GPU events of the first {head:,} of {total} are missing, the head of the recording"
-        found.append(_lost_launches(facts, "gpu_head", what, at[:head], decisive))
-    if tail:
-        what = f"The GPU events of the last {tail:,} of {total} are missing, the tail of the recording"
-        found.append(_lost_launches(facts, "gpu_tail", what, at[size - tail :], decisive))
-    if len(between_graphs):
-        what = f"{len(between_graphs):,} of {counted(graphs, 'graph launch')} have no GPU event"
-        found.append(_lost_launches(facts, "graph_without_kernels", what, at[between_graphs], decisive))
+    if len(lost.head):
+        what = f"The GPU events of the first {len(lost.head):,} of {total} are missing, the head of the recording"
+        found.append(_lost_launches(facts, "gpu_head", what, lost.head, many and lost.blank_head))
+    if len(lost.tail):
+        what = f"The GPU events of the last {len(lost.tail):,} of {total} are missing, the tail of the recording"
+        found.append(_lost_launches(facts, "gpu_tail", what, lost.tail, many and lost.blank_tail))
+    if len(graphs):
+        what = f"{len(graphs):,} of {counted(graph_size, 'graph launch')} have no GPU event"
+        decisive = len(graphs) >= DECISIVE_SHARE * graph_size
+        found.append(_lost_launches(facts, "graph_without_kernels", what, graphs, decisive))
     if len(others):
         what = f"{len(others):,} of {total} have no GPU event"
-        found.append(_lost_launches(facts, "launch_without_event", what, at[others], decisive))
+        decisive = len(others) >= DECISIVE_SHARE * size
+        found.append(_lost_launches(facts, "launch_without_event", what, others, decisive))
     return found
 
 
@@ -287,13 +276,6 @@ def _capture(facts: Facts) -> GraphCapture | None:
         from_ms=to_ms(int(captures.start_ns.min())),
         to_ms=to_ms(int(captures.end_ns.max())),
     )
-
-
-def _is_dropped(facts: Facts) -> NDArray[np.bool_]:
-    """Return, per launch, True if its GPU event was left out because of an impossible time."""
-    ids = facts.trace.dropped_gpu
-    correlation = facts.trace.calls.correlation[facts.launches.call]
-    return np.isin(correlation, ids[ids != NO_CORRELATION]) & ~facts.launches.is_answered
 
 
 def _times(facts: Facts, at: Ints) -> tuple[float, float]:
