@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from roseinfer.cli.bench.result_context import context_parts as bench_context
 from roseinfer.cli.bench.result_context import headline
 from roseinfer.cli.bench.result_tables import change_sheet, run_sheet
-from roseinfer.cli.rendering.budget_bars import bar_key, budget_bars
+from roseinfer.cli.rendering.budget_bars import bar_key, budget_bars, comparison_bars
 from roseinfer.cli.rendering.budget_sheets import PARTS, budget_sheets
 from roseinfer.cli.rendering.comparison_sheets import comparison_sheets
 from roseinfer.cli.rendering.html_elements import environment
@@ -44,7 +44,8 @@ def _summary(summary: "Summary") -> dict[str, Any]:
         "verdict": summary.verdict,
         "remarks": remarks(summary),
         "bars": budget_bars(summary.budget, summary.devices),
-        "key": bar_key(summary.budget),
+        "compared_bars": comparison_bars(summary.comparison.budgets) if summary.comparison else [],
+        "key": bar_key(summary.budget, summary.comparison),
         "swatches": {part.label: part.key for part in PARTS},
         "comparison": summary.comparison,
         "compared": [sheet for sheet in compared if sheet.rows],
@@ -63,6 +64,8 @@ def _trace_comparison(comparison: "TraceComparison") -> dict[str, Any]:
         "headline": comparison.headline,
         "context": [],
         "warnings": comparison.warnings,
+        "bars": comparison_bars(comparison.budgets),
+        "key": bar_key(None, comparison),
         "sheets": [sheet for sheet in comparison_sheets(comparison, _TOP) if sheet.rows],
     }
 
@@ -74,6 +77,7 @@ def _bench_results(results: "BenchResults") -> dict[str, Any]:
         "headline": headline(results),
         "context": bench_context(results),
         "warnings": [] if results.comparison is None else results.comparison.differences,
+        "bars": [],
         "sheets": [*changes, run_sheet(results.runs)],
     }
 
@@ -84,6 +88,7 @@ def _bench_comparison(comparison: "Comparison") -> dict[str, Any]:
         "headline": "",
         "context": [],
         "warnings": comparison.differences,
+        "bars": [],
         "sheets": [change_sheet(comparison)],
     }
 

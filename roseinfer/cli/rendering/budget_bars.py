@@ -7,6 +7,7 @@ from roseinfer.cli.rendering.budget_sheets import NamedBudget, device_budgets, p
 from roseinfer.cli.rendering.table_sheet import milliseconds
 from roseinfer.trace.naming import counted
 from roseinfer.trace.summary.budget_structs import BudgetSummary
+from roseinfer.trace.summary.comparison_structs import BudgetChange, TraceComparison
 from roseinfer.trace.summary.device_structs import DeviceSummary
 
 _MAX_DEVICES = 16
@@ -40,6 +41,8 @@ class StackedBar(NamedTuple):
     title: str
     parts: list[BarPart]
     spoken: str
+    width: float = 100.0
+    """Percent of the full width: a shorter bar beside a full one stands for less time."""
 
 
 def budget_bars(budget: BudgetSummary | None, devices: Sequence[DeviceSummary]) -> list[StackedBar]:
@@ -63,6 +66,19 @@ def budget_bars(budget: BudgetSummary | None, devices: Sequence[DeviceSummary]) 
     return [_bar(text, one) for text, one in (*steps, (title, whole), *own)]
 
 
+def comparison_bars(changes: Sequence[BudgetChange]) -> list[StackedBar]:
+    """Return two bars per phase, before and after, as long as their steps."""
+    bars: list[StackedBar] = []
+    for change in changes:
+        phase = "recording" if change.phase is None else change.phase
+        longest = max(change.baseline.wall_ms, change.new.wall_ms)
+        for when, budget in (("before", change.baseline), ("after", change.new)):
+            if budget.wall_ms > 0:
+                bar = _bar(f"{phase}, {when}: {milliseconds(budget.wall_ms)} ms", NamedBudget(phase, budget))
+                bars.append(bar._replace(width=round(100 * budget.wall_ms / longest, 2)))
+    return bars
+
+
 def step_columns(budget: BudgetSummary | None) -> list[StepColumn]:
     """Return a column per step and device in order of time; an empty list for few steps, or for too many to draw."""
     steps = [] if budget is None else [step for step in budget.steps if step.wall_ms > 0]
@@ -81,12 +97,12 @@ def step_columns(budget: BudgetSummary | None) -> list[StepColumn]:
     ]
 
 
-def bar_key(budget: BudgetSummary | None) -> list[tuple[str, str]]:
+def bar_key(budget: BudgetSummary | None, comparison: TraceComparison | None = None) -> list[tuple[str, str]]:
     """Return (CSS class, label) of each part that a bar shows."""
-    if budget is None:
-        return []
-    shown = shown_parts([*phase_budgets(budget), NamedBudget("recording", budget.total)])
-    return [(part.key, part.label) for part in shown]
+    budgets = [] if budget is None else [*phase_budgets(budget), NamedBudget("recording", budget.total)]
+    budgets += [NamedBudget("before", change.baseline) for change in (comparison.budgets if comparison else [])]
+    budgets += [NamedBudget("after", change.new) for change in (comparison.budgets if comparison else [])]
+    return [(part.key, part.label) for part in shown_parts(budgets)]
 
 
 def _bar(title: str, one: NamedBudget) -> StackedBar:

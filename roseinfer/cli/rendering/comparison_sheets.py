@@ -1,7 +1,8 @@
 """Sheets of the comparison of a trace with a baseline trace."""
 
-from roseinfer.cli.rendering.table_sheet import Sheet, milliseconds, sheet
-from roseinfer.trace.summary.comparison_structs import FigureChange, TraceComparison
+from roseinfer.cli.rendering.budget_sheets import NamedBudget, shown_parts
+from roseinfer.cli.rendering.table_sheet import TOTAL, Sheet, milliseconds, sheet
+from roseinfer.trace.summary.comparison_structs import BudgetChange, FigureChange, TraceComparison
 
 
 def comparison_sheets(comparison: TraceComparison, top: int) -> list[Sheet]:
@@ -22,6 +23,7 @@ def comparison_sheets(comparison: TraceComparison, top: int) -> list[Sheet]:
     parts = (("Spans", comparison.spans), ("Launches", comparison.launches), (kernels, comparison.kernels))
     return [
         sheet("Compared with the baseline, per step", columns, steps),
+        *(_budget_sheet(change) for change in comparison.budgets),
         *(
             _changes(title, [row for row in rows if row.phase == phase], top)
             for phase in dict.fromkeys(row.phase for row in comparison.spans + comparison.kernels)
@@ -30,13 +32,39 @@ def comparison_sheets(comparison: TraceComparison, top: int) -> list[Sheet]:
     ]
 
 
+def _budget_sheet(change: BudgetChange) -> Sheet:
+    """Return a row per part of the time budget, before and after, with the wall time as last row."""
+    before, after = NamedBudget("before", change.baseline), NamedBudget("after", change.new)
+    times = [(part.label, before.ms(part), after.ms(part)) for part in shown_parts([before, after])]
+    times.append((TOTAL, before.wall_ms, after.wall_ms))
+    rows = [
+        [name, milliseconds(old), milliseconds(new), _difference(new - old), _percent(old, new)]
+        for name, old, new in times
+    ]
+    of_phase = "the recording" if change.phase is None else "a step" if change.phase == "step" else change.phase
+    columns = ("-Part", "Before ms", "After ms", "Change ms", "~Change %")
+    return sheet(f"Time budget of {of_phase}, before and after", columns, rows)
+
+
+def _difference(ms: float) -> str:
+    return f"{'-' if ms < 0 else '+'}{milliseconds(abs(ms))}" if abs(ms) >= 0.0005 else "0"
+
+
+def _percent(before: float, after: float) -> str:
+    """Return a change in percent; `new` or `gone` if one side is 0."""
+    if before == 0:
+        return "new" if after else "0.0"
+    percent = 100 * (after - before) / before
+    return "gone" if after == 0 else "0.0" if abs(percent) < 0.05 else f"{percent:+.1f}"
+
+
 def _changes(what: str, changes: list[FigureChange], top: int) -> Sheet:
     rows = [
         [
             row.name,
             milliseconds(row.baseline),
             milliseconds(row.new),
-            _change(row),
+            _percent(row.baseline, row.new),
         ]
         for row in changes[:top]
         if row.new != row.baseline
@@ -46,9 +74,3 @@ def _changes(what: str, changes: list[FigureChange], top: int) -> Sheet:
         of_phase = "" if changes[0].phase in (None, "step") else f" of {changes[0].phase}"
         title = f"{what}{of_phase}, {changes[0].unit}"
     return sheet(title, ("*Name", "Before", "After", "~Change %"), rows)
-
-
-def _change(row: FigureChange) -> str:
-    if row.change_percent is None:
-        return "new"
-    return f"{row.change_percent:+.1f}" if row.new else "gone"

@@ -1,6 +1,6 @@
 """A trace summary as a self-contained HTML page without scripts or network access, for light and dark mode."""
 
-from roseinfer.cli.rendering.budget_bars import bar_key, budget_bars, step_columns
+from roseinfer.cli.rendering.budget_bars import bar_key, budget_bars, comparison_bars, step_columns
 from roseinfer.cli.rendering.budget_sheets import PARTS, budget_sheets
 from roseinfer.cli.rendering.html_elements import environment
 from roseinfer.cli.rendering.recording_context import context_parts, remarks
@@ -29,7 +29,8 @@ def to_html(summary: Summary, *, command: str | None = None) -> str:
             context=context_parts(summary),
             remarks=remarks(summary),
             bars=budget_bars(summary.budget, summary.devices),
-            key=bar_key(summary.budget),
+            compared_bars=comparison_bars(summary.comparison.budgets) if summary.comparison else [],
+            key=bar_key(summary.budget, summary.comparison),
             columns=step_columns(summary.budget),
             longest_ms=max((step.wall_ms for step in summary.budget.steps), default=0.0) if summary.budget else 0.0,
             swatches={part.label: part.key for part in PARTS},

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from roseinfer.trace.comparing.budget_changes import budget_changes
 from roseinfer.trace.comparing.comparability import check_complete, differences, shared_phases
 from roseinfer.trace.naming import duration
 from roseinfer.trace.summary.comparison_structs import FigureChange, PhaseChange, PhaseCosts, SpanCost, TraceComparison
@@ -64,6 +65,7 @@ def compare(new: Summary, baseline: Summary, fail_above_percent: float | None = 
         headline=_headline(phases),
         fail_above_percent=fail_above_percent,
         failed=failed,
+        budgets=budget_changes(new.budget, baseline.budget, shared, whole=not shared),
     )
     return msgspec.structs.replace(new, comparison=comparison)
 

@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 from roseinfer.notebook import notebook_html, short_repr
+from roseinfer.trace.summary.budget_structs import TimeBudget
 
 
 class SpanCost(msgspec.Struct, frozen=True):
@@ -55,6 +56,15 @@ class PhaseChange(msgspec.Struct, frozen=True):
     verdict: Literal["faster", "slower", "no clear change"]
 
 
+class BudgetChange(msgspec.Struct, frozen=True):
+    """Time budgets of the mean step of one phase on one device, in the baseline and in the new trace."""
+
+    phase: str | None
+    """None for the budgets of whole recordings, if neither trace has steps."""
+    baseline: TimeBudget
+    new: TimeBudget
+
+
 class TraceComparison(msgspec.Struct, frozen=True):
     """Comparison of two traces, per step of each phase that both have; of whole traces if neither has steps."""
 
@@ -75,6 +85,8 @@ class TraceComparison(msgspec.Struct, frozen=True):
     fail_above_percent: float | None
     """Slowdown of a phase beyond which the comparison fails; None without such a limit."""
     failed: bool
+    budgets: list[BudgetChange] = []
+    """Where a step gained or lost time; empty if a trace has no budget."""
 
     def __repr__(self) -> str:
         """Return one line with the headline."""
