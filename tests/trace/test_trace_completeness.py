@@ -150,7 +150,9 @@ def test_a_replay_that_the_end_of_the_recording_cut_off_is_no_lost_one(tmp_path:
     assert not completeness_of(tmp_path, holes).complete
 
 
-@pytest.mark.parametrize(("lost", "noted", "complete"), [(2, False, True), (5, True, True), (10, True, False)])
+@pytest.mark.parametrize(
+    ("lost", "noted", "complete"), [(2, False, True), (3, True, True), (9, True, True), (10, True, False)]
+)
 def test_few_launches_without_an_event_decide_nothing(tmp_path: Path, lost: int, noted: bool, complete: bool) -> None:
     found = completeness_of(tmp_path, without_kernels(eager(), lambda place: 40 <= place < 40 + lost))
     assert (bool(found.missing), found.complete) == (noted, complete)
@@ -293,6 +295,41 @@ def test_a_wait_with_nothing_launched_is_suspected_only_if_it_is_long(tmp_path: 
             for step in range(3)
         ]
         assert completeness_of(tmp_path, steps + waits).complete == complete
+
+
+def one_wait(begin_us: int, blind_us: int, recorded_us: int, *, pending: bool) -> Events:
+    """Return a wait in which the GPU shows nothing for `blind_us`, in a recording of this length."""
+    end_us = begin_us + blind_us
+    made = [
+        event("user_annotation", "run", 0, recorded_us),
+        launch(10, 5, 1),
+        kernel(20, begin_us - 20, 1),
+        event("cuda_runtime", "cudaDeviceSynchronize", 100, end_us - 100),
+    ]
+    return [*made, launch(50 if pending else end_us, 5, 2), kernel(end_us, recorded_us - end_us, 2)]
+
+
+@pytest.mark.parametrize(
+    ("blind_us", "pending", "found"), [(999, True, 0), (1_000, True, 1), (9_999, False, 0), (10_000, False, 1)]
+)
+def test_the_shortest_wait_that_is_suspected(tmp_path: Path, blind_us: int, pending: bool, found: int) -> None:
+    assert len(completeness_of(tmp_path, one_wait(500, blind_us, 12_000, pending=pending)).missing) == found
+
+
+@pytest.mark.parametrize(("blind_us", "complete"), [(19_999, True), (20_000, False)])
+def test_the_smallest_share_of_waits_that_decides(tmp_path: Path, blind_us: int, complete: bool) -> None:
+    found = completeness_of(tmp_path, one_wait(500, blind_us, 100_000, pending=True))
+    assert the_only(found).kind == "gpu_during_wait"
+    assert found.complete == complete
+
+
+@pytest.mark.parametrize(("blank_us", "complete"), [(999, True), (1_000, False)])
+def test_the_shortest_blank_time_that_makes_a_tail_decide(tmp_path: Path, blank_us: int, complete: bool) -> None:
+    made = [event("user_annotation", "run", 0, 10_000), kernel(100, 9_900 - blank_us, 1), launch(50, 5, 1)]
+    made += [launch(60 + index, 1, 2 + index) for index in range(5)]
+    found = completeness_of(tmp_path, made)
+    assert the_only(found).kind == "gpu_tail"
+    assert found.complete == complete
 
 
 def test_graph_launches_without_kernels_are_counted(tmp_path: Path) -> None:
