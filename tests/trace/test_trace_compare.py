@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from rich.console import Console
 from traces import MATMUL, TUTORIAL, event, kernel, launch, write
 
 from roseinfer.cli import console
@@ -334,7 +335,7 @@ def test_no_step_stands_out_from_steps_without_duration(tmp_path: Path) -> None:
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
     """Run `roseinfer summarize ...` in this process; return (exit code, stdout, stderr)."""
     monkeypatch.setattr("sys.argv", ["roseinfer", "summarize", *map(str, args)])
-    monkeypatch.setattr(console, "stdout", console.Console(width=100))
+    monkeypatch.setattr(console, "stdout", Console(width=100))
     code = run()
     out, err = capfd.readouterr()
     return code, out, err
