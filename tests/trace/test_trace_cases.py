@@ -285,3 +285,40 @@ def test_time_outside_operators_of_an_own_run_is_named(tmp_path: Path) -> None:
     assert summary.findings[0].id == "outside_operators"
     assert "roseinfer.schedule" in summary.verdict.advice[0]
     assert "% of the time is outside operators" in summary.verdict.headline
+
+
+def test_an_operator_of_many_small_calls_is_called_less_often_instead_of_moved(tmp_path: Path) -> None:
+    events = [event("user_annotation", "ProfilerStep#1", 0, 40_000)]
+    events += [event("cpu_op", "aten::pad", 10 + 20 * index, 18) for index in range(1000)]
+    for index in range(16):
+        events += [launch(20_100 + 10 * index, 4, index + 1), kernel(20_200 + 1000 * index, 1000, index + 1)]
+    summary = judged(tmp_path, events)
+    assert summary.verdict.kind == "host_bound"
+    assert summary.verdict.advice[0].startswith("Call aten::pad in ProfilerStep less often (1,000 calls of 18.0 us)")
+
+
+@pytest.mark.parametrize(("repeats", "first"), [(20, "launch_overhead"), (60, "repeated_launches")])
+def test_a_sequence_to_batch_comes_first_unless_it_is_a_small_part(tmp_path: Path, repeats: int, first: str) -> None:
+    events = [event("user_annotation", "roseinfer.step[decode bs=4 tokens=4]", 0, 4_000)]
+    events.append(event("user_annotation", "append", 3_005, 10 * repeats))
+    for index in range(300 + repeats):
+        name = "copy_kernel" if index >= 300 else f"gemm{index}"
+        events += [launch(10 * index + 6, 3, index + 1), kernel(10 * index + 9, 1, index + 1, name)]
+    summary = judged(tmp_path, events)
+    assert summary.repetition[0].span == "append"
+    assert {finding.id for finding in summary.findings[:2]} == {"launch_overhead", "repeated_launches"}
+    assert summary.findings[0].id == first
+
+
+def test_replayed_kernels_are_not_called_slower_to_launch_than_to_run(tmp_path: Path) -> None:
+    events: list[dict[str, Any]] = []
+    for step in range(3):
+        begin = 3_000 * step
+        events.append(event("user_annotation", "roseinfer.step[decode bs=4 tokens=4]", begin, 2_990))
+        for graph in range(30):
+            at, replay = begin + 95 * graph, 30 * step + graph + 1
+            events.append(launch(at, 20, replay, "cudaGraphLaunch"))
+            events += [kernel(at + 25 + 4 * one, 3.8, replay, f"k{one}") for one in range(8)]
+    text = text_of(judged(tmp_path, events))
+    assert "Capture the decode step in one graph" in text
+    assert "launching one takes longer" not in text

@@ -19,6 +19,9 @@ _CAUSES = {
 }
 
 
+_NO_KERNEL = "To go faster, compute less: no single kernel stands out."
+
+
 def judge_device(judged: JudgedTrace, findings: list[Finding]) -> Verdict:
     """Return the verdict on a complete recording of a run with a device."""
     gpu = judged.gpu
@@ -81,7 +84,7 @@ def _where(finding: Finding) -> str:
         return f", most of it in plain Python {in_span(place.span or NO_SPAN)}"
     name = place.file or place.kernel or place.operator or place.span
     where = "before" if finding.id == "device_queue" and place.kernel else "in"
-    return f", most of it {where} {short_name(name, 72)}" if name else ""
+    return f", most of it {where} {short_name(name.removeprefix('void '), 72)}" if name else ""
 
 
 def _host_bound(judged: JudgedTrace, first: Finding | None) -> str:
@@ -94,7 +97,7 @@ def _host_bound(judged: JudgedTrace, first: Finding | None) -> str:
     if first.id in ("repeated_launches", "launch_overhead") and span is not None:
         return f"{headline}; start with {span[0].name} ({events_of(span[0], judged.steps)})."
     place = first.where
-    if first.id == "host_work" and judged.is_replayed and place.span is None:
+    if first.id == "host_work" and judged.is_replayed and place.span is None and place.file is None:
         return f"{headline}, mostly outside all spans ({duration(first.saves_ms)})."
     name = place.file or (place.span if judged.is_replayed else None) or place.operator
     if name is None and first.id == "host_work":
@@ -190,7 +193,7 @@ def _gpu_bound_evidence(judged: JudgedTrace, gpu: GpuSummary, findings: list[Fin
 
 
 def _gpu_bound_advice(findings: list[Finding]) -> list[str]:
-    kernels = [finding.advice for finding in findings if finding.id == "largest_kernel"]
+    kernels = [finding.advice for finding in findings if finding.id == "largest_kernel"] or [_NO_KERNEL]
     others = [
         finding.advice
         for finding in findings

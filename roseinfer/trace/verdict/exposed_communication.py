@@ -26,12 +26,13 @@ def find_exposed_communication(judged: JudgedTrace) -> list[Finding]:
         operator=first.operator,
         kernel=first.name if judged.gpu else None,
     )
+    name = short_name(first.name.removeprefix("void "), 60)
     return [
         maker.make(
             exposed_ms,
             where,
             f"Collectives take {per_step(judged, total_ms)}. {alone} during {duration(exposed_ms)} of that, "
-            f"{share:.0f} % of the time. {short_name(first.name, 60)} is the largest: {duration(first.total_ms)} in "
+            f"{share:.0f} % of the time. {name} is the largest: {duration(first.total_ms)} in "
             f"{counted(first.count, 'run')}.",
             _advice(judged, first),
         )

@@ -1,56 +1,26 @@
 """Rule: the device waits while the host works for long at one place: an operator, a call, or Python."""
 
-from collections import defaultdict
-
 from roseinfer.trace.naming import duration, short_name
 from roseinfer.trace.summary.budget_structs import IdlePlace
 from roseinfer.trace.summary.finding_structs import Finding
 from roseinfer.trace.verdict.finding_making import FindingMaker, described, per_step, place_of
-from roseinfer.trace.verdict.judged_trace import LAUNCH_CAUSES, JudgedTrace, in_span, launching_ms
+from roseinfer.trace.verdict.judged_trace import LAUNCH_CAUSES, JudgedTrace, launching_ms
 from roseinfer.trace.verdict.thresholds import LONG_STRETCH_US
 
 _PLACES = 3
-_NAMES = 3
 
 
 def find_host_work(judged: JudgedTrace) -> list[Finding]:
-    """Return findings about long stretches of idle time, the longest first.
-
-    There is one finding per place that is slow itself, and one for stretches of many small operators in one span.
-    """
+    """Return one finding per place with long stretches of idle time, the longest first."""
     maker = FindingMaker(judged, "host_work", "host")
+    places = sorted(judged.places(*LAUNCH_CAUSES), key=lambda place: launching_ms(place) - place.ms)
     found: list[Finding] = []
-    small: defaultdict[str, list[IdlePlace]] = defaultdict(list)
-    places = judged.places(*LAUNCH_CAUSES)
-    for place in sorted(places, key=lambda place: launching_ms(place) - place.ms):
+    for place in places[:_PLACES]:
         long_ms = place.ms - launching_ms(place)
-        if 1000 * place.longest_ms < LONG_STRETCH_US:
-            small[place.span].append(place)
-        elif len(found) < _PLACES and maker.is_shown(long_ms):
+        if maker.is_shown(long_ms):
             sentence = _sentence(judged, place, long_ms)
             found.append(maker.make(long_ms, place_of(place), sentence, _advice(judged, place, long_ms)))
-    found += _of_small_operators(judged, small)
-    return sorted(found, key=lambda finding: -finding.saves_ms)
-
-
-def _of_small_operators(judged: JudgedTrace, small: dict[str, list[IdlePlace]]) -> list[Finding]:
-    """Return a finding about the span whose small operators make the device wait longest in long stretches."""
-    maker = FindingMaker(judged, "host_operators", "host")
-    sums = {span: sum(place.ms - launching_ms(place) for place in places) for span, places in small.items()}
-    span = max(sums, key=lambda one: sums[one], default=None)
-    if span is None or not maker.is_shown(sums[span]):
-        return []
-    names = [place.file or place.name or "plain Python" for place in small[span]]
-    most = ", ".join(dict.fromkeys(names[:_NAMES]))
-    sentence = (
-        f"The {judged.device} waits {per_step(judged, sums[span])} for stretches of small operators "
-        f"{in_span(span)}: {most} take most."
-    )
-    advice = (
-        f"Run fewer, larger operators {in_span(span)} ({most}): fuse or compile them (torch.compile), or run them "
-        "ahead of time."
-    )
-    return [maker.make(sums[span], place_of(small[span][0]), sentence, advice)]
+    return found
 
 
 def _sentence(judged: JudgedTrace, place: IdlePlace, long_ms: float) -> str:
@@ -67,6 +37,12 @@ def _advice(judged: JudgedTrace, place: IdlePlace, long_ms: float) -> str:
             "with the previous step on the GPU, or launch several steps at once."
         )
     if place.cause == "operators":
+        calls, mean_us = _calls_of(judged, place.name)
+        if calls > 1 and mean_us < LONG_STRETCH_US:
+            return (
+                f"Call {doing} less often ({calls:,} calls of {mean_us:.1f} us): fuse or compile the code around it, "
+                "or run it ahead of time on another thread."
+            )
         return (
             f"Move {doing} out of the {device}'s way: run it on the {device}, or ahead of time on another thread, or "
             "make it cheaper."
@@ -78,3 +54,9 @@ def _advice(judged: JudgedTrace, place: IdlePlace, long_ms: float) -> str:
         )
     stacks = "" if place.file or judged.recording.with_stack else " with_stack=True names the functions."
     return f"Overlap the host's work with the {device}'s: the {device} waits {duration(long_ms)} for {doing}.{stacks}"
+
+
+def _calls_of(judged: JudgedTrace, operator: str) -> tuple[int, float]:
+    """Return (calls, mean self time in us) of an operator on the host."""
+    row = next((op for op in judged.top_ops if op.device == "cpu" and op.name == operator), None)
+    return (row.calls, 1000 * row.self_ms / row.calls) if row else (0, 0.0)

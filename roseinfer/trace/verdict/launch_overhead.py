@@ -5,7 +5,7 @@ from roseinfer.trace.summary.device_structs import GpuSummary
 from roseinfer.trace.summary.finding_structs import NO_SPAN, Finding, Place, SpanSummary
 from roseinfer.trace.verdict.finding_making import FindingMaker, per_step
 from roseinfer.trace.verdict.judged_trace import LAUNCH_CAUSES, JudgedTrace, events_of, in_span, launching_ms
-from roseinfer.trace.verdict.thresholds import MANY_EVENTS, MANY_LAUNCHES
+from roseinfer.trace.verdict.thresholds import MANY_EVENTS, MANY_LAUNCHES, SPAN_PERCENT
 
 
 def find_launch_overhead(judged: JudgedTrace) -> list[Finding]:
@@ -13,7 +13,10 @@ def find_launch_overhead(judged: JudgedTrace) -> list[Finding]:
     gpu = judged.gpu
     if gpu is None or not gpu.launches:
         return []
-    return [*_repeated(judged), *_one_by_one(judged, gpu)]
+    repeated, one_by_one = _repeated(judged), _one_by_one(judged, gpu)
+    # A sequence that can be batched away comes first, unless its span causes little of the time.
+    is_first = sum(finding.saves_ms for finding in repeated) >= SPAN_PERCENT / 100 * judged.launch_ms
+    return [*repeated, *one_by_one] if is_first else [*one_by_one, *repeated]
 
 
 def _repeated(judged: JudgedTrace) -> list[Finding]:
@@ -26,13 +29,14 @@ def _repeated(judged: JudgedTrace) -> list[Finding]:
         return []
     sequence = counted(batch.pattern_launches, "launch")
     fewer = f"about {batch.removable_per_step:,} fewer launches per step"
+    how = " (the fused or foreach form of the optimizer)" if batch.span.startswith("Optimizer.") else ""
     finding = maker.make(
         waits_ms * batch.removable_per_step / batch.launches_per_step,
         Place(span=None if batch.span == NO_SPAN else batch.span),
         f"{batch.span} repeats a sequence of {sequence} {batch.repeats:,} times per step, "
         f"{batch.removable_per_step:,} of its {batch.launches_per_step:,} launches more than needed. The "
         f"{judged.device} waits {duration(waits_ms)} between them in total.",
-        f"Batch the sequence that {batch.span} repeats into one kernel: {fewer}.",
+        f"Batch the sequence that {batch.span} repeats into one kernel{how}: {fewer}.",
     )
     return [finding]
 
@@ -46,7 +50,7 @@ def _one_by_one(judged: JudgedTrace, gpu: GpuSummary) -> list[Finding]:
     small = (
         f" {gpu.small_percent:.1f} % of {counted(gpu.gpu_events, 'GPU event')} are shorter than 5 us: launching one "
         "takes longer than running it."
-        if gpu.small_percent >= 50
+        if gpu.small_percent >= 50 and not judged.is_replayed
         else ""
     )
     longest = max(judged.places(*LAUNCH_CAUSES), key=launching_ms)
@@ -87,7 +91,7 @@ def _advice(judged: JudgedTrace, gpu: GpuSummary) -> str:
         eager = row.gpu_events_per_step * (1 - row.replayed_percent / 100)
         what, whose = step, f"it launches {eager:,.0f} {judged.device} events one by one"
     if eager < MANY_EVENTS:
-        return f"Launch more work at once: {whose}, and the {judged.device} runs each sooner than the next is launched."
+        return f"Launch earlier, or more work at once: {whose}, and waits for the next launch in between."
     if graph is None:
         return f"Launch fewer, larger kernels, by torch.compile, fused operators or a larger batch, in {what}: {whose}."
     if judged.is_training:
