@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
 from terminal_svg import THEMES, terminal_svg
 
 ROOT = Path(__file__).parents[1]
@@ -60,7 +61,7 @@ def terminal_output() -> str:
     environment.pop("NO_COLOR", None)
     done = _run(["summarize", TRACE], environment)
     lines = done.splitlines()
-    end = next(index for index, line in enumerate(lines) if line.startswith(LAST_LINE))
+    end = next(index for index, line in enumerate(lines) if Text.from_ansi(line).plain.startswith(LAST_LINE))
     return "\n".join(lines[: end + 1])
 
 
