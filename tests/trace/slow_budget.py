@@ -180,7 +180,7 @@ class RandomTrace:
         return kinds[self._below(len(kinds))]
 
     def _mark_steps(self) -> bool:
-        """Add steps, which may begin late and have pauses between them; return whether there are any."""
+        """Add steps, which may have pauses around them; return True if there are any."""
         edges = [_end(event) for event in self._tops if self._below(2)]
         for index, (low, high) in enumerate(zip(edges[::2], edges[1::2], strict=False)):
             step = self._host("main", "user_annotation", f"roseinfer.step[decode bs={index}]", low, high - low)

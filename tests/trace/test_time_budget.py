@@ -10,7 +10,7 @@ import pytest
 from slow_budget import RandomTrace, SlowBudget
 from traces import write
 
-from roseinfer.trace import Summary, summarize_trace
+from roseinfer.trace import summarize_trace
 from roseinfer.trace.summary.budget_structs import BudgetSummary, TimeBudget
 
 
@@ -82,7 +82,3 @@ def test_time_zero_kernel_names_and_order_in_the_file_do_not_matter(tmp_path: Pa
         expected.devices,
         expected.steps,
     )
-
-
-def summary_of(path: Path, events: list[dict[str, Any]]) -> Summary:
-    return summarize_trace(write(path / "trace.json", events))

@@ -28,9 +28,13 @@ PARTS = (
 COMPUTE, COMMUNICATION, COPY, DATA, SYNC, ALLOCATION, CALLS, OPERATORS, PYTHON, QUEUE, NOT_RECORDED = range(len(PARTS))
 
 _ALLOCATION = re.compile(
-    r"(?:cuda|hip|cu|ze|ur|musa)_?(?:host|mem)?_?(?:malloc|free|alloc|create|map|unmap|release)", re.I
+    r"""
+    (?:cuda|hip|cu|ze|ur|musa)\w*?
+    (?: malloc | free | alloc | (?:mem|host)_?(?:create|map|unmap|release|register|unregister|addressreserve) )
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
-_NO_ALLOCATION = re.compile(r"(?:event|stream|graph|context|module|tensor|texture|surface)", re.IGNORECASE)
+_NO_ALLOCATION = re.compile(r"event|stream|graph|context|module|texture|surface", re.IGNORECASE)
 
 
 class HostParts(msgspec.Struct, frozen=True, eq=False):

@@ -5,6 +5,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from roseinfer.trace.facts.forward_operators import forward_operator_names
 from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.reading.columns import Ints
 from roseinfer.trace.summary.finding_structs import OpSummary
@@ -19,14 +20,22 @@ def summarize_ops(facts: Facts) -> list[OpSummary]:
     trace, forest = facts.trace, facts.ops
     total = (forest.end_ns - forest.start_ns) * forest.outermost(trace.ops.name)
     durations = trace.gpu.end_ns - trace.gpu.start_ns
+    forward = forward_operator_names(trace, facts.attribution, facts.backward)
+    size = len(trace.names)
+    backward = np.bincount(forward[forward >= 0], weights=durations[forward >= 0], minlength=size)
     return [
-        *_rows(trace.names, "cpu", trace.ops.name, total, forest.self_ns),
-        *_rows(trace.names, "gpu", trace.gpu.name, durations, durations),
+        *_rows(trace.names, "cpu", trace.ops.name, total, forest.self_ns, backward),
+        *_rows(trace.names, "gpu", trace.gpu.name, durations, durations, np.zeros(size)),
     ]
 
 
 def _rows(
-    names: list[str], device: Literal["cpu", "gpu"], name: NDArray[np.int32], total_ns: Ints, self_ns: Ints
+    names: list[str],
+    device: Literal["cpu", "gpu"],
+    name: NDArray[np.int32],
+    total_ns: Ints,
+    self_ns: Ints,
+    backward_ns: NDArray[np.float64] | Ints,
 ) -> list[OpSummary]:
     calls = np.bincount(name, minlength=len(names))
     totals = np.bincount(name, weights=total_ns, minlength=len(names))
@@ -41,6 +50,7 @@ def _rows(
             total_ms=to_ms(totals[index]),
             self_ms=to_ms(selves[index]),
             percent=to_percent(selves[index], all_self),
+            backward_gpu_ms=to_ms(backward_ns[index]),
         )
         for index in order
     ]

@@ -1,8 +1,10 @@
 """Upper bounds on what changes could save, assuming that each change is perfect and costs nothing."""
 
+import msgspec
 import numpy as np
 
 from roseinfer.trace.facts.trace_facts import Facts
+from roseinfer.trace.summary.budget_structs import BudgetSummary
 from roseinfer.trace.summary.device_structs import GpuSummary
 from roseinfer.trace.summary.finding_structs import WhatIf
 from roseinfer.trace.summary.units import to_ms, to_percent
@@ -14,18 +16,27 @@ _FEW_LAUNCHES = 4
 """Launches per step up to which a step is close to one launch, so that no bound is given for one launch per step."""
 
 
-def bounds(facts: Facts, gpu: GpuSummary | None) -> list[WhatIf]:
-    """Return how much each change would shorten the GPU's window; changes that save at most 2 % are left out."""
-    if gpu is None or gpu.window_ms == 0:
+def bounds(facts: Facts, gpu: GpuSummary | None, budget: BudgetSummary | None) -> list[WhatIf]:
+    """Return how much each change would shorten the wall time; changes that save at most 2 % are left out."""
+    if budget is None:
         return []
-    cause = gpu.idle_by_cause
+    total = budget.total
     found = [
-        _bound("removing all host-late gaps", cause.host_late_ms, gpu.window_ms),
-        _bound(_no_launch_gaps(facts, gpu), cause.host_late_ms + cause.launch_call_ms, gpu.window_ms),
-        *_one_kernel_each(facts, gpu),
-        _bound("removing all idle time", gpu.idle_ms, gpu.window_ms),
+        _bound("loading all data ahead of time", total.host_ms.data_loading, total.wall_ms),
+        _bound("hiding all communication behind computation", total.exposed_communication_ms, total.wall_ms),
+        _bound("hiding all copies behind computation", total.exposed_copy_ms, total.wall_ms),
     ]
-    return [bound for bound in found if bound.saves_ms > _MIN_SHARE * gpu.window_ms]
+    if gpu is not None:
+        host_ms = sum(msgspec.structs.astuple(total.host_ms))
+        launch_call_ms = min(gpu.idle_by_cause.launch_call_ms, host_ms)
+        found = [
+            _bound("removing all host-late gaps", host_ms - launch_call_ms, total.wall_ms),
+            _bound(_no_launch_gaps(facts, gpu), host_ms, total.wall_ms),
+            *_one_kernel_each(facts, total.wall_ms),
+            *found,
+            _bound("removing all idle time", host_ms + total.queue_ms, total.wall_ms),
+        ]
+    return [bound for bound in found if bound.saves_ms > _MIN_SHARE * total.wall_ms]
 
 
 def _no_launch_gaps(facts: Facts, gpu: GpuSummary) -> str:
@@ -34,7 +45,7 @@ def _no_launch_gaps(facts: Facts, gpu: GpuSummary) -> str:
     return "one launch per step, without host-late and launch-call gaps"
 
 
-def _one_kernel_each(facts: Facts, gpu: GpuSummary) -> list[WhatIf]:
+def _one_kernel_each(facts: Facts, wall_ms: float) -> list[WhatIf]:
     """Return the bounds if each call of a span were one kernel: the three largest, without step spans."""
     spans, forest = facts.spans, facts.spans.across_threads
     if not len(spans):
@@ -51,15 +62,15 @@ def _one_kernel_each(facts: Facts, gpu: GpuSummary) -> list[WhatIf]:
         at = np.flatnonzero((spans.group == group) & forest.outermost(spans.group) & ~is_step)
         if len(at) and events[at].sum() >= _MIN_EVENTS_PER_CALL * len(at):
             name = f"one kernel per call of {spans.groups[group]}"
-            rows.append(_bound(name, to_ms(int(saved[at].sum())), gpu.window_ms))
+            rows.append(_bound(name, min(to_ms(int(saved[at].sum())), wall_ms), wall_ms))
     return sorted(rows, key=lambda row: -row.saves_ms)[:_SPANS]
 
 
-def _bound(change: str, saves_ms: float, window_ms: float) -> WhatIf:
-    left = window_ms - saves_ms
+def _bound(change: str, saves_ms: float, wall_ms: float) -> WhatIf:
+    left = wall_ms - saves_ms
     return WhatIf(
         change=change,
         saves_ms=round(saves_ms, 6),
-        saves_percent=to_percent(saves_ms, window_ms),
-        speedup=round(window_ms / left, 2) if left > 0 else 0.0,
+        saves_percent=to_percent(saves_ms, wall_ms),
+        speedup=round(wall_ms / left, 2) if left > 0 else 0.0,
     )

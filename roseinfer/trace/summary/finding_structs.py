@@ -109,9 +109,9 @@ class WhatIf(msgspec.Struct, frozen=True):
     change: str
     saves_ms: float
     saves_percent: float
-    """Saved share of the GPU's window."""
+    """Saved share of the budget's wall time."""
     speedup: float
-    """Factor by which the window would shrink; 0 if nothing of it would remain."""
+    """Factor by which the wall time would shrink; 0 if nothing of it would remain."""
 
 
 class OpSummary(msgspec.Struct, frozen=True):
@@ -125,6 +125,8 @@ class OpSummary(msgspec.Struct, frozen=True):
     """Time without inner operators; equal to `total_ms` on a GPU."""
     percent: float
     """Share of the self time of all rows with the same `device`."""
+    backward_gpu_ms: float = 0.0
+    """GPU time of the backward pass of a CPU operator, matched by sequence number; 0 on a GPU."""
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
