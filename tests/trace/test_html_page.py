@@ -72,7 +72,7 @@ def test_identifiers_may_break_between_their_parts() -> None:
         'see <span class="id">kv.<wbr>append_<wbr>token:</span> 83.2\N{NO-BREAK SPACE}ms'
     )
     assert prose("2.65x of 1,035.5") == "2.65x of 1,035.5"
-    assert named("DataLoader#_Iter.__next__") == "DataLoader#_Iter.<wbr>__next__"
+    assert named("DataLoader#_Iter.__next__") == "Data<wbr>Loader#_Iter.<wbr>__next__"
     assert prose("Iter.__next__ h200.json") == (
         '<span class="id">Iter.<wbr>__next__</span> <span class="id">h200.<wbr>json</span>'
     )

@@ -12,7 +12,7 @@ from roseinfer.cli.rendering.text_wrapping import bound_units
 from roseinfer.trace.naming import short_name
 
 _NAME_WIDTH = 64
-_AFTER_PART = re.compile(r"(?<=[./,<>(:-])(?=\w)|(?<=[^\W_]_)(?=[^\W_])")
+_AFTER_PART = re.compile(r"(?<=[./,<>(:-])(?=\w)|(?<=[^\W_]_)(?=[^\W_])|(?<=[a-z])(?=[A-Z])")
 """Places in a name at which a line may end: before the next word of an identifier, path or template argument."""
 _INSIDE_IDENTIFIER = re.compile(
     r"(?<=[^\W\d_][./:])(?=\w)|(?<=::)(?=\w)|(?<=[^\W\d_]_)(?=[^\W_])|(?<=\d[._/])(?=[^\W\d_])"
