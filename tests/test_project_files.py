@@ -105,3 +105,9 @@ def test_the_list_of_targets_fits_in_80_columns() -> None:
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     assert listed
     assert [line for line in listed if len(line) > 80 or line != line.rstrip()] == []
+
+
+def test_nothing_that_a_command_writes_is_tracked() -> None:
+    listed = ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"]
+    tracked = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert tracked.stdout == ""
