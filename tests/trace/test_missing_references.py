@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from traces import event, kernel, launch, write
 
+from roseinfer.trace import summarize_trace
 from roseinfer.trace.facts.blind_waits import find_blind_waits
 from roseinfer.trace.facts.stream_overlap import find_overlaps
 from roseinfer.trace.facts.trace_facts import Facts, gather_facts
@@ -122,3 +123,16 @@ def test_launches_are_answered_or_captured_as_looking_each_up_says(tmp_path: Pat
         assert launches.is_captured[at] == (inside and not answered)
         assert launches.is_graph[at] == (trace.names[calls.name[call]] == "cudaGraphLaunch")
     assert np.all(np.diff(calls.start_ns[launches.call]) >= 0)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_shifted_reordered_and_renamed_events_miss_the_same_records(tmp_path: Path, seed: int) -> None:
+    events = random_events(seed)
+    changed = [{**one, "ts": one["ts"] + 7_654_321_000} for one in events]
+    random.Random(seed).shuffle(changed)
+    for one in changed:
+        one["name"] = {"gemm": "other_gemm", "norm": "other_norm"}.get(one["name"], one["name"])
+    before, after = (
+        summarize_trace(write(tmp_path / f"{name}.json", made)) for name, made in (("a", events), ("b", changed))
+    )
+    assert after.completeness == before.completeness
