@@ -1,5 +1,7 @@
 """Missing records are found and named with numbers, and complete traces are not suspected."""
 
+import gzip
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -401,6 +403,19 @@ def test_a_trace_that_lost_30_percent_of_its_gpu_records_is_incomplete(
     assert "busy" not in " ".join([summary.verdict.headline, *summary.verdict.evidence, *summary.verdict.advice])
     assert summary.gpu is not None
     assert summary.gpu.busy_percent > 0
+
+
+def test_a_recorded_trace_that_lost_30_percent_of_its_gpu_records_is_incomplete(tmp_path: Path) -> None:
+    document = json.loads(gzip.decompress(TUTORIAL.read_bytes()))
+    draw = random.Random(5)
+    document["traceEvents"] = [
+        one for one in document["traceEvents"] if one.get("cat") not in GPU or draw.random() >= 0.3
+    ]
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps(document))
+    summary = summarize_trace(path)
+    assert [one.kind for one in summary.completeness.missing] == ["launch_without_event"]
+    assert summary.verdict.kind == "incomplete"
 
 
 def test_kernels_that_overlap_on_a_stream_are_warned_of(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from roseinfer.trace.facts.launch_calls import Launches
 from roseinfer.trace.reading.columns import NO_CORRELATION, Ints, Trace
 
 _RUN = 3
-"""Fewest launches without a GPU event in a row that count as a missing head or tail if they leave blank time."""
+"""Fewest launches in a row that count as a missing head or tail if they leave blank time, or if others are lost too."""
 _BLANK_SHARE = 0.1
 """Share of the recording without a GPU event from which a missing head or tail leaves blank time."""
 
@@ -63,8 +63,9 @@ def _lost_in_file(trace: Trace, launches: Launches, file: int, at: Ints) -> Lost
     limit = _BLANK_SHARE * (last - first)
     blank_head = head > 0 and gpu_first - int(starts[0]) >= limit
     blank_tail = tail > 0 and last - max(gpu_last, int(starts[size - tail])) >= limit
-    head = 0 if blank_head and head < _RUN else head
-    tail = 0 if blank_tail and tail < _RUN else tail
+    is_scattered = not answered[head : size - tail].all()
+    head = 0 if head < _RUN and (blank_head or is_scattered) else head
+    tail = 0 if tail < _RUN and (blank_tail or is_scattered) else tail
     middle = at[head : size - tail]
     return LostLaunches(
         head=at[:head],

@@ -153,10 +153,10 @@ def _unanswered_of_file(facts: Facts, lost: LostLaunches) -> list[MissingRecords
     total = counted(size, "launch")
     found: list[MissingRecords] = []
     if len(lost.head):
-        what = f"The GPU events of the first {len(lost.head):,} of {total} are missing, the head of the recording"
+        what = f"{_lost_edge('first', len(lost.head), total)}, the head of the recording"
         found.append(_lost_launches(facts, "gpu_head", what, lost.head, many and lost.blank_head))
     if len(lost.tail):
-        what = f"The GPU events of the last {len(lost.tail):,} of {total} are missing, the tail of the recording"
+        what = f"{_lost_edge('last', len(lost.tail), total)}, the tail of the recording"
         found.append(_lost_launches(facts, "gpu_tail", what, lost.tail, many and lost.blank_tail))
     if len(graphs):
         what = f"{len(graphs):,} of {counted(graph_size, 'graph launch')} have no GPU event"
@@ -167,6 +167,12 @@ def _unanswered_of_file(facts: Facts, lost: LostLaunches) -> list[MissingRecords
         decisive = len(others) >= DECISIVE_SHARE * size
         found.append(_lost_launches(facts, "launch_without_event", what, others, decisive))
     return found
+
+
+def _lost_edge(edge: str, count: int, total: str) -> str:
+    if count == 1:
+        return f"The GPU event of the {edge} of {total} is missing"
+    return f"The GPU events of the {edge} {count:,} of {total} are missing"
 
 
 def _lost_launches(facts: Facts, kind: MissingKind, what: str, at: Ints, decisive: bool) -> MissingRecords:
