@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from roseinfer.config import ProfileConfig
-from roseinfer.profiling.session import profile_session
+from roseinfer import ProfileConfig, profile_session
 
 LAYERS, HEADS, HEAD_DIM, VOCABULARY = 4, 4, 64, 8192
 HIDDEN = HEADS * HEAD_DIM

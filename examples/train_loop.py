@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 from torch.utils.data import DataLoader, Dataset
 
-from roseinfer.config import ProfileConfig
-from roseinfer.profiling.session import profile_session
+from roseinfer import ProfileConfig, profile_session
 
 STEPS, BATCH, SIZE = 24, 32, 64
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import roseinfer
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
 
@@ -63,3 +65,9 @@ def test_help_pages_fit_80_columns_and_name_the_program(command: str) -> None:
     text = help_text(command)
     assert text.startswith(f"Usage: roseinfer {command} ")
     assert max(len(line) for line in text.splitlines()) <= 80
+
+
+def test_the_api_page_has_every_public_name() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    described = re.findall(r"^::: roseinfer\.(\w+)$", page, re.MULTILINE)
+    assert sorted(described) == sorted(set(roseinfer.__all__) - {"__version__"})
