@@ -48,6 +48,11 @@ class LoadedModel:
     rows: RowPool = field(default_factory=RowPool)
     """Row numbers of the runner, shared by all schedulers of the engine."""
 
+    def __repr__(self) -> str:
+        """Return one line with model, size, dtype and device."""
+        size = f"{self.num_parameters / 1e6:,.1f} M parameters"
+        return f"{type(self).__name__}({self.model_name!r}, {size}, {self.dtype_name} on {self.runner.device})"
+
     @cached_property
     def weight_bytes(self) -> WeightBytes:
         """Bytes of the weights in memory, in quantized form where they are quantized."""

@@ -33,6 +33,11 @@ def test_generate_answers_in_the_prompts_order(engine: Engine) -> None:
     assert [len(output.token_ids) for output in outputs] == [6, 6, 6]
 
 
+def test_the_repr_of_an_engine_is_one_line_without_its_model(engine: Engine) -> None:
+    assert repr(engine).startswith(f"Engine('{engine.model_name}', 0.")
+    assert repr(engine).endswith(" M parameters, float64 on cpu)")
+
+
 def test_the_text_is_what_the_tokens_decode_to(engine: Engine) -> None:
     (output,) = engine.generate(["some words"], params(40, temperature=1.0, seed=1))
     assert output.text == engine.tokenizer.decode(output.token_ids)
