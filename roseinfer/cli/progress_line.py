@@ -17,8 +17,8 @@ _FIRST_LINE_S = 10.0
 """Time after which work that is not shown on a terminal is reported, in plain lines this far apart."""
 _MAX_LINE_INTERVAL_S = 60.0
 _BAR_WIDTH = 20
-_ETA_FROM_S = 2.0
-"""Time after which the time left is estimated."""
+_ETA_FROM_S, _ETA_FROM_SHARE = 2.0, 0.05
+"""Time and share of the work after which the time left is estimated."""
 _UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
@@ -50,8 +50,9 @@ class Progress:
         parts = [f"{self.what}:"] + ([bar(share)] if bar is not None else [])
         parts.append(f"{share * 100:.0f} %" if not self.unit else _counted(done, total, self.unit))
         left = ""
-        if elapsed_s >= _ETA_FROM_S and 0 < share < 1:
-            left = f", {_duration(elapsed_s * (1 - share) / share)} left"
+        if elapsed_s >= _ETA_FROM_S and share >= _ETA_FROM_SHARE:
+            left_s = elapsed_s * (1 - share) / share
+            left = f", {_duration(left_s)} left" if left_s >= 1 else ""
         return " ".join(parts) + left
 
 
@@ -145,7 +146,7 @@ class Stages:
         self._line.begin(progress)
         if ticks:
             ended = threading.Event()
-            thread = threading.Thread(target=self._tick, args=(progress, ended), daemon=True)
+            thread = threading.Thread(target=self._tick, args=(progress, ended), name="progress", daemon=True)
             self._ticking = ended, thread
             thread.start()
         return progress
