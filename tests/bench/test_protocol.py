@@ -11,6 +11,7 @@ from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 from roseinfer.errors import UsageError
+from roseinfer.progress import ProgressCallback
 from roseinfer.workload.load_plan import at_once
 from roseinfer.workload.pass_report import Report
 
@@ -46,6 +47,23 @@ def test_graphs_that_the_repeats_need_are_captured_after_the_warm_up(
     monkeypatch.setattr(engine.runner, "capture_missing", lambda: told.append("graphs"))
     measure(engine, "online", at_once(["a"], SamplingParams()), repeats=2, on_pass=lambda: told.append("pass"))
     assert told == ["graphs", "pass", "pass", "pass"]
+
+
+def test_progress_moves_within_each_pass_and_reaches_the_end(engine: Engine) -> None:
+    stages: dict[str, list[tuple[int, int]]] = {}
+
+    def on_stage(name: str, unit: str) -> ProgressCallback:
+        assert unit == ""
+        reports = stages.setdefault(name, [])
+        return lambda done, total: reports.append((done, total))
+
+    load = at_once(["a", "b", "c"], SamplingParams(max_new_tokens=5, stop_on_eos=False))
+    measure(engine, "online", load, repeats=2, on_stage=on_stage)
+    assert list(stages) == ["warm-up", "pass 1 of 2", "pass 2 of 2"]
+    for reports in stages.values():
+        assert len(reports) >= 5
+        assert reports == sorted(reports)
+        assert reports[-1] == (15, 15)
 
 
 def test_a_workload_that_computes_nothing_is_refused(engine: Engine) -> None:

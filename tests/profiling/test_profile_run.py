@@ -17,6 +17,7 @@ from roseinfer.profiling.profile_run import ProfileResult, profile_run
 from roseinfer.profiling.run_dir import ProfiledStep
 from roseinfer.profiling.schedule import steps_needed
 from roseinfer.profiling.unprofiled_baseline import baseline_step_ms
+from roseinfer.progress import ProgressCallback
 from roseinfer.workload.load_plan import at_once
 from roseinfer.workload.step_record import StepRecord
 
@@ -184,3 +185,20 @@ def test_a_phase_that_eos_prevents_ends_the_run_with_one_line(engine: Engine, tm
     with pytest.raises(RoseinferError, match="no step of phase decode ran"):
         run(engine, [PROMPT], config)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_stage_of_a_run_reports_its_progress(engine: Engine, tmp_path: Path) -> None:
+    stages: dict[str, list[tuple[int, int]]] = {}
+
+    def on_stage(name: str, _unit: str) -> ProgressCallback:
+        reports = stages.setdefault(name, [])
+        return lambda done, total: reports.append((done, total))
+
+    run(engine, [PROMPT], run_config(tmp_path, "online", 8, wait=1, warmup=1, active=2), on_stage=on_stage)
+    names = ["Warming up", "Timing a pass without the profiler", "Recording", "Compressing", "Summarizing"]
+    assert list(stages) == names
+    assert stages["Recording"][-1] == (4, 4)
+    assert stages["Timing a pass without the profiler"][-1] == (8, 8)
+    for name in names[1:]:
+        assert stages[name] == sorted(stages[name])
+        assert stages[name][-1][0] == stages[name][-1][1]
