@@ -161,7 +161,7 @@ def test_operators_of_a_cpu_are_not_called_kernels(tmp_path: Path) -> None:
 
     report = compare(host("new", 20), host("old", 10))
     titles = [sheet.title for sheet in all_sheets(report, 5, "self")]
-    assert "Operators of decode, ms a step" in titles
+    assert "Operators of decode, ms per step" in titles
     assert not any("Kernels" in title for title in titles)
 
 

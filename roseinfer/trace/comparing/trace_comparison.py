@@ -126,7 +126,7 @@ def _changes(
             FigureChange(
                 phase=phase,
                 name=name,
-                unit=unit if phase is None else f"{unit} a step",
+                unit=unit if phase is None else f"{unit} per step",
                 baseline=round(old_of.get(name, 0.0), 6),
                 new=round(new_of.get(name, 0.0), 6),
                 change_percent=to_percent(new_of.get(name, 0.0) - old_of[name], old_of[name])
