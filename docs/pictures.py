@@ -51,7 +51,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="roseinfer-pictures-") as folder:
         page = _report(Path(folder))
         for theme in THEMES:
-            _write(IMAGES / f"report-{theme}.png", _screenshot(browser, page, theme))
+            _write(IMAGES / f"report-{theme}.png", _screenshot(browser, page, theme, described(printed)))
     return 0
 
 
@@ -63,6 +63,11 @@ def terminal_output() -> str:
     lines = done.splitlines()
     end = next(index for index, line in enumerate(lines) if Text.from_ansi(line).plain.startswith(LAST_LINE))
     return "\n".join(lines[: end + 1])
+
+
+def described(printed: str) -> str:
+    """Return what the report's picture shows in words: everything up to the tables, without colours."""
+    return Text.from_ansi(printed).plain.split("\n\n")[0]
 
 
 def _report(folder: Path) -> Path:
@@ -81,9 +86,10 @@ def _run(arguments: list[Any], environment: dict[str, str]) -> str:
     return subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
 
 
-def _screenshot(browser: str, page: Path, theme: str) -> bytes:
+def _screenshot(browser: str, page: Path, theme: str, description: str) -> bytes:
     """Return a PNG file of the page, without the empty space below its content, in at most 256 colours."""
     from PIL import Image, ImageChops
+    from PIL.PngImagePlugin import PngInfo
 
     shot = page.with_name(f"{theme}.png")
     scheme = {"light": 1, "dark": 0}[theme]
@@ -111,7 +117,9 @@ def _screenshot(browser: str, page: Path, theme: str) -> bytes:
     box = ImageChops.difference(whole, ground).getbbox()
     assert box is not None
     cropped = whole.crop((0, 0, whole.width, min(whole.height, box[3] + box[1])))
-    cropped.quantize(256, dither=Image.Dither.NONE).save(shot, optimize=True)
+    words = PngInfo()
+    words.add_itxt("Description", description)
+    cropped.quantize(256, dither=Image.Dither.NONE).save(shot, optimize=True, pnginfo=words)
     return shot.read_bytes()
 
 
