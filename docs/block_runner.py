@@ -229,7 +229,8 @@ def with_this_python(environment: Mapping[str, str], folder: Path) -> dict[str, 
         file.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)}{arguments} "$@"\n', encoding="utf-8")
         file.chmod(0o755)
     path = os.pathsep.join([str(folder), environment["PATH"]])
-    return {**environment, "PYTHONPATH": str(ROOT), "PATH": path}
+    modules = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**environment, "PYTHONPATH": modules, "PATH": path}
 
 
 def has_gpu() -> bool:

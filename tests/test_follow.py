@@ -121,6 +121,8 @@ def test_commands_find_this_roseinfer_or_that_of_an_activated_venv(
     [(outcome, fault)] = follow(tmp_path, environment, "```console\n$ roseinfer --version\n```\n")
     assert fault is None, outcome.stderr
     assert "roseinfer" in outcome.stdout
+    monkeypatch.setenv("PYTHONPATH", "/packages")
+    assert with_this_python(environment, tmp_path / "bin")["PYTHONPATH"] == f"{ROOT}{os.pathsep}/packages"
     venv = tmp_path / "venv"
     monkeypatch.setenv("VIRTUAL_ENV", str(venv))
     monkeypatch.setenv("PATH", f"{venv}/bin{os.pathsep}{os.environ['PATH']}")
