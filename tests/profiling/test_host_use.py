@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from roseinfer.profiling.host_use import available_cores, measured_host
+from roseinfer.profiling.host_use import available_cores, idle_seconds, measured_host
 
 
 def described(folder: Path, siblings: str) -> Path:
@@ -57,3 +57,18 @@ def test_a_process_that_sleeps_uses_no_core_and_one_that_computes_does() -> None
             pass
     assert sleeping.use().cores_used < computing.use().cores_used
     assert computing.use().threads >= 1
+
+
+def test_idle_time_is_that_of_the_processors_of_this_process(tmp_path: Path) -> None:
+    ids = sorted(os.sched_getaffinity(0))
+    rows = [f"cpu{index} 5 0 5 700 300 0 0 0 0 0" for index in ids] + ["cpu9999 0 0 0 9 9 0 0 0 0 0", "cpu  1 1 1 1 1"]
+    (tmp_path / "stat").write_text("\n".join(rows))
+    assert idle_seconds(tmp_path / "stat") == pytest.approx(len(ids) * 1000 / os.sysconf("SC_CLK_TCK"))
+    assert idle_seconds(tmp_path / "missing") is None
+
+
+def test_no_core_is_both_used_and_idle() -> None:
+    with measured_host() as meter:
+        sum(range(300_000))
+    use = meter.use()
+    assert use.cores_idle is None or 0 <= use.cores_idle <= use.cores

@@ -225,7 +225,14 @@ def own_cpu_run() -> Events:
 
 
 def manifest(
-    *, floor_ms: float, bound: str = "memory", threads: int = 2, cores: int = 2, used: float = 1.9, **engine: str
+    *,
+    floor_ms: float,
+    bound: str = "memory",
+    threads: int = 2,
+    cores: int = 2,
+    used: float = 1.9,
+    idle: float | None = 0.1,
+    **engine: str,
 ) -> dict[str, Any]:
     """Return a manifest of decode steps of 10 ms, with the given floor and cores."""
     work = {"bytes": 1e8 * floor_ms, "flops": 1e6} if bound == "memory" else {"bytes": 1e3, "flops": 1e9 * floor_ms}
@@ -236,7 +243,7 @@ def manifest(
         "config": {"engine": {"quantize": "none", **engine}},
         "ceilings": {"copy_bytes_per_s": 1e11, "flops_per_s": 1e12},
         "baseline_step_ms": {"decode": 10.0},
-        "host": {"threads": threads, "cores": cores, "logical_cores": cores, "cores_used": used},
+        "host": {"threads": threads, "cores": cores, "logical_cores": cores, "cores_used": used, "cores_idle": idle},
         "steps": [{"index": one, "phase": "decode", "batch": 8, "tokens": 8, **work} for one in range(3)],
     }
 

@@ -259,14 +259,27 @@ def test_quantized_own_runs_are_told_of_fewer_bits_only_if_there_are_fewer(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("threads", "cores", "used", "is_told"),
-    [(1, 4, 1.0, True), (4, 4, 1.0, False), (1, 4, 3.5, False), (2, 4, 2.9, True), (2, 4, 3.0, False)],
+    ("threads", "used", "idle", "is_told"),
+    [
+        (1, 1.0, 3.0, True),
+        (4, 1.0, 3.0, False),  # as many threads as cores
+        (1, 0.4, 0.2, False),  # other programs use the cores
+        (2, 1.9, 1.0, True),
+        (2, 1.9, 0.9, False),
+        (1, 1.0, None, True),
+        (1, 3.5, None, False),
+    ],
 )
 def test_threads_are_advised_only_for_idle_cores(
-    tmp_path: Path, threads: int, cores: int, used: float, is_told: bool
+    tmp_path: Path, threads: int, used: float, idle: float | None, is_told: bool
 ) -> None:
-    summary = own_run(tmp_path, floor_ms=8.0, threads=threads, cores=cores, used=used)
-    assert any(f"OMP_NUM_THREADS={cores}" in line for line in summary.verdict.advice) == is_told
+    summary = own_run(tmp_path, floor_ms=8.0, threads=threads, cores=4, used=used, idle=idle)
+    assert any("OMP_NUM_THREADS=4" in line for line in summary.verdict.advice) == is_told
+
+
+def test_programs_that_disturb_an_own_run_are_told(tmp_path: Path) -> None:
+    assert "other programs 1.6: its times are too long" in text_of(own_run(tmp_path, floor_ms=2.0, used=0.3, idle=0.1))
+    assert "other programs" not in text_of(own_run(tmp_path, floor_ms=2.0, used=1.8, idle=0.1))
 
 
 def test_small_operators_of_an_own_run_lead_to_compile_and_a_larger_batch(tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ class ManifestHost(msgspec.Struct, frozen=True):
     cores: int = 0
     """Physical cores that the process may run on."""
     cores_used: float = 0.0
+    cores_idle: float | None = None
+    """Mean number of these cores that no program used; None if unknown."""
 
 
 class GraphEvent(msgspec.Struct, frozen=True):

@@ -49,7 +49,8 @@ def find_time_outside_operators(judged: JudgedTrace) -> list[Finding]:
     """Return a finding if much of the time is outside operators, named by the function or span that takes most."""
     maker = FindingMaker(judged, "outside_operators", "cpu")
     outside = judged.total.host_ms.python
-    if operators_percent(judged) >= OPERATORS_PERCENT or 100 * outside < LARGE_PERCENT * judged.total.wall_ms:
+    is_rare = operators_percent(judged) >= OPERATORS_PERCENT and not judged.is_own
+    if is_rare or 100 * outside < LARGE_PERCENT * judged.total.wall_ms:
         return []
     functions = [place for place in judged.places("python") if place.file]
     heavy = heaviest_span(judged)

@@ -45,11 +45,12 @@ def _utilization(row: PhaseRoofline) -> str:
 
 
 def find_idle_cores(judged: JudgedTrace) -> list[Finding]:
-    """Return a finding if the run had fewer threads than cores, and left cores idle."""
+    """Return a finding if the run had fewer threads than cores, and cores were idle."""
     host = judged.host
     if host is None or not 0 < host.threads < host.cores:
         return []
-    if host.cores_used >= IDLE_CORES_PERCENT / 100 * host.cores:
+    idle = host.cores - host.cores_used if host.cores_idle is None else host.cores_idle
+    if 100 * idle < IDLE_CORES_PERCENT * host.cores:
         return []
     maker = FindingMaker(judged, "idle_cores", "cpu")
     saves_ms = judged.total.compute_ms * (1 - host.threads / host.cores)
@@ -57,8 +58,8 @@ def find_idle_cores(judged: JudgedTrace) -> list[Finding]:
         maker.make(
             saves_ms,
             Place(),
-            f"{counted(host.cores - host.threads, 'core')} of {host.cores} had no thread.",
-            f"Use more threads, for the cores without any: set OMP_NUM_THREADS={host.cores}.",
+            f"{idle:.1f} of {counted(host.cores, 'core')} were idle; the run had {counted(host.threads, 'thread')}.",
+            f"Use more threads, for the cores that are idle: set OMP_NUM_THREADS={host.cores}.",
         )
     ]
 
@@ -132,10 +133,18 @@ def floor_evidence(judged: JudgedTrace) -> list[str]:
             f"The {floor.phase} step was faster under the profiler ({duration(traced.median_ms)}): other programs used "
             "the machine during the unprofiled pass, so that its times are too long."
         )
+    return [*lines, *_cores(judged)]
+
+
+def _cores(judged: JudgedTrace) -> list[str]:
+    """Return a line about threads and cores, also those that other programs used."""
     host = judged.host
-    if host is not None and host.threads > 0:
-        lines.append(
-            f"The run computed with {counted(host.threads, 'thread')} on {counted(host.cores, 'core')}, and used "
-            f"{host.cores_used:.1f} cores on average."
-        )
-    return lines
+    if host is None or host.threads <= 0:
+        return []
+    others = 0.0 if host.cores_idle is None else host.cores - host.cores_used - host.cores_idle
+    is_shared = 100 * others >= IDLE_CORES_PERCENT * host.cores
+    shared = f", other programs {others:.1f}: its times are too long" if is_shared else ""
+    return [
+        f"The run computed with {counted(host.threads, 'thread')} on {counted(host.cores, 'core')}, and used "
+        f"{host.cores_used:.1f} cores on average{shared}."
+    ]

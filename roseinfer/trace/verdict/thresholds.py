@@ -38,7 +38,7 @@ OPERATORS_PERCENT = 60.0
 """Share of a CPU run in operators below which the time outside them is the first thing to change."""
 NEAR_CEILING_PERCENT = 60.0
 """MBU or MFU of a CPU run from which the hardware, and not the program, bounds the step."""
-IDLE_CORES_PERCENT = 75.0
-"""Share of the cores in use below which a run that has fewer threads than cores is told to use more."""
+IDLE_CORES_PERCENT = 25.0
+"""Share of the cores that were idle from which a run that has fewer threads than cores is told to use more."""
 DISTURBED = 1.2
 """Ratio of unprofiled to profiled step time from which other programs must have used the machine."""
