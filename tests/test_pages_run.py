@@ -4,6 +4,7 @@ Steps that need a GPU or take long are left to docs/follow.py.
 """
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -59,3 +60,17 @@ def test_a_page_does_what_it_says(page: Path, folder: Path, tmp_path: Path) -> N
 )
 def test_as_many_paragraphs_are_recorded_as_a_page_shows(shown: str, recorded: str) -> None:
     assert as_shown(shown, "one  \n\ntwo\n\nthree\n") == recorded
+
+
+def test_recording_writes_what_commands_print_and_leaves_the_rest(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    marked = "<!-- run: record -->\n```console\n$ printf 'a\\n\\nb\\n'\nold\n...\n$ printf \\\n    c\n```\n"
+    unmarked = "```console\n$ printf d\nold\n```\n"
+    on_a_gpu = "<!-- run: gpu, record -->\n```console\n$ printf e\n```\n"
+    page.write_text(marked + unmarked + on_a_gpu, encoding="utf-8")
+    recorded = "<!-- run: record -->\n```console\n$ printf 'a\\n\\nb\\n'\na\n...\n$ printf \\\n    c\nc\n```\n"
+    call = [sys.executable, str(ROOT / "docs" / "record.py"), str(page)]
+    subprocess.run(call, check=True, capture_output=True)
+    assert page.read_text(encoding="utf-8") == recorded + unmarked + on_a_gpu
+    subprocess.run([*call, "--gpu", "--output", str(tmp_path / "other.md")], check=True, capture_output=True)
+    assert (tmp_path / "other.md").read_text(encoding="utf-8").endswith("$ printf e\ne\n```\n")
