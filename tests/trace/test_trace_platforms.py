@@ -214,6 +214,8 @@ def labelled_steps(*names: str) -> Events:
         ("step[DECODE bs=32]", "SGLang", "decode", 32, 32),
         ("step[EXTEND bs=3 toks=700]", "SGLang", "prefill", 3, 700),
         ("step[MIXED bs=9 ext=256 dec=8]", "SGLang", "mixed", 9, 264),
+        ("step[SPLIT_PREFILL bs=2 toks=64]", "SGLang", "prefill", 2, 64),
+        ("step[TARGET_VERIFY bs=4]", "SGLang", "verify", 4, None),
     ],
 )
 def test_step_labels_of_engines(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roseinfer.trace.facts.launch_calls import Launches
-from roseinfer.trace.reading.columns import NO_CORRELATION, Ints, Trace
+from roseinfer.trace.reading.columns import NO_CORRELATION, Ints, Ints32, Trace
 
 _RUN = 3
 """Fewest launches in a row that count as a missing head or tail if they leave blank time, or if others are lost too."""
@@ -56,6 +56,8 @@ def dropped_launches(trace: Trace, launches: Launches) -> NDArray[np.bool_]:
 def _lost_in_file(trace: Trace, launches: Launches, file: int, at: Ints) -> LostLaunches:
     """Sort the lost launches of one file, of which `at` are the launches that were run."""
     answered, size = launches.is_answered[at], len(at)
+    if answered.all():
+        return LostLaunches(at[:0], at[:0], at[:0], False, False, size, int(np.count_nonzero(launches.is_graph[at])))
     head = int(np.argmax(answered)) if answered.any() else size
     tail = int(np.argmax(answered[::-1])) if head < size else 0
     first, last, gpu_first, gpu_last = _edges(trace, file)
@@ -80,14 +82,21 @@ def _lost_in_file(trace: Trace, launches: Launches, file: int, at: Ints) -> Lost
 
 def _edges(trace: Trace, file: int) -> tuple[int, int, int, int]:
     """Return (first start, last end, first start on a GPU, last end on a GPU) of the events of one file, in ns."""
-    of_thread = np.array(trace.thread_files, np.int64) == file
-    of_device = np.array(trace.device_files, np.int64) == file
-    starts, ends = [], []
+    starts: list[int] = []
+    ends: list[int] = []
     for table in (trace.ops, trace.spans, trace.calls):
-        rows = of_thread[table.thread] if len(table) else np.zeros(0, np.bool_)
-        starts.append(int(table.start_ns[rows].min(initial=np.iinfo(np.int64).max)))
-        ends.append(int(table.end_ns[rows].max(initial=0)))
-    gpu = of_device[trace.gpu.device] if len(trace.gpu) else np.zeros(0, np.bool_)
-    gpu_first = int(trace.gpu.start_ns[gpu].min(initial=max(ends)))
-    gpu_last = int(trace.gpu.end_ns[gpu].max(initial=0))
-    return min(*starts, gpu_first), max(*ends, gpu_last), gpu_first, gpu_last
+        for low, high in _slices(table.thread, trace.thread_files, file):
+            starts.append(int(table.start_ns[low]))
+            ends.append(int(table.end_ns[low:high].max()))
+    first, last = min(starts), max(ends)  # a file with launches has calls
+    on_gpu = _slices(trace.gpu.device, trace.device_files, file)
+    gpu_first = min((int(trace.gpu.start_ns[low]) for low, _ in on_gpu), default=last)
+    gpu_last = max((int(trace.gpu.end_ns[low:high].max()) for low, high in on_gpu), default=0)
+    return min(first, gpu_first), max(last, gpu_last), gpu_first, gpu_last
+
+
+def _slices(lane: Ints32, lane_files: list[int], file: int) -> list[tuple[int, int]]:
+    """Return the rows of one file, (low, high) per lane, of a table that is sorted by lane: a thread or a device."""
+    lanes = [index for index, one in enumerate(lane_files) if one == file]
+    bounds = ((int(low), int(high)) for low, high in (np.searchsorted(lane, (one, one + 1)) for one in lanes))
+    return [(low, high) for low, high in bounds if high > low]

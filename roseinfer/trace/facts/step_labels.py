@@ -13,6 +13,14 @@ from roseinfer.trace.reading.categories import PROFILER_STEP
 
 _FIELD = re.compile(r"(\w+)=(\d+)")
 _ROSEINFER = re.compile(r"roseinfer\.step\[(\w+)([^\]]*)\]$")
+_SGLANG_PHASES = {
+    "extend": "prefill",
+    "split_prefill": "prefill",
+    "target_verify": "verify",
+    "draft_extend": "draft",
+    "draft_extend_v2": "draft",
+}
+"""Phases by SGLang's forward mode, where the names differ."""
 _SGLANG = re.compile(r"step\[(\w+)([^\]]*)\]$")
 _VLLM = re.compile(r"execute_(?:\d+_)?context_(\d+)\((?:sq)?(\d+)[^)]*\)_generation_(\d+)\((?:sq)?(\d+)[^)]*\)$")
 """Requests and new tokens of prefills, then of decodes; in detailed labels, sums of other figures follow the tokens."""
@@ -47,7 +55,8 @@ def _sglang(name: str) -> StepLabel | None:
     found = _SGLANG.match(name)
     if not found:
         return None
-    phase = {"extend": "prefill"}.get(found.group(1).lower(), found.group(1).lower())
+    mode = found.group(1).lower()
+    phase = _SGLANG_PHASES.get(mode, mode)
     fields = _fields(found.group(2))
     batch = fields.get("bs")
     tokens = fields.get("toks")
