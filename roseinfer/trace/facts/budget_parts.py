@@ -6,10 +6,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from roseinfer.trace.facts.activity_labels import NO_LABEL, ActivityLabels
 from roseinfer.trace.facts.host_activity import Activity, pageable_copies, waits
 from roseinfer.trace.facts.idle_pieces import DEVICE_QUEUE, HOST_LATE, UNLINKED, IdlePieces
 from roseinfer.trace.facts.trace_facts import Facts
-from roseinfer.trace.reading.columns import Ints
+from roseinfer.trace.reading.columns import Ints, Ints32
 
 PARTS = (
     "compute",
@@ -38,35 +39,34 @@ _NO_ALLOCATION = re.compile(r"event|stream|graph|context|module|texture|surface"
 
 
 class HostParts(msgspec.Struct, frozen=True, eq=False):
-    """Part of the budget for every name and call of host threads."""
+    """Part of the budget for every label and call of host threads."""
 
-    of_call_name: NDArray[np.int8]
-    """Part of runtime calls, per name of the trace."""
+    of_label: NDArray[np.int8]
+    """Part per label of `ActivityLabels`."""
     copies: Ints
-    """Calls of asynchronous copies during which the host waits, in ascending order."""
+    """Activities that are asynchronous copies during which the host waits, in ascending order."""
 
-    def of(self, activity: Activity, pieces: IdlePieces, loads_data: NDArray[np.bool_]) -> NDArray[np.int8]:
+    def of(self, pieces: IdlePieces, label: Ints32, loads_data: NDArray[np.bool_]) -> NDArray[np.int8]:
         """Return the part of each piece of idle time; `loads_data` is true for pieces inside data loading."""
-        owner = pieces.owner
-        held = owner >= 0
-        call = np.where(held, activity.call[owner], -1) if len(activity.call) else np.full(len(owner), -1)
-        name = np.where(held, activity.name[owner], 0) if len(activity.name) else np.zeros(len(owner), np.int64)
-        part = np.where(held, np.where(call >= 0, self.of_call_name[name], OPERATORS), PYTHON).astype(np.int8)
+        part = self.of_label[label]
         if len(self.copies):
-            part[(part == CALLS) & np.isin(call, self.copies)] = SYNC
+            part[np.isin(pieces.owner, self.copies)] = SYNC
         part[loads_data & (pieces.cause == HOST_LATE)] = DATA
         part[pieces.cause == DEVICE_QUEUE] = QUEUE
         part[pieces.cause == UNLINKED] = NOT_RECORDED
         return part
 
 
-def host_parts(facts: Facts) -> HostParts:
-    """Sort the runtime calls of a trace into waits, allocation, and other calls."""
-    trace = facts.trace
-    of_name = np.full(max(len(trace.names), 1), CALLS, np.int8)
-    for index in np.unique(trace.calls.name).tolist():
-        of_name[index] = part_of_call(trace.names[index])
-    return HostParts(of_call_name=of_name, copies=pageable_copies(trace, facts.attribution))
+def host_parts(facts: Facts, activity: Activity, labels: ActivityLabels) -> HostParts:
+    """Sort labels into operators and runtime calls, and the latter into waits, allocation, and other calls."""
+    names = facts.trace.names
+    parts = [
+        OPERATORS if not is_call else part_of_call(names[name])
+        for name, is_call in zip(labels.name.tolist(), labels.is_call.tolist(), strict=True)
+    ]
+    parts[NO_LABEL] = PYTHON
+    copies = activity.of_call[pageable_copies(facts.trace, facts.attribution)]
+    return HostParts(of_label=np.array(parts, np.int8), copies=np.sort(copies[copies >= 0]).astype(np.int64))
 
 
 def part_of_call(name: str) -> int:

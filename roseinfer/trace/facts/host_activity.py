@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from roseinfer.trace.facts.attribution import Attribution
 from roseinfer.trace.facts.nesting import Forest, nest
 from roseinfer.trace.reading.columns import MEMCPY, Ints, Ints32, Trace
+from roseinfer.trace.reading.event_order import event_order
 
 _WAITS = ("synchronize", "cudamemcpy", "hipmemcpy", "cumemcpy", "cudafree", "hipfree", "cudamalloc", "hipmalloc") + (
     "queuefinish",
@@ -58,9 +59,10 @@ def activity_of(trace: Trace, threads: Ints32) -> Activity:
     def both(column: str) -> NDArray[Any]:
         return np.concatenate((getattr(ops, column)[op], getattr(calls, column)[call]))
 
-    order = np.lexsort((-both("end_ns"), both("start_ns"), both("thread"))).astype(np.int32)
-    thread = both("thread")[order]
-    forest = nest(both("start_ns")[order], both("end_ns")[order], thread)
+    start, end, thread = both("start_ns"), both("end_ns"), both("thread")
+    order = event_order(thread, start, -end).astype(np.int32)
+    start, end, thread = start[order], end[order], thread[order]
+    forest = nest(start, end, thread)
     name = both("name")[order]
     which = np.concatenate((np.full(len(op), -1, np.int32), call))[order]
     of_call = np.full(len(calls), -1, np.int32)

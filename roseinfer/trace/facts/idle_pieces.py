@@ -131,56 +131,55 @@ def cut_idle_time(facts: Facts, activity: Activity, idle: IdleStretches) -> Idle
 
 def _late(facts: Facts, activity: Activity, idle: IdleStretches) -> IdlePieces:
     at = np.flatnonzero((idle.late_end_ns > idle.start_ns) & idle.known)
-    stretch, thread, begin, length = at, idle.thread[at], idle.start_ns[at], idle.late_end_ns[at] - idle.start_ns[at]
-    if len(facts.backward):
-        turn = facts.backward.cut(thread, begin, begin + length)
-        stretch, thread, begin, length = at[turn.stretch], turn.owner.astype(np.int32), turn.begin_ns, turn.length_ns
-    found = cut_in_order(activity.forest, activity.thread, thread, begin, begin + length)
-    piece = found.stretch
-    return _cut_further(facts, idle, HOST_LATE, _Doing(stretch[piece], thread[piece], *found[1:]))
+    begin, thread = idle.start_ns[at], idle.thread[at]
+    pieces = _in_spans(facts, idle, HOST_LATE, _Turns(at, thread, begin, idle.late_end_ns[at] - begin))
+    end_ns = pieces.begin_ns + pieces.length_ns
+    found = cut_in_order(activity.forest, activity.thread, pieces.thread, pieces.begin_ns, end_ns)
+    cut = pieces.where(found.stretch)
+    return msgspec.structs.replace(cut, owner=found.owner, begin_ns=found.begin_ns, length_ns=found.length_ns)
 
 
 def _calling(facts: Facts, activity: Activity, idle: IdleStretches) -> IdlePieces:
     at = np.flatnonzero((idle.call_end_ns > idle.late_end_ns) & idle.known)
-    owner = activity.of_call[idle.launch[at]].astype(np.int64)
-    begin = idle.late_end_ns[at]
-    doing = _Doing(at, idle.thread[at], owner, begin, idle.call_end_ns[at] - begin)
-    return _cut_further(facts, idle, LAUNCH_CALL, doing)
+    begin, thread = idle.late_end_ns[at], idle.thread[at]
+    pieces = _in_spans(facts, idle, LAUNCH_CALL, _Turns(at, thread, begin, idle.call_end_ns[at] - begin))
+    owner = activity.of_call[idle.launch[pieces.stretch]].astype(np.int64)
+    return msgspec.structs.replace(pieces, owner=owner)
 
 
-class _Doing(NamedTuple):
-    """Pieces of time, and what a host thread was doing; fields as in `IdlePieces`."""
+class _Turns(NamedTuple):
+    """Pieces of time with the thread that is responsible; fields as in `IdlePieces`."""
 
     stretch: Ints
     thread: Ints32
-    owner: Ints
     begin_ns: Ints
     length_ns: Ints
 
 
-def _cut_further(facts: Facts, idle: IdleStretches, cause: int, doing: _Doing) -> IdlePieces:
-    """Cut pieces by the innermost Python function and by the innermost span.
+def _in_spans(facts: Facts, idle: IdleStretches, cause: int, turns: _Turns) -> IdlePieces:
+    """Cut pieces by the responsible thread, its Python function, and the span of the thread that launched.
 
-    The span is that of the thread that launched the event after the stretch.
+    These change rarely, so stretches are cut by them before they are cut by operators and calls.
     """
-    frame = np.full(len(doing.stretch), -1, np.int64)
+    if cause == HOST_LATE and len(facts.backward):
+        found = facts.backward.cut(turns.thread, turns.begin_ns, turns.begin_ns + turns.length_ns)
+        turns = _Turns(turns.stretch[found.stretch], found.owner.astype(np.int32), found.begin_ns, found.length_ns)
+    frame = np.full(len(turns.stretch), -1, np.int64)
     frames = facts.frames
     if len(frames):
-        found = cut_in_order(
-            frames.forest, frames.thread, doing.thread, doing.begin_ns, doing.begin_ns + doing.length_ns
-        )
+        end_ns = turns.begin_ns + turns.length_ns
+        found = cut_in_order(frames.forest, frames.thread, turns.thread, turns.begin_ns, end_ns)
         piece, frame = found.stretch, found.owner
-        doing = _Doing(doing.stretch[piece], doing.thread[piece], doing.owner[piece], *found[2:])
-    launching = idle.thread[doing.stretch]
-    found = facts.spans.cut(launching, doing.begin_ns, doing.begin_ns + doing.length_ns)
+        turns = _Turns(turns.stretch[piece], turns.thread[piece], found.begin_ns, found.length_ns)
+    found = facts.spans.cut(idle.thread[turns.stretch], turns.begin_ns, turns.begin_ns + turns.length_ns)
     piece = found.stretch
     return IdlePieces(
-        stretch=doing.stretch[piece],
+        stretch=turns.stretch[piece],
         cause=np.full(len(piece), cause, np.int8),
         begin_ns=found.begin_ns,
         length_ns=found.length_ns,
-        thread=doing.thread[piece],
-        owner=doing.owner[piece],
+        thread=turns.thread[piece],
+        owner=np.full(len(piece), -1, np.int64),
         frame=frame[piece],
         span=found.owner,
     )

@@ -36,7 +36,7 @@ def innermost_at(forest: Forest, forest_thread: Ints32, thread: Ints32, at_ns: I
     An event is open from its start, inclusive, to its end, exclusive. `forest_thread` is the thread of each event.
     """
     found = np.full(len(at_ns), -1, np.int64)
-    for one in np.unique(thread).tolist():
+    for one in _threads(thread):
         low, high = np.searchsorted(forest_thread, (one, one + 1))
         here = np.flatnonzero(thread == one)
         started = np.searchsorted(forest.start_ns[low:high], at_ns[here], side="right") - 1
@@ -53,7 +53,7 @@ def innermost_at(forest: Forest, forest_thread: Ints32, thread: Ints32, at_ns: I
 def cut_by_innermost(forest: Forest, forest_thread: Ints32, thread: Ints32, start_ns: Ints, end_ns: Ints) -> Pieces:
     """Cut the stretches [start_ns, end_ns) of `thread` by the innermost event. The pieces of a stretch add up to it."""
     parts: list[Pieces] = []
-    for one in np.unique(thread).tolist():
+    for one in _threads(thread):
         low, high = np.searchsorted(forest_thread, (one, one + 1))
         here = np.flatnonzero((thread == one) & (end_ns > start_ns))
         if len(here) == 0:
@@ -73,6 +73,14 @@ def cut_by_innermost(forest: Forest, forest_thread: Ints32, thread: Ints32, star
         none = np.zeros(0, np.int64)
         return Pieces(none, none, none)
     return Pieces(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _threads(thread: Ints32) -> list[int]:
+    """Return the distinct threads of some queries, which often have one only."""
+    if len(thread) == 0:
+        return []
+    low = int(thread.min())
+    return [low] if low == int(thread.max()) else np.unique(thread).tolist()
 
 
 def cut_in_order(forest: Forest, forest_thread: Ints32, thread: Ints32, start_ns: Ints, end_ns: Ints) -> OrderedPieces:

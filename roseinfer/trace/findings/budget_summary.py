@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from roseinfer.trace.facts.activity_labels import ActivityLabels
 from roseinfer.trace.facts.budget_parts import COMMUNICATION, COMPUTE, COPY, NOT_RECORDED, PARTS, host_parts
 from roseinfer.trace.facts.budget_sums import BudgetSums, BudgetTable
 from roseinfer.trace.facts.cpu_work import cpu_work
@@ -38,13 +39,12 @@ _DeviceKey = tuple[Literal["gpu", "cpu"], int]
 class BudgetBuilder:
     """Builds the budget from the pieces of all gaps, which are added batch after batch."""
 
-    def __init__(self, facts: Facts, activity: Activity) -> None:
+    def __init__(self, facts: Facts, activity: Activity, labels: ActivityLabels) -> None:
         self._facts, self._activity = facts, activity
         self._wall = wall_time(facts)
-        self._parts, self._loading = host_parts(facts), loading_table(facts)
-        around = activity.operators_around()
-        self._places = IdlePlaces(facts, activity, around)
-        self._exposed = ExposedPlaces(facts, activity, around)
+        self._labels, self._parts = labels, host_parts(facts, activity, labels)
+        self._loading = loading_table(facts)
+        self._places, self._exposed = IdlePlaces(facts, labels), ExposedPlaces(facts, activity, labels)
         self._sums: dict[_DeviceKey, BudgetSums] = {}
         self._doubtful: dict[_DeviceKey, tuple[Ints, Ints]] = {}
 
@@ -104,11 +104,15 @@ class BudgetBuilder:
         doubtful = self._doubtful_times(key)
         pieces = pieces.split_at(distinct(np.concatenate(doubtful)))
         pieces, loading = self._loading.cut(pieces)
-        function = np.append(self._facts.frames.loading, -1)[pieces.frame]
-        part = self._parts.of(self._activity, pieces, (loading >= 0) | (function >= 0))
-        part[contains(*doubtful, pieces.begin_ns)] = NOT_RECORDED
+        is_loading = loading >= 0
+        if len(self._facts.frames):
+            is_loading |= np.append(self._facts.frames.loading, -1)[pieces.frame] >= 0
+        label = self._labels.at(pieces.owner)
+        part = self._parts.of(pieces, label, is_loading)
+        if len(doubtful[0]):
+            part[contains(*doubtful, pieces.begin_ns)] = NOT_RECORDED
         self._sums_of(key).add_pieces(part, pieces.begin_ns, pieces.length_ns)
-        self._places.add(idle, pieces, part, loading)
+        self._places.add(idle, pieces, label, part, loading)
 
     def _add_work(self, device: int) -> None:
         """Add the time in which a GPU ran something."""

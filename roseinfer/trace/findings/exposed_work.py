@@ -6,10 +6,11 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from roseinfer.trace.facts.activity_labels import ActivityLabels
 from roseinfer.trace.facts.device_work import DeviceWork, exposed_ns
 from roseinfer.trace.facts.host_activity import Activity
 from roseinfer.trace.facts.trace_facts import Facts
-from roseinfer.trace.reading.columns import Ints, Ints32
+from roseinfer.trace.reading.columns import Ints
 from roseinfer.trace.summary.budget_structs import ExposedWork
 from roseinfer.trace.summary.finding_structs import NO_SPAN
 from roseinfer.trace.summary.units import to_ms, to_percent
@@ -26,9 +27,9 @@ class _WorkSum(msgspec.Struct):
 class ExposedPlaces:
     """Adds up exposed work by kind, name, operator and span, device after device."""
 
-    def __init__(self, facts: Facts, activity: Activity, around: Ints32) -> None:
+    def __init__(self, facts: Facts, activity: Activity, labels: ActivityLabels) -> None:
         self._facts, self._activity = facts, activity
-        self._around = around
+        self._labels = labels
         self._sums: defaultdict[tuple[Literal["communication", "copy"], int, int, int], _WorkSum] = defaultdict(
             _WorkSum
         )
@@ -84,8 +85,7 @@ class ExposedPlaces:
         launch = self._facts.attribution.launch[at]
         found = np.full(len(at), -1, np.int64)
         linked = np.flatnonzero(launch >= 0)
-        activity = self._activity.of_call[launch[linked]]
-        found[linked] = np.where(activity >= 0, self._around[activity], -1)
+        found[linked] = self._labels.around[self._labels.at(self._activity.of_call[launch[linked]])]
         return found
 
     def _groups(self, at: Ints) -> Ints:

@@ -5,7 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-from roseinfer.trace.facts.host_activity import Activity, waits
+from roseinfer.trace.facts.activity_labels import ActivityLabels
+from roseinfer.trace.facts.host_activity import waits
 from roseinfer.trace.facts.idle_groups import GroupSum, group_totals
 from roseinfer.trace.facts.idle_pieces import IdlePieces, IdleStretches
 from roseinfer.trace.facts.steps import steps_at
@@ -32,26 +33,24 @@ index is -1 if it was running neither.
 class GapRanking:
     """Adds up the idle time by cause, activity of the launching thread, and span, batch after batch."""
 
-    def __init__(self, facts: Facts, activity: Activity) -> None:
-        self._facts, self._activity = facts, activity
+    def __init__(self, facts: Facts, labels: ActivityLabels) -> None:
+        self._facts, self._labels = facts, labels
         self._sums: defaultdict[_GapKey, GroupSum] = defaultdict(GroupSum)
+        _, self._kind = np.unique(labels.name * 2 + labels.is_call, return_inverse=True)
 
     def add(self, idle: IdleStretches, pieces: IdlePieces) -> None:
         """Add the pieces of some gaps to their groups."""
         if len(pieces) == 0:
             return
-        activity, owner = self._activity, pieces.owner
+        label = self._labels.at(pieces.owner)
         span_group = np.append(self._facts.spans.group, -1)[pieces.span].astype(np.int64)
-        owned = np.flatnonzero(owner >= 0)
-        name, is_call = np.full(len(owner), -1, np.int64), np.zeros(len(owner), np.bool_)
-        name[owned], is_call[owned] = activity.name[owner[owned]], activity.call[owner[owned]] >= 0
-        key = ((span_group + 1) * 4 + pieces.cause) * 2 + is_call
-        key = key * (len(self._facts.trace.names) + 1) + name + 1
+        key = ((span_group + 1) * 4 + pieces.cause) * len(self._labels) + self._kind[label]
         totals = group_totals(key, pieces.stretch, pieces.length_ns, idle.is_short[pieces.stretch], join=False)
         event = idle.event[pieces.stretch]
         for group, piece in enumerate(totals.some.tolist()):
-            cause = _CAUSES[int(pieces.cause[piece])]
-            found = self._sums[cause, int(span_group[piece]), int(name[piece]), bool(is_call[piece])]
+            cause, one = _CAUSES[int(pieces.cause[piece])], int(label[piece])
+            name, is_call = int(self._labels.name[one]), bool(self._labels.is_call[one])
+            found = self._sums[cause, int(span_group[piece]), name, is_call]
             totals.add_to(found, group, pieces.begin_ns, event)
 
     def ranked(self) -> list[GapGroup]:

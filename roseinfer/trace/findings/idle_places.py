@@ -6,8 +6,8 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from roseinfer.trace.facts.budget_parts import ALLOCATION, DATA, OPERATORS, PARTS, PYTHON, SYNC
-from roseinfer.trace.facts.host_activity import Activity
+from roseinfer.trace.facts.activity_labels import NO_LABEL, ActivityLabels
+from roseinfer.trace.facts.budget_parts import ALLOCATION, DATA, PARTS, PYTHON, SYNC
 from roseinfer.trace.facts.idle_groups import GroupSum, group_totals
 from roseinfer.trace.facts.idle_pieces import IdlePieces, IdleStretches
 from roseinfer.trace.facts.python_frames import function_of
@@ -23,34 +23,38 @@ _CAUSES: dict[int, IdleCause] = {PARTS.index(cause): cause for cause in get_args
 _WITH_FILE = (DATA, SYNC, ALLOCATION, PYTHON)
 """Parts whose places are told apart by Python function; operators and launch calls are named already."""
 
-_PlaceKey = tuple[int, int, int, int, int]
-"""Key of a place: (part, name, name around it, span group, Python function); -1 for none."""
+_PlaceKey = tuple[int, int, int, int]
+"""Key of a place: (part, label or number of labels + 1 + name of data loading, span group, Python function)."""
 
 
 class IdlePlaces:
     """Adds up the idle time by cause and place, batch after batch."""
 
-    def __init__(self, facts: Facts, activity: Activity, around: Ints32) -> None:
-        self._facts, self._activity = facts, activity
+    def __init__(self, facts: Facts, labels: ActivityLabels) -> None:
+        self._facts, self._labels = facts, labels
         self._names = [*facts.trace.names, *facts.spans.groups]
-        self._around = around
         self._sums: defaultdict[_PlaceKey, GroupSum] = defaultdict(GroupSum)
 
-    def add(self, idle: IdleStretches, pieces: IdlePieces, part: NDArray[np.int8], loading: Ints) -> None:
-        """Add pieces; `part` is the part of the budget of each, `loading` the name of its data loading, -1 for none."""
+    def add(
+        self, idle: IdleStretches, pieces: IdlePieces, label: Ints32, part: NDArray[np.int8], loading: Ints
+    ) -> None:
+        """Add pieces with their labels and parts; `loading` has the name of each piece's data loading, -1 for none."""
         if len(pieces) == 0:
             return
-        name, around = self._named(pieces, part, loading)
+        is_host = (part > DATA) & (part < PYTHON)
+        # Data loading is named by its own span or operator; its names follow the labels.
+        name = np.where(is_host, label, np.where(part == DATA, len(self._labels) + loading + 1, NO_LABEL))
         group = np.append(self._facts.spans.group, -1)[pieces.span].astype(np.int64)
+        key = (part * np.int64(len(self._facts.spans.groups) + 1) + group + 1) * (
+            len(self._labels) + len(self._names) + 1
+        ) + name
         file = self._files(pieces, part)
-        size = len(self._names) + 1
-        key = ((part * np.int64(len(self._facts.spans.groups) + 1) + group + 1) * size + name + 1) * size + around + 1
         if len(self._facts.frames):
-            key = np.unique(key, return_inverse=True)[1] * size + file + 1
+            key = np.unique(key, return_inverse=True)[1] * (len(self._names) + 1) + file + 1
         totals = group_totals(key, pieces.stretch, pieces.length_ns, idle.is_short[pieces.stretch], join=True)
         event = idle.event[pieces.stretch]
         for index, piece in enumerate(totals.some.tolist()):
-            place = int(part[piece]), int(name[piece]), int(around[piece]), int(group[piece]), int(file[piece])
+            place = int(part[piece]), int(name[piece]), int(group[piece]), int(file[piece])
             totals.add_to(self._sums[place], index, pieces.begin_ns, event)
 
     def ranked(self, wall_ns: int) -> list[IdlePlace]:
@@ -58,28 +62,24 @@ class IdlePlaces:
         ranked = sorted(self._sums.items(), key=lambda item: -item[1].total_ns)[:_MAX_PLACES]
         return [self._place(key, found, wall_ns) for key, found in ranked]
 
-    def _named(self, pieces: IdlePieces, part: NDArray[np.int8], loading: Ints) -> tuple[Ints, Ints]:
-        """Return, per piece, the index of its name and that of the operator around its runtime call."""
-        owner = pieces.owner
-        named = np.flatnonzero((owner >= 0) & (part >= DATA) & (part < PYTHON))
-        name, around = np.full(len(owner), -1, np.int64), np.full(len(owner), -1, np.int64)
-        name[named], around[named] = self._activity.name[owner[named]], self._around[owner[named]]
-        data = part == DATA
-        name[data], around[data] = loading[data], -1
-        around[part == OPERATORS] = -1
-        return name, around
-
-    def _files(self, pieces: IdlePieces, part: NDArray[np.int8]) -> Ints:
+    def _files(self, pieces: IdlePieces, part: NDArray[np.int8]) -> Ints32:
         """Return, per piece, the name of the Python function that the place names, -1 for none."""
         frames = self._facts.frames
-        file = np.append(frames.shown, -1)[pieces.frame].astype(np.int64)
+        if len(frames) == 0:
+            return np.full(len(pieces), -1, np.int32)
+        file = np.append(frames.shown, -1)[pieces.frame]
         loading = np.append(frames.loading, -1)[pieces.frame]
         file = np.where((part == DATA) & (loading >= 0), loading, file)
-        return np.where(np.isin(part, _WITH_FILE), file, -1)
+        return np.where(np.isin(part, _WITH_FILE), file, -1).astype(np.int32)
 
     def _place(self, key: _PlaceKey, found: GroupSum, wall_ns: int) -> IdlePlace:
-        part, name, around, group, function = key
-        trace, spans = self._facts.trace, self._facts.spans
+        part, name, group, function = key
+        trace, spans, labels = self._facts.trace, self._facts.spans, self._labels
+        around = -1
+        if name < len(labels):
+            name, around = int(labels.name[name]), int(labels.around[name])
+        else:
+            name -= len(labels) + 1
         before = found.longest_before
         file = self._names[function] if function >= 0 else None
         return IdlePlace(

@@ -1,5 +1,6 @@
 """Explain the idle time of all devices once, for the tables of gaps, of waits, and for the budget."""
 
+from roseinfer.trace.facts.activity_labels import label_activities
 from roseinfer.trace.facts.idle_pieces import cut_idle_time, stretches_of_gaps
 from roseinfer.trace.facts.trace_facts import Facts, launching_activity
 from roseinfer.trace.findings.budget_summary import BudgetBuilder
@@ -15,7 +16,8 @@ _BATCH = 1 << 13
 def explain_idle_time(facts: Facts) -> tuple[list[GapGroup], list[Sync], BudgetSummary | None]:
     """Return (groups of gaps, synchronizing calls, budget)."""
     activity = launching_activity(facts)  # the largest table, so built last and freed first
-    ranking, budget = GapRanking(facts, activity), BudgetBuilder(facts, activity)
+    labels = label_activities(activity, len(facts.trace.names))
+    ranking, budget = GapRanking(facts, labels), BudgetBuilder(facts, activity, labels)
     for low in range(0, len(facts.gaps.start_ns), _BATCH):
         idle = stretches_of_gaps(facts, slice(low, low + _BATCH))
         pieces = cut_idle_time(facts, activity, idle)

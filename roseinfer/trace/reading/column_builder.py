@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roseinfer.trace.reading.columns import GpuTable, HostTable, Ints32
+from roseinfer.trace.reading.event_order import event_order
 
 DAY_US = 86_400e6
 """One day in us: longer than any event or recording."""
@@ -100,7 +101,7 @@ def drop_far_times(rows: Rows, first_ns: int) -> None:
 def host_table(rows: Rows, first_ns: int) -> HostTable:
     """Build the table, sorted by (thread, start, longest first), with times counted from `first_ns`."""
     start, end, lane = _times(rows, "start", first_ns), _times(rows, "end", first_ns), rows.pop_column("lane")
-    in_order = _sorter(-end, start, lane)
+    in_order = _sorter(lane, start, -end)
     return HostTable(
         start_ns=in_order(start),
         end_ns=in_order(end),
@@ -117,7 +118,7 @@ def gpu_table(rows: Rows, first_ns: int, lane_device: Ints32, lane_stream: Ints3
     """
     start, end, lane = _times(rows, "start", first_ns), _times(rows, "end", first_ns), rows.pop_column("lane")
     device = lane_device[lane]
-    in_order = _sorter(end, start, device)
+    in_order = _sorter(device, start, end)
     return GpuTable(
         start_ns=in_order(start),
         end_ns=in_order(end),
@@ -135,7 +136,7 @@ def _times(rows: Rows, name: str, first_ns: int) -> NDArray[Any]:
     return times
 
 
-def _sorter(*keys: NDArray[Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """Return a function that sorts a column by some keys, of which the last is the primary one."""
-    order = np.lexsort(keys).astype(np.int32 if len(keys[0]) < 2**31 else np.int64)
+def _sorter(group: Ints32, start: NDArray[Any], end_key: NDArray[Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Return a function that sorts a column by (group, start, `end_key`)."""
+    order = event_order(group, start, end_key).astype(np.int32 if len(group) < 2**31 else np.int64)
     return lambda column: column[order]
