@@ -24,8 +24,7 @@ DECISIVE_WAIT_SHARE = 0.2
 _NOTED_SHARE = 0.02
 """Share of launches without a GPU event that is normal: copies and fills of no bytes start nothing."""
 _NOTED_WAIT_SHARE = 0.01
-_RUN = 3
-"""Fewest launches without a GPU event in a row that count as a missing head or tail."""
+"""Share of the recording in which the host waits for unrecorded work that is not worth a note."""
 _GPU_OPERATOR = re.compile(r"^aten::.*(?:cudnn|miopen|cuda|_efficient_attention|_flash_attention_forward)")
 """Operators whose kernels exist on GPUs only."""
 
@@ -74,11 +73,15 @@ def _impossible_times(facts: Facts) -> list[MissingRecords]:
     if counts.dropped > 1:
         what = f"Left out {counts.dropped:,} events with impossible times"
     if counts.zero_times:
-        what += f", {'all' if counts.zero_times == counts.dropped else f'{counts.zero_times:,}'} at the time 0"
+        zero = (
+            "" if counts.dropped == 1 else "all " if counts.zero_times == counts.dropped else f"{counts.zero_times:,} "
+        )
+        what += f", {zero}at the time 0"
     at = np.flatnonzero(dropped_launches(facts.trace, facts.launches))
     start, end = _times(facts, at) if len(at) else (None, None)
     if lost:
-        what += f": {_place(at, len(facts.launches)) if len(at) else counted(lost, 'GPU event')}"
+        what += ": " if lost == counts.dropped else ", among them "
+        what += _place(at, len(facts.launches)) if len(at) else counted(lost, "GPU event")
     return [
         MissingRecords(
             kind="impossible_times",
