@@ -73,10 +73,8 @@ def _impossible_times(facts: Facts) -> list[MissingRecords]:
     if counts.dropped > 1:
         what = f"Left out {counts.dropped:,} events with impossible times"
     if counts.zero_times:
-        zero = (
-            "" if counts.dropped == 1 else "all " if counts.zero_times == counts.dropped else f"{counts.zero_times:,} "
-        )
-        what += f", {zero}at the time 0"
+        some = "all" if counts.zero_times == counts.dropped else f"{counts.zero_times:,}"
+        what += f", {some} at the time 0" if counts.dropped > 1 else ", at the time 0"
     at = np.flatnonzero(dropped_launches(facts.trace, facts.launches))
     start, end = _times(facts, at) if len(at) else (None, None)
     if lost:
