@@ -31,12 +31,24 @@ def print_text(call: GenerateCall) -> None:
     """Stream the completions to stdout in the order of their prompts."""
     _, requests = _requests(call)
     requests = list(requests)
-    text = AnswerText(requests, _write)
     engine = _engine(call)
     tally = Tally()
-    for answer in _answers(call, engine, requests, on_event=text.add):
-        text.end(answer)
-        tally.add(answer)
+    with console.stages() as stage:
+        if stage is not None:
+            stage("Computing the first token", ticks=True)  # long prompts take time, and so does compiling kernels
+        is_waiting = stage is not None
+
+        def write(part: str) -> None:
+            nonlocal is_waiting
+            if is_waiting and stage is not None:
+                stage.end()
+                is_waiting = False
+            _write(part)
+
+        text = AnswerText(requests, write)
+        for answer in _answers(call, engine, requests, on_event=text.add):
+            text.end(answer)
+            tally.add(answer)
     console.note(tally.statistics().line())
 
 
