@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import ENVIRONMENT, command, roseinfer, succeeds
+from command import ENVIRONMENT, command, roseinfer, succeeds, without_progress
 from native_builds import COMPILER
 
 from roseinfer.config import EngineConfig, SamplingParams
@@ -112,7 +112,7 @@ def test_ctrl_c_ends_a_running_generation_with_130_and_one_line() -> None:
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert stderr.decode().splitlines() == ["error: interrupted"]
+    assert without_progress(stderr.decode()).splitlines() == ["error: interrupted"]
 
 
 def test_a_reader_that_has_had_enough_ends_it_in_silence(tiny: list[object]) -> None:

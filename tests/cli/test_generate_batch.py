@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import ENVIRONMENT, command, roseinfer, succeeds
+from command import ENVIRONMENT, command, roseinfer, succeeds, without_progress
 
 from roseinfer import Engine, EngineConfig, SamplingParams, UsageError, build_engine
 from roseinfer.cli.generate.answer_stream import answers
@@ -217,7 +217,7 @@ def test_ctrl_c_leaves_whole_lines_and_says_how_to_go_on(tmp_path: Path) -> None
     found = rows(text)
     assert [row["id"] for row in found] == list(range(1, len(found) + 1))
     assert 2 <= len(found) < 200
-    note, last = stderr.decode().splitlines()
+    note, last = without_progress(stderr.decode()).splitlines()
     assert f"{len(found)} answers: --resume continues" in note
     assert last == "error: interrupted"
 
