@@ -71,11 +71,8 @@ class SlowBudget:
 
     def _idle_part(self, tick: int, mine: list[Event]) -> str:
         later = [event for event in mine if event["ts"] > tick]
-        answered = {event["args"]["correlation"] for event in self.gpu}
-        for number, call in self.launch.items():
-            is_lost = call["name"] == "cudaLaunchKernel" and number not in answered
-            if is_lost and call["ts"] <= tick and not any(call["ts"] < event["ts"] <= tick for event in mine):
-                return "not_recorded"
+        if self._ran_unrecorded(tick, mine):
+            return "not_recorded"
         if not later:
             return self._host_part(tick, self.main)
         call = self._launch_of(later[0])
@@ -85,6 +82,19 @@ class SlowBudget:
         if tick < call["ts"]:
             return self._host_part(tick, call["tid"])
         return PARTS_OF_CALLS[call["name"]] if tick < _end(call) else "queue"
+
+    def _ran_unrecorded(self, tick: int, mine: list[Event]) -> bool:
+        """True if a missing kernel may have run: between the events launched just before and just after it."""
+        answered = {event["args"]["correlation"] for event in self.gpu}
+        launched = [(call["ts"], event) for event in mine if (call := self._launch_of(event))]
+        launched.sort(key=lambda pair: pair[0])
+        for number, call in self.launch.items():
+            if call["name"] == "cudaLaunchKernel" and number not in answered:
+                before = [_end(event) for ts, event in launched if ts < call["ts"]]
+                after = [_start(event) for ts, event in launched if ts > call["ts"]]
+                if max([call["ts"], *before[-1:]]) <= tick < min([1_000_000, *after[:1]]):
+                    return True
+        return False
 
     def _host_part(self, tick: int, thread: int) -> str:
         thread = self._thread_that_matters(tick, thread)

@@ -1,6 +1,9 @@
 """Checks that hold for the summary of any trace; without pytest, so that the fuzzer can run without it."""
 
+import msgspec
+
 from roseinfer.trace import Summary
+from roseinfer.trace.summary.budget_structs import BudgetSummary, TimeBudget
 from roseinfer.trace.summary.finding_structs import NO_SPAN
 
 _HOST = ("host_late", "launch_call")
@@ -24,6 +27,8 @@ def check_sums(summary: Summary) -> None:
         assert all(0 <= share <= 100 for share in (*shares, row.replayed_percent)), row
         assert 0 <= row.kernels <= row.gpu_events, row
         assert row.launches <= row.gpu_events, row
+    if summary.budget:
+        _check_budget(summary.budget)
     if summary.gpu:
         _check_gpu(summary, summary.gpu.idle_by_cause.host_late_ms + summary.gpu.idle_by_cause.launch_call_ms)
     assert 0 <= summary.cpu.top_level_busy_percent <= 100, summary.cpu
@@ -52,6 +57,26 @@ def check_sums(summary: Summary) -> None:
         assert in_steps <= everything + 1e-5 * (1 + len(summary.top_ops)) * (1 + summary.steps.count), kind
     assert sum(row.count for row in summary.steps.phases.values()) == summary.steps.count
     _check_completeness(summary)
+
+
+def _parts(budget: TimeBudget) -> list[float]:
+    """Return the parts of a budget, in one order for all budgets."""
+    fields = msgspec.to_builtins(budget)
+    host = fields.pop("host_ms")
+    return [*host.values(), *(fields[name] for name in sorted(fields) if name.endswith("_ms") and name != "wall_ms")]
+
+
+def _check_budget(budget: BudgetSummary) -> None:
+    for row in [budget.total, *budget.devices, *budget.steps, *budget.phases.values()]:
+        assert min(_parts(row)) >= 0, row
+        assert is_near(sum(_parts(row)), row.wall_ms), row
+    for name, rows in (("total", budget.devices), *((phase, []) for phase in budget.phases)):
+        whole = budget.total if name == "total" else budget.phases[name]
+        rows = rows or [step for step in budget.steps if step.phase == name]
+        for index, part in enumerate(_parts(whole)):
+            assert is_near(part, sum(_parts(row)[index] for row in rows), 1e-5), (name, index)
+    assert all(0 <= place.short_ms <= place.ms and place.longest_ms <= place.ms for place in budget.idle)
+    assert all(row.exposed_ms <= row.total_ms for row in budget.exposed)
 
 
 def _check_gpu(summary: Summary, host_ms: float) -> None:

@@ -10,18 +10,31 @@ from roseinfer.trace.reading.columns import Ints
 def unexplained_time(facts: Facts, device: int, end_ns: int) -> tuple[Ints, Ints]:
     """Return starts and ends of times whose idle part the trace cannot explain, sorted and disjoint.
 
-    They are waits of the host in which no device shows work, and the times from the launch of a kernel that is not in
-    the trace to the device's next event, or to `end_ns`.
+    They are waits of the host in which no device shows work, and the times in which kernels ran that are not in the
+    trace: after the work launched before them, and before the work launched after them, or `end_ns`.
     """
-    blind, trace = facts.blind_waits, facts.trace
-    low, high = np.searchsorted(trace.gpu.device, (device, device + 1))
-    launched = _lost_kernels(facts, trace.device_files[device])
-    following = np.append(trace.gpu.start_ns[low:high], end_ns)
-    until = following[np.searchsorted(trace.gpu.start_ns[low:high], launched, side="right")]
-    start, end = np.concatenate((blind.start_ns, launched)), np.concatenate((blind.end_ns, until))
+    lost, blind = _lost_kernels(facts, facts.trace.device_files[device]), facts.blind_waits
+    launched, first, last = _work_by_launch(facts, device)
+    before, after = np.searchsorted(launched, lost, side="left"), np.searchsorted(launched, lost, side="right")
+    since = np.maximum(lost, np.append(np.iinfo(np.int64).min, last)[before])
+    start = np.concatenate((blind.start_ns, since))
+    end = np.concatenate((blind.end_ns, np.append(first, end_ns)[after]))
     some = end > start
     order = np.argsort(start[some], kind="stable")
     return union(start[some][order], end[some][order])
+
+
+def _work_by_launch(facts: Facts, device: int) -> tuple[Ints, Ints, Ints]:
+    """Return (start of each launch in ascending order, start of its first, end of its last event on a device)."""
+    gpu, attribution = facts.trace.gpu, facts.attribution
+    low, high = np.searchsorted(gpu.device, (device, device + 1))
+    at = low + np.flatnonzero(attribution.linked[low:high])
+    if len(at) == 0:
+        none = np.zeros(0, np.int64)
+        return none, none, none
+    at = at[np.argsort(attribution.launch_start_ns[at], kind="stable")]
+    launched, first = np.unique(attribution.launch_start_ns[at], return_index=True)
+    return launched, np.minimum.reduceat(gpu.start_ns[at], first), np.maximum.reduceat(gpu.end_ns[at], first)
 
 
 def _lost_kernels(facts: Facts, file: int) -> Ints:
