@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, TextIO
 
@@ -69,7 +69,7 @@ def note(message: str) -> None:
 
 def print_error(message: str) -> None:
     """Print an error as one line on stderr, even if the message has several."""
-    label = "\x1b[1;31merror:\x1b[0m" if has_colors(sys.stderr) else "error:"
+    label = "\x1b[1;31merror:\x1b[0m" if sys.stderr is not None and has_colors(sys.stderr) else "error:"
     _print_line(f"{label} {' '.join(message.split())}")
 
 
@@ -100,8 +100,9 @@ def _print_line(text: str) -> None:
         return
     if not settings.quiet:
         _progress_line(sys.stderr).clear()
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    with suppress(OSError, ValueError):  # a note that cannot be shown is no failure
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
 
 
 def _is_terminal(stream: TextIO) -> bool:

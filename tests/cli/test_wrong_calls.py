@@ -200,6 +200,13 @@ def test_a_closed_stdout_is_no_error(tiny_llama: Path) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])
+def test_a_stderr_that_cannot_be_written_changes_no_exit_code(stderr: str) -> None:
+    for arguments, code in ((["summarize", "none.json"], 1), (["summarize", str(TRACE), "--quiet"], 0), (["wrong"], 2)):
+        call = ["sh", "-c", f'"$@" {stderr}', "sh", *command(*arguments)]
+        assert subprocess.run(call, stdout=subprocess.DEVNULL, env=ENVIRONMENT, check=False).returncode == code
+
+
 def test_ctrl_c_while_the_command_line_is_imported_ends_in_silence() -> None:
     process = subprocess.Popen(
         [sys.executable, "-v", *command("--help")[1:]], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
