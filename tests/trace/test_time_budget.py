@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from slow_budget import RandomTrace, SlowBudget
+from sums import check_sums
 from traces import write
 
 from roseinfer.trace import summarize_trace
@@ -15,9 +16,10 @@ from roseinfer.trace.summary.budget_structs import BudgetSummary, TimeBudget
 
 
 def budget_of(path: Path, events: list[dict[str, Any]]) -> BudgetSummary:
-    found = summarize_trace(write(path / "trace.json", events, "dense")).budget
-    assert found is not None
-    return found
+    summary = summarize_trace(write(path / "trace.json", events, "dense"))
+    check_sums(summary)
+    assert summary.budget is not None
+    return summary.budget
 
 
 def parts_us(budget: TimeBudget) -> Counter[str]:

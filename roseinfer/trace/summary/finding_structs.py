@@ -43,6 +43,8 @@ class GapGroup(msgspec.Struct, frozen=True):
     doing: Literal["sync", "op", "call", "python", "queue", "unknown"]
     """Activity of the launching thread: `sync` (a synchronizing call), `op`, `call` (another runtime call) or `python`.
 
+    Of autograd's thread and the one that waits for it, the one that is at work counts.
+
     `queue` and `unknown` are for causes that do not depend on the host: `device_queue` and `unlinked`.
     """
     name: str
