@@ -185,7 +185,9 @@ def _shortfall(recorder: Recorder, config: ProfileConfig) -> str | None:
     if recorder.is_done:
         return None
     recorded = sum(cycle.steps for cycle in recorder.cycles)
-    done = "no step was recorded" if not recorded else f"{recorded} of {config.active * config.repeat} were recorded"
+    done = (
+        "no step was recorded" if not recorded else f"{recorded} of {config.active * config.repeat} steps were recorded"
+    )
     return (
         f"{done}: the loop ended after {_steps(recorder.num_steps)}, and the schedule takes {steps_needed(config)} "
         f"({config.skip_first} skipped, then {config.repeat} x ({config.wait} waiting + {config.warmup} warm-up + "

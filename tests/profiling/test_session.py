@@ -136,7 +136,9 @@ def test_a_result_says_how_much_of_the_schedule_is_missing(tmp_path: Path) -> No
         run_loop(session, 6)  # skip, warm up, 2 recorded, warm up, 1 recorded
     assert session.result is not None
     assert session.result.shortfall is not None
-    assert session.result.shortfall.startswith("3 of 4 were recorded: the loop ended after 6 steps, and the schedule")
+    assert session.result.shortfall.startswith(
+        "3 of 4 steps were recorded: the loop ended after 6 steps, and the schedule"
+    )
     assert session.result.shortfall in manifest_of(session.run_dir)["warnings"]
     assert len(session.result.traces) == 2
     with profile_session(config, device="cpu") as session:
