@@ -143,6 +143,25 @@ def test_a_head_during_which_the_gpu_is_seen_to_work_decides_nothing(tmp_path: P
     assert {one.kind for one in found.missing} == {"gpu_head", "event_without_launch"}
 
 
+def passes(steps: int) -> Events:
+    """Return training steps that replay a forward and a backward graph, with numbers of kernels that share nothing."""
+    forward = ["gemm"] * 49 + ["norm"] * 25 + ["gelu"] * 24 + ["copy"] * 7 + [f"f{one}" for one in range(9)]
+    backward = ["gemm"] * 97 + ["norm_b"] * 25 + ["gelu_b"] * 24 + ["copy"] * 20 + [f"b{one}" for one in range(30)]
+    made: Events = []
+    for step in range(steps):
+        made.append(event("user_annotation", f"ProfilerStep#{step}", 10_000 * step, 9_900))
+        for place, names in enumerate((forward, backward)):
+            at, correlation = 10_000 * step + 4_000 * place, 2 * step + place + 1
+            made.append(launch(at + 10, 20, correlation, "cudaGraphLaunch"))
+            made += [kernel(at + 40 + 10 * index, 9, correlation, name) for index, name in enumerate(names)]
+    return made
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_forward_and_backward_graphs_are_not_suspected(tmp_path: Path, steps: int) -> None:
+    assert completeness_of(tmp_path, passes(steps)).missing == []
+
+
 def test_a_replay_that_the_end_of_the_recording_cut_off_is_no_lost_one(tmp_path: Path) -> None:
     events = replays([0] * 3)
     last = [one for one in events if one["cat"] == "kernel" and one["args"]["correlation"] == 3]
@@ -387,8 +406,19 @@ def test_piecewise_graphs_are_not_suspected(tmp_path: Path) -> None:
         replays([0] * 12, layers=1, kinds=8),
         replays([0] * 12, layers=1, kinds=8, labelled=True),
         replays([0] * 4, layers=300, kinds=1),
+        passes(3),
     ],
-    ids=["eager", "two replays", "labelled", "small", "three graphs", "no layers", "no layers, labelled", "one kernel"],
+    ids=[
+        "eager",
+        "two replays",
+        "labelled",
+        "small",
+        "three graphs",
+        "no layers",
+        "no layers, labelled",
+        "one kernel",
+        "two graphs in turn",
+    ],
 )
 def test_a_trace_that_lost_30_percent_of_its_gpu_records_is_incomplete(
     tmp_path: Path, complete: Events, seed: int
@@ -403,6 +433,16 @@ def test_a_trace_that_lost_30_percent_of_its_gpu_records_is_incomplete(
     assert "busy" not in " ".join([summary.verdict.headline, *summary.verdict.evidence, *summary.verdict.advice])
     assert summary.gpu is not None
     assert summary.gpu.busy_percent > 0
+
+
+def test_many_replays_of_two_graphs_in_turn_are_sampled(tmp_path: Path) -> None:
+    complete = passes(120)
+    assert completeness_of(tmp_path, complete).missing == []
+    draw = random.Random(3)
+    found = completeness_of(tmp_path, without_kernels(complete, lambda place: draw.random() < 0.3))
+    missing = the_only(found)
+    assert (missing.kind, missing.decisive) == ("graph_replays_differ", True)
+    assert missing.count <= 400
 
 
 def test_a_recorded_trace_that_lost_30_percent_of_its_gpu_records_is_incomplete(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ differ as records that were dropped at random differ, not as two graphs of one m
 of layers, so the counts of their kernels differ by multiples of that number.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from itertools import pairwise
+from random import Random
 
 import msgspec
 import numpy as np
@@ -16,14 +17,18 @@ from roseinfer.trace.facts.launch_calls import Launches
 from roseinfer.trace.facts.steps import Steps
 from roseinfer.trace.reading.columns import Ints, Ints32, Trace
 
-_SIMILAR = 0.3
+_SIMILAR_LAYERS = 0.5
 """Share of events in common, of the union by name, from which two replays may be of one graph."""
+_SIMILAR = 0.3
+"""The same for replays without layers, in which each lost record changes more."""
+_LAGS = (1, 2, 3)
+"""Distances between replays that are compared if no labels tell which belong together."""
 _FEWEST_LAYERS = 4
 """Runs per replay from which a kernel counts as one that every layer runs."""
 _IRREGULAR_SHARE = 1 / 3
 """Share of the kernels that every layer runs whose counts differ irregularly if records are missing."""
 _MAX_PAIRS = 400
-"""Maximum number of pairs of replays that are compared, spread over the recording."""
+"""Maximum number of pairs of replays that are compared."""
 _FEW_REPLAYS = 3
 
 
@@ -56,26 +61,37 @@ class _Replay(msgspec.Struct, frozen=True, eq=False):
     @property
     def size(self) -> int:
         """Number of GPU events."""
-        return sum(self.counts.values())
+        return len(self.names)
+
+    @property
+    def signature(self) -> bytes:
+        """Equal for replays with the same events."""
+        return np.sort(self.names).tobytes()
 
 
 def compare_replays(trace: Trace, attribution: Attribution, launches: Launches, steps: Steps) -> ReplayRepeats:
-    """Compare replays at the same place of steps with equal labels or, without labels, each replay with the next."""
+    """Compare replays at the same place of steps with equal labels or, without labels, each replay with its neighbors.
+
+    Two replays that each equal another one are intact: a graph hardly ever loses the same records twice.
+    """
     replayed = launches.call[launches.is_graph & ~launches.is_captured].tolist()
     has_events = np.zeros(len(trace.calls), np.bool_)
     has_events[attribution.launch[attribution.replayed]] = True
-    pairs = _pairs_of_steps(trace, replayed, steps) or list(pairwise(replayed))
+    pairs, is_labelled = _pairs(trace, replayed, steps)
     pairs = [(one, other) for one, other in pairs if has_events[one] and has_events[other]]
-    pairs = pairs[:: len(pairs) // _MAX_PAIRS + 1]
+    if len(pairs) > _MAX_PAIRS:
+        pairs = Random(0).sample(pairs, _MAX_PAIRS)  # a fixed stride could miss every pair of a regular pattern
     replays = _read_replays(trace, attribution, pairs)
-    read = [(replays[one], replays[other]) for one, other in pairs]
-    similar = [(one, other) for one, other in read if _are_similar(one.counts, other.counts)]
-    unequal = [pair for pair in similar if pair[0].counts != pair[1].counts and not _is_cut_off(*pair)]
-    heavy = [_heavy_counts(one.counts, other.counts) for one, other in unequal]
+    alike = Counter(replay.signature for replay in replays.values())
+    similar = [(replays[one], replays[other]) for one, other in pairs if _similarity(replays[one], replays[other]) > 0]
+    unequal = [(one, other) for one, other in similar if one.counts != other.counts and not _is_cut_off(one, other)]
+    unique = [pair for pair in unequal if any(alike[replay.signature] == 1 for replay in pair)]
+    heavy = [_heavy_counts(*pair) for pair in unique]
     layers = _number_of_layers([change for counts in heavy for change in _changes(counts)])
-    differ = [pair for pair, counts in zip(unequal, heavy, strict=True) if _lacks_records(counts, layers)]
-    if not differ and len(replayed) >= _FEW_REPLAYS and 2 * len(unequal) > len(pairs):
-        differ = [pair for pair in unequal if _is_short(*pair)]
+    differ = [pair for pair, counts in zip(unique, heavy, strict=True) if _lacks_records(counts, layers)]
+    short = unequal if is_labelled else unique
+    if not differ and len(replayed) >= _FEW_REPLAYS and 2 * len(short) > len(similar):
+        differ = [pair for pair in short if _is_short(*pair)]
     both = [replay for pair in differ for replay in pair]
     return ReplayRepeats(
         compared=len(similar),
@@ -87,17 +103,31 @@ def compare_replays(trace: Trace, attribution: Attribution, launches: Launches, 
     )
 
 
-def _pairs_of_steps(trace: Trace, launches: list[int], steps: Steps) -> list[tuple[int, int]]:
-    """Pair the n-th replays of consecutive steps of equal labels; return no pairs if labels do not tell the batch."""
-    places: defaultdict[tuple[str, int | None, int | None, int], list[int]] = defaultdict(list)
-    seen: defaultdict[int, int] = defaultdict(int)
+def _pairs(trace: Trace, launches: list[int], steps: Steps) -> tuple[list[tuple[int, int]], bool]:
+    """Return pairs of launches that may replay one graph, and whether labels of steps say that they do."""
+    in_steps = _launches_of_steps(trace, launches, steps)
+    by_label: defaultdict[tuple[str, int | None, int | None, int], list[int]] = defaultdict(list)
+    by_place: defaultdict[int, list[int]] = defaultdict(list)
+    for step, found in in_steps.items():
+        label = steps.labels[step]
+        for place, launch in enumerate(found):
+            by_place[place].append(launch)
+            if label.batch is not None:
+                by_label[label.phase, label.batch, label.tokens, place].append(launch)
+    if by_label:
+        return [pair for found in by_label.values() for pair in pairwise(found)], True
+    near = [pair for lag in _LAGS for pair in zip(launches, launches[lag:], strict=False)]
+    return sorted({*near, *(pair for found in by_place.values() for pair in pairwise(found))}), False
+
+
+def _launches_of_steps(trace: Trace, launches: list[int], steps: Steps) -> dict[int, list[int]]:
+    """Return the launches of each step, in order of time."""
+    found: defaultdict[int, list[int]] = defaultdict(list)
     begun = np.searchsorted(steps.start_ns, trace.calls.start_ns[np.array(launches, np.int64)], side="right") - 1
     for launch, step in zip(launches, begun.tolist(), strict=True):
-        if step >= 0 and steps.labels[step].batch is not None:
-            label = steps.labels[step]
-            places[label.phase, label.batch, label.tokens, seen[step]].append(launch)
-            seen[step] += 1
-    return [pair for found in places.values() for pair in pairwise(found)]
+        if step >= 0:
+            found[step].append(launch)
+    return found
 
 
 def _read_replays(trace: Trace, attribution: Attribution, pairs: list[tuple[int, int]]) -> dict[int, _Replay]:
@@ -116,10 +146,16 @@ def _replay(trace: Trace, events: Ints) -> _Replay:
     return _Replay(names, dict(zip(used.tolist(), counts.tolist(), strict=True)), int(trace.gpu.start_ns[events].min()))
 
 
-def _are_similar(one: dict[int, int], other: dict[int, int]) -> bool:
-    common = sum(min(count, other.get(name, 0)) for name, count in one.items())
-    union = sum(one.values()) + sum(other.values()) - common
-    return common >= _SIMILAR * union
+def _similarity(one: _Replay, other: _Replay) -> float:
+    """Return the share of events that two replays have in common, by name; 0 if they are of different graphs."""
+    common = sum(min(count, other.counts.get(name, 0)) for name, count in one.counts.items())
+    share = common / (one.size + other.size - common)
+    return share if share >= (_SIMILAR if _is_small(one, other) else _SIMILAR_LAYERS) else 0.0
+
+
+def _is_small(one: _Replay, other: _Replay) -> bool:
+    """True if no kernel of the replays runs several times, as the kernels of layers do."""
+    return max(*one.counts.values(), *other.counts.values()) < _FEWEST_LAYERS
 
 
 def _is_cut_off(one: _Replay, other: _Replay) -> bool:
@@ -128,9 +164,9 @@ def _is_cut_off(one: _Replay, other: _Replay) -> bool:
     return np.array_equal(one.names[:size], other.names[:size])
 
 
-def _heavy_counts(one: dict[int, int], other: dict[int, int]) -> list[tuple[int, int]]:
+def _heavy_counts(one: _Replay, other: _Replay) -> list[tuple[int, int]]:
     """Return the counts in two replays of the kernels that every layer runs."""
-    common = [(one[name], other[name]) for name in one.keys() & other.keys()]
+    common = [(one.counts[name], other.counts[name]) for name in one.counts.keys() & other.counts.keys()]
     return [counts for counts in common if max(counts) >= _FEWEST_LAYERS]
 
 
@@ -151,5 +187,5 @@ def _lacks_records(counts: list[tuple[int, int]], layers: int) -> bool:
 
 
 def _is_short(one: _Replay, other: _Replay) -> bool:
-    """True for replays of different size in which no kernel runs several times, as the kernels of layers do."""
-    return max(*one.counts.values(), *other.counts.values()) < _FEWEST_LAYERS and one.size != other.size
+    """True for small replays of different size: their number of events must tell that some are missing."""
+    return _is_small(one, other) and one.size != other.size
