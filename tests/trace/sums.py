@@ -31,6 +31,7 @@ def check_sums(summary: Summary) -> None:
         _check_budget(summary.budget)
     if summary.gpu:
         _check_gpu(summary, summary.gpu.idle_by_cause.host_late_ms + summary.gpu.idle_by_cause.launch_call_ms)
+    _check_findings(summary)
     assert 0 <= summary.cpu.top_level_busy_percent <= 100, summary.cpu
     for span in summary.spans:
         assert 0 <= span.self_wall_ms <= span.wall_ms + 1e-6 or span.calls > 1, span
@@ -77,6 +78,24 @@ def _check_budget(budget: BudgetSummary) -> None:
             assert is_near(part, sum(_parts(row)[index] for row in rows), 1e-5), (name, index)
     assert all(0 <= place.short_ms <= place.ms and place.longest_ms <= place.ms for place in budget.idle)
     assert all(row.exposed_ms <= row.total_ms for row in budget.exposed)
+
+
+def _check_findings(summary: Summary) -> None:
+    """Findings are shares of the wall time; a verdict repeats no line, and has none without findings."""
+    verdict, budget = summary.verdict, summary.budget
+    for finding in summary.findings:
+        assert budget is not None, finding
+        assert 0 < finding.share_percent <= 100.01, finding
+        assert 0 < finding.saves_ms <= budget.total.wall_ms + 1e-5, finding
+        assert finding.sentence.endswith("."), finding
+    lines = [*verdict.evidence, *verdict.advice]
+    assert len(set(lines)) == len(lines), verdict
+    assert verdict.advice, verdict
+    if verdict.kind in ("incomplete", "capture", "empty"):
+        assert not summary.findings, verdict
+    if verdict.kind == "gpu_bound" and budget is not None:
+        busy = budget.total.compute_ms
+        assert busy > 0, verdict
 
 
 def _check_gpu(summary: Summary, host_ms: float) -> None:

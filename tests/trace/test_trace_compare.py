@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import case_traces
 import msgspec
 import pytest
 from rich.console import Console
@@ -448,3 +449,16 @@ def test_a_truncated_file_says_so_on_the_command_line(
     code, out, _ = command(monkeypatch, capfd, path)
     assert code == 0
     assert "The file is incomplete" in out
+
+
+def test_fail_above_refuses_incomplete_traces_with_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = write(tmp_path / "whole.json", case_traces.busy())
+    broken = write(tmp_path / "broken.json", case_traces.blind_wait())
+    for new, old in ((broken, broken), (whole, broken), (broken, whole)):
+        code, _, err = command(monkeypatch, capfd, new, "--baseline", old, "--fail-above", "5%")
+        assert code == 2
+        assert len(err.strip().splitlines()) == 1
+        assert "broken.json" in err
+    assert command(monkeypatch, capfd, broken, "--baseline", broken)[0] == 0

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import numpy as np
+
 from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.facts.wall_time import wall_time
 from roseinfer.trace.summary.units import to_ms
@@ -26,10 +28,10 @@ def lead_in(facts: Facts) -> LeadIn:
     trace, wall, attribution = facts.trace, wall_time(facts), facts.attribution
     total_ns = queued_ns = unlinked_ns = 0
     for device, file in enumerate(trace.device_files):
-        at = (trace.gpu.device == device).nonzero()[0]
-        if len(at) == 0:
+        low, high = np.searchsorted(trace.gpu.device, (device, device + 1)).tolist()
+        if low == high:
             continue
-        first, since = int(at[0]), int(wall.start_ns[file])  # events of a device are in order of their start
+        first, since = low, int(wall.start_ns[file])  # events of a device are in order of their start
         start = int(trace.gpu.start_ns[first])
         total_ns += max(0, start - since)
         if attribution.linked[first]:

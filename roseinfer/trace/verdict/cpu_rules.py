@@ -50,7 +50,7 @@ def find_time_outside_operators(judged: JudgedTrace) -> list[Finding]:
     maker = FindingMaker(judged, "outside_operators", "cpu")
     outside = judged.total.host_ms.python
     is_rare = operators_percent(judged) >= OPERATORS_PERCENT and not judged.is_own
-    if is_rare or 100 * outside < LARGE_PERCENT * judged.total.wall_ms:
+    if is_rare or not maker.is_shown(outside) or 100 * outside < LARGE_PERCENT * judged.total.wall_ms:
         return []
     functions = [place for place in judged.places("python") if place.file]
     heavy = heaviest_span(judged)

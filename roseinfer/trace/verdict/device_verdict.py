@@ -19,6 +19,8 @@ _CAUSES = {
 }
 
 
+_MIN_EVIDENCE = 2
+_NO_CAUSE = "Record more steps: no place takes enough of the time to be named."
 _NO_KERNEL = "To go faster, compute less: no single kernel stands out."
 
 
@@ -34,7 +36,12 @@ def judge_device(judged: JudgedTrace, findings: list[Finding]) -> Verdict:
     evidence[MAX_EVIDENCE - 2 :] = [] if _earlier_work(judged) else evidence[MAX_EVIDENCE - 2 :]
     evidence += _earlier_work(judged)
     evidence += [finding.sentence for finding in findings if finding.id == "largest_kernel"]
-    advice = [finding.advice for finding in reducible] or [finding.advice for finding in findings]
+    if len(evidence) < _MIN_EVIDENCE:
+        evidence.append(
+            f"{counted(gpu.gpu_events, f'{judged.device} event')} with a median duration of "
+            f"{gpu.median_event_us:,.1f} us, started by {counted(gpu.launches, 'launch')} in the trace."
+        )
+    advice = [finding.advice for finding in reducible] or [finding.advice for finding in findings] or [_NO_CAUSE]
     if judged.what_if and kind in ("host_bound", "balanced"):
         best = judged.what_if[0]
         bound = f"Upper bound: {best.change} saves at most {best.saves_ms:,.1f} ms ({best.speedup:.2f}x)."

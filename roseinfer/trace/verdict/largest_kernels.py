@@ -16,10 +16,13 @@ def find_largest_kernel(judged: JudgedTrace) -> list[Finding]:
     if not kernels or kernels[0].percent < ADVISED_PERCENT:
         return []
     first = kernels[0]
+    maker, busy_ms = FindingMaker(judged, "largest_kernel", "gpu"), min(first.self_ms, judged.total.compute_ms)
+    if not maker.is_shown(busy_ms):
+        return []
     name = short_name(first.name, 60)
     return [
-        FindingMaker(judged, "largest_kernel", "gpu").make(
-            min(first.self_ms, judged.total.compute_ms),
+        maker.make(
+            busy_ms,
             Place(kernel=first.name),
             f"{name} takes {first.percent:.0f} % of {judged.device} time in {counted(first.calls, 'run')}.",
             f"To go faster, reduce the {judged.device}'s work, {name} first: {_ANY}.",

@@ -54,6 +54,8 @@ def kind_of(budget: TimeBudget) -> VerdictKind:
     causes together take at least 30 %, or this one 20 %. Everything else is balanced, and so are runs that mostly wait
     in the device's queue or for reasons that are not recorded.
     """
+    if budget.wall_ms <= 0:
+        return "balanced"
     shares = shares_of(budget)
     lost, largest = sum(shares.reducible.values()), shares.reducible[shares.largest]
     if lost < HEALTHY_PERCENT:
