@@ -78,6 +78,8 @@ def test_other_spans_and_operators(name: str) -> None:
         "transformers/pipelines/video_classification.py(129): preprocess",
         "my_project/dataset.py(40): read_video",
         "my_project/my_dataloader.py(40): run",
+        "my_project/my_loader.py(44): __next__",
+        "corpus/shards.py(12): __getitem__",
     ],
 )
 def test_functions_of_data_loading(frame: str) -> None:
@@ -96,6 +98,9 @@ def test_functions_of_data_loading(frame: str) -> None:
         "<frozen importlib._bootstrap>(1349): _load_unlocked",
         "torch/_dynamo/eval_frame.py(10): run",
         "safetensors/torch.py(300): load_file",
+        "vllm/model_executor/model_loader/weight_loader.py(90): __iter__",
+        "torch/nn/modules/container.py(300): __getitem__",
+        "scheduler.py(30): __next__",
     ],
 )
 def test_other_functions(frame: str) -> None:

@@ -7,6 +7,7 @@ runs, the records of that work are missing: they were dropped, or the trace was 
 import msgspec
 import numpy as np
 
+from roseinfer.trace.copy_names import copy_direction
 from roseinfer.trace.facts.attribution import Attribution
 from roseinfer.trace.facts.host_activity import waits
 from roseinfer.trace.facts.intervals import union
@@ -65,23 +66,24 @@ def _waiting_calls(trace: Trace, attribution: Attribution) -> Ints:
 
     Left out are calls that allocate, and copies to the device: there, the driver may work on the host.
     """
-    chosen = rows_named(trace.names, trace.calls.name, _synchronizes)
+    chosen = rows_named(trace.names, trace.calls.name, synchronizes)
     copies = (trace.gpu.kind == MEMCPY) & attribution.linked
     chosen[attribution.launch[copies & rows_named(trace.names, trace.gpu.name, _goes_to_host)]] = True
     chosen[attribution.launch[copies & rows_named(trace.names, trace.gpu.name, _goes_to_device)]] = False
     return np.flatnonzero(chosen)
 
 
-def _synchronizes(name: str) -> bool:
+def synchronizes(name: str) -> bool:
+    """True if a runtime call of this name waits for the device, and does not allocate."""
     return waits(name) and not any(word in name.lower() for word in ("alloc", "free"))
 
 
 def _goes_to_host(copy: str) -> bool:
-    return any(word in copy.lower() for word in ("dtoh", "-> pageable", "-> host"))
+    return copy_direction(copy) == "to_host"
 
 
 def _goes_to_device(copy: str) -> bool:
-    return any(word in copy.lower() for word in ("htod", "host -> device"))
+    return copy_direction(copy) == "to_device"
 
 
 def _idle_of_all_devices(trace: Trace, attribution: Attribution) -> tuple[Ints, Ints, Ints]:

@@ -34,6 +34,16 @@ _OTHER = re.compile(
 _FRAME = re.compile(r"^(?P<file>.+)\(\d+\): (?P<function>.+)$")
 _LIBRARY = re.compile(r"(?:^|/)(?:torch/utils/data|torchdata|accelerate/data_loader|lightning/\w+/.*data)")
 """Files that only drive what fetches the data."""
+_PLUMBING = re.compile(
+    r"(?:^|/)(?:torch|multiprocessing|concurrent|asyncio|collections|ctypes|importlib|logging)/|^<|"
+    r"(?:^|/)(?:abc|contextlib|copy|enum|functools|inspect|pickle|queue|random|selectors|socket|tempfile|threading|typing"
+    r"|weakref)\.py\("
+)
+"""Functions that a library's loop calls to wait for its workers, or to call something else."""
+_ITERATION = re.compile(r"__(?:next|iter|getitems?)__|next|get_?item")
+"""Functions by which a loop gets its next value."""
+_SOURCE = re.compile(r"loaders?|datasets?|data|(?:mini)?batch(?:es)?|sampler|reader|images?|videos?|corpus|shards?")
+"""Words of a file's name that say that its values are input data."""
 _FILES = re.compile(
     r"""
     (?:^|/)(?:
@@ -64,13 +74,26 @@ def frame_loads_data(frame: str) -> bool:
     if not found:
         return bool(_LOADERS.search(frame))
     file = found["file"]
-    return bool(_LIBRARY.search(file) or _FILES.search(file) or _LOADERS.search(file)) or loads_data(found["function"])
+    if _LIBRARY.search(file) or _FILES.search(file) or _LOADERS.search(file) or loads_data(found["function"]):
+        return True
+    return bool(_ITERATION.fullmatch(found["function"])) and _is_source(file)
 
 
 def is_loader_library(frame: str) -> bool:
     """True for functions of libraries that drive data loading, such as torch's DataLoader."""
     found = _FRAME.match(frame)
     return found is not None and bool(_LIBRARY.search(found["file"]))
+
+
+def is_plumbing(frame: str) -> bool:
+    """True for functions that only pass on what others load: of torch, of threads, queues and processes."""
+    return _PLUMBING.search(frame) is not None
+
+
+def _is_source(file: str) -> bool:
+    """True if the name of a Python file says that it holds input data: `my_dataset.py`, not `model_loader.py`."""
+    words = {word.lower() for word in _WORD.findall(file.rsplit("/", 1)[-1].removesuffix(".py"))}
+    return any(_SOURCE.fullmatch(word) for word in words) and not any(_OTHER.fullmatch(word) for word in words)
 
 
 def _words_load_data(words: set[str]) -> bool:

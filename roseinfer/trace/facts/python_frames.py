@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from roseinfer.trace.facts.data_loading_names import frame_loads_data, is_loader_library
+from roseinfer.trace.facts.data_loading_names import frame_loads_data, is_loader_library, is_plumbing
 from roseinfer.trace.facts.nesting import Forest, nest
 from roseinfer.trace.reading.columns import Ints32, Trace
 
@@ -46,14 +46,16 @@ def frame_table(trace: Trace) -> FrameTable:
     library = _chosen(trace, is_loader_library)
     shown = np.where(named, frames.name, -1).astype(np.int32)
     loading = np.where(loads, frames.name, -1).astype(np.int32)
+    names_loading = named & ~library & ~_chosen(trace, is_plumbing)
     is_library = library.copy()
     for level in range(1, int(forest.depth.max(initial=0)) + 1):
         at = np.flatnonzero(forest.depth == level)
         above = forest.parent[at]
         shown[at] = np.where(shown[at] >= 0, shown[at], shown[above])
         # The outermost function that loads data names all of it, but a library's loop says less than what it calls.
-        inherit = (loading[above] >= 0) & ~(is_library[above] & loads[at] & ~library[at])
-        loading[at] = np.where(inherit, loading[above], loading[at])
+        is_called = is_library[above] & (names_loading[at] | (loads[at] & ~library[at]))
+        inherit = (loading[above] >= 0) & ~is_called
+        loading[at] = np.where(inherit, loading[above], np.where(is_called, frames.name[at], loading[at]))
         is_library[at] = np.where(inherit, is_library[above], is_library[at])
     return FrameTable(forest=forest, thread=frames.thread, shown=shown, loading=loading)
 

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 
+from roseinfer.trace.facts.blind_waits import synchronizes
 from roseinfer.trace.facts.intervals import union_length
 from roseinfer.trace.facts.lost_launches import LostLaunches, dropped_launches, find_lost_launches
 from roseinfer.trace.facts.name_rules import rows_named
@@ -116,6 +117,9 @@ def _gpu_not_recorded(facts: Facts) -> list[MissingRecords]:
         start, end = _times(facts, run)
     elif len(launches) == 0 and (operators := _operators_of_gpus(facts)):
         found, count = f"{counted(operators, 'operator call')} that only a GPU runs", operators
+    elif len(launches) == 0 and len(waits := _long_waits(facts)):
+        found, count = f"{counted(len(waits), 'call')} in which the host waits for a GPU", len(waits)
+        start, end = to_ms(int(trace.calls.start_ns[waits].min())), to_ms(int(trace.calls.end_ns[waits].max()))
     else:
         return []
     return [
@@ -134,6 +138,14 @@ def _operators_of_gpus(facts: Facts) -> int:
     """Return the number of calls of operators that run on GPUs only, such as those of cuDNN."""
     ops = facts.trace.ops
     return int(np.count_nonzero(rows_named(facts.trace.names, ops.name, lambda name: bool(_GPU_OPERATOR.search(name)))))
+
+
+def _long_waits(facts: Facts) -> Ints:
+    """Return the synchronizing calls, if they take so much of the recording that a GPU must have worked meanwhile."""
+    calls = facts.trace.calls
+    at = np.flatnonzero(rows_named(facts.trace.names, calls.name, synchronizes))
+    waited_ns = int((calls.end_ns[at] - calls.start_ns[at]).sum())
+    return at if waited_ns >= DECISIVE_WAIT_SHARE * recorded_ns(facts.trace) else at[:0]
 
 
 def _unanswered_launches(facts: Facts) -> list[MissingRecords]:

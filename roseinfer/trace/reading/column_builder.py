@@ -71,6 +71,21 @@ class Rows:
             self.dropped_ids.append(batch["correlation"][dropped])
 
 
+def drop_zero_times(rows: Rows) -> None:
+    """Drop the GPU events that a failed clock puts at the time 0: those of no duration, and several of one stream.
+
+    A trace that counts its times from 0 may begin with one such event, but not with several on a stream.
+    """
+    starts, ends, lanes = rows.parts["start"], rows.parts["end"], rows.parts["lane"]
+    zero = [start == 0 for start in starts]
+    if not any(one.any() for one in zero) or all(one.all() for one in zero):
+        return
+    lanes_at_zero = np.concatenate([lane[one] for lane, one in zip(lanes, zero, strict=True)])
+    size = 1 + max(int(lane.max(initial=0)) for lane in lanes)
+    is_shared = np.bincount(lanes_at_zero, minlength=size) > 1
+    rows.filter([~(one & ((end == 0) | is_shared[lane])) for one, end, lane in zip(zero, ends, lanes, strict=True)])
+
+
 def drop_stray_times(tables: list[Rows]) -> int:
     """Drop events that are a day or more away from the median start; return the first remaining start in ns.
 

@@ -14,7 +14,15 @@ from roseinfer.errors import TraceError
 from roseinfer.progress import ProgressCallback
 from roseinfer.trace.reading.byte_source import CHUNK_BYTES, ByteSource
 from roseinfer.trace.reading.categories import PROFILER_STEP, gpu_kind, host_kind
-from roseinfer.trace.reading.column_builder import DAY_US, Rows, drop_far_times, drop_stray_times, gpu_table, host_table
+from roseinfer.trace.reading.column_builder import (
+    DAY_US,
+    Rows,
+    drop_far_times,
+    drop_stray_times,
+    drop_zero_times,
+    gpu_table,
+    host_table,
+)
 from roseinfer.trace.reading.columns import KERNEL, NO_CORRELATION, SHORTEST_FRAME_US, Counts, Device, HostTable, Trace
 from roseinfer.trace.reading.event_schema import Id, Metadata, RawArgs, RawEvent
 from roseinfer.trace.reading.event_stream import EventStream
@@ -190,6 +198,7 @@ class _TraceBuilder:
         self._move_steps()
         calls = {name for name in self.names if isinstance(name, str) and name.startswith("hip")}
         platform = platform_of(sorted(self.categories), calls, stream.metadata)
+        drop_zero_times(self.gpu)
         first_ns = drop_stray_times(parts)
         for rows in (self.frames, self.numbered_ops):
             drop_far_times(rows, first_ns)

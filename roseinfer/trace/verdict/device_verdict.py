@@ -4,6 +4,7 @@ from roseinfer.trace.naming import counted, duration, short_name
 from roseinfer.trace.summary.device_structs import GpuSummary
 from roseinfer.trace.summary.finding_structs import NO_SPAN, Finding
 from roseinfer.trace.summary.trace_summary import Verdict, VerdictKind
+from roseinfer.trace.verdict.device_queue import is_one_wait
 from roseinfer.trace.verdict.judged_trace import JudgedTrace, events_of, in_span
 from roseinfer.trace.verdict.thresholds import ADVISED_PERCENT, SHOWN_PERCENT
 from roseinfer.trace.verdict.verdict_kind import kind_of, shares_of
@@ -69,7 +70,7 @@ def _headline(judged: JudgedTrace, kind: VerdictKind, findings: list[Finding]) -
     share = shares_of(judged.total)
     largest = share.reducible[share.largest]
     first = findings[0] if findings else None
-    where = _where(first) if first else ""
+    where = _where(judged, first) if first else ""
     if kind == "host_bound":
         return _host_bound(judged, first)
     if kind == "data_bound":
@@ -84,14 +85,16 @@ def _headline(judged: JudgedTrace, kind: VerdictKind, findings: list[Finding]) -
     return f"{name}: {works(judged)}; the largest share to reduce is {_CAUSES[share.largest]}, {largest:.1f} %{where}."
 
 
-def _where(finding: Finding) -> str:
+def _where(judged: JudgedTrace, finding: Finding) -> str:
     """Return the most telling name of a finding's place, to end a sentence with."""
     place = finding.where
     if finding.id == "host_work" and not (place.file or place.operator):
         return f", most of it in plain Python {in_span(place.span or NO_SPAN)}"
     name = place.file or place.kernel or place.operator or place.span
-    where = "before" if finding.id == "device_queue" and place.kernel else "in"
-    return f", most of it {where} {short_name(name.removeprefix('void '), 72)}" if name else ""
+    where = "most of it in"
+    if finding.id == "device_queue" and place.kernel:
+        where = "most of it before" if is_one_wait(judged) else "longest before"
+    return f", {where} {short_name(name.removeprefix('void '), 72)}" if name else ""
 
 
 def _host_bound(judged: JudgedTrace, first: Finding | None) -> str:

@@ -1,5 +1,6 @@
 """Rule: copies run while the device computes nothing."""
 
+from roseinfer.trace.copy_names import copy_direction
 from roseinfer.trace.naming import counted, duration
 from roseinfer.trace.summary.budget_structs import ExposedWork
 from roseinfer.trace.summary.finding_structs import NO_SPAN, Finding, Place
@@ -30,18 +31,20 @@ def find_exposed_copies(judged: JudgedTrace) -> list[Finding]:
 
 
 def _advice(row: ExposedWork, by: str) -> str:
-    copy = row.name.lower()
-    if "htod" in copy or "host to device" in copy:
+    copy, direction = row.name.lower(), copy_direction(row.name)
+    if direction == "to_device":
         pin = "pin the host's memory, and " if "pageable" in copy else ""
         return (
             f"Copy the next step's data while this step computes: {pin}launch {row.name} on a stream of its own with "
             f"non_blocking=True ({by})."
         )
-    if "dtoh" in copy or "device to host" in copy:
+    if direction == "to_host":
         return (
             f"Keep the data on the device, or launch {row.name} on a stream of its own into pinned memory, and read it "
             f"one step late ({by})."
         )
-    if "memset" in copy:
+    if direction == "between_devices":
+        return f"Overlap {row.name} with computation: launch it earlier on a stream of its own, or copy less ({by})."
+    if "memset" in copy or "fill" in copy:
         return f"Clear less memory: write results without {row.name} before them ({by})."
     return f"Avoid {row.name}: write in place instead of copying ({by})."

@@ -26,7 +26,7 @@ SMALL_COLLECTIVE_US = 50.0
 MANY_COLLECTIVES = 10
 """Collectives of one kind per step from which bucketing them gains something."""
 ONE_WAIT = 0.5
-"""Share of the idle time in the queue from which a single wait is named instead of a typical one."""
+"""Share of the idle time in the queue from which a single wait, or the longest of several, is named."""
 SMALL_GAP_US = 10.0
 """Mean idle time between launched GPU events below which it is the gap that every kernel has."""
 

@@ -1,0 +1,131 @@
+"""Runs that differ from the examples in names, devices or numbers get the right verdict all the same."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from case_traces import Timeline
+from traces import event, write
+
+from roseinfer.trace import Summary, summarize_trace
+
+Events = list[dict[str, Any]]
+
+
+def judged(tmp_path: Path, events: Events) -> Summary:
+    return summarize_trace(write(tmp_path / "t.json", events, "dense"))
+
+
+def text_of(summary: Summary) -> str:
+    verdict = summary.verdict
+    return "\n".join([verdict.headline, *verdict.evidence, *verdict.advice])
+
+
+def test_several_long_waits_in_the_queue_are_named_by_the_longest(tmp_path: Path) -> None:
+    trace = Timeline()
+    for step in range(3):
+        begin = 40_000 * step
+        trace.span("step[DECODE bs=16]", begin, 40_000)
+        trace.run(begin + 10, begin + 20, 10, "copy_in")
+        trace.run(begin + 30, begin + 30_000 + step, 10, "resolve_future")
+        replay = trace.call("cudaGraphLaunch", begin + 50, 20)
+        for index in range(300):
+            trace.events.append(event("kernel", "decode_kernel", begin + 30_020 + 30 * index, 29))
+            trace.events[-1] |= {"pid": 0, "tid": 7, "args": {"device": 0, "stream": 7, "correlation": replay}}
+    summary = judged(tmp_path, trace.events)
+    assert summary.verdict.kind == "balanced"
+    assert summary.verdict.headline.endswith("longest before resolve_future.")
+    assert "gaps of 200 us or more; the longest is 30.0 ms, before resolve_future" in text_of(summary)
+    assert "on average" not in text_of(summary)
+
+
+def test_long_waits_of_a_host_without_any_launch_mean_that_the_gpu_was_not_recorded(tmp_path: Path) -> None:
+    trace = Timeline()
+    for step in range(10):
+        trace.op("aten::linear", 5_000 * step, 400)
+        trace.op("aten::item", 5_000 * step + 500, 4_000)
+        trace.call("cudaStreamSynchronize", 5_000 * step + 510, 3_980)
+    verdict = judged(tmp_path, trace.events).verdict
+    assert verdict.kind == "incomplete"
+    assert "10 calls in which the host waits for a GPU but no GPU event" in verdict.headline
+    short = [one | {"dur": 2} if one["cat"] == "cuda_runtime" else one for one in trace.events]
+    assert judged(tmp_path, short).verdict.kind == "cpu_only"  # torch.cuda.synchronize() of a run on the CPU
+
+
+@pytest.mark.parametrize("first_us", [0, 1_000, 1e9])
+@pytest.mark.parametrize("is_head", [True, False])
+@pytest.mark.parametrize("with_duration", [True, False])
+def test_kernels_at_the_time_0_are_missing_whatever_the_clock_counts_from(
+    tmp_path: Path, first_us: float, is_head: bool, with_duration: bool
+) -> None:
+    trace = Timeline()
+    for index in range(80):
+        trace.run(first_us + 20 * index + 1, first_us + 100 * index + 10, 95)
+    kernels = [one for one in trace.events if one["cat"] == "kernel"]
+    for one in kernels[:25] if is_head else kernels[-25:]:
+        one["ts"] = 0
+        one["dur"] = 95 if with_duration else 0
+    verdict = judged(tmp_path, trace.events).verdict
+    assert verdict.kind == "incomplete"
+    edge = "first 25 of 80 launches, the head" if is_head else "last 25 of 80 launches, the tail"
+    assert edge in verdict.headline
+
+
+def test_a_first_kernel_at_the_time_0_is_none_that_a_failed_clock_wrote(tmp_path: Path) -> None:
+    trace = Timeline()
+    for index in range(40):
+        trace.run(20 * index, 100 * index, 99)
+    assert judged(tmp_path, trace.events).completeness.complete
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("CopyHostToDevice", "Copy the next step's data"),
+        ("Memcpy M2D", "Copy the next step's data"),
+        ("CopyDeviceToHost", "Keep the data on the device"),
+        ("Memcpy PtoP (Device -> Device)", "Overlap Memcpy PtoP"),
+        ("Memcpy DtoD (Device -> Device)", "write in place"),
+    ],
+)
+def test_advice_on_copies_follows_their_direction(tmp_path: Path, name: str, advice: str) -> None:
+    trace = Timeline()
+    for step in range(4):
+        begin = 20_000 * step
+        trace.copy(begin, begin + 20, 9_000, name)
+        trace.run(begin + 30, begin + 9_025, 10_990)
+    verdict = judged(tmp_path, trace.events).verdict
+    assert verdict.kind == "copy_bound"
+    assert advice in verdict.advice[0]
+
+
+def test_a_data_loader_is_named_by_the_program_s_function_that_it_calls(tmp_path: Path) -> None:
+    trace = Timeline()
+    for step in range(4):
+        begin = 20_000 * step
+        frames = {
+            "train.py(80): main": (1, 19_990),
+            "torch/utils/data/dataloader.py(701): __next__": (10, 12_000),
+            "torch/utils/data/_utils/fetch.py(52): fetch": (12, 11_990),
+            "corpus.py(31): __getitem__": (20, 11_900),
+            "<built-in function loads>": (30, 11_000),
+        }
+        for name, (at, us) in frames.items():
+            trace.span(name, begin + at, us, "python_function")
+        trace.run(begin + 12_100, begin + 12_110, 7_880)
+    verdict = judged(tmp_path, trace.events).verdict
+    assert verdict.kind == "data_bound"
+    assert "corpus.py(31): __getitem__" in verdict.headline
+
+
+def test_a_data_loader_that_waits_for_its_workers_is_named_itself(tmp_path: Path) -> None:
+    trace = Timeline()
+    for step in range(4):
+        begin = 20_000 * step
+        trace.span("torch/utils/data/dataloader.py(701): __next__", begin + 10, 12_000, "python_function")
+        trace.span("queue.py(154): get", begin + 12, 11_990, "python_function")
+        trace.span("threading.py(320): wait", begin + 14, 11_980, "python_function")
+        trace.run(begin + 12_100, begin + 12_110, 7_880)
+    verdict = judged(tmp_path, trace.events).verdict
+    assert verdict.kind == "data_bound"
+    assert "torch/utils/data/dataloader.py(701): __next__" in verdict.headline
