@@ -8,6 +8,8 @@ from roseinfer.trace.facts.host_activity import Activity
 from roseinfer.trace.facts.intervals import stable_order
 from roseinfer.trace.reading.columns import Ints, Ints32
 
+_BLOCK = 1 << 17
+"""Number of activities labelled together."""
 NO_LABEL = 0
 """Label of time in which a thread is in no activity."""
 
@@ -37,20 +39,28 @@ class ActivityLabels(msgspec.Struct, frozen=True, eq=False):
 
 
 def label_activities(activity: Activity, num_names: int) -> ActivityLabels:
-    """Label all activities."""
-    is_call = activity.call >= 0
-    around = np.where(is_call, activity.operators_around(), -1).astype(np.int64)
-    key = (activity.name.astype(np.int64) * 2 + is_call) * (num_names + 1) + around + 1
-    order = stable_order(key)
-    ordered = key[order]
-    fresh = np.ones(len(key), np.bool_)
-    fresh[1:] = ordered[1:] != ordered[:-1]
-    label = np.empty(len(key), np.int32)
-    label[order] = np.cumsum(fresh)
-    first = order[fresh]
+    """Label all activities, block by block to bound the memory for intermediate arrays."""
+    size = len(activity.name)
+    label = np.empty(size, np.int32)
+    numbers: dict[tuple[int, int, bool], int] = {(-1, -1, False): NO_LABEL}
+    for low in range(0, size, _BLOCK):
+        block = slice(low, low + _BLOCK)
+        name, is_call = activity.name[block].astype(np.int64), activity.call[block] >= 0
+        around = np.where(is_call, activity.operators_around(block), -1).astype(np.int64)
+        key = (name * 2 + is_call) * (num_names + 1) + around + 1
+        order = stable_order(key)
+        ordered = key[order]
+        fresh = np.ones(len(key), np.bool_)
+        fresh[1:] = ordered[1:] != ordered[:-1]
+        first = order[fresh]
+        found = zip(name[first].tolist(), around[first].tolist(), is_call[first].tolist(), strict=True)
+        known = np.array([numbers.setdefault(one, len(numbers)) for one in found], np.int32)
+        label[low + order] = known[np.cumsum(fresh) - 1]
+    columns = zip(*numbers, strict=True)
+    names, arounds, calls = (list(column) for column in columns)
     return ActivityLabels(
         of_activity=label,
-        name=np.append(-1, activity.name[first].astype(np.int64)),
-        around=np.append(-1, around[first]),
-        is_call=np.append(False, is_call[first]),
+        name=np.array(names, np.int64),
+        around=np.array(arounds, np.int64),
+        is_call=np.array(calls, np.bool_),
     )

@@ -33,9 +33,9 @@ class Activity(msgspec.Struct, frozen=True, eq=False):
     of_call: Ints32
     """Per entry of `trace.calls`: index of the call's activity, -1 for calls of other threads."""
 
-    def operators_around(self) -> Ints32:
-        """Return, per activity, the name index of the innermost operator around it, -1 for none."""
-        above = self.forest.parent.copy()
+    def operators_around(self, which: slice) -> Ints32:
+        """Return, for some activities, the name index of the innermost operator around each, -1 for none."""
+        above = self.forest.parent[which].copy()
         calls = np.flatnonzero(above >= 0)
         while len(calls := calls[self.call[above[calls]] >= 0]):
             above[calls] = self.forest.parent[above[calls]]
@@ -59,10 +59,9 @@ def activity_of(trace: Trace, threads: Ints32) -> Activity:
     def both(column: str) -> NDArray[Any]:
         return np.concatenate((getattr(ops, column)[op], getattr(calls, column)[call]))
 
-    start, end, thread = both("start_ns"), both("end_ns"), both("thread")
-    order = event_order(thread, start, -end).astype(np.int32)
-    start, end, thread = start[order], end[order], thread[order]
-    forest = nest(start, end, thread)
+    order = event_order(both("thread"), both("start_ns"), -both("end_ns")).astype(np.int32)
+    thread = both("thread")[order]
+    forest = nest(both("start_ns")[order], both("end_ns")[order], thread)
     name = both("name")[order]
     which = np.concatenate((np.full(len(op), -1, np.int32), call))[order]
     of_call = np.full(len(calls), -1, np.int32)

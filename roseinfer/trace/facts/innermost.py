@@ -41,13 +41,20 @@ def innermost_at(forest: Forest, forest_thread: Ints32, thread: Ints32, at_ns: I
         here = np.flatnonzero(thread == one)
         started = np.searchsorted(forest.start_ns[low:high], at_ns[here], side="right") - 1
         found[here] = np.where(started >= 0, started + low, -1)
-    # An event that is open at an instant is the last event begun before the instant, or encloses that event.
-    alive = np.flatnonzero(found >= 0)
+    return _open_at(forest, found, at_ns)
+
+
+def _open_at(forest: Forest, begun: Ints, at_ns: Ints) -> Ints:
+    """Return, per instant, the innermost open event; `begun` has the last event begun before, and is overwritten.
+
+    An event that is open at an instant is the last event begun before the instant, or encloses that event.
+    """
+    alive = np.flatnonzero(begun >= 0)
     while len(alive):
-        alive = alive[forest.end_ns[found[alive]] <= at_ns[alive]]
-        found[alive] = forest.parent[found[alive]]
-        alive = alive[found[alive] >= 0]
-    return found
+        alive = alive[forest.end_ns[begun[alive]] <= at_ns[alive]]
+        begun[alive] = forest.parent[begun[alive]]
+        alive = alive[begun[alive] >= 0]
+    return begun
 
 
 def cut_by_innermost(forest: Forest, forest_thread: Ints32, thread: Ints32, start_ns: Ints, end_ns: Ints) -> Pieces:
@@ -112,4 +119,5 @@ def _changes(
         np.concatenate((first, forest.start_ns[begun:last], forest.end_ns[begun:last], np.array(ends, np.int64)))
     )
     edges = edges[edges < until_ns]
-    return edges, innermost_at(forest, forest_thread, np.full(len(edges), thread, np.int32), edges)
+    started = begun + np.searchsorted(forest.start_ns[begun:last], edges, side="right") - 1
+    return edges, _open_at(forest, np.where(started >= low, started, -1), edges)
