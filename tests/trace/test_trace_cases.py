@@ -335,3 +335,34 @@ def test_replayed_kernels_are_not_called_slower_to_launch_than_to_run(tmp_path: 
     text = text_of(judged(tmp_path, events))
     assert "Capture the decode step in one graph" in text
     assert "launching one takes longer" not in text
+
+
+def spread(places: int, kind: str) -> list[dict[str, Any]]:
+    """Return steps that are half idle, each in another place: a data loader, an operator, a wait, or a copy."""
+    events: list[dict[str, Any]] = []
+    for index in range(places):
+        begin, one = 2_000 * index, index + 1
+        events.append(event("user_annotation", f"ProfilerStep#{index}", begin, 2_000))
+        if kind == "copy":
+            events.append(event("cpu_op", f"aten::copy{index}", begin, 20))
+            events.append(launch(begin + 2, 4, 1000 + one, "cudaMemcpyAsync"))
+            copy = "Memcpy HtoD (Pinned -> Device)"
+            events.append(kernel(begin + 10, 990, 1000 + one, copy, cat="gpu_memcpy"))
+        else:
+            name = {"data": f"load_batch_{index}", "host": f"aten::pad{index}", "wait": f"aten::nonzero{index}"}[kind]
+            events.append(event("cpu_op", name, begin, 990))
+            if kind == "wait":
+                events.append(event("cuda_runtime", "cudaStreamSynchronize", begin + 5, 980))
+        events += [launch(begin + 994, 4, one), kernel(begin + 1_000, 1_000, one)]
+    return events
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule"),
+    [("data", "data_loading"), ("host", "host_places"), ("wait", "synchronizing_call"), ("copy", "exposed_copy")],
+)
+def test_a_share_of_many_small_places_is_still_a_finding(tmp_path: Path, kind: str, rule: str) -> None:
+    summary = judged(tmp_path, spread(60, kind))
+    assert summary.findings[0].id == rule
+    assert summary.findings[0].share_percent == pytest.approx(49, abs=2)
+    assert len(summary.verdict.advice) >= 1

@@ -48,7 +48,7 @@ def _kind_and_headline(judged: JudgedTrace, findings: list[Finding]) -> tuple[Ve
     shares = shares_of(judged.total)
     share, place = shares.reducible[shares.largest], findings[0].where if findings else Place()
     name = place.file or place.operator or place.span
-    where = f", most of it in {name}" if name else ""
+    where = f", longest in {name}" if name else ""
     if share >= LARGE_PERCENT and shares.largest == "communication":
         text = f"Communication-bound: {share:.1f} % of the time is exposed communication{where}."
         return "communication_bound", text

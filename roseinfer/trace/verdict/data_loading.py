@@ -1,28 +1,32 @@
 """Rule: the run waits for its input data."""
 
+from roseinfer.trace.naming import duration
 from roseinfer.trace.summary.finding_structs import Finding
 from roseinfer.trace.verdict.finding_making import FindingMaker, described, per_step, place_of
 from roseinfer.trace.verdict.judged_trace import JudgedTrace
 
-_PLACES = 3
-
 
 def find_data_loading(judged: JudgedTrace) -> list[Finding]:
-    """Return one finding per place that loads data while nothing computes, the longest first."""
+    """Return a finding about all time that waits for data, named by the place that takes most of it."""
     maker = FindingMaker(judged, "data_loading", "data")
+    places, total_ms = judged.places("data_loading"), judged.total.host_ms.data_loading
+    if not places or not maker.is_shown(total_ms):
+        return []
+    first = places[0]
     who = f"The {judged.device}" if judged.gpu else "The run"
-    found: list[Finding] = []
-    for place in judged.places("data_loading")[:_PLACES]:
-        if maker.is_shown(place.ms):
-            name = place.file or place.name
-            found.append(
-                maker.make(
-                    place.ms,
-                    place_of(place),
-                    f"{who} waits {per_step(judged, place.ms)} for input data, {place.percent:.0f} % of the time: the "
-                    f"host is in {described(place)}.",
-                    f"The loop waits for its data in {name}: use more DataLoader workers, more prefetching, or cheaper "
-                    "transforms.",
-                )
-            )
-    return found
+    share = 100 * total_ms / judged.total.wall_ms
+    longest = "" if first.ms >= 0.99 * total_ms else f"longest, for {duration(first.ms)}, "
+    name = first.file or first.name
+    if "loader" in name.lower():
+        how = "use more DataLoader workers, more prefetching, or cheaper transforms"
+    else:
+        how = "prepare data ahead of the step in other processes (DataLoader workers), or make it cheaper"
+    return [
+        maker.make(
+            total_ms,
+            place_of(first),
+            f"{who} waits {per_step(judged, total_ms)} for input data, {share:.0f} % of the time: the host is "
+            f"{longest}in {described(first)}.",
+            f"The loop waits for its data in {name}: {how}.",
+        )
+    ]

@@ -48,7 +48,7 @@ def find_queue_waits(judged: JudgedTrace) -> list[Finding]:
     apart = f"{1000 * total_ms / count:.1f} us"
     sentence = (
         f"GPU events that were launched in time start {per_step(judged, total_ms)} late in total: {count:,} times, "
-        f"{apart} on average, most of it {in_span(places[0].span)}."
+        f"{apart} on average, longest {in_span(places[0].span)}."
     )
     if 1000 * total_ms < SMALL_GAP_US * count:
         early = ", or let them start early (programmatic dependent launch)" if judged.platform == "cuda" else ""

@@ -89,9 +89,9 @@ def _where(judged: JudgedTrace, finding: Finding) -> str:
     """Return the most telling name of a finding's place, to end a sentence with."""
     place = finding.where
     if finding.id == "host_work" and not (place.file or place.operator):
-        return f", most of it in plain Python {in_span(place.span or NO_SPAN)}"
+        return f", longest in plain Python {in_span(place.span or NO_SPAN)}"
     name = place.file or place.kernel or place.operator or place.span
-    where = "most of it in"
+    where = "longest in"
     if finding.id == "device_queue" and place.kernel:
         where = "most of it before" if is_one_wait(judged) else "longest before"
     return f", {where} {short_name(name.removeprefix('void '), 72)}" if name else ""
@@ -107,6 +107,8 @@ def _host_bound(judged: JudgedTrace, first: Finding | None) -> str:
     if first.id in ("repeated_launches", "launch_overhead") and span is not None:
         return f"{headline}; start with {span[0].name} ({events_of(span[0], judged.steps)})."
     place = first.where
+    if first.id == "host_places":
+        return f"{headline}, at many places ({duration(first.saves_ms)})."
     if first.id == "host_work" and judged.is_replayed and place.span is None and place.file is None:
         return f"{headline}, mostly outside all spans ({duration(first.saves_ms)})."
     name = place.file or (place.span if judged.is_replayed else None) or place.operator
@@ -117,7 +119,7 @@ def _host_bound(judged: JudgedTrace, first: Finding | None) -> str:
     if name is None:
         return f"{headline}, mostly outside all spans ({duration(first.saves_ms)})."
     inside = f" {in_span(place.span)}" if place.span not in (None, NO_SPAN, name) else ""
-    return f"{headline}; start with {name}{inside} (the {judged.device} waits {duration(first.saves_ms)} for it)."
+    return f"{headline}; start with {name}{inside} ({duration(first.saves_ms)} of idle time)."
 
 
 def _budget_line(judged: JudgedTrace) -> str:

@@ -13,20 +13,25 @@ _PLACES = 2
 def find_exposed_copies(judged: JudgedTrace) -> list[Finding]:
     """Return one finding per kind of copy that nothing overlaps, the longest first."""
     maker = FindingMaker(judged, "exposed_copy", "copy")
+    rows, total_ms = [row for row in judged.exposed if row.kind == "copy"], judged.total.exposed_copy_ms
+    shown = [(row, row.exposed_ms) for row in rows[:_PLACES] if maker.is_shown(row.exposed_ms)]
+    if not shown and maker.is_shown(total_ms):
+        shown = [(row, total_ms) for row in rows[:1]]  # many small ones: the largest stands for all
     found: list[Finding] = []
-    for row in [row for row in judged.exposed if row.kind == "copy"][:_PLACES]:
-        if maker.is_shown(row.exposed_ms):
-            by = f"launched by {row.operator or 'Python'} {in_span(row.span)}"
-            found.append(
-                maker.make(
-                    row.exposed_ms,
-                    Place(span=None if row.span == NO_SPAN else row.span, operator=row.operator, kernel=row.name),
-                    f"{row.name} ({by}) takes {per_step(judged, row.total_ms)} in {counted(row.count, 'run')}; the "
-                    f"{judged.device} runs nothing else during {duration(row.exposed_ms)}, {row.percent:.0f} % of the "
-                    "time.",
-                    _advice(row, by),
-                )
+    for row, exposed_ms in shown:
+        by = f"launched by {row.operator or 'Python'} {in_span(row.span)}"
+        share = 100 * exposed_ms / judged.total.wall_ms
+        others = ", with copies at other places" if exposed_ms > row.exposed_ms else ""
+        found.append(
+            maker.make(
+                exposed_ms,
+                Place(span=None if row.span == NO_SPAN else row.span, operator=row.operator, kernel=row.name),
+                f"{row.name} ({by}) takes {per_step(judged, row.total_ms)} in {counted(row.count, 'run')}; "
+                f"the {judged.device} runs nothing else during {duration(exposed_ms)}, {share:.0f} % of the "
+                f"time{others}.",
+                _advice(row, by),
             )
+        )
     return found
 
 

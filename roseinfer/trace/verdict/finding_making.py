@@ -1,5 +1,6 @@
 """Build findings from places of idle time and from totals."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from roseinfer.trace.naming import duration
@@ -21,6 +22,14 @@ class FindingMaker:
     def is_shown(self, ms: float) -> bool:
         """True if a part of the wall time is large enough for a finding."""
         return ms > 0 and to_percent(ms, self._wall_ms) >= SHOWN_PERCENT
+
+    def shares(self, places: Sequence[IdlePlace], total_ms: float) -> list[tuple[IdlePlace, float]]:
+        """Return the places that are large enough, with their time.
+
+        If a total consists of small places only, the largest stands for all of them.
+        """
+        shown = [(place, place.ms) for place in places if self.is_shown(place.ms)]
+        return shown or [(place, total_ms) for place in places[:1] if self.is_shown(total_ms)]
 
     def make(self, ms: float, where: Place, sentence: str, advice: str) -> Finding:
         """Return a finding about `ms` of the wall time."""

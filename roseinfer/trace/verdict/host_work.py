@@ -2,10 +2,10 @@
 
 from roseinfer.trace.naming import duration, short_name
 from roseinfer.trace.summary.budget_structs import IdlePlace
-from roseinfer.trace.summary.finding_structs import Finding
+from roseinfer.trace.summary.finding_structs import Finding, Place
 from roseinfer.trace.verdict.finding_making import FindingMaker, described, per_step, place_of
 from roseinfer.trace.verdict.judged_trace import LAUNCH_CAUSES, JudgedTrace, launching_ms
-from roseinfer.trace.verdict.thresholds import LONG_STRETCH_US
+from roseinfer.trace.verdict.thresholds import HEALTHY_PERCENT, LONG_STRETCH_US
 
 _PLACES = 3
 
@@ -14,13 +14,29 @@ def find_host_work(judged: JudgedTrace) -> list[Finding]:
     """Return one finding per place with long stretches of idle time, the longest first."""
     maker = FindingMaker(judged, "host_work", "host")
     places = sorted(judged.places(*LAUNCH_CAUSES), key=lambda place: launching_ms(place) - place.ms)
-    found: list[Finding] = []
-    for place in places[:_PLACES]:
-        long_ms = place.ms - launching_ms(place)
-        if maker.is_shown(long_ms):
-            sentence = _sentence(judged, place, long_ms)
-            found.append(maker.make(long_ms, place_of(place), sentence, _advice(judged, place, long_ms)))
-    return found
+    longest = [(place, place.ms - launching_ms(place)) for place in places]
+    found = [
+        maker.make(long_ms, place_of(place), _sentence(judged, place, long_ms), _advice(judged, place, long_ms))
+        for place, long_ms in longest[:_PLACES]
+        if maker.is_shown(long_ms)
+    ]
+    host = judged.total.host_ms
+    total_ms = host.launch_calls + host.operators + host.python - judged.launch_ms
+    if found or not longest or 100 * total_ms < HEALTHY_PERCENT * judged.total.wall_ms:
+        return found
+    return [_of_many_places(judged, longest[0][0], total_ms)]
+
+
+def _of_many_places(judged: JudgedTrace, longest: IdlePlace, total_ms: float) -> Finding:
+    """Return a finding about host work that is spread over so many places that none stands out."""
+    return FindingMaker(judged, "host_places", "host").make(
+        total_ms,
+        Place(),
+        f"The {judged.device} waits {per_step(judged, total_ms)} for work of the host at many places, longest for "
+        f"{described(longest)} ({duration(longest.ms - launching_ms(longest))}).",
+        f"Overlap the host's work with the {judged.device}'s: no place stands out, and {described(longest)} is the "
+        "largest.",
+    )
 
 
 def _sentence(judged: JudgedTrace, place: IdlePlace, long_ms: float) -> str:

@@ -54,7 +54,7 @@ def _one_by_one(judged: JudgedTrace, gpu: GpuSummary) -> list[Finding]:
         else ""
     )
     longest = max(judged.places(*LAUNCH_CAUSES), key=launching_ms)
-    where = _work_of(judged, *first) if first else f"most of it {in_span(longest.span)}"
+    where = _work_of(judged, *first) if first else f"longest {in_span(longest.span)}"
     return [
         maker.make(
             total_ms,

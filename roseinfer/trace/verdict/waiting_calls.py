@@ -13,19 +13,15 @@ def find_waiting_calls(judged: JudgedTrace) -> list[Finding]:
     """Return one finding per place where a waiting call left the device idle; other waits cost nothing."""
     maker = FindingMaker(judged, "synchronizing_call", "host")
     found: list[Finding] = []
-    for place in judged.places("synchronizing_calls")[:_PLACES]:
-        if maker.is_shown(place.ms):
-            by = f"called by {place.operator or 'Python'}"
-            found.append(
-                maker.make(
-                    place.ms,
-                    place_of(place),
-                    f"The {judged.device} idles {per_step(judged, place.ms)} while the host waits in {place.name} "
-                    f"({by} {in_span(place.span)}).",
-                    _advice(judged, place),
-                )
-            )
-    return found
+    for place, ms in maker.shares(judged.places("synchronizing_calls"), judged.total.host_ms.synchronizing_calls):
+        by = f"called by {place.operator or 'Python'}"
+        longest = " at many places, longest" if ms > 1.001 * place.ms else ""
+        sentence = (
+            f"The {judged.device} idles {per_step(judged, ms)} while the host waits{longest} in {place.name} ({by} "
+            f"{in_span(place.span)})."
+        )
+        found.append(maker.make(ms, place_of(place), sentence, _advice(judged, place)))
+    return found[:_PLACES]
 
 
 def _advice(judged: JudgedTrace, place: IdlePlace) -> str:
