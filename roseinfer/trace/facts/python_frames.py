@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roseinfer.trace.facts.data_loading_names import frame_loads_data, is_loader_library, is_plumbing
+from roseinfer.trace.facts.intervals import stable_order
 from roseinfer.trace.facts.nesting import Forest, nest
 from roseinfer.trace.reading.columns import Ints32, Trace
 
@@ -48,8 +49,11 @@ def frame_table(trace: Trace) -> FrameTable:
     loading = np.where(loads, frames.name, -1).astype(np.int32)
     names_loading = named & ~library & ~_chosen(trace, is_plumbing)
     is_library = library.copy()
-    for level in range(1, int(forest.depth.max(initial=0)) + 1):
-        at = np.flatnonzero(forest.depth == level)
+    by_depth = stable_order(forest.depth.astype(np.int64))
+    deepest = int(forest.depth.max(initial=0))
+    edges = np.searchsorted(forest.depth[by_depth], np.arange(deepest + 2))
+    for level in range(1, deepest + 1):
+        at = by_depth[edges[level] : edges[level + 1]]
         above = forest.parent[at]
         shown[at] = np.where(shown[at] >= 0, shown[at], shown[above])
         # The outermost function that loads data names all of it, but a library's loop says less than what it calls.
