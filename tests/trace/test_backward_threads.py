@@ -81,3 +81,17 @@ def test_a_data_loader_that_holds_up_autograd_is_still_the_main_threads(tmp_path
     budget = summarize_trace(write(tmp_path / "trace.json", events)).budget
     assert budget is not None
     assert budget.total.host_ms.data_loading == 48.0
+
+
+def test_a_thread_that_only_has_spans_waits_too(tmp_path: Path) -> None:
+    events = [
+        event("user_annotation", "## backward ##", 0, 5000),
+        on_autograd(event("cpu_op", "autograd::engine::evaluate_function: MulBackward0", 500, 3000)),
+        on_autograd(launch(1000, 10, 1)),
+        kernel(1100, 900, 1),
+    ]
+    summary = summarize_trace(write(tmp_path / "trace.json", events))
+    spans = {span.name: span.gpu_ms for span in summary.spans}
+    assert spans == {"## backward ##": 0.9, "(no span)": 0.0}
+    assert summary.budget is not None
+    assert (summary.budget.total.host_ms.operators, summary.budget.total.host_ms.python) == (2.0, 2.0)

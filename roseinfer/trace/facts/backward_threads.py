@@ -10,10 +10,10 @@ import msgspec
 import numpy as np
 
 from roseinfer.trace.facts.innermost import OrderedPieces, cut_in_order
-from roseinfer.trace.facts.intervals import distinct, union
+from roseinfer.trace.facts.intervals import distinct, union, union_length
 from roseinfer.trace.facts.nesting import Forest
 from roseinfer.trace.facts.steps import Steps
-from roseinfer.trace.reading.columns import Ints, Ints32, Trace
+from roseinfer.trace.reading.columns import HostTable, Ints, Ints32, Trace
 
 _AUTOGRAD = re.compile(r"^(?:autograd::engine::|torch::autograd::)|Backward\d*$")
 _MIN_SHARE = 0.5
@@ -115,24 +115,23 @@ def _autograd_threads(trace: Trace, steps: Steps) -> list[int]:
 
 
 def _main_thread(trace: Trace, steps: Steps, file: int, autograd: list[int]) -> int:
-    """Return the thread of a file that runs its last step, else the other thread with the most time in operators."""
+    """Return the thread of a file that runs its last step, else the other thread with the most time in its events."""
     files = np.array(trace.thread_files, np.int32)
     stepping = steps.thread[files[steps.thread] == file]
     if len(stepping):
         return int(stepping[-1])
     best, longest = -1, 0
     for thread in np.flatnonzero(files == file).tolist():
-        low, high = np.searchsorted(trace.ops.thread, (thread, thread + 1))
-        start, end = union(trace.ops.start_ns[low:high], trace.ops.end_ns[low:high])
-        if thread not in autograd and (end - start).sum() > longest:
-            best, longest = thread, int((end - start).sum())
+        found = union_length(*_events(thread, trace.ops, trace.calls, trace.spans))
+        if thread not in autograd and found > longest:
+            best, longest = thread, found
     return best
 
 
 def _runs(trace: Trace, thread: int, main: int) -> tuple[Ints, Ints]:
     """Return the disjoint times from autograd's first to its last activity while the main thread did nothing new."""
-    edges = distinct(np.concatenate(_activity(trace, main)))
-    start, end = _activity(trace, thread)
+    edges = distinct(np.concatenate(_events(main, trace.ops, trace.calls)))
+    start, end = _events(thread, trace.ops, trace.calls)
     order = np.argsort(start, kind="stable")
     start, end = union(start[order], end[order])
     low = np.concatenate(([np.iinfo(np.int64).min], edges))
@@ -143,10 +142,10 @@ def _runs(trace: Trace, thread: int, main: int) -> tuple[Ints, Ints]:
     return np.maximum(start[first[some]], low[some]), np.minimum(end[last[some]], high[some])
 
 
-def _activity(trace: Trace, thread: int) -> tuple[Ints, Ints]:
-    """Return (starts, ends) of the operators and runtime calls of a thread."""
-    tables = [(table, np.searchsorted(table.thread, (thread, thread + 1))) for table in (trace.ops, trace.calls)]
+def _events(thread: int, *tables: HostTable) -> tuple[Ints, Ints]:
+    """Return (starts, ends) of a thread's events in some tables."""
+    parts = [(table, np.searchsorted(table.thread, (thread, thread + 1))) for table in tables]
     return (
-        np.concatenate([table.start_ns[low:high] for table, (low, high) in tables]),
-        np.concatenate([table.end_ns[low:high] for table, (low, high) in tables]),
+        np.concatenate([table.start_ns[low:high] for table, (low, high) in parts]),
+        np.concatenate([table.end_ns[low:high] for table, (low, high) in parts]),
     )
