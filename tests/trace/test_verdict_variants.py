@@ -129,3 +129,52 @@ def test_a_data_loader_that_waits_for_its_workers_is_named_itself(tmp_path: Path
     verdict = judged(tmp_path, trace.events).verdict
     assert verdict.kind == "data_bound"
     assert "torch/utils/data/dataloader.py(701): __next__" in verdict.headline
+
+
+def launched_one_by_one(operators: dict[str, int], steps: int = 4) -> Events:
+    """Steps without spans in which each operator takes some us to launch one short kernel, 25 times each."""
+    trace = Timeline()
+    at = 0
+    for step in range(steps):
+        begin = at
+        for index in range(25 * len(operators)):
+            name, us = list(operators.items())[index % len(operators)]
+            trace.op(name, at, us)
+            trace.run(at + us - 12, at + us - 4, 3, f"gemm_{(index * index) % 7}", call_us=6)
+            at += us + 1
+        trace.span(f"ProfilerStep#{step}", begin, at - begin)
+    return trace.events
+
+
+def test_launches_without_spans_are_named_by_their_operator(tmp_path: Path) -> None:
+    summary = judged(tmp_path, launched_one_by_one({"aten::add": 150}))
+    assert summary.verdict.kind == "host_bound"
+    assert "one launch to the next" in summary.verdict.headline
+    assert summary.verdict.headline.endswith("longest in aten::add).")
+    assert "start with ProfilerStep" not in text_of(summary)
+
+
+def test_an_operator_is_not_called_most_of_what_it_is_a_part_of(tmp_path: Path) -> None:
+    summary = judged(tmp_path, launched_one_by_one({"aten::add": 60, "aten::mul": 62, "aten::neg": 61}))
+    assert summary.verdict.kind == "host_bound"
+    assert "longest in" not in summary.verdict.headline
+    assert "in aten::mul" in text_of(summary)  # the largest, with its time
+
+
+def test_a_collective_is_called_most_of_the_communication_only_if_it_is(tmp_path: Path) -> None:
+    trace = Timeline()
+    names = (
+        "ncclDevKernel_AllGather_RING_LL",
+        "ncclDevKernel_ReduceScatter_Sum_bf16_RING_LL",
+        "ncclDevKernel_SendRecv",
+    )
+    for step in range(3):
+        begin = 30_000 * step
+        trace.span(f"ProfilerStep#{step}", begin, 30_000)
+        trace.run(begin, begin + 10, 12_000)
+        for index, name in enumerate(names):
+            us = 6_000 + 100 * index
+            trace.run(begin + 20 + index, begin + 12_010 + 5_900 * index, us - 300, name, stream=20)
+    verdict = judged(tmp_path, trace.events).verdict
+    assert verdict.kind == "communication_bound"
+    assert verdict.headline.endswith("longest in ncclDevKernel_SendRecv.")

@@ -5,7 +5,7 @@ from roseinfer.trace.summary.budget_structs import IdlePlace
 from roseinfer.trace.summary.finding_structs import Finding, Place
 from roseinfer.trace.verdict.finding_making import FindingMaker, per_step, place_of
 from roseinfer.trace.verdict.judged_trace import JudgedTrace, in_span
-from roseinfer.trace.verdict.thresholds import ONE_WAIT, SMALL_GAP_US
+from roseinfer.trace.verdict.thresholds import LONG_STRETCH_US, ONE_WAIT, SMALL_GAP_US
 
 
 def longest_wait(judged: JudgedTrace) -> IdlePlace:
@@ -43,7 +43,7 @@ def find_queue_waits(judged: JudgedTrace) -> list[Finding]:
         where = Place(span=place_of(first).span, kernel=first.longest_before)
         return [maker.make(total_ms, where, sentence, advice)]
     long_ms = min(total_ms, sum(place.ms - place.short_ms for place in places))
-    if long_ms >= ONE_WAIT * total_ms:
+    if long_ms >= ONE_WAIT * total_ms and 1000 * first.longest_ms >= LONG_STRETCH_US:
         return [_long_waits(judged, maker, first, long_ms)]
     apart = f"{1000 * total_ms / count:.1f} us"
     sentence = (

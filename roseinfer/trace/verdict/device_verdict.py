@@ -109,6 +109,12 @@ def _host_bound(judged: JudgedTrace, first: Finding | None) -> str:
     place = first.where
     if first.id == "host_places":
         return f"{headline}, at many places ({duration(first.saves_ms)})."
+    if first.id == "repeated_launches" and not judged.is_replayed:
+        repeats = f"the launches repeated {in_span(place.span or NO_SPAN)}"
+        return f"{headline}; start with {repeats} (the {judged.device} waits {duration(first.saves_ms)} for them)."
+    if first.id == "launch_overhead" and not judged.is_replayed:
+        longest = f", longest in {place.operator}" if place.operator else ""
+        return f"{headline}, mostly from one launch to the next ({duration(first.saves_ms)}{longest})."
     if first.id == "host_work" and judged.is_replayed and place.span is None and place.file is None:
         return f"{headline}, mostly outside all spans ({duration(first.saves_ms)})."
     name = place.file or (place.span if judged.is_replayed else None) or place.operator

@@ -1,5 +1,7 @@
 """Rule: the host takes longer to launch GPU events one by one than the device to run them."""
 
+from collections import defaultdict
+
 from roseinfer.trace.naming import counted, duration
 from roseinfer.trace.summary.device_structs import GpuSummary
 from roseinfer.trace.summary.finding_structs import NO_SPAN, Finding, Place, SpanSummary
@@ -54,15 +56,28 @@ def _one_by_one(judged: JudgedTrace, gpu: GpuSummary) -> list[Finding]:
         else ""
     )
     longest = max(judged.places(*LAUNCH_CAUSES), key=launching_ms)
+    operator, operator_ms = _longest_operator(judged) if first is None else ("", 0.0)
     where = _work_of(judged, *first) if first else f"longest {in_span(longest.span)}"
+    where += f", {duration(operator_ms)} in {operator}" if operator_ms >= SPAN_PERCENT / 100 * total_ms else ""
+    span = first[0].name if first else None if longest.span == NO_SPAN else longest.span
     return [
         maker.make(
             total_ms,
-            Place(span=first[0].name if first else None if longest.span == NO_SPAN else longest.span),
+            Place(span=span, operator=operator if 2 * operator_ms >= total_ms else None),
             f"The {judged.device} waits {per_step(judged, total_ms)} from one launch to the next; {where}.{small}",
             _advice(judged, gpu),
         )
     ]
+
+
+def _longest_operator(judged: JudgedTrace) -> tuple[str, float]:
+    """Return (operator in which the device waits longest for the next launch, this time in ms)."""
+    waits: defaultdict[str, float] = defaultdict(float)
+    for place in judged.places("operators", "launch_calls"):
+        name = place.name if place.cause == "operators" else place.operator
+        if name:
+            waits[name] += launching_ms(place)
+    return max(waits.items(), key=lambda item: item[1], default=("", 0.0))
 
 
 def _work_of(judged: JudgedTrace, span: SpanSummary, idle_ms: float) -> str:
