@@ -9,7 +9,8 @@ _LOADERS = re.compile(
     r"data_?(?:load|set_?iter|fetch|iter|pipe|wait|prefetch)|prepare_data|(?:^|\W)dali(?:\W|$)", re.IGNORECASE
 )
 _VERB = re.compile(
-    r"load(?:ing|er)?|read(?:ing)?|(?:pre)?fetch(?:ing|er)?|get|next|wait|open|parse|augment|collate|resize|crop|sample"
+    r"load(?:ing|er)?|read(?:ing)?|(?:pre)?fetch(?:ing|er)?|get|getitem|next|wait|open|parse|augment|collate|resize|crop"
+    r"|sample"
 )
 _NOUN = re.compile(
     r"data|datasets?|(?:mini)?batch(?:es)?|images?|imgs?|jpegs?|videos?|audio|frames?|examples?|resize|crop|shard|tfrecord"
@@ -19,6 +20,10 @@ _MEDIA = re.compile(r"images?|imgs?|jpegs?|videos?|audio|frames?|examples?")
 """Input data as files: what a network computes with is not decoded."""
 _WHOLE = re.compile(r"augment(?:ations?)?|collate|preprocess(?:ing)?|prefetcher|dataloader")
 """Words that name data loading without a noun."""
+_WHOLE_NAMES = ({"data"}, {"data", "time"}, {"loader"}, {"train", "loader"}, {"prefetch", "next"})
+"""Words of names that mean data loading only if they stand alone."""
+_SAMPLE_VERB = re.compile(r"load|read|fetch|get|parse")
+"""With these, a sample is input data; elsewhere it may be a token that was drawn."""
 _OTHER = re.compile(
     r"""
     weights? | params? | parameters? | checkpoint | model | experts? | layers? | module | kv | cache | fsdp | norm
@@ -44,6 +49,14 @@ _ITERATION = re.compile(r"__(?:next|iter|getitems?)__|next|get_?item")
 """Functions by which a loop gets its next value."""
 _SOURCE = re.compile(r"loaders?|datasets?|data|(?:mini)?batch(?:es)?|sampler|reader|images?|videos?|corpus|shards?")
 """Words of a file's name that say that its values are input data."""
+_FOLDERS = {"data", "dataset", "datasets", "dataloaders", "data_loading"}
+"""Folders whose files load data."""
+_TRANSFORMS = {"transforms", "augmentation", "augmentations", "preprocessing"}
+"""Folders and files that prepare data."""
+_DRIVERS = re.compile(
+    r"main|module|train(?:ing)?|fit|epochs?|bench(?:mark)?|forward|backward|step|generate|serve|infer"
+)
+"""Words of functions that run a whole program, whatever the name of its folder."""
 _FILES = re.compile(
     r"""
     (?:^|/)(?:
@@ -73,10 +86,15 @@ def frame_loads_data(frame: str) -> bool:
     found = _FRAME.match(frame)
     if not found:
         return bool(_LOADERS.search(frame))
-    file = found["file"]
-    if _LIBRARY.search(file) or _FILES.search(file) or _LOADERS.search(file) or loads_data(found["function"]):
+    file, function = found["file"], found["function"]
+    if _LIBRARY.search(file) or _FILES.search(file) or loads_data(function):
         return True
-    return bool(_ITERATION.fullmatch(found["function"])) and _is_source(file)
+    words = {word.lower() for word in _WORD.findall(function)}
+    if any(_DRIVERS.fullmatch(word) for word in words):
+        return False
+    if _LOADERS.search(file) or (_ITERATION.fullmatch(function) and _is_source(file)):
+        return True
+    return _is_in_data_folder(file) and not any(_OTHER.fullmatch(word) for word in words)
 
 
 def is_loader_library(frame: str) -> bool:
@@ -96,12 +114,24 @@ def _is_source(file: str) -> bool:
     return any(_SOURCE.fullmatch(word) for word in words) and not any(_OTHER.fullmatch(word) for word in words)
 
 
+def _is_in_data_folder(file: str) -> bool:
+    """True for files such as `detectron2/data/common.py`; a disk that is mounted at `/data` says nothing."""
+    *folders, name = file.split("/")[2 if file.startswith("/") else 0 :] or [""]
+    if "torch" in folders:
+        return False
+    return (bool(folders) and folders[-1] in _FOLDERS) or not _TRANSFORMS.isdisjoint(
+        {*folders, name.removesuffix(".py")}
+    )
+
+
 def _words_load_data(words: set[str]) -> bool:
     def any_of(rule: re.Pattern[str]) -> bool:
         return any(rule.fullmatch(word) for word in words)
 
     if any_of(_OTHER):
         return False
-    if words == {"data"} or any_of(_WHOLE):
+    if words in _WHOLE_NAMES or any_of(_WHOLE):
+        return True
+    if words & {"sample", "samples"} and any_of(_SAMPLE_VERB):
         return True
     return len(words) > 1 and ((any_of(_VERB) and any_of(_NOUN)) or (any_of(_MEDIA_VERB) and any_of(_MEDIA)))
