@@ -63,6 +63,7 @@ def test_spans_and_operators_of_data_loading(name: str) -> None:
         "nccl:all_reduce",
         "sample",
         "sample_next",
+        "Preprocess",
         "sample_tokens",
         "model loader",
         "get_data_ptr",
@@ -121,6 +122,8 @@ def test_functions_of_data_loading(frame: str) -> None:
         "dataloader_benchmark/run.py(3): <module>",
         "torch/distributions/transforms.py(90): __call__",
         "vllm/v1/sample/sampler.py(60): sample",
+        "vllm/v1/worker/gpu_model_runner.py(2500): _preprocess",
+        "sglang/srt/managers/scheduler.py(1400): get_next_batch",
     ],
 )
 def test_other_functions(frame: str) -> None:

@@ -178,3 +178,21 @@ def test_a_collective_is_called_most_of_the_communication_only_if_it_is(tmp_path
     verdict = judged(tmp_path, trace.events).verdict
     assert verdict.kind == "communication_bound"
     assert verdict.headline.endswith("longest in ncclDevKernel_SendRecv.")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("load_batch", "data_bound"), ("gloo:all_reduce", "communication_bound")])
+def test_a_cpu_run_is_named_by_its_cause_although_an_operator_takes_longer(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    trace = Timeline()
+    for step in range(4):
+        begin = 50_000 * step
+        trace.span(f"ProfilerStep#{step}", begin, 49_990)
+        trace.span(name, begin + 5, 20_000)
+        for index in range(10):
+            trace.op("aten::addmm", begin + 20_100 + 2_980 * index, 2_900)
+    summary = judged(tmp_path, trace.events)
+    assert summary.verdict.kind == kind
+    assert summary.verdict.headline.endswith(f"longest in {name}.")
+    assert name in summary.verdict.advice[0]
+    assert summary.findings[0].share_percent == pytest.approx(40, abs=0.1)

@@ -49,6 +49,8 @@ _ITERATION = re.compile(r"__(?:next|iter|getitems?)__|next|get_?item")
 """Functions by which a loop gets its next value."""
 _SOURCE = re.compile(r"loaders?|datasets?|data|(?:mini)?batch(?:es)?|sampler|reader|images?|videos?|corpus|shards?")
 """Words of a file's name that say that its values are input data."""
+_ENGINES = re.compile(r"(?:^|/)(?:vllm|sglang|roseinfer|tensorrt_llm|lmdeploy)/(?!multimodal)")
+"""Files of engines that serve language models: their batches and inputs are requests, not data that is loaded."""
 _FOLDERS = {"data", "dataset", "datasets", "dataloaders", "data_loading"}
 """Folders whose files load data."""
 _TRANSFORMS = {"transforms", "augmentation", "augmentations", "preprocessing"}
@@ -78,6 +80,8 @@ def loads_data(name: str) -> bool:
         return True
     if "::" in name or name.startswith("roseinfer."):  # torch's operators, FSDP's spans, the engine's own spans
         return False
+    if name == "Preprocess":  # vLLM's span around the preparation of a step
+        return False
     return _words_load_data({word.lower() for word in _WORD.findall(name)})
 
 
@@ -87,6 +91,8 @@ def frame_loads_data(frame: str) -> bool:
     if not found:
         return bool(_LOADERS.search(frame))
     file, function = found["file"], found["function"]
+    if _ENGINES.search(file):
+        return False
     if _LIBRARY.search(file) or _FILES.search(file) or loads_data(function):
         return True
     words = {word.lower() for word in _WORD.findall(function)}

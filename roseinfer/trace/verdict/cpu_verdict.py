@@ -18,19 +18,20 @@ from roseinfer.trace.verdict.exposed_communication import find_exposed_communica
 from roseinfer.trace.verdict.judged_trace import JudgedTrace
 from roseinfer.trace.verdict.own_cpu_run import beside_floor, find_own_costs, floor_evidence, floor_of
 from roseinfer.trace.verdict.thresholds import LARGE_PERCENT, OPERATORS_PERCENT
-from roseinfer.trace.verdict.verdict_kind import shares_of
+from roseinfer.trace.verdict.verdict_kind import ReducibleCause, shares_of
 from roseinfer.trace.verdict.verdict_lines import MAX_ADVICE, MAX_EVIDENCE, distinct_lines
 
 
 def cpu_findings(judged: JudgedTrace) -> list[Finding]:
-    """Return what could be reduced in a CPU run, the largest share first."""
+    """Return what could be reduced in a CPU run: the cause that gives the kind, then the largest share first."""
     found = [*find_data_loading(judged), *find_exposed_communication(judged), *find_small_operators(judged)]
     if judged.is_own:
         found += find_own_costs(judged)
     else:
         found += find_largest_operator(judged)
     found += find_time_outside_operators(judged)
-    return sorted(found, key=lambda finding: -finding.share_percent)
+    cause = _cause(judged)
+    return sorted(found, key=lambda finding: (finding.kind != cause, -finding.share_percent))
 
 
 def judge_cpu(judged: JudgedTrace, findings: list[Finding]) -> Verdict:
@@ -43,18 +44,24 @@ def judge_cpu(judged: JudgedTrace, findings: list[Finding]) -> Verdict:
     return Verdict(kind, headline, evidence, distinct_lines(advice, MAX_ADVICE))
 
 
-def _kind_and_headline(judged: JudgedTrace, findings: list[Finding]) -> tuple[VerdictKind, str]:
-    """Return communication- or data-bound if this is the largest share and at least 20 % of the time."""
+def _cause(judged: JudgedTrace) -> ReducibleCause | None:
+    """Return communication or data loading if this is the largest share and at least 20 % of the time."""
     shares = shares_of(judged.total)
-    share, place = shares.reducible[shares.largest], findings[0].where if findings else Place()
+    is_cause = shares.largest in ("communication", "data") and shares.reducible[shares.largest] >= LARGE_PERCENT
+    return shares.largest if is_cause else None
+
+
+def _kind_and_headline(judged: JudgedTrace, findings: list[Finding]) -> tuple[VerdictKind, str]:
+    cause = _cause(judged)
+    if cause is None:
+        return "cpu_only", _headline(judged)
+    share, place = shares_of(judged.total).reducible[cause], findings[0].where if findings else Place()
     name = place.file or place.operator or place.span
     where = f", longest in {name}" if name else ""
-    if share >= LARGE_PERCENT and shares.largest == "communication":
+    if cause == "communication":
         text = f"Communication-bound: {share:.1f} % of the time is exposed communication{where}."
         return "communication_bound", text
-    if share >= LARGE_PERCENT and shares.largest == "data":
-        return "data_bound", f"Data-bound: the run waits {share:.1f} % of the time for input data{where}."
-    return "cpu_only", _headline(judged)
+    return "data_bound", f"Data-bound: the run waits {share:.1f} % of the time for input data{where}."
 
 
 def _headline(judged: JudgedTrace) -> str:
