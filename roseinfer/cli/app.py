@@ -34,6 +34,17 @@ COMMANDS = {
 }
 """The commands, in the order in which `--help` lists them."""
 
+EXAMPLES = (
+    ("Run the demo model", 'roseinfer generate "Name three planets."'),
+    ("Measure it", "roseinfer bench"),
+    (
+        "Record five decode steps, and explain where their time goes",
+        "roseinfer profile --phase decode --active 5\n  roseinfer summarize profiles/latest",
+    ),
+    ("Explain a trace of any PyTorch program", "roseinfer summarize trace.json.gz"),
+    ("Show the options of a command", "roseinfer bench --help"),
+)
+
 
 def _with_clean_exit(command: Callable[..., int | None]) -> Callable[..., int | None]:
     """Wrap a command so that Ctrl-C prints a line and a closed pipe is no failure, unlike in Typer."""
@@ -57,6 +68,7 @@ def _with_clean_exit(command: Callable[..., int | None]) -> Callable[..., int | 
 
 class _CommandGroup(CommandGroup):
     sources = COMMANDS
+    examples = EXAMPLES
     wrapped = staticmethod(_with_clean_exit)
 
 

@@ -113,6 +113,8 @@ class CommandGroup(TyperGroup):
 
     sources: ClassVar[dict[str, Command]] = {}
     """The commands by name, in the order in which `--help` lists them."""
+    examples: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """(what it does, command line) pairs at the end of `--help`."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
@@ -134,12 +136,13 @@ class CommandGroup(TyperGroup):
         return params
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write usage, description, commands and options."""
+        """Write usage, description, commands, options and examples."""
         page = HelpPage()
         page.usage(ctx.command_path, "[OPTIONS]", "COMMAND", "[ARGS]...")
         page.paragraphs(self.help or "")
         page.section("Commands", ((name, source.summary) for name, source in self.sources.items()))
         page.section(_LAST_PANEL, ((_left(param), _right(param, own_default)) for param in self.get_params(ctx)))
+        page.examples(self.examples)
         _write(page, ctx, formatter)
 
 

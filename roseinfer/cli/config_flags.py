@@ -143,7 +143,7 @@ _WORKLOAD = (
     ConfigFlag(
         "workload",
         "prompts_file",
-        "File with one prompt per line (bench, profile: or .jsonl requests); - is stdin.",
+        "File with one prompt per line, or - for stdin; bench and profile also take .jsonl requests.",
         "FILE",
     ),
     ConfigFlag(
@@ -247,7 +247,7 @@ _SAMPLING = (
     ConfigFlag(
         "sampling",
         "logprobs",
-        "Likeliest tokens whose log-probabilities generate --json reports per token.",
+        "Number of likeliest tokens per position whose log-probabilities generate --json reports.",
         "N",
         int,
     ),

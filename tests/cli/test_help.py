@@ -93,6 +93,18 @@ def test_every_page_ends_with_examples_that_are_valid_calls(command: str) -> Non
         group.get_command(context, name).make_context(name, arguments)  # raises for an option that does not exist
 
 
+def test_the_first_page_ends_with_examples_that_are_valid_calls() -> None:
+    shown = roseinfer("--help", environment={**ENVIRONMENT, "COLUMNS": "80"}).stdout.partition("\nExamples\n")[2]
+    calls = [shlex.split(line) for line in shown.splitlines() if not line.startswith("  # ")]
+    assert {name for _, name, *_ in calls} == set(COMMANDS)
+    group: Any = get_command(app)
+    for program, name, *arguments in calls:
+        assert program == "roseinfer"
+        if arguments != ["--help"]:
+            context = group.make_context("roseinfer", [name])
+            group.get_command(context, name).make_context(name, arguments)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_list_of_commands_has_the_first_sentence_of_each(command: str) -> None:
     description = " ".join(page(command).split("\n\n")[1].split())

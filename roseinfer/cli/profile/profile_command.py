@@ -21,7 +21,8 @@ EXAMPLES = (
     ),
     (
         "Compare the reference attention with the paged one",
-        "roseinfer profile --config tutorial-gpt2\n  roseinfer summarize profiles/latest --rerun",
+        "roseinfer profile --attention gather --profile-dir profiles/gather\n  roseinfer profile\n"
+        "  roseinfer summarize profiles/latest --baseline profiles/gather/latest",
     ),
 )
 
