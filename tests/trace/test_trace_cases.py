@@ -215,6 +215,7 @@ def test_advice_names_only_what_the_platform_has(
     summary = judged(tmp_path, events)
     assert summary.verdict.kind == "host_bound"
     assert f"the {word} is busy" in summary.verdict.headline
+    assert ("GPU" in text_of(summary)) == (word == "GPU")
     assert [name for name in ("CUDA graph", "HIP graph") if name in text_of(summary)] == ([graph] if graph else [])
 
 

@@ -47,7 +47,8 @@ def find_queue_waits(judged: JudgedTrace) -> list[Finding]:
         return [_long_waits(judged, maker, first, long_ms)]
     apart = f"{1000 * total_ms / count:.1f} us"
     sentence = (
-        f"GPU events that were launched in time start {per_step(judged, total_ms)} late in total: {count:,} times, "
+        f"{device[0].upper()}{device[1:]} events that were launched in time start {per_step(judged, total_ms)} late in "
+        f"total: {count:,} times, "
         f"{apart} on average, longest {in_span(places[0].span)}."
     )
     if 1000 * total_ms < SMALL_GAP_US * count:
@@ -57,8 +58,8 @@ def find_queue_waits(judged: JudgedTrace) -> list[Finding]:
         )
     else:
         advice = (
-            "Look for waits between streams, for copies, and for chains of tiny kernels: GPU events that were launched "
-            f"in time start {duration(total_ms)} late in total."
+            "Look for waits between streams, for copies, and for chains of tiny kernels: "
+            f"{device} events that were launched in time start {duration(total_ms)} late in total."
         )
     return [maker.make(total_ms, place_of(places[0]), sentence, advice)]
 

@@ -63,7 +63,7 @@ def works(judged: JudgedTrace) -> str:
 
 
 def _healthy(judged: JudgedTrace) -> str:
-    return f"Healthy, GPU-bound: {works(judged)}; nothing to fix on the host."
+    return f"Healthy, {judged.device}-bound: {works(judged)}; nothing to fix on the host."
 
 
 def _headline(judged: JudgedTrace, kind: VerdictKind, findings: list[Finding]) -> str:
@@ -105,7 +105,7 @@ def _host_bound(judged: JudgedTrace, first: Finding | None) -> str:
         return f"{headline}."
     span = judged.first_span
     if first.id in ("repeated_launches", "launch_overhead") and span is not None:
-        return f"{headline}; start with {span[0].name} ({events_of(span[0], judged.steps)})."
+        return f"{headline}; start with {span[0].name} ({events_of(judged, span[0])})."
     place = first.where
     if first.id == "host_places":
         return f"{headline}, at many places ({duration(first.saves_ms)})."
@@ -189,22 +189,22 @@ def _gpu_bound_evidence(judged: JudgedTrace, gpu: GpuSummary, findings: list[Fin
     idle = total.wall_ms - total.compute_ms - total.exposed_communication_ms - total.exposed_copy_ms
     evidence = [
         f"The {judged.device} is busy for {duration(total.wall_ms - idle)} of {duration(total.wall_ms)} and idle for "
-        f"{duration(max(0.0, idle))}, in {counted(gpu.gpu_events, 'GPU event')}."
+        f"{duration(max(0.0, idle))}, in {counted(gpu.gpu_events, f'{judged.device} event')}."
     ]
     evidence += [finding.sentence for finding in findings if finding.id == "largest_kernel"]
     evidence += _earlier_work(judged)
     evidence += [finding.sentence for finding in findings if finding.id != "largest_kernel"][:1]
     if gpu.small_percent >= 20:
         evidence.append(
-            f"{gpu.small_percent:.0f} % of GPU events are shorter than 5 us, but the {judged.device} does not wait for "
-            "launches."
+            f"{gpu.small_percent:.0f} % of {judged.device} events are shorter than 5 us, but the "
+            f"{judged.device} does not wait for launches."
         )
     if gpu.median_launch_to_start_us >= 1000:
         ahead = duration(gpu.median_launch_to_start_us / 1000)
         evidence.append(f"The host runs ahead: launched work waits {ahead} in the queue (median), which costs nothing.")
     for phase, row in list(judged.steps.phases.items())[:2]:
         evidence.append(
-            f"{phase}: {duration(row.gpu_ms_per_step)} of GPU work per step, in "
+            f"{phase}: {duration(row.gpu_ms_per_step)} of {judged.device} work per step, in "
             f"{counted(round(row.gpu_events_per_step), 'event')}."
         )
     return distinct_lines(evidence, MAX_EVIDENCE)

@@ -177,10 +177,10 @@ def launching_ms(place: IdlePlace) -> float:
     return place.ms if 1000 * place.ms < LONG_STRETCH_US * place.gaps else place.short_ms
 
 
-def events_of(span: SpanSummary, steps: StepsSummary) -> str:
+def events_of(judged: JudgedTrace, span: SpanSummary) -> str:
     """Return a text such as `408 GPU events per step`, or `per call` for a span with several calls per step."""
-    events = counted(round(span.gpu_events_per_call), "GPU event")
-    return f"{events} per {'step' if span.calls == steps.count else 'call'}"
+    events = counted(round(span.gpu_events_per_call), f"{judged.device} event")
+    return f"{events} per {'step' if span.calls == judged.steps.count else 'call'}"
 
 
 def in_span(name: str) -> str:

@@ -50,8 +50,8 @@ def _one_by_one(judged: JudgedTrace, gpu: GpuSummary) -> list[Finding]:
         return []
     first = judged.first_span
     small = (
-        f" {gpu.small_percent:.1f} % of {counted(gpu.gpu_events, 'GPU event')} are shorter than 5 us: launching one "
-        "takes longer than running it."
+        f" {gpu.small_percent:.1f} % of {counted(gpu.gpu_events, f'{judged.device} event')} are shorter than 5 us: "
+        "launching one takes longer than running it."
         if gpu.small_percent >= 50 and not judged.is_replayed
         else ""
     )
@@ -83,7 +83,7 @@ def _longest_operator(judged: JudgedTrace) -> tuple[str, float]:
 def _work_of(judged: JudgedTrace, span: SpanSummary, idle_ms: float) -> str:
     wall, gpu_time = duration(span.wall_ms / span.calls), duration(span.gpu_ms / span.calls)
     return (
-        f"{duration(idle_ms)} of it in {span.name}, with {events_of(span, judged.steps)} and {gpu_time} of "
+        f"{duration(idle_ms)} of it in {span.name}, with {events_of(judged, span)} and {gpu_time} of "
         f"{judged.device} time in {wall}"
     )
 
