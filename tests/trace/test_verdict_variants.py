@@ -196,3 +196,30 @@ def test_a_cpu_run_is_named_by_its_cause_although_an_operator_takes_longer(
     assert summary.verdict.headline.endswith(f"longest in {name}.")
     assert name in summary.verdict.advice[0]
     assert summary.findings[0].share_percent == pytest.approx(40, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("warm_ups", "replays", "kind"), [(1, 0, "capture"), (2, 0, "capture"), (3, 0, "host_bound"), (1, 3, "host_bound")]
+)
+def test_captures_that_follow_warm_ups_are_no_run_to_judge(
+    tmp_path: Path, warm_ups: int, replays: int, kind: str
+) -> None:
+    """Engines run each graph eagerly once or twice before they capture it."""
+    trace = Timeline()
+    at = 0
+    for _ in range(4):
+        for index in range(60 * warm_ups):
+            trace.run(at + 60 * index, at + 60 * index + 10, 20)
+        at += 60 * 60 * warm_ups
+        trace.call("cudaStreamBeginCapture", at, 5)
+        for index in range(60):
+            trace.call("cudaLaunchKernel", at + 10 + 20 * index, 5)
+        trace.call("cudaStreamEndCapture", at + 1300, 50)
+        at += 1400
+        for _ in range(replays):
+            replay = trace.call("cudaGraphLaunch", at, 20)
+            for index in range(60):
+                trace.events.append(event("kernel", "decode_kernel", at + 40 + 20 * index, 19))
+                trace.events[-1] |= {"pid": 0, "tid": 7, "args": {"device": 0, "stream": 7, "correlation": replay}}
+            at += 1300
+    assert judged(tmp_path, trace.events).verdict.kind == kind

@@ -73,11 +73,17 @@ class JudgedTrace(NamedTuple):
 
     @property
     def is_capture(self) -> bool:
-        """True if more launches were captured into graphs than GPU events ran, or captures took most of the time."""
+        """True if captures took most of the time or of the launches.
+
+        That is also the case if captured launches are at least a third of all and no graph is replayed: each capture
+        then follows one or two runs that warm up.
+        """
         capture = self.completeness.capture
         if capture is None or capture.launches == 0:
             return False
-        return capture.launches > (self.gpu.gpu_events if self.gpu else 0) or capture.percent >= CAPTURE_PERCENT
+        events, replayed = (self.gpu.gpu_events, self.gpu.replayed_percent > 0) if self.gpu else (0, False)
+        is_most = capture.launches > events or (not replayed and 2 * capture.launches >= events)
+        return is_most or capture.percent >= CAPTURE_PERCENT
 
     @property
     def device(self) -> str:
