@@ -2,6 +2,7 @@
 
 - `<!-- generated: help -->` becomes what `--help` of each command prints.
 - `<!-- generated: schemas -->` becomes the fields of each JSON document; the schemas themselves are files of the site.
+- What stands between `<!-- off the site -->` and `<!-- end -->` is for readers of the file, and left out of the site.
 - CONTRIBUTING.md, CHANGELOG.md and the notes and records of benchmarks become pages.
 """
 
@@ -60,7 +61,7 @@ def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
 def on_page_markdown(markdown: str, page: "Page", config: "MkDocsConfig", files: "Files") -> str:
     """Fill in the generated parts, and point links out of docs/ to the pages of the site."""
     if page.file.src_uri not in moved_pages().values():
-        markdown = with_links(markdown, f"docs/{page.file.src_uri}")
+        markdown = with_links(for_the_site(markdown), f"docs/{page.file.src_uri}")
     markdown = re.sub(r"^<!-- generated: help -->$", lambda _: help_pages(), markdown, flags=re.MULTILINE)
     return re.sub(r"^<!-- generated: schemas -->$", lambda _: field_tables(), markdown, flags=re.MULTILINE)
 
@@ -72,6 +73,11 @@ def moved_pages() -> dict[str, str]:
     records = sorted((ROOT / "benchmarks" / "results").glob("*.md"))
     named = {path.relative_to(ROOT).as_posix(): f"records/{path.name}" for path in [*notes, *records]}
     return {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", **named}
+
+
+def for_the_site(markdown: str) -> str:
+    """Return a page without the parts that are for readers of the file."""
+    return re.sub(r"^<!-- off the site -->\n.*?^<!-- end -->\n", "", markdown, flags=re.MULTILINE | re.DOTALL)
 
 
 def with_links(markdown: str, source: str) -> str:

@@ -12,7 +12,7 @@ import roseinfer
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
 
-from site_pages import COMMANDS, documents, field_tables, help_text, moved_pages, with_links  # noqa: E402
+from site_pages import COMMANDS, documents, field_tables, help_text, moved_pages, for_the_site, with_links  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -71,3 +71,8 @@ def test_the_api_page_has_every_public_name() -> None:
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     described = re.findall(r"^::: roseinfer\.(\w+)$", page, re.MULTILINE)
     assert sorted(described) == sorted(set(roseinfer.__all__) - {"__version__"})
+
+
+def test_what_is_for_readers_of_a_file_is_left_out_of_the_site() -> None:
+    aside = "<!-- off the site -->\nRun `make docs`.\n<!-- end -->\n"
+    assert for_the_site(f"One.\n\n{aside}\nTwo.\n\n{aside}") == "One.\n\n\nTwo.\n\n"
