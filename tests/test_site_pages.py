@@ -12,7 +12,7 @@ import roseinfer
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
 
-from site_pages import COMMANDS, documents, field_tables, help_text, moved_pages, for_the_site, with_links  # noqa: E402
+from site_pages import COMMANDS, documents, field_tables, for_the_site, help_text, moved_pages, with_links  # noqa: E402
 
 
 @pytest.mark.parametrize(
