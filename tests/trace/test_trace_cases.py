@@ -121,6 +121,7 @@ def test_many_tiny_collectives_are_advised_to_be_bucketed(tmp_path: Path) -> Non
     summary = judged(tmp_path, cases.many_collectives())
     assert "Bucket the collectives" in text_of(summary)
     assert "40 times per step, 12.0 us each" in text_of(summary)
+    assert "fuse it with the kernels around it" in text_of(summary)  # layers of a decode step depend on each other
 
 
 def test_exposed_copies_are_named_with_their_operator(tmp_path: Path) -> None:

@@ -8,6 +8,10 @@ from roseinfer.trace.verdict.finding_making import FindingMaker, per_step
 from roseinfer.trace.verdict.judged_trace import JudgedTrace
 from roseinfer.trace.verdict.thresholds import MANY_COLLECTIVES, SMALL_COLLECTIVE_US
 
+_EACH_LAYER = (
+    " Where each layer needs its own, fuse it with the kernels around it, or split the model over fewer ranks."
+)
+
 
 def find_exposed_communication(judged: JudgedTrace) -> list[Finding]:
     """Return a finding about all exposed collectives, named by the largest."""
@@ -76,16 +80,17 @@ def _joined(rows: list[ExposedWork]) -> ExposedWork:
 def _advice(judged: JudgedTrace, first: ExposedWork) -> str:
     mean_us = 1000 * first.total_ms / first.count
     runs = first.count / max(1, judged.steps.count)
-    name = short_name(first.name, 40)
+    name = short_name(first.name.removeprefix("void "), 40)
+    is_serving = not judged.steps.phases.keys().isdisjoint({"prefill", "decode", "mixed"})
     if mean_us < SMALL_COLLECTIVE_US and runs >= MANY_COLLECTIVES:
         per = " per step" if judged.steps.count else ""
         return (
             f"Bucket the collectives: {name} runs {runs:,.0f} times{per}, {mean_us:.1f} us each, so that latency is "
-            "their cost. Exchange more data in fewer calls."
+            f"their cost. Exchange more data in fewer calls.{_EACH_LAYER if is_serving else ''}"
         )
     if judged.is_training:
         how = "larger or earlier buckets, gradients in bfloat16, or accumulation over several batches"
-    elif judged.steps.phases.keys() & {"prefill", "decode", "mixed"}:
+    elif is_serving:
         how = "fuse it with the kernels around it, or split the model over fewer ranks"
     else:
         how = "a smaller dtype, fewer bytes, or other work at the same time"
