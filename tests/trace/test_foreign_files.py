@@ -1,8 +1,10 @@
 """Files of other tools are refused, and the message says what they are."""
 
 import gzip
+import io
 import json
 import pickle
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,15 @@ def lines(*values: Any) -> bytes:
 
 def document(value: Any) -> bytes:
     return json.dumps(value).encode()
+
+
+def archive(content: bytes) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as files:
+        entry = tarfile.TarInfo("rank0.json")
+        entry.size = len(content)
+        files.addfile(entry, io.BytesIO(content))
+    return packed.getvalue()
 
 
 NSYS = lines(*[{"Type": 79, "CudaEvent": {"startNs": str(at), "kernel": {"shortName": "7"}}} for at in range(3)])
@@ -54,6 +65,9 @@ SUMMARY = document({"schema_version": 2, "trace": {"path": "t.json"}, "verdict":
         ("a.json", document([{"Time (%)": 50.1, "Name": "gemm"}]), "a table of Nsight Systems"),
         ("a.json", JAX, "a trace of JAX or TensorFlow"),
         ("a.json.gz", gzip.compress(JAX), "a trace of JAX or TensorFlow"),
+        ("traces.tar.gz", gzip.compress(archive(BROWSER)), "a tar archive, which must be unpacked first"),
+        ("traces.tgz", gzip.compress(archive(b"{}")), "a tar archive, which must be unpacked first"),
+        ("traces", archive(b"{}"), "a tar archive, which must be unpacked first"),
         ("a.json", BROWSER, "a trace of the Chrome browser"),
         ("a.json", VIZ, "a trace of VizTracer"),
         ("a.json", NET_LOG, "a net-log of the Chrome browser"),

@@ -13,6 +13,7 @@ _MAGIC = (
     (b"%PDF", "a PDF document"),
     (b"\x7fELF", "an executable"),
 )
+_TAR = "a tar archive, which must be unpacked first"
 _ENDINGS = (
     (".nsys-rep", "a report of Nsight Systems"),
     (".qdrep", "a report of Nsight Systems"),
@@ -20,6 +21,8 @@ _ENDINGS = (
     (".xplane.pb", "an XPlane protobuf of JAX or TensorFlow"),
     (".pftrace", "a Perfetto protobuf trace"),
     (".perfetto-trace", "a Perfetto protobuf trace"),
+    (".tar", _TAR),
+    (".tgz", _TAR),
     (".pickle", "a pickle, such as PyTorch's memory snapshots"),
     (".pkl", "a pickle, such as PyTorch's memory snapshots"),
 )
@@ -55,6 +58,8 @@ def name_foreign(path: Path, opening: bytes) -> str | None:
     by_ending = next((what for ending, what in _ENDINGS if name.endswith(ending)), None)
     if by_ending is not None:
         return by_ending
+    if head[257:262] == b"ustar":
+        return _TAR
     if _PICKLE.match(head):
         return "a pickle, such as PyTorch's memory snapshots"
     if head[:1] == b"\n" and not _PRINTABLE.fullmatch(head[:64]):
