@@ -83,8 +83,8 @@ def _longest_operator(judged: JudgedTrace) -> tuple[str, float]:
 def _work_of(judged: JudgedTrace, span: SpanSummary, idle_ms: float) -> str:
     wall, gpu_time = duration(span.wall_ms / span.calls), duration(span.gpu_ms / span.calls)
     return (
-        f"{duration(idle_ms)} of it in {span.name}, with {events_of(judged, span)} and {gpu_time} of "
-        f"{judged.device} time in {wall}"
+        f"{duration(idle_ms)} of it in {span.name}, with {events_of(judged, span)}. A call takes {wall}, for "
+        f"{gpu_time} of {judged.device} work"
     )
 
 
