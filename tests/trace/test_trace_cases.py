@@ -193,6 +193,7 @@ def test_time_before_the_first_event_does_not_count_if_the_device_may_have_worke
         events += [launch(5 + 10 * index, 4, index + 1), kernel(1000 + 100 * index, 100, index + 1)]
     summary = judged(tmp_path, events)
     assert summary.verdict.kind == "gpu_bound"
+    assert "of the time (991.0 us before its first event left out)" in summary.verdict.headline
     assert any("before the first event of the GPU do not count" in line for line in summary.verdict.evidence)
 
 

@@ -59,7 +59,9 @@ def works(judged: JudgedTrace) -> str:
     """Return `the GPU works 41.4 % of the time`, with the share of the wall time in which it ran anything."""
     total = judged.total
     busy = total.compute_ms + total.exposed_communication_ms + total.exposed_copy_ms
-    return f"the {judged.device} is busy {100 * busy / total.wall_ms if total.wall_ms else 0:.1f} % of the time"
+    share = 100 * busy / total.wall_ms if total.wall_ms else 0
+    left_out = f" ({duration(judged.unknown_ms)} before its first event left out)" if judged.unknown_ms > 0 else ""
+    return f"the {judged.device} is busy {share:.1f} % of the time{left_out}"
 
 
 def _healthy(judged: JudgedTrace) -> str:
