@@ -223,3 +223,32 @@ def test_captures_that_follow_warm_ups_are_no_run_to_judge(
                 trace.events[-1] |= {"pid": 0, "tid": 7, "args": {"device": 0, "stream": 7, "correlation": replay}}
             at += 1300
     assert judged(tmp_path, trace.events).verdict.kind == kind
+
+
+@pytest.mark.parametrize("call", ["cuModuleLoadData", "cudaGraphInstantiate", "cudaHostAlloc", "hipMalloc"])
+def test_a_slow_runtime_call_without_an_operator_is_named(tmp_path: Path, call: str) -> None:
+    trace = Timeline()
+    for step in range(3):
+        begin = 20_000 * step
+        trace.span(f"ProfilerStep#{step}", begin, 20_000)
+        trace.call(call, begin + 5, 9_000)
+        for index in range(10):
+            trace.run(begin + 9_100 + 10 * index, begin + 9_200 + 1_070 * index, 1_069)
+    verdict = judged(tmp_path, trace.events).verdict
+    assert verdict.kind == "host_bound"
+    assert f"start with {call} in ProfilerStep" in verdict.headline
+    assert call in verdict.advice[0]
+
+
+def test_a_copy_that_the_driver_stages_is_advised_to_be_pinned(tmp_path: Path) -> None:
+    trace = Timeline()
+    for step in range(4):
+        begin = 42_000 * step
+        trace.span(f"ProfilerStep#{step}", begin, 42_000)
+        trace.op("aten::copy_", begin, 30_000)
+        trace.copy(begin + 5, begin + 20_000, 9_900, "Memcpy HtoD (Pageable -> Device)")
+        trace.events[-2]["dur"] = 29_990
+        trace.run(begin + 30_010, begin + 30_020, 11_900)
+    verdict = judged(tmp_path, trace.events).verdict
+    assert verdict.kind == "host_bound"
+    assert verdict.advice[0].startswith("Pin the host's memory: cudaMemcpyAsync (called by aten::copy_")

@@ -136,6 +136,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
     span: str | None = None
     operator: str | None = None
+    """Operator, or a runtime call that no operator is around."""
     kernel: str | None = None
     file: str | None = None
     """Python function with its file and line, where the recording has stacks."""

@@ -10,6 +10,9 @@ from roseinfer.trace.summary.units import to_percent
 from roseinfer.trace.verdict.judged_trace import JudgedTrace, in_span
 from roseinfer.trace.verdict.thresholds import SHOWN_PERCENT
 
+_CALLS = ("synchronizing_calls", "allocation", "launch_calls")
+"""Causes whose places are runtime calls: the call names a place that no operator and no function is around."""
+
 FindingKind = Literal["host", "data", "communication", "copy", "gpu", "cpu", "memory", "arithmetic"]
 
 
@@ -52,7 +55,7 @@ def per_step(judged: JudgedTrace, total_ms: float) -> str:
 
 def place_of(idle: IdlePlace) -> Place:
     """Return the place of idle time as findings have it."""
-    is_operator = idle.cause == "operators"
+    is_operator = idle.cause == "operators" or (idle.cause in _CALLS and not (idle.operator or idle.file))
     if idle.cause == "data_loading":
         is_operator = idle.name not in (idle.span, idle.file)
     operator = idle.name if is_operator else idle.operator

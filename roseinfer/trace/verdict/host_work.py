@@ -4,7 +4,7 @@ from roseinfer.trace.naming import duration, short_name
 from roseinfer.trace.summary.budget_structs import IdlePlace
 from roseinfer.trace.summary.finding_structs import Finding, Place
 from roseinfer.trace.verdict.finding_making import FindingMaker, described, per_step, place_of
-from roseinfer.trace.verdict.judged_trace import LAUNCH_CAUSES, JudgedTrace, launching_ms
+from roseinfer.trace.verdict.judged_trace import LAUNCH_CAUSES, JudgedTrace, in_span, launching_ms
 from roseinfer.trace.verdict.thresholds import HEALTHY_PERCENT, LONG_STRETCH_US
 
 _PLACES = 3
@@ -64,9 +64,10 @@ def _advice(judged: JudgedTrace, place: IdlePlace, long_ms: float) -> str:
             "make it cheaper."
         )
     if place.cause == "launch_calls":
+        by = f"called by {place.operator} " if place.operator else ""
         return (
-            f"Find out why {place.name} is slow ({doing}): the first call of a kernel loads its code, so warm up "
-            "before recording; otherwise make fewer, larger calls."
+            f"Find out why {place.name} is slow ({by}{in_span(place.span)}): the first call of a kernel "
+            "loads its code, so warm up before recording; otherwise make fewer, larger calls."
         )
     stacks = "" if place.file or judged.recording.with_stack else " with_stack=True names the functions."
     return f"Overlap the host's work with the {device}'s: the {device} waits {duration(long_ms)} for {doing}.{stacks}"

@@ -1,5 +1,6 @@
 """Rule: a call makes the host wait although the device has nothing to run."""
 
+from roseinfer.trace.copy_names import copy_direction
 from roseinfer.trace.findings.synchronizing_calls import note_on
 from roseinfer.trace.summary.budget_structs import IdlePlace
 from roseinfer.trace.summary.finding_structs import Finding
@@ -30,6 +31,11 @@ def _advice(judged: JudgedTrace, place: IdlePlace) -> str:
         return (
             f"The {judged.device} waits between graph replays, for {place.name} {where}: read results one step late, "
             "so that the host does not wait, or launch several steps at once."
+        )
+    if "memcpy" in place.name.lower() and copy_direction(place.longest_before or "") == "to_device":
+        by = f"called by {place.operator or 'Python'} {where}"
+        return (
+            f"Pin the host's memory: {place.name} ({by}) first copies pageable memory, while the {judged.device} idles."
         )
     call = f"({place.name}, called by {place.operator or 'Python'})"
     return f"Remove the synchronizing calls {where} {call}: {note_on(place.name, place.operator or '')}."
