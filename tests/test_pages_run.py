@@ -3,7 +3,6 @@
 Steps that need a GPU or take long are left to docs/follow.py.
 """
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,9 +37,15 @@ def folder(tmp_path: Path) -> Path:
     return clone
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder for all pages. Some compile kernels, which engines of other tests must not find."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.mark.parametrize("page", [page for page, quick in QUICK.items() if quick], ids=lambda page: page.name)
-def test_a_page_does_what_it_says(page: Path, folder: Path, tmp_path: Path) -> None:
-    environment = with_this_python(plain_environment(Path(os.environ["ROSEINFER_CACHE_DIR"])), tmp_path / "bin")
+def test_a_page_does_what_it_says(page: Path, folder: Path, cache: Path, tmp_path: Path) -> None:
+    environment = with_this_python(plain_environment(cache), tmp_path / "bin")
     with BlockRunner(folder, environment, timeout_s=120) as runner:
         for step in steps_of(QUICK[page]):
             outcome = runner.run(step)

@@ -26,6 +26,7 @@ def test_blanks_in_the_result_are_plain() -> None:
 def test_a_long_word_is_split_and_not_lost() -> None:
     assert wrapped("see aaaaaaaaaaaa now", 5) == ["see", "aaaaa", "aaaaa", "aa", "now"]
     assert wrapped("", 5) == [""]
+    assert wrapped("1111 %", 2) == ["11", "11", "%"]
 
 
 @given(words=_WORDS, width=st.integers(1, 40))

@@ -38,10 +38,11 @@ def wrapped(text: str, width: int) -> list[str]:
 
 
 def _pieces(word: str, width: int) -> list[str]:
-    """Split a word that is longer than a line."""
+    """Split a word that is longer than a line. A blank where it is split is left out."""
     pieces = [""]
     for character in word:
         if cell_len(pieces[-1] + character) > width and pieces[-1]:
             pieces.append("")
-        pieces[-1] += character
+        if pieces[-1] or character != _NO_BREAK:
+            pieces[-1] += character
     return pieces
