@@ -1,6 +1,7 @@
 """Parts of the time budget, numbered, and the part that each activity of a host thread belongs to."""
 
 import re
+from typing import get_args
 
 import msgspec
 import numpy as np
@@ -11,20 +12,9 @@ from roseinfer.trace.facts.host_activity import Activity, pageable_copies, waits
 from roseinfer.trace.facts.idle_pieces import DEVICE_QUEUE, HOST_LATE, UNLINKED, IdlePieces
 from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.reading.columns import Ints, Ints32
+from roseinfer.trace.summary.budget_structs import IdleCause
 
-PARTS = (
-    "compute",
-    "exposed_communication",
-    "exposed_copy",
-    "data_loading",
-    "synchronizing_calls",
-    "allocation",
-    "launch_calls",
-    "operators",
-    "python",
-    "queue",
-    "not_recorded",
-)
+PARTS = ("compute", "exposed_communication", "exposed_copy", *get_args(IdleCause))
 """Names of the parts; a part's number is its index."""
 COMPUTE, COMMUNICATION, COPY, DATA, SYNC, ALLOCATION, CALLS, OPERATORS, PYTHON, QUEUE, NOT_RECORDED = range(len(PARTS))
 
