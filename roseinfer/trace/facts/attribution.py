@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roseinfer.trace.facts.intervals import distinct
+from roseinfer.trace.facts.name_rules import rows_named
 from roseinfer.trace.facts.span_table import SpanTable
 from roseinfer.trace.reading.columns import NO_CORRELATION, Ints, Trace
 
@@ -62,9 +63,8 @@ def attribute(trace: Trace, spans: SpanTable) -> Attribution:
     count = np.bincount(at, minlength=len(trace.calls))
     by_graph = np.zeros(len(launch), np.bool_)
     by_graph[linked] = count[at] > 1
-    graph_names = [index for index, name in enumerate(trace.names) if "graphlaunch" in name.lower()]
     replayed = np.zeros(len(launch), np.bool_)
-    replayed[linked] = np.isin(trace.calls.name[at], graph_names)
+    replayed[linked] = rows_named(trace.names, trace.calls.name[at], is_graph_launch)
     return Attribution(
         launch=launch,
         answered=answered,
@@ -75,6 +75,11 @@ def attribute(trace: Trace, spans: SpanTable) -> Attribution:
         by_graph=by_graph,
         replayed=replayed,
     )
+
+
+def is_graph_launch(name: str) -> bool:
+    """True if a runtime call of this name replays a graph."""
+    return "graphlaunch" in name.lower()
 
 
 def _launches(trace: Trace) -> tuple[Ints, NDArray[np.bool_]]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from roseinfer.trace.facts.innermost import OrderedPieces, cut_in_order
 from roseinfer.trace.facts.intervals import distinct, union, union_length
+from roseinfer.trace.facts.name_rules import rows_named
 from roseinfer.trace.facts.nesting import Forest
 from roseinfer.trace.facts.steps import Steps
 from roseinfer.trace.reading.columns import HostTable, Ints, Ints32, Trace
@@ -97,14 +98,14 @@ def find_backward_threads(trace: Trace, steps: Steps) -> BackwardThreads:
 
 def _autograd_threads(trace: Trace, steps: Steps) -> list[int]:
     """Return the threads without steps that spend most of their time in operators of the backward pass."""
-    named = [index for index in np.unique(trace.ops.name).tolist() if _AUTOGRAD.search(trace.names[index])]
-    if not named:
+    is_backward = rows_named(trace.names, trace.ops.name, lambda name: _AUTOGRAD.search(name) is not None)
+    if not is_backward.any():
         return []
     own = set(steps.thread.tolist())
     found: list[int] = []
     for thread in np.unique(trace.ops.thread).tolist():
         low, high = np.searchsorted(trace.ops.thread, (thread, thread + 1))
-        backward = np.isin(trace.ops.name[low:high], named)
+        backward = is_backward[low:high]
         if thread in own or not backward.any():
             continue
         start, end = trace.ops.start_ns[low:high], trace.ops.end_ns[low:high]

@@ -7,6 +7,7 @@ from roseinfer.trace.facts.data_loading_names import loads_data
 from roseinfer.trace.facts.idle_pieces import IdlePieces
 from roseinfer.trace.facts.innermost import cut_in_order
 from roseinfer.trace.facts.intervals import union
+from roseinfer.trace.facts.name_rules import rows_named
 from roseinfer.trace.facts.nesting import Forest, nest
 from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.reading.columns import Ints, Ints32
@@ -33,9 +34,8 @@ class LoadingTable(msgspec.Struct, frozen=True, eq=False):
 def loading_table(facts: Facts) -> LoadingTable:
     """Collect the operators and spans that load data."""
     trace, spans = facts.trace, facts.spans
-    ops = [index for index in np.unique(trace.ops.name).tolist() if loads_data(trace.names[index])]
-    groups = [index for index, name in enumerate(spans.groups) if loads_data(name)]
-    op, span = np.flatnonzero(np.isin(trace.ops.name, ops)), np.flatnonzero(np.isin(spans.group, groups))
+    op = np.flatnonzero(rows_named(trace.names, trace.ops.name, loads_data))
+    span = np.flatnonzero(rows_named(spans.groups, spans.group, loads_data))
     start = np.concatenate((facts.ops.start_ns[op], spans.start_ns[span]))
     end = np.concatenate((facts.ops.end_ns[op], spans.end_ns[span]))
     thread = np.concatenate((trace.ops.thread[op], spans.thread[span]))

@@ -5,6 +5,7 @@ import numpy as np
 
 from roseinfer.trace.collectives import is_collective
 from roseinfer.trace.facts.intervals import covered_before, union
+from roseinfer.trace.facts.name_rules import rows_named
 from roseinfer.trace.reading.columns import KERNEL, Ints, Trace
 
 
@@ -28,9 +29,8 @@ def device_work(trace: Trace, device: int) -> DeviceWork:
     gpu = trace.gpu
     low, high = np.searchsorted(gpu.device, (device, device + 1))
     start, end = gpu.start_ns[low:high], gpu.end_ns[low:high]
-    named = [index for index in np.unique(gpu.name[low:high]).tolist() if is_collective(trace.names[index])]
     kernel = gpu.kind[low:high] == KERNEL
-    collective = kernel & np.isin(gpu.name[low:high], named)
+    collective = kernel & rows_named(trace.names, gpu.name[low:high], is_collective)
     computing = kernel & ~collective
     return DeviceWork(
         compute=union(start[computing], end[computing]),

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roseinfer.trace.facts.attribution import Attribution
+from roseinfer.trace.facts.name_rules import rows_named
 from roseinfer.trace.facts.nesting import Forest, nest
 from roseinfer.trace.reading.columns import MEMCPY, Ints, Ints32, Trace
 from roseinfer.trace.reading.event_order import event_order
@@ -81,6 +82,6 @@ def pageable_copies(trace: Trace, attribution: Attribution) -> Ints:
 
     The driver stages such copies, and for device-to-host copies the host waits.
     """
-    names = [index for index in np.unique(trace.gpu.name).tolist() if "Pageable" in trace.names[index]]
-    at = np.flatnonzero(np.isin(trace.gpu.name, names) & (trace.gpu.kind == MEMCPY) & attribution.linked)
+    is_pageable = rows_named(trace.names, trace.gpu.name, lambda name: "Pageable" in name)
+    at = np.flatnonzero(is_pageable & (trace.gpu.kind == MEMCPY) & attribution.linked)
     return np.unique(attribution.launch[at])

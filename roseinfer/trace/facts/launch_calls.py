@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from roseinfer.trace.facts.attribution import Attribution
+from roseinfer.trace.facts.attribution import Attribution, is_graph_launch
 from roseinfer.trace.facts.name_rules import rows_named
 from roseinfer.trace.reading.columns import Ints, Trace
 
@@ -58,11 +58,6 @@ class Launches(msgspec.Struct, frozen=True, eq=False):
 
     def __len__(self) -> int:
         return len(self.call)
-
-
-def is_graph_launch(name: str) -> bool:
-    """True if a runtime call of this name replays a graph."""
-    return "graphlaunch" in name.lower()
 
 
 def find_captures(trace: Trace) -> Captures:

@@ -1,14 +1,13 @@
 """Nest the Python functions of a trace with stacks, and choose the function that names each stretch of time."""
 
 import re
-from collections.abc import Callable
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from roseinfer.trace.facts.data_loading_names import frame_loads_data, is_loader_library, is_plumbing
 from roseinfer.trace.facts.intervals import stable_order
+from roseinfer.trace.facts.name_rules import rows_named
 from roseinfer.trace.facts.nesting import Forest, nest
 from roseinfer.trace.reading.columns import Ints32, Trace
 
@@ -42,12 +41,12 @@ def frame_table(trace: Trace) -> FrameTable:
     """Nest the Python functions of a trace. Names are indices into `trace.names`."""
     frames = trace.frames
     forest = nest(frames.start_ns, frames.end_ns, frames.thread)
-    named = _chosen(trace, lambda name: is_place(name) and not _WRAPPERS.search(name))
-    loads = _chosen(trace, frame_loads_data)
-    library = _chosen(trace, is_loader_library)
+    named = rows_named(trace.names, trace.frames.name, lambda name: is_place(name) and not _WRAPPERS.search(name))
+    loads = rows_named(trace.names, trace.frames.name, frame_loads_data)
+    library = rows_named(trace.names, trace.frames.name, is_loader_library)
     shown = np.where(named, frames.name, -1).astype(np.int32)
     loading = np.where(loads, frames.name, -1).astype(np.int32)
-    names_loading = named & ~library & ~_chosen(trace, is_plumbing)
+    names_loading = named & ~library & ~rows_named(trace.names, trace.frames.name, is_plumbing)
     is_library = library.copy()
     by_depth = stable_order(forest.depth.astype(np.int64))
     deepest = int(forest.depth.max(initial=0))
@@ -73,9 +72,3 @@ def function_of(frame: str) -> str:
     """Return the name of a Python function without its file and line."""
     found = _PLACE.match(frame)
     return found["function"] if found else frame
-
-
-def _chosen(trace: Trace, rule: Callable[[str], bool]) -> NDArray[np.bool_]:
-    """Return, per Python function of the trace, whether a rule holds for its name."""
-    names = [index for index in np.unique(trace.frames.name).tolist() if rule(trace.names[index])]
-    return np.isin(trace.frames.name, names)

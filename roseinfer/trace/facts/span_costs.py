@@ -6,6 +6,7 @@ import numpy as np
 from roseinfer.trace.facts.attribution import Attribution
 from roseinfer.trace.facts.custom_operators import is_custom
 from roseinfer.trace.facts.idle_gaps import Gaps
+from roseinfer.trace.facts.name_rules import rows_named
 from roseinfer.trace.facts.nesting import Forest
 from roseinfer.trace.facts.span_table import SpanTable
 from roseinfer.trace.reading.columns import KERNEL, Ints, Trace
@@ -45,7 +46,6 @@ def span_costs(trace: Trace, spans: SpanTable, ops: Forest, attribution: Attribu
         gaps.call_end_ns[held_up],
     )
     top = np.flatnonzero(ops.depth == 0)
-    custom = [index for index in np.unique(trace.ops.name).tolist() if is_custom(trace.names[index])]
     op_ns = ops.end_ns[top] - ops.start_ns[top]
     op_span = spans.innermost_at(trace.ops.thread[top], ops.start_ns[top])
     return SpanCosts(
@@ -55,7 +55,7 @@ def span_costs(trace: Trace, spans: SpanTable, ops: Forest, attribution: Attribu
         small=_sum_at(where, (duration < SMALL_NS).astype(np.int64), size),
         idle_ns=_sum_at(pieces.owner, pieces.length_ns, size),
         op_ns=_sum_at(op_span, op_ns, size),
-        custom_op_ns=_sum_at(op_span, op_ns * np.isin(trace.ops.name[top], custom), size),
+        custom_op_ns=_sum_at(op_span, op_ns * rows_named(trace.names, trace.ops.name[top], is_custom), size),
     )
 
 

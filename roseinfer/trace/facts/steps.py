@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from roseinfer.trace.facts.name_rules import rows_named
 from roseinfer.trace.facts.step_labels import STEP_KINDS, StepLabel
 from roseinfer.trace.reading.categories import PROFILER_STEP
 from roseinfer.trace.reading.columns import Ints, Trace
@@ -48,8 +49,7 @@ def find_steps(trace: Trace) -> Steps:
 def stub_spans(trace: Trace) -> Ints:
     """Return the spans to leave out of all statistics: each thread's last ProfilerStep if the recording cut it off."""
     spans = trace.spans
-    named = [index for index in np.unique(spans.name).tolist() if PROFILER_STEP.match(trace.names[index])]
-    steps = np.flatnonzero(np.isin(spans.name, named))
+    steps = np.flatnonzero(rows_named(trace.names, spans.name, lambda name: PROFILER_STEP.match(name) is not None))
     stubs: list[int] = []
     for thread in np.unique(spans.thread[steps]).tolist():
         at = steps[spans.thread[steps] == thread]

@@ -3,6 +3,7 @@
 import numpy as np
 
 from roseinfer.trace.facts.intervals import union
+from roseinfer.trace.facts.name_rules import rows_named
 from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.reading.columns import Ints
 
@@ -45,8 +46,7 @@ def _lost_kernels(facts: Facts, file: int) -> Ints:
     trace, launches = facts.trace, facts.launches
     call = launches.call[~launches.is_answered & ~launches.is_captured]
     call = call[np.array(trace.thread_files, np.int32)[trace.calls.thread[call]] == file]
-    named = [index for index in np.unique(trace.calls.name[call]).tolist() if _runs_kernels(trace.names[index])]
-    call = call[np.isin(trace.calls.name[call], named)]
+    call = call[rows_named(trace.names, trace.calls.name[call], _runs_kernels)]
     return np.asarray(trace.calls.start_ns[call], np.int64)
 
 
