@@ -41,7 +41,7 @@ class SessionResult(msgspec.Struct, frozen=True, kw_only=True):
     summary: Summary
     manifest: RunManifest
     shortfall: str | None = None
-    """What the loop left unrecorded, and what to change; None if the whole schedule was recorded."""
+    """Steps that the loop left unrecorded, and the remedy; None if the whole schedule was recorded."""
 
     def __repr__(self) -> str:
         """Return one line with the run directory."""

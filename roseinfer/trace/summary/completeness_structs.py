@@ -17,7 +17,7 @@ MissingKind = Literal[
     "impossible_times",
     "file_truncated",
 ]
-"""What is missing from a recording, or cannot be right in it."""
+"""Kind of records that a recording lacks, or that cannot be right in it."""
 
 
 class MissingRecords(msgspec.Struct, frozen=True, kw_only=True):

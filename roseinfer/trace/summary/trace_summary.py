@@ -29,7 +29,7 @@ VerdictKind = Literal[
     "capture",
     "empty",
 ]
-"""What limits the run, or why the trace cannot say; docs/verdicts.md explains the kinds."""
+"""Limit of the run, or the reason why the trace cannot tell it; docs/verdicts.md explains the kinds."""
 
 
 class TraceInfo(msgspec.Struct, frozen=True):
@@ -103,7 +103,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     completeness: Completeness
     verdict: Verdict
     findings: list[Finding]
-    """What could be reduced. The largest cause is first and makes the headline; the largest kernel is last."""
+    """Reducible shares of the wall time; the largest cause comes first, and the largest kernel last."""
     trust: list[Trust]
     recording: Recording
     phase_costs: dict[str, PhaseCosts]
