@@ -47,10 +47,15 @@ class Decoder(CausalLM):
         self.head = None if tied else Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def forward(
-        self, token_ids: Tensor, positions: Tensor, attention: AttentionBackend, metadata: AttentionMetadata
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        attention: AttentionBackend,
+        metadata: AttentionMetadata,
+        rows: Tensor | None = None,
     ) -> Tensor:
         hidden, residual = self.embed(token_ids), None
-        step = StepAttention(attention, metadata, positions)
+        step = StepAttention(attention, metadata, positions, rows, len(self.layers) - 1)
         for layer in self.layers:
             hidden, residual = layer(hidden, residual, step)
         return self.norm.after(hidden, residual)[0]

@@ -51,6 +51,7 @@ def paged_prefill_attention(
     max_query_len: int,
     scale: float | None = None,
     sliding_window: int | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Attend from each new token to itself and to all tokens before it in its request.
 
@@ -59,7 +60,8 @@ def paged_prefill_attention(
     any strides except the last, contain the new tokens already. block_tables [requests, max_blocks]; context_lens
     [requests] count the new tokens. Integers are int32 or int64. `max_query_len`, by which tiles are chosen, is the
     approximate maximum of new tokens per request. `scale` must be positive and defaults to head_dim ** -0.5.
-    Returns [tokens, heads, head_dim]; rows that belong to no request are undefined.
+    Returns [tokens, heads, head_dim], in `out` if it is given, which must be contiguous. A request with a context of 0
+    tokens is skipped. Rows that belong to no request, or to a skipped one, are unchanged in `out` and else undefined.
     """
     block_size = key_cache.shape[1]
     fits = block_size & (block_size - 1) == 0 and q.shape[-1] <= 256 and runs_triton(q, key_cache, value_cache)
@@ -73,6 +75,7 @@ def paged_prefill_attention(
         max_query_len=max_query_len,
         scale=scale,
         sliding_window=sliding_window,
+        out=out,
     )
 
 
@@ -87,15 +90,16 @@ def paged_prefill_attention_reference(
     max_query_len: int,
     scale: float | None = None,
     sliding_window: int | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Compute `paged_prefill_attention` with torch operations, request by request, in float32 or float64."""
     compute = torch.promote_types(q.dtype, torch.float32)
-    out = torch.zeros_like(q)
+    out = q.new_zeros(q.shape) if out is None else out
     starts, lengths = query_starts.tolist(), context_lens.tolist()
     for request, length in enumerate(lengths):
         rows = slice(starts[request], starts[request + 1])
         new = rows.stop - rows.start
-        if new == 0:
+        if new == 0 or length == 0:
             continue
         blocks = block_tables[request, : -(-length // key_cache.shape[1])]
         sharing = q.shape[1] // key_cache.shape[2]
@@ -126,6 +130,7 @@ def paged_prefill_attention_triton(
     max_query_len: int,
     scale: float | None = None,
     sliding_window: int | None = None,
+    out: Tensor | None = None,
     tiles: PrefillTiles | None = None,
 ) -> Tensor:
     """Compute `paged_prefill_attention` in one Triton kernel."""
@@ -134,7 +139,7 @@ def paged_prefill_attention_triton(
     group, requests = heads // kv_heads, len(context_lens)
     packed = _packed(group)
     tiles = tiles or prefill_tiles(q, kv_heads, max_query_len)
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
     # The last tile of each request may be partly empty: this number suffices wherever the requests begin.
     num_tiles = tokens // (tiles.rows // packed) + requests
     _prefill_kernel[(num_tiles * (heads // packed),)](
@@ -250,6 +255,8 @@ def _prefill_kernel(
     if first_query < 0 or first_query >= num_queries:
         return
     length = tl.load(context_lens + request).to(tl.int32)
+    if length == 0:
+        return
 
     row = tl.arange(0, ROWS)
     dim = tl.arange(0, DIM_PADDED)

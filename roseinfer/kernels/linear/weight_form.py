@@ -44,6 +44,10 @@ class WeightForm(ABC):
     def nbytes(self) -> int:
         """Bytes that one matrix product reads, scales included."""
 
+    def tail(self, _outputs: int) -> "WeightForm | None":
+        """Return the last rows of the matrix in the same memory; None if the form has no such view."""
+        return None
+
     def linear(self, x: Tensor, bias: Tensor | None = None, activation: Activation | None = None) -> Tensor:
         """Return activation(x W^T + b). With "silu_and_mul" the result has half as many columns."""
         out = self.matmul(x, bias)
