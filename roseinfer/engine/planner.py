@@ -214,9 +214,12 @@ class Planner:
         lengths = [chunk.num_tokens for chunk in chunks]
         # A prompt of which one token is left to compute runs like a decode.
         if lengths.count(decode_steps) == len(lengths) and False not in [chunk.samples for chunk in chunks]:
-            return sizes.decode_key(len(chunks), {chunk.request.sampling_kind for chunk in chunks})
+            longest = max(chunk.start for chunk in chunks) + decode_steps
+            return sizes.decode_key(len(chunks), {chunk.request.sampling_kind for chunk in chunks}, longest)
         num_decodes = sum([chunk.samples and chunk.num_tokens == 1 for chunk in chunks])
         kinds = {chunk.request.sampling_kind for chunk in chunks if chunk.samples}
+        if len(chunks) == 1 and chunks[0].start == 0 and (whole := sizes.whole_key(lengths[0], kinds)) is not None:
+            return whole
         return sizes.mixed_key(num_decodes, len(chunks) - num_decodes, sum(lengths), kinds)
 
     def _publish(self, chunk: Chunk) -> None:

@@ -22,6 +22,9 @@ from roseinfer.engine.step_batch import StepBatch
 from roseinfer.kernels.sampling.draw_top_k import MAX_TOP_K
 from roseinfer.models.causal_lm import CausalLM
 
+_BATCHES_BETWEEN_PROMPTS = 16
+"""Minimum batches from the capture of one whole prompt to that of the next."""
+
 
 class _CapturedSteps(Protocol):
     """Steps of one kind, decode or mixed, with inputs and results at fixed addresses."""
@@ -54,7 +57,12 @@ class StepGraphs:
     ) -> None:
         """`max_blocks` is the length of the longest block table; `scrap_block` is a block that no request has."""
         self.max_steps = max_steps
-        self.sizes = GraphSizes(max_batch_size, MAX_TOP_K)
+        self.sizes = GraphSizes(
+            max_batch_size,
+            MAX_TOP_K,
+            num_parameters=sum(weight.numel() for name, weight in model.named_parameters() if "layers." in name),
+            max_context=max_blocks * cache.block_size,
+        )
         """Sizes of steps that can be captured."""
         device = cache.data.device
         tables, prompt_tables = (
@@ -65,6 +73,7 @@ class StepGraphs:
         self._mixed = MixedSteps(*shared, prompt_tables, sizes=self.sizes, padding_slot=scrap_block * cache.block_size)
         self._graphs: dict[GraphKey, torch.cuda.CUDAGraph] = {}
         self._wanted: dict[GraphKey, None] = {}  # in order
+        self._until_next_prompt = 0  # batches until a graph of a whole prompt may be captured
         self._pool: Any = None  # torch's type for it has no public name
         self._prepared: tuple[GraphKey, int] | None = None
 
@@ -78,10 +87,18 @@ class StepGraphs:
 
         A capture costs several times as much as the step launched operator by operator. A decode of the same size
         usually follows at once, so decodes are captured immediately; other steps only when their key occurs again.
+        Prompts of many lengths may follow one another: their captures are spread over batches.
         """
         is_first = key not in self._wanted
         self._wanted[key] = None
-        return key.tokens == 0 or not is_first
+        self._until_next_prompt -= 1
+        if key in self._graphs or key.tokens == 0 or is_first:
+            return key in self._graphs or key.tokens == 0
+        if key.whole:
+            if self._until_next_prompt > 0:
+                return False
+            self._until_next_prompt = _BATCHES_BETWEEN_PROMPTS
+        return True
 
     @property
     def missing(self) -> list[GraphKey]:
