@@ -10,8 +10,10 @@ import torch
 
 from roseinfer.cache.block_pool import BlockPool
 from roseinfer.config import EngineConfig
+from roseinfer.engine.limits import StepLimits
 from roseinfer.engine.row_pool import RowPool
 from roseinfer.engine.runner import Runner
+from roseinfer.engine.step_times import StepTimes
 from roseinfer.errors import UsageError
 from roseinfer.models.footprint import WeightBytes
 from roseinfer.models.model_config import ModelConfig
@@ -41,12 +43,16 @@ class LoadedModel:
     chat_template: ChatTemplate | None
     eos_token_ids: frozenset[int]
     max_model_len: int
+    limits: StepLimits
+    """Maximum requests and tokens per step: those of `config`, or the device's where `config` leaves them open."""
     max_decode_steps: int = 1
     """Maximum tokens per request that one launch decodes."""
     overlap: bool = False
     """True: launch each step before the tokens of the previous step are read."""
     rows: RowPool = field(default_factory=RowPool)
     """Row numbers of the runner, shared by all schedulers of the engine."""
+    step_times: StepTimes = field(default_factory=StepTimes)
+    """Times of the engine's steps, which its schedulers measure and plan by."""
 
     def __repr__(self) -> str:
         """Return one line with model, size, dtype and device."""

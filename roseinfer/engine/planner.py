@@ -20,6 +20,7 @@ from roseinfer.engine.request import Request
 from roseinfer.engine.row_pool import RowPool
 from roseinfer.engine.step_batch import BlockCopy, BlockTableChange, RowStart, StepBatch
 from roseinfer.engine.step_plan import Chunk, Policy, StepPlan
+from roseinfer.engine.step_times import StepTimes
 from roseinfer.errors import UsageError
 
 _DRAWS_PLAINLY = attrgetter("request.draws_plainly")
@@ -36,10 +37,15 @@ class Planner:
         policy: Policy,
         rows: RowPool | None = None,
         graph_sizes: GraphSizes | None = None,
+        times: StepTimes | None = None,
     ) -> None:
-        """Planners that drive one runner share `rows`. `graph_sizes` is None if no step runs as a CUDA graph."""
+        """Planners that drive one runner share `rows` and `times`.
+
+        `graph_sizes` is None if no step runs as a CUDA graph. Whoever runs the steps tells `times` how long they took.
+        """
         self.pool = pool
         self.policy = policy
+        self.times = times or StepTimes()
         self._rows = rows or RowPool()
         self._graph_sizes = graph_sizes
         self._order, self._reversed_order = _order(policy), _reversed_order(policy)
