@@ -9,6 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from roseinfer.attention.backend import AttendsFromAll
 from roseinfer.attention.step_layouts import StepLayout
 from roseinfer.attention.torch_projection import split_projection
 from roseinfer.cache.kv_tensors import KVCache
@@ -135,7 +136,7 @@ def engine_of(folder: Path, **settings: Any) -> Engine:
     return build_engine(EngineConfig(**{**config, "max_batch_size": 2, **settings}))
 
 
-class NoAttention:
+class NoAttention(AttendsFromAll):
     """A backend that returns the queries, so that only the activations of the model and the runner are left."""
 
     capturable: ClassVar[bool] = False
