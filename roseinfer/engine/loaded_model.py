@@ -10,6 +10,7 @@ import torch
 
 from roseinfer.cache.block_pool import BlockPool
 from roseinfer.config import EngineConfig
+from roseinfer.engine.engine_lock import EngineLock
 from roseinfer.engine.row_pool import RowPool
 from roseinfer.engine.runner import Runner
 from roseinfer.errors import UsageError
@@ -47,6 +48,8 @@ class LoadedModel:
     """True: launch each step before the tokens of the previous step are read."""
     rows: RowPool = field(default_factory=RowPool)
     """Row numbers of the runner, shared by all schedulers of the engine."""
+    lock: EngineLock = field(default_factory=EngineLock)
+    """Held by the thread that uses the runner, the pool or the rows."""
 
     def __repr__(self) -> str:
         """Return one line with model, size, dtype and device."""
