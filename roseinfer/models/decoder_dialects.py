@@ -3,16 +3,23 @@
 An architecture's own file contains only the differences in its checkpoints.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from roseinfer.errors import ModelError
-from roseinfer.models.activation_names import activation_from_hf
+from roseinfer.kernels.attention.attention_spec import Rope
+from roseinfer.models.activation_names import ActivationName, activation_from_hf
 from roseinfer.models.dialect import Checkpoint, Dialect, Transform, WeightPlace
 from roseinfer.models.fields import gguf_vocab_size, optional, require, require_feature, size
+from roseinfer.models.head_layout import reordered_heads
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.rope_config import rope_from_gguf, rope_from_hf
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""Types of layers in a config.json: with attention to all tokens, and with a sliding window."""
 
 _ROPE_DIVISORS = "rope_freqs.weight"
 _GGUF_GLOBAL = {
@@ -35,9 +42,31 @@ _GGUF_LAYER = {
 }
 
 
-def hugging_face(config: Callable[[Mapping[str, Any]], ModelConfig]) -> Dialect:
-    """Return the Hugging Face dialect of an architecture. `config` converts its config.json to a ModelConfig."""
-    return Dialect(lambda checkpoint: config(checkpoint.fields), _hf_weight)
+HfWeight = Callable[[str, ModelConfig], WeightPlace | None]
+
+
+def hugging_face(config: Callable[[Mapping[str, Any]], ModelConfig], weight: HfWeight | None = None) -> Dialect:
+    """Return the Hugging Face dialect of an architecture. `config` converts its config.json to a ModelConfig.
+
+    `weight` maps the names of tensors; None: they have the names of the weight map.
+    """
+    return Dialect(lambda checkpoint: config(checkpoint.fields), weight or hf_weight)
+
+
+def reordered_qk(interleaved: bool) -> HfWeight:
+    """Return a weight function that reorders query and key heads for the kernels' rotation.
+
+    For models that rotate a part of each head, and for `interleaved` pairs.
+    """
+
+    def weight(name: str, config: ModelConfig) -> WeightPlace | None:
+        heads = {"q_proj": config.num_heads, "k_proj": config.num_kv_heads}.get(name.split(".")[-2])
+        rope = next((spec.rope for spec in config.attention_specs if spec.rope is not None), None)
+        if heads is None or rope is None or not (interleaved or rope.rotary_dim):
+            return hf_weight(name, config)
+        return name, reordered_heads(heads, config.head_dim, rope.rotary_dim, interleaved=interleaved)
+
+    return weight
 
 
 def gguf(name: str, *, reorders_qk: bool = False, **flags: Any) -> Dialect:
@@ -49,11 +78,26 @@ def gguf(name: str, *, reorders_qk: bool = False, **flags: Any) -> Dialect:
     return Dialect(partial(_gguf_config, name, flags), partial(_gguf_weight, reorders_qk))
 
 
-def hf_config(architecture: str, raw: Mapping[str, Any], **flags: Any) -> ModelConfig:
-    """Convert the config.json fields that Llama-style architectures share. `flags` are the other ModelConfig fields."""
+def hf_config(
+    architecture: str,
+    raw: Mapping[str, Any],
+    *,
+    rope: tuple[Rope, int] | None = None,
+    norm_eps: str = "rms_norm_eps",
+    activation: str = "hidden_act",
+    default_activation: str = "silu",
+    activations: tuple[ActivationName, ...] = ("silu",),
+    tied: bool = False,
+    **flags: Any,
+) -> ModelConfig:
+    """Convert the config.json fields that Llama-style architectures share. `flags` are the other ModelConfig fields.
+
+    `rope` is the result of `rope_from_hf`, for models that call it in their own way. `norm_eps` and `activation` are
+    the keys of these fields, and `tied` is the default of tie_word_embeddings.
+    """
     num_heads = size(raw, "num_attention_heads")
     hidden_size = size(raw, "hidden_size")
-    rope, context = rope_from_hf(raw)
+    rotary, context = rope_from_hf(raw) if rope is None else rope
     fields: dict[str, Any] = {
         "architecture": architecture,
         "vocab_size": size(raw, "vocab_size"),
@@ -64,37 +108,38 @@ def hf_config(architecture: str, raw: Mapping[str, Any], **flags: Any) -> ModelC
         "head_dim": size(raw, "head_dim", hidden_size // num_heads),
         "intermediate_size": size(raw, "intermediate_size"),
         "max_position_embeddings": context,
-        "norm_eps": require(raw, "rms_norm_eps", float),
-        "tie_word_embeddings": optional(raw, "tie_word_embeddings", bool, False),
-        "rope": rope,
-        "activation": activation_from_hf("hidden_act", raw.get("hidden_act", "silu"), ("silu",)),
+        "norm_eps": require(raw, norm_eps, float),
+        "tie_word_embeddings": optional(raw, "tie_word_embeddings", bool, tied),
+        "rope": rotary,
+        "activation": activation_from_hf(activation, raw.get(activation, default_activation), activations),
     }
     return ModelConfig(**fields | flags)
 
 
-def hf_sliding_window(raw: Mapping[str, Any], window: int | None, first_layer: int) -> int | None:
-    """Return the window if all layers have it, or None if no layer has one.
+def hf_windows(raw: Mapping[str, Any], window: int | None, default_kinds: Sequence[str]) -> list[int | None]:
+    """Return the sliding window of each layer, None for layers that attend to all tokens.
 
-    `layer_types` names the layers with a window; without that field, they begin at `first_layer`. Raises ModelError if
-    only some layers have a window.
+    `layer_types` names the layers with a window; `default_kinds` are the types where the config has no such field.
     """
-    if window is None:
-        return None
     num_layers = size(raw, "num_hidden_layers")
-    kinds = optional(raw, "layer_types", list, [])
-    if not kinds:
-        kinds = ["full_attention" if index < first_layer else "sliding_attention" for index in range(num_layers)]
-    if unknown := sorted(set(kinds) - {"full_attention", "sliding_attention"}):
-        raise ModelError(f"layer type {unknown[0]!r} is not supported; supported: full_attention, sliding_attention")
-    if len(set(kinds)) > 1:
-        count = kinds.count("sliding_attention")
-        raise ModelError(
-            f"a sliding window in {count} of {len(kinds)} layers is not supported; supported: in all layers, in none"
-        )
-    return window if kinds[0] == "sliding_attention" else None
+    kinds = optional(raw, "layer_types", list, list(default_kinds))
+    if len(kinds) != num_layers:
+        raise ModelError(f"layer_types has {len(kinds)} types for {num_layers} layers")
+    if unknown := sorted(set(map(str, kinds)) - {FULL, SLIDING}):
+        raise ModelError(f"layer type {unknown[0]!r} is not supported; supported: {FULL}, {SLIDING}")
+    return [window if kind == SLIDING else None for kind in kinds]
 
 
-def _hf_weight(name: str, _config: ModelConfig) -> WeightPlace | None:
+def with_windows(config: ModelConfig, windows: Sequence[int | None]) -> ModelConfig:
+    """Return the config with a sliding window per layer."""
+    if len(set(windows)) == 1:
+        return msgspec.structs.replace(config, sliding_window=windows[0])
+    pairs = zip(config.attention_specs, windows, strict=True)
+    specs = tuple(msgspec.structs.replace(spec, window=window) for spec, window in pairs)
+    return msgspec.structs.replace(config, layer_attention=specs)
+
+
+def hf_weight(name: str, _config: ModelConfig) -> WeightPlace | None:
     """Return the stored name unchanged, or None for rotary frequencies, which old checkpoints contain."""
     return None if name.endswith(".rotary_emb.inv_freq") else (name, None)
 
