@@ -49,18 +49,34 @@ def silu_and_mul_triton(gate_up: Tensor) -> Tensor:
 
 def gelu_and_mul(gate_up: Tensor) -> Tensor:
     """Return GELU(gate) x up, by the error function: [rows, 2 * size], gates first -> [rows, size]."""
-    if _fits(gate_up):
-        return _launch(gate_up, gate_up.shape[1] // 2, "gelu_and_mul")
+    return (gelu_and_mul_triton if _fits(gate_up) else gelu_and_mul_reference)(gate_up)
+
+
+def gelu_and_mul_reference(gate_up: Tensor) -> Tensor:
+    """Compute `gelu_and_mul` with torch operations."""
     gate, up = gate_up.chunk(2, dim=-1)
     return F.gelu(gate) * up
 
 
+def gelu_and_mul_triton(gate_up: Tensor) -> Tensor:
+    """Compute `gelu_and_mul` in one Triton kernel, rounding once."""
+    return _launch(gate_up, gate_up.shape[1] // 2, "gelu_and_mul")
+
+
 def gelu_tanh_and_mul(gate_up: Tensor) -> Tensor:
     """Return GELU(gate) x up, by the tanh approximation: [rows, 2 * size], gates first -> [rows, size]."""
-    if _fits(gate_up):
-        return _launch(gate_up, gate_up.shape[1] // 2, "gelu_tanh_and_mul")
+    return (gelu_tanh_and_mul_triton if _fits(gate_up) else gelu_tanh_and_mul_reference)(gate_up)
+
+
+def gelu_tanh_and_mul_reference(gate_up: Tensor) -> Tensor:
+    """Compute `gelu_tanh_and_mul` with torch operations."""
     gate, up = gate_up.chunk(2, dim=-1)
     return F.gelu(gate, approximate="tanh") * up
+
+
+def gelu_tanh_and_mul_triton(gate_up: Tensor) -> Tensor:
+    """Compute `gelu_tanh_and_mul` in one Triton kernel, rounding once."""
+    return _launch(gate_up, gate_up.shape[1] // 2, "gelu_tanh_and_mul")
 
 
 def gelu_tanh(x: Tensor) -> Tensor:

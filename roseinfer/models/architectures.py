@@ -78,7 +78,9 @@ def read_config(source_format: SourceFormat, checkpoint: Checkpoint) -> ModelCon
         key = "general.architecture" if source_format == "gguf" else "model_type"
         name = str(checkpoint.fields.get(key))
     known = {
-        model.name: found for model in ARCHITECTURES.values() if (found := model.dialect(source_format)) is not None
+        (model.gguf_name or model.name) if source_format == "gguf" else model.name: found
+        for model in ARCHITECTURES.values()
+        if (found := model.dialect(source_format)) is not None
     }
     return _among(known, name).config(checkpoint)
 

@@ -12,14 +12,15 @@ from roseinfer.models.decoder import Decoder
 from roseinfer.models.decoder_dialects import (
     FULL,
     SLIDING,
+    gguf,
     hf_config,
     hf_windows,
     hugging_face,
     reordered_qk,
     with_windows,
 )
-from roseinfer.models.dialect import Architecture
-from roseinfer.models.fields import optional, require_feature, size
+from roseinfer.models.dialect import Architecture, Checkpoint
+from roseinfer.models.fields import optional, require, require_feature, size
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.rope_config import rope_from_hf
 
@@ -59,5 +60,31 @@ def _config(name: str, raw: Mapping[str, Any], default_theta: float) -> ModelCon
     )
 
 
-COHERE = Architecture("cohere", Decoder, hugging_face(cohere_from_hf, reordered_qk(interleaved=True)))
-COHERE2 = Architecture("cohere2", Decoder, hugging_face(cohere2_from_hf, reordered_qk(interleaved=True)))
+def config_from_gguf(config: ModelConfig, checkpoint: Checkpoint) -> ModelConfig:
+    """Return the config with the factor on logits and, for Command R7B, a window in three layers of four."""
+    name = "command-r" if config.architecture == "cohere" else "cohere2"
+    config = msgspec.structs.replace(config, logit_scale=require(checkpoint.fields, f"{name}.logit_scale", float))
+    if config.sliding_window is None:
+        return config
+    specs = tuple(
+        msgspec.structs.replace(spec, window=None, rope=None) if (index + 1) % 4 == 0 else spec
+        for index, spec in enumerate(config.attention_specs)
+    )
+    return msgspec.structs.replace(config, sliding_window=None, layer_attention=specs)
+
+
+_FLAGS: dict[str, Any] = {"norm": "layer", "block": "parallel", "shared_norm": True}
+
+COHERE = Architecture(
+    "cohere",
+    Decoder,
+    hugging_face(cohere_from_hf, reordered_qk(interleaved=True)),
+    gguf("command-r", architecture="cohere", reorders_qk=True, adapt=config_from_gguf, **_FLAGS),
+    gguf_name="command-r",
+)
+COHERE2 = Architecture(
+    "cohere2",
+    Decoder,
+    hugging_face(cohere2_from_hf, reordered_qk(interleaved=True)),
+    gguf("cohere2", reorders_qk=True, adapt=config_from_gguf, **_FLAGS),
+)

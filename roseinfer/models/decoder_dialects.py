@@ -5,9 +5,12 @@ An architecture's own file contains only the differences in its checkpoints.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
+import torch
+from torch import Tensor
 
 from roseinfer.errors import ModelError
 from roseinfer.kernels.attention.attention_spec import Rope
@@ -16,16 +19,15 @@ from roseinfer.models.dialect import Checkpoint, Dialect, Transform, WeightPlace
 from roseinfer.models.fields import gguf_vocab_size, optional, require, require_feature, size
 from roseinfer.models.head_layout import reordered_heads
 from roseinfer.models.model_config import ModelConfig
-from roseinfer.models.rope_config import rope_from_gguf, rope_from_hf
+from roseinfer.models.rope_config import ROPE_TENSORS, rope_from_gguf, rope_from_hf
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 """Types of layers in a config.json: with attention to all tokens, and with a sliding window."""
 
-_ROPE_DIVISORS = "rope_freqs.weight"
 _GGUF_GLOBAL = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
 }
 _GGUF_LAYER = {
     "attn_norm": "input_layernorm",
@@ -33,6 +35,7 @@ _GGUF_LAYER = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
+    "attn_qkv": "self_attn.qkv_proj",
     "attn_q_norm": "self_attn.q_norm",
     "attn_k_norm": "self_attn.k_norm",
     "attn_output": "self_attn.o_proj",
@@ -69,13 +72,24 @@ def reordered_qk(interleaved: bool) -> HfWeight:
     return weight
 
 
-def gguf(name: str, *, reorders_qk: bool = False, **flags: Any) -> Dialect:
-    """Return the GGUF dialect of the architecture that llama.cpp also calls `name`.
+def gguf(
+    name: str,
+    *,
+    architecture: str | None = None,
+    reorders_qk: bool = False,
+    rotates_part: bool = False,
+    names: Mapping[str, str] = MappingProxyType({}),
+    adapt: Callable[[ModelConfig, Checkpoint], ModelConfig] | None = None,
+    **flags: Any,
+) -> Dialect:
+    """Return the GGUF dialect of the architecture that llama.cpp calls `name`.
 
-    `flags` are fields of ModelConfig that the file does not contain. With `reorders_qk`, llama.cpp's converter
-    reorders the rows of Q and K for llama.cpp's rotation, and loading restores their order.
+    `flags` are fields of ModelConfig that the file does not contain, and `adapt` converts the rest. With `reorders_qk`,
+    pairs of the rotation are neighbors in the file, as in Llama's files. With `rotates_part`, the file may name a part
+    of each head that is rotated. `names` are modules of a layer whose names differ from Llama's.
     """
-    return Dialect(partial(_gguf_config, name, flags), partial(_gguf_weight, reorders_qk))
+    config = partial(_gguf_config, name, architecture or name, rotates_part, adapt, flags)
+    return Dialect(config, partial(_gguf_weight, reorders_qk, {**_GGUF_LAYER, **names}))
 
 
 def hf_config(
@@ -144,22 +158,31 @@ def hf_weight(name: str, _config: ModelConfig) -> WeightPlace | None:
     return None if name.endswith(".rotary_emb.inv_freq") else (name, None)
 
 
-def _gguf_config(prefix: str, flags: dict[str, Any], checkpoint: Checkpoint) -> ModelConfig:
+def _gguf_config(
+    prefix: str,
+    architecture: str,
+    rotates_part: bool,
+    adapt: Callable[[ModelConfig, Checkpoint], ModelConfig] | None,
+    flags: dict[str, Any],
+    checkpoint: Checkpoint,
+) -> ModelConfig:
     metadata, names = checkpoint.fields, checkpoint.tensor_names
     num_heads = size(metadata, f"{prefix}.attention.head_count")
     hidden_size = size(metadata, f"{prefix}.embedding_length")
     head_dim = size(metadata, f"{prefix}.attention.key_length", hidden_size // num_heads)
-    for key in ("attention.value_length", "rope.dimension_count"):
-        require_feature(f"{prefix}.{key}", metadata.get(f"{prefix}.{key}", head_dim), head_dim)
+    require_feature(
+        f"{prefix}.attention.value_length", metadata.get(f"{prefix}.attention.value_length", head_dim), head_dim
+    )
     require_feature(f"{prefix}.expert_count", metadata.get(f"{prefix}.expert_count", 0), 0)
-    if f"{prefix}.attention.sliding_window_pattern" in metadata:
+    rotary_dim = size(metadata, f"{prefix}.rope.dimension_count", head_dim)
+    if not rotates_part or rotary_dim > head_dim or rotary_dim % 2:
+        require_feature(f"{prefix}.rope.dimension_count", rotary_dim, head_dim)
+    if f"{prefix}.attention.sliding_window_pattern" in metadata and adapt is None:
         raise ModelError("a sliding window in some of the layers is not supported; supported: in all layers, in none")
-    divisors = None
-    if _ROPE_DIVISORS in names and checkpoint.read is not None:
-        divisors = tuple(checkpoint.read(_ROPE_DIVISORS).flatten().tolist())
-    rope, context = rope_from_gguf(metadata, prefix, divisors)
+    rope, context = rope_from_gguf(metadata, prefix, _factors(checkpoint))
+    rms = "attention.layer_norm_rms_epsilon" if flags.get("norm", "rms") == "rms" else "attention.layer_norm_epsilon"
     fields: dict[str, Any] = {
-        "architecture": prefix,
+        "architecture": architecture,
         "vocab_size": gguf_vocab_size(metadata, prefix),
         "hidden_size": hidden_size,
         "num_layers": size(metadata, f"{prefix}.block_count"),
@@ -168,35 +191,62 @@ def _gguf_config(prefix: str, flags: dict[str, Any], checkpoint: Checkpoint) -> 
         "head_dim": head_dim,
         "intermediate_size": size(metadata, f"{prefix}.feed_forward_length"),
         "max_position_embeddings": context,
-        "norm_eps": require(metadata, f"{prefix}.attention.layer_norm_rms_epsilon", float),
+        "norm_eps": require(metadata, f"{prefix}.{rms}", float),
         "tie_word_embeddings": "output.weight" not in names,
-        "rope": rope,
+        "rope": rope if rotary_dim == head_dim else msgspec.structs.replace(rope, rotary_dim=rotary_dim),
         "sliding_window": optional(metadata, f"{prefix}.attention.sliding_window", int, 0) or None,
-        "qkv_bias": "blk.0.attn_q.bias" in names,
+        "qkv_bias": "blk.0.attn_q.bias" in names or "blk.0.attn_qkv.bias" in names,
         "output_bias": "blk.0.attn_output.bias" in names,
         "mlp_bias": "blk.0.ffn_down.bias" in names,
     }
-    return ModelConfig(**fields | flags)
+    config = ModelConfig(**fields | flags)
+    return config if adapt is None else adapt(config, checkpoint)
 
 
-def _gguf_weight(reorders_qk: bool, name: str, config: ModelConfig) -> WeightPlace | None:
-    if name in _GGUF_GLOBAL:
-        return _GGUF_GLOBAL[name], None
-    if name == _ROPE_DIVISORS:
+def _factors(checkpoint: Checkpoint) -> dict[str, tuple[float, ...]]:
+    """Return the divisors of rotary frequencies that a file stores as tensors, by the tensors' names."""
+    read = checkpoint.read
+    if read is None:
+        return {}
+    stored = (name for name in ROPE_TENSORS if name in checkpoint.tensor_names)
+    return {name: tuple(read(name).flatten().tolist()) for name in stored}
+
+
+def _gguf_weight(reorders_qk: bool, names: Mapping[str, str], name: str, config: ModelConfig) -> WeightPlace | None:
+    part, _, kind = name.rpartition(".")
+    if part in _GGUF_GLOBAL:
+        return f"{_GGUF_GLOBAL[part]}.{kind}", None
+    if name in ROPE_TENSORS and config.rope is not None and config.rope.scaling is not None:
         return None  # read with the config
     block, _, rest = name.removeprefix("blk.").partition(".")
     module, _, kind = rest.rpartition(".")
-    if not name.startswith("blk.") or module not in _GGUF_LAYER:
+    if not name.startswith("blk.") or module not in names:
         return name, None  # unknown, so loading refuses it by this name
+    rope = next((spec.rope for spec in config.attention_specs if spec.rope is not None), None)
     transform = None
-    if reorders_qk and module in ("attn_q", "attn_k"):
-        transform = _half_split_rows(config.num_heads if module == "attn_q" else config.num_kv_heads)
-    return f"model.layers.{block}.{_GGUF_LAYER[module]}.{kind}", transform
+    if rope is not None and (reorders_qk or rope.rotary_dim is not None):
+        transform = _reordered_module(module, config, rope, interleaved=reorders_qk)
+    return f"model.layers.{block}.{names[module]}.{kind}", transform
 
 
-def _half_split_rows(heads: int) -> Transform:
-    """Return a transform that reorders the rows of each head for our rotation.
+def _reordered_module(module: str, config: ModelConfig, rope: Rope, *, interleaved: bool) -> Transform | None:
+    """Return the transform of a projection's rows to the order that kernels rotate, or None for other modules."""
 
-    Rotary pairs are interleaved in the file (x0, y0, x1, y1, ...), and half-split here (x0, x1, ..., y0, y1, ...).
-    """
-    return lambda rows: rows.reshape(heads, -1, 2, *rows.shape[1:]).transpose(1, 2).flatten(0, 2)
+    def reordered(heads: int) -> Transform:
+        return reordered_heads(heads, config.head_dim, rope.rotary_dim, interleaved=interleaved)
+
+    query, key = reordered(config.num_heads), reordered(config.num_kv_heads)
+    if module == "attn_qkv":
+        return reordered_qkv(config, query, key)
+    return {"attn_q": query, "attn_k": key}.get(module)
+
+
+def reordered_qkv(config: ModelConfig, query: Transform, key: Transform) -> Transform:
+    """Return a transform of a fused projection that applies `query` and `key` to its first two parts."""
+    sizes = [heads * config.head_dim for heads in (config.num_heads, config.num_kv_heads, config.num_kv_heads)]
+
+    def reordered(rows: Tensor) -> Tensor:
+        q, k, v = torch.split(rows, sizes)
+        return torch.cat((query(q), key(k), v))
+
+    return reordered

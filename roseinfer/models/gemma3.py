@@ -9,17 +9,19 @@ from typing import Any
 
 import msgspec
 
+from roseinfer.kernels.attention.attention_spec import Rope
 from roseinfer.models.decoder import Decoder
 from roseinfer.models.decoder_dialects import (
     FULL,
     SLIDING,
+    gguf,
     hf_config,
     hf_weight,
     hf_windows,
     hugging_face,
     with_windows,
 )
-from roseinfer.models.dialect import Architecture, WeightPlace
+from roseinfer.models.dialect import Architecture, Checkpoint, WeightPlace
 from roseinfer.models.fields import optional, require_feature, size
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.rope_config import rope_from_hf
@@ -89,5 +91,46 @@ def weight_from_hf(name: str, config: ModelConfig) -> WeightPlace | None:
     return hf_weight(name, config)
 
 
-GEMMA3_TEXT = Architecture("gemma3_text", Decoder, hugging_face(config_from_hf, weight_from_hf))
+def config_from_gguf(config: ModelConfig, checkpoint: Checkpoint) -> ModelConfig:
+    """Return the config with what llama.cpp knows of Gemma 3: windows, bases of rotation, scales."""
+    metadata, rope, window = checkpoint.fields, config.rope, config.sliding_window
+    assert rope is not None
+    local = Rope(theta=optional(metadata, "gemma3.rope.freq_base_swa", float, 10_000.0))
+    # The 27B model, the only one with 62 layers, scales scores by another size.
+    size_of_scale = config.hidden_size // config.num_heads if config.num_layers == 62 else config.head_dim
+    specs = tuple(
+        msgspec.structs.replace(
+            spec,
+            scale=size_of_scale**-0.5,
+            window=window if (index + 1) % 6 else None,
+            rope=local if window is not None and (index + 1) % 6 else rope,
+        )
+        for index, spec in enumerate(config.attention_specs)
+    )
+    return msgspec.structs.replace(
+        config,
+        sliding_window=None,
+        layer_attention=specs,
+        embedding_scale=math.sqrt(config.hidden_size),
+        logit_softcap=optional(metadata, "gemma3.final_logit_softcapping", float, 0.0) or None,
+    )
+
+
+_GGUF = gguf(
+    "gemma3",
+    architecture="gemma3_text",
+    names={
+        "post_attention_norm": "post_attention_layernorm",
+        "ffn_norm": "pre_feedforward_layernorm",
+        "post_ffw_norm": "post_feedforward_layernorm",
+    },
+    adapt=config_from_gguf,
+    block="sandwich",
+    qk_norm=True,
+    activation="gelu_tanh",
+)
+
+GEMMA3_TEXT = Architecture(
+    "gemma3_text", Decoder, hugging_face(config_from_hf, weight_from_hf), _GGUF, gguf_name="gemma3"
+)
 GEMMA3 = Architecture("gemma3", Decoder, hugging_face(config_from_hf, weight_from_hf))

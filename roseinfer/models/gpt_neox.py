@@ -6,12 +6,13 @@ Black et al., 2022, https://arxiv.org/abs/2204.06745.
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
 from roseinfer.models.decoder import Decoder
-from roseinfer.models.decoder_dialects import hf_config, hugging_face
-from roseinfer.models.dialect import Architecture, Transform, WeightPlace
+from roseinfer.models.decoder_dialects import gguf, hf_config, hugging_face
+from roseinfer.models.dialect import Architecture, Checkpoint, Transform, WeightPlace
 from roseinfer.models.fields import optional, size
 from roseinfer.models.head_layout import reordered_heads
 from roseinfer.models.model_config import ModelConfig
@@ -75,4 +76,26 @@ def _separated(config: ModelConfig) -> Transform:
     return separated
 
 
-GPT_NEOX = Architecture("gpt_neox", Decoder, hugging_face(config_from_hf, weight_from_hf))
+def config_from_gguf(config: ModelConfig, checkpoint: Checkpoint) -> ModelConfig:
+    """Return the config with the place of attention and MLP: side by side, or one after the other."""
+    parallel = optional(checkpoint.fields, "gptneox.use_parallel_residual", bool, True)
+    return msgspec.structs.replace(config, block="parallel" if parallel else "pre_norm")
+
+
+GPT_NEOX = Architecture(
+    "gpt_neox",
+    Decoder,
+    hugging_face(config_from_hf, weight_from_hf),
+    gguf(
+        "gptneox",
+        architecture="gpt_neox",
+        rotates_part=True,
+        adapt=config_from_gguf,
+        norm="layer",
+        norm_bias=True,
+        gated_mlp=False,
+        activation="gelu",
+        stores_fused_qkv=True,
+    ),
+    gguf_name="gptneox",
+)

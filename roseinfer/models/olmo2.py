@@ -8,9 +8,10 @@ from typing import Any
 
 import msgspec
 
+from roseinfer.errors import ModelError
 from roseinfer.models.decoder import Decoder
-from roseinfer.models.decoder_dialects import FULL, SLIDING, hf_config, hf_windows, hugging_face, with_windows
-from roseinfer.models.dialect import Architecture
+from roseinfer.models.decoder_dialects import FULL, SLIDING, gguf, hf_config, hf_windows, hugging_face, with_windows
+from roseinfer.models.dialect import Architecture, Checkpoint
 from roseinfer.models.fields import optional, size
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.rope_config import rope_from_hf
@@ -40,5 +41,35 @@ def _shared(raw: Mapping[str, Any]) -> dict[str, Any]:
     return {"block": "post_norm", "joint_qk_norm": True, "qkv_bias": bias, "output_bias": bias}
 
 
-OLMO2 = Architecture("olmo2", Decoder, hugging_face(olmo2_from_hf))
+def config_from_gguf(config: ModelConfig, checkpoint: Checkpoint) -> ModelConfig:
+    """Return the config of OLMo 2 or, if the file has a sliding window, OLMo 3.
+
+    Scaled rotation applies to the layers without a window, as in llama.cpp.
+    """
+    pattern = checkpoint.fields.get("olmo2.attention.sliding_window_pattern")
+    window = config.sliding_window
+    if window is None or config.rope is None:
+        return msgspec.structs.replace(config, sliding_window=None)
+    has_window = pattern if isinstance(pattern, list) else [(index + 1) % 4 for index in range(config.num_layers)]
+    if len(has_window) != config.num_layers:
+        raise ModelError(f"sliding_window_pattern has {len(has_window)} values for {config.num_layers} layers")
+    unscaled = msgspec.structs.replace(config.rope, scaling=None)
+    specs = tuple(
+        msgspec.structs.replace(spec, window=window if has else None, rope=unscaled if has else config.rope)
+        for spec, has in zip(config.attention_specs, has_window, strict=True)
+    )
+    return msgspec.structs.replace(config, sliding_window=None, layer_attention=specs)
+
+
+_GGUF_NAMES = {
+    "post_attention_norm": "post_attention_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+
+OLMO2 = Architecture(
+    "olmo2",
+    Decoder,
+    hugging_face(olmo2_from_hf),
+    gguf("olmo2", names=_GGUF_NAMES, adapt=config_from_gguf, block="post_norm", joint_qk_norm=True),
+)
 OLMO3 = Architecture("olmo3", Decoder, hugging_face(olmo3_from_hf))

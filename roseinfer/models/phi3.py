@@ -6,11 +6,8 @@ Abdin et al., 2024, https://arxiv.org/abs/2404.14219.
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from roseinfer.models.decoder import Decoder
-from roseinfer.models.decoder_dialects import hf_config, hf_weight, hugging_face
+from roseinfer.models.decoder_dialects import gguf, hf_config, hf_weight, hugging_face, reordered_qkv
 from roseinfer.models.dialect import Architecture, WeightPlace
 from roseinfer.models.fields import optional
 from roseinfer.models.head_layout import reordered_heads
@@ -38,13 +35,18 @@ def weight_from_hf(name: str, config: ModelConfig) -> WeightPlace | None:
     head_dim, rotary_dim = config.head_dim, config.rope.rotary_dim
     query = reordered_heads(config.num_heads, head_dim, rotary_dim)
     key = reordered_heads(config.num_kv_heads, head_dim, rotary_dim)
-    sizes = [count * head_dim for count in (config.num_heads, config.num_kv_heads, config.num_kv_heads)]
-
-    def reordered(rows: Tensor) -> Tensor:
-        q, k, v = torch.split(rows, sizes)
-        return torch.cat((query(q), key(k), v))
-
-    return name, reordered
+    return name, reordered_qkv(config, query, key)
 
 
-PHI3 = Architecture("phi3", Decoder, hugging_face(config_from_hf, weight_from_hf))
+PHI3 = Architecture(
+    "phi3",
+    Decoder,
+    hugging_face(config_from_hf, weight_from_hf),
+    gguf(
+        "phi3",
+        rotates_part=True,
+        names={"ffn_up": "mlp.gate_up_proj"},
+        stores_fused_qkv=True,
+        stores_fused_gate_up=True,
+    ),
+)

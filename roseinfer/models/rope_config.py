@@ -20,6 +20,10 @@ from roseinfer.models.rope import yarn_magnitude
 
 DEFAULT_THETA = 10000.0
 
+_DIVISORS, _SHORT, _LONG = "rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"
+ROPE_TENSORS = (_DIVISORS, _SHORT, _LONG)
+"""Tensors of a GGUF file that hold divisors of rotary frequencies."""
+
 _HF_SCALINGS = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
 _GGUF_SCALINGS = ("none", "linear", "yarn")
 _GGUF_SCALING_KEYS = {
@@ -81,19 +85,39 @@ def _rotary_dim(fields: Mapping[str, Any], raw: Mapping[str, Any], partial: floa
     return rotary_dim
 
 
-def rope_from_gguf(metadata: Mapping[str, Any], prefix: str, divisors: tuple[float, ...] | None) -> tuple[Rope, int]:
+def rope_from_gguf(
+    metadata: Mapping[str, Any], prefix: str, factors: Mapping[str, tuple[float, ...]]
+) -> tuple[Rope, int]:
     """Return the rotary positions in the `{prefix}.rope.*` keys of a GGUF file, and the context that they extend to.
 
-    `divisors` are the values of the tensor `rope_freqs.weight`, or None if the file has no such tensor.
+    `factors` are the values of those ROPE_TENSORS that the file has, by name.
     """
     context = size(metadata, f"{prefix}.context_length")
+    theta = optional(metadata, f"{prefix}.rope.freq_base", float, DEFAULT_THETA)
+    if _SHORT in factors and _LONG in factors:
+        scaling: Scaling | None = _gguf_longrope(metadata, f"{prefix}.rope.scaling.", context, factors)
+        return Rope(theta=theta, scaling=scaling), _scaled_context(context, scaling)
     scaling = _gguf_scaling(metadata, f"{prefix}.rope.scaling.", context, metadata.get(f"{prefix}.rope.scale_linear"))
-    if divisors is not None:
+    if _DIVISORS in factors:
         if scaling is not None:
             raise ModelError("RoPE scaling by both rope_freqs.weight and rope.scaling is not supported; supported: one")
-        scaling = DivisorScaling(divisors=divisors)
-    theta = optional(metadata, f"{prefix}.rope.freq_base", float, DEFAULT_THETA)
+        scaling = DivisorScaling(divisors=factors[_DIVISORS])
     return Rope(theta=theta, scaling=scaling), _scaled_context(context, scaling)
+
+
+def _gguf_longrope(
+    metadata: Mapping[str, Any], prefix: str, context: int, factors: Mapping[str, tuple[float, ...]]
+) -> LongRopeScaling:
+    original = size(metadata, f"{prefix}original_context_length", context)
+    return LongRopeScaling(
+        short_divisors=factors[_SHORT],
+        long_divisors=factors[_LONG],
+        original_context=original,
+        extended_context=context,
+        attention_factor=optional(
+            metadata, f"{prefix}attn_factor", float, longrope_magnitude(context / original, original)
+        ),
+    )
 
 
 def _hf_scaling(fields: Mapping[str, Any], raw: Mapping[str, Any], context: int) -> Scaling | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from roseinfer.models.decoder import Decoder
-from roseinfer.models.decoder_dialects import hf_config, hugging_face
+from roseinfer.models.decoder_dialects import gguf, hf_config, hugging_face
 from roseinfer.models.dialect import Architecture
 from roseinfer.models.fields import optional, size
 from roseinfer.models.model_config import ModelConfig
@@ -22,4 +22,9 @@ def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
     )
 
 
-SEED_OSS = Architecture("seed_oss", Decoder, hugging_face(config_from_hf))
+SEED_OSS = Architecture(
+    "seed_oss",
+    Decoder,
+    hugging_face(config_from_hf),
+    gguf("seed_oss", names={"post_attention_norm": "post_attention_layernorm"}),
+)

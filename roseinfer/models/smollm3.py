@@ -7,8 +7,8 @@ import msgspec
 
 from roseinfer.errors import ModelError
 from roseinfer.models.decoder import Decoder
-from roseinfer.models.decoder_dialects import FULL, SLIDING, hf_config, hf_windows, hugging_face, with_windows
-from roseinfer.models.dialect import Architecture
+from roseinfer.models.decoder_dialects import FULL, SLIDING, gguf, hf_config, hf_windows, hugging_face, with_windows
+from roseinfer.models.dialect import Architecture, Checkpoint
 from roseinfer.models.fields import optional, size
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.rope_config import rope_from_hf
@@ -41,4 +41,18 @@ def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
     return msgspec.structs.replace(config, layer_attention=specs)
 
 
-SMOLLM3 = Architecture("smollm3", Decoder, hugging_face(config_from_hf))
+def config_from_gguf(config: ModelConfig, _checkpoint: Checkpoint) -> ModelConfig:
+    """Return the config without rotations in every fourth layer, which the file does not say."""
+    specs = tuple(
+        spec if (index + 1) % 4 else msgspec.structs.replace(spec, rope=None)
+        for index, spec in enumerate(config.attention_specs)
+    )
+    return msgspec.structs.replace(config, layer_attention=specs)
+
+
+SMOLLM3 = Architecture(
+    "smollm3",
+    Decoder,
+    hugging_face(config_from_hf),
+    gguf("smollm3", reorders_qk=True, adapt=config_from_gguf),
+)

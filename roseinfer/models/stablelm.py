@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from roseinfer.models.decoder import Decoder
-from roseinfer.models.decoder_dialects import hf_config, hugging_face, reordered_qk
-from roseinfer.models.dialect import Architecture
+from roseinfer.models.decoder_dialects import gguf, hf_config, hugging_face, reordered_qk
+from roseinfer.models.dialect import Architecture, Checkpoint
 from roseinfer.models.fields import optional, require_feature
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.rope_config import rope_from_hf
@@ -28,4 +30,15 @@ def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
     )
 
 
-STABLELM = Architecture("stablelm", Decoder, hugging_face(config_from_hf, reordered_qk(interleaved=False)))
+def config_from_gguf(config: ModelConfig, checkpoint: Checkpoint) -> ModelConfig:
+    """Return the config with the place of attention and MLP. Files with norms of queries and keys are refused."""
+    parallel = "blk.0.ffn_norm.weight" not in checkpoint.tensor_names
+    return msgspec.structs.replace(config, block="parallel" if parallel else "pre_norm", shared_norm=parallel)
+
+
+STABLELM = Architecture(
+    "stablelm",
+    Decoder,
+    hugging_face(config_from_hf, reordered_qk(interleaved=False)),
+    gguf("stablelm", rotates_part=True, adapt=config_from_gguf, norm="layer", norm_bias=True),
+)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from roseinfer.models.decoder import Decoder
-from roseinfer.models.decoder_dialects import hf_config, hf_weight, hugging_face
+from roseinfer.models.decoder_dialects import gguf, hf_config, hf_weight, hugging_face
 from roseinfer.models.dialect import Architecture, WeightPlace
 from roseinfer.models.fields import optional
 from roseinfer.models.model_config import ModelConfig
@@ -35,4 +35,9 @@ def weight_from_hf(name: str, config: ModelConfig) -> WeightPlace | None:
     return hf_weight(name.replace(".mlp.c_fc.", ".mlp.up_proj.").replace(".mlp.c_proj.", ".mlp.down_proj."), config)
 
 
-STARCODER2 = Architecture("starcoder2", Decoder, hugging_face(config_from_hf, weight_from_hf))
+STARCODER2 = Architecture(
+    "starcoder2",
+    Decoder,
+    hugging_face(config_from_hf, weight_from_hf),
+    gguf("starcoder2", norm="layer", norm_bias=True, gated_mlp=False, activation="gelu_tanh"),
+)
