@@ -70,17 +70,25 @@ class RotaryEmbedding(nn.Module):
 
     def __init__(self, rope: Rope, head_dim: int, max_positions: int) -> None:
         super().__init__()
-        positions = torch.arange(max_positions, dtype=torch.float32)
-        angles = torch.outer(positions, inverse_frequencies(rope, head_dim, max_positions))
-        cosines, sines = angles.cos(), angles.sin()
-        if isinstance(rope.scaling, YarnScaling | LongRopeScaling):
-            cosines, sines = cosines * rope.scaling.attention_factor, sines * rope.scaling.attention_factor
-        unrotated = head_dim // 2 - angles.shape[1]  # pairs that keep their values
-        cosines, sines = F.pad(cosines, (0, unrotated), value=1.0), F.pad(sines, (0, unrotated))
-        table = torch.cat((cosines, sines), dim=-1)
+        if torch.get_default_device().type == "meta":  # torch's arange would import its compiler, which takes seconds
+            table = torch.empty(max_positions, head_dim)
+        else:
+            table = _table(rope, head_dim, max_positions)
         self.register_buffer("table", table.to(torch.get_default_dtype()), persistent=False)
         self.table: Tensor
         """Cosines, then sines per position: [max_positions, head_dim]."""
+
+
+def _table(rope: Rope, head_dim: int, max_positions: int) -> Tensor:
+    """Return cosines, then sines: [max_positions, head_dim]."""
+    positions = torch.arange(max_positions, dtype=torch.float32)
+    angles = torch.outer(positions, inverse_frequencies(rope, head_dim, max_positions))
+    cosines, sines = angles.cos(), angles.sin()
+    if isinstance(rope.scaling, YarnScaling | LongRopeScaling):
+        cosines, sines = cosines * rope.scaling.attention_factor, sines * rope.scaling.attention_factor
+    unrotated = head_dim // 2 - angles.shape[1]  # pairs that keep their values
+    cosines, sines = F.pad(cosines, (0, unrotated), value=1.0), F.pad(sines, (0, unrotated))
+    return torch.cat((cosines, sines), dim=-1)
 
 
 def _unscaled(theta: float, head_dim: int) -> Tensor:
