@@ -1,6 +1,7 @@
 """Fixtures that many tests share, and the settings of a test run with or without a GPU."""
 
 import gc
+import importlib.util
 import os
 import signal
 from collections.abc import Iterator
@@ -12,6 +13,10 @@ from tiny import save_gpt2, save_llama
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined, so set before any import
+    if importlib.util.find_spec("triton") is not None:
+        from triton_interpreter import prepare_the_language_once
+
+        prepare_the_language_once()
 
 
 def pytest_configure(config: pytest.Config) -> None:
