@@ -239,6 +239,8 @@ def test_old_rotary_buffers_are_no_weights(tmp_path: Path) -> None:
 
 PUBLIC_PARAMETERS = {
     "gpt2": 124_439_808,
+    "gemma-3-4b": 3_880_263_168,
+    "phi-4-mini": 3_836_021_760,
     "llama-3.2-1b": 1_235_814_400,
     "llama-3.2-3b": 3_212_749_824,
     "llama-3-8b": 8_030_261_248,
