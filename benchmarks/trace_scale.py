@@ -1,6 +1,7 @@
 """Measure time and memory of `summarize` on a large trace, against msgspec merely decoding the same bytes.
 
     python benchmarks/trace_scale.py --gigabytes 1
+    python benchmarks/trace_scale.py --gigabytes 0.1 0.3 1    # time per GB
 
 The large trace repeats the recorded trace of tests/trace/data, in Kineto's layout, with shifted times and ids. Each
 measurement runs in its own process; memory is that process's peak resident size.
@@ -85,35 +86,50 @@ def measured(task: str, path: Path) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, default=1.0, help="size of the trace in GB [default: %(default)s]")
-    parser.add_argument("--repeats", type=int, default=3, help="runs per task [default: %(default)s]")
+    parser.add_argument("--gigabytes", type=float, nargs="+", default=[1.0], help="sizes of traces in GB [default: 1]")
+    parser.add_argument("--repeats", type=int, default=3, help="runs per task and size [default: %(default)s]")
     parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
     parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.task:
-        began, began_cpu = time.perf_counter(), time.process_time()
-        events = TASKS[args.task](args.path)
-        seconds = time.perf_counter() - began
-        # Not ru_maxrss: a child process inherits its parent's.
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        peak_mb = int(status.split("VmHWM:")[1].split()[0]) / 1024
-        cpu = time.process_time() - began_cpu
-        found = {"seconds": seconds, "cpu_seconds": cpu, "peak_mb": peak_mb, "events": events}
-        print(json.dumps({name: round(value, 3) for name, value in found.items()}))
+        print(json.dumps(measure(args.task, args.path)))
         return
+    rows = [compare(gigabytes, args.repeats) for gigabytes in args.gigabytes]
+    print("\n   GB  summarize CPU s per GB  bare CPU s per GB  peak MB")
+    for size, best in rows:
+        costs = best["summarize"]["cpu_seconds"] / size, best["bare"]["cpu_seconds"] / size
+        print(f"{size:5.2f}  {costs[0]:22.2f}  {costs[1]:17.2f}  {best['summarize']['peak_mb']:7.0f}")
+
+
+def measure(task: str, path: Path) -> dict[str, float]:
+    """Run one task; return its seconds, CPU seconds, number of events, and this process's peak MB."""
+    began, began_cpu = time.perf_counter(), time.process_time()
+    events = TASKS[task](path)
+    seconds, cpu = time.perf_counter() - began, time.process_time() - began_cpu
+    # Not ru_maxrss: a child process inherits its parent's.
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    peak_mb = int(status.split("VmHWM:")[1].split()[0]) / 1024
+    found = {"seconds": seconds, "cpu_seconds": cpu, "peak_mb": peak_mb, "events": events}
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+def compare(gigabytes: float, repeats: int) -> tuple[float, dict[str, dict[str, float]]]:
+    """Run both tasks in turn on a trace of a size; return (its size in GB, least value of each figure by task)."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "large.json"
-        events = write_large(path, int(args.gigabytes * 1e9))
-        print(f"{path.stat().st_size / 1e9:.2f} GB, {events:,} events")
-        runs = {task: [] for task in TASKS}
-        for _ in range(args.repeats):
+        events = write_large(path, int(gigabytes * 1e9))
+        size = path.stat().st_size / 1e9
+        print(f"{size:.2f} GB, {events:,} events")
+        runs: dict[str, list[dict[str, float]]] = {task: [] for task in TASKS}
+        for _ in range(repeats):
             for task, done in runs.items():
                 done.append(found := measured(task, path))
                 times = f"{found['seconds']:7.2f} s {found['cpu_seconds']:7.2f} s CPU"
                 print(f"{task:10s} {times} {found['peak_mb']:7.1f} MB {found['events']:,.0f} events")
-        for unit in ("seconds", "cpu_seconds"):
-            best = {task: min(found[unit] for found in done) for task, done in runs.items()}
-            print(f"summarize / bare, best of each, {unit}: {best['summarize'] / best['bare']:.2f}")
+    best = {task: {unit: min(found[unit] for found in done) for unit in done[0]} for task, done in runs.items()}
+    for unit in ("seconds", "cpu_seconds"):
+        print(f"summarize / bare, best of each, {unit}: {best['summarize'][unit] / best['bare'][unit]:.2f}")
+    return size, best
 
 
 if __name__ == "__main__":

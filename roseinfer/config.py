@@ -1,18 +1,25 @@
 """Typed configuration of a run: the tables `[engine]`, `[sampling]`, `[workload]` and `[profile]`.
 
-`roseinfer.config_file` reads a run from a TOML file and from command-line options, and checks types and ranges.
-Each field is also a command-line option: `max_batch_size` is `--max-batch-size`.
+`roseinfer.config_file` reads a run from a TOML file and from command-line options. Types and ranges are checked there
+and when a table is made in Python. Each field is also a command-line option: `max_batch_size` is `--max-batch-size`.
 """
 
+import sys
 from typing import Annotated, Literal
 
 import msgspec
 
+from roseinfer.checked_table import CheckedTable
+
 _INT64_MAX = 2**63 - 1
 """Largest integer that tensors and random generators accept."""
 
+_FLOAT_MAX = sys.float_info.max
+"""Largest finite number."""
+
 PositiveInt = Annotated[int, msgspec.Meta(ge=1, le=_INT64_MAX)]
 NonNegativeInt = Annotated[int, msgspec.Meta(ge=0, le=_INT64_MAX)]
+FiniteFloat = Annotated[float, msgspec.Meta(ge=-_FLOAT_MAX, le=_FLOAT_MAX)]
 
 LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16", "float64"]
@@ -25,7 +32,7 @@ ProfilePhase = Literal["any", "prefill", "decode", "steady"]
 DEMO_MODEL = "smollm2-135m"
 
 
-class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, repr_omit_defaults=True):
+class EngineConfig(CheckedTable, frozen=True, forbid_unknown_fields=True, kw_only=True, repr_omit_defaults=True):
     """Settings of `build_engine`: the model, its device and dtype, and the limits of a batch."""
 
     model: str = DEMO_MODEL
@@ -90,7 +97,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Seed of dummy weights, and of sampling for requests without a seed of their own."""
 
 
-class SamplingParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, repr_omit_defaults=True):
+class SamplingParams(CheckedTable, frozen=True, forbid_unknown_fields=True, kw_only=True, repr_omit_defaults=True):
     """Settings that decide how a request's completions are sampled, and when they end.
 
     Logits are changed in this order: penalties and bias, temperature, top-k, top-p, min-p.
@@ -112,7 +119,7 @@ class SamplingParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """Amount subtracted from the logits of tokens that occur in the completion."""
     frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
     """Amount subtracted from a token's logit per occurrence in the completion."""
-    logit_bias: dict[int, float] = {}
+    logit_bias: dict[int, FiniteFloat] = msgspec.field(default_factory=dict)
     """Amount added to the logit of each of these token ids."""
     min_new_tokens: NonNegativeInt = 0
     """Minimum tokens per completion. Before that, EOS, stop tokens and stop strings do not end a completion."""
@@ -138,7 +145,7 @@ class SamplingParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         return self.repetition_penalty != 1 or bool(self.presence_penalty or self.frequency_penalty)
 
 
-class WorkloadConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, repr_omit_defaults=True):
+class WorkloadConfig(CheckedTable, frozen=True, forbid_unknown_fields=True, kw_only=True, repr_omit_defaults=True):
     """The requests that a run sends, and the scheduler that serves them."""
 
     mode: Mode = "online"
@@ -171,7 +178,7 @@ class WorkloadConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """Seed of drawn prompts, lengths and arrivals."""
 
 
-class ProfileConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, repr_omit_defaults=True):
+class ProfileConfig(CheckedTable, frozen=True, forbid_unknown_fields=True, kw_only=True, repr_omit_defaults=True):
     """The profiler's schedule, counted in steps, the data it records, and the location of its run directories."""
 
     skip_first: NonNegativeInt = 0

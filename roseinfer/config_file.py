@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from roseinfer.config import RunConfig, SamplingParams
-from roseinfer.config_messages import Naming, dotted_key, invalid_setting, listed, option_name, setting_of
+from roseinfer.config_messages import Naming, dotted_key, invalid_setting, option_name, setting_of
 from roseinfer.errors import UsageError
+from roseinfer.setting_words import listed
 
 _FORMER_NAMES = {"origin-gpt2": "tutorial-gpt2"}
 """Former names of shipped configurations, with their present ones. `--config` still accepts them."""
@@ -67,18 +68,6 @@ def sampling_with(base: SamplingParams, overrides: Mapping[str, Any]) -> Samplin
         return msgspec.convert(tables, RunConfig, str_keys=True).sampling
     except msgspec.ValidationError as error:
         raise UsageError(invalid_setting(error, tables, _bare_key)) from None
-
-
-def check_settings(**tables: msgspec.Struct) -> None:
-    """Raise UsageError, naming the key, for an invalid setting of a config made in Python, such as `profile=config`.
-
-    The constructors of msgspec's structs check nothing.
-    """
-    raw = {name: msgspec.structs.asdict(table) for name, table in tables.items()}
-    try:
-        msgspec.convert(raw, RunConfig, str_keys=True)
-    except msgspec.ValidationError as error:
-        raise UsageError(invalid_setting(error, raw, _bare_key)) from None
 
 
 def shipped_configs() -> list[str]:

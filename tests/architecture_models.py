@@ -37,6 +37,8 @@ LINEAR = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
 DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
 WIDE = {"head_dim": 32}
 """Enough RoPE frequencies that each scaling leaves some unchanged, scales some, and interpolates others."""
+LAYER_NORM = {"layer_norm_eps": 1e-3}
+"""Large enough that an eps of another size shows."""
 
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -76,6 +78,66 @@ MODELS: dict[str, dict[str, Any]] = {
     "qwen3, head_dim apart from hidden size": {"head_dim": 24, "tie_word_embeddings": True},
     "qwen3, attention bias": {"attention_bias": True},
     "qwen3, yarn": {**WIDE, "rope_parameters": YARN},
+    "ministral": {"sliding_window": 9, "layer_types": ["sliding_attention", "full_attention"]},
+    "qwen2, windows in some layers": {
+        "head_dim": None,
+        "use_sliding_window": True,
+        "sliding_window": 9,
+        "max_window_layers": 1,
+    },
+    "cohere": {"logit_scale": 0.5, **LAYER_NORM},
+    "cohere, attention bias": {"attention_bias": True, "tie_word_embeddings": False, **LAYER_NORM},
+    "cohere2": {"num_hidden_layers": 4, "head_dim": None, "sliding_window": 9, **LAYER_NORM},
+    "gemma3_text": {"num_hidden_layers": 6, "sliding_window": 9, "query_pre_attn_scalar": 5, "vocab_size": VOCAB_SIZE},
+    "gemma3_text, bounded logits": {"final_logit_softcapping": 2.0, "num_hidden_layers": 1},
+    "gemma3_text, scaled rotation": {
+        **WIDE,
+        "num_hidden_layers": 6,
+        "sliding_window": 9,
+        "max_position_embeddings": TRAINED_CONTEXT,
+        "rope_parameters": {
+            "full_attention": {**LINEAR, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    },
+    "glm4": {},
+    "glm4, rotated in full": {"partial_rotary_factor": 1.0, "attention_bias": False},
+    "gpt_neox": {"head_dim": None, **LAYER_NORM},
+    "gpt_neox, one after the other": {
+        "head_dim": None,
+        "use_parallel_residual": False,
+        "rotary_pct": 1.0,
+        **LAYER_NORM,
+    },
+    "granite": {
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.2,
+        "residual_multiplier": 0.4,
+        "logits_scaling": 2.0,
+        "mlp_bias": True,
+    },
+    "olmo2": {},
+    "olmo3": {"num_hidden_layers": 4, "sliding_window": 9},
+    "olmo3, yarn": {
+        **WIDE,
+        "num_hidden_layers": 4,
+        "sliding_window": 9,
+        "rope_parameters": {
+            "full_attention": YARN,
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+    },
+    "phi3": {"head_dim": None},
+    "phi3, partly rotated": {"head_dim": None, "partial_rotary_factor": 0.75},
+    "phi3, sliding window": {"head_dim": None, "sliding_window": 9},
+    "seed_oss": {"attention_bias": True, "attention_out_bias": True},
+    "smollm3": {"num_hidden_layers": 4},
+    "smollm3, windows": {"num_hidden_layers": 4, "use_sliding_window": True, "sliding_window": 9},
+    "stablelm": {"head_dim": None, **LAYER_NORM},
+    "stablelm, biases": {"head_dim": None, "use_qkv_bias": True, "partial_rotary_factor": 0.5, **LAYER_NORM},
+    "stablelm, side by side": {"head_dim": None, "use_parallel_residual": True, **LAYER_NORM},
+    "starcoder2": {"sliding_window": None},
+    "starcoder2, sliding window, no biases": {"sliding_window": 9, "use_bias": False, "hidden_act": "gelu"},
     "gpt2": {},
     "gpt2, untied head": {"tie_word_embeddings": False},
     "gpt2, exact GELU": {"activation_function": "gelu"},
@@ -94,12 +156,15 @@ GPT2: dict[str, Any] = {
 }
 
 
-def random_model(name: str) -> Any:
-    """Build one of MODELS in transformers, in float32, with random weights, biases and norms."""
+def random_model(name: str, **changes: Any) -> Any:
+    """Build one of MODELS in transformers, in float32, with random weights, biases and norms.
+
+    `changes` are further config fields.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     kind = name.partition(",")[0]
-    fields = {**(GPT2 if kind == "gpt2" else DECODER), **MODELS[name]}
+    fields = {**(GPT2 if kind == "gpt2" else DECODER), **MODELS[name], **changes}
     if fields.get("head_dim", 0) is None:
         del fields["head_dim"]
     torch.manual_seed(1)

@@ -1,5 +1,7 @@
 """Fixtures that many tests share, and the settings of a test run with or without a GPU."""
 
+import gc
+import importlib.util
 import os
 import signal
 from collections.abc import Iterator
@@ -11,6 +13,10 @@ from tiny import save_gpt2, save_llama
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined, so set before any import
+    if importlib.util.find_spec("triton") is not None:
+        from triton_interpreter import prepare_the_language_once
+
+        prepare_the_language_once()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,6 +37,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if needing:
         config.hook.pytest_deselected(items=needing)
         items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frozen_heap() -> None:
+    """Exempt what exists before a file's first test from garbage collection.
+
+    Thousands of collected tests and the imported libraries make each `gc.collect()` of a benchmark take half a second.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

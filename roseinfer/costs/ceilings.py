@@ -6,7 +6,6 @@ A measurement takes about one second on a CPU and less on a GPU.
 
 import contextlib
 import hashlib
-import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +14,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from roseinfer.cache_folder import cache_folder
+from roseinfer.cache_folder import cache_folder, read_cached, write_cached
 from roseinfer.engine.device import device_name, num_threads
 
 _BUDGET_S = 0.15
@@ -139,7 +138,7 @@ def _cpu_name() -> str:
 
 def _read(path: Path, key: _Key) -> Ceilings | None:
     try:
-        entry = msgspec.json.decode(path.read_bytes(), type=_CeilingsFile)
+        entry = msgspec.json.decode(read_cached(path), type=_CeilingsFile)
     except (OSError, msgspec.DecodeError):
         return None
     rates = entry.ceilings
@@ -147,9 +146,5 @@ def _read(path: Path, key: _Key) -> Ceilings | None:
 
 
 def _write(path: Path, entry: _CeilingsFile) -> None:
-    """Replace the file atomically: another process may read it at any time."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(msgspec.json.encode(entry))
-        partial.replace(path)
+        write_cached(path, msgspec.json.encode(entry))

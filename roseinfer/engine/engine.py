@@ -1,20 +1,30 @@
 """The engine's Python API."""
 
-from collections.abc import Generator, Mapping, Sequence
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeGuard
 
 from roseinfer.config import Mode, SamplingParams
+from roseinfer.engine.call import Call
 from roseinfer.engine.loaded_model import LoadedModel, Prompt
 from roseinfer.engine.outputs import RequestOutput, TokenEvent
 from roseinfer.engine.schedulers import SCHEDULERS, OfflineScheduler, OnlineScheduler, Scheduler
+from roseinfer.engine.shared_loop import NewScheduler, SharedLoop
+from roseinfer.engine.step_plan import Policy
 from roseinfer.errors import UsageError
 
 
 class Engine(LoadedModel):
     """A loaded model that completes prompts. `build_engine` constructs it.
 
-    Only one thread may use an engine at a time. Its schedulers share the KV cache: finish or abort the requests of
-    one scheduler before another one steps.
+    All threads may call an engine. Calls of `generate`, `stream` and their asyncio forms run as one batch, also those
+    of different threads. The text of a call does not depend on the others. A process that was forked after the engine
+    was built cannot use it.
+
+    The schedulers that `scheduler` returns share the KV cache with these calls: finish or abort the requests of one
+    scheduler before another one steps.
     """
 
     def scheduler(self, mode: Mode) -> Scheduler:
@@ -35,12 +45,16 @@ class Engine(LoadedModel):
 
         Raises UsageError, before anything runs, for a prompt or parameters that can never run.
         """
-        scheduler = OfflineScheduler(self)
-        request_ids = _submit(scheduler, prompts, params)
-        try:
-            return scheduler.run()
-        finally:
-            _abort(scheduler, request_ids)
+        call = self._call(prompts, params, streams=False)
+        if not call.is_over:
+            loop = self._loop
+            try:
+                loop.submit(call, self._batch_scheduler)
+                loop.wait(call, lambda: call.is_over)
+            finally:
+                loop.cancel(call)
+            call.raise_error()
+        return call.sorted_outputs()
 
     def stream(
         self,
@@ -54,22 +68,108 @@ class Engine(LoadedModel):
         alternate; `request_id` is the index of the prompt. A completion of no tokens has no events. Closing the
         iterator early aborts the unfinished requests.
         """
-        scheduler = OnlineScheduler(self)
-        return _events(scheduler, _submit(scheduler, prompts, params))
+        call = self._call(prompts, params, streams=True)
+        events = _events(self._loop, call, self._online_scheduler)
+        next(events)
+        return events
+
+    async def generate_async(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> list[RequestOutput]:
+        """Complete one or several prompts, as `generate` does, without blocking the event loop.
+
+        The steps run on a thread of the engine. Cancelling the task aborts the unfinished requests.
+        """
+        call = await asyncio.to_thread(self._call, prompts, params, streams=False)
+        if not call.is_over:
+            loop = self._loop
+            try:
+                loop.submit(call, self._online_scheduler)
+                await loop.wait_async(call, lambda: call.is_over)
+            finally:
+                loop.cancel(call)
+            call.raise_error()
+        return call.sorted_outputs()
+
+    async def stream_async(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> AsyncGenerator[TokenEvent, None]:
+        """Complete one or several prompts, yielding each token, as `stream` does, without blocking the event loop.
+
+        The steps run on a thread of the engine, and only while a token is awaited. Cancelling the task, or closing the
+        iterator early, aborts the unfinished requests. Errors are raised when the first token is awaited.
+        """
+        call = await asyncio.to_thread(self._call, prompts, params, streams=True)
+        if call.is_over:
+            return
+        loop = self._loop
+        try:
+            loop.submit(call, self._online_scheduler)
+            while True:
+                await loop.wait_async(call, lambda: bool(call.events) or call.is_over)
+                event = loop.take_event(call)
+                if event is None:
+                    return
+                yield event
+        finally:
+            loop.cancel(call)
+
+    @property
+    def _loop(self) -> SharedLoop:
+        """The loop of this engine's calls. Not a field: a copy of the engine with other limits has its own."""
+        with self.lock:
+            loop: SharedLoop = self.__dict__.setdefault("_shared_loop", SharedLoop())
+            return loop
+
+    def _call(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None,
+        *,
+        streams: bool,
+    ) -> Call:
+        """Return the call of these prompts, encoded. Raises UsageError for a prompt that is none."""
+        self.lock.check_process()
+        submitted_s = time.perf_counter()
+        several: Sequence[Prompt] = [prompts] if _is_single(prompts) else prompts  # type: ignore[assignment]
+        each = _params_of(several, params)
+        return Call([self.encode(prompt) for prompt in several], each, submitted_s, streams=streams)
+
+    def _batch_scheduler(self) -> Scheduler:
+        return _BatchScheduler(self)
+
+    def _online_scheduler(self) -> Scheduler:
+        return OnlineScheduler(self)
 
 
-def _submit(
-    scheduler: Scheduler,
-    prompts: Prompt | Sequence[Prompt],
-    params: SamplingParams | Sequence[SamplingParams] | None,
-) -> list[int]:
-    several: Sequence[Prompt] = [prompts] if _is_single(prompts) else prompts  # type: ignore[assignment]
-    each = [params] * len(several) if params is None or isinstance(params, SamplingParams) else list(params)
-    if len(each) != len(several):
+class _BatchScheduler(OfflineScheduler):
+    """The offline mode for calls: each call sorts its own requests, so that none is overtaken by later calls."""
+
+    @staticmethod
+    def policy(engine: LoadedModel) -> Policy:
+        return replace(OfflineScheduler.policy(engine), longest_first=False)
+
+
+def _params_of(
+    prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None
+) -> list[SamplingParams]:
+    """Return the parameters of each prompt."""
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * len(prompts)
+    each = list(params)
+    if wrong := [one for one in each if not isinstance(one, SamplingParams)]:
         raise UsageError(
-            f"{len(several)} prompts, but {len(each)} sampling parameters: give one for all, or one per prompt"
+            f"invalid sampling parameters {wrong[0]!r}: give SamplingParams, one for all or one per prompt"
         )
-    return [scheduler.submit(prompt, its) for prompt, its in zip(several, each, strict=True)]
+    if len(each) != len(prompts):
+        raise UsageError(
+            f"{len(prompts)} prompts, but {len(each)} sampling parameters: give one for all, or one per prompt"
+        )
+    return each
 
 
 def _is_single(prompts: Prompt | Sequence[Prompt]) -> TypeGuard[Prompt]:
@@ -82,15 +182,19 @@ def _is_single(prompts: Prompt | Sequence[Prompt]) -> TypeGuard[Prompt]:
     return isinstance(first, Mapping) or not (isinstance(first, Sequence) or getattr(first, "ndim", False))
 
 
-def _events(scheduler: Scheduler, request_ids: list[int]) -> Generator[TokenEvent, None, None]:
+def _events(loop: SharedLoop, call: Call, new_scheduler: NewScheduler) -> Generator[TokenEvent, None, None]:
+    """Queue a call, and yield nothing once, then its events. A generator that was never begun could not clean up."""
     try:
-        while scheduler.has_unfinished:
-            yield from scheduler.step()
+        if not call.is_over:
+            loop.submit(call, new_scheduler)
+            loop.wait(call, lambda: call.is_started)
+            call.raise_error()
+        yield None  # type: ignore[misc]  # dropped by the caller
+        while True:
+            loop.wait(call, lambda: bool(call.events) or call.is_over)
+            event = loop.take_event(call)
+            if event is None:
+                return
+            yield event
     finally:
-        _abort(scheduler, request_ids)
-
-
-def _abort(scheduler: Scheduler, request_ids: list[int]) -> None:
-    """Abort the unfinished requests of an interrupted run, which frees their blocks."""
-    for request_id in request_ids:
-        scheduler.abort(request_id)
+        loop.cancel(call)

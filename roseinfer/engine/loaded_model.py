@@ -10,6 +10,7 @@ import torch
 
 from roseinfer.cache.block_pool import BlockPool
 from roseinfer.config import EngineConfig
+from roseinfer.engine.engine_lock import EngineLock
 from roseinfer.engine.limits import StepLimits
 from roseinfer.engine.row_pool import RowPool
 from roseinfer.engine.runner import Runner
@@ -53,6 +54,8 @@ class LoadedModel:
     """Row numbers of the runner, shared by all schedulers of the engine."""
     step_times: StepTimes = field(default_factory=StepTimes)
     """Times of the engine's steps, which its schedulers measure and plan by."""
+    lock: EngineLock = field(default_factory=EngineLock)
+    """Held by the thread that uses the runner, the pool or the rows."""
 
     def __repr__(self) -> str:
         """Return one line with model, size, dtype and device."""

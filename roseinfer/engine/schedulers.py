@@ -1,6 +1,6 @@
 """The loops that run requests over one planner: naive, offline, online.
 
-One thread drives a scheduler: `submit` requests, then `step`, or `run`, until nothing is unfinished.
+`submit` requests, then `step`, or `run`, until nothing is unfinished. Calls of several threads run one after another.
 """
 
 import time
@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from roseinfer.config import Mode, SamplingParams
 from roseinfer.engine.completion_text import CompletionText
+from roseinfer.engine.engine_lock import exclusive
 from roseinfer.engine.launch import Launch
 from roseinfer.engine.loaded_model import LoadedModel, Prompt
 from roseinfer.engine.outputs import RequestOutput, TokenEvent
@@ -64,13 +65,15 @@ class Scheduler(ABC):
         """Times that a running request lost its blocks to an older one, to be recomputed later."""
         return self._planner.num_preemptions
 
-    def submit(self, prompt: Prompt, params: SamplingParams | None = None) -> int:
+    @exclusive
+    def submit(self, prompt: Prompt, params: SamplingParams | None = None, *, place: int | None = None) -> int:
         """Queue a request, `params.n` completions of one prompt, and return its id.
 
+        Without a seed of its own, the request's seed is derived from `place`. None is the number of requests before it.
         Raises UsageError for a request that can never run; nothing is queued then.
         """
         submitted_s = time.perf_counter()
-        requests = self.make_requests(prompt, params or SamplingParams(), submitted_s)
+        requests = self.make_requests(prompt, params or SamplingParams(), submitted_s, place)
         request_id = requests[0].id
         if requests[0].max_new_tokens == 0:
             for request in requests:
@@ -89,6 +92,7 @@ class Scheduler(ABC):
         """Count a request that an earlier run has completed, so that later requests get the same seeds as then."""
         self._num_skipped += 1
 
+    @exclusive
     def step(self, before_step: Callable[[StepPlan], None] | None = None) -> list[TokenEvent]:
         """Launch the model once over the next batch, and return the events of tokens that were read.
 
@@ -105,6 +109,7 @@ class Scheduler(ABC):
         events, self._events = self._events, []
         return events
 
+    @exclusive
     def next_plan(self) -> StepPlan | None:
         """Return the plan that `step` would launch now, without changing any state.
 
@@ -113,6 +118,7 @@ class Scheduler(ABC):
         plan = self._planner.plan()
         return plan if plan.chunks and not (self._in_flight and plan.preempted) else None
 
+    @exclusive
     def take_steps(self) -> list[tuple[StepPlan, float]]:
         """Return the steps read since the last call, each with its duration in seconds.
 
@@ -200,11 +206,13 @@ class Scheduler(ABC):
             self.step()
         return self.take_outputs()
 
+    @exclusive
     def take_outputs(self) -> list[RequestOutput]:
         """Return the outputs of requests that finished since the last call, in submission order."""
         finished, self._finished = self._finished, []
         return [request.output() for request in sorted(finished, key=lambda r: (r.id, r.sample_index))]
 
+    @exclusive
     def abort(self, request_id: int) -> None:
         """End a request's unfinished completions now, with the tokens drawn so far. A finished request is unchanged."""
         for text in list(self._unfinished.get(request_id, ())):
@@ -217,7 +225,9 @@ class Scheduler(ABC):
     def policy(engine: LoadedModel) -> Policy:
         """Return the limits of this mode's batches."""
 
-    def make_requests(self, prompt: Prompt, params: SamplingParams, submitted_s: float = 0.0) -> list[Request]:
+    def make_requests(
+        self, prompt: Prompt, params: SamplingParams, submitted_s: float = 0.0, place: int | None = None
+    ) -> list[Request]:
         """Return the `n` requests that `submit` would queue. Raises UsageError for a request that cannot run."""
         token_ids = self.engine.encode(prompt)
         self._check(params)
@@ -229,7 +239,7 @@ class Scheduler(ABC):
             )
         stops = frozenset(params.stop_token_ids) | (self.engine.eos_token_ids if params.stop_on_eos else frozenset())
         requests: list[Request] = []
-        place = self._num_submitted + self._num_skipped
+        place = self._num_submitted + self._num_skipped if place is None else place
         for index in range(params.n):
             seed = (params.seed,) if params.seed is not None else (self.engine.config.seed, place)
             requests.append(

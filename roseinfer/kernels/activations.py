@@ -16,8 +16,11 @@ from roseinfer.kernels.runtime import (
     triton,
 )
 
-Activation = Literal["silu_and_mul", "gelu", "gelu_tanh"]
+Activation = Literal["silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul", "gelu", "gelu_tanh"]
 """Name of an activation function in this module."""
+
+GATED_ACTIVATIONS: tuple[Activation, ...] = ("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul")
+"""Activations that take gates and values side by side, and return half as many columns."""
 
 _BLOCK = 1024
 
@@ -42,6 +45,38 @@ def silu_and_mul_reference(gate_up: Tensor) -> Tensor:
 def silu_and_mul_triton(gate_up: Tensor) -> Tensor:
     """Compute `silu_and_mul` in one Triton kernel, rounding once."""
     return _launch(gate_up, gate_up.shape[1] // 2, "silu_and_mul")
+
+
+def gelu_and_mul(gate_up: Tensor) -> Tensor:
+    """Return GELU(gate) x up, by the error function: [rows, 2 * size], gates first -> [rows, size]."""
+    return (gelu_and_mul_triton if _fits(gate_up) else gelu_and_mul_reference)(gate_up)
+
+
+def gelu_and_mul_reference(gate_up: Tensor) -> Tensor:
+    """Compute `gelu_and_mul` with torch operations."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.gelu(gate) * up
+
+
+def gelu_and_mul_triton(gate_up: Tensor) -> Tensor:
+    """Compute `gelu_and_mul` in one Triton kernel, rounding once."""
+    return _launch(gate_up, gate_up.shape[1] // 2, "gelu_and_mul")
+
+
+def gelu_tanh_and_mul(gate_up: Tensor) -> Tensor:
+    """Return GELU(gate) x up, by the tanh approximation: [rows, 2 * size], gates first -> [rows, size]."""
+    return (gelu_tanh_and_mul_triton if _fits(gate_up) else gelu_tanh_and_mul_reference)(gate_up)
+
+
+def gelu_tanh_and_mul_reference(gate_up: Tensor) -> Tensor:
+    """Compute `gelu_tanh_and_mul` with torch operations."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.gelu(gate, approximate="tanh") * up
+
+
+def gelu_tanh_and_mul_triton(gate_up: Tensor) -> Tensor:
+    """Compute `gelu_tanh_and_mul` in one Triton kernel, rounding once."""
+    return _launch(gate_up, gate_up.shape[1] // 2, "gelu_tanh_and_mul")
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -89,10 +124,10 @@ def _launch(x: Tensor, size: int, kind: str) -> Tensor:
 
 @triton.jit
 def activate(x, KIND: tl.constexpr):
-    """Apply "silu", "gelu_tanh" or "gelu" to float32 values."""
-    if KIND == "silu":
+    """Apply the activation that KIND names to float32 values; of a gated one, the gate's activation."""
+    if KIND == "silu_and_mul":
         return x * tl.sigmoid(x)
-    if KIND == "gelu_tanh":
+    if KIND == "gelu_tanh" or KIND == "gelu_tanh_and_mul":
         # (1 + tanh(y)) / 2 = sigmoid(2 y)
         return x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
     return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
@@ -107,9 +142,9 @@ def _activation_kernel(x, out, x_stride, size, KIND: tl.constexpr, BLOCK: tl.con
         gdc_wait()
         gdc_launch_dependents()
     value = tl.load(x + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
-    if KIND == "silu_and_mul":
+    if KIND == "silu_and_mul" or KIND == "gelu_and_mul" or KIND == "gelu_tanh_and_mul":
         up = tl.load(x + row * x_stride + size + column, mask=inside, other=0.0).to(tl.float32)
-        result = activate(value, "silu") * up
+        result = activate(value, KIND) * up
     else:
         result = activate(value, KIND)
     tl.store(out + row * size + column, result.to(out.dtype.element_ty), mask=inside)

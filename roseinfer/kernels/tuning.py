@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import msgspec
 import torch
 
-from roseinfer.cache_folder import cache_folder
+from roseinfer.cache_folder import cache_folder, read_cached, write_cached
 
 _TORCH = str(torch.__version__)
 Choice = tuple[int, ...]
@@ -38,7 +37,7 @@ def tuned(device: torch.device) -> dict[str, Choice]:
     if shipped.is_file():
         known |= msgspec.json.decode(shipped.read_bytes(), type=_Entry).choices
     with contextlib.suppress(OSError, msgspec.DecodeError):
-        entry = msgspec.json.decode(path.read_bytes(), type=_Entry)
+        entry = msgspec.json.decode(read_cached(path), type=_Entry)
         if (entry.device, entry.torch) == (name, _TORCH):
             known |= entry.choices
     return known
@@ -49,11 +48,8 @@ def remember(device: torch.device, choices: dict[str, Choice]) -> None:
     known = tuned(device)
     known.update(choices)
     name, path = _place(device)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(msgspec.json.encode(_Entry(name, _TORCH, known)))
-        partial.replace(path)  # atomic: another process may read the file at any time
+        write_cached(path, msgspec.json.encode(_Entry(name, _TORCH, known)))
 
 
 def replay_us(run: Callable[[], object], *, runs: int = 10) -> float:

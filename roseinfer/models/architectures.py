@@ -4,18 +4,53 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from roseinfer.errors import ModelError
+from roseinfer.models.cohere import COHERE, COHERE2
 from roseinfer.models.dialect import Architecture, Checkpoint
+from roseinfer.models.gemma3 import GEMMA3, GEMMA3_TEXT
+from roseinfer.models.glm4 import GLM4
 from roseinfer.models.gpt2 import GPT2_ARCHITECTURE
+from roseinfer.models.gpt_neox import GPT_NEOX
+from roseinfer.models.granite import GRANITE
 from roseinfer.models.llama import LLAMA
-from roseinfer.models.mistral import MISTRAL
+from roseinfer.models.mistral import MINISTRAL, MISTRAL
 from roseinfer.models.model_config import ModelConfig
+from roseinfer.models.olmo2 import OLMO2, OLMO3
+from roseinfer.models.phi3 import PHI3
 from roseinfer.models.qwen2 import QWEN2
 from roseinfer.models.qwen3 import QWEN3
+from roseinfer.models.seed_oss import SEED_OSS
+from roseinfer.models.smollm3 import SMOLLM3
+from roseinfer.models.stablelm import STABLELM
+from roseinfer.models.starcoder2 import STARCODER2
 from roseinfer.weights.resolve import SourceFormat
 
 T = TypeVar("T")
 
-ARCHITECTURES = {model.name: model for model in (LLAMA, MISTRAL, QWEN2, QWEN3, GPT2_ARCHITECTURE)}
+ARCHITECTURES = {
+    model.name: model
+    for model in (
+        LLAMA,
+        MISTRAL,
+        MINISTRAL,
+        QWEN2,
+        QWEN3,
+        GPT2_ARCHITECTURE,
+        COHERE,
+        COHERE2,
+        GEMMA3,
+        GEMMA3_TEXT,
+        GLM4,
+        GPT_NEOX,
+        GRANITE,
+        OLMO2,
+        OLMO3,
+        PHI3,
+        SEED_OSS,
+        SMOLLM3,
+        STABLELM,
+        STARCODER2,
+    )
+}
 """Built-in architectures by name, and any that `register` added."""
 
 
@@ -43,7 +78,9 @@ def read_config(source_format: SourceFormat, checkpoint: Checkpoint) -> ModelCon
         key = "general.architecture" if source_format == "gguf" else "model_type"
         name = str(checkpoint.fields.get(key))
     known = {
-        model.name: found for model in ARCHITECTURES.values() if (found := model.dialect(source_format)) is not None
+        (model.gguf_name or model.name) if source_format == "gguf" else model.name: found
+        for model in ARCHITECTURES.values()
+        if (found := model.dialect(source_format)) is not None
     }
     return _among(known, name).config(checkpoint)
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import cached_property
 
 import msgspec
+import torch
 from torch import Tensor, nn
 
 from roseinfer.kernels.attention.attention_spec import AttentionSpec
@@ -28,8 +29,12 @@ class Attention(nn.Module):
         rope: RotaryEmbedding | None = None,
         q_norm: RMSNorm | None = None,
         k_norm: RMSNorm | None = None,
+        joint: bool = False,
     ) -> None:
-        """`rope` holds the rotations that the spec describes; layers with the same rope share the module."""
+        """`rope` holds the rotations that the spec describes; layers with the same rope share the module.
+
+        With `joint`, q_norm and k_norm normalize all heads of a token together, else each head by itself.
+        """
         super().__init__()
         self.index = index
         self.spec = spec
@@ -38,6 +43,11 @@ class Attention(nn.Module):
         self.rope = rope
         self.q_norm = q_norm
         self.k_norm = k_norm
+        self.joint = joint
+
+    def forward(self, x: Tensor, step: StepAttention) -> Tensor:
+        """Apply attention to x, [tokens, hidden_size]."""
+        return self.output.linear(self._attend(self.qkv.linear(x), step))
 
     def after_norm(
         self, norm: LayerNorm | RMSNorm, hidden: Tensor, residual: Tensor | None, step: StepAttention
@@ -49,16 +59,25 @@ class Attention(nn.Module):
         if step.rows is not None and self.index == step.last_layer:
             return self._rows_after_norm(norm, hidden, residual, step, step.rows)
         qkv, stream = self.qkv.after_norm(norm, hidden, residual)
-        return self.output.onto(step.attend(qkv, self.layer).flatten(1), stream)
+        return self.output.onto(self._attend(qkv, step), stream)
+
+    def _attend(self, qkv: Tensor, step: StepAttention) -> Tensor:
+        """Return the heads' results, [tokens, heads * head_dim]."""
+        if self.joint and self.q_norm is not None and self.k_norm is not None:
+            spec = self.spec
+            sizes = [count * spec.head_dim for count in (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)]
+            q, k, v = torch.split(qkv, sizes, dim=1)
+            qkv = torch.cat((self.q_norm(q), self.k_norm(k), v), dim=1)
+        return step.attend(qkv, self.layer).flatten(1)
 
     def _rows_after_norm(
         self, norm: LayerNorm | RMSNorm, hidden: Tensor, residual: Tensor | None, step: StepAttention, rows: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """Compute `after_norm` for some rows. Later steps need the keys and values of all tokens, and nothing else."""
         keys_values = self.qkv.tail(2 * self.spec.num_kv_heads * self.spec.head_dim)
-        if keys_values is None or not step.attends_to_rows:
+        if keys_values is None or self.joint or not step.attends_to_rows:
             qkv, stream = self.qkv.after_norm(norm, hidden, residual)
-            return self.output.onto(step.attend(qkv, self.layer)[rows].flatten(1), stream[rows])
+            return self.output.onto(self._attend(qkv, step)[rows], stream[rows])
         normed, stream = norm.after(hidden, residual)
         attended = step.attend_rows(keys_values(normed), self._stored_layer, self.qkv.linear(normed[rows]), self.layer)
         return self.output.onto(attended.flatten(1), stream[rows])
@@ -70,8 +89,8 @@ class Attention(nn.Module):
             index=self.index,
             spec=self.spec,
             table=None if self.rope is None else self.rope.table,
-            q_norm=None if self.q_norm is None else self.q_norm.weight,
-            k_norm=None if self.k_norm is None else self.k_norm.weight,
+            q_norm=None if self.q_norm is None or self.joint else self.q_norm.weight,
+            k_norm=None if self.k_norm is None or self.joint else self.k_norm.weight,
             eps=0.0 if self.q_norm is None else self.q_norm.eps,
         )
 

@@ -16,10 +16,12 @@ from roseinfer.kernels.cpu.native_matmul import WeightKind, WeightStruct
 from roseinfer.kernels.cpu.native_step import LayerStruct, StepStruct, decode_layers
 from roseinfer.kernels.linear.native_weight import NativeWeight
 from roseinfer.models.causal_lm import CausalLM
-from roseinfer.models.decoder import Decoder, DecoderLayer
+from roseinfer.models.decoder import Decoder
+from roseinfer.models.decoder_blocks import DecoderLayer
 from roseinfer.models.linear import Linear
+from roseinfer.models.mlp import GatedMLP
 from roseinfer.models.model_config import ModelConfig
-from roseinfer.models.norm_layers import RMSNorm
+from roseinfer.models.norm_layers import LayerNorm, RMSNorm
 from roseinfer.models.weight_map import WeightMap
 
 
@@ -46,6 +48,14 @@ class CompiledDecoder(CausalLM):
         if not isinstance(model, Decoder) or not isinstance(attention, CompiledAttention):
             return None
         config, dtype = model.config, cache.data.dtype
+        is_like_llama = (config.block, config.norm, config.gated_mlp, config.activation) == (
+            "pre_norm",
+            "rms",
+            True,
+            "silu",
+        )
+        if not is_like_llama or config.joint_qk_norm:
+            return None
         sizes = (config.hidden_size, config.intermediate_size, config.head_dim // 2)
         fits = all(size % LANES == 0 for size in sizes) and all(_fits(layer, dtype) for layer in model.layers)
         return cls(model, cache, attention) if fits else None
@@ -62,7 +72,7 @@ class CompiledDecoder(CausalLM):
         if layout is None:
             hidden: Tensor = self.decoder(token_ids, positions, attention, metadata, rows)
             return hidden
-        hidden = self._layers.run(self.embed(token_ids), positions, layout)
+        hidden = self._layers.run(self.decoder.embedded(token_ids), positions, layout)
         return self.norm.after(hidden if rows is None else hidden[rows], None)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -151,10 +161,11 @@ def _fits(layer: nn.Module, dtype: torch.dtype) -> bool:
 def _layer(layer: nn.Module, keys: Tensor, values: Tensor) -> LayerStruct:
     """Describe a layer and its part of the cache to the kernels."""
     assert isinstance(layer, DecoderLayer)
+    assert isinstance(layer.mlp, GatedMLP)
     attention = layer.attention
     spec, table = attention.spec, None if attention.rope is None else attention.rope.table
 
-    def weight_of(norm: RMSNorm | None) -> int | None:
+    def weight_of(norm: RMSNorm | LayerNorm | None) -> int | None:
         return None if norm is None else norm.weight.data_ptr()
 
     return LayerStruct(

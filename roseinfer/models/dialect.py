@@ -48,6 +48,8 @@ class Architecture:
     hugging_face: Dialect
     gguf: Dialect | None = None
     trainer: Dialect | None = None
+    gguf_name: str | None = None
+    """Name of the architecture in GGUF files, if it differs."""
 
     def dialect(self, source_format: SourceFormat) -> Dialect | None:
         """Return the dialect of a file format, or None if this architecture is not read from that format."""

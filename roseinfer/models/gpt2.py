@@ -77,7 +77,8 @@ class GPT2Layer(nn.Module):
         )
         self.mlp_norm = LayerNorm(hidden, config.norm_eps, bias=config.norm_bias)
         activation: Literal["gelu", "gelu_tanh"] = "gelu" if config.activation == "gelu" else "gelu_tanh"
-        self.mlp = MLP(hidden, intermediate, activation, bias=config.mlp_bias)
+        names = ("c_fc", "c_proj")
+        self.mlp = MLP(hidden, intermediate, activation, bias=config.mlp_bias, names=names, stored_transposed=True)
 
     def forward(self, hidden: Tensor, residual: Tensor | None, step: StepAttention) -> tuple[Tensor, Tensor | None]:
         """Run the layer. Takes and returns (hidden, residual) as `GatedMLP.after_norm` does."""

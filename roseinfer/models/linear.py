@@ -102,10 +102,13 @@ class Linear(nn.Module):
 class FusedLinear(Linear):
     """Several projections of one input as one matrix product."""
 
-    def __init__(self, in_features: int, parts: dict[str, int], *, bias: bool) -> None:
-        """`parts` maps the name of each projection to its number of outputs, in the order of the matrix's rows."""
+    def __init__(self, in_features: int, parts: dict[str, int], *, bias: bool, stored_as: str | None = None) -> None:
+        """`parts` maps the name of each projection to its number of outputs, in the order of the matrix's rows.
+
+        `stored_as` is the name of the tensor that holds all projections in checkpoints; None: each has its own.
+        """
         super().__init__(in_features, sum(parts.values()), bias=bias)
-        self.parts = parts
+        self.parts = parts if stored_as is None else {stored_as: sum(parts.values())}
         self.unit = math.gcd(*parts.values())
 
     def weight_map(self) -> WeightMap:

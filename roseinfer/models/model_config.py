@@ -1,10 +1,15 @@
 """The shape of a decoder-only language model, independent of the file format."""
 
+from typing import Literal
+
 import msgspec
 
 from roseinfer.errors import ModelError
-from roseinfer.kernels.attention.attention_spec import AttentionSpec, DynamicScaling, Rope
+from roseinfer.kernels.attention.attention_spec import AttentionSpec, DynamicScaling, LongRopeScaling, Rope
 from roseinfer.models.activation_names import ActivationName
+
+BlockKind = Literal["pre_norm", "scaled", "post_norm", "sandwich", "parallel"]
+"""Kind of decoder layer, see `roseinfer/models/decoder_blocks.py`."""
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +41,24 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     head_bias: bool = False
     qk_norm: bool = False
     """Normalize each query and key head before its rotation."""
+    joint_qk_norm: bool = False
+    """Normalize all query heads of a token together, and all key heads, before the rotation."""
+    norm: Literal["rms", "layer"] = "rms"
+    block: BlockKind = "pre_norm"
+    gated_mlp: bool = True
+    """The MLP has a gate: down(activation(gate x) * (up x)). Without: down(activation(up x))."""
+    shared_norm: bool = False
+    """In "parallel" blocks, attention and MLP read the output of the same norm."""
+    stores_fused_qkv: bool = False
+    """Checkpoints store query, key and value projection as one tensor."""
+    stores_fused_gate_up: bool = False
+    embedding_scale: float = 1.0
+    """Factor on the token embeddings."""
+    residual_scale: float = 1.0
+    """In "scaled" blocks, the factor on the outputs of attention and MLP before they are added."""
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None
+    """Bound c of the logits: c * tanh(logit / c)."""
 
     def __post_init__(self) -> None:
         """Raise ModelError for sizes that contradict each other."""
@@ -68,10 +91,19 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def longest_context(self) -> int:
-        """Largest context that an engine may be built for; above the model's context only with dynamic scaling."""
-        scalings = [spec.rope.scaling for spec in self.attention_specs if spec.rope is not None]
-        factors = [scaling.factor if isinstance(scaling, DynamicScaling) else 1.0 for scaling in scalings]
-        return int(self.max_position_embeddings * min(factors, default=1.0))
+        """Largest context that an engine may be built for.
+
+        It exceeds the model's context only with dynamic scaling and LongRoPE.
+        """
+
+        def reach(rope: Rope) -> int:
+            if isinstance(rope.scaling, LongRopeScaling):
+                return rope.scaling.extended_context
+            factor = rope.scaling.factor if isinstance(rope.scaling, DynamicScaling) else 1.0
+            return int(self.max_position_embeddings * factor)
+
+        ropes = [spec.rope for spec in self.attention_specs if spec.rope is not None]
+        return min(map(reach, ropes), default=self.max_position_embeddings)
 
     def limited_to(self, num_tokens: int) -> "ModelConfig":
         """Return the config for requests of at most `num_tokens` tokens. Learned positions are unchanged."""

@@ -1,19 +1,21 @@
 """Rotary position embedding (Su et al., 2021, https://arxiv.org/abs/2104.09864) and its scalings to longer contexts.
 
 Each pair (x[i], x[i + head_dim / 2]) of a query or key is rotated by position x frequency[i]. The scalings change the
-frequencies; YaRN also multiplies the result by a factor.
+frequencies; YaRN and LongRoPE also multiply the result by a factor.
 
 A token's rotation depends on its position only. Results therefore depend neither on the batch nor on the chunks of a
 prompt, and requests can share cached blocks. Dynamic scaling is defined differently in transformers: the base follows
 the length of the current sequence, so a token is rotated differently in a whole prefill, in a chunk and in decode.
 roseinfer uses one length for all: the longest request that the engine is built for (`--max-model-len`). By default this
 is the context that the model was trained for, where nothing is scaled and results equal those of transformers. With a
-longer one, they equal those of transformers for a sequence of exactly that length.
+longer one, they equal those of transformers for a sequence of exactly that length. LongRoPE is treated alike: its list
+of divisors follows the current sequence in transformers, and the longest request here, as in vLLM.
 """
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from roseinfer.kernels.attention.attention_spec import (
@@ -21,16 +23,18 @@ from roseinfer.kernels.attention.attention_spec import (
     DynamicScaling,
     LinearScaling,
     Llama3Scaling,
+    LongRopeScaling,
     Rope,
     YarnScaling,
 )
 
 
 def inverse_frequencies(rope: Rope, head_dim: int, context: int) -> Tensor:
-    """Return the radians by which each pair rotates per position: [head_dim / 2], float32.
+    """Return the radians by which each pair rotates per position: [rotary_dim / 2], float32.
 
-    `context` is the length of the longest request, which dynamic scaling depends on.
+    `context` is the length of the longest request, which dynamic scaling and LongRoPE depend on.
     """
+    head_dim = rope.rotary_dim or head_dim
     match rope.scaling:
         case None:
             return _unscaled(rope.theta, head_dim)
@@ -43,7 +47,11 @@ def inverse_frequencies(rope: Rope, head_dim: int, context: int) -> Tensor:
         case Llama3Scaling():
             return _llama3(rope.theta, head_dim, rope.scaling)
         case DivisorScaling():
-            return _unscaled(rope.theta, head_dim) / torch.tensor(rope.scaling.divisors, dtype=torch.float32)
+            return _divided(rope.theta, head_dim, rope.scaling.divisors)
+        case LongRopeScaling():
+            is_long = context > rope.scaling.original_context
+            divisors = rope.scaling.long_divisors if is_long else rope.scaling.short_divisors
+            return _divided(rope.theta, head_dim, divisors)
 
 
 def yarn_magnitude(factor: float, weight: float = 1.0) -> float:
@@ -62,18 +70,33 @@ class RotaryEmbedding(nn.Module):
 
     def __init__(self, rope: Rope, head_dim: int, max_positions: int) -> None:
         super().__init__()
-        positions = torch.arange(max_positions, dtype=torch.float32)
-        angles = torch.outer(positions, inverse_frequencies(rope, head_dim, max_positions))
-        table = torch.cat((angles.cos(), angles.sin()), dim=-1)  # [max_positions, head_dim]
-        if isinstance(rope.scaling, YarnScaling):
-            table *= rope.scaling.attention_factor
+        if torch.get_default_device().type == "meta":  # torch's arange would import its compiler, which takes seconds
+            table = torch.empty(max_positions, head_dim)
+        else:
+            table = _table(rope, head_dim, max_positions)
         self.register_buffer("table", table.to(torch.get_default_dtype()), persistent=False)
         self.table: Tensor
         """Cosines, then sines per position: [max_positions, head_dim]."""
 
 
+def _table(rope: Rope, head_dim: int, max_positions: int) -> Tensor:
+    """Return cosines, then sines: [max_positions, head_dim]."""
+    positions = torch.arange(max_positions, dtype=torch.float32)
+    angles = torch.outer(positions, inverse_frequencies(rope, head_dim, max_positions))
+    cosines, sines = angles.cos(), angles.sin()
+    if isinstance(rope.scaling, YarnScaling | LongRopeScaling):
+        cosines, sines = cosines * rope.scaling.attention_factor, sines * rope.scaling.attention_factor
+    unrotated = head_dim // 2 - angles.shape[1]  # pairs that keep their values
+    cosines, sines = F.pad(cosines, (0, unrotated), value=1.0), F.pad(sines, (0, unrotated))
+    return torch.cat((cosines, sines), dim=-1)
+
+
 def _unscaled(theta: float, head_dim: int) -> Tensor:
     return 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+
+
+def _divided(theta: float, head_dim: int, divisors: tuple[float, ...]) -> Tensor:
+    return _unscaled(theta, head_dim) / torch.tensor(divisors, dtype=torch.float32)
 
 
 def _dynamic(theta: float, head_dim: int, scaling: DynamicScaling, context: int) -> Tensor:

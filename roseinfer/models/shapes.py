@@ -1,8 +1,11 @@
 """Built-in shapes for speed measurements with dummy weights. Each has the sizes of the public model of that name."""
 
+import math
 from typing import Any
 
-from roseinfer.kernels.attention.attention_spec import Llama3Scaling, Rope
+import msgspec
+
+from roseinfer.kernels.attention.attention_spec import AttentionSpec, LinearScaling, Llama3Scaling, Rope
 from roseinfer.models.model_config import ModelConfig
 
 
@@ -37,7 +40,33 @@ def _qwen3(**sizes: Any) -> ModelConfig:
     return ModelConfig(**fields | sizes)
 
 
+def _gemma3(*, num_layers: int, window: int, **sizes: Any) -> ModelConfig:
+    full = Rope(theta=1_000_000.0, scaling=LinearScaling(factor=8.0))
+    spec = AttentionSpec(
+        num_heads=sizes["num_heads"], num_kv_heads=sizes["num_kv_heads"], head_dim=256, scale=256**-0.5, rope=full
+    )
+    local = msgspec.structs.replace(spec, window=window, rope=Rope(theta=10_000.0))
+    fields: dict[str, Any] = {
+        "architecture": "gemma3_text",
+        "vocab_size": 262208,
+        "head_dim": 256,
+        "max_position_embeddings": 131072,
+        "norm_eps": 1e-6,
+        "tie_word_embeddings": True,
+        "rope": full,
+        "activation": "gelu_tanh",
+        "qk_norm": True,
+        "block": "sandwich",
+        "embedding_scale": math.sqrt(sizes["hidden_size"]),
+        "layer_attention": tuple(local if (index + 1) % 6 else spec for index in range(num_layers)),
+    }
+    return ModelConfig(num_layers=num_layers, **fields | sizes)
+
+
 SHAPES: dict[str, ModelConfig] = {
+    "gemma-3-4b": _gemma3(
+        num_layers=34, window=1024, hidden_size=2560, num_heads=8, num_kv_heads=4, intermediate_size=10240
+    ),
     "gpt2": ModelConfig(
         architecture="gpt2",
         vocab_size=50257,
@@ -67,6 +96,22 @@ SHAPES: dict[str, ModelConfig] = {
         max_position_embeddings=8192,
         tie_word_embeddings=False,
         rope=Rope(theta=500000.0),
+    ),
+    "phi-4-mini": ModelConfig(
+        architecture="phi3",
+        vocab_size=200064,
+        hidden_size=3072,
+        num_layers=32,
+        num_heads=24,
+        num_kv_heads=8,
+        head_dim=128,
+        intermediate_size=8192,
+        max_position_embeddings=4096,
+        norm_eps=1e-5,
+        tie_word_embeddings=True,
+        rope=Rope(theta=10_000.0, rotary_dim=96),  # without LongRoPE, whose divisors change no speed
+        stores_fused_qkv=True,
+        stores_fused_gate_up=True,
     ),
     "qwen3-0.6b": _qwen3(
         hidden_size=1024, num_layers=28, num_heads=16, intermediate_size=3072, tie_word_embeddings=True

@@ -10,7 +10,6 @@ import torch
 from msgspec.structs import replace
 
 from roseinfer.config import ProfileConfig
-from roseinfer.config_file import check_settings
 from roseinfer.engine.device import device_name, resolve_device
 from roseinfer.errors import RoseinferError
 from roseinfer.notebook import notebook_html, short_repr
@@ -88,10 +87,9 @@ def profile_session(config: ProfileConfig, *, device: str = "auto", name: str = 
 
     If the loop is shorter than the schedule, the result has what was recorded and says what is missing. The loop runs
     on the calling thread. Another torch profiler must not become active inside the context; a profiler
-    that is still waiting or warming up cannot be detected. Raises UsageError for an invalid config, and RoseinferError
-    for a `phase` other than "any": only engine runs have phases.
+    that is still waiting or warming up cannot be detected. Raises RoseinferError for a `phase` other than "any": only
+    engine runs have phases.
     """
-    check_settings(profile=config)
     if config.phase != "any":
         raise RoseinferError(
             f"invalid phase {config.phase!r}: only an engine run has phases, a session needs phase 'any'"

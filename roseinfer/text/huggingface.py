@@ -1,6 +1,7 @@
 """Tokenizers run by the `tokenizers` library: a tokenizer.json, or a vocabulary built from a GGUF file."""
 
 import json
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ class HuggingFaceTokenizer:
         eos_token_ids: frozenset[int] = frozenset(),
     ) -> None:
         self._tokenizer = tokenizer
+        self._lock = threading.Lock()  # its setting for special tokens changes from call to call
         self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
         self.bos_token_id = bos_token_id
         self.eos_token_ids = eos_token_ids
@@ -39,13 +41,14 @@ class HuggingFaceTokenizer:
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
         """Implements `Tokenizer.encode`. The vocabulary's post-processor decides whether BOS is added."""
         text = without_surrogates(text)
-        # With `encode_special_tokens`, the library encodes special tokens in the text as ordinary text.
-        self._tokenizer.encode_special_tokens = not allow_special
-        encoding = self._tokenizer.encode(text, add_special_tokens=not allow_special)
-        ids: list[int] = encoding.ids
-        if allow_special or self._special_ids.isdisjoint(ids):
-            return ids
-        return self._without_injected(encoding, text)
+        with self._lock:
+            # With `encode_special_tokens`, the library encodes special tokens in the text as ordinary text.
+            self._tokenizer.encode_special_tokens = not allow_special
+            encoding = self._tokenizer.encode(text, add_special_tokens=not allow_special)
+            ids: list[int] = encoding.ids
+            if allow_special or self._special_ids.isdisjoint(ids):
+                return ids
+            return self._without_injected(encoding, text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Implements `Tokenizer.decode`."""

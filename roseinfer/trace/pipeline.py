@@ -22,9 +22,8 @@ from roseinfer.trace.findings.trust import doubts
 from roseinfer.trace.findings.typical_step import draw_typical_step
 from roseinfer.trace.findings.what_if import bounds
 from roseinfer.trace.reading.columns import Trace
-from roseinfer.trace.reading.trace_folder import find_traces
+from roseinfer.trace.reading.trace_folder import read_folder
 from roseinfer.trace.reading.trace_manifest import TraceManifest, find_manifest
-from roseinfer.trace.reading.trace_merge import merge_traces
 from roseinfer.trace.reading.trace_reader import read_trace
 from roseinfer.trace.summary.trace_summary import Summary, TraceInfo
 from roseinfer.trace.verdict.judge import judge
@@ -39,16 +38,7 @@ def summarize_trace(path: Path | str, *, on_progress: ProgressCallback | None = 
     path = Path(path)
     if not path.is_dir():
         return summarize_columns(read_trace(path, on_progress=on_progress), find_manifest(path))
-    files = find_traces(path)
-    total = sum(file.stat().st_size for file in files)
-    traces: list[Trace] = []
-    done = 0
-    for file in files:
-        before = done
-        progress = None if on_progress is None else lambda now, _, at=before: on_progress(at + now, total)
-        traces.append(read_trace(file, on_progress=progress))
-        done += traces[-1].size_bytes
-    return summarize_columns(merge_traces(traces, str(path)), find_manifest(path))
+    return summarize_columns(read_folder(path, on_progress=on_progress), find_manifest(path))
 
 
 def summarize_columns(trace: Trace, manifest: TraceManifest | None = None) -> Summary:

@@ -4,6 +4,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
+from tempfile import TemporaryFile
+
+from fork_server import ForkServer
 
 # One thread: tiny models gain nothing from a second one, and lose much if other work runs during the tests.
 # No compiler: with one, the first engine prints a note about the kernels that it could compile.
@@ -16,20 +20,45 @@ ENVIRONMENT = {
 }
 
 
+# Variables that libraries read when they are imported. A command with other values gets a new interpreter.
+_READ_BY_LIBRARIES = ("PYTHON", "OMP_", "MKL_", "OPENBLAS_", "TORCH", "ATEN_", "KINETO_", "TRITON_", "LD_", "CUDA_")
+
+
 def roseinfer(
     *arguments: object, stdin: str | bytes = "", timeout_s: float = 240, environment: Mapping[str, str] = ENVIRONMENT
 ) -> subprocess.CompletedProcess[str]:
     """Run `roseinfer` with these arguments and return its exit code, stdout and stderr without progress."""
-    done = subprocess.run(
-        command(*arguments),
-        input=stdin.encode() if isinstance(stdin, str) else stdin,
-        capture_output=True,
-        timeout=timeout_s,
-        env=environment,
-        check=False,
-    )
+    given = stdin.encode() if isinstance(stdin, str) else stdin
+    if _library_variables(environment) == _library_variables(ENVIRONMENT):
+        done = _in_a_fork(list(map(str, arguments)), given, timeout_s, environment)
+    else:
+        done = subprocess.run(
+            command(*arguments), input=given, capture_output=True, timeout=timeout_s, env=environment, check=False
+        )
     stderr = without_progress(done.stderr.decode())
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), stderr)
+
+
+def _in_a_fork(
+    arguments: list[str], stdin: bytes, timeout_s: float, environment: Mapping[str, str]
+) -> subprocess.CompletedProcess[bytes]:
+    """Run `roseinfer` without the seconds that importing torch takes: see fork_server.py."""
+    with TemporaryFile() as given, TemporaryFile() as out, TemporaryFile() as err:
+        given.write(stdin)
+        given.seek(0)
+        code = _server().run(arguments, (given, out, err), environment, timeout_s)
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(arguments, code, out.read(), err.read())
+
+
+@cache
+def _server() -> ForkServer:
+    return ForkServer(ENVIRONMENT)
+
+
+def _library_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name.startswith(_READ_BY_LIBRARIES)}
 
 
 def without_progress(stderr: str) -> str:

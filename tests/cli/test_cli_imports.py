@@ -82,3 +82,10 @@ def test_without_a_command_the_help_is_shown() -> None:
     done = roseinfer()
     assert "summarize" in done.stdout
     assert done.returncode == 2
+
+
+def test_a_benchmark_imports_no_compiler_of_torch(tiny_llama: Path) -> None:
+    call = ["bench", "--model", tiny_llama, "--dtype", "float32", "--prompt", "one", "--max-new-tokens", 2]
+    modules = imported(*call, "--repeats", 1, "--quiet")
+    assert "roseinfer.costs.step" in modules
+    assert "torch._dynamo" not in modules

@@ -1,5 +1,6 @@
 """A TOML file and command-line options become one RunConfig; anything invalid is an error that names the setting."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from roseinfer.cli.app import app
-from roseinfer.config import EngineConfig, RunConfig, SamplingParams
+from roseinfer.config import EngineConfig, ProfileConfig, RunConfig, SamplingParams, WorkloadConfig
 from roseinfer.config_file import load_config, shipped_configs
 from roseinfer.config_messages import option_name
 from roseinfer.errors import UsageError
@@ -162,6 +163,55 @@ def test_messages_name_options_that_commands_have() -> None:
 def test_a_configuration_survives_json() -> None:
     config = load_config("tutorial-gpt2")
     assert msgspec.json.decode(msgspec.json.encode(config), type=RunConfig) == config
+
+
+@pytest.mark.parametrize(
+    ("table", "values", "message"),
+    [
+        (SamplingParams, {"temperature": -1}, "invalid temperature -1: give a number of at least 0"),
+        (SamplingParams, {"temperature": math.nan}, "invalid temperature nan: give a number of at least 0"),
+        (SamplingParams, {"top_p": 2}, "invalid top_p 2: give a number above 0 and at most 1"),
+        (SamplingParams, {"n": 0}, "invalid n 0: give an integer of at least 1"),
+        (SamplingParams, {"max_new_tokens": True}, "invalid max_new_tokens true: give an integer of at least 0"),
+        (SamplingParams, {"stop": "colors"}, "invalid stop 'colors': give a list, each item a text"),
+        (SamplingParams, {"stop": ["a", 3]}, "invalid stop[1] 3: give a text"),
+        (
+            SamplingParams,
+            {"logit_bias": {1: math.nan}},
+            "invalid logit_bias {1: nan}: give a table of token ids and finite numbers",
+        ),
+        (EngineConfig, {"quantize": "int3"}, "invalid quantize 'int3': give one of auto, none, int8, int4"),
+        (EngineConfig, {"block_size": 0}, "invalid block_size 0: give an integer of at least 1"),
+        (
+            EngineConfig,
+            {"dtype": "bf16"},
+            "invalid dtype 'bf16': give one of auto, float32, bfloat16, float16, float64",
+        ),
+        (WorkloadConfig, {"mode": "fast"}, "invalid mode 'fast': give one of naive, offline, online"),
+        (ProfileConfig, {"active": 0}, "invalid active 0: give an integer of at least 1"),
+    ],
+)
+def test_a_table_made_in_code_is_refused_in_the_words_of_a_config_file(
+    write: Any, table: type[msgspec.Struct], values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        table(**values)
+    assert str(caught.value) == message
+    with pytest.raises(UsageError) as caught:
+        msgspec.structs.replace(table(), **values)
+    assert str(caught.value) == message
+    name = {EngineConfig: "engine", SamplingParams: "sampling", WorkloadConfig: "workload", ProfileConfig: "profile"}
+    with pytest.raises(UsageError) as caught:
+        load_config(None, {name[table]: values})
+    assert str(caught.value).rpartition(": ")[2] == message.rpartition(": ")[2]
+
+
+def test_a_table_made_in_code_takes_paths_and_lists(tmp_path: Path) -> None:
+    assert EngineConfig(model=tmp_path).model == str(tmp_path)  # type: ignore[arg-type]
+    params = SamplingParams(stop=["a"], temperature=1, logit_bias={3: 1})  # type: ignore[arg-type]
+    assert params.stop == ("a",)
+    assert type(params.temperature) is float
+    assert params.logit_bias == {3: 1.0}
 
 
 def test_parameters_made_in_code_are_keyword_only_and_frozen() -> None:

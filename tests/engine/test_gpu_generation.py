@@ -31,6 +31,19 @@ MODELS = (
     "qwen3, head_dim apart from hidden size",
     "gpt2",
 )
+OTHER_FAMILIES = (
+    "cohere2",
+    "gemma3_text, scaled rotation",
+    "glm4",
+    "gpt_neox",
+    "granite",
+    "ministral",
+    "olmo3, yarn",
+    "phi3, partly rotated",
+    "smollm3, windows",
+    "stablelm, side by side",
+    "starcoder2",
+)
 SHARED = random_prompt(40)
 PROMPTS = [
     random_prompt(3, seed=1),
@@ -112,6 +125,14 @@ def test_a_gpu_draws_what_a_cpu_draws(model: Path, expected: list[list[int]], se
     assert generate(engine) == expected
     assert generate(engine) == expected, "with a warm prefix cache"
     assert engine.pool.num_free == engine.pool.num_blocks
+
+
+@pytest.mark.parametrize("name", OTHER_FAMILIES)
+def test_a_gpu_draws_what_a_cpu_draws_for_every_kind_of_layer(name: str, tmp_path: Path) -> None:
+    random_model(name).save_pretrained(tmp_path)
+    on_cpu = generate(engine_of(tmp_path, device="cpu"))
+    for settings in (SETTINGS["whole prompts"], SETTINGS["chunks, no graphs"]):
+        assert generate(engine_of(tmp_path, **settings)) == on_cpu
 
 
 @pytest.mark.parametrize("cuda_graphs", [True, False], ids=["graphs", "no graphs"])

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.usefixtures("single_threaded")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", ["silu_and_mul", "gelu_tanh", "gelu"])
+@pytest.mark.parametrize("name", ["silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul", "gelu_tanh", "gelu"])
 @pytest.mark.parametrize("size", [2, 1500])
 def test_activations_equal_their_references(name: str, dtype: torch.dtype, size: int) -> None:
     x = (3 * torch.randn(3, size, generator=generator(size))).to(dtype).to(DEVICE)

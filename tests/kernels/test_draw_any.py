@@ -47,7 +47,7 @@ def check(logits: Tensor, batch: SamplingBatch) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("size", [1, 3, 256, 1030])
+@pytest.mark.parametrize("size", [1, 3, 256, 600])
 def test_draws_are_those_of_the_operations(size: int, dtype: torch.dtype) -> None:
     logits = (torch.randn(len(PARAMS), size + 5, generator=generator(size)) * 3).to(dtype).to(DEVICE)[:, :size]
     check(logits, batch_of(PARAMS, size))
@@ -62,44 +62,48 @@ MIXED = [
 ]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_top_k_top_p_and_min_p_together(dtype: torch.dtype) -> None:
-    logits = (torch.randn(len(MIXED) * 3, 300, generator=generator(9)) * 2).to(dtype).to(DEVICE)
-    check(logits, batch_of(MIXED * 3, 9))
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 250), (torch.bfloat16, 300)], ids=str)
+def test_top_k_top_p_and_min_p_together(dtype: torch.dtype, size: int) -> None:
+    logits = (torch.randn(len(MIXED), size, generator=generator(9)) * 2).to(dtype).to(DEVICE)
+    check(logits, batch_of(MIXED, 9))
 
 
 @pytest.mark.parametrize("top_k", [300, 301, 2**31, 2**32 + 1, 2**63 - 1])
 def test_a_top_k_of_all_or_more_keeps_all(top_k: int) -> None:
-    logits = torch.randn(3, 300, generator=generator(4)).to(DEVICE)
-    everything = batch_of([SamplingParams(temperature=3.0)] * 3)
-    assert draw(logits, batch_of([SamplingParams(temperature=3.0, top_k=top_k)] * 3)).tolist() == (
-        draw(logits, everything).tolist()
-    )
+    logits = torch.randn(2, 300, generator=generator(4)).half().to(DEVICE)
+    limited, everything = SamplingParams(temperature=3.0, top_k=top_k), SamplingParams(temperature=3.0)
+    batch, same = batch_of([limited] * 2 + [everything] * 2), [0, 1, 0, 1]
+    batch = replace(batch, seeds=batch.seeds[same], positions=batch.positions[same])
+    drawn = draw(logits[same], batch).tolist()
+    assert drawn[:2] == drawn[2:]
 
 
 @pytest.mark.parametrize(
     "logits",
     [
-        torch.zeros(600),
-        torch.arange(600.0),
-        -torch.arange(600.0),
-        (torch.arange(600) % 7).float(),
-        torch.full((600,), -math.inf).index_fill(0, torch.tensor([0, 5, 255, 256, 599]), -2.0),
-        torch.tensor([0.0, -0.0] * 300),
+        torch.zeros(400),
+        torch.arange(400.0),
+        -torch.arange(400.0),
+        (torch.arange(400) % 7).float(),
+        torch.full((400,), -math.inf).index_fill(0, torch.tensor([0, 5, 255, 256, 399]), -2.0),
+        torch.tensor([0.0, -0.0] * 200),
     ],
     ids=["equal", "rising", "falling", "few values", "banned", "zeros"],
 )
 @pytest.mark.parametrize("more", [{}, {"top_p": 0.501}, {"top_k": 77}], ids=str)
 def test_the_order_is_that_of_the_operations(logits: Tensor, more: dict[str, float]) -> None:
-    """The temperature is so high that all tokens are equally likely: the draw then depends on their order alone."""
+    """The temperature is so high that all tokens are equally likely: the draw then depends on their order alone.
+
+    float16 has each of these logits, and takes half the passes of float32.
+    """
     rows = 4
     params = SamplingParams(temperature=1e38, top_k=int(more.get("top_k", 0)), top_p=more.get("top_p", 1.0))
-    check(logits.repeat(rows, 1).to(DEVICE), batch_of([params] * rows))
+    check(logits.half().repeat(rows, 1).to(DEVICE), batch_of([params] * rows))
 
 
 @pytest.mark.parametrize(("top_p", "min_p"), [(0.0, 0.0), (1.0, 1.0), (1e-9, 0.0), (1.0, 0.0), (1 - 2**-24, 0.0)])
 def test_at_the_ends_of_top_p_and_min_p(top_p: float, min_p: float) -> None:
-    logits = torch.randn(4, 600, generator=generator(1)).to(DEVICE)
+    logits = torch.randn(4, 300, generator=generator(1)).half().to(DEVICE)
     batch = batch_of([SamplingParams(temperature=1.0)] * 4)
     batch = replace(batch, top_p=torch.full_like(batch.top_p, top_p), min_p=torch.full_like(batch.min_p, min_p))
     drawn = draw(logits, batch).tolist()

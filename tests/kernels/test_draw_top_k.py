@@ -50,8 +50,9 @@ def check(logits: Tensor, batch: SamplingBatch) -> None:
     assert draw(logits, batch)[certain].tolist() == reference(logits, batch)[certain].tolist()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("size", [1, 3, 64, 511, 1030])
+@pytest.mark.parametrize(
+    ("size", "dtype"), [(1, torch.float32), (3, torch.float16), (511, torch.float16), (600, torch.float32)]
+)
 def test_draws_are_those_of_the_operations(size: int, dtype: torch.dtype) -> None:
     logits = (torch.randn(len(PARAMS), size + 5, generator=generator(size)) * 3).to(dtype).to(DEVICE)[:, :size]
     check(logits, batch_of(PARAMS, size))
@@ -74,7 +75,7 @@ def test_draws_are_those_of_the_operations(size: int, dtype: torch.dtype) -> Non
 )
 def test_the_ranking_is_that_of_the_operations(logits: Tensor) -> None:
     """The temperature is so high that the top k are equally likely: the draw then depends on their ranking alone."""
-    rows = 6
+    rows = 3
     batch = batch_of([SamplingParams(temperature=1e38, top_k=MAX_TOP_K)] * rows)
     check(logits.repeat(rows, 1).to(DEVICE), batch)
 

@@ -7,7 +7,7 @@ from paged_cases import paged_case
 from projections import projection_of
 
 from roseinfer.kernels import activations
-from roseinfer.kernels.activations import Activation
+from roseinfer.kernels.activations import GATED_ACTIVATIONS, Activation
 from roseinfer.kernels.attention.paged_decode import paged_decode_attention, paged_decode_attention_reference
 from roseinfer.kernels.attention.paged_prefill import paged_prefill_attention, paged_prefill_attention_reference
 from roseinfer.kernels.attention.rope_append import rope_append, rope_append_reference
@@ -116,7 +116,7 @@ def test_norms_and_activations(dtype: torch.dtype, size: int, rows: int) -> None
         ):
             for ours, expected in zip(*pair, strict=True):
                 torch.testing.assert_close(ours, expected, **close)
-    for name in ("silu_and_mul", "gelu_tanh", "gelu"):
+    for name in ("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul", "gelu_tanh", "gelu"):
         expected = getattr(activations, f"{name}_reference")(x)
         torch.testing.assert_close(getattr(activations, name)(x), expected, **close)
 
@@ -135,7 +135,7 @@ def test_skinny_gemv(dtype: torch.dtype, outputs: int, size: int) -> None:
 @EVERY_DTYPE
 @pytest.mark.parametrize("rows", [1, 2, 30])
 @pytest.mark.parametrize("centered", [False, True])
-@pytest.mark.parametrize("activation", [None, "silu_and_mul", "gelu", "gelu_tanh"])
+@pytest.mark.parametrize("activation", [None, "silu_and_mul", "gelu_tanh_and_mul", "gelu", "gelu_tanh"])
 def test_skinny_linear_with_its_neighbours(
     dtype: torch.dtype, rows: int, centered: bool, activation: Activation | None
 ) -> None:
@@ -145,7 +145,7 @@ def test_skinny_linear_with_its_neighbours(
         return torch.randn(*shape, generator=source).to(dtype).to(DEVICE)
 
     x, residual = random(rows, 1024), random(rows, 3072)
-    weight = random(6144 if activation == "silu_and_mul" else 3072, 1024) * 0.03
+    weight = random(6144 if activation in GATED_ACTIVATIONS else 3072, 1024) * 0.03
     parts = {
         "norm": Norm(random(1024), 1e-6, random(1024) if centered else None, centered),
         "activation": activation,
@@ -193,6 +193,7 @@ def test_skinny_matmul(dtype: torch.dtype, outputs: int, size: int, tiles: Matmu
     [
         ("rms", None, False),
         ("rms", "silu_and_mul", False),
+        ("rms", "gelu_tanh_and_mul", False),
         ("layer", None, False),
         ("layer", "gelu_tanh", True),
         (None, "silu_and_mul", False),
@@ -212,7 +213,7 @@ def test_skinny_matmul_with_its_neighbours(
         return torch.randn(*shape, generator=source).to(torch.bfloat16).to(DEVICE)
 
     x = random(rows, 768) + 0.5
-    weight = random(2000 if activation == "silu_and_mul" else 1000, 768) * 0.03
+    weight = random(2000 if activation in GATED_ACTIVATIONS else 1000, 768) * 0.03
     gain = random(768)
     before = {None: None, "rms": Norm(gain, 1e-6), "layer": Norm(gain, 1e-5, random(768), True)}[norm]
     parts = {"norm": before, "activation": activation, "residual": random(rows, 1000) if with_residual else None}

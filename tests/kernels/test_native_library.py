@@ -1,13 +1,15 @@
 """Tests of compiling, finding and loading the CPU kernels' library."""
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from native_builds import COMPILER
 
+from roseinfer.cache_folder import write_cached
 from roseinfer.errors import UsageError
-from roseinfer.kernels.cpu import native_library
+from roseinfer.kernels.cpu import compiler, native_library
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
 
@@ -30,12 +32,54 @@ def named_compiler(path: Path, script: str) -> str:
 
 
 @pytest.mark.usefixtures("forgotten")
-def test_a_second_process_finds_the_library(tmp_path: Path) -> None:
+def test_a_second_process_finds_the_library_and_runs_no_changed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     assert native_library.load(), "compiled"
     native_library.unload()
     assert not native_library.load(), "found"
     assert not native_library.load(), "there already"
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".so"], "nothing else is left behind"
+    native_library.unload()
+    path = compiler.library_path()
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    garbled = whole[:middle] + bytes(64) + whole[middle + 64 :]
+    for content in (b"", whole[:1000], whole[:middle], whole[:-1], garbled):
+        path.unlink()  # the loaded library stays mapped
+        path.write_bytes(content)
+        path.chmod(0o600)
+        native_library._warn.cache_clear()
+        caplog.clear()
+        assert not native_library.load_if_compiled()
+        assert [record.getMessage() for record in caplog.records] == [
+            f"[compile] the compiled CPU kernels are left out, so this runs slower: {path} is damaged: delete it"
+        ]
+    path.unlink()
+    path.write_bytes(whole)
+    path.chmod(0o666)
+    native_library._warn.cache_clear()
+    assert not native_library.load_if_compiled()
+    assert "can be written by other users" in caplog.text
+    monkeypatch.setattr(native_library, "compile_library", lambda path: path.chmod(0o600))
+    assert native_library.load(), "compiled again"
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_a_library_without_the_functions_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "empty.c").write_text("int nothing;")
+    subprocess.run([COMPILER, "-shared", "-fPIC", "-o", "empty.so", "empty.c"], cwd=tmp_path, check=True)
+    write_cached(compiler.library_path(), (tmp_path / "empty.so").read_bytes())
+    assert not native_library.load_if_compiled()
+    assert "lacks the function" in caplog.text
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_a_cache_folder_that_others_may_write_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(0o777)
+    with pytest.raises(UsageError, match=r"--compile: .*cache can be written by other users: run `chmod go-w"):
+        native_library.load()
 
 
 @pytest.mark.usefixtures("forgotten")

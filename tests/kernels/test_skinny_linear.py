@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roseinfer.kernels import tuning
-from roseinfer.kernels.activations import Activation
+from roseinfer.kernels.activations import GATED_ACTIVATIONS, Activation
 from roseinfer.kernels.linear.skinny_gemv import GemvTiles, gemv_tiles, skinny_gemv
 from roseinfer.kernels.linear.skinny_linear import skinny_linear, skinny_linear_reference
 from roseinfer.kernels.norms import Norm
@@ -35,7 +35,7 @@ def compare(
         return torch.randn(*shape, generator=source).to(dtype).to(DEVICE)
 
     x = random(1, size) + 0.5
-    weight = random(outputs * (2 if activation == "silu_and_mul" else 1), size) * size**-0.5
+    weight = random(outputs * (2 if activation in GATED_ACTIVATIONS else 1), size) * size**-0.5
     bias = random(len(weight)) if with_bias else None
     before = None
     if norm is not None:
@@ -57,7 +57,7 @@ def test_products(dtype: torch.dtype, outputs: int, size: int) -> None:
     size=st.integers(1, 150),
     with_bias=st.booleans(),
     norm=st.sampled_from([None, "rms", "layer", "shifted layer"]),
-    activation=st.sampled_from([None, "silu_and_mul", "gelu", "gelu_tanh"]),
+    activation=st.sampled_from([None, "silu_and_mul", "gelu_tanh_and_mul", "gelu", "gelu_tanh"]),
     with_residual=st.booleans(),
     per_program=st.sampled_from([1, 2, 4]),
     columns=st.sampled_from([32, 64]),

@@ -6,7 +6,7 @@ from devices import DEVICE, DTYPES, generator, tolerance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roseinfer.kernels.activations import Activation
+from roseinfer.kernels.activations import GATED_ACTIVATIONS, Activation
 from roseinfer.kernels.linear import skinny_linear as entry
 from roseinfer.kernels.linear.skinny_gemv import GemvTiles
 from roseinfer.kernels.linear.skinny_linear import fused_tiles, linear_key, skinny_linear, skinny_linear_reference
@@ -28,6 +28,7 @@ MODEL_LAYERS: list[tuple[str | None, Activation | None, bool, bool]] = [
     (None, None, True, False),
     (None, None, True, True),
     (None, "silu_and_mul", False, False),
+    ("rms", "gelu_tanh_and_mul", False, False),
     (None, "gelu_tanh", False, True),
     (None, None, False, False),
 ]
@@ -53,7 +54,7 @@ def compare(
 
     # Rows are not adjacent: x is a slice of columns.
     x = (random(rows, size + 16) + 0.5)[:, :size]
-    weight = random(outputs * (2 if activation == "silu_and_mul" else 1), size) * size**-0.5
+    weight = random(outputs * (2 if activation in GATED_ACTIVATIONS else 1), size) * size**-0.5
     bias = random(len(weight)) if with_bias else None
     before = None
     if norm is not None:

@@ -12,14 +12,22 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from architecture_models import engine_logits, random_model, random_prompt, transformers_logits
+from architecture_models import TRAINED_CONTEXT, engine_logits, random_model, random_prompt, transformers_logits
 
 from roseinfer.config import EngineConfig
 from roseinfer.engine.factory import build_engine
 from roseinfer.errors import ModelError
 from roseinfer.models.rope import RotaryEmbedding
 
-GGUF_NAMES = {"mistral": "llama"}
+GGUF_NAMES = {
+    "mistral": "llama",
+    "cohere": "command-r",
+    "gemma3_text": "gemma3",
+    "gpt_neox": "gptneox",
+    "olmo3": "olmo2",
+}
+REORDERED = ("llama", "granite", "smollm3")
+"""Architectures whose queries and keys llama.cpp's converter reorders, to rotate neighbors."""
 
 SAME_IN_GGUF = [
     "llama",
@@ -37,6 +45,24 @@ SAME_IN_GGUF = [
     "qwen3",
     "qwen3, head_dim apart from hidden size",
     "qwen3, yarn",
+    "cohere",
+    "cohere2",
+    "gemma3_text",
+    "gemma3_text, bounded logits",
+    "glm4",
+    "gpt_neox",
+    "gpt_neox, one after the other",
+    "granite",
+    "olmo2",
+    "olmo3",
+    "olmo3, yarn",
+    "phi3",
+    "phi3, partly rotated",
+    "seed_oss",
+    "smollm3",
+    "stablelm",
+    "stablelm, side by side",
+    "starcoder2",
     "gpt2",
     "gpt2, untied head",
 ]
@@ -44,7 +70,8 @@ SAME_IN_GGUF = [
 
 @pytest.mark.parametrize("name", SAME_IN_GGUF)
 def test_logits_equal_transformers_at_every_position(name: str, tmp_path: Path) -> None:
-    oracle = random_model(name)
+    # llama.cpp scales Gemma's scores by head_dim, which is what the public models have.
+    oracle = random_model(name, **({"query_pre_attn_scalar": 8} if name.startswith("gemma") else {}))
     path = write_gguf(oracle, tmp_path / "model.gguf")
     prompts = [random_prompt(5), random_prompt(60)]
     for token_ids, logits in engine_logits(path, prompts, max_new_tokens=6, max_batch_tokens=23):
@@ -59,6 +86,21 @@ def test_divisors_of_frequencies_keep_their_precision_in_bfloat16(tmp_path: Path
         tables += [module.table for module in model.modules() if isinstance(module, RotaryEmbedding)]
     assert len(tables) == 2
     assert torch.equal(tables[0].bfloat16(), tables[1])
+
+
+def test_longrope_is_read_from_tensors(tmp_path: Path) -> None:
+    scaling = {
+        "rope_type": "longrope",
+        "short_factor": [1.0, 1.5, 2.0, 2.5],
+        "long_factor": [2.0, 3.0, 5.0, 6.0],
+        "rope_theta": 10000.0,
+        "original_max_position_embeddings": TRAINED_CONTEXT,
+    }
+    oracle = random_model("phi3", rope_parameters=scaling, original_max_position_embeddings=TRAINED_CONTEXT)
+    path = write_gguf(oracle, tmp_path / "model.gguf")
+    for length, max_model_len in ((14, None), (80, 96)):
+        ((token_ids, logits),) = engine_logits(path, [random_prompt(length)], 8, max_model_len=max_model_len)
+        assert (logits - transformers_logits(oracle, token_ids)).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -103,7 +145,7 @@ def test_an_architecture_that_is_not_supported_is_named(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(ModelError, match="'mamba' is not supported; supported: gpt2, llama, qwen2, qwen3"):
+    with pytest.raises(ModelError, match=r"'mamba' is not supported; supported: cohere2, command-r, .*qwen3"):
         build_engine(EngineConfig(model=str(path), device="cpu"))
 
 
@@ -124,22 +166,48 @@ def write_gguf(model: Any, path: Path, change: Callable[[gguf.GGUFWriter], None]
 
 def _write_decoder(model: Any, arch: str, writer: gguf.GGUFWriter) -> None:
     config = model.config
+    kv_heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
+    if arch == "gptneox":
+        kv_heads = config.num_attention_heads
     writer.add_vocab_size(config.vocab_size)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    rope = config.rope_parameters
-    writer.add_rope_freq_base(rope["rope_theta"])
+    writer.add_head_count_kv(kv_heads)
+    if hasattr(config, "rms_norm_eps"):
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    else:
+        writer.add_layer_norm_eps(getattr(config, "layer_norm_eps", None) or config.norm_epsilon)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if head_dim * config.num_attention_heads != config.hidden_size:
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
+    _write_rope(model, head_dim, writer)
     if getattr(config, "sliding_window", None):
         writer.add_sliding_window(config.sliding_window)
+    if arch == "olmo2" and hasattr(config, "layer_types"):
+        writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config.layer_types])
+    _write_scales(config, arch, writer)
+    reordered = {"q_proj": config.num_attention_heads, "k_proj": kv_heads} if arch in REORDERED else {}
+    for name, tensor in _named(model):
+        heads = next((heads for part, heads in reordered.items() if f".{part}." in name), None)
+        if heads is not None:
+            tensor = tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+        if "query_key_value" in name:
+            tensor = tensor.unflatten(0, (config.num_attention_heads, 3, head_dim)).transpose(0, 1).flatten(0, 2)
+        if arch == "gemma3" and name.endswith("norm.weight"):
+            tensor = tensor + 1
+        writer.add_tensor(_gguf_name(name, model, arch), tensor.contiguous().numpy())
+
+
+def _write_rope(model: Any, head_dim: int, writer: gguf.GGUFWriter) -> None:
+    parameters = model.config.rope_parameters
+    rope = parameters.get("full_attention", parameters)
+    writer.add_rope_freq_base(rope["rope_theta"])
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+        writer.add_rope_dimension_count(int(head_dim * rope["partial_rotary_factor"]))
     if rope["rope_type"] in ("linear", "yarn"):
         writer.add_rope_scaling_type(gguf.RopeScalingType(rope["rope_type"]))
         writer.add_rope_scaling_factor(rope["factor"])
@@ -148,12 +216,25 @@ def _write_decoder(model: Any, arch: str, writer: gguf.GGUFWriter) -> None:
     if rope["rope_type"] == "llama3":
         plain = rope["rope_theta"] ** -(torch.arange(0, head_dim, 2) / head_dim)
         writer.add_tensor("rope_freqs.weight", (plain / model.model.rotary_emb.inv_freq).numpy())
-    reordered = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads} if arch == "llama" else {}
-    for name, tensor in _named(model):
-        heads = next((heads for part, heads in reordered.items() if f".{part}." in name), None)
-        if heads is not None:
-            tensor = tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
-        writer.add_tensor(_gguf_name(name, model, arch), tensor.contiguous().numpy())
+    if rope["rope_type"] == "longrope":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE)
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        writer.add_tensor("rope_factors_short.weight", np.array(rope["short_factor"], np.float32))
+        writer.add_tensor("rope_factors_long.weight", np.array(rope["long_factor"], np.float32))
+
+
+def _write_scales(config: Any, arch: str, writer: gguf.GGUFWriter) -> None:
+    if arch == "granite":
+        writer.add_attention_scale(config.attention_multiplier)
+        writer.add_embedding_scale(config.embedding_multiplier)
+        writer.add_residual_scale(config.residual_multiplier)
+        writer.add_logit_scale(config.logits_scaling)
+    if arch in ("command-r", "cohere2"):
+        writer.add_logit_scale(config.logit_scale)
+    if getattr(config, "final_logit_softcapping", None):
+        writer.add_final_logit_softcapping(config.final_logit_softcapping)
+    if arch == "gptneox":
+        writer.add_parallel_residual(config.use_parallel_residual)
 
 
 def _write_gpt2(model: Any, arch: str, writer: gguf.GGUFWriter) -> None:

@@ -160,8 +160,10 @@ def test_a_result_says_how_much_of_the_schedule_is_missing(tmp_path: Path) -> No
 def test_python_refuses_the_settings_that_the_command_line_refuses(
     tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
-    session = profile_session(ProfileConfig(profile_dir=str(tmp_path), **settings), device="cpu")
-    with pytest.raises(RoseinferError) as caught, session:
+    with (
+        pytest.raises(RoseinferError) as caught,
+        profile_session(ProfileConfig(profile_dir=str(tmp_path), **settings), device="cpu"),
+    ):
         pass
     assert str(caught.value) == message
     assert list(tmp_path.iterdir()) == []

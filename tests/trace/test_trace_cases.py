@@ -256,6 +256,42 @@ def test_an_own_run_bound_by_arithmetic_is_not_told_to_grow(tmp_path: Path) -> N
     assert "larger batch" not in text_of(summary)
 
 
+@pytest.mark.parametrize(("bound", "what"), [("memory", "MBU"), ("compute", "MFU")])
+def test_the_hardware_bounds_an_own_run_from_sixty_percent_on(tmp_path: Path, bound: str, what: str) -> None:
+    near = own_run(tmp_path, floor_ms=6.0, bound=bound)
+    assert near.findings[0].id == "matrix_products"
+    far = own_run(tmp_path, floor_ms=5.99, bound=bound)
+    assert f"({what} 60 %)" in far.verdict.headline
+    assert far.findings[0].id == "slow_kernels"
+    for bounded in ("fewer bits", "larger batch", "--dtype", "compute less"):
+        assert bounded not in "\n".join(far.verdict.advice)
+
+
+def test_kernels_far_from_every_ceiling_are_named_with_what_they_leave(tmp_path: Path) -> None:
+    summary = own_run(tmp_path, floor_ms=1.1)
+    first = summary.findings[0]
+    assert (first.id, first.where.operator) == ("slow_kernels", "roseinfer::gate_up_linear")
+    assert first.saves_ms == pytest.approx(27 * (1 - 1.1 / 9), abs=0.01)  # 9 ms per step in operators
+    assert "Neither memory (MBU 11 %) nor arithmetic (MFU 0 %) bounds a decode step" in first.sentence
+    assert "roseinfer::gate_up_linear 67 %, roseinfer::down_linear 33 %" in first.sentence
+    assert first.advice == "The kernels leave 8.2x on the table: speed up roseinfer::gate_up_linear first."
+
+
+def test_slow_kernels_that_are_not_compiled_are_to_be_compiled_first(tmp_path: Path) -> None:
+    events = [event("user_annotation", "roseinfer.step[decode bs=1 tokens=1]", 0, 6000)]
+    events.append(event("cpu_op", "aten::mm", 100, 5800))
+    assert "run compiled kernels (--compile), then speed up aten::mm first" in text_of(
+        own_run(tmp_path, events, floor_ms=0.5)
+    )
+
+
+def test_kernels_are_not_to_blame_if_operators_take_no_longer_than_the_floor(tmp_path: Path) -> None:
+    events = [event("user_annotation", "roseinfer.step[decode bs=1 tokens=1]", 0, 6000)]
+    events.append(event("cpu_op", "aten::mm", 100, 1200))
+    found = own_run(tmp_path, events, floor_ms=2.1).findings
+    assert [finding.id for finding in found] == ["outside_operators"]
+
+
 def test_quantized_own_runs_are_told_of_fewer_bits_only_if_there_are_fewer(tmp_path: Path) -> None:
     assert "(--quantize int4)" in text_of(own_run(tmp_path, floor_ms=8.0, quantize="int8"))
     assert "--quantize" not in text_of(own_run(tmp_path, floor_ms=8.0, quantize="int4"))

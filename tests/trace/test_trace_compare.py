@@ -190,6 +190,37 @@ def test_steps_of_another_batch_size_are_a_warning(tmp_path: Path) -> None:
     assert "the work of a decode step differs: batch 4, tokens 4 in the baseline, batch 8, tokens 8 now" in found
 
 
+def test_steps_of_more_tokens_are_compared_per_token(tmp_path: Path) -> None:
+    old = summary_of(tmp_path, "old", [100, 101, 99])
+    events = steps([400, 401, 399])
+    for one in events:
+        one["name"] = one["name"].replace("bs=4 tokens=4", "bs=4 tokens=64")
+    found = compare(summarize_trace(write(tmp_path / "new", events)), old, 5.0).comparison
+    assert found is not None
+    assert not found.failed
+    assert found.headline == "decode: faster, 25.00 us -> 6.25 us per token (-75.0 %, noise 1.2 %)"
+    phase = found.phases[0]
+    assert (phase.per, phase.timed_by, phase.baseline_ms, phase.new_ms) == ("token", "span", 0.1, 0.4)
+
+
+def test_steps_of_a_host_that_runs_ahead_are_timed_from_start_to_start(tmp_path: Path) -> None:
+    """Spans of 20 us that launch 90 us of GPU work, every 100 us: the step takes 100 us."""
+    events: list[Any] = []
+    for step in range(4):
+        at = 100.0 * step
+        events.append(event("user_annotation", "roseinfer.step[decode bs=4 tokens=4]", at, 20))
+        events.append(launch(at + 2, 2, step + 1))
+        events.append(kernel(at + 10, 90, step + 1, "gemm"))
+    new = summarize_trace(write(tmp_path / "new", events))
+    old = summary_of(tmp_path, "old", [195, 195, 195, 195])
+    found = compare(new, old).comparison
+    assert found is not None
+    phase = found.phases[0]
+    assert phase.timed_by == "wall"
+    assert (phase.baseline_ms, phase.new_ms) == (0.2, 0.1)
+    assert new.steps.phases["decode"].median_ms == 0.02
+
+
 def test_a_gpu_run_compared_with_a_cpu_run_is_a_warning(tmp_path: Path) -> None:
     gpu = summary_of(tmp_path, "gpu", [100, 101, 99])
     cpu = summary_of(tmp_path, "cpu", [100, 101, 99], events=0)

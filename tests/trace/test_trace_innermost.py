@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roseinfer.trace.facts.innermost import cut_by_innermost, innermost_at
+from roseinfer.trace.facts.innermost import cut_in_order, innermost_at
 from roseinfer.trace.facts.nesting import Forest, nest
 from roseinfer.trace.findings.repetition import find_repeat
 
@@ -43,16 +43,17 @@ def test_stretches_are_cut_wherever_the_innermost_event_changes(
 ) -> None:
     forest, threads = forest_of(rows)
     table = np.array(cuts, np.int64).reshape(-1, 3)
-    pieces = cut_by_innermost(forest, threads, table[:, 0].astype(np.int32), table[:, 1], table[:, 1] + table[:, 2])
-    found: dict[tuple[int, int], int] = {}
-    for stretch, owner, length in zip(*(column.tolist() for column in pieces), strict=True):
-        found[stretch, owner] = found.get((stretch, owner), 0) + length
-    expected: dict[tuple[int, int], int] = {}
-    for index, (thread, start, length) in enumerate(cuts):
-        for tick in range(start, start + length):
-            key = (index, slow_innermost(forest, threads, thread, tick))
-            expected[key] = expected.get(key, 0) + 1
-    assert {key: value for key, value in found.items() if value} == expected
+    pieces = cut_in_order(forest, threads, table[:, 0].astype(np.int32), table[:, 1], table[:, 1] + table[:, 2])
+    found = [
+        (stretch, begin + tick, owner)
+        for stretch, owner, begin, length in zip(*(column.tolist() for column in pieces), strict=True)
+        for tick in range(length)
+    ]
+    assert found == [
+        (index, tick, slow_innermost(forest, threads, thread, tick))
+        for index, (thread, start, length) in enumerate(cuts)
+        for tick in range(start, start + length)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,8 @@ def comparison_sheets(comparison: TraceComparison, top: int) -> list[Sheet]:
     """Return the comparison of step times, then of spans, launches and kernels, all per step."""
     steps = [
         [
-            row.phase,
-            milliseconds(row.baseline_ms),
-            milliseconds(row.new_ms),
+            f"{row.phase}, per token" if row.per == "token" else row.phase,
+            *map(milliseconds, row.compared_ms),
             f"{row.change_percent:+.1f}",
             "?" if row.noise_percent is None else f"{row.noise_percent:.1f}",
             row.verdict,

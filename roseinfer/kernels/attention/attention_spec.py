@@ -49,7 +49,23 @@ class DivisorScaling(msgspec.Struct, frozen=True, kw_only=True, tag="divisors"):
     divisors: tuple[float, ...]
 
 
-Scaling = LinearScaling | DynamicScaling | YarnScaling | Llama3Scaling | DivisorScaling
+class LongRopeScaling(msgspec.Struct, frozen=True, kw_only=True, tag="longrope"):
+    """LongRoPE: a divisor per frequency, from one list up to the trained context and from another beyond it.
+
+    Ding et al., 2024, https://arxiv.org/abs/2402.13753.
+    """
+
+    short_divisors: tuple[float, ...]
+    long_divisors: tuple[float, ...]
+    original_context: int
+    """Longest context, in tokens, that `short_divisors` apply to."""
+    extended_context: int
+    """Longest context that `long_divisors` reach."""
+    attention_factor: float
+    """Factor on rotated queries and keys."""
+
+
+Scaling = LinearScaling | DynamicScaling | YarnScaling | Llama3Scaling | DivisorScaling | LongRopeScaling
 
 
 class Rope(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +73,11 @@ class Rope(msgspec.Struct, frozen=True, kw_only=True):
 
     theta: float
     scaling: Scaling | None = None
+    rotary_dim: int | None = None
+    """Number of elements of a head that are rotated, an even number. None: all of them.
+
+    Loading moves them, half of them to the start of each half of a head (`roseinfer/models/head_layout.py`).
+    """
 
 
 class AttentionSpec(msgspec.Struct, frozen=True, kw_only=True):

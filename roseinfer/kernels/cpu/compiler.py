@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from roseinfer.cache_folder import cache_folder
+from roseinfer.cache_folder import UntrustedCacheError, cache_folder, make_cache_folder, write_cached
 from roseinfer.errors import UsageError
 
 DTYPE_NAMES = ("float32", "bfloat16")
@@ -24,12 +24,14 @@ _COMPILERS = ("c++", "g++")
 # GCC's OpenMP resolves to the runtime that torch has already loaded, so both share one pool of threads.
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-fopenmp")
 _LIBRARY = "library.so"
+_FORMAT = b"digest at the end"
+"""Form of the cached file. Libraries of versions without a digest have other names, and are not read."""
 
 
 def library_path() -> Path:
     """Return the path of the library for this source, these flags and this processor, compiled or not."""
     parts = [path.read_bytes() for path in sorted(_SOURCES.iterdir())]
-    parts += [" ".join(_FLAGS).encode(), _processor()]
+    parts += [" ".join(_FLAGS).encode(), _processor(), _FORMAT]
     return cache_folder() / f"native-{hashlib.blake2b(b'|'.join(parts), digest_size=8).hexdigest()}.so"
 
 
@@ -49,19 +51,23 @@ def find_compiler() -> list[str]:
 
 
 def compile_library(path: Path) -> None:
-    """Compile the kernels to `path`. Raises UsageError if there is no compiler, or if the compiler fails.
+    """Compile the kernels to `path`.
 
-    The compiler writes to a temporary folder, from which the finished library is moved to `path`. If two processes
-    compile at the same time, both find a complete file.
+    Raises UsageError if there is no compiler, if the compiler fails, or if other users may write to the cache folder.
+
+    The compiler writes to a temporary folder; the finished library replaces `path`. If two processes compile at the
+    same time, both find a complete file.
     """
     compiler = find_compiler()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_cache_folder(path.parent)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             complaint = _compile_in([*compiler, *_FLAGS], Path(folder))
             if complaint is None:
-                (Path(folder) / _LIBRARY).replace(path)
+                write_cached(path, (Path(folder) / _LIBRARY).read_bytes())
                 return
+    except UntrustedCacheError as error:
+        raise UsageError(f"--compile: {error}") from None
     except OSError as error:
         raise UsageError(
             f"--compile cannot write to {path.parent}: {error.strerror}: set ROSEINFER_CACHE_DIR to another folder"

@@ -2,14 +2,21 @@
 
 `--compile` and `make setup` call `load`, which compiles the library if the cache folder has none. After loading, every
 engine of the process uses the kernels.
+
+The library is code. It is loaded only if it is as roseinfer compiled it, and if no other user could have written it
+(`roseinfer.cache_folder`).
 """
 
 import ctypes
+import functools
+import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from roseinfer.cache_folder import UntrustedCacheError, read_cached
 from roseinfer.errors import UsageError
 from roseinfer.kernels.cpu.compiler import DTYPE_NAMES, compile_library, find_compiler, library_path
 from roseinfer.spans import operator, recording
@@ -33,6 +40,8 @@ _ARGUMENTS: dict[str, list[Any]] = {
 }
 """Argument types per function."""
 
+_LOG = logging.getLogger("roseinfer")
+
 functions: dict[tuple[str, torch.dtype], Any] = {}
 """Functions of the loaded library by name and element type. Empty until the library is loaded."""
 
@@ -40,35 +49,64 @@ functions: dict[tuple[str, torch.dtype], Any] = {}
 def load() -> bool:
     """Load the kernels, and compile them first if the cache folder has none. Return True if they were compiled.
 
-    Raises UsageError if there is no C++ compiler, if the compiler fails, or if the library cannot be loaded.
+    A library that is damaged, or that another user could have written, is compiled again. Raises UsageError if there is
+    no C++ compiler, if the compiler fails, or if the library cannot be loaded.
     """
-    if load_if_compiled():
+    if functions:
         return False
-    compile_library(path := library_path())
-    if not load_if_compiled():
+    path = library_path()
+    try:
+        _load(path)
+    except OSError:
+        compile_library(path)
+    else:
+        return False
+    try:
+        _load(path)
+    except UntrustedCacheError as error:
+        raise UsageError(f"--compile: {error}") from None
+    except OSError:
         raise UsageError(
             f"--compile: {path} cannot be loaded: set ROSEINFER_CACHE_DIR to a folder that code may run from"
-        )
+        ) from None
     return True
 
 
 def load_if_compiled() -> bool:
-    """Load the kernels if the cache folder has them. Return True if they are loaded, by this call or earlier."""
+    """Load the kernels if the cache folder has them. Return True if they are loaded, by this call or earlier.
+
+    A library that is damaged, or that another user could have written, is left out, and a warning is logged once.
+    """
     if functions:
         return True
-    path = library_path()
     try:
-        library = ctypes.CDLL(str(path)) if path.is_file() else None
-    except OSError:  # a broken file, or a folder from which no code may run
-        library = None
-    if library is None:
-        return False
+        _load(library_path())
+    except UntrustedCacheError as error:
+        _warn(f"[compile] the compiled CPU kernels are left out, so this runs slower: {error}")
+    except OSError:  # no such file, or a folder from which no code may run
+        pass
+    return bool(functions)
+
+
+def _load(path: Path) -> None:
+    """Fill `functions` from a library. Raises UntrustedCacheError if it must not run, and OSError if it cannot."""
+    read_cached(path)
+    library = ctypes.CDLL(str(path))
+    loaded = {}
     for name, arguments in _ARGUMENTS.items():
         for dtype, suffix in DTYPES.items():
-            function = library[f"{name}_{suffix}"]
+            try:
+                function = library[f"{name}_{suffix}"]
+            except AttributeError:
+                raise UntrustedCacheError(f"{path} lacks the function {name}_{suffix}: delete it") from None
             function.argtypes, function.restype = arguments, None
-            functions[name, dtype] = function
-    return True
+            loaded[name, dtype] = function
+    functions.update(loaded)
+
+
+@functools.cache  # once per process and reason
+def _warn(message: str) -> None:
+    _LOG.warning(message)
 
 
 def is_on_by_default() -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from roseinfer.kernels.activations import Activation, activate
+from roseinfer.kernels.activations import GATED_ACTIVATIONS, Activation, activate
 from roseinfer.kernels.linear.prefetch import prefetch_columns, prefetch_vector
 from roseinfer.kernels.norms import Norm
 from roseinfer.kernels.runtime import gdc_launch_dependents, gdc_wait, launch_options, next_power_of_two, tl, triton
@@ -43,7 +43,7 @@ def skinny_gemv(
     """Compute `skinny_linear` of one row, x [1, size], in one Triton kernel."""
     rows, size = x.shape
     assert rows == 1
-    gated = activation == "silu_and_mul"
+    gated = activation in GATED_ACTIVATIONS
     outputs = weight.shape[0] // 2 if gated else weight.shape[0]
     tiles = tiles or gemv_tiles(size, gated=gated)
     out = torch.empty((1, outputs), dtype=x.dtype, device=x.device)
@@ -115,7 +115,9 @@ def _gemv_kernel(
     HAS_RESIDUAL: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    GATED: tl.constexpr = ACTIVATION == "silu_and_mul"
+    GATED: tl.constexpr = (
+        ACTIVATION == "silu_and_mul" or ACTIVATION == "gelu_and_mul" or ACTIVATION == "gelu_tanh_and_mul"
+    )
     output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     column = tl.arange(0, COLUMNS)
     live = output < num_outputs
@@ -196,7 +198,7 @@ def _gemv_kernel(
             up_result *= scale
         if HAS_BIAS:
             up_result += up_offset
-        result = activate(result, "silu") * up_result
+        result = activate(result, ACTIVATION) * up_result
     elif ACTIVATION != "none":
         result = activate(result, ACTIVATION)
     if HAS_RESIDUAL:

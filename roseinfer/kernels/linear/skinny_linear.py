@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from roseinfer.kernels import activations
-from roseinfer.kernels.activations import Activation
+from roseinfer.kernels.activations import GATED_ACTIVATIONS, Activation
 from roseinfer.kernels.linear.skinny_gemv import GemvTiles, gemv_tiles, skinny_gemv
 from roseinfer.kernels.linear.skinny_matmul import MatmulTiles, padded_rows, skinny_matmul, takes
 from roseinfer.kernels.norms import Norm, add_layer_norm, add_rms_norm
@@ -29,9 +29,9 @@ def skinny_linear(
 ) -> Tensor:
     """Return activation(norm(x) W^T + b) + residual. Only the matrix product is mandatory.
 
-    x: [rows, size]; weight: [outputs, size]; result: [rows, outputs]. With "silu_and_mul", the weight contains all gate
-    rows, then all up rows, and the result has outputs / 2 columns. A fused kernel accumulates in float32 and rounds
-    once; separate kernels round after each operation.
+    x: [rows, size]; weight: [outputs, size]; result: [rows, outputs]. With a gated activation, the weight contains all
+    gate rows, then all up rows, and the result has outputs / 2 columns. A fused kernel accumulates in float32 and
+    rounds once; separate kernels round after each operation.
     """
     fused = fused_linear(x, weight, bias, norm=norm, activation=activation, residual=residual)
     if fused is not None:
@@ -110,7 +110,7 @@ def fused_tiles(
             return GemvTiles(*known) if known else None
         if norm is not None or residual is not None:
             return None  # on an H200, a separate kernel for residual and norm was faster
-        return gemv_tiles(weight.shape[1], gated=activation == "silu_and_mul")
+        return gemv_tiles(weight.shape[1], gated=activation in GATED_ACTIVATIONS)
     # skinny_matmul multiplies before it divides by the norm: such products overflow float16.
     if not known or (x.dtype != torch.bfloat16 and (x.dtype != torch.float16 or norm is not None)):
         return None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from roseinfer.kernels.activations import Activation, activate
+from roseinfer.kernels.activations import GATED_ACTIVATIONS, Activation, activate
 from roseinfer.kernels.arrival import is_last
 from roseinfer.kernels.linear.prefetch import prefetch_columns, prefetch_vector
 from roseinfer.kernels.norms import Norm
@@ -37,7 +37,7 @@ class MatmulTiles:
     """Tile sizes and options of a launch."""
 
     outputs: int
-    """Outputs per program: rows of the weight, or with "silu_and_mul" pairs of rows."""
+    """Outputs per program: rows of the weight, or with a gated activation pairs of rows."""
     columns: int
     """Columns of x and of the weight per iteration."""
     splits: int
@@ -57,7 +57,7 @@ def padded_rows(rows: int) -> int:
 
 def takes(rows: int, norm: Norm | None, activation: Activation | None) -> bool:
     """True if the kernel supports this layer. A layer norm before a gated MLP is not supported: no model has it."""
-    return 0 < rows <= MAX_MATMUL_ROWS and not (norm is not None and norm.centered and activation == "silu_and_mul")
+    return 0 < rows <= MAX_MATMUL_ROWS and not (norm is not None and norm.centered and activation in GATED_ACTIVATIONS)
 
 
 def skinny_matmul(
@@ -79,7 +79,7 @@ def skinny_matmul(
     must not overflow.
     """
     rows, size = x.shape
-    gated = activation == "silu_and_mul"
+    gated = activation in GATED_ACTIVATIONS
     outputs = weight.shape[0] // 2 if gated else weight.shape[0]
     out = torch.empty((rows, outputs), dtype=x.dtype, device=x.device)
     split_size = triton.cdiv(triton.cdiv(size, tiles.columns), tiles.splits) * tiles.columns
@@ -164,7 +164,9 @@ def _matmul_kernel(
     HAS_RESIDUAL: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    GATED: tl.constexpr = ACTIVATION == "silu_and_mul"
+    GATED: tl.constexpr = (
+        ACTIVATION == "silu_and_mul" or ACTIVATION == "gelu_and_mul" or ACTIVATION == "gelu_tanh_and_mul"
+    )
     WEIGHTS_FIRST: tl.constexpr = OUTPUTS >= 64 or ROWS < 64
     WHOLE: tl.constexpr = SIZE % SPLIT_SIZE == 0
     tile = tl.program_id(0)
@@ -302,7 +304,7 @@ def _matmul_kernel(
             up_result *= scale[:, None]
         if HAS_BIAS:
             up_result += up_offset
-        result = activate(result, "silu") * up_result
+        result = activate(result, ACTIVATION) * up_result
     elif ACTIVATION != "none":
         result = activate(result, ACTIVATION)
     if HAS_RESIDUAL:

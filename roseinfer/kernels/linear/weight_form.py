@@ -49,7 +49,7 @@ class WeightForm(ABC):
         return None
 
     def linear(self, x: Tensor, bias: Tensor | None = None, activation: Activation | None = None) -> Tensor:
-        """Return activation(x W^T + b). With "silu_and_mul" the result has half as many columns."""
+        """Return activation(x W^T + b). With a gated activation the result has half as many columns."""
         out = self.matmul(x, bias)
         return out if activation is None else getattr(activations, activation)(out)
 

@@ -69,6 +69,11 @@ def differences(new: Summary, baseline: Summary) -> list[str]:
     return found
 
 
+def is_same(before: float | None, now: float | None) -> bool:
+    """Return whether two means per step count as the same; an unknown one equals any."""
+    return before is None or now is None or abs(now - before) <= _SAME_SHARE * max(before, now)
+
+
 def _steps_that_differ(new: StepsSummary, old: StepsSummary) -> list[str]:
     if bool(new.count) != bool(old.count):
         return [
@@ -110,7 +115,4 @@ def _work(row: PhaseSummary) -> str:
 
 
 def _is_same_work(old: PhaseSummary, new: PhaseSummary) -> bool:
-    pairs = ((old.batch_per_step, new.batch_per_step), (old.tokens_per_step, new.tokens_per_step))
-    return all(
-        before is None or now is None or abs(now - before) <= _SAME_SHARE * max(before, now) for before, now in pairs
-    )
+    return is_same(old.batch_per_step, new.batch_per_step) and is_same(old.tokens_per_step, new.tokens_per_step)

@@ -8,11 +8,11 @@ from typing import Literal
 import msgspec
 
 from roseinfer.trace.comparing.budget_changes import budget_changes
-from roseinfer.trace.comparing.comparability import check_complete, differences, shared_phases
+from roseinfer.trace.comparing.comparability import check_complete, differences, is_same, shared_phases
+from roseinfer.trace.comparing.step_times import StepTimes, host_runs_ahead, spans, walls
 from roseinfer.trace.naming import duration
 from roseinfer.trace.summary.comparison_structs import FigureChange, PhaseChange, PhaseCosts, SpanCost, TraceComparison
 from roseinfer.trace.summary.finding_structs import NO_SPAN
-from roseinfer.trace.summary.step_structs import PhaseSummary
 from roseinfer.trace.summary.trace_summary import Summary
 from roseinfer.trace.summary.units import to_percent
 
@@ -32,14 +32,15 @@ def normalized(name: str) -> str:
 def compare(new: Summary, baseline: Summary, fail_above_percent: float | None = None) -> Summary:
     """Return `new` with its comparison to `baseline` filled in, phase by phase.
 
-    The comparison has `failed` if the median step of a phase is slower by more than `fail_above_percent` and by more
-    than the noise. Without steps in both traces, the GPU's window is compared instead, or else the host's. Raises
-    UsageError for traces that have nothing in common to compare and, with a limit, for incomplete ones.
+    A phase is compared per token where its steps compute different numbers of tokens in the two traces. The comparison
+    has `failed` if a phase is slower by more than `fail_above_percent` and by more than the noise. Without steps in
+    both traces, the GPU's window is compared instead, or else the host's. Raises UsageError for traces that have
+    nothing in common to compare and, with a limit, for incomplete ones.
     """
     if fail_above_percent is not None:
         check_complete(new, baseline)
     shared = shared_phases(new, baseline)
-    phases = [_phase(name, baseline.steps.phases[name], new.steps.phases[name]) for name in shared]
+    phases = [_phase(name, baseline, new) for name in shared]
     if not phases:
         phases = [_windows(new, baseline)]
     failed = fail_above_percent is not None and any(
@@ -70,39 +71,52 @@ def compare(new: Summary, baseline: Summary, fail_above_percent: float | None = 
     return msgspec.structs.replace(new, comparison=comparison)
 
 
-def _phase(name: str, old: PhaseSummary, new: PhaseSummary) -> PhaseChange:
-    noise = None
-    if old.count > 1 and new.count > 1:
-        error = math.sqrt(old.std_ms**2 / old.count + new.std_ms**2 / new.count)
-        noise = to_percent(2 * error, old.median_ms)
-    return _phase_change(name, old.median_ms, new.median_ms, noise, _per_token(old), _per_token(new))
+def _phase(name: str, baseline: Summary, new: Summary) -> PhaseChange:
+    runs_ahead = any(host_runs_ahead(summary, name) for summary in (baseline, new))
+    old, now = (walls(one, name) if runs_ahead else spans(one, name) for one in (baseline, new))
+    old_tokens, tokens = (one.steps.phases[name].tokens_per_step for one in (baseline, new))
+    old_token, token = old.per(old_tokens), now.per(tokens)
+    per: Literal["step", "token"] = "step"
+    change = _change(name, old, now)
+    if old_token is not None and token is not None and not is_same(old_tokens, tokens):
+        per, change = "token", _change(name, old_token, token)
+    return msgspec.structs.replace(
+        change,
+        baseline_ms=old.median_ms,
+        new_ms=now.median_ms,
+        baseline_ms_per_token=old_token.median_ms if old_token else None,
+        new_ms_per_token=token.median_ms if token else None,
+        per=per,
+        timed_by="wall" if runs_ahead else "span",
+    )
 
 
 def _windows(new: Summary, baseline: Summary) -> PhaseChange:
     if new.gpu and baseline.gpu and baseline.gpu.window_ms:
-        return _phase_change("GPU window", baseline.gpu.window_ms, new.gpu.window_ms, None, None, None)
-    return _phase_change("host window", baseline.cpu.window_ms, new.cpu.window_ms, None, None, None)
+        name, old_ms, new_ms = "GPU window", baseline.gpu.window_ms, new.gpu.window_ms
+    else:
+        name, old_ms, new_ms = "host window", baseline.cpu.window_ms, new.cpu.window_ms
+    change = _change(name, StepTimes(old_ms, 0.0, 1), StepTimes(new_ms, 0.0, 1))
+    return msgspec.structs.replace(change, per="window", timed_by="window")
 
 
-def _phase_change(
-    name: str, old_ms: float, new_ms: float, noise: float | None, old_token: float | None, new_token: float | None
-) -> PhaseChange:
-    change = to_percent(new_ms - old_ms, old_ms)
+def _change(name: str, old: StepTimes, new: StepTimes) -> PhaseChange:
+    noise = None
+    if old.count > 1 and new.count > 1:
+        error = math.sqrt(old.std_ms**2 / old.count + new.std_ms**2 / new.count)
+        noise = to_percent(2 * error, old.median_ms)
+    change = to_percent(new.median_ms - old.median_ms, old.median_ms)
     clear = abs(change) > max(noise or 0.0, _CLEAR_PERCENT)
     return PhaseChange(
         phase=name,
-        baseline_ms=old_ms,
-        new_ms=new_ms,
+        baseline_ms=old.median_ms,
+        new_ms=new.median_ms,
         change_percent=change,
         noise_percent=noise,
-        baseline_ms_per_token=old_token,
-        new_ms_per_token=new_token,
+        baseline_ms_per_token=None,
+        new_ms_per_token=None,
         verdict=("slower" if change > 0 else "faster") if clear else "no clear change",
     )
-
-
-def _per_token(row: PhaseSummary) -> float | None:
-    return round(row.median_ms / row.tokens_per_step, 6) if row.tokens_per_step else None
 
 
 def _whole(summary: Summary) -> PhaseCosts:
@@ -150,8 +164,10 @@ def _headline(phases: list[PhaseChange]) -> str:
     parts: list[str] = []
     for phase in phases:
         noise = "" if phase.noise_percent is None else f", noise {phase.noise_percent:.1f} %"
+        old, new = phase.compared_ms
+        unit = " per token" if phase.per == "token" else ""
         parts.append(
-            f"{phase.phase}: {phase.verdict}, {duration(phase.baseline_ms, 2)} -> {duration(phase.new_ms, 2)} "
+            f"{phase.phase}: {phase.verdict}, {duration(old, 2)} -> {duration(new, 2)}{unit} "
             f"({phase.change_percent:+.1f} %{noise})"
         )
     return "; ".join(parts)

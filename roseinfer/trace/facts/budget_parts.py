@@ -11,7 +11,7 @@ from roseinfer.trace.facts.activity_labels import NO_LABEL, ActivityLabels
 from roseinfer.trace.facts.host_activity import Activity, pageable_copies, waits
 from roseinfer.trace.facts.idle_pieces import DEVICE_QUEUE, HOST_LATE, UNLINKED, IdlePieces
 from roseinfer.trace.facts.trace_facts import Facts
-from roseinfer.trace.reading.columns import Ints, Ints32
+from roseinfer.trace.reading.columns import Ints32
 from roseinfer.trace.summary.budget_structs import IdleCause
 
 PARTS = ("compute", "exposed_communication", "exposed_copy", *get_args(IdleCause))
@@ -33,14 +33,13 @@ class HostParts(msgspec.Struct, frozen=True, eq=False):
 
     of_label: NDArray[np.int8]
     """Part per label of `ActivityLabels`."""
-    copies: Ints
-    """Activities that are asynchronous copies during which the host waits, in ascending order."""
+    is_copy: NDArray[np.bool_]
+    """Per activity: true for asynchronous copies during which the host waits. One more entry is for no activity."""
 
     def of(self, pieces: IdlePieces, label: Ints32, loads_data: NDArray[np.bool_]) -> NDArray[np.int8]:
         """Return the part of each piece of idle time; `loads_data` is true for pieces inside data loading."""
         part = self.of_label[label]
-        if len(self.copies):
-            part[np.isin(pieces.owner, self.copies)] = SYNC
+        part[self.is_copy[pieces.owner]] = SYNC
         part[loads_data & (pieces.cause == HOST_LATE)] = DATA
         part[pieces.cause == DEVICE_QUEUE] = QUEUE
         part[pieces.cause == UNLINKED] = NOT_RECORDED
@@ -55,8 +54,10 @@ def host_parts(facts: Facts, activity: Activity, labels: ActivityLabels) -> Host
         for name, is_call in zip(labels.name.tolist(), labels.is_call.tolist(), strict=True)
     ]
     parts[NO_LABEL] = PYTHON
-    copies = activity.of_call[pageable_copies(facts.trace, facts.attribution)]
-    return HostParts(of_label=np.array(parts, np.int8), copies=np.sort(copies[copies >= 0]).astype(np.int64))
+    is_copy = np.zeros(len(activity.name) + 1, np.bool_)
+    is_copy[activity.of_call[pageable_copies(facts.trace, facts.attribution)]] = True
+    is_copy[-1] = False
+    return HostParts(of_label=np.array(parts, np.int8), is_copy=is_copy)
 
 
 def part_of_call(name: str) -> int:

@@ -54,11 +54,13 @@ class Activity(msgspec.Struct, frozen=True, eq=False):
 def activity_of(trace: Trace, threads: Ints32) -> Activity:
     """Nest the operators and runtime calls of the given threads."""
     ops, calls = trace.ops, trace.calls
-    op = np.flatnonzero(np.isin(ops.thread, threads)).astype(np.int32)
-    call = np.flatnonzero(np.isin(calls.thread, threads)).astype(np.int32)
+    chosen = np.zeros(len(trace.threads), np.bool_)
+    chosen[threads] = True
+    op, call = (np.flatnonzero(chosen[table.thread]).astype(np.int32) for table in (ops, calls))
 
     def both(column: str) -> NDArray[Any]:
-        return np.concatenate((getattr(ops, column)[op], getattr(calls, column)[call]))
+        rows = ((getattr(ops, column), op), (getattr(calls, column), call))
+        return np.concatenate([every if len(at) == len(every) else every[at] for every, at in rows])
 
     order = event_order(both("thread"), both("start_ns"), -both("end_ns")).astype(np.int32)
     thread = both("thread")[order]

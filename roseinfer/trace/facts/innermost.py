@@ -1,26 +1,19 @@
-"""Find the innermost event of a thread at an instant, or cut a stretch of time by the innermost event."""
+"""Find the innermost event of a thread at an instant, or cut stretches of time by the innermost event."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from roseinfer.trace.facts.intervals import distinct, stable_order
+from roseinfer.trace.facts.intervals import stable_order
 from roseinfer.trace.facts.nesting import Forest
 from roseinfer.trace.reading.columns import Ints, Ints32
 
 
-class Pieces(NamedTuple):
-    """Stretches of time, cut at every change of the innermost event. Every array has one entry per piece."""
-
-    stretch: Ints
-    """Index of the stretch that the piece was cut from."""
-    owner: Ints
-    """Index of the innermost event during the piece, -1 for none."""
-    length_ns: Ints
-
-
 class OrderedPieces(NamedTuple):
-    """Pieces in the order of their stretches, those of one stretch in order of time."""
+    """Stretches of time, cut at every change of the innermost event: pieces in order of stretch, then of time.
+
+    Every array has one entry per piece. The pieces of a stretch add up to the stretch.
+    """
 
     stretch: Ints
     """Index of the stretch that the piece was cut from."""
@@ -57,29 +50,41 @@ def _open_at(forest: Forest, begun: Ints, at_ns: Ints) -> Ints:
     return begun
 
 
-def cut_by_innermost(forest: Forest, forest_thread: Ints32, thread: Ints32, start_ns: Ints, end_ns: Ints) -> Pieces:
-    """Cut the stretches [start_ns, end_ns) of `thread` by the innermost event. The pieces of a stretch add up to it."""
-    parts: list[Pieces] = []
+def cut_in_order(forest: Forest, forest_thread: Ints32, thread: Ints32, start_ns: Ints, end_ns: Ints) -> OrderedPieces:
+    """Cut the stretches [start_ns, end_ns) of `thread` by the innermost event."""
+    parts: list[OrderedPieces] = []
     for one in _threads(thread):
-        low, high = np.searchsorted(forest_thread, (one, one + 1))
         here = np.flatnonzero((thread == one) & (end_ns > start_ns))
-        if len(here) == 0:
-            continue
-        if low == high:
-            parts.append(Pieces(here, np.full(len(here), -1, np.int64), end_ns[here] - start_ns[here]))
-            continue
-        edges, owner = _changes(forest, forest_thread, one, low, high, start_ns[here].min(), end_ns[here].max())
-        first = np.searchsorted(edges, start_ns[here], side="right") - 1
-        count = np.searchsorted(edges, end_ns[here], side="left") - first
-        stretch = np.repeat(here, count)
-        segment = np.repeat(first - np.cumsum(count) + count, count) + np.arange(int(count.sum()))
-        begin = np.maximum(edges[segment], start_ns[stretch])
-        end = np.minimum(np.append(edges[1:], np.iinfo(np.int64).max)[segment], end_ns[stretch])
-        parts.append(Pieces(stretch, owner[segment], end - begin))
+        if len(here):
+            parts.append(_cut_thread(forest, forest_thread, one, here, start_ns[here], end_ns[here]))
+    if len(parts) == 1:
+        return parts[0]
     if not parts:
         none = np.zeros(0, np.int64)
-        return Pieces(none, none, none)
-    return Pieces(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        return OrderedPieces(none, none, none, none)
+    found = OrderedPieces(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    order = stable_order(found.stretch)
+    return OrderedPieces(*(column[order] for column in found))
+
+
+def _cut_thread(
+    forest: Forest, forest_thread: Ints32, thread: int, stretch: Ints, start_ns: Ints, end_ns: Ints
+) -> OrderedPieces:
+    """Cut stretches of one thread, none of them empty; `stretch` has the number of each."""
+    low, high = np.searchsorted(forest_thread, (thread, thread + 1))
+    if low == high:
+        return OrderedPieces(stretch, np.full(len(stretch), -1, np.int64), start_ns, end_ns - start_ns)
+    edges, owner = _changes(forest, forest_thread, thread, low, high, start_ns.min(), end_ns.max())
+    first = np.searchsorted(edges, start_ns, side="right") - 1
+    count = np.searchsorted(edges, end_ns, side="left") - first
+    after = np.cumsum(count)
+    segment = np.repeat(first - after + count, count)
+    segment += np.arange(len(segment))
+    # Only the first piece of a stretch begins between two edges, and only the last one ends there.
+    begin, end = edges[segment], edges[np.minimum(segment + 1, len(edges) - 1)]
+    begin[after - count] = start_ns
+    end[after - 1] = end_ns
+    return OrderedPieces(np.repeat(stretch, count), owner[segment], begin, end - begin)
 
 
 def _threads(thread: Ints32) -> list[int]:
@@ -88,17 +93,6 @@ def _threads(thread: Ints32) -> list[int]:
         return []
     low = int(thread.min())
     return [low] if low == int(thread.max()) else np.unique(thread).tolist()
-
-
-def cut_in_order(forest: Forest, forest_thread: Ints32, thread: Ints32, start_ns: Ints, end_ns: Ints) -> OrderedPieces:
-    """Cut stretches as `cut_by_innermost` does, and return the pieces by stretch and time, with their starts."""
-    found = cut_by_innermost(forest, forest_thread, thread, start_ns, end_ns)
-    order = stable_order(found.stretch)
-    stretch, owner, length_ns = (column[order] for column in found)
-    before = np.cumsum(length_ns) - length_ns
-    first = np.searchsorted(stretch, np.arange(len(start_ns)))
-    begin = start_ns[stretch] + before - np.append(before, 0)[first][stretch]
-    return OrderedPieces(stretch, owner, begin, length_ns)
 
 
 def _changes(
@@ -115,9 +109,10 @@ def _changes(
     while around >= 0:
         ends.append(int(forest.end_ns[around]))
         around = int(forest.parent[around])
-    edges = distinct(
-        np.concatenate((first, forest.start_ns[begun:last], forest.end_ns[begun:last], np.array(ends, np.int64)))
-    )
-    edges = edges[edges < until_ns]
-    started = begun + np.searchsorted(forest.start_ns[begun:last], edges, side="right") - 1
+    others = np.concatenate((first, forest.end_ns[begun:last], np.array(ends, np.int64)))
+    # The lowest bit marks starts, so that adding it up counts the events begun: faster than searching for each instant.
+    marked = np.sort(np.concatenate((2 * forest.start_ns[begun:last] + 1, 2 * others)))
+    marked = marked[: np.searchsorted(marked, 2 * until_ns)]
+    at = np.append(np.flatnonzero(marked[1:] >> 1 != marked[:-1] >> 1), len(marked) - 1)
+    edges, started = marked[at] >> 1, begun + np.cumsum(marked & 1)[at] - 1
     return edges, _open_at(forest, np.where(started >= low, started, -1), edges)

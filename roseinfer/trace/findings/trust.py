@@ -28,7 +28,7 @@ def doubts(facts: Facts, steps: StepsSummary, completeness: Completeness) -> lis
 
 
 def _reading(trace: Trace) -> list[Trust]:
-    notes: list[Trust] = []
+    notes = [Trust("warning", note) for note in trace.notes]
     counts = trace.counts
     if counts.damaged:
         notes.append(Trust("warning", f"Left out {counted(counts.damaged, 'damaged event')} that could not be read."))

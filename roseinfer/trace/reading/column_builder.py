@@ -142,6 +142,7 @@ def gpu_table(rows: Rows, first_ns: int, lane_device: Ints32, lane_stream: Ints3
         stream=in_order(lane_stream[lane]),
         kind=in_order(rows.pop_column("kind")),
         correlation=in_order(rows.pop_column("correlation")),
+        message=in_order(rows.pop_column("message")),
     )
 
 

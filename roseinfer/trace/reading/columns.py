@@ -34,7 +34,8 @@ class HostTable(msgspec.Struct, frozen=True, eq=False):
     thread: Ints32
     """Index into `Trace.threads`."""
     correlation: Ints
-    """CUPTI's correlation id of each runtime call, or NO_CORRELATION. Empty for other tables but `numbered_ops`."""
+    """CUPTI's correlation id of each runtime call, or NO_CORRELATION. Empty for other tables but
+    `numbered_ops` and `message_ops`."""
 
     def __len__(self) -> int:
         return len(self.start_ns)
@@ -54,6 +55,8 @@ class GpuTable(msgspec.Struct, frozen=True, eq=False):
     """KERNEL, MEMCPY or MEMSET."""
     correlation: Ints
     """CUPTI's correlation id, equal to that of the launch call; NO_CORRELATION if the trace has none."""
+    message: Ints32
+    """Index into `Trace.messages` of what a collective sends, -1 if the event does not tell."""
 
     def __len__(self) -> int:
         return len(self.start_ns)
@@ -78,12 +81,29 @@ class Counts(msgspec.Struct, frozen=True):
     """Time that the profiler says it spent on itself."""
 
 
+class Message(msgspec.Struct, frozen=True):
+    """What a collective sends, as its kernel or its operator `record_param_comms` tells."""
+
+    operation: str
+    """Name of the operation, such as `allreduce`."""
+    group: str = ""
+    """Name of the process group; empty if it is not recorded."""
+    ranks: str = ""
+    """Ranks of the group as written in the file, such as `[0, 1]`; empty if they are not recorded."""
+    group_size: int = 0
+    """Number of ranks in the group, 0 if it is not recorded."""
+    num_bytes: int = 0
+    """Bytes per rank, the larger of input and output; 0 if they are not recorded."""
+
+
 class Device(msgspec.Struct, frozen=True):
     """A device that ran GPU events of one trace file."""
 
     id: int
     rank: int = 0
     name: str = ""
+    process: str = ""
+    """Label of the process that used the device, such as `TP00`; empty if the file names none."""
 
 
 class Trace(msgspec.Struct, frozen=True, eq=False):
@@ -97,7 +117,13 @@ class Trace(msgspec.Struct, frozen=True, eq=False):
     thread_files: list[int]
     """Index into `file_ranks` of the file in which each thread was recorded."""
     file_ranks: list[int]
-    """Rank of the process that recorded each file."""
+    """Rank of the process that recorded each file. The processes of a file of several ranks count as a file each."""
+    file_names: list[str]
+    """Name of each file, with the label of the process if the file holds several."""
+    file_origins_ns: list[int]
+    """Per file: the time 0 of this trace on the clock of the file, in ns."""
+    ranks_known: list[bool]
+    """Per file: False if neither its metadata nor its processes tell the rank, which then is 0."""
     devices: list[Device]
     device_files: list[int]
     """Index into `file_ranks` of the file in which each device was recorded."""
@@ -107,6 +133,9 @@ class Trace(msgspec.Struct, frozen=True, eq=False):
     spans: HostTable
     calls: HostTable
     """Calls of the CUDA runtime and driver, including all launches."""
+    message_ops: HostTable
+    """Operators that tell what the collective inside them sends; `correlation` is an index into `messages`."""
+    messages: list[Message]
     numbered_ops: HostTable
     """Operators with a sequence number, once more, if there is a backward pass; else empty.
 
@@ -121,5 +150,7 @@ class Trace(msgspec.Struct, frozen=True, eq=False):
     counts: Counts
     truncated: str | None
     """Reason why the file counts as incomplete, or None."""
+    notes: list[str] = []
+    """What the reader of several files has to say: files left out, ranks that it had to guess."""
     started_unix_ns: int | None = None
     """Time of the first event since 1970; None if the clock of the trace does not count from a known time."""

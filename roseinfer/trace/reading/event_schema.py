@@ -19,6 +19,14 @@ class RawArgs(msgspec.Struct, gc=False):
     """Number that an operator shares with its backward pass."""
     forward_thread: Id = msgspec.field(default=None, name="Fwd thread id")
     """Profiler's number of the thread that ran the forward operator; 0 for operators outside a backward pass."""
+    operation: Any = msgspec.field(default=None, name="Collective name")
+    """Operation of a collective, such as `allreduce`, on its kernel or on `record_param_comms`."""
+    group: Any = msgspec.field(default=None, name="Process Group Name")
+    group_ranks: Any = msgspec.field(default=None, name="Process Group Ranks")
+    group_size: Any = msgspec.field(default=None, name="Group size")
+    in_elements: Any = msgspec.field(default=None, name="In msg nelems")
+    out_elements: Any = msgspec.field(default=None, name="Out msg nelems")
+    dtype: Any = None
 
 
 class RawEvent(msgspec.Struct, gc=False):

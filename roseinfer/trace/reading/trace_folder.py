@@ -6,6 +6,11 @@ from pathlib import Path
 import msgspec
 
 from roseinfer.errors import TraceError
+from roseinfer.progress import ProgressCallback
+from roseinfer.trace.reading.columns import Trace
+from roseinfer.trace.reading.rank_names import identify_ranks
+from roseinfer.trace.reading.trace_merge import merge_traces
+from roseinfer.trace.reading.trace_reader import read_trace
 
 _OTHERS = {"manifest.json", "summary.json"}
 _NUMBERS = re.compile(r"\d+")
@@ -15,6 +20,30 @@ class _Manifest(msgspec.Struct, frozen=True):
     """The part of a manifest that says why a run has no trace."""
 
     warnings: list[str] = []
+
+
+def read_folder(folder: Path, *, on_progress: ProgressCallback | None = None) -> Trace:
+    """Read the traces of a folder, one after another, and merge them into one trace of all ranks and cycles.
+
+    Files that are no traces are left out, with a note. Raises TraceError if no file is a trace.
+    """
+    files = find_traces(folder)
+    total = sum(file.stat().st_size for file in files)
+    traces: list[Trace] = []
+    left_out: list[TraceError] = []
+    done = 0
+    for file in files:
+        progress = None if on_progress is None else lambda now, _, at=done: on_progress(at + now, total)
+        try:
+            traces.append(read_trace(file, on_progress=progress))
+        except TraceError as error:
+            left_out.append(error)
+        done += file.stat().st_size
+    if not traces:
+        raise left_out[0]
+    notes = [f"Left out of the folder: {str(error).removeprefix(f'{folder}/')}." for error in left_out]
+    traces, guessed = identify_ranks(traces)
+    return merge_traces(traces, str(folder), notes + guessed)
 
 
 def find_traces(folder: Path) -> list[Path]:

@@ -3,28 +3,35 @@
 import msgspec
 import numpy as np
 
-from roseinfer.trace.reading.columns import NO_CORRELATION, Counts, GpuTable, HostTable, Ints, Ints32, Trace
+from roseinfer.trace.reading.columns import NO_CORRELATION, Counts, GpuTable, HostTable, Ints, Ints32, Message, Trace
 
 
-def merge_traces(traces: list[Trace], path: str) -> Trace:
+def merge_traces(traces: list[Trace], path: str, notes: list[str] | None = None) -> Trace:
     """Merge traces of several files, shifted in time so that they follow each other.
 
     Threads, devices and correlation ids of different files stay distinct. Time between two files is in no figure.
     """
     if len(traces) == 1:
-        return traces[0]
+        return msgspec.structs.replace(traces[0], notes=notes) if notes else traces[0]
     names: dict[str, int] = {}
+    messages: dict[Message, int] = {}
     host: dict[str, list[HostTable]] = {"ops": [], "spans": [], "calls": [], "frames": []}
     numbered: list[HostTable] = []
+    talking: list[HostTable] = []
     gpu: list[GpuTable] = []
     dropped: list[Ints] = []
+    shifts: list[int] = []
     shift = first_id = first_number = threads = devices = 0
     for trace in traces:
+        shifts.append(shift)
         renamed = np.array([names.setdefault(name, len(names)) for name in trace.names], np.int32)
+        said = np.array([messages.setdefault(one, len(messages)) for one in trace.messages] + [-1], np.int32)
         for kind, tables in host.items():
             tables.append(_shifted(getattr(trace, kind), shift, first_id, renamed, threads))
         numbered.append(_shifted_numbers(_shifted(trace.numbered_ops, shift, 0, renamed, threads), first_number))
-        gpu.append(_shifted_gpu(trace.gpu, shift, first_id, renamed, devices))
+        ops = _shifted(trace.message_ops, shift, 0, renamed, threads)
+        talking.append(msgspec.structs.replace(ops, correlation=said[ops.correlation].astype(np.int64)))
+        gpu.append(_shifted_gpu(trace.gpu, shift, first_id, renamed, devices, said))
         dropped.append(_shifted_ids(trace.dropped_gpu, first_id))
         tables_here = (trace.ops, trace.spans, trace.calls, trace.gpu)
         shift += max((int(table.end_ns.max()) for table in tables_here if len(table)), default=0) + 1_000_000  # ns
@@ -34,19 +41,26 @@ def merge_traces(traces: list[Trace], path: str) -> Trace:
         threads += len(trace.threads)
         devices += len(trace.devices)
     cut = [trace.path for trace in traces if trace.truncated]
+    first_file = np.cumsum([0, *(len(trace.file_ranks) for trace in traces)]).tolist()
+    origins = [origin - shift for trace, shift in zip(traces, shifts, strict=True) for origin in trace.file_origins_ns]
     return Trace(
         path=path,
         size_bytes=sum(trace.size_bytes for trace in traces),
         names=list(names),
         threads=[(f"{index}:{pid}", tid) for index, trace in enumerate(traces) for pid, tid in trace.threads],
-        thread_files=[index for index, trace in enumerate(traces) for _ in trace.threads],
-        file_ranks=[trace.file_ranks[0] for trace in traces],
+        thread_files=[first_file[at] + file for at, trace in enumerate(traces) for file in trace.thread_files],
+        file_ranks=[rank for trace in traces for rank in trace.file_ranks],
+        file_names=[name for trace in traces for name in trace.file_names],
+        file_origins_ns=origins,
+        ranks_known=[known for trace in traces for known in trace.ranks_known],
         devices=[device for trace in traces for device in trace.devices],
-        device_files=[index for index, trace in enumerate(traces) for _ in trace.devices],
+        device_files=[first_file[at] + file for at, trace in enumerate(traces) for file in trace.device_files],
         platform=next((trace.platform for trace in traces if len(trace.gpu)), traces[0].platform),
         ops=_joined(host["ops"]),
         spans=_joined(host["spans"]),
         calls=_joined(host["calls"]),
+        message_ops=_joined(talking),
+        messages=list(messages),
         numbered_ops=_joined(numbered),
         frames=_joined(host["frames"]),
         gpu=_joined_gpu(gpu),
@@ -55,6 +69,7 @@ def merge_traces(traces: list[Trace], path: str) -> Trace:
         counts=Counts(*(sum(getattr(trace.counts, name) for trace in traces) for name in Counts.__struct_fields__)),
         started_unix_ns=min((one.started_unix_ns for one in traces if one.started_unix_ns is not None), default=None),
         truncated=f"{len(cut)} of {len(traces)} files are truncated, first {cut[0]}" if cut else None,
+        notes=notes or [],
     )
 
 
@@ -78,7 +93,7 @@ def _shifted(table: HostTable, shift: int, first_id: int, renamed: Ints32, threa
     )
 
 
-def _shifted_gpu(table: GpuTable, shift: int, first_id: int, renamed: Ints32, devices: int) -> GpuTable:
+def _shifted_gpu(table: GpuTable, shift: int, first_id: int, renamed: Ints32, devices: int, said: Ints32) -> GpuTable:
     return GpuTable(
         start_ns=table.start_ns + shift,
         end_ns=table.end_ns + shift,
@@ -87,6 +102,7 @@ def _shifted_gpu(table: GpuTable, shift: int, first_id: int, renamed: Ints32, de
         stream=table.stream,
         kind=table.kind,
         correlation=_shifted_ids(table.correlation, first_id),
+        message=said[table.message],
     )
 
 

@@ -27,7 +27,9 @@ from roseinfer.trace.reading.columns import KERNEL, NO_CORRELATION, SHORTEST_FRA
 from roseinfer.trace.reading.event_schema import Id, Metadata, RawArgs, RawEvent
 from roseinfer.trace.reading.event_stream import EventStream
 from roseinfer.trace.reading.foreign_files import foreign_message, name_foreign
+from roseinfer.trace.reading.messages import message_of
 from roseinfer.trace.reading.platforms import device_name, platform_of
+from roseinfer.trace.reading.process_split import process_label, split_processes
 from roseinfer.trace.summary.device_structs import Platform
 
 OPS, SPANS, CALLS, OVERHEAD, PYTHON, IGNORED = "op", "span", "call", "overhead", "python", "ignored"
@@ -61,6 +63,7 @@ def read_trace(path: Path, *, on_progress: ProgressCallback | None = None, chunk
     if no_events_of_a_trace:
         raise TraceError(f"{path}: not a trace: no event in it has a phase, ph (expected a Chrome trace)")
     trace = builder.finish(path, stream)
+    trace = split_processes(trace)
     _return_memory(trace)
     return trace
 
@@ -97,7 +100,9 @@ class _TraceBuilder:
         self.gpu_lanes = _interner()
         self.host = {OPS: Rows(), SPANS: Rows(), CALLS: Rows(correlation=np.int64)}
         self.frames, self.numbered_ops = Rows(), Rows(correlation=np.int64)
-        self.gpu = Rows(correlation=np.int64, kind=np.int8)
+        self.gpu = Rows(correlation=np.int64, kind=np.int8, message=np.int32)
+        self.message_ops = Rows(correlation=np.int64)
+        self.messages = _interner()
 
     @property
     def is_empty(self) -> bool:
@@ -153,6 +158,10 @@ class _TraceBuilder:
                 own["correlation"] = _ids((event.args or _NO_ARGS).correlation for event in group)
             self._add_rows(self.host[kind], group, **own)
             if kind == OPS:
+                talking = [event for event in group if event.args is not None and event.args.operation is not None]
+                if talking:
+                    sent = [self.messages[message_of(event.args or _NO_ARGS)] for event in talking]
+                    self._add_rows(self.message_ops, talking, correlation=sent)
                 numbered = [event for event in group if event.args is not None and event.args.sequence is not None]
                 if numbered:
                     numbers = [_sequence(event.args) for event in numbered]
@@ -177,13 +186,15 @@ class _TraceBuilder:
             name=[names[event.name] for event in group],
             lane=[
                 lanes[
-                    event.pid if arg.device is None else arg.device,
+                    event.pid if type(event.pid) is str or arg.device is None else None,
+                    arg.device,
                     event.tid if arg.stream is None else arg.stream,
                 ]
                 for event, arg in zip(group, args, strict=True)
             ],
             correlation=_ids(arg.correlation for arg in args),
             kind=[kind] * len(group),
+            message=[-1 if arg.operation is None else self.messages[message_of(arg)] for arg in args],
         )
 
     def _move_steps(self) -> None:
@@ -200,9 +211,9 @@ class _TraceBuilder:
         platform = platform_of(sorted(self.categories), calls, stream.metadata)
         drop_zero_times(self.gpu)
         first_ns = drop_stray_times(parts)
-        for rows in (self.frames, self.numbered_ops):
+        for rows in (self.frames, self.numbered_ops, self.message_ops):
             drop_far_times(rows, first_ns)
-        ids, lane_device, lane_stream = _devices(list(self.gpu_lanes))
+        devices, lane_device, lane_stream = _devices(list(self.gpu_lanes))
         return Trace(
             path=str(path),
             size_bytes=stream.source.size_bytes,
@@ -210,12 +221,17 @@ class _TraceBuilder:
             threads=list(self.lanes),
             thread_files=[0] * len(self.lanes),
             file_ranks=[_rank_of(stream.metadata)],
-            device_files=[0] * len(ids),
-            devices=[_device(one, stream.metadata, platform) for one in ids],
+            file_names=[path.name],
+            file_origins_ns=[first_ns + max(_parsed_id(stream.metadata.baseTimeNanoseconds or 0), 0)],
+            ranks_known=["rank" in stream.metadata.distributedInfo],
+            device_files=[0] * len(devices),
+            devices=[_device(label, one, stream.metadata, platform) for label, one in devices],
             platform=platform,
             ops=host_table(self.host[OPS], first_ns),
             spans=host_table(self.host[SPANS], first_ns),
             calls=host_table(self.host[CALLS], first_ns),
+            message_ops=host_table(self.message_ops, first_ns),
+            messages=list(self.messages),
             numbered_ops=_backward_only(host_table(self.numbered_ops, first_ns)),
             frames=host_table(self.frames, first_ns),
             gpu=gpu_table(self.gpu, first_ns, lane_device, lane_stream),
@@ -269,24 +285,28 @@ def _backward_only(numbered: HostTable) -> HostTable:
     return HostTable(*(getattr(numbered, name)[:0] for name in HostTable.__struct_fields__))
 
 
-def _devices(lanes: list[tuple[Id, Id]]) -> tuple[list[int], NDArray[np.int32], NDArray[np.int32]]:
-    """Return (device ids in ascending order, device index of each lane, stream index of each lane).
+def _devices(
+    lanes: list[tuple[Id, Id, Id]],
+) -> tuple[list[tuple[str, int]], NDArray[np.int32], NDArray[np.int32]]:
+    """Return (devices in ascending order, device index of each lane, stream index of each lane).
 
-    A lane is a (device, stream) pair.
+    A lane is a (pid if it names the process or stands for the device, device, stream) triple; a device is a (label of
+    its process, device id) pair.
     """
-    ids = [_small_id(device) for device, _ in lanes]
-    devices = sorted(set(ids))
+    keys = [(process_label(pid), _small_id(pid if device is None else device)) for pid, device, _ in lanes]
+    devices = sorted(set(keys))
     streams = _interner()
     return (
         devices,
-        np.array([devices.index(device) for device in ids], np.int32),
-        np.array([streams[stream] for _, stream in lanes], np.int32),
+        np.array([devices.index(key) for key in keys], np.int32),
+        np.array([streams[stream] for _, _, stream in lanes], np.int32),
     )
 
 
-def _device(device: int, metadata: Metadata, platform: Platform) -> Device:
+def _device(label: str, device: int, metadata: Metadata, platform: Platform) -> Device:
     known = {_small_id(properties.id): properties for properties in metadata.deviceProperties}
-    return Device(id=device, rank=_rank_of(metadata), name=device_name(known.get(device), metadata, platform))
+    name = device_name(known.get(device), metadata, platform)
+    return Device(id=device, rank=_rank_of(metadata), name=name, process=label)
 
 
 def _unix_time(first_ns: int, metadata: Metadata) -> int | None:

@@ -46,6 +46,7 @@ class PhaseChange(msgspec.Struct, frozen=True):
     baseline_ms: float
     new_ms: float
     change_percent: float
+    """Change of the step time; of the time per token if `per` says so."""
     noise_percent: float | None
     """Two standard errors of the difference of the means, in percent of the baseline's median step.
 
@@ -54,6 +55,17 @@ class PhaseChange(msgspec.Struct, frozen=True):
     baseline_ms_per_token: float | None
     new_ms_per_token: float | None
     verdict: Literal["faster", "slower", "no clear change"]
+    per: Literal["step", "token", "window"] = "step"
+    """Unit of work that is compared: a token, if steps of the two traces compute different numbers of tokens."""
+    timed_by: Literal["span", "wall", "window"] = "span"
+    """Time of a step: its span, or the wall time to the next step where the host runs ahead of the GPU."""
+
+    @property
+    def compared_ms(self) -> tuple[float, float]:
+        """Times in ms that are compared, per token or per step: the baseline's and the new trace's."""
+        if self.per == "token" and self.baseline_ms_per_token is not None and self.new_ms_per_token is not None:
+            return self.baseline_ms_per_token, self.new_ms_per_token
+        return self.baseline_ms, self.new_ms
 
 
 class BudgetChange(msgspec.Struct, frozen=True):

@@ -24,9 +24,10 @@ from roseinfer.trace.verdict.verdict_lines import MAX_ADVICE, MAX_EVIDENCE, dist
 
 def cpu_findings(judged: JudgedTrace) -> list[Finding]:
     """Return what could be reduced in a CPU run: the cause that gives the kind, then the largest share first."""
-    found = [*find_data_loading(judged), *find_exposed_communication(judged), *find_small_operators(judged)]
+    small = find_small_operators(judged)
+    found = [*find_data_loading(judged), *find_exposed_communication(judged), *small]
     if judged.is_own:
-        found += find_own_costs(judged)
+        found += find_own_costs(judged, are_small=bool(small))
     else:
         found += find_largest_operator(judged)
     found += find_time_outside_operators(judged)

@@ -1,9 +1,9 @@
 """Rules for CPU runs of this program: the step's time beside its floor, and what keeps it from the floor."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from roseinfer.trace.naming import counted, duration
-from roseinfer.trace.summary.finding_structs import Finding, Place
+from roseinfer.trace.summary.finding_structs import Finding, OpSummary, Place
 from roseinfer.trace.summary.step_structs import PhaseRoofline
 from roseinfer.trace.verdict.cpu_operators import QUANTIZED, is_any, is_product
 from roseinfer.trace.verdict.cpu_rules import cpu_ops, operators_percent
@@ -13,6 +13,8 @@ from roseinfer.trace.verdict.thresholds import DISTURBED, IDLE_CORES_PERCENT, NE
 
 _COMPILED = "roseinfer::"
 """Namespace of the operators that the compiled CPU kernels show as."""
+_NAMED = 3
+"""Number of operators that a finding about slow kernels names."""
 
 
 class _Floor(NamedTuple):
@@ -65,47 +67,68 @@ def find_idle_cores(judged: JudgedTrace) -> list[Finding]:
 
 
 def find_products(judged: JudgedTrace) -> list[Finding]:
-    """Return a finding about the matrix products: what the floor says that they are bound by, and what lowers it."""
+    """Return a finding about the matrix products if memory or arithmetic bounds the step, and what lowers its floor."""
     floor, ops = floor_of(judged), cpu_ops(judged)
     products = [op for op in ops if is_product(op)]
-    if floor is None or not products:
+    if floor is None or not products or not _is_near_floor(floor.row):
         return []
     row, first = floor.row, products[0]
     share = sum(op.percent for op in products)
-    maker = FindingMaker(judged, "matrix_products", "memory" if row.bound == "memory" else "arithmetic")
+    what: Literal["memory", "arithmetic"] = "memory" if row.bound == "memory" else "arithmetic"
+    maker = FindingMaker(judged, "matrix_products", what)
     spent_ms = judged.total.compute_ms * share / 100
-    near = max(row.mbu_percent, row.mfu_percent) >= NEAR_CEILING_PERCENT
-    what = "memory" if row.bound == "memory" else "arithmetic"
     reach = f"{row.mbu_percent:.0f} % of the measured bandwidth and {row.mfu_percent:.0f} % of the measured FLOP rate"
     sentence = (
         f"Matrix products take {share:.0f} % of operator time, {first.name} most ({duration(first.self_ms)} in "
         f"{counted(first.calls, 'call')}). A {floor.phase} step reaches {reach}, without the profiler."
     )
-    advice = f"{_bound(what, near, first.name)}: {_helps(judged, row)}."
+    advice = f"{what.capitalize()} bounds {first.name}: {_helps(judged, row)}."
     return [maker.make(min(spent_ms, judged.total.compute_ms), Place(operator=first.name), sentence, advice)]
 
 
-def _bound(what: str, near: bool, name: str) -> str:
-    if near:
-        return f"{what.capitalize()} bounds {name}"
-    return f"{name} is far from the speed of {what}"
+def find_slow_kernels(judged: JudgedTrace) -> list[Finding]:
+    """Return a finding about the largest operators if neither memory nor arithmetic bounds the step."""
+    floor, ops = floor_of(judged), cpu_ops(judged)
+    if floor is None or not ops or _is_near_floor(floor.row):
+        return []
+    row = floor.row
+    slower = operators_percent(judged) / 100 * row.median_ms / row.floor_ms
+    saves_ms = judged.total.compute_ms * (1 - 1 / slower) if slower > 1 else 0.0
+    maker = FindingMaker(judged, "slow_kernels", "cpu")
+    if not maker.is_shown(saves_ms):
+        return []
+    largest = ", ".join(f"{op.name} {op.percent:.0f} %" for op in ops[:_NAMED])
+    sentence = (
+        f"Neither memory (MBU {row.mbu_percent:.0f} %) nor arithmetic (MFU {row.mfu_percent:.0f} %) bounds a "
+        f"{floor.phase} step: its operators take {slower:.1f} times the floor. Of operator time: {largest}."
+    )
+    how = "speed up" if _is_compiled(ops) else "run compiled kernels (--compile), then speed up"
+    advice = f"The kernels leave {slower:.1f}x on the table: {how} {ops[0].name} first."
+    return [maker.make(saves_ms, Place(operator=ops[0].name), sentence, advice)]
+
+
+def _is_near_floor(row: PhaseRoofline) -> bool:
+    """True if the hardware bounds the step: the larger of MBU and MFU, whose time the floor is, is high."""
+    return max(row.mbu_percent, row.mfu_percent) >= NEAR_CEILING_PERCENT
+
+
+def _is_compiled(ops: list[OpSummary]) -> bool:
+    return sum(op.percent for op in ops if op.name.startswith(_COMPILED)) >= 50
 
 
 def _helps(judged: JudgedTrace, row: PhaseRoofline) -> str:
+    """Return what lowers the floor of a step that is near it."""
     ops = cpu_ops(judged)
-    compiled = sum(op.percent for op in ops if op.name.startswith(_COMPILED)) >= 50
     quantized = judged.is_quantized or any(is_any(op, QUANTIZED) for op in ops)
     choices: list[str] = []
     if row.bound == "memory":
-        if not compiled and max(row.mbu_percent, row.mfu_percent) < NEAR_CEILING_PERCENT:
-            choices.append("run compiled kernels (--compile)")
         if not quantized:
             choices.append("store weights in fewer bits (--quantize int8 or int4)")
         elif judged.recording.quantize != "int4" and not any("int4" in op.name for op in ops):
             choices.append("store weights in fewer bits still (--quantize int4)")
         choices.append("use a larger batch (--max-batch-size), which shares each read of the weights")
     else:
-        if not compiled:
+        if not _is_compiled(ops):
             choices.append("run compiled kernels (--compile)")
         if (judged.recording.dtype or "") == "float32":
             choices.append("use a dtype that the CPU has instructions for (--dtype bfloat16)")
@@ -113,9 +136,13 @@ def _helps(judged: JudgedTrace, row: PhaseRoofline) -> str:
     return "; or ".join(choices)
 
 
-def find_own_costs(judged: JudgedTrace) -> list[Finding]:
-    """Return the findings of a CPU run of this program, apart from those that any CPU run can have."""
-    return [*find_idle_cores(judged), *find_products(judged)]
+def find_own_costs(judged: JudgedTrace, *, are_small: bool) -> list[Finding]:
+    """Return the findings of a CPU run of this program, apart from those that any CPU run can have.
+
+    If operators are small (`are_small`), calling them is the cost, and no kernel is to blame.
+    """
+    slow = [] if are_small else find_slow_kernels(judged)
+    return [*find_idle_cores(judged), *find_products(judged), *slow]
 
 
 def floor_evidence(judged: JudgedTrace) -> list[str]:

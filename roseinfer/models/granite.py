@@ -1,0 +1,52 @@
+"""Granite 3: Llama with factors on embeddings, attention scores, residual additions and logits (IBM, 2024)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from roseinfer.models.decoder import Decoder
+from roseinfer.models.decoder_dialects import gguf, hf_config, hugging_face
+from roseinfer.models.dialect import Architecture, Checkpoint
+from roseinfer.models.fields import optional
+from roseinfer.models.model_config import ModelConfig
+
+
+def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
+    """Convert a Granite config.json to a ModelConfig."""
+    bias = optional(raw, "attention_bias", bool, False)
+    config = hf_config(
+        "granite",
+        raw,
+        block="scaled",
+        qkv_bias=bias,
+        output_bias=bias,
+        mlp_bias=optional(raw, "mlp_bias", bool, False),
+        embedding_scale=optional(raw, "embedding_multiplier", float, 1.0),
+        residual_scale=optional(raw, "residual_multiplier", float, 1.0),
+        logit_scale=1.0 / optional(raw, "logits_scaling", float, 1.0),
+    )
+    scale = optional(raw, "attention_multiplier", float, 1.0)
+    specs = tuple(msgspec.structs.replace(spec, scale=scale) for spec in config.attention_specs)
+    return msgspec.structs.replace(config, layer_attention=specs)
+
+
+def config_from_gguf(config: ModelConfig, checkpoint: Checkpoint) -> ModelConfig:
+    """Return the config with the factors in the metadata of the file."""
+    metadata = checkpoint.fields
+    scale = optional(metadata, "granite.attention.scale", float, config.head_dim**-0.5)
+    return msgspec.structs.replace(
+        config,
+        embedding_scale=optional(metadata, "granite.embedding_scale", float, 1.0),
+        residual_scale=optional(metadata, "granite.residual_scale", float, 1.0),
+        logit_scale=1.0 / optional(metadata, "granite.logit_scale", float, 1.0),
+        layer_attention=tuple(msgspec.structs.replace(spec, scale=scale) for spec in config.attention_specs),
+    )
+
+
+GRANITE = Architecture(
+    "granite",
+    Decoder,
+    hugging_face(config_from_hf),
+    gguf("granite", reorders_qk=True, adapt=config_from_gguf, block="scaled"),
+)
