@@ -87,6 +87,23 @@ class DensePrompts:
     rest: PromptLayout | None
     """Tokens that are in no run, as requests of their own. Runs appear between them as requests with a context of 0
     tokens, which attention skips. None if the runs hold all tokens of all prompts."""
+    pasts: "tuple[DensePast, ...]" = ()
+    """Chunks of `rest` after many cached tokens."""
+    first_keys: Tensor | None = None
+    """First key per request of `rest` that is not in `pasts`, [requests], int32. None without `pasts`."""
+
+
+class DensePast(NamedTuple):
+    """Leading tokens of a chunk, which attend to the first cached tokens of their request by one call."""
+
+    first: int
+    """First token of the chunk among the step's tokens."""
+    length: int
+    """Number of new tokens."""
+    request: int
+    """Index of the chunk's request in the `PromptLayout`."""
+    keys: int
+    """Number of cached tokens."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,42 @@
+"""The part of a step's attention that runs over contiguous keys and values."""
+
+import torch
+from torch import Tensor
+
+from roseinfer.attention.step_layouts import DensePrompts, PromptLayout
+from roseinfer.kernels.attention.attention_spec import AttentionSpec
+from roseinfer.kernels.attention.dense_attention import dense_attention, dense_causal_attention
+from roseinfer.kernels.attention.paged_prefill import EarlierKeys
+
+
+def attend_dense(
+    qkv: Tensor, spec: AttentionSpec, cache: tuple[Tensor, Tensor], prompts: PromptLayout, dense: DensePrompts
+) -> tuple[Tensor, EarlierKeys | None]:
+    """Attend within the runs of a projection that is rotated in place, and from chunks to their cached tokens.
+
+    `cache` holds the layer's keys and values, [num_blocks, block_size, kv_heads, head_dim] each. Returns
+    [tokens, num_heads, head_dim], where other rows are undefined, and what the paged kernel needs to complete `pasts`.
+    """
+    heads = qkv.view(len(qkv), -1, spec.head_dim)
+    last_key = spec.num_heads + spec.num_kv_heads
+    queries, keys, values = heads[:, : spec.num_heads], heads[:, spec.num_heads : last_key], heads[:, last_key:]
+    out: Tensor | None = None
+    for first, count, length in dense.runs:
+        rows = slice(first, first + count * length)
+        attended = dense_causal_attention(
+            *(x[rows].view(count, length, *x.shape[1:]) for x in (queries, keys, values)), spec.scale
+        ).flatten(0, 1)
+        if len(attended) == len(qkv):
+            return attended, None
+        out = qkv.new_empty(queries.shape) if out is None else out
+        out[rows] = attended
+    out = qkv.new_empty(queries.shape) if out is None else out
+    if dense.first_keys is None:
+        return out, None
+    lse = qkv.new_empty(spec.num_heads, len(qkv), dtype=torch.promote_types(qkv.dtype, torch.float32))
+    for first, length, request, num_keys in dense.pasts:
+        rows = slice(first, first + length)
+        blocks = prompts.block_tables[request, : num_keys // cache[0].shape[1]]
+        past_keys, past_values = (part.index_select(0, blocks).flatten(0, 1) for part in cache)
+        out[rows], lse[:, rows] = dense_attention(queries[rows], past_keys, past_values, spec.scale)
+    return out, EarlierKeys(dense.first_keys, lse)
