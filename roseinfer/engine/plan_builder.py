@@ -1,7 +1,7 @@
 """Decisions of one step plan: chunks within the limits, preemptions, admissions, decode steps per launch."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Protocol
@@ -29,7 +29,7 @@ class PlannerState(Protocol):
     times: StepTimes
     num_waiting_tokens: int
 
-    def keys(self, request: Request, num_blocks: int) -> list[Key]: ...
+    def leading_keys(self, request: Request, num_blocks: int) -> Iterator[Key]: ...
 
 
 class PlanBuilder:
@@ -170,7 +170,7 @@ class PlanBuilder:
         size, parent = self._pool.block_size, request.parent
         reusable = len(request.token_ids) - 1  # the last token is always computed, to draw the next one
         with self._span("roseinfer.prefix_cache.lookup"):
-            keys = self._planner.keys(request, reusable // size) if self._pool.prefix_cache else []
+            keys = self._planner.leading_keys(request, reusable // size) if self._pool.prefix_cache else iter(())
             cached = self._pool.match(request.token_ids, keys)
         if parent is not None and parent.finish_reason is None:
             prompt = len(request.prompt_token_ids)
