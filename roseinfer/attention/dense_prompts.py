@@ -23,9 +23,8 @@ def attend_dense(
     out: Tensor | None = None
     for first, count, length in dense.runs:
         rows = slice(first, first + count * length)
-        attended = dense_causal_attention(
-            *(x[rows].view(count, length, *x.shape[1:]) for x in (queries, keys, values)), spec.scale
-        ).flatten(0, 1)
+        query, key, value = (x[rows].view(count, length, *x.shape[1:]) for x in (queries, keys, values))
+        attended = dense_causal_attention(query, key, value, spec.scale).flatten(0, 1)
         if len(attended) == len(qkv):
             return attended, None
         out = qkv.new_empty(queries.shape) if out is None else out
