@@ -8,7 +8,16 @@ import numpy as np
 import numpy.typing as npt
 
 from roseinfer.attention.step_layouts import DensePast, DenseRun, StepLayout
-from roseinfer.kernels.attention.dense_attention import LENGTH_UNIT, dense_count, dense_length, dense_past_length
+from roseinfer.kernels.attention.dense_attention import (
+    LENGTH_UNIT,
+    dense_ceiling,
+    dense_count,
+    dense_length,
+    dense_past_length,
+)
+
+_LEAST_LEADING = 4096
+"""Minimum tokens in a run for the rest of their prompt to attend to them by a call of its own."""
 
 
 @dataclass(frozen=True)
@@ -27,28 +36,26 @@ class DenseParts:
 def dense_parts(layout: StepLayout, first: int, block_size: int) -> DenseParts | None:
     """Divide the prompts of a step, from request `first` on. Returns None if the block tables serve all of them."""
     runs = dense_runs(layout.query_lens, layout.context_lens, first)
-    pasts = _pasts(layout, first) if LENGTH_UNIT % block_size == 0 else ()
-    if not runs and not pasts:
-        return None
     in_runs = {run.first + at * run.length: run.length for run in runs for at in range(run.prompts)}
-    after = {past.first: past for past in pasts}
     row = sum(layout.query_lens[:first])
     parts: list[tuple[int, int, int, int]] = []  # request, context, end of its tokens, first key
+    pasts: list[DensePast] = []
     for at in range(first, len(layout.query_lens)):
-        tokens, context, leading = layout.query_lens[at], layout.context_lens[at], 0
-        if row in in_runs:
-            leading = in_runs[row]
+        tokens, context, leading = layout.query_lens[at], layout.context_lens[at], in_runs.get(row, 0)
+        if leading:
             parts.append((at, 0, row + leading, 0))
-        elif row in after:
-            leading = after[row].length
-            parts.append((at, context + leading, row + leading, after[row].keys))
         if tokens > leading:
-            parts.append((at, context + tokens, row + tokens, 0))
+            past = _past(tokens, context, row, at - first, block_size) if context else _rest(tokens, leading, row)
+            if past is not None:
+                pasts.append(past)
+            parts.append((at, context + tokens, row + tokens, 0 if past is None else past.keys))
         row += tokens
+    if not runs and not pasts:
+        return None
     is_left = any(context for _, context, _, _ in parts)
     return DenseParts(
         runs,
-        pasts,
+        tuple(pasts),
         sources=[at for at, _, _, _ in parts] if is_left else [],
         context_lens=np.array([context for _, context, _, _ in parts], dtype=np.int32),
         query_starts=np.array([sum(layout.query_lens[:first]), *(end for _, _, end, _ in parts)], dtype=np.int32),
@@ -76,17 +83,20 @@ def dense_runs(query_lens: Sequence[int], context_lens: Sequence[int], first: in
     return tuple(runs)
 
 
-def _pasts(layout: StepLayout, first: int) -> tuple[DensePast, ...]:
-    """Return the chunks whose leading tokens attend to many cached tokens."""
-    pasts = []
-    row = sum(layout.query_lens[:first])
-    for at in range(first, len(layout.query_lens)):
-        length = dense_length(layout.query_lens[at])
-        keys = dense_past_length(length, layout.context_lens[at])
-        if keys:
-            pasts.append(DensePast(row, length, at - first, keys))
-        row += layout.query_lens[at]
-    return tuple(pasts)
+def _past(tokens: int, context: int, row: int, request: int, block_size: int) -> DensePast | None:
+    """Return the part of a chunk's attention that goes to the first of its cached tokens; None if they are too few."""
+    keys = dense_past_length(tokens, context) if LENGTH_UNIT % block_size == 0 else 0
+    return DensePast(row, tokens, dense_ceiling(tokens), keys, request) if keys else None
+
+
+def _rest(tokens: int, leading: int, row: int) -> DensePast | None:
+    """Return the attention to a prompt's leading tokens, which a run holds, from its other tokens.
+
+    None if the run is short. By the paged kernel, few tokens would take almost as long as many.
+    """
+    if leading < _LEAST_LEADING:
+        return None
+    return DensePast(row + leading, tokens - leading, dense_ceiling(leading + 1) - leading, leading, None)
 
 
 def _num_alike(query_lens: Sequence[int], context_lens: Sequence[int]) -> int:

@@ -12,7 +12,7 @@ from roseinfer.kernels.attention.paged_prefill import EarlierKeys
 def attend_dense(
     qkv: Tensor, spec: AttentionSpec, cache: tuple[Tensor, Tensor], prompts: PromptLayout, dense: DensePrompts
 ) -> tuple[Tensor, EarlierKeys | None]:
-    """Attend within the runs of a projection that is rotated in place, and from chunks to their cached tokens.
+    """Attend within the runs of a projection that is rotated in place, and from other tokens to those before them.
 
     `cache` holds the layer's keys and values, [num_blocks, block_size, kv_heads, head_dim] each. Returns
     [tokens, num_heads, head_dim], where other rows are undefined, and what the paged kernel needs to complete `pasts`.
@@ -33,9 +33,17 @@ def attend_dense(
     if dense.first_keys is None:
         return out, None
     lse = qkv.new_empty(spec.num_heads, len(qkv), dtype=torch.promote_types(qkv.dtype, torch.float32))
-    for first, length, request, num_keys in dense.pasts:
-        rows = slice(first, first + length)
-        blocks = prompts.block_tables[request, : num_keys // cache[0].shape[1]]
-        past_keys, past_values = (part.index_select(0, blocks).flatten(0, 1) for part in cache)
-        out[rows], lse[:, rows] = dense_attention(queries[rows], past_keys, past_values, spec.scale)
+    for first, length, padded, num_keys, request in dense.pasts:
+        rows, before = slice(first, first + length), slice(first - num_keys, first)
+        query = queries[rows]
+        if padded > length:
+            query = query.new_empty(padded, *query.shape[1:])
+            query[:length] = queries[rows]
+        if request is None:
+            past_keys, past_values = keys[before], values[before]
+        else:
+            blocks = prompts.block_tables[request, : num_keys // cache[0].shape[1]]
+            past_keys, past_values = (part.index_select(0, blocks).flatten(0, 1) for part in cache)
+        attended, sums = dense_attention(query, past_keys, past_values, spec.scale)
+        out[rows], lse[:, rows] = attended[:length], sums[:, :length]
     return out, EarlierKeys(dense.first_keys, lse)

@@ -88,22 +88,25 @@ class DensePrompts:
     """Tokens that are in no run, as requests of their own. Runs appear between them as requests with a context of 0
     tokens, which attention skips. None if the runs hold all tokens of all prompts."""
     pasts: "tuple[DensePast, ...]" = ()
-    """Chunks of `rest` after many cached tokens."""
+    """Tokens of `rest` that have many tokens before them."""
     first_keys: Tensor | None = None
     """First key per request of `rest` that is not in `pasts`, [requests], int32. None without `pasts`."""
 
 
 class DensePast(NamedTuple):
-    """Leading tokens of a chunk, which attend to the first cached tokens of their request by one call."""
+    """Consecutive tokens of one request, which attend to the request's first tokens by one call."""
 
     first: int
-    """First token of the chunk among the step's tokens."""
+    """First of the tokens among the step's tokens."""
     length: int
-    """Number of new tokens."""
-    request: int
-    """Index of the chunk's request in the `PromptLayout`."""
+    """Number of tokens."""
+    padded: int
+    """Number of tokens that the call computes."""
     keys: int
-    """Number of cached tokens."""
+    """Number of the request's first tokens to attend to."""
+    request: int | None
+    """Index in the `PromptLayout` of the request, whose cache holds these keys. None: the step computes them right
+    before the tokens."""
 
 
 @dataclass(frozen=True)

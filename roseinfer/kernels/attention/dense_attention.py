@@ -43,12 +43,24 @@ def supports_dense(x: Tensor) -> bool:
 def dense_length(tokens: int) -> int:
     """Return the largest length with a plan of its own that is at most `tokens`, or 0 if there is none.
 
-    Lengths are a quarter of a power of two apart below 4,096 tokens, and an eighth from there on.
+    Lengths are a quarter of a power of two apart below 2,048 tokens, an eighth below 4,096, and a sixteenth from there
+    on: the longer the prompt, the more a plan of its own saves.
     """
     if tokens < LEAST_LENGTH:
         return 0
-    unit = 1 << (tokens.bit_length() - (3 if tokens < 4096 else 4))
-    return tokens // unit * unit
+    return tokens // _unit(tokens) * _unit(tokens)
+
+
+def dense_ceiling(tokens: int) -> int:
+    """Return the smallest length with a plan of its own that is at least `tokens`."""
+    length = dense_length(max(tokens, LEAST_LENGTH))
+    return length if length >= tokens else dense_length(length + _unit(length))
+
+
+def _unit(tokens: int) -> int:
+    """Return the distance between lengths with plans of their own."""
+    parts = 4 if tokens < 2048 else 8 if tokens < 4096 else 16
+    return (1 << (tokens.bit_length() - 1)) // parts
 
 
 def dense_count(prompts: int, length: int) -> int:
@@ -61,12 +73,9 @@ def dense_count(prompts: int, length: int) -> int:
 
 
 def dense_past_length(tokens: int, past: int) -> int:
-    """Return how many of `past` cached tokens a call should compute for `tokens` new ones; 0 if none.
-
-    `tokens` is a `dense_length`.
-    """
+    """Return how many of `past` cached tokens a call should compute for `tokens` new ones; 0 if none."""
     keys = dense_length(past)
-    return keys if tokens * keys >= _LEAST_PAST_PAIRS else 0
+    return keys if tokens >= LEAST_LENGTH and tokens * keys >= _LEAST_PAST_PAIRS else 0
 
 
 def dense_causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
