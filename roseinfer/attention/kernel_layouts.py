@@ -1,21 +1,15 @@
 """The step layout as the paged kernels read it: block tables, lengths and query starts on the device."""
 
 from collections.abc import Sequence
-from itertools import chain, takewhile
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
-from roseinfer.attention.step_layouts import (
-    DecodeLayout,
-    DensePrompts,
-    DenseRun,
-    MixedLayout,
-    PromptLayout,
-    StepLayout,
-)
+from roseinfer.attention.dense_layouts import DenseParts, dense_parts
+from roseinfer.attention.step_layouts import DecodeLayout, DensePrompts, MixedLayout, PromptLayout, StepLayout
 from roseinfer.cache.kv_tensors import KVCache
-from roseinfer.kernels.attention.dense_attention import dense_count, dense_length
 from roseinfer.kernels.runtime import next_power_of_two
 from roseinfer.upload import upload
 
@@ -25,7 +19,7 @@ _MIN_TABLE_WIDTH = 16
 def kernel_layout(layout: StepLayout, cache: KVCache, *, dense: bool = False) -> MixedLayout | DecodeLayout:
     """Upload the layout in one copy. A step of decodes alone becomes a DecodeLayout.
 
-    With `dense`, long prompts without cached tokens are also described as `DensePrompts`.
+    With `dense`, long prompts and chunks are also described as `DensePrompts`.
     """
     # One-token requests after a longer one count as prompts: the prefill kernel takes any length, and each of the two
     # groups stays a slice of the packed tokens. Schedulers put running requests first, so such requests are rare.
@@ -36,8 +30,17 @@ def kernel_layout(layout: StepLayout, cache: KVCache, *, dense: bool = False) ->
     starts = np.full(len(query_lens) - count + 1, count, dtype=np.int32)
     starts[1:] += query_lens[count:].cumsum(dtype=np.int32)
     order = np.argsort(-context_lens[:count], kind="stable").astype(np.int32)
-    runs = dense_runs(layout.query_lens, layout.context_lens, count) if dense else ()
-    sources, rest_lens, rest_starts = _rest(layout, count, runs)
+    parts = dense_parts(layout, count, cache.block_size) if dense else None
+    rest = (
+        ()
+        if parts is None or not parts.sources
+        else (
+            padded_tables([layout.block_tables[at] for at in parts.sources]),
+            parts.context_lens,
+            parts.query_starts,
+            parts.first_keys,
+        )
+    )
     last = list(layout.last or ())
     (
         decode_tables,
@@ -48,7 +51,7 @@ def kernel_layout(layout: StepLayout, cache: KVCache, *, dense: bool = False) ->
         query_starts,
         last_tables,
         last_lens,
-        *rest,
+        *rest_on_device,
     ) = upload(
         layout.slots.device,
         padded_tables(layout.block_tables[:count]),
@@ -59,74 +62,28 @@ def kernel_layout(layout: StepLayout, cache: KVCache, *, dense: bool = False) ->
         starts,
         padded_tables([layout.block_tables[at] for at in last]),
         context_lens[last],
-        *((padded_tables([layout.block_tables[at] for at in sources]), rest_lens, rest_starts) if sources else ()),
+        *rest,
     )
     if len(longer) == 0:
         return DecodeLayout(cache, decode_tables, decode_lens, decode_order, layout.slots)
     decodes = DecodeLayout(cache, decode_tables, decode_lens, decode_order) if count else None
     longest = int(query_lens.max())
-    parts = None
-    if runs:
-        parts = DensePrompts(runs, PromptLayout(rest[0], rest[1], rest[2], longest) if rest else None)
-    prompts = PromptLayout(prompt_tables, prompt_lens, query_starts, longest, parts)
+    described = None if parts is None else _dense_prompts(parts, rest_on_device, longest)
+    prompts = PromptLayout(prompt_tables, prompt_lens, query_starts, longest, described)
     last_tokens = None if layout.last is None else DecodeLayout(cache, last_tables, last_lens)
     return MixedLayout(cache, layout.slots, decodes, prompts, last_tokens)
 
 
-def dense_runs(query_lens: Sequence[int], context_lens: Sequence[int], first: int) -> tuple[DenseRun, ...]:
-    """Return the runs of prompts to compute over contiguous keys and values, from request `first` on.
-
-    Consecutive prompts of the same length form a run if the length is one of `dense_length`. Of any other prompt,
-    a run holds the leading tokens. Requests with cached tokens are in no run.
-    """
-    runs: list[DenseRun] = []
-    row, at = sum(query_lens[:first]), first
-    while at < len(query_lens):
-        tokens = query_lens[at]
-        length = 0 if context_lens[at] else dense_length(tokens)
-        alike = 1
-        if length == tokens:
-            alike = _num_alike(query_lens[at:], context_lens[at:])
-        prompts = dense_count(alike, length)
-        if prompts:
-            runs.append(DenseRun(row, prompts, length))
-        at += max(prompts, 1)
-        row += max(prompts, 1) * tokens
-    return tuple(runs)
-
-
-def _num_alike(query_lens: Sequence[int], context_lens: Sequence[int]) -> int:
-    """Return how many leading requests have no cached tokens and as many new ones as the first."""
-    same = (new == query_lens[0] and past == 0 for new, past in zip(query_lens, context_lens, strict=True))
-    return sum(1 for _ in takewhile(bool, same))
-
-
-def _rest(
-    layout: StepLayout, first: int, runs: Sequence[DenseRun]
-) -> tuple[list[int], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Return `DensePrompts.rest` on the host: index of each part's request, context lengths and query starts.
-
-    The list of requests is empty if the runs leave nothing.
-    """
-    sources: list[int] = []
-    contexts: list[int] = []
-    row = sum(layout.query_lens[:first])
-    starts = [row]
-    dense = {run.first + at * run.length: run.length for run in runs for at in range(run.prompts)}
-    for at in range(first, len(layout.query_lens)):
-        tokens, skipped = layout.query_lens[at], dense.get(row, 0)
-        if skipped:
-            sources.append(at)
-            contexts.append(0)
-            starts.append(row + skipped)
-        if tokens > skipped:
-            sources.append(at)
-            contexts.append(layout.context_lens[at] + tokens)
-            starts.append(row + tokens)
-        row += tokens
-    if not runs or not any(contexts):
-        sources = []
-    return sources, np.array(contexts, dtype=np.int32), np.array(starts, dtype=np.int32)
+def _dense_prompts(parts: DenseParts, rest: Sequence[Tensor], longest: int) -> DensePrompts:
+    if not rest:
+        return DensePrompts(parts.runs, None)
+    tables, context_lens, query_starts, first_keys = rest
+    return DensePrompts(
+        parts.runs,
+        PromptLayout(tables, context_lens, query_starts, longest),
+        parts.pasts,
+        first_keys if parts.pasts else None,
+    )
 
 
 def padded_tables(tables: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:

@@ -87,6 +87,26 @@ class DensePrompts:
     rest: PromptLayout | None
     """Tokens that are in no run, as requests of their own. Runs appear between them as requests with a context of 0
     tokens, which attention skips. None if the runs hold all tokens of all prompts."""
+    pasts: "tuple[DensePast, ...]" = ()
+    """Tokens of `rest` that have many tokens before them."""
+    first_keys: Tensor | None = None
+    """First key per request of `rest` that is not in `pasts`, [requests], int32. None without `pasts`."""
+
+
+class DensePast(NamedTuple):
+    """Consecutive tokens of one request, which attend to the request's first tokens by one call."""
+
+    first: int
+    """First of the tokens among the step's tokens."""
+    length: int
+    """Number of tokens."""
+    padded: int
+    """Number of tokens that the call computes."""
+    keys: int
+    """Number of the request's first tokens to attend to."""
+    request: int | None
+    """Index in the `PromptLayout` of the request, whose cache holds these keys. None: the step computes them right
+    before the tokens."""
 
 
 @dataclass(frozen=True)

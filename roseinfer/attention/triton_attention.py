@@ -4,20 +4,20 @@ A request with one new token is a decode: its kernel splits the keys over severa
 prompts and chunks, share one launch of the prefill kernel. Per step, the kernels need a few integers per request.
 
 Long prompts without cached tokens have all of their keys and values in the projection itself. Most of their tokens are
-computed there by cuDNN, which is faster; see `kernel_layouts.dense_runs`.
+computed there by cuDNN, which is faster; so is the attention of long chunks to cached tokens. See `dense_layouts`.
 """
 
 from typing import ClassVar, Self
 
 from torch import Tensor
 
+from roseinfer.attention.dense_prompts import attend_dense
 from roseinfer.attention.kernel_layouts import kernel_layout
-from roseinfer.attention.step_layouts import DecodeLayout, DensePrompts, MixedLayout, StepLayout
+from roseinfer.attention.step_layouts import DecodeLayout, MixedLayout, StepLayout
 from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.kernels.attention.append_and_attend import append_and_attend
-from roseinfer.kernels.attention.attention_spec import AttentionSpec
 from roseinfer.kernels.attention.decode_kernel import DecodeOutput
-from roseinfer.kernels.attention.dense_attention import dense_causal_attention, supports_dense
+from roseinfer.kernels.attention.dense_attention import supports_dense
 from roseinfer.kernels.attention.paged_decode import paged_decode_attention
 from roseinfer.kernels.attention.paged_prefill import paged_prefill_attention
 from roseinfer.kernels.attention.projection import Projection
@@ -61,7 +61,9 @@ class TritonAttention:
         with span("roseinfer.kv.append"):
             q = rope_append(projection, metadata.slots, keys, values, in_place=dense is not None)
         with span("roseinfer.attention"):
-            out = None if dense is None else _dense_part(projection.qkv, spec, dense)
+            out, earlier = None, None
+            if dense is not None:
+                out, earlier = attend_dense(projection.qkv, spec, (keys, values), prompts, dense)
             paged = prompts if dense is None else dense.rest
             if paged is not None:
                 out = paged_prefill_attention(
@@ -75,6 +77,7 @@ class TritonAttention:
                     scale=spec.scale,
                     sliding_window=spec.window,
                     out=out,
+                    earlier=earlier,
                 )
             assert out is not None
             if decodes is not None:
@@ -108,21 +111,3 @@ class TritonAttention:
             if len(last.qkv) == 0:
                 return last.qkv.new_empty(0, last.layer.spec.num_heads, last.layer.spec.head_dim)
             return append_and_attend(last, keys, values, metadata.last.block_tables, metadata.last.context_lens)
-
-
-def _dense_part(qkv: Tensor, spec: AttentionSpec, dense: DensePrompts) -> Tensor:
-    """Attend within the runs of a rotated projection. Returns [tokens, heads, head_dim]; other rows are undefined."""
-    heads = qkv.view(len(qkv), -1, spec.head_dim)
-    out: Tensor | None = None
-    for first, prompts, length in dense.runs:
-        rows = heads[first : first + prompts * length].view(prompts, length, *heads.shape[1:])
-        queries, others = rows[:, :, : spec.num_heads], rows[:, :, spec.num_heads :]
-        keys, values = others[:, :, : spec.num_kv_heads], others[:, :, spec.num_kv_heads :]
-        attended = dense_causal_attention(queries, keys, values, spec.scale).flatten(0, 1)
-        if len(attended) == len(qkv):
-            return attended
-        if out is None:
-            out = qkv.new_empty(len(qkv), spec.num_heads, spec.head_dim)
-        out[first : first + prompts * length] = attended
-    assert out is not None
-    return out

@@ -10,21 +10,23 @@ SamplingKind = Literal["greedy", "top_k", "all"]
 """Sampling that a graph captures: the largest logit, a draw from a small top-k, or a draw from the whole vocabulary."""
 
 MIXED_TOKENS = 512
-"""Maximum tokens of a captured step with prompts. Longer steps run on the GPU for longer than the host takes to launch
-their kernels. On an H200, the time of a 16-bit matrix product grows in steps of 128 rows, and 512 rows are among the
-fastest per row.
+"""Tokens up to which steps with prompts are captured in sizes of 128 tokens, whatever the model. On an H200, the time
+of a 16-bit matrix product grows in steps of 128 rows, and 512 rows are among the fastest per row.
 """
+
+MAX_MIXED_TOKENS = 2048
+"""Maximum tokens of a captured step with several prompts, if the model is small."""
 
 LEAST_PROMPT_TOKENS = 128
 """Default of `Policy.least_prompt_tokens`."""
 
 MAX_WHOLE_TOKENS = 4096
-"""Maximum tokens of a captured step with one whole prompt."""
+"""Maximum tokens of a captured step with one whole prompt, if the model is small."""
 
-_WHOLE_TOKENS = 9e12
-"""Maximum parameters x tokens of a captured step with one whole prompt. With more, the GPU is busy for longer than the
-host takes to launch the step's kernels: about 0.7 ms per layer, on the host of an H200 that computes 7e14 operations
-per second."""
+_MAX_WORK = 9e12
+"""Maximum parameters x tokens of captured steps of more than `MIXED_TOKENS`. With more, the GPU is busy for longer than
+the host takes to launch the step's kernels: about 0.7 ms per layer, on the host of an H200 that computes 7e14
+operations per second."""
 
 _SHORT_CONTEXT = 8192
 """Maximum context of the decodes that share a graph, if the model's own context is longer. A graph for longer contexts
@@ -61,14 +63,14 @@ class GraphSizes:
     def __init__(self, max_batch_size: int, max_top_k: int, *, num_parameters: int = 0, max_context: int = 0) -> None:
         """`max_top_k` is the largest top-k that graphs of kind "top_k" can draw from.
 
-        `num_parameters` are those of the layers, by which the length of captured prompts is limited; 0 for no such
-        graphs. `max_context` is the longest context in tokens; 0 if it is short.
+        `num_parameters` are those of the layers, by which captured steps of more than `MIXED_TOKENS` are limited; 0 for
+        no such graphs. `max_context` is the longest context in tokens; 0 if it is short.
         """
         self.batch_sizes = batch_sizes(max_batch_size)
         self.decode_rows = decode_rows(max_batch_size)
-        self.token_counts = token_counts(max_batch_size)
-        longest = min(MAX_WHOLE_TOKENS, int(_WHOLE_TOKENS / num_parameters)) if num_parameters else 0
-        self.whole_counts = [tokens for tokens in whole_counts() if tokens <= longest]
+        most = int(_MAX_WORK / num_parameters) if num_parameters else 0
+        self.token_counts = token_counts(max_batch_size, min(most, MAX_MIXED_TOKENS))
+        self.whole_counts = [tokens for tokens in whole_counts() if tokens <= most]
         self._has_long_contexts = max_context > _SHORT_CONTEXT
         self._max_top_k = max_top_k
 
@@ -126,9 +128,10 @@ def decode_rows(largest: int) -> list[int]:
     return [0, *(size for size in (8, 16, 32) if size < largest), *range(64, largest, 64), largest]
 
 
-def token_counts(largest_batch: int) -> list[int]:
-    """Return the numbers of tokens of captured mixed steps."""
-    return [64, *range(128, max(MIXED_TOKENS, largest_batch + LEAST_PROMPT_TOKENS + 127) + 1, 128)]
+def token_counts(largest_batch: int, most: int = 0) -> list[int]:
+    """Return the numbers of tokens of captured mixed steps, up to `most` if a full batch does not need more."""
+    counts = [64, *range(128, max(MIXED_TOKENS, largest_batch + LEAST_PROMPT_TOKENS + 127) + 1, 128)]
+    return counts + [tokens for tokens in range(MIXED_TOKENS + 256, most + 1, 256) if tokens > counts[-1]]
 
 
 def whole_counts() -> list[int]:

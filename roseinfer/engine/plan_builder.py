@@ -1,7 +1,7 @@
 """Decisions of one step plan: chunks within the limits, preemptions, admissions, decode steps per launch."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Protocol
@@ -12,7 +12,7 @@ from roseinfer.cache.block_pool import BlockPool
 from roseinfer.cache.prefix_index import Key
 from roseinfer.engine.request import Request
 from roseinfer.engine.step_plan import ITL_DECODE_STEPS, Admission, Chunk, Policy
-from roseinfer.engine.step_times import StepTimes
+from roseinfer.engine.step_times import PromptLimit, StepTimes
 
 _AIM = 0.8
 """Share of the bound of a wait that a plan may fill: predictions are medians, and half of the steps take longer."""
@@ -29,7 +29,7 @@ class PlannerState(Protocol):
     times: StepTimes
     num_waiting_tokens: int
 
-    def keys(self, request: Request, num_blocks: int) -> list[Key]: ...
+    def leading_keys(self, request: Request, num_blocks: int) -> Iterator[Key]: ...
 
 
 class PlanBuilder:
@@ -52,9 +52,9 @@ class PlanBuilder:
         self._budget = policy.max_batch_tokens
         decodes = sum([request.num_computed_tokens >= len(request.prompt_token_ids) for request in self._running])
         self._least = _LEAST_TIMED_TOKENS
-        work = self._affordable_work(decodes)
-        self._work = math.inf if work is None else work
-        self._prompt_budget = self._prompt_tokens(decodes, is_timed=work is not None)
+        timed = self._timed_limit(decodes)
+        self._work = math.inf if timed is None else timed.work
+        self._prompt_budget = self._prompt_tokens(decodes, timed)
         self._num_free = pool.num_free
         self._holders: dict[int, int] = {}  # for blocks whose number of holders the plan changes
 
@@ -69,8 +69,8 @@ class PlanBuilder:
                     break
         return self._run_ahead()
 
-    def _affordable_work(self, decodes: int) -> float | None:
-        """Return the work that prompts may add to a step with `decodes` decoding requests.
+    def _timed_limit(self, decodes: int) -> PromptLimit | None:
+        """Return the limit of prompts by the wait that they add to a step with `decodes` decoding requests.
 
         None if no wait is bounded, or if the times of steps are not known yet.
         """
@@ -79,19 +79,27 @@ class PlanBuilder:
             return None
         decode_s = times.decode_s(decodes)
         if policy.max_itl_ms is not None:
-            return times.affordable_work(_AIM * policy.max_itl_ms / 1e3 - (decode_s or 0.0))
-        return None if decode_s is None else times.affordable_work((_AIM * ITL_DECODE_STEPS - 1) * decode_s)
+            left_s = _AIM * policy.max_itl_ms / 1e3 - (decode_s or 0.0)
+        elif decode_s is not None:
+            left_s = (_AIM * ITL_DECODE_STEPS - 1) * decode_s
+        else:
+            return None
+        prompts = (r.num_computed_tokens for r in self._running if r.num_computed_tokens < len(r.prompt_token_ids))
+        return times.prompt_limit(left_s, decodes, next(prompts, 0))
 
-    def _prompt_tokens(self, decodes: int, *, is_timed: bool) -> int:
-        """Return the maximum prompt tokens of a step with `decodes` decoding requests, whatever they cost."""
+    def _prompt_tokens(self, decodes: int, timed: PromptLimit | None) -> int:
+        """Return the maximum prompt tokens of a step with `decodes` decoding requests."""
         policy = self._policy
         # Prompts that come before decoding requests leave a token for each of these.
         most = max(policy.max_batch_tokens - decodes, 1)
+        if timed is not None:
+            most = min(most, max(timed.tokens, self._least))
         limit = max(policy.max_mixed_tokens - decodes, policy.least_prompt_tokens)
+        is_untimed = policy.bounds_itl and decodes > 0 and timed is None
         if policy.spreads_prompts:
-            is_limited = self._can_spread(limit) or (policy.bounds_itl and decodes > 0 and not is_timed)
+            is_limited = is_untimed or self._can_spread(limit)
         else:
-            is_limited = decodes > 0 and not is_timed
+            is_limited = is_untimed or (decodes > 0 and not policy.bounds_itl)
         return min(limit, most) if is_limited else most
 
     def _can_spread(self, prompt_tokens: int) -> bool:
@@ -162,7 +170,7 @@ class PlanBuilder:
         size, parent = self._pool.block_size, request.parent
         reusable = len(request.token_ids) - 1  # the last token is always computed, to draw the next one
         with self._span("roseinfer.prefix_cache.lookup"):
-            keys = self._planner.keys(request, reusable // size) if self._pool.prefix_cache else []
+            keys = self._planner.leading_keys(request, reusable // size) if self._pool.prefix_cache else iter(())
             cached = self._pool.match(request.token_ids, keys)
         if parent is not None and parent.finish_reason is None:
             prompt = len(request.prompt_token_ids)

@@ -8,7 +8,7 @@ recomputation of a preempted request differ only in the number of tokens.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from operator import attrgetter
 
@@ -206,11 +206,16 @@ class Planner:
 
     def keys(self, request: Request, num_blocks: int) -> list[Key]:
         """Return the prefix-cache keys of a request's leading full blocks. Each key is hashed once."""
+        return list(self.leading_keys(request, num_blocks))
+
+    def leading_keys(self, request: Request, num_blocks: int) -> Iterator[Key]:
+        """Yield `keys` one by one. A prompt that nobody shares is then hashed while the device computes it."""
         size, keys = self.pool.block_size, request.block_keys
-        for index in range(len(keys), num_blocks):
-            parent = keys[-1] if keys else ROOT
-            keys.append(block_key(parent, request.token_ids[index * size : (index + 1) * size]))
-        return keys[:num_blocks]
+        for index in range(num_blocks):
+            if index == len(keys):
+                parent = keys[-1] if keys else ROOT
+                keys.append(block_key(parent, request.token_ids[index * size : (index + 1) * size]))
+            yield keys[index]
 
     def _graph_for(self, chunks: Sequence[Chunk], decode_steps: int) -> GraphKey | None:
         """Return the key of the graph that fits the chunks. Every request must satisfy `Request.draws_plainly`."""

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from projections import fused, projection_of
 from torch import Tensor
 
+from roseinfer.attention import dense_layouts
+from roseinfer.attention.dense_layouts import dense_runs
 from roseinfer.attention.gather_attention import GatherAttention
-from roseinfer.attention.kernel_layouts import dense_runs, padded_tables
+from roseinfer.attention.kernel_layouts import padded_tables
 from roseinfer.attention.registry import attention_backend
-from roseinfer.attention.step_layouts import DecodeLayout, DenseRun, StepLayout
+from roseinfer.attention.step_layouts import DecodeLayout, DensePast, DenseRun, StepLayout
 from roseinfer.attention.torch_attention import TorchAttention
 from roseinfer.attention.triton_attention import TritonAttention
 from roseinfer.cache.kv_tensors import KVCache
@@ -238,13 +240,20 @@ def short_prompts_count_as_long() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dense_attention, "LEAST_LENGTH", 4)
         patch.setattr(dense_attention, "_LEAST_PAIRS", 16)
+        patch.setattr(dense_attention, "_LEAST_PAST_PAIRS", 64)
+        patch.setattr(dense_attention, "dense_length", lambda past: past // 32 * 32)  # whole tiles of keys
+        patch.setattr(dense_layouts, "dense_length", lambda tokens: tokens // 32 * 32 or tokens // 4 * 4)
+        patch.setattr(dense_layouts, "dense_ceiling", lambda tokens: -(-tokens // 32) * 32)
+        patch.setattr(dense_layouts, "_LEAST_LEADING", 32)
         yield
 
 
 @pytest.mark.usefixtures("short_prompts_count_as_long")
 @given(
     requests=st.lists(
-        st.tuples(st.sampled_from([0, 0, 0, 20]), st.sampled_from([1, 2, 8, 8, 8, 9, 12, 27])), min_size=1, max_size=6
+        st.tuples(st.sampled_from([0, 0, 0, 20, 40, 70]), st.sampled_from([1, 2, 8, 8, 8, 9, 12, 27, 39])),
+        min_size=1,
+        max_size=6,
     ),
     window=st.sampled_from([None, None, 6]),
     seed=st.integers(0, 1 << 20),
@@ -253,6 +262,19 @@ def short_prompts_count_as_long() -> Iterator[None]:
 def test_long_prompts_run_over_contiguous_keys(requests: list[tuple[int, int]], window: int | None, seed: int) -> None:
     requests = sorted(requests, key=lambda request: request[1] != 1)  # decodes come first
     compare(requests, heads=4, kv_heads=2, window=window, seed=seed, dense=True)
+
+
+@pytest.mark.usefixtures("short_prompts_count_as_long")
+@pytest.mark.parametrize("requests", [[(64, 8)], [(3, 1), (0, 9), (70, 13), (33, 2), (40, 4), (0, 37)]], ids=str)
+def test_chunks_attend_to_most_cached_tokens_over_contiguous_keys(requests: list[tuple[int, int]]) -> None:
+    layout = layout_of(requests, 20, 16, 0)
+    parts = dense_layouts.dense_parts(layout, sum(new == 1 for _, new in requests), 16)
+    assert parts is not None
+    expected = [DensePast(0, 8, 32, 64, 0)]
+    if len(requests) > 1:
+        expected = [DensePast(10, 13, 32, 64, 1), DensePast(25, 4, 32, 32, 3), DensePast(61, 5, 32, 32, None)]
+    assert list(parts.pasts) == expected
+    compare(requests, heads=4, kv_heads=2, dense=True)
 
 
 @pytest.mark.usefixtures("short_prompts_count_as_long")

@@ -179,6 +179,23 @@ def test_a_launch_has_as_many_decode_steps_as_the_bound_allows() -> None:
         assert max_itl_ms is None or launches[1] == 1, "not known yet"
 
 
+def test_sizes_that_take_longer_per_token_are_avoided() -> None:
+    """Steps of more than 512 tokens run without a graph here: their launches alone take 20 ms."""
+
+    def step_s(plan: StepPlan) -> float:
+        return max(Device(pair_s=0.0).step_s(plan), 0.020 if plan.num_tokens > 512 else 0.0)
+
+    run = Run(step_s=step_s)
+    run.planner.times = StepTimes()
+    run.warm_up()
+    run.add(10, 2000)
+    run.step()
+    run.add(60_000, 1)
+    sizes = [run.step()[0].num_tokens for _ in range(48)]
+    assert sum(size > 512 for size in sizes) <= 4, "only to see whether their times have changed"
+    assert sizes.count(512) >= 40
+
+
 def test_rare_slow_steps_hardly_change_the_plans() -> None:
     def chunks(outliers: bool) -> list[int]:
         run = Run()

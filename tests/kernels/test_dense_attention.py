@@ -7,6 +7,7 @@ from devices import DEVICE, generator, tolerance
 from roseinfer.kernels.attention.dense_attention import (
     LEAST_LENGTH,
     dense_causal_attention,
+    dense_ceiling,
     dense_count,
     dense_length,
     supports_dense,
@@ -16,9 +17,11 @@ from roseinfer.kernels.attention.paged_prefill import paged_prefill_attention_re
 
 def test_a_prompt_is_rounded_down_by_less_than_a_fifth_to_one_of_few_lengths() -> None:
     lengths = {dense_length(tokens) for tokens in range(16385)}
-    assert len(lengths) < 33
+    assert len(lengths) == 50  # 66 ms each, once
     assert all(dense_length(length) == length for length in lengths)
     assert all(dense_length(tokens) == 0 for tokens in range(LEAST_LENGTH))
+    assert all(dense_ceiling(length) == length for length in lengths if length)
+    assert all(dense_length(dense_ceiling(tokens) - 1) < tokens <= dense_ceiling(tokens) for tokens in range(1, 16385))
     assert all(0.8 * tokens < dense_length(tokens) <= tokens for tokens in range(LEAST_LENGTH, 16385))
 
 

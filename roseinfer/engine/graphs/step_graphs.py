@@ -22,8 +22,8 @@ from roseinfer.engine.step_batch import StepBatch
 from roseinfer.kernels.sampling.draw_top_k import MAX_TOP_K
 from roseinfer.models.causal_lm import CausalLM
 
-_BATCHES_BETWEEN_PROMPTS = 16
-"""Minimum batches from the capture of one whole prompt to that of the next."""
+_BATCHES_BETWEEN_PROMPTS = 8
+"""Minimum batches from one capture of a step with prompts to the next, so that captures do not stall one request."""
 
 
 class _CapturedSteps(Protocol):
@@ -73,7 +73,7 @@ class StepGraphs:
         self._mixed = MixedSteps(*shared, prompt_tables, sizes=self.sizes, padding_slot=scrap_block * cache.block_size)
         self._graphs: dict[GraphKey, torch.cuda.CUDAGraph] = {}
         self._wanted: dict[GraphKey, None] = {}  # in order
-        self._until_next_prompt = 0  # batches until a graph of a whole prompt may be captured
+        self._until_next_prompt = 0  # batches until a graph of a step with prompts may be captured
         self._pool: Any = None  # torch's type for it has no public name
         self._prepared: tuple[GraphKey, int] | None = None
 
@@ -87,17 +87,16 @@ class StepGraphs:
 
         A capture costs several times as much as the step launched operator by operator. A decode of the same size
         usually follows at once, so decodes are captured immediately; other steps only when their key occurs again.
-        Prompts of many lengths may follow one another: their captures are spread over batches.
+        Steps of many sizes may follow one another: their captures are spread over batches.
         """
         is_first = key not in self._wanted
         self._wanted[key] = None
         self._until_next_prompt -= 1
-        if key in self._graphs or key.tokens == 0 or is_first:
-            return key in self._graphs or key.tokens == 0
-        if key.whole:
-            if self._until_next_prompt > 0:
-                return False
-            self._until_next_prompt = _BATCHES_BETWEEN_PROMPTS
+        if key in self._graphs or key.tokens == 0:
+            return True
+        if is_first or self._until_next_prompt > 0:
+            return False
+        self._until_next_prompt = _BATCHES_BETWEEN_PROMPTS
         return True
 
     @property

@@ -69,7 +69,10 @@ class WeightForm(ABC):
         return self.linear(normed, bias, activation), stream
 
     def onto(self, x: Tensor, stream: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Return (x W^T + b, stream), for the next norm to add; or (their sum, None) if one kernel computes the sum."""
+        """Return (x W^T + b, stream), for the next norm to add; or (their sum, None) if one kernel computes the sum.
+
+        The sum may be computed in the stream's memory.
+        """
         return self.linear(x, bias), stream
 
 
