@@ -95,6 +95,7 @@ class Runner:
         key = batch.graph
         if self.graphs is None or key is None or not self.graphs.wants(key):
             return None
+        key = self.graphs.substitute(key)
         return key if self.graphs.is_captured(key) or self._capture(key) else None
 
     @torch.inference_mode()

@@ -105,6 +105,9 @@ def test_without_memory_for_graphs_the_engine_goes_on_without(
         def wants(self, _key: GraphKey) -> bool:
             return True
 
+        def substitute(self, key: GraphKey) -> GraphKey:
+            return key
+
         def is_captured(self, _key: GraphKey) -> bool:
             return False
 

@@ -25,6 +25,12 @@ from roseinfer.models.causal_lm import CausalLM
 _BATCHES_BETWEEN_PROMPTS = 8
 """Minimum batches from one capture of a step with prompts to the next, so that captures do not stall one request."""
 
+_BATCHES_BETWEEN_DECODES = 64
+"""Minimum batches from the capture of one decode to that of the next, while a larger graph can run the batch."""
+
+_SMALL_BATCH = 8
+"""Requests up to which every decode size is captured at once: there are few such sizes."""
+
 
 class _CapturedSteps(Protocol):
     """Steps of one kind, decode or mixed, with inputs and results at fixed addresses."""
@@ -74,6 +80,7 @@ class StepGraphs:
         self._graphs: dict[GraphKey, torch.cuda.CUDAGraph] = {}
         self._wanted: dict[GraphKey, None] = {}  # in order
         self._until_next_prompt = 0  # batches until a graph of a step with prompts may be captured
+        self._until_next_decode = 0  # batches until a graph of a decode may be captured that a larger one can replace
         self._pool: Any = None  # torch's type for it has no public name
         self._prepared: tuple[GraphKey, int] | None = None
 
@@ -92,12 +99,28 @@ class StepGraphs:
         is_first = key not in self._wanted
         self._wanted[key] = None
         self._until_next_prompt -= 1
+        self._until_next_decode -= 1
         if key in self._graphs or key.tokens == 0:
             return True
         if is_first or self._until_next_prompt > 0:
             return False
         self._until_next_prompt = _BATCHES_BETWEEN_PROMPTS
         return True
+
+    def substitute(self, key: GraphKey) -> GraphKey:
+        """Return the key of the graph to run a batch with: `key`, or that of a larger decode while `key` has no graph.
+
+        While a server fills up, every few requests need another size, and each capture is a stall. So a size that is
+        new is captured for the next power of two first, and for itself some batches later.
+        """
+        if key.tokens or key.rows <= _SMALL_BATCH or key in self._graphs:
+            return key
+        power = 1 << (key.rows - 1).bit_length()
+        sizes = [key._replace(rows=rows) for rows in self.sizes.batch_sizes if rows >= key.rows]
+        larger = next((each for each in sizes if each.rows <= power and each in self._graphs), None)
+        if larger is None:
+            return next((each for each in sizes if each.rows >= power), sizes[-1])
+        return larger if self._until_next_decode > 0 else key
 
     @property
     def missing(self) -> list[GraphKey]:
@@ -112,6 +135,8 @@ class StepGraphs:
     def capture(self, key: GraphKey) -> None:
         """Capture a graph. This overwrites `newest`."""
         self._graphs[key] = self._capture(key)
+        if not key.tokens:
+            self._until_next_decode = _BATCHES_BETWEEN_DECODES
 
     @torch.inference_mode()
     def capture_again(self) -> None:
