@@ -32,7 +32,7 @@ bench: $(VENV)/.ready  ## Benchmark the demo model in every mode (CONFIG=name)
 	@$(BIN)/roseinfer bench --mode all --config $(CONFIG)
 
 test: $(VENV)/.ready-dev  ## Run the tests
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-gpu:  ## Run the tests that need a GPU, with the packages of PYTHON
 	@"$(PYTHON)" -m pytest -m gpu
