@@ -224,7 +224,7 @@ def test_a_gguf_that_claims_more_layers_than_weights_is_refused_at_once(tmp_path
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    refused(path, "num_layers" if count > 10_000 else "only 1 weights")
+    refused(path, "block_count" if count > 10_000 else "only 1 weights")
 
 
 def trainer_archive(path: Path) -> Path:
