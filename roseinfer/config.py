@@ -73,6 +73,8 @@ class EngineConfig(CheckedTable, frozen=True, forbid_unknown_fields=True, kw_onl
     """
     max_model_len: PositiveInt | None = None
     """Maximum tokens per request, prompt and completion together. None is the model's context length."""
+    check_weights: bool = False
+    """Refuse a model with weights that are NaN or infinite. Every weight is looked at once, while the model loads."""
     compile: bool | None = None
     """Use the kernels that the machine's C++ compiler builds, on a CPU.
 

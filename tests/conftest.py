@@ -24,13 +24,22 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Engines use the compiled kernels in a cache folder, so the user's folder would change the tests. A shell that runs
     the tests in the background ignores SIGINT, and the processes that the tests start would inherit that.
+
+    Several workers divide the cores: threads that wait for each other's cores spin.
     """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
     os.environ["ROSEINFER_CACHE_DIR"] = str(config.rootpath / ".pytest_cache" / "roseinfer")
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+LONG_FILES = {"test_pages_run.py"}
+"""Files that take longest. They run first, so that no worker still runs one when the others have finished."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect tests that need a GPU if there is none."""
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
     if torch.cuda.is_available():
         return
     needing = [item for item in items if item.get_closest_marker("gpu")]

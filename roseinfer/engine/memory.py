@@ -15,6 +15,9 @@ _UNITS = {"": 1, "B": 1, "kB": 1000} | {
     for suffix, base in (("B", 1000), ("iB", 1024))
 }
 
+_ROTATION_COPIES = 3
+"""Float32 tables of rotations that exist at once while they are computed: angles, their cosines and sines, result."""
+
 _DEFAULT_SHARE = {"cpu": 0.5, "cuda": 0.9}
 """Default share of the KV cache in the memory that is left after loading. Other programs share a CPU's memory."""
 
@@ -26,6 +29,17 @@ def check_weights_fit(model: str, num_bytes: int, arithmetic: str) -> None:
         raise ModelError(
             f"{model}: the weights need {num_bytes / 2**30:.1f} GiB of memory ({arithmetic}), "
             f"and {available / 2**30:.1f} GiB are available: choose a smaller model or dtype, or end other programs"
+        )
+
+
+def check_positions_fit(model: str, max_model_len: int, head_dim: int) -> None:
+    """Raise ModelError if the CPU's memory cannot hold the rotations of all positions while they are computed."""
+    needed = _ROTATION_COPIES * max_model_len * head_dim * 4
+    available = available_memory_bytes()
+    if needed > available:
+        raise ModelError(
+            f"{model}: the rotary positions of {max_model_len:,} tokens need {needed / 2**30:.1f} GiB of memory, "
+            f"and {available / 2**30:.1f} GiB are available: give a smaller --max-model-len"
         )
 
 

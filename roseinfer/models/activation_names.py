@@ -3,6 +3,7 @@
 from typing import Literal
 
 from roseinfer.errors import ModelError
+from roseinfer.model_files import quoted
 
 ActivationName = Literal["gelu", "gelu_tanh", "silu"]
 
@@ -22,4 +23,4 @@ def activation_from_hf(key: str, name: object, supported: tuple[ActivationName, 
         if name in _HUGGING_FACE[found]:
             return found
     names = [spelled for found in supported for spelled in _HUGGING_FACE[found]]
-    raise ModelError(f"{key} {name!r} is not supported; supported: {', '.join(names)}")
+    raise ModelError(f"{key} {quoted(name)} is not supported; supported: {', '.join(names)}")

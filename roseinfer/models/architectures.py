@@ -1,11 +1,14 @@
 """The registry of architectures. Adding one takes a file that defines an `Architecture`, and a line here."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from roseinfer.errors import ModelError
+from roseinfer.model_files import quoted, reason
 from roseinfer.models.cohere import COHERE, COHERE2
 from roseinfer.models.dialect import Architecture, Checkpoint
+from roseinfer.models.fields import WatchedFields
 from roseinfer.models.gemma3 import GEMMA3, GEMMA3_TEXT
 from roseinfer.models.glm4 import GLM4
 from roseinfer.models.gpt2 import GPT2_ARCHITECTURE
@@ -69,27 +72,37 @@ def architecture(name: str) -> Architecture:
 def read_config(source_format: SourceFormat, checkpoint: Checkpoint) -> ModelConfig:
     """Convert a model's description to a ModelConfig. Raises ModelError for an unsupported feature."""
     if source_format == "trainer":
-        name = "gpt2"  # trainer checkpoints have no field for the architecture
+        name: object = "gpt2"  # trainer checkpoints have no field for the architecture
     else:
         if quantization := checkpoint.fields.get("quantization_config"):
             raise ModelError(
-                f"quantization {_method(quantization)!r} is not supported; supported: none, or a GGUF file"
+                f"quantization {quoted(_method(quantization))} is not supported; supported: none, or a GGUF file"
             )
         key = "general.architecture" if source_format == "gguf" else "model_type"
-        name = str(checkpoint.fields.get(key))
+        name = checkpoint.fields.get(key)
     known = {
         (model.gguf_name or model.name) if source_format == "gguf" else model.name: found
         for model in ARCHITECTURES.values()
         if (found := model.dialect(source_format)) is not None
     }
-    return _among(known, name).config(checkpoint)
+    dialect = _among(known, name)
+    fields = WatchedFields(checkpoint.fields)
+    try:
+        return dialect.config(replace(checkpoint, fields=fields))
+    except ModelError:
+        raise
+    # A config can hold any JSON where a dialect expects a number or a list.
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        last = fields.last_key
+        value = "" if last is None else f", last of {last} = {quoted(fields.get(last))}"
+        raise ModelError(f"the model's config cannot be used: {reason(error)}{value}") from error
 
 
 def _method(quantization: Any) -> Any:
     return quantization.get("quant_method") if isinstance(quantization, Mapping) else quantization
 
 
-def _among(known: dict[str, T], name: str) -> T:
-    if name not in known:
-        raise ModelError(f"architecture {name!r} is not supported; supported: {', '.join(sorted(known))}")
+def _among(known: dict[str, T], name: object) -> T:
+    if not isinstance(name, str) or name not in known:
+        raise ModelError(f"architecture {quoted(name)} is not supported; supported: {', '.join(sorted(known))}")
     return known[name]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from roseinfer.errors import ModelError
 from roseinfer.kernels.attention.attention_spec import Rope
+from roseinfer.model_files import quoted
 from roseinfer.models.activation_names import ActivationName, activation_from_hf
 from roseinfer.models.dialect import Checkpoint, Dialect, Transform, WeightPlace
 from roseinfer.models.fields import gguf_vocab_size, optional, require, require_feature, size
@@ -139,8 +140,8 @@ def hf_windows(raw: Mapping[str, Any], window: int | None, default_kinds: Sequen
     kinds = optional(raw, "layer_types", list, list(default_kinds))
     if len(kinds) != num_layers:
         raise ModelError(f"layer_types has {len(kinds)} types for {num_layers} layers")
-    if unknown := sorted(set(map(str, kinds)) - {FULL, SLIDING}):
-        raise ModelError(f"layer type {unknown[0]!r} is not supported; supported: {FULL}, {SLIDING}")
+    if unknown := [kind for kind in kinds if kind not in (FULL, SLIDING)]:
+        raise ModelError(f"layer type {quoted(unknown[0])} is not supported; supported: {FULL}, {SLIDING}")
     return [window if kind == SLIDING else None for kind in kinds]
 
 

@@ -1,21 +1,51 @@
 """Typed access to the fields of a model's description: a config.json, GGUF metadata, or a trainer's config."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from roseinfer.errors import ModelError
+from roseinfer.model_files import quoted
 
 T = TypeVar("T")
 
+MAX_SIZE = 1 << 26
+"""Maximum of any size in a description. A larger one is damaged: the largest published models are far below."""
+MAX_LAYERS = 10_000
+_LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "block_count")
+
+_LARGEST_EXACT = 1 << 53
+"""Integers below this are exact as float."""
+
+
+class WatchedFields(dict[str, Any]):
+    """A description's fields that remember which key was read last, for errors that no check foresaw."""
+
+    last_key: str | None = None
+
+    def __getitem__(self, key: str) -> Any:
+        self.last_key = key
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return a value as `dict.get` does."""
+        self.last_key = key
+        return super().get(key, default)
+
 
 def require(raw: Mapping[str, Any], key: str, kind: type[T]) -> T:
-    """Return the value of `key`. Raises ModelError if it is missing or of another type. An integer passes as float."""
+    """Return the value of `key`. An integer passes as float.
+
+    Raises ModelError if the value is missing, of another type, or a number that is not finite.
+    """
     value = raw.get(key)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST_EXACT:
         value = float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        found = "is missing" if value is None else f"is {value!r}"
+        found = "is missing" if value is None else f"is {quoted(value)}"
         raise ModelError(f"the model's config needs {key} as {kind.__name__}, but it {found}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ModelError(f"the model's config has {key} = {value}, which must be finite")
     return value
 
 
@@ -25,20 +55,23 @@ def optional(raw: Mapping[str, Any], key: str, kind: type[T], default: T) -> T:
 
 
 def size(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    """Return an integer of 1 or more, or `default` if the value is missing or null.
+    """Return an integer from 1 to the largest that a model has, or `default` if the value is missing or null.
 
     Raises ModelError for any other value, and for a missing one without a default.
     """
     value = require(raw, key, int) if default is None else optional(raw, key, int, default)
     if value < 1:
-        raise ModelError(f"the model's config has {key} = {value}, which must be 1 or more")
+        raise ModelError(f"the model's config has {key} = {quoted(value)}, which must be 1 or more")
+    limit = MAX_LAYERS if key.endswith(_LAYER_KEYS) else MAX_SIZE
+    if value > limit:
+        raise ModelError(f"the model's config has {key} = {quoted(value)}, and the limit is {limit:,}")
     return value
 
 
 def require_feature(what: str, found: object, supported: object) -> None:
     """Raise ModelError unless the value found is the one supported. `what` names the field in the message."""
     if found != supported:
-        raise ModelError(f"{what} {found!r} is not supported; supported: {supported!r}")
+        raise ModelError(f"{what} {quoted(found)} is not supported; supported: {supported!r}")
 
 
 def gguf_vocab_size(metadata: Mapping[str, Any], prefix: str) -> int:

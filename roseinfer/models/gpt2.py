@@ -6,6 +6,7 @@ from typing import Any, Literal, cast
 from torch import Tensor, nn
 
 from roseinfer.attention.backend import AttentionBackend, AttentionMetadata
+from roseinfer.errors import ModelError
 from roseinfer.models.activation_names import activation_from_hf
 from roseinfer.models.attention import Attention
 from roseinfer.models.causal_lm import CausalLM
@@ -152,6 +153,8 @@ def gguf_weight(name: str, _config: ModelConfig) -> WeightPlace | None:
 
 
 def _heads(hidden_size: int, num_heads: int) -> dict[str, Any]:
+    if hidden_size % num_heads:
+        raise ModelError(f"a hidden size of {hidden_size} is not a multiple of {num_heads} heads")
     head_dim = hidden_size // num_heads
     return {"hidden_size": hidden_size, "num_heads": num_heads, "num_kv_heads": num_heads, "head_dim": head_dim}
 

@@ -1,15 +1,29 @@
 """The shape of a decoder-only language model, independent of the file format."""
 
+import math
 from typing import Literal
 
 import msgspec
 
 from roseinfer.errors import ModelError
 from roseinfer.kernels.attention.attention_spec import AttentionSpec, DynamicScaling, LongRopeScaling, Rope
+from roseinfer.model_files import quoted
 from roseinfer.models.activation_names import ActivationName
 
 BlockKind = Literal["pre_norm", "scaled", "post_norm", "sandwich", "parallel"]
 """Kind of decoder layer, see `roseinfer/models/decoder_blocks.py`."""
+
+LIMITS = {
+    "vocab_size": 1 << 24,
+    "hidden_size": 1 << 20,
+    "num_layers": 10_000,
+    "num_heads": 1 << 14,
+    "num_kv_heads": 1 << 14,
+    "head_dim": 1 << 14,
+    "intermediate_size": 1 << 22,
+    "max_position_embeddings": 1 << 26,
+}
+"""Maximum of each size. A description above them is damaged: the largest published models are far below."""
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +75,12 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Bound c of the logits: c * tanh(logit / c)."""
 
     def __post_init__(self) -> None:
-        """Raise ModelError for sizes that contradict each other."""
+        """Raise ModelError for sizes that contradict each other, and for constants that no model can have."""
+        for name, limit in LIMITS.items():
+            if not 1 <= getattr(self, name) <= limit:
+                raise ModelError(f"{name} {quoted(getattr(self, name))} is not supported; supported: 1 to {limit}")
+        if not 0 <= self.norm_eps < 1:
+            raise ModelError(f"a norm with an epsilon of {self.norm_eps} is not supported; supported: 0 to 1")
         if self.num_heads % self.num_kv_heads:
             raise ModelError(f"{self.num_heads} heads cannot share {self.num_kv_heads} key-value heads evenly")
         if self.layer_attention and len(self.layer_attention) != self.num_layers:
@@ -72,6 +91,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
                 raise ModelError("layers with different numbers or sizes of heads are not supported")
             if spec.rope is not None and self.head_dim % 2:
                 raise ModelError(f"rotary positions need an even head_dim, not {self.head_dim}")
+            if spec.rope is not None and not 0 < spec.rope.theta < math.inf:
+                raise ModelError(f"a RoPE base of {spec.rope.theta} is not supported; supported: above 0")
             if spec.window is not None and spec.window < 1:
                 raise ModelError(f"sliding_window = {spec.window} is not supported; supported: 1 or more, or none")
 

@@ -7,12 +7,14 @@ from torch import Tensor
 
 from roseinfer.errors import ModelError
 from roseinfer.kernels.linear.quantized_weight import QuantizedWeight
+from roseinfer.model_files import shortened
 from roseinfer.models.architectures import architecture, read_config
 from roseinfer.models.causal_lm import CausalLM
-from roseinfer.models.dialect import Checkpoint, WeightPlace
+from roseinfer.models.dialect import Checkpoint, Transform
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.shapes import SHAPES
 from roseinfer.models.stored_packing import StoredPacking
+from roseinfer.models.weight_map import WeightSlot
 from roseinfer.progress import ProgressCallback
 from roseinfer.weights.dummy import fill_dummy
 from roseinfer.weights.gguf_file import GgufReader
@@ -24,15 +26,34 @@ from roseinfer.weights.weight_reader import WeightReader
 def load_config(source: ModelSource, reader: WeightReader | None) -> ModelConfig:
     """Return the ModelConfig of a model. `reader` is None if the model gets dummy weights.
 
-    Raises ModelError for an unsupported feature.
+    Raises ModelError, naming the file, for an unsupported feature or value.
     """
     if source.shape is not None:
         return SHAPES[source.shape]
-    if reader is not None:
+    assert source.path is not None
+    file = source.path / "config.json" if source.path.is_dir() else source.path
+    try:
+        if reader is None:
+            return read_config(source.format, Checkpoint(read_json(file)))
         read = reader.read if isinstance(reader, GgufReader) else None
         return read_config(source.format, Checkpoint(reader.description, reader.names(), read))
-    assert source.path is not None
-    return read_config(source.format, Checkpoint(read_json(source.path / "config.json")))
+    except ModelError as error:
+        message = str(error)
+        raise ModelError(message if str(file) in message else f"{file}: {message}") from error
+
+
+def check_weights(config: ModelConfig, reader: WeightReader, source: ModelSource) -> None:
+    """Raise ModelError unless the checkpoint has every weight of the model, in its shape, and no other.
+
+    Only the checkpoint's table is read, and nothing is allocated: a config may claim any size.
+    """
+    num_tensors = len(reader.table())
+    if config.num_layers > num_tensors:
+        raise ModelError(
+            f"{source.name}: the config says {config.num_layers} layers, but there are only {num_tensors} weights"
+        )
+    with torch.device("meta"):
+        _placed(architecture(config.architecture).build(config), reader, source)
 
 
 @torch.no_grad()
@@ -44,45 +65,29 @@ def load_weights(
     on_progress: ProgressCallback | None = None,
     *,
     keep_quantized: bool = False,
+    check_finite: bool = False,
 ) -> None:
     """Copy every tensor of the checkpoint into its slot of the model's weight map.
 
     With `keep_quantized`, quantized weights of a GGUF file stay quantized, as `StoredPacking` describes.
     Raises ModelError for a weight that is missing, of another shape, or not part of the architecture: a model that
-    silently ran without that weight would be wrong.
+    silently ran without that weight would be wrong. With `check_finite`, also for one with NaN or infinite values.
     """
-    missing = model.weight_map()
+    placed = _placed(model, reader, source)
     packing = StoredPacking(model) if keep_quantized and isinstance(reader, GgufReader) else None
     for name, tensor in _tensors(reader, dtype, on_progress, keep_groups=packing is not None):
-        place = _place(name, model.config, source)
-        if place is None:
+        if name not in placed:
             continue
-        target, transform = place
-        if target == "lm_head.weight" and model.config.tie_word_embeddings:
-            continue  # a copy of the embedding, which some tied checkpoints contain
-        slot = missing.pop(target, None)
-        if slot is None:
-            raise ModelError(
-                f"{source.name}: weight {name} is not part of the {model.config.architecture} architecture"
-            )
-        view = slot.view
-        values = tensor.codes if isinstance(tensor, QuantizedWeight) else tensor
-        if transform is not None:
-            values = transform(values)
-        if values.shape != view.shape:
-            expected, found = tuple(view.shape), tuple(values.shape)
-            raise ModelError(f"{source.name}: weight {name} has shape {found}, but the config says {expected}")
+        slot, transform = placed[name]
+        if check_finite:
+            _check_finite(name, tensor, source)
         if isinstance(tensor, QuantizedWeight):
             assert packing is not None
             packing.add_groups(slot, tensor, transform)
             continue
-        view.copy_(values)
+        slot.view.copy_(tensor if transform is None else transform(tensor))
         if packing is not None and isinstance(reader, GgufReader) and reader.is_quantized(name):
             packing.add_dequantized(slot)
-    if missing:
-        naming = "" if source.format == "safetensors" else " (its Hugging Face name)"
-        first = next(iter(missing))
-        raise ModelError(f"{source.name}: {len(missing)} weights are missing, the first is {first}{naming}")
     if packing is not None:
         packing.finish()
 
@@ -107,7 +112,56 @@ def _tensors(
     return reader.tensors(dtype, on_progress)
 
 
-def _place(name: str, config: ModelConfig, source: ModelSource) -> WeightPlace | None:
-    rules = architecture(config.architecture).dialect(source.format)
+def _placed(
+    model: CausalLM, reader: WeightReader, source: ModelSource
+) -> dict[str, tuple[WeightSlot, Transform | None]]:
+    """Return the slot of each stored tensor that the model uses, with the transform that makes the tensor fit."""
+    rules = architecture(model.config.architecture).dialect(source.format)
     assert rules is not None, "the config was read by this dialect"
-    return rules.weight(name, config)
+    missing = model.weight_map()
+    placed: dict[str, tuple[WeightSlot, Transform | None]] = {}
+    for name, stored in reader.table().items():
+        place = rules.weight(name, model.config)
+        if place is None:
+            continue
+        target, transform = place
+        if target == "lm_head.weight" and model.config.tie_word_embeddings:
+            continue  # a copy of the embedding, which some tied checkpoints contain
+        slot = missing.pop(target, None)
+        if slot is None:
+            raise ModelError(
+                f"{source.name}: weight {shortened(name)} is not part of the {model.config.architecture} architecture"
+            )
+        if not stored.is_float:
+            raise ModelError(
+                f"{source.name}: weight {name} holds integers: download a model with floating-point weights"
+            )
+        expected, found = tuple(slot.view.shape), _shape_after(transform, stored.shape)
+        if found != expected:
+            raise ModelError(f"{source.name}: weight {name} has shape {found}, but the config says {expected}")
+        placed[name] = slot, transform
+    if missing:
+        naming = "" if source.format == "safetensors" else " (its Hugging Face name)"
+        first = next(iter(missing))
+        raise ModelError(f"{source.name}: {len(missing)} weights are missing, the first is {first}{naming}")
+    return placed
+
+
+def _shape_after(transform: Transform | None, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of a transformed tensor; `shape` itself if the transform cannot take it."""
+    if transform is None or 0 in shape:
+        return shape
+    try:
+        return tuple(transform(torch.empty(shape, device="meta")).shape)
+    except RuntimeError:
+        return shape
+
+
+def _check_finite(name: str, tensor: Tensor | QuantizedWeight, source: ModelSource) -> None:
+    parts = [tensor] if isinstance(tensor, Tensor) else [tensor.scales, tensor.offsets]
+    count = sum(int((~part.isfinite()).sum()) for part in parts if part is not None)
+    if count:
+        what = "values" if isinstance(tensor, Tensor) else "scales"
+        raise ModelError(
+            f"{source.name}: weight {name} has {count:,} {what} that are NaN or infinite: download it again"
+        )

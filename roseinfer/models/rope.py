@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from roseinfer.errors import ModelError
 from roseinfer.kernels.attention.attention_spec import (
     DivisorScaling,
     DynamicScaling,
@@ -81,8 +82,10 @@ class RotaryEmbedding(nn.Module):
 
 def _table(rope: Rope, head_dim: int, max_positions: int) -> Tensor:
     """Return cosines, then sines: [max_positions, head_dim]."""
-    positions = torch.arange(max_positions, dtype=torch.float32)
-    angles = torch.outer(positions, inverse_frequencies(rope, head_dim, max_positions))
+    frequencies = inverse_frequencies(rope, head_dim, max_positions)
+    if not frequencies.isfinite().all():
+        raise ModelError("the model's RoPE parameters give rotations that are not finite")
+    angles = torch.outer(torch.arange(max_positions, dtype=torch.float32), frequencies)
     cosines, sines = angles.cos(), angles.sin()
     if isinstance(rope.scaling, YarnScaling | LongRopeScaling):
         cosines, sines = cosines * rope.scaling.attention_factor, sines * rope.scaling.attention_factor

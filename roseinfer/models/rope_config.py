@@ -15,6 +15,7 @@ from roseinfer.kernels.attention.attention_spec import (
     Scaling,
     YarnScaling,
 )
+from roseinfer.model_files import quoted
 from roseinfer.models.fields import optional, require, require_feature, size
 from roseinfer.models.rope import yarn_magnitude
 
@@ -51,8 +52,8 @@ def rope_from_hf(
     models once per type of layer: `layer_type` is the type to read. `partial` is the default share of a head that is
     rotated, for models that may rotate part of it; None: models that rotate all of it.
     """
-    fields: dict[str, Any] = {"rope_theta": raw.get("rope_theta"), **(raw.get("rope_scaling") or {})}
-    parameters = raw.get("rope_parameters") or {}
+    fields: dict[str, Any] = {"rope_theta": raw.get("rope_theta"), **optional(raw, "rope_scaling", dict, {})}
+    parameters = optional(raw, "rope_parameters", dict, {})
     if layer_type is not None and isinstance(parameters.get(layer_type), Mapping):
         parameters = parameters[layer_type]
     fields |= {key: value for key, value in parameters.items() if value is not None}
@@ -125,7 +126,7 @@ def _hf_scaling(fields: Mapping[str, Any], raw: Mapping[str, Any], context: int)
     if kind == "su" or (kind == "yarn" and "long_factor" in fields):
         kind = "longrope"  # its names in early checkpoints of Phi-3
     if kind not in _HF_SCALINGS:
-        raise ModelError(f"RoPE scaling {kind!r} is not supported; supported: {', '.join(_HF_SCALINGS)}")
+        raise ModelError(f"RoPE scaling {quoted(kind)} is not supported; supported: {', '.join(_HF_SCALINGS)}")
     if kind == "default":
         return None
     # Some models state the trained length outside of the RoPE parameters; transformers prefers that value.
@@ -143,10 +144,13 @@ def _hf_scaling(fields: Mapping[str, Any], raw: Mapping[str, Any], context: int)
     if kind == "dynamic":
         # transformers uses no other original length for dynamic scaling.
         return DynamicScaling(factor=factor, original_context=context)
+    low, high = require(fields, "low_freq_factor", float), require(fields, "high_freq_factor", float)
+    if not 0 < low < high:
+        raise ModelError(f"RoPE scaling with low_freq_factor {low} and high_freq_factor {high} is not supported")
     return Llama3Scaling(
         factor=factor,
-        low_freq_factor=require(fields, "low_freq_factor", float),
-        high_freq_factor=require(fields, "high_freq_factor", float),
+        low_freq_factor=low,
+        high_freq_factor=high,
         original_context=original,
     )
 
@@ -204,7 +208,9 @@ def _gguf_scaling(metadata: Mapping[str, Any], prefix: str, context: int, linear
         raise ModelError(f"{prefix}{unknown[0]} is not supported; supported: {', '.join(sorted(_GGUF_SCALING_KEYS))}")
     kind = fields.get("type", "linear")
     if kind not in _GGUF_SCALINGS:
-        raise ModelError(f"RoPE scaling {kind!r} is not supported in GGUF; supported: {', '.join(_GGUF_SCALINGS)}")
+        raise ModelError(
+            f"RoPE scaling {quoted(kind)} is not supported in GGUF; supported: {', '.join(_GGUF_SCALINGS)}"
+        )
     require_feature(f"{prefix}attn_factor", fields.get("attn_factor", 1.0), 1.0)
     factor = fields.get("factor") or linear or 1.0
     if kind == "none" or factor == 1.0:

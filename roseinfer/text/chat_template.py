@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -9,10 +10,14 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from roseinfer.errors import ModelError
+from roseinfer.model_files import reason, shortened
+from roseinfer.text.template_budget import TemplateBudget, TemplateLimitError, size_of
+from roseinfer.text.template_environment import BUDGET, CountedEnvironment
 
+MAX_SOURCE = 1 << 18
+"""Maximum characters of a template. The longest ones of published models have 30,000."""
 _REMEDY = "give --raw to send prompts without the template"
 
 
@@ -20,40 +25,51 @@ class ChatTemplate:
     """A model's Jinja template. It runs in a sandbox, because a file that comes with a model is not trusted.
 
     The Jinja environment has the extensions, filters and globals that Hugging Face's templates rely on. Raises
-    ModelError for a template that cannot be parsed.
+    ModelError for a template that cannot be parsed, or that is longer than `MAX_SOURCE`.
     """
 
     def __init__(self, source: str, bos_token: str, eos_token: str) -> None:
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        if len(source) > MAX_SOURCE:
+            raise ModelError(
+                f"the model's chat template has {len(source):,} characters, and the limit is {MAX_SOURCE:,}: {_REMEDY}"
+            )
         try:
-            self._template = _environment().from_string(source)
-        except jinja2.TemplateError as error:
+            self._template = _environment().compiled(source)
+        # Besides errors in the template: RecursionError, and Python's own limits of nesting.
+        except Exception as error:
             raise ModelError(f"the model's chat template is broken ({_one_line(error)}): {_REMEDY}") from None
 
     def render(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
         """Return the text of a conversation of {"role", "content"} messages, up to the start of the assistant's turn.
 
         The text contains control tokens: encode it with `allow_special=True`. Raises ModelError if the template
-        rejects the messages or fails.
+        rejects the messages, fails, or exceeds a limit of `TemplateBudget`.
         """
+        budget = TemplateBudget(size_of(list(messages), sys.maxsize), len(messages))
+        token = BUDGET.set(budget)
         try:
-            return self._template.render(
+            parts = self._template.generate(
                 messages=list(messages),
                 add_generation_prompt=add_generation_prompt,
                 tools=None,
                 documents=None,
                 **self._tokens,
             )
+            return "".join(map(budget.write, parts))
+        except TemplateLimitError as error:
+            raise ModelError(f"the model's chat template was ended, because {error}: {_REMEDY}") from None
         # A template can raise anything that Python code can: a missing key, a wrong type, a sandbox violation.
         except Exception as error:
             raise ModelError(f"the model's chat template failed ({_one_line(error)}): {_REMEDY}") from None
+        finally:
+            BUDGET.reset(token)
 
 
-def _environment() -> jinja2.Environment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
+def _environment() -> CountedEnvironment:
+    environment = CountedEnvironment(
+        {"tojson": _tojson}, trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
     )
-    environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     return environment
@@ -86,4 +102,5 @@ def _strftime_now(layout: str) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    is_own = isinstance(error, jinja2.TemplateError)  # its message is for the user, such as that of raise_exception
+    return shortened(str(error)) if is_own and str(error) else reason(error)

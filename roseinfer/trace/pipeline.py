@@ -10,6 +10,7 @@ from roseinfer.trace.findings.completeness import find_missing
 from roseinfer.trace.findings.device_summary import summarize_devices
 from roseinfer.trace.findings.host_summary import summarize_host
 from roseinfer.trace.findings.idle_time import explain_idle_time
+from roseinfer.trace.findings.job_summary import summarize_job
 from roseinfer.trace.findings.lead_in import lead_in
 from roseinfer.trace.findings.operator_summary import summarize_ops
 from roseinfer.trace.findings.rank_summary import summarize_ranks
@@ -51,7 +52,8 @@ def summarize_columns(trace: Trace, manifest: TraceManifest | None = None) -> Su
     costs, limits, recording = phase_costs(facts), roofline(manifest, steps), recording_of(trace, manifest, devices)
     repetition, ranks, completeness = find_repetition(facts), summarize_ranks(facts), find_missing(facts)
     gaps, syncs, budget = explain_idle_time(facts)
-    what_if = bounds(facts, gpu, budget)
+    job, collectives, ranks = summarize_job(facts, budget, ranks)
+    what_if = bounds(facts, gpu, budget, job)
     judged = JudgedTrace(
         gpu=gpu,
         cpu=cpu,
@@ -68,6 +70,9 @@ def summarize_columns(trace: Trace, manifest: TraceManifest | None = None) -> Su
         host=manifest.host if manifest else None,
         lead_in=lead_in(facts),
         lost_gpu=lost_gpu(trace),
+        ranks=ranks,
+        job=job,
+        collectives=collectives,
     )
     verdict, findings = judge(judged, count_work_events(trace), trace.counts.unknown)
     return Summary(
@@ -91,11 +96,13 @@ def summarize_columns(trace: Trace, manifest: TraceManifest | None = None) -> Su
         comparison=None,
         top_ops=top_ops,
         ranks=ranks,
+        collectives=collectives,
+        job=job,
         typical_step=draw_typical_step(facts),
         verdict=verdict,
         findings=findings,
         completeness=completeness,
-        trust=doubts(facts, steps, completeness),
+        trust=doubts(facts, steps, completeness, job),
         recording=recording,
         phase_costs=costs,
     )

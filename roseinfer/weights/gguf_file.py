@@ -11,9 +11,11 @@ import torch
 
 from roseinfer.errors import ModelError
 from roseinfer.kernels.linear.quantized_weight import QuantizedWeight
+from roseinfer.model_files import shortened
 from roseinfer.progress import ProgressCallback
 from roseinfer.weights.gguf_groups import read_groups
-from roseinfer.weights.gguf_header import GgufTensor, read_gguf_header
+from roseinfer.weights.gguf_header import GgufHeader, GgufTensor, read_gguf_header
+from roseinfer.weights.stored_tensor import StoredTensor
 
 _CHUNK_BLOCKS = 4096
 """Quantization blocks to dequantize at a time. The temporaries then fit into the CPU's cache, which is twice as fast as
@@ -47,10 +49,7 @@ class GgufReader:
             raise ModelError(f"{path} is one part of a split GGUF file, which is not supported: merge the parts first")
         self._tensors = {tensor.name: tensor for tensor in header.tensors}
         self._bytes = {tensor.name: self._stored_bytes(tensor) for tensor in header.tensors}
-        end = max((tensor.offset + self._bytes[tensor.name] for tensor in header.tensors), default=0)
-        size = path.stat().st_size
-        if size < end:
-            raise ModelError(f"{path} is truncated, with {size} of {end} bytes: download it again")
+        self._check_places(header)
 
     @property
     def description(self) -> dict[str, Any]:
@@ -96,9 +95,19 @@ class GgufReader:
             groups = read_groups(kind.name, raw.reshape(-1, block_bytes), tensor.shape)
             yield name, self._read(raw, tensor, dtype) if groups is None else groups
 
+    def table(self) -> dict[str, StoredTensor]:
+        """Return the shape and kind of every tensor, by name, from the file's header alone."""
+        return {
+            name: StoredTensor(tensor.shape, is_float=not self._kind(tensor).startswith("I") or self.is_quantized(name))
+            for name, tensor in self._tensors.items()
+        }
+
     def is_quantized(self, name: str) -> bool:
         """True if a tensor's values are stored in few bits with shared scales."""
-        return self._gguf.GGMLQuantizationType(self._tensors[name].ggml_type).name not in _PLAIN
+        return self._kind(self._tensors[name]) not in _PLAIN
+
+    def _kind(self, tensor: GgufTensor) -> str:
+        return str(self._gguf.GGMLQuantizationType(tensor.ggml_type).name)
 
     def _stored(self, on_progress: ProgressCallback | None) -> Iterator[tuple[str, GgufTensor, npt.NDArray[np.uint8]]]:
         """Yield (name, table entry, bytes) for every tensor. The bytes are a view of the mapped file."""
@@ -115,7 +124,7 @@ class GgufReader:
         return np.memmap(self._path, np.uint8, "c")
 
     def _read(self, raw: npt.NDArray[np.uint8], tensor: GgufTensor, dtype: torch.dtype) -> torch.Tensor:
-        plain = _PLAIN.get(self._gguf.GGMLQuantizationType(tensor.ggml_type).name)
+        plain = _PLAIN.get(self._kind(tensor))
         if plain is None:
             return self._dequantize(raw, tensor, dtype)
         values = torch.from_numpy(raw).view(plain).view(tensor.shape)
@@ -139,6 +148,24 @@ class GgufReader:
                 "use another quantization of the model, such as Q8_0 or Q4_K_M"
             ) from None
         return torch.from_numpy(values).to(dtype).view(tensor.shape)
+
+    def _check_places(self, header: GgufHeader) -> None:
+        """Raise ModelError unless the tensors lie one after another, padded to the alignment, as GGUF requires.
+
+        With another offset, a damaged file would run with other weights.
+        """
+        expected = end = header.data_start
+        for tensor in header.tensors:
+            if tensor.offset != expected:
+                raise ModelError(
+                    f"{self._path}: tensor {shortened(tensor.name)} starts at byte {tensor.offset}, "
+                    f"but the tensors before it end at {expected}: download it again"
+                )
+            end = expected + self._bytes[tensor.name]
+            expected += -(-self._bytes[tensor.name] // header.alignment) * header.alignment
+        size = self._path.stat().st_size
+        if size < end:
+            raise ModelError(f"{self._path} is truncated, with {size} of {end} bytes: download it again")
 
     def _stored_bytes(self, tensor: GgufTensor) -> int:
         try:

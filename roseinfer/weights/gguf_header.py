@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from roseinfer.errors import ModelError
+from roseinfer.model_files import quoted, reason
 
 _STRING, _ARRAY = 8, 9
 _SCALARS: dict[int, np.dtype[Any]] = {
@@ -32,6 +33,8 @@ _SCALARS: dict[int, np.dtype[Any]] = {
 }
 _DEFAULT_ALIGNMENT = 32
 _MAX_DIMENSIONS = 4
+_MAX_NESTING = 8
+"""Maximum nesting of arrays. Published files have arrays of scalars and strings only."""
 
 
 class GgufTensor(msgspec.Struct, frozen=True):
@@ -55,6 +58,10 @@ class GgufHeader(msgspec.Struct, frozen=True):
     metadata: dict[str, Any]
     """Metadata: key -> int, float, bool, str, or a list of these."""
     tensors: tuple[GgufTensor, ...]
+    data_start: int
+    """Bytes from the start of the file to the tensors' data."""
+    alignment: int
+    """Bytes of which the start of each tensor is a multiple, from the start of the data."""
 
 
 def read_gguf_header(path: Path) -> GgufHeader:
@@ -66,7 +73,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
         raise ModelError(f"cannot read {path}: {error.strerror}") from None
     # A truncated or damaged file leads to arbitrary lengths and counts, which end in one of these errors.
     except (_BadHeaderError, struct.error, ValueError, OverflowError, MemoryError) as error:
-        raise ModelError(f"{path} is not a valid GGUF file: {error}; download it again") from None
+        raise ModelError(f"{path} is not a valid GGUF file: {reason(error)}; download it again") from None
 
 
 class _BadHeaderError(Exception):
@@ -99,6 +106,8 @@ class _Cursor:
         dtype = _SCALARS[kind]
         if count * dtype.itemsize > len(self.data) - self.position:
             raise _BadHeaderError("an array extends beyond the end of the file")
+        if dtype.kind == "b" and self.data[self.position : self.position + count].strip(b"\0\1"):
+            raise _BadHeaderError("a truth value is neither 0 nor 1")
         values: list[Any] = np.frombuffer(self.data, dtype, count, self.position).tolist()
         self.position += count * dtype.itemsize
         return values
@@ -121,37 +130,46 @@ def _parse(cursor: _Cursor) -> GgufHeader:
     for _ in range(num_entries):
         key = cursor.string()
         (kind,) = cursor.unpack(_U32)
-        metadata[key] = _value(cursor, kind, key)
-    return GgufHeader(metadata, _tensor_table(cursor, num_tensors, metadata))
+        if key in metadata:
+            raise _BadHeaderError(f"it has the key {quoted(key)} twice")
+        metadata[key] = _value(cursor, kind, key, _MAX_NESTING)
+    table = _tensor_table(cursor, num_tensors)
+    alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
+    if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
+        raise _BadHeaderError(f"general.alignment is {quoted(alignment)}, which is not a power of two")
+    data_start = -(-cursor.position // alignment) * alignment
+    tensors = (GgufTensor(name, shape, kind, data_start + offset) for name, (shape, kind, offset) in table.items())
+    return GgufHeader(metadata, tuple(tensors), data_start, alignment)
 
 
-def _value(cursor: _Cursor, kind: int, key: str) -> Any:
+def _value(cursor: _Cursor, kind: int, key: str, nesting: int) -> Any:
     if kind == _STRING:
         return cursor.string()
     if kind in _SCALARS:
         return cursor.scalars(kind, 1)[0]
     if kind != _ARRAY:
-        raise _BadHeaderError(f"{key} has the unknown type {kind}")
+        raise _BadHeaderError(f"{quoted(key)} has the unknown type {kind}")
+    if nesting == 0:
+        raise _BadHeaderError(f"{quoted(key)} is nested more than {_MAX_NESTING} arrays deep")
     element_kind, count = cursor.unpack(_ARRAY_HEAD)
     if element_kind in _SCALARS:
         return cursor.scalars(element_kind, count)
     if element_kind not in (_STRING, _ARRAY):
-        raise _BadHeaderError(f"{key} is an array of the unknown type {element_kind}")
-    return [_value(cursor, element_kind, key) for _ in range(count)]
+        raise _BadHeaderError(f"{quoted(key)} is an array of the unknown type {element_kind}")
+    return [_value(cursor, element_kind, key, nesting - 1) for _ in range(count)]
 
 
-def _tensor_table(cursor: _Cursor, count: int, metadata: dict[str, Any]) -> tuple[GgufTensor, ...]:
-    rows: list[tuple[str, tuple[int, ...], int, int]] = []
+def _tensor_table(cursor: _Cursor, count: int) -> dict[str, tuple[tuple[int, ...], int, int]]:
+    """Return (shape, ggml type, offset from the start of the data) of every tensor, by name."""
+    rows: dict[str, tuple[tuple[int, ...], int, int]] = {}
     for _ in range(count):
         name = cursor.string()
         (num_dimensions,) = cursor.unpack(_U32)
         if num_dimensions > _MAX_DIMENSIONS:
-            raise _BadHeaderError(f"tensor {name} has {num_dimensions} dimensions")
+            raise _BadHeaderError(f"tensor {quoted(name)} has {num_dimensions} dimensions")
         dimensions = cursor.unpack(struct.Struct(f"<{num_dimensions}Q"))
         ggml_type, offset = cursor.unpack(_TENSOR_TAIL)
-        rows.append((name, dimensions[::-1], ggml_type, offset))
-    alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
-    if not isinstance(alignment, int) or alignment < 1:
-        raise _BadHeaderError(f"its alignment is {alignment!r}")
-    data_start = math.ceil(cursor.position / alignment) * alignment
-    return tuple(GgufTensor(name, shape, kind, data_start + offset) for name, shape, kind, offset in rows)
+        if name in rows:
+            raise _BadHeaderError(f"it has the tensor {quoted(name)} twice")
+        rows[name] = (dimensions[::-1], ggml_type, offset)
+    return rows

@@ -9,8 +9,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from roseinfer.errors import ModelError
+from roseinfer.model_files import reading, shortened
 from roseinfer.progress import ProgressCallback
 from roseinfer.weights.json_file import read_json
+from roseinfer.weights.stored_tensor import StoredTensor
+
+_FLOATS = ("F", "BF")
+"""Starts of the names of floating-point dtypes."""
 
 
 class SafetensorsReader:
@@ -18,7 +23,11 @@ class SafetensorsReader:
 
     def __init__(self, folder: Path, files: tuple[Path, ...]) -> None:
         self.hf_config = read_json(folder / "config.json")
-        self._files = {path: _sizes(path) for path in files}
+        tables = {path: _table(path) for path in files}
+        self._files = {
+            path: {name: num_bytes for name, (num_bytes, _) in rows.items()} for path, rows in tables.items()
+        }
+        self._table = {name: stored for rows in tables.values() for name, (_, stored) in rows.items()}
         owners: dict[str, Path] = {}
         for path, sizes in self._files.items():
             for name in sizes:
@@ -40,6 +49,10 @@ class SafetensorsReader:
         """Return the names of all tensors, file by file."""
         return [name for sizes in self._files.values() for name in sizes]
 
+    def table(self) -> dict[str, StoredTensor]:
+        """Return the shape and kind of every tensor, by name, from the files' headers alone."""
+        return self._table
+
     def tensors(
         self, dtype: torch.dtype, on_progress: ProgressCallback | None = None
     ) -> Iterator[tuple[str, torch.Tensor]]:
@@ -49,7 +62,7 @@ class SafetensorsReader:
         """
         done = 0
         for path, sizes in self._files.items():
-            with safe_open(path, framework="pt", device="cpu") as file:
+            with reading(path), safe_open(path, framework="pt", device="cpu") as file:
                 for name, num_bytes in sizes.items():
                     tensor = file.get_tensor(name)
                     yield name, tensor.to(dtype) if tensor.is_floating_point() else tensor
@@ -58,23 +71,23 @@ class SafetensorsReader:
                         on_progress(done, self.total_bytes)
 
 
-def _sizes(path: Path) -> dict[str, int]:
-    """Return the stored bytes of each tensor in a file. Only the file's header is read."""
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            return {name: _num_bytes(part.get_dtype(), part.get_shape()) for name, part in slices.items()}
-    except SafetensorError as error:
-        raise ModelError(f"{path} is not a valid safetensors file: {_one_line(error)}; download it again") from None
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror or error}") from None
+def _table(path: Path) -> dict[str, tuple[int, StoredTensor]]:
+    """Return (stored bytes, shape and kind) of each tensor in a file. Only the file's header is read."""
+    with reading(path):
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+                rows = ((name, part.get_dtype(), part.get_shape()) for name, part in slices.items())
+                return {
+                    name: (_num_bytes(dtype, shape), StoredTensor(tuple(shape), dtype.startswith(_FLOATS)))
+                    for name, dtype, shape in rows
+                }
+        except SafetensorError as error:
+            what = shortened(str(error))
+            raise ModelError(f"{path} is not a valid safetensors file: {what}; download it again") from None
 
 
 def _num_bytes(dtype: str, shape: list[int]) -> int:
     """Return the stored bytes of a tensor. The safetensors dtype (F32, BF16, I64, F8_E4M3, ...) names the bits."""
     bits = 8 if dtype == "BOOL" else int(dtype.lstrip("FBIUC").partition("_")[0])
     return math.prod(shape) * bits // 8
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

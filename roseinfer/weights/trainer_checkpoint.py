@@ -3,9 +3,13 @@
 torch writes such a file as a zip archive whose tensors can be memory-mapped. They are read without running code from
 the file (`weights_only`), and only when they are used. Anything else in the file, such as the optimizer's state, costs
 address space only.
+
+The archive has a checksum per record. Those of the pickled structure and of the model's tensors are checked.
 """
 
 import pickle
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +17,13 @@ from typing import Any
 import torch
 
 from roseinfer.errors import ModelError
+from roseinfer.model_files import MAX_JSON_BYTES, reading, shortened
 from roseinfer.progress import ProgressCallback
+from roseinfer.weights.stored_tensor import StoredTensor
 
 _WHAT_IT_IS = "a dict with `model`, a state dict, and `config`"
+_NO_CHECKSUM = 0
+"""Checksum of the records that torch writes after `torch.serialization.set_crc32_options(False)`."""
 _EMBEDDING, _HEAD = "token_embedding.weight", "lm_head.weight"
 
 
@@ -26,12 +34,20 @@ class TrainerReader:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
+        self._checksums = _read_checksums(path)
         checkpoint = _load(path)
         self._tensors = _part(checkpoint, "model", path)
         self._config = _part(checkpoint, "config", path)
         for name, tensor in self._tensors.items():
             if not isinstance(tensor, torch.Tensor):
-                raise ModelError(f"{path}: {name} in `model` should be a tensor, not a {type(tensor).__name__}")
+                raise ModelError(
+                    f"{path}: {shortened(name)} in `model` should be a tensor, not a {type(tensor).__name__}"
+                )
+            if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+                raise ModelError(
+                    f"{path}: {shortened(name)} in `model` is no plain tensor with values: save {_WHAT_IT_IS}"
+                )
         if _is_same(self._tensors.get(_HEAD), self._tensors.get(_EMBEDDING)):
             del self._tensors[_HEAD]
 
@@ -49,6 +65,13 @@ class TrainerReader:
         """Return the names of all tensors, in the file's order."""
         return list(self._tensors)
 
+    def table(self) -> dict[str, StoredTensor]:
+        """Return the shape and kind of every tensor, by name, without reading their values."""
+        return {
+            name: StoredTensor(tuple(tensor.shape), tensor.is_floating_point())
+            for name, tensor in self._tensors.items()
+        }
+
     def tensors(
         self, dtype: torch.dtype, on_progress: ProgressCallback | None = None
     ) -> Iterator[tuple[str, torch.Tensor]]:
@@ -57,23 +80,68 @@ class TrainerReader:
         `on_progress` counts bytes. A tensor that is stored in `dtype` is a view of the mapped file: copy the values.
         """
         done = 0
+        checked: set[int] = set()
         for name, tensor in self._tensors.items():
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in checked:
+                checked.add(storage.data_ptr())
+                self._check(name, storage)
             yield name, tensor.to(dtype) if tensor.is_floating_point() else tensor
             done += tensor.nbytes
             if on_progress is not None:
                 on_progress(done, self.total_bytes)
 
+    def _check(self, name: str, storage: torch.UntypedStorage) -> None:
+        """Raise ModelError if no record of the archive has the checksum of a tensor's bytes."""
+        values = torch.tensor([], dtype=torch.uint8).set_(storage).numpy()
+        known = self._checksums.get(len(values), set())
+        if len(values) and _NO_CHECKSUM not in known and zlib.crc32(values.data) not in known:
+            raise ModelError(
+                f"{self._path} is damaged: the values of {shortened(name)} have another checksum: copy it again"
+            )
+
+
+def _read_checksums(path: Path) -> dict[int, set[int]]:
+    """Return the checksums of an archive's records by their size in bytes.
+
+    Raises ModelError for an archive that torch does not write: with compressed records, which can be larger than
+    memory, with a record twice, or with a pickled structure that is damaged or too large.
+    """
+    remedy = "save it again"
+    with reading(path, remedy):
+        try:
+            archive = zipfile.ZipFile(path)
+        except zipfile.BadZipFile as error:
+            raise ModelError(f"{path} is not a valid checkpoint: {shortened(str(error))}; {remedy}") from None
+        with archive:
+            records = archive.infolist()
+            structures = [record for record in records if record.filename.endswith("/data.pkl")]
+            if len(structures) != 1 or len({record.filename for record in records}) < len(records):
+                raise ModelError(
+                    f"{path} is not a valid checkpoint: it needs one data.pkl, and each record once; {remedy}"
+                )
+            if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+                raise ModelError(f"{path} has compressed records, which torch does not write: {remedy}")
+            if structures[0].file_size > MAX_JSON_BYTES:
+                raise ModelError(f"{path} describes its tensors in more than {MAX_JSON_BYTES >> 20} MiB: {remedy}")
+            if structures[0].CRC != _NO_CHECKSUM:
+                archive.read(structures[0])
+    checksums: dict[int, set[int]] = {}
+    for record in records:
+        checksums.setdefault(record.file_size, set()).add(record.CRC)
+    return checksums
+
 
 def _load(path: Path) -> Mapping[str, Any]:
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        reason = _first_sentence(str(error).partition("WeightsUnpickler error:")[2]) or "unreadable"
-        raise ModelError(f"{path} contains more than tensors and plain data ({reason}): save {_WHAT_IT_IS}") from None
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror or error}") from None
-    except (RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise ModelError(f"{path} is not a valid checkpoint: {_first_sentence(str(error))}; save it again") from None
+    with reading(path, "save it again"):  # a pickle can call some of torch's functions, with any arguments
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except pickle.UnpicklingError as error:
+            why = _first_sentence(str(error).partition("WeightsUnpickler error:")[2]) or "unreadable"
+            raise ModelError(f"{path} contains more than tensors and plain data ({why}): save {_WHAT_IT_IS}") from None
+        except (RuntimeError, ValueError, EOFError, KeyError) as error:
+            why = shortened(_first_sentence(str(error)))
+            raise ModelError(f"{path} is not a valid checkpoint: {why}; save it again") from None
     if not isinstance(checkpoint, Mapping):
         raise ModelError(f"{path} is not a trainer checkpoint but a {type(checkpoint).__name__}: save {_WHAT_IT_IS}")
     return checkpoint

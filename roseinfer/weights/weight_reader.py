@@ -1,6 +1,6 @@
 """The interface of weight readers, and the choice of the reader for a model's file format."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -10,6 +10,7 @@ from roseinfer.progress import ProgressCallback
 from roseinfer.weights.gguf_file import GgufReader
 from roseinfer.weights.resolve import ModelSource
 from roseinfer.weights.safetensors_files import SafetensorsReader
+from roseinfer.weights.stored_tensor import StoredTensor
 from roseinfer.weights.trainer_checkpoint import TrainerReader
 
 
@@ -26,6 +27,9 @@ class WeightReader(Protocol):
 
     def names(self) -> list[str]:
         """Return the names of all tensors."""
+
+    def table(self) -> Mapping[str, StoredTensor]:
+        """Return the shape and kind of every tensor, by name, without reading their values."""
 
     def tensors(
         self, dtype: torch.dtype, on_progress: ProgressCallback | None = None

@@ -31,7 +31,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module", params=BUILDS)
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    yield from load_build(request.param, tmp_path_factory.mktemp("cache"))
+    yield from load_build(request.param, tmp_path_factory)
 
 
 @given(

@@ -25,7 +25,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module", params=BUILDS)
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    yield from load_build(request.param, tmp_path_factory.mktemp("cache"))
+    yield from load_build(request.param, tmp_path_factory)
 
 
 @given(
@@ -36,7 +36,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     size=st.integers(1, 12),
     bias=st.booleans(),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
-    threads=st.sampled_from([1, 2]),
+    threads=st.sampled_from([1, 2, 3]),
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=150, deadline=None)
@@ -79,6 +79,17 @@ def test_products_are_those_of_the_plain_matrix(
     assert out.dtype == dtype
     exact = dtype == torch.float32
     torch.testing.assert_close(out, expected, atol=(1e-5 if exact else 2e-2) * size**0.5, rtol=1e-4 if exact else 2**-6)
+
+
+@pytest.mark.parametrize("packing", ["none", "int8", "int4"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_long_rows_are_summed_in_parts(packing: Packing, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    weight, x = torch.randn(96, 4128).to(dtype), torch.randn(50, 4128).to(dtype)
+    packed = choose_form(weight, packing, 96)
+    assert isinstance(packed, NativeWeight)
+    out, expected = packed.linear(x), linear_reference(x, packed)
+    torch.testing.assert_close(out, expected, atol=1e-3 if dtype == torch.float32 else 0.5, rtol=2**-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

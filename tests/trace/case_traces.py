@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rank_traces import Job, job
 from traces import DATA, event, kernel, launch
 
 SHOWN = DATA / "verdicts"
@@ -248,10 +249,29 @@ def manifest(
     }
 
 
+def slow_rank() -> Events:
+    """Steps of four ranks in one file, of which one computes 9 ms and the others 5 ms before an all-reduce."""
+    return job([[9000 if rank == 2 else 5000 for rank in range(4)]] * 4).labelled()
+
+
+def ranks_in_turns() -> Events:
+    """Steps of four ranks in one file, each of which computes longest in one step."""
+    return job([[9000 if rank == step else 5000 for rank in range(4)] for step in range(4)]).labelled()
+
+
+def eight_ranks() -> Job:
+    """Steps of eight ranks, of which the host of one loads data for 4 ms before it launches anything."""
+    sent = {"Collective name": "allreduce", "dtype": "BFloat16", "In msg nelems": 25_000_000, "Group size": 8}
+    compute = [[8000 + 10 * ((3 * rank + step) % 8) for rank in range(8)] for step in range(4)]
+    return job(compute, transfer_us=900, late_us={5: 4000}, **sent)
+
+
 EXAMPLES: dict[str, Callable[[], Events]] = {
     "host_bound": launch_bound,
     "data_bound": data_loader,
     "communication_bound": exposed_all_reduce,
+    "straggler": slow_rank,
+    "imbalanced": ranks_in_turns,
     "copy_bound": exposed_copies,
     "gpu_bound": busy,
     "balanced": late_in_queue,
@@ -260,7 +280,7 @@ EXAMPLES: dict[str, Callable[[], Events]] = {
     "capture": capture,
     "empty": list,
 }
-"""The examples of docs/verdicts.md, by kind of verdict; `own_cpu_run` is another, with a manifest."""
+"""The examples of docs/verdicts.md, by kind of verdict; `own_cpu_run` and `eight_ranks` are two folders more."""
 
 
 def file_of(events: Events) -> str:
@@ -278,6 +298,7 @@ def write_examples(folder: Path) -> None:
     own = folder / "own_cpu_run"
     own.mkdir(exist_ok=True)
     (own / "trace.json").write_text(file_of(own_cpu_run()))
+    eight_ranks().write(folder / "eight_ranks")
     (own / "manifest.json").write_text(json.dumps(manifest(floor_ms=6.5), indent=2) + "\n")
 
 

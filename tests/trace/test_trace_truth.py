@@ -125,7 +125,9 @@ def test_sums_of_any_trace(tmp_path: Path, events: list[dict[str, object]]) -> N
     check_sums(summarize_trace(write(tmp_path / "t.json", events, "dense")))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None, max_examples=40
+)
 @given(events=made_up())
 def test_gaps_agree_with_a_slow_reference(tmp_path: Path, events: list[dict[str, object]]) -> None:
     """Classify each microsecond: idle if nothing runs, with the cause given by the launch of the next event."""

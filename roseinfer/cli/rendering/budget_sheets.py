@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from roseinfer.cli.rendering.table_sheet import TOTAL, Sheet, milliseconds, sheet
 from roseinfer.trace.summary.budget_structs import BudgetSummary, TimeBudget
 from roseinfer.trace.summary.device_structs import DeviceSummary
@@ -88,8 +90,13 @@ def shown_parts(budgets: Sequence[NamedBudget]) -> list[BudgetPart]:
     return [part for part in PARTS if any(part.ms(one.budget) for one in budgets)]
 
 
-def budget_sheets(budget: BudgetSummary | None, devices: Sequence[DeviceSummary]) -> list[Sheet]:
-    """Return the budget with a row per part, and, for several devices, with a row per device."""
+def budget_sheets(
+    budget: BudgetSummary | None, devices: Sequence[DeviceSummary], ranks: set[int] | None = None
+) -> list[Sheet]:
+    """Return the budget with a row per part, and, for several devices, with a row per device.
+
+    `ranks` are those whose devices have a row; None for all.
+    """
     if budget is None or not budget.total.wall_ms:
         return []
     phases = phase_budgets(budget)
@@ -99,7 +106,8 @@ def budget_sheets(budget: BudgetSummary | None, devices: Sequence[DeviceSummary]
     if len(budget.devices) > 1:
         over = f"all {len(budget.devices)} devices"
         title = f"Time budget per step and device, and of {over}" if phases else f"Time budget of {over}"
-    by_device = device_budgets(budget, devices)
+    shown = [one for one in budget.devices if ranks is None or one.rank in ranks]
+    by_device = device_budgets(msgspec.structs.replace(budget, devices=shown), devices)
     return [
         *(_part_sheet(title, piece, parts, with_bar=piece[0] is columns[0]) for piece in _pieces(columns)),
         *([_device_sheet(by_device)] if by_device else []),

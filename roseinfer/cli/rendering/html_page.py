@@ -3,8 +3,9 @@
 from roseinfer.cli.rendering.budget_bars import bar_key, budget_bars, comparison_bars, step_columns
 from roseinfer.cli.rendering.budget_sheets import PARTS, budget_sheets
 from roseinfer.cli.rendering.html_elements import environment
+from roseinfer.cli.rendering.rank_lanes import lane_key, lane_title, rank_lanes
 from roseinfer.cli.rendering.recording_context import context_parts, remarks
-from roseinfer.cli.rendering.sheets import all_sheets
+from roseinfer.cli.rendering.sheets import all_sheets, shown_devices
 from roseinfer.cli.rendering.step_drawing import WIDTH, draw_step, draw_timeline
 from roseinfer.cli.rendering.table_sheet import milliseconds
 from roseinfer.trace.summary.trace_summary import Summary
@@ -20,6 +21,7 @@ def to_html(summary: Summary, *, command: str | None = None) -> str:
     `command` is the command line that made the page, shown at its end.
     """
     budgets = len(budget_sheets(summary.budget, summary.devices))
+    lanes = rank_lanes(summary)
     sheets = [sheet.without_bars() for sheet in all_sheets(summary, _TOP, "self")]
     return (
         environment()
@@ -29,6 +31,9 @@ def to_html(summary: Summary, *, command: str | None = None) -> str:
             context=context_parts(summary),
             remarks=remarks(summary),
             bars=budget_bars(summary.budget, summary.devices),
+            lanes=lanes,
+            lane_key=lane_key(lanes),
+            lane_title=lane_title(summary),
             compared_bars=comparison_bars(summary.comparison.budgets) if summary.comparison else [],
             key=bar_key(summary.budget, summary.comparison),
             columns=step_columns(summary.budget),
@@ -37,7 +42,7 @@ def to_html(summary: Summary, *, command: str | None = None) -> str:
             budget_sheets=sheets[:budgets],
             sheets=sheets[budgets:],
             step=draw_step(summary.typical_step) if summary.typical_step else None,
-            devices=[(device, draw_timeline(device)) for device in summary.devices],
+            devices=[(device, draw_timeline(device)) for device in shown_devices(summary)],
             milliseconds=milliseconds,
             width=WIDTH,
             version=__version__,

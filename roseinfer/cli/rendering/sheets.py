@@ -5,12 +5,18 @@ from collections.abc import Sequence
 from roseinfer.cli.rendering.budget_sheets import budget_sheets
 from roseinfer.cli.rendering.comparison_sheets import comparison_sheets
 from roseinfer.cli.rendering.idle_sheets import exposed_sheet, finding_sheet, idle_sheet
+from roseinfer.cli.rendering.rank_sheets import collective_sheet, left_out, rank_sheet, shown_ranks
 from roseinfer.cli.rendering.table_sheet import Sheet, milliseconds, sheet
 from roseinfer.config import SortKey
-from roseinfer.trace.naming import duration
 from roseinfer.trace.summary.device_structs import DeviceSummary
 from roseinfer.trace.summary.finding_structs import NO_SPAN, OpSummary, SpanSummary
 from roseinfer.trace.summary.trace_summary import Summary
+
+
+def shown_devices(summary: Summary) -> list[DeviceSummary]:
+    """Return the devices to show: all, or of many ranks those of some."""
+    shown = set(shown_ranks(summary))
+    return [device for device in summary.devices if device.rank in shown]
 
 
 def device_sheet(summary: Summary) -> Sheet:
@@ -26,10 +32,10 @@ def device_sheet(summary: Summary) -> Sheet:
             milliseconds(device.idle_by_cause.device_queue_ms),
             milliseconds(device.idle_by_cause.unlinked_ms),
         ]
-        for device in summary.devices
+        for device in shown_devices(summary)
     ]
     columns = ("*GPU", "Busy %", "Window", "Idle", "Late", "Call", "Queue", "Unlinked")
-    return sheet("GPU windows, and idle time in them by cause, ms", columns, rows)
+    return sheet(f"GPU windows, and idle time in them by cause, ms{left_out(summary)}", columns, rows)
 
 
 def event_sheet(summary: Summary) -> Sheet:
@@ -45,10 +51,10 @@ def event_sheet(summary: Summary) -> Sheet:
             f"{device.replayed_percent:.1f}",
             f"{device.median_event_us:,.1f}",
         ]
-        for device in summary.devices
+        for device in shown_devices(summary)
     ]
     columns = ("*GPU", "Events", "<5us %", "Kernels", "<5us %", "Launches", "Graph %", "Median us")
-    return sheet("GPU events, kernels and launches", columns, rows)
+    return sheet(f"GPU events, kernels and launches{left_out(summary)}", columns, rows)
 
 
 def _device_name(device: DeviceSummary, summary: Summary) -> str:
@@ -184,25 +190,6 @@ def roofline_sheet(summary: Summary) -> Sheet:
     return sheet(f"Roofline, step times from the {source}", columns, rows)
 
 
-def rank_sheet(summary: Summary) -> Sheet:
-    """Return step time, GPU time and communication time, one row per rank."""
-    rows = [
-        [
-            str(row.rank),
-            "?" if row.median_step_ms is None else milliseconds(row.median_step_ms),
-            "?" if row.busy_percent is None else f"{row.busy_percent:.1f}",
-            milliseconds(row.gpu_ms),
-            milliseconds(row.communication_ms),
-            milliseconds(row.exposed_communication_ms),
-        ]
-        for row in summary.ranks
-    ]
-    medians = [row.median_step_ms for row in summary.ranks if row.median_step_ms is not None]
-    skew = f", skew of the median step {duration(max(medians) - min(medians))}" if len(medians) > 1 else ""
-    columns = ("-Rank", "Step ms", "Busy %", "GPU ms", "Comm ms", "Exposed ms")
-    return sheet(f"Ranks{skew}", columns, rows)
-
-
 def op_sheet(summary: Summary, top: int, sort_by: SortKey) -> Sheet:
     """Return the `top` GPU kernels and the `top` CPU operators, with one row each for the remaining ones."""
     rows: list[list[str]] = []
@@ -239,12 +226,13 @@ def all_sheets(summary: Summary, top: int, sort_by: SortKey) -> list[Sheet]:
     """Return every sheet that has rows, in reading order."""
     few = min(top, 8)
     sheets = [
-        *budget_sheets(summary.budget, summary.devices),
+        *budget_sheets(summary.budget, summary.devices, set(shown_ranks(summary))),
         *(comparison_sheets(summary.comparison, few) if summary.comparison else []),
         finding_sheet(summary.findings),
         device_sheet(summary),
         event_sheet(summary),
         rank_sheet(summary),
+        collective_sheet(summary, few),
         step_sheet(summary),
         roofline_sheet(summary),
         span_sheet(summary),

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from roseinfer.cli.rendering.budget_sheets import budget_sheets
 from roseinfer.cli.rendering.recording_context import context_parts, remarks
-from roseinfer.cli.rendering.sheets import all_sheets, op_sheet, span_sheet
+from roseinfer.cli.rendering.sheets import all_sheets, op_sheet, shown_devices, span_sheet
 from roseinfer.cli.rendering.table_sheet import TOTAL, CellKind, Sheet, is_worse
 from roseinfer.cli.rendering.text_table import Cell, text_table
 from roseinfer.cli.rendering.text_wrapping import wrapped
@@ -25,6 +25,8 @@ _STYLES = {
     "host_bound": "bold red",
     "data_bound": "bold red",
     "communication_bound": "bold red",
+    "straggler": "bold red",
+    "imbalanced": "bold red",
     "copy_bound": "bold red",
     "gpu_bound": "bold green",
     "balanced": "bold yellow",
@@ -144,10 +146,12 @@ def print_summary(console: Console, summary: Summary, top: int = 15, sort_by: So
     _print_wrapped(console, ", ".join(context_parts(summary)), mark="  ")
     for kind, sentence in remarks(summary):
         _print_wrapped(console, sentence, "dim" if kind == "info" else "yellow", mark=f"  {kind}: ")
-    for device in summary.devices:
+    for device in shown_devices(summary):
         label = f"  GPU {device.id} " if len(summary.trace.ranks) < 2 else f"  rank {device.rank} GPU {device.id} "
         strip = timeline_strip(device.timeline, console.width - len(label) - 15)
         console.print(Text(f"{label}|{strip}| {device.busy_percent:.1f} % busy"), no_wrap=True)
+    if left := len(summary.devices) - len(shown_devices(summary)):
+        console.print(Text(f"  {left} more GPUs", style="dim"))
     if summary.comparison:
         _print_comparison(console, summary.comparison)
     for sheet in all_sheets(summary, top, sort_by):

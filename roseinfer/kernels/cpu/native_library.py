@@ -37,6 +37,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "table_rows": [POINTER] * 3 + [INTEGER],
     "argmax": [POINTER] * 2 + [INTEGER] * 3,
     "decode_layers": [POINTER] + [INTEGER] * 2,
+    "set_tile_mode": [INTEGER, POINTER],
 }
 """Argument types per function."""
 

@@ -99,7 +99,7 @@ class IdlePieces(msgspec.Struct, frozen=True, eq=False):
         return msgspec.structs.replace(self.where(piece), begin_ns=begin, length_ns=end - begin)
 
 
-def stretches_of_gaps(facts: Facts, which: slice) -> IdleStretches:
+def stretches_of_gaps(facts: Facts, which: slice | Ints) -> IdleStretches:
     """Return some of the gaps between GPU events as stretches."""
     gaps, attribution = facts.gaps, facts.attribution
     event = gaps.event[which]

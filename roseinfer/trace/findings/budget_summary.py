@@ -24,6 +24,7 @@ from roseinfer.trace.summary.budget_structs import (
     BudgetSummary,
     DeviceBudget,
     HostTime,
+    IdlePlace,
     PhaseBudget,
     StepBudget,
     TimeBudget,
@@ -55,6 +56,10 @@ class BudgetBuilder:
             mine = pieces if len(devices) == 1 else pieces.where(idle.device[pieces.stretch] == device)
             self._add(("gpu", device), idle, mine)
 
+    def places(self) -> list[IdlePlace]:
+        """Return the places of the idle time that was added, the longest first."""
+        return self._places.ranked(0)
+
     def summary(self) -> BudgetSummary | None:
         """Return the budget of everything added, and of the time outside gaps; None for a trace without wall time."""
         facts = self._facts
@@ -65,7 +70,7 @@ class BudgetBuilder:
             self._add_work(device)
         for file in range(len(facts.trace.file_ranks)):
             if file not in busy_files:
-                self._add_file(file)
+                self.add_file(file)
         tables = {key: sums.table() for key, sums in self._sums.items()}
         total = sum((table.recording for table in tables.values()), np.zeros(len(PARTS), np.int64))
         wall_ns = int(total.sum())
@@ -122,7 +127,7 @@ class BudgetBuilder:
         sums.add_busy(COPY, *work.busy, *work.kernels)
         self._exposed.add(work, int(self._wall.start_ns[self._file(("gpu", device))]))
 
-    def _add_file(self, file: int) -> None:
+    def add_file(self, file: int) -> None:
         """Add the whole recording of a file without GPU events: its device is the CPU, or was not recorded."""
         facts, wall = self._facts, self._wall
         key: _DeviceKey = ("cpu", file)

@@ -4,22 +4,26 @@ from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.naming import counted, duration
 from roseinfer.trace.reading.columns import Trace
 from roseinfer.trace.summary.completeness_structs import Completeness
+from roseinfer.trace.summary.rank_structs import JobSummary
 from roseinfer.trace.summary.step_structs import StepsSummary
 from roseinfer.trace.summary.trace_summary import Trust
 
 _FEW_STEPS = 3
 _RUNS_AHEAD = 1.5
 """Ratio of a step's GPU time to its span's time above which the host ran ahead of the GPU."""
+_SHOWN_MS = 0.1
+"""Waits of ranks whose cause was not recorded from which a note says so."""
 _INFLATED = 1.2
 """Ratio of profiled to unprofiled step time above which a note says how much the profiler slowed the steps."""
 
 
-def doubts(facts: Facts, steps: StepsSummary, completeness: Completeness) -> list[Trust]:
+def doubts(facts: Facts, steps: StepsSummary, completeness: Completeness, job: JobSummary | None = None) -> list[Trust]:
     """Return all reasons to doubt figures of the summary, or to read them with care; warnings first."""
     notes = [
         *_reading(facts.trace),
         *_manifest(facts),
         *_missing(completeness, facts),
+        *_ranks(job),
         *_steps(facts, steps),
         *_overhead(facts, steps),
         *_graphs(facts),
@@ -60,6 +64,26 @@ def _missing(completeness: Completeness, facts: Facts) -> list[Trust]:
     for one in completeness.missing:
         is_harmless = one.kind == "event_without_launch" and one.count <= few
         notes.append(Trust("info" if is_harmless else "warning", one.what))
+    return notes
+
+
+def _ranks(job: JobSummary | None) -> list[Trust]:
+    if job is None:
+        return []
+    notes = [
+        Trust(
+            "warning",
+            f"Rank {one.rank} lacks {one.count:,} of {counted(one.of, 'collective')}, from number {one.first:,} on: it "
+            "ended early, or its recording began late or was cut.",
+        )
+        for one in job.missing
+    ]
+    if job.unrecorded_wait_ms > _SHOWN_MS:
+        message = (
+            f"{duration(job.unrecorded_wait_ms)} of the waits are before the recording of the rank that was waited for "
+            "began: they blame no rank."
+        )
+        notes.append(Trust("info", message))
     return notes
 
 

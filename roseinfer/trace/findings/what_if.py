@@ -7,6 +7,7 @@ from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.summary.budget_structs import BudgetSummary
 from roseinfer.trace.summary.device_structs import GpuSummary
 from roseinfer.trace.summary.finding_structs import WhatIf
+from roseinfer.trace.summary.rank_structs import JobSummary
 from roseinfer.trace.summary.units import to_ms, to_percent
 
 _SPANS = 3
@@ -16,7 +17,9 @@ _FEW_LAUNCHES = 4
 """Launches per step up to which a step is close to one launch, so that no bound is given for one launch per step."""
 
 
-def bounds(facts: Facts, gpu: GpuSummary | None, budget: BudgetSummary | None) -> list[WhatIf]:
+def bounds(
+    facts: Facts, gpu: GpuSummary | None, budget: BudgetSummary | None, job: JobSummary | None = None
+) -> list[WhatIf]:
     """Return how much each change would shorten the wall time; changes that save at most 2 % are left out."""
     if budget is None:
         return []
@@ -24,6 +27,7 @@ def bounds(facts: Facts, gpu: GpuSummary | None, budget: BudgetSummary | None) -
     found = [
         _bound("loading all data ahead of time", total.host_ms.data_loading, total.wall_ms),
         _bound("hiding all communication behind computation", total.exposed_communication_ms, total.wall_ms),
+        _bound("starting every collective on all ranks at once", job.exposed_wait_ms if job else 0.0, total.wall_ms),
         _bound("hiding all copies behind computation", total.exposed_copy_ms, total.wall_ms),
     ]
     if gpu is not None:

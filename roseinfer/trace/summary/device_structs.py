@@ -85,3 +85,15 @@ class RankSummary(msgspec.Struct, frozen=True):
     """Time during which at least one collective kernel ran."""
     exposed_communication_ms: float
     """The part of `communication_ms` during which the GPU ran nothing else."""
+    compute_ms: float | None = None
+    """Time in which the device computed; None without a budget."""
+    wait_ms: float | None = None
+    """Time in matched collectives before the last rank began; None without matched collectives."""
+    exposed_wait_ms: float | None = None
+    """The part of `wait_ms` in which the device computed nothing."""
+    transfer_ms: float | None = None
+    """Time in matched collectives after the last rank began."""
+    last_percent: float | None = None
+    """Share of the matched collectives in which this rank began last."""
+    clock_offset_us: float | None = None
+    """Median difference of the ends of matched collectives from those on the first rank: the offset of its clock."""

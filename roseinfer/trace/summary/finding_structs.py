@@ -140,6 +140,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     kernel: str | None = None
     file: str | None = None
     """Python function with its file and line, where the recording has stacks."""
+    rank: int | None = None
+    """Rank that the others wait for."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,7 +149,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     """Stable name of the rule that made the finding, such as `data_loading` or `exposed_collective`."""
-    kind: Literal["host", "data", "communication", "copy", "gpu", "cpu", "memory", "arithmetic"]
+    kind: Literal["host", "data", "communication", "waiting", "copy", "gpu", "cpu", "memory", "arithmetic"]
     share_percent: float
     """Share of the budget's wall time."""
     saves_ms: float

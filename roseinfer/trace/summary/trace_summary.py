@@ -13,6 +13,7 @@ from roseinfer.trace.summary.comparison_structs import PhaseCosts, TraceComparis
 from roseinfer.trace.summary.completeness_structs import Completeness
 from roseinfer.trace.summary.device_structs import CpuSummary, DeviceSummary, GpuSummary, Platform, RankSummary
 from roseinfer.trace.summary.finding_structs import Finding, GapGroup, OpSummary, Repetition, SpanSummary, Sync, WhatIf
+from roseinfer.trace.summary.rank_structs import CollectiveSummary, JobSummary
 from roseinfer.trace.summary.step_structs import Roofline, StepsSummary, TypicalStep
 
 SCHEMA_VERSION = 2
@@ -21,6 +22,8 @@ VerdictKind = Literal[
     "host_bound",
     "data_bound",
     "communication_bound",
+    "straggler",
+    "imbalanced",
     "copy_bound",
     "gpu_bound",
     "balanced",
@@ -97,6 +100,10 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     comparison: TraceComparison | None
     top_ops: list[OpSummary]
     ranks: list[RankSummary]
+    collectives: list[CollectiveSummary] = []
+    """Collectives that are matched over several ranks, the longest first."""
+    job: JobSummary | None = None
+    """Waits of several ranks for each other; None without matched collectives."""
     typical_step: TypicalStep | None
     budget: BudgetSummary | None = None
     """Wall time split into what the devices did or waited for; None for a trace without events."""

@@ -17,15 +17,16 @@ from roseinfer.trace.verdict.data_loading import find_data_loading
 from roseinfer.trace.verdict.exposed_communication import find_exposed_communication
 from roseinfer.trace.verdict.judged_trace import JudgedTrace
 from roseinfer.trace.verdict.own_cpu_run import beside_floor, find_own_costs, floor_evidence, floor_of
+from roseinfer.trace.verdict.rank_waits import find_rank_waits, rank_headline
 from roseinfer.trace.verdict.thresholds import LARGE_PERCENT, OPERATORS_PERCENT
-from roseinfer.trace.verdict.verdict_kind import ReducibleCause, shares_of
+from roseinfer.trace.verdict.verdict_kind import ReducibleCause
 from roseinfer.trace.verdict.verdict_lines import MAX_ADVICE, MAX_EVIDENCE, distinct_lines
 
 
 def cpu_findings(judged: JudgedTrace) -> list[Finding]:
     """Return what could be reduced in a CPU run: the cause that gives the kind, then the largest share first."""
     small = find_small_operators(judged)
-    found = [*find_data_loading(judged), *find_exposed_communication(judged), *small]
+    found = [*find_data_loading(judged), *find_exposed_communication(judged), *find_rank_waits(judged), *small]
     if judged.is_own:
         found += find_own_costs(judged, are_small=bool(small))
     else:
@@ -47,8 +48,10 @@ def judge_cpu(judged: JudgedTrace, findings: list[Finding]) -> Verdict:
 
 def _cause(judged: JudgedTrace) -> ReducibleCause | None:
     """Return communication or data loading if this is the largest share and at least 20 % of the time."""
-    shares = shares_of(judged.total)
-    is_cause = shares.largest in ("communication", "data") and shares.reducible[shares.largest] >= LARGE_PERCENT
+    shares = judged.shares
+    is_cause = (
+        shares.largest in ("communication", "waiting", "data") and shares.reducible[shares.largest] >= LARGE_PERCENT
+    )
     return shares.largest if is_cause else None
 
 
@@ -56,7 +59,10 @@ def _kind_and_headline(judged: JudgedTrace, findings: list[Finding]) -> tuple[Ve
     cause = _cause(judged)
     if cause is None:
         return "cpu_only", _headline(judged)
-    share, place = shares_of(judged.total).reducible[cause], findings[0].where if findings else Place()
+    if cause == "waiting":
+        kind: VerdictKind = "straggler" if judged.job and judged.job.straggler else "imbalanced"
+        return kind, rank_headline(judged, kind)
+    share, place = judged.shares.reducible[cause], findings[0].where if findings else Place()
     name = place.file or place.operator or place.span
     where = f", longest in {name}" if name else ""
     if cause == "communication":

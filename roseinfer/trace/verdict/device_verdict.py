@@ -6,14 +6,15 @@ from roseinfer.trace.summary.finding_structs import NO_SPAN, Finding
 from roseinfer.trace.summary.trace_summary import Verdict, VerdictKind
 from roseinfer.trace.verdict.device_queue import is_one_wait
 from roseinfer.trace.verdict.judged_trace import JudgedTrace, events_of, in_span
+from roseinfer.trace.verdict.rank_waits import rank_headline
 from roseinfer.trace.verdict.thresholds import ADVISED_PERCENT, SHOWN_PERCENT
-from roseinfer.trace.verdict.verdict_kind import kind_of, shares_of
 from roseinfer.trace.verdict.verdict_lines import MAX_ADVICE, MAX_EVIDENCE, distinct_lines
 
 _CAUSES = {
     "host": "host time",
     "data": "data loading",
     "communication": "exposed communication",
+    "waiting": "waits of ranks for each other",
     "copy": "exposed copies",
     "queue": "time in the device's queue",
     "not_recorded": "unexplained, because the launches are not in the trace",
@@ -29,7 +30,7 @@ def judge_device(judged: JudgedTrace, findings: list[Finding]) -> Verdict:
     """Return the verdict on a complete recording of a run with a device."""
     gpu = judged.gpu
     assert gpu is not None
-    kind = kind_of(judged.total)
+    kind = judged.kind
     if kind == "gpu_bound":
         return Verdict(kind, _healthy(judged), _gpu_bound_evidence(judged, gpu, findings), _gpu_bound_advice(findings))
     reducible = [finding for finding in findings if finding.id != "largest_kernel"]
@@ -69,7 +70,7 @@ def _healthy(judged: JudgedTrace) -> str:
 
 
 def _headline(judged: JudgedTrace, kind: VerdictKind, findings: list[Finding]) -> str:
-    share = shares_of(judged.total)
+    share = judged.shares
     largest = share.reducible[share.largest]
     first = findings[0] if findings else None
     where = _where(judged, first) if first else ""
@@ -77,6 +78,8 @@ def _headline(judged: JudgedTrace, kind: VerdictKind, findings: list[Finding]) -
         return _host_bound(judged, first)
     if kind == "data_bound":
         return f"Data-bound: the {judged.device} waits {largest:.1f} % of the time for input data{where}."
+    if kind in ("straggler", "imbalanced"):
+        return rank_headline(judged, kind)
     if kind == "communication_bound":
         return f"Communication-bound: {largest:.1f} % of the time is exposed communication{where}."
     if kind == "copy_bound":

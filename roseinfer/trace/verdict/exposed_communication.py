@@ -4,9 +4,10 @@ from roseinfer.trace.collectives import is_collective
 from roseinfer.trace.naming import counted, duration, short_name
 from roseinfer.trace.summary.budget_structs import ExposedWork
 from roseinfer.trace.summary.finding_structs import NO_SPAN, Finding, Place
+from roseinfer.trace.summary.rank_structs import JobSummary
 from roseinfer.trace.verdict.finding_making import FindingMaker, per_step
 from roseinfer.trace.verdict.judged_trace import JudgedTrace
-from roseinfer.trace.verdict.thresholds import MANY_COLLECTIVES, SMALL_COLLECTIVE_US
+from roseinfer.trace.verdict.thresholds import MANY_COLLECTIVES, SMALL_COLLECTIVE_US, SMALL_CPU_COLLECTIVE_US
 
 _EACH_LAYER = (
     " Where each layer needs its own, fuse it with the kernels around it, or split the model over fewer ranks."
@@ -17,9 +18,11 @@ def find_exposed_communication(judged: JudgedTrace) -> list[Finding]:
     """Return a finding about all exposed collectives, named by the largest."""
     maker = FindingMaker(judged, "exposed_collective", "communication")
     rows = [row for row in judged.exposed if row.kind == "communication"] if judged.gpu else _on_cpu(judged)
-    exposed_ms = judged.total.exposed_communication_ms
+    exposed_ms = judged.transfer_ms
     if not rows or not maker.is_shown(exposed_ms):
         return []
+    if judged.job is not None and judged.collectives:
+        return [_of_job(judged, maker, judged.job, exposed_ms)]
     first = _joined([row for row in rows if row.name == rows[0].name])
     # On a CPU, an operator may hold a span of the same collective.
     total_ms = sum(row.total_ms for row in rows) if judged.gpu else max(first.total_ms, exposed_ms)
@@ -38,9 +41,25 @@ def find_exposed_communication(judged: JudgedTrace) -> list[Finding]:
             f"Collectives take {per_step(judged, total_ms)}. {alone} during {duration(exposed_ms)} of that, "
             f"{share:.0f} % of the time. {name} is the largest: {duration(first.total_ms)} in "
             f"{counted(first.count, 'run')}.",
-            _advice(judged, first),
+            _advice(judged, first.name, 1000 * first.total_ms / first.count, first.count),
         )
     ]
+
+
+def _of_job(judged: JudgedTrace, maker: FindingMaker, job: JobSummary, exposed_ms: float) -> Finding:
+    """Return the finding of a job of several ranks, which tells transfer from waits."""
+    first = max(judged.collectives, key=lambda row: row.transfer_ms)
+    name = short_name(first.name.removeprefix("void "), 60)
+    share = 100 * exposed_ms / judged.total.wall_ms
+    bus = "" if first.bus_gb_per_s is None else f", at {first.bus_gb_per_s:,.1f} GB/s"
+    sentence = (
+        f"On {job.num_ranks} ranks, collectives transfer for {per_step(judged, job.transfer_ms)}, and "
+        f"{duration(exposed_ms)} of communication, {share:.0f} % of the time, are neither hidden nor waits. {name} is "
+        f"the largest: {first.count:,} of {first.median_transfer_us:,.1f} us (median) on each rank{bus}."
+    )
+    where = Place(operator=None if judged.gpu else first.name, kernel=first.name if judged.gpu else None)
+    ranks = max(1, len(first.ranks))
+    return maker.make(exposed_ms, where, sentence, _advice(judged, name, first.median_transfer_us, first.count * ranks))
 
 
 def _on_cpu(judged: JudgedTrace) -> list[ExposedWork]:
@@ -77,15 +96,16 @@ def _joined(rows: list[ExposedWork]) -> ExposedWork:
     )
 
 
-def _advice(judged: JudgedTrace, first: ExposedWork) -> str:
-    mean_us = 1000 * first.total_ms / first.count
-    runs = first.count / max(1, judged.steps.count)
-    name = short_name(first.name.removeprefix("void "), 40)
+def _advice(judged: JudgedTrace, name: str, each_us: float, count: int) -> str:
+    """Return advice about collectives of a name and a usual duration, of which all ranks together ran `count`."""
+    runs = count / max(1, judged.steps.count)
+    name = short_name(name.removeprefix("void "), 40)
     is_serving = not judged.steps.phases.keys().isdisjoint({"prefill", "decode", "mixed"})
-    if mean_us < SMALL_COLLECTIVE_US and runs >= MANY_COLLECTIVES:
+    small_us = SMALL_COLLECTIVE_US if judged.gpu else SMALL_CPU_COLLECTIVE_US
+    if each_us < small_us and runs >= MANY_COLLECTIVES:
         per = " per step" if judged.steps.count else ""
         return (
-            f"Bucket the collectives: {name} runs {runs:,.0f} times{per}, {mean_us:.1f} us each, so that latency is "
+            f"Bucket the collectives: {name} runs {runs:,.0f} times{per}, {each_us:.1f} us each, so that latency is "
             f"their cost. Exchange more data in fewer calls.{_EACH_LAYER if is_serving else ''}"
         )
     if judged.is_training:
@@ -94,7 +114,5 @@ def _advice(judged: JudgedTrace, first: ExposedWork) -> str:
         how = "fuse it with the kernels around it, or split the model over fewer ranks"
     else:
         how = "a smaller dtype, fewer bytes, or other work at the same time"
-    return (
-        f"Overlap communication with computation, or reduce it ({name}): {how}. Time that a rank waits for a slower "
-        "rank counts as communication too."
-    )
+    alone = "" if judged.job else " Time that a rank waits for a slower rank counts as communication too."
+    return f"Overlap communication with computation, or reduce it ({name}): {how}.{alone}"

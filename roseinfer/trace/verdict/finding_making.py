@@ -13,7 +13,7 @@ from roseinfer.trace.verdict.thresholds import SHOWN_PERCENT
 _CALLS = ("synchronizing_calls", "allocation", "launch_calls")
 """Causes whose places are runtime calls: the call names a place that no operator and no function is around."""
 
-FindingKind = Literal["host", "data", "communication", "copy", "gpu", "cpu", "memory", "arithmetic"]
+FindingKind = Literal["host", "data", "communication", "waiting", "copy", "gpu", "cpu", "memory", "arithmetic"]
 
 
 class FindingMaker:

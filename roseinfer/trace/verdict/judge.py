@@ -16,8 +16,9 @@ from roseinfer.trace.verdict.judged_trace import JudgedTrace
 from roseinfer.trace.verdict.largest_kernels import find_largest_kernel
 from roseinfer.trace.verdict.launch_overhead import find_launch_overhead
 from roseinfer.trace.verdict.no_verdict import judge_capture, judge_empty, judge_incomplete, judge_instant
+from roseinfer.trace.verdict.rank_waits import find_rank_waits
 from roseinfer.trace.verdict.unexplained_idle import find_unexplained_idle
-from roseinfer.trace.verdict.verdict_kind import ReducibleCause, shares_of
+from roseinfer.trace.verdict.verdict_kind import ReducibleCause
 from roseinfer.trace.verdict.waiting_calls import find_waiting_calls
 
 Rule = Callable[[JudgedTrace], list[Finding]]
@@ -27,6 +28,7 @@ _RULES: dict[ReducibleCause, tuple[Rule, ...]] = {
     "host": _HOST_RULES,
     "data": (find_data_loading,),
     "communication": (find_exposed_communication,),
+    "waiting": (find_rank_waits,),
     "copy": (find_exposed_copies,),
     "queue": (find_queue_waits,),
     "not_recorded": (find_unexplained_idle,),
@@ -61,7 +63,7 @@ def device_findings(judged: JudgedTrace) -> list[Finding]:
     largest kernel is last, since its time is no waiting time.
     """
     found: list[Finding] = []
-    for cause in shares_of(judged.total).reducible:
+    for cause in judged.shares.reducible:
         of_rules = [rule(judged) for rule in _RULES[cause]]
         for findings in sorted(of_rules, key=_largest, reverse=True):
             found += findings

@@ -10,11 +10,13 @@ from roseinfer.trace.naming import counted
 from roseinfer.trace.reading.trace_manifest import ManifestHost
 from roseinfer.trace.summary.budget_structs import BudgetSummary, ExposedWork, IdleCause, IdlePlace, TimeBudget
 from roseinfer.trace.summary.completeness_structs import Completeness
-from roseinfer.trace.summary.device_structs import CpuSummary, GpuSummary, Platform
+from roseinfer.trace.summary.device_structs import CpuSummary, GpuSummary, Platform, RankSummary
 from roseinfer.trace.summary.finding_structs import NO_SPAN, OpSummary, Repetition, SpanSummary, WhatIf
+from roseinfer.trace.summary.rank_structs import CollectiveSummary, JobSummary
 from roseinfer.trace.summary.step_structs import PhaseSummary, Roofline, StepsSummary
-from roseinfer.trace.summary.trace_summary import Recording
+from roseinfer.trace.summary.trace_summary import Recording, VerdictKind
 from roseinfer.trace.verdict.thresholds import CAPTURE_PERCENT, LONG_STRETCH_US, SHOWN_PERCENT, SPAN_PERCENT
+from roseinfer.trace.verdict.verdict_kind import Shares, kind_of, shares_of
 
 LAUNCH_CAUSES: tuple[IdleCause, ...] = ("launch_calls", "operators", "python")
 """Causes of idle time in which the host works towards the next launch."""
@@ -41,6 +43,12 @@ class JudgedTrace(NamedTuple):
     lead_in: LeadIn
     lost_gpu: str | None
     """GPUs whose events are missing from a truncated file; None for a whole file."""
+    ranks: list[RankSummary]
+    """Figures of each rank; empty for one rank without collectives."""
+    job: JobSummary | None
+    """Waits of several ranks for each other; None for one rank."""
+    collectives: list[CollectiveSummary]
+    """Collectives that are matched over several ranks, the longest first."""
 
     @property
     def total(self) -> TimeBudget:
@@ -60,6 +68,28 @@ class JudgedTrace(NamedTuple):
             queue_ms=total.queue_ms - queued_ms,
             not_recorded_ms=total.not_recorded_ms - unlinked_ms,
         )
+
+    @property
+    def waits_ms(self) -> float:
+        """Time of all ranks in which they wait for ranks that are recorded, and compute nothing; 0 for one rank."""
+        job = self.job
+        return max(0.0, job.exposed_wait_ms - job.unrecorded_wait_ms) if job else 0.0
+
+    @property
+    def transfer_ms(self) -> float:
+        """Exposed communication of all ranks without their waits for each other; all of it for one rank."""
+        return self.total.exposed_communication_ms - (self.job.exposed_wait_ms if self.job else 0.0)
+
+    @property
+    def shares(self) -> Shares:
+        """What the wall time consists of."""
+        return shares_of(self.total, self.waits_ms, self.job.unrecorded_wait_ms if self.job else 0.0)
+
+    @property
+    def kind(self) -> VerdictKind:
+        """Kind of verdict on a complete recording of a run with a device."""
+        kind = kind_of(self.shares)
+        return "straggler" if kind == "imbalanced" and self.job and self.job.straggler else kind
 
     @property
     def unknown_ms(self) -> float:

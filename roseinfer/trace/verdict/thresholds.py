@@ -23,12 +23,17 @@ SPAN_PERCENT = 10.0
 """Share of the idle time between launches that a span must cause to be the first to optimize."""
 SMALL_COLLECTIVE_US = 50.0
 """Mean duration of collectives below which their latency, not their size, is the cost."""
+SMALL_CPU_COLLECTIVE_US = 500.0
+"""The same between processes on CPUs, over sockets."""
 MANY_COLLECTIVES = 10
 """Collectives of one kind per step from which bucketing them gains something."""
 ONE_WAIT = 0.5
 """Share of the idle time in the queue from which a single wait, or the longest of several, is named."""
 SMALL_GAP_US = 10.0
 """Mean idle time between launched GPU events below which it is the gap that every kernel has."""
+
+MORE_WORK = 1.05
+"""Calls or tokens of a rank, relative to the median of the other ranks, from which it has more work."""
 
 SMALL_OPERATOR_US = 10.0
 """Mean self time of operators below which calling them is much of their cost."""

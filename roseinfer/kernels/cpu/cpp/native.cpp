@@ -9,6 +9,8 @@
 #include "elementwise.h"
 #include "prefill.h"
 #include "products.h"
+#include "tile_attention.h"
+#include "tile_products.h"
 
 namespace {
 
@@ -138,6 +140,22 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
     }
 }
 
+// Many rows of bfloat16 are multiplied by tiles, if the processor has them.
+template <typename T>
+void linear_by_rows(const Weight& w, const T* x, T* out, int64_t rows) {
+    if constexpr (std::is_same_v<T, uint16_t>)
+        if (rows >= LEAST_TILE_ROWS && uses_tiles()) return tile_linear(w, x, out, rows);
+    linear(w, x, out, rows);
+}
+
+// Prompts of bfloat16 are attended to by tiles, if the processor has them.
+template <typename T, typename... Arguments>
+void prefill_by_mode(const T* q, Arguments... arguments) {
+    if constexpr (std::is_same_v<T, uint16_t>)
+        if (uses_tiles()) return prefill_attention<ByTiles>(q, arguments...);
+    prefill_attention<ByPacks<T>>(q, arguments...);
+}
+
 }  // namespace
 
 // Exported functions: the name of a template, followed by `_float32` or `_bfloat16`. The compiler runs once per type.
@@ -168,17 +186,21 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
         const T* q, const T* keys, const T* values, const int32_t* tables, const int32_t* starts,                      \
         const int32_t* lengths, T* out, int64_t requests, int64_t heads, int64_t kv_heads, int64_t head_dim,           \
         int64_t table_stride, int64_t block_size, int64_t slot_stride, int64_t window, float scale) {                  \
-        paged_prefill_attention(q, keys, values, tables, starts, lengths, out, requests, heads, kv_heads, head_dim,    \
-                                table_stride, block_size, slot_stride, window, scale);                                 \
+        prefill_by_mode(q, keys, values, tables, starts, lengths, out, requests, heads, kv_heads, head_dim,            \
+                        table_stride, block_size, slot_stride, window, scale);                                         \
     }                                                                                                                  \
     extern "C" void linear_##NAME(const Weight* weight, const T* x, T* out, int64_t rows) {                            \
-        linear(*weight, x, out, rows);                                                                                 \
+        linear_by_rows(*weight, x, out, rows);                                                                         \
     }                                                                                                                  \
     extern "C" void table_rows_##NAME(const Weight* weight, const int64_t* ids, T* out, int64_t count) {               \
         table_rows(*weight, ids, out, count);                                                                          \
     }                                                                                                                  \
     extern "C" void argmax_##NAME(const T* x, int64_t* out, int64_t rows, int64_t size, int64_t stride) {              \
         argmax(x, out, rows, size, stride);                                                                            \
+    }                                                                                                                  \
+    extern "C" void set_tile_mode_##NAME(int64_t mode, int64_t* uses) {                                                 \
+        tile_mode = static_cast<TileMode>(mode);                                                                       \
+        *uses = uses_tiles();                                                                                          \
     }                                                                                                                  \
     extern "C" void decode_layers_##NAME(const Step* step, int64_t begin, int64_t end) {                               \
         decode_layers<T>(*step, begin, end);                                                                           \

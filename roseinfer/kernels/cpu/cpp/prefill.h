@@ -6,22 +6,20 @@
 
 #pragma once
 
-#include <memory>
-
 #include "attention.h"
 #include "products.h"
+#include "tiles.h"
 
 namespace {
 
 constexpr int64_t KEY_PARTS = 4, KEYS = KEY_PARTS * W;  // keys per pack
-constexpr int64_t TILE_ROWS = 48;                       // rows of queries per tile: their scores fit into a cache
 
 // New tokens of one request: the last ones of its context.
 struct Chunk {
     int64_t request, begin, count;  // range [begin, begin + count) of the step's tokens
     int64_t past;                   // tokens of the request before them
     int64_t first, padded;          // first token whose key is packed, and number of packed keys, a multiple of KEYS
-    int64_t place;                  // offset of the request's packs, in elements
+    int64_t place;                  // offset of the request's packed keys, and of its packed values, in elements
 };
 
 // Vectors of a head's elements per pack of values.
@@ -77,15 +75,15 @@ inline void weigh(float* scores, int64_t begin, int64_t end, int64_t size, float
     std::fill(weights + last, weights + size, O{});
 }
 
-// Buffers of one thread, reused by all its tiles.
+// Buffers of one thread, reused for all its queries.
 template <typename T>
-struct TileScratch {
+struct QueryScratch {
     std::vector<Operand<T>> queries, weights;
     std::vector<float> scores;
     std::vector<T> out;
 };
 
-// Multiply a pack with all rows of a tile.
+// Multiply a pack with all rows of queries.
 template <typename T, int PARTS, typename V, typename To>
 void multiply_rows(const V* pack, const Operand<T>* x, int64_t rows, int64_t size, int64_t output,
                    const Target<To>& target) {
@@ -97,9 +95,9 @@ void multiply_rows(const V* pack, const Operand<T>* x, int64_t rows, int64_t siz
 // Compute attention of new tokens [begin, end) of a request, for the heads that share one key head. `q` and `out` point
 // to the first of these heads.
 template <typename T>
-void attend_tile(const Chunk& chunk, int64_t begin, int64_t end, const T* q, const T* keys, const T* values, T* out,
+void attend_by_packs(const Chunk& chunk, int64_t begin, int64_t end, const T* q, const T* keys, const T* values, T* out,
                  int64_t sharing, int64_t token_stride, int64_t head_dim, int64_t window, float scale,
-                 TileScratch<T>& scratch) {
+                 QueryScratch<T>& scratch) {
     const int64_t rows = (end - begin) * sharing;
     // Range of keys that any of the tokens attends to, in whole packs, relative to the chunk's first packed key.
     const int64_t length = chunk.past + end, seen = first_in_window(chunk.past + begin + 1, window);
@@ -140,20 +138,44 @@ void attend_tile(const Chunk& chunk, int64_t begin, int64_t end, const T* q, con
         std::memcpy(out + place(row), &scratch.out[row * head_dim], head_dim * sizeof(T));
 }
 
-// Tokens [starts[r], starts[r + 1]) of q belong to request r: they are the last of its lengths[r] tokens.
+// Attention by vectors, with all scores of some queries at once.
 template <typename T>
-void paged_prefill_attention(const T* q, const T* keys, const T* values, const int32_t* tables, const int32_t* starts,
-                             const int32_t* lengths, T* out, int64_t requests, int64_t heads, int64_t kv_heads,
-                             int64_t head_dim, int64_t table_stride, int64_t block_size, int64_t slot_stride,
-                             int64_t window, float scale) {
-    const int64_t sharing = heads / kv_heads, token_stride = heads * head_dim;
-    const int64_t tokens = std::max<int64_t>(TILE_ROWS / sharing, 1);  // per tile
-    struct Tile {
+struct ByPacks {
+    typedef QueryScratch<T> Scratch;
+    static constexpr int64_t ROWS = 48;  // rows of queries at once: their scores fit into a cache
+
+    static int64_t padded_head(int64_t head_dim) { return head_dim; }
+
+    // Pack KEYS keys and values, from offset `at` of the chunk's packed keys.
+    static void pack(const PackedRows<T>& keys, const PackedRows<T>& values, int64_t at, int64_t padded,
+                     int64_t head_dim, T* packed_keys, T* packed_values) {
+        const int64_t lanes = value_parts(head_dim) * W;
+        pack_keys(keys, head_dim, packed_keys + at * head_dim);
+        pack_values(values, head_dim, lanes, padded, packed_values + at * lanes);
+    }
+
+    static void attend(const Chunk& chunk, int64_t begin, int64_t end, const T* q, const T* keys, const T* values, T* out,
+                       int64_t sharing, int64_t token_stride, int64_t head_dim, int64_t window, float scale,
+                       Scratch& scratch) {
+        attend_by_packs(chunk, begin, end, q, keys, values, out, sharing, token_stride, head_dim, window, scale, scratch);
+    }
+};
+
+// Tokens [starts[r], starts[r + 1]) of q belong to request r: they are the last of its lengths[r] tokens. `Path`: ByPacks
+// or ByTiles.
+template <typename Path, typename T>
+void prefill_attention(const T* q, const T* keys, const T* values, const int32_t* tables, const int32_t* starts,
+                       const int32_t* lengths, T* out, int64_t requests, int64_t heads, int64_t kv_heads,
+                       int64_t head_dim, int64_t table_stride, int64_t block_size, int64_t slot_stride, int64_t window,
+                       float scale) {
+    const int64_t sharing = heads / kv_heads, token_stride = heads * head_dim, head = Path::padded_head(head_dim);
+    const int64_t tokens = std::max<int64_t>(Path::ROWS / sharing, 1);  // per share
+    struct Share {
         const Chunk* chunk;
         int64_t begin, end;
     };
     std::vector<Chunk> chunks;
-    std::vector<Tile> tiles;
+    std::vector<Share> shares;
     int64_t elements = 0;
     for (int64_t request = 0; request < requests; ++request) {
         const int64_t count = starts[request + 1] - starts[request], past = lengths[request] - count;
@@ -161,47 +183,46 @@ void paged_prefill_attention(const T* q, const T* keys, const T* values, const i
         const int64_t first = first_in_window(past + 1, window) / KEYS * KEYS;
         const int64_t padded = (lengths[request] - first + KEYS - 1) / KEYS * KEYS;
         chunks.push_back({request, starts[request], count, past, first, padded, elements});
-        elements += padded * kv_heads * head_dim;
+        elements += padded * kv_heads * head;
     }
     for (const Chunk& chunk : chunks)
         for (int64_t begin = 0; begin < chunk.count; begin += tokens)
-            tiles.push_back({&chunk, begin, std::min(begin + tokens, chunk.count)});
-    // Start with the longest tiles, so that all threads finish at about the same time.
-    const auto work = [](const Tile& tile) { return (tile.end - tile.begin) * (tile.chunk->past + tile.end); };
-    std::sort(tiles.begin(), tiles.end(), [&](const Tile& a, const Tile& b) { return work(a) > work(b); });
-    const std::unique_ptr<T[]> packed_keys(new T[elements]), packed_values(new T[elements]);
-    const int64_t lanes = value_parts(head_dim) * W;
+            shares.push_back({&chunk, begin, std::min(begin + tokens, chunk.count)});
+    // Start with the largest shares, so that all threads finish at about the same time.
+    const auto work = [](const Share& share) { return (share.end - share.begin) * (share.chunk->past + share.end); };
+    std::sort(shares.begin(), shares.end(), [&](const Share& a, const Share& b) { return work(a) > work(b); });
+    static thread_local Buffer<T> key_buffer, value_buffer;
+    T *const packed_keys = key_buffer.reserve(elements), *const packed_values = value_buffer.reserve(elements);
 #pragma omp parallel if (elements >= PARALLEL)
     {
-        std::vector<int32_t> slots;
+        int32_t slots[KEYS + W];
         for (const Chunk& chunk : chunks) {
             const int32_t* table = tables + chunk.request * table_stride;
             const int64_t length = lengths[chunk.request], packs = chunk.padded / KEYS;
 #pragma omp for nowait schedule(static)
             for (int64_t unit = 0; unit < kv_heads * packs; ++unit) {
-                const int64_t head = unit / packs, at = unit % packs * KEYS, from = chunk.first + at;
+                const int64_t kv_head = unit / packs, at = unit % packs * KEYS, from = chunk.first + at;
                 const int64_t count = std::min(KEYS, length - from);
-                slots.resize(KEYS);
-                find_slots(table, from, from + count, block_size, slots.data());
-                const int64_t place = chunk.place + head * chunk.padded * head_dim;
-                pack_keys(PackedRows<T>(keys + head * head_dim, slots.data(), count, slot_stride), head_dim,
-                          packed_keys.get() + place + at * head_dim);
-                pack_values(PackedRows<T>(values + head * head_dim, slots.data(), count, slot_stride), head_dim, lanes,
-                            chunk.padded, packed_values.get() + place + at * lanes);
+                find_slots(table, from, from + count, block_size, slots);
+                const int64_t place = chunk.place + kv_head * chunk.padded * head;
+                Path::pack(PackedRows<T>(keys + kv_head * head_dim, slots, count, slot_stride),
+                           PackedRows<T>(values + kv_head * head_dim, slots, count, slot_stride), at, chunk.padded,
+                           head_dim, packed_keys + place, packed_values + place);
             }
         }
 #pragma omp barrier
-        TileScratch<T> scratch;
+        typename Path::Scratch scratch;
 #pragma omp for schedule(dynamic)
-        for (int64_t unit = 0; unit < static_cast<int64_t>(tiles.size()) * kv_heads; ++unit) {
-            const Tile& tile = tiles[unit / kv_heads];
-            const Chunk& chunk = *tile.chunk;
-            const int64_t head = unit % kv_heads, place = chunk.place + head * chunk.padded * head_dim;
-            const int64_t own = chunk.begin * token_stride + head * sharing * head_dim;
-            attend_tile(chunk, tile.begin, tile.end, q + own, packed_keys.get() + place, packed_values.get() + place,
-                        out + own, sharing, token_stride, head_dim, window, scale, scratch);
+        for (int64_t unit = 0; unit < static_cast<int64_t>(shares.size()) * kv_heads; ++unit) {
+            const Share& share = shares[unit / kv_heads];
+            const Chunk& chunk = *share.chunk;
+            const int64_t kv_head = unit % kv_heads, place = chunk.place + kv_head * chunk.padded * head;
+            const int64_t own = chunk.begin * token_stride + kv_head * sharing * head_dim;
+            Path::attend(chunk, share.begin, share.end, q + own, packed_keys + place, packed_values + place, out + own,
+                         sharing, token_stride, head_dim, window, scale, scratch);
         }
     }
+    key_buffer.trim(), value_buffer.trim();
 }
 
 }  // namespace

@@ -66,9 +66,16 @@ inline float sum(F value) {
 
 // Largest of the 16 lanes.
 inline float largest(F value) {
-    float most = value[0];
-    for (int64_t lane = 1; lane < W; ++lane) most = value[lane] > most ? value[lane] : most;
-    return most;
+    typedef float F8 __attribute__((vector_size(32)));
+    typedef float F4 __attribute__((vector_size(16)));
+    F8 eights[2];
+    std::memcpy(eights, &value, sizeof value);
+    const F8 eight = eights[0] > eights[1] ? eights[0] : eights[1];
+    F4 fours[2];
+    std::memcpy(fours, &eight, sizeof eight);
+    const F4 four = fours[0] > fours[1] ? fours[0] : fours[1];
+    const float low = four[0] > four[1] ? four[0] : four[1], high = four[2] > four[3] ? four[2] : four[3];
+    return low > high ? low : high;
 }
 
 // Sum the lanes of 16 vectors at once, in about three instructions per vector. Lane 4 * row + j of the result is the

@@ -1,0 +1,93 @@
+"""Rule: ranks wait in collectives for a rank that begins later."""
+
+from roseinfer.trace.naming import duration, short_name
+from roseinfer.trace.summary.finding_structs import Finding, Place
+from roseinfer.trace.summary.rank_structs import Straggler
+from roseinfer.trace.summary.trace_summary import VerdictKind
+from roseinfer.trace.verdict.finding_making import FindingMaker, per_step
+from roseinfer.trace.verdict.judged_trace import JudgedTrace
+from roseinfer.trace.verdict.thresholds import MORE_WORK
+
+_DOES = {
+    "compute_ms": "computes {}",
+    "exposed_copy_ms": "copies for {}",
+    "queue_ms": "waits {} in its device's queue",
+    "not_recorded_ms": "does for {} what is not recorded",
+    "data_loading": "loads data for {}",
+    "synchronizing_calls": "waits {} in synchronizing calls",
+    "allocation": "allocates memory for {}",
+    "launch_calls": "spends {} in launch calls",
+    "operators": "spends {} in operators on its host",
+    "python": "spends {} in Python",
+}
+"""What a rank does during each part of the budget."""
+
+
+def find_rank_waits(judged: JudgedTrace) -> list[Finding]:
+    """Return a finding about the waits of ranks for each other, named by the rank that they wait for."""
+    job = judged.job
+    maker = FindingMaker(judged, "rank_waits", "waiting")
+    if job is None or not maker.is_shown(judged.waits_ms):
+        return []
+    late = job.straggler
+    if late is None:
+        most = max(judged.ranks, key=lambda row: row.last_percent or 0.0)
+        sentence = (
+            f"Ranks wait {per_step(judged, judged.waits_ms)} in collectives for the last rank. No rank causes most of "
+            f"that; rank {most.rank} is last most often, in {most.last_percent or 0.0:.0f} % of its collectives."
+        )
+        advice = (
+            "Even out the ranks: batches of equal size, and nothing that holds up one rank at a time, such as garbage "
+            "collection, logging or checkpoints."
+        )
+        return [maker.make(judged.waits_ms, Place(), sentence, advice)]
+    sentence = f"{waits_for(judged, late)}. Rank {late.rank} caused {late.caused_percent:.0f} % of all waits."
+    where = Place(rank=late.rank, kernel=late.kernel if judged.gpu else None, operator=_operator(judged, late))
+    return [maker.make(judged.waits_ms, where, sentence, _advice(judged, late))]
+
+
+def rank_headline(judged: JudgedTrace, kind: VerdictKind) -> str:
+    """Return the headline of a job whose ranks wait for each other."""
+    late = judged.job.straggler if judged.job else None
+    if kind == "straggler" and late is not None:
+        return f"Straggler: {waits_for(judged, late)}."
+    share = 100 * judged.waits_ms / judged.total.wall_ms
+    return f"Imbalanced: {share:.1f} % of the time are waits of ranks for each other; no rank causes most of them."
+
+
+def waits_for(judged: JudgedTrace, late: Straggler) -> str:
+    """Return `4.0 ms of 10.4 ms per step are waits for rank 2, which computes 9.0 ms where the others take 5.0 ms`."""
+    per = " per step" if judged.job and judged.job.steps else ""
+    text = f"{duration(late.wait_ms)} of {duration(late.step_ms)}{per} are waits for rank {late.rank}"
+    if not late.does:
+        return f"{text}, although no part of its time is longer than on the other ranks"
+    first = late.does[0]
+    does = _DOES[first.part].format(duration(first.ms))
+    return f"{text}, which {does} where the others take {duration(first.others_ms)}"
+
+
+def _operator(judged: JudgedTrace, late: Straggler) -> str | None:
+    return late.place if late.place else None if judged.gpu else late.kernel
+
+
+def _advice(judged: JudgedTrace, late: Straggler) -> str:
+    rank, part = late.rank, late.does[0].part if late.does else ""
+    kernel = short_name((late.kernel or "its kernels").removeprefix("void "), 60)
+    if late.tokens is not None and late.tokens >= MORE_WORK:
+        return f"Balance the work: steps of rank {rank} have {late.tokens:.1f} times the tokens of the other ranks."
+    if part == "compute_ms" and late.kernel is not None:
+        if late.kernel_calls is None:
+            return f"Remove {kernel} from rank {rank}, or share it: the other ranks do not run it."
+        if late.kernel_calls >= MORE_WORK:
+            return f"Balance the work: rank {rank} runs {kernel} {late.kernel_calls:.1f} times as often as the others."
+        device = "processor" if judged.gpu is None else judged.device
+        return (
+            f"Compare rank {rank} with the others: {kernel} takes longer there in as many calls. Either its batch is "
+            f"larger, or its {device} is slower: check clocks, power, temperature, and other programs."
+        )
+    where = f", longest in {late.place}" if late.place else ""
+    if part == "data_loading":
+        return f"Speed up data loading on rank {rank}{where}: use more workers, or prepare its data ahead."
+    if part:
+        return f"Speed up the host of rank {rank}{where}: the other ranks wait for it in every collective."
+    return f"Record more steps: nothing in the trace of rank {rank} says why it begins its collectives late."
