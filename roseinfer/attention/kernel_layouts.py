@@ -41,7 +41,7 @@ def kernel_layout(layout: StepLayout, cache: KVCache, *, dense: bool = False) ->
             parts.first_keys,
         )
     )
-    last = list(layout.last or ())
+    last = list(layout.last or ()) if len(longer) else []
     (
         decode_tables,
         decode_lens,

@@ -52,9 +52,11 @@ class PlanBuilder:
         self._budget = policy.max_batch_tokens
         decodes = sum([request.num_computed_tokens >= len(request.prompt_token_ids) for request in self._running])
         self._least = _LEAST_TIMED_TOKENS
-        timed = self._timed_limit(decodes)
-        self._work = math.inf if timed is None else timed.work
-        self._prompt_budget = self._prompt_tokens(decodes, timed)
+        self._work, self._prompt_budget = math.inf, policy.max_batch_tokens
+        if waiting or decodes < len(self._running):  # most plans are pure decodes, which need no limits of prompts
+            timed = self._timed_limit(decodes)
+            self._work = math.inf if timed is None else timed.work
+            self._prompt_budget = self._prompt_tokens(decodes, timed)
         self._num_free = pool.num_free
         self._holders: dict[int, int] = {}  # for blocks whose number of holders the plan changes
 

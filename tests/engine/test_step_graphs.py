@@ -232,3 +232,16 @@ def test_a_rehearsal_writes_to_no_block_of_a_request_and_runs_under_spans(
         "roseinfer.sample",
     }
     assert spans["roseinfer.attention"].cpu_parent.name == "roseinfer.model.forward"
+
+
+def test_captures_of_long_steps_are_apart(tiny_llama: Path, replays: list[GraphKey]) -> None:
+    engine = build_engine(EngineConfig(model=str(tiny_llama), dtype="float32", device="cpu"))
+    graphs = graphs_of(engine)
+    long, other, short = (GraphKey(0, "greedy", tokens, whole=tokens > 512) for tokens in (768, 896, 64))
+    assert not any(graphs.wants(key) for key in (long, other, short)), "nothing is captured at its first step"
+    assert graphs.wants(long)
+    graphs.capture(long)
+    assert not graphs.wants(other)
+    assert graphs.wants(short)
+    assert graphs.wants(long), "it is captured"
+    assert [graphs.wants(other) for _ in range(8)].count(True) == 1

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from roseinfer.attention.backend import AttentionBackend
 from roseinfer.cache.kv_tensors import KVCache
-from roseinfer.engine.graph_sizes import MAX_PROMPTS, GraphKey, GraphSizes
+from roseinfer.engine.graph_sizes import MAX_PROMPTS, MIXED_TOKENS, GraphKey, GraphSizes
 from roseinfer.engine.graphs.decode_steps import DecodeSteps
 from roseinfer.engine.graphs.mixed_steps import MixedSteps
 from roseinfer.engine.graphs.static_inputs import StaticBlockTables
@@ -23,7 +23,7 @@ from roseinfer.kernels.sampling.draw_top_k import MAX_TOP_K
 from roseinfer.models.causal_lm import CausalLM
 
 _BATCHES_BETWEEN_PROMPTS = 8
-"""Minimum batches from one capture of a step with prompts to the next, so that captures do not stall one request."""
+"""Minimum batches from one capture of a long step with prompts to the next: each is a stall."""
 
 _BATCHES_BETWEEN_DECODES = 64
 """Minimum batches from the capture of one decode to that of the next, while a larger graph can run the batch."""
@@ -79,7 +79,7 @@ class StepGraphs:
         self._mixed = MixedSteps(*shared, prompt_tables, sizes=self.sizes, padding_slot=scrap_block * cache.block_size)
         self._graphs: dict[GraphKey, torch.cuda.CUDAGraph] = {}
         self._wanted: dict[GraphKey, None] = {}  # in order
-        self._until_next_prompt = 0  # batches until a graph of a step with prompts may be captured
+        self._until_next_prompt = 0  # batches until a graph of a long step with prompts may be captured
         self._until_next_decode = 0  # batches until a graph of a decode may be captured that a larger one can replace
         self._pool: Any = None  # torch's type for it has no public name
         self._prepared: tuple[GraphKey, int] | None = None
@@ -94,7 +94,7 @@ class StepGraphs:
 
         A capture costs several times as much as the step launched operator by operator. A decode of the same size
         usually follows at once, so decodes are captured immediately; other steps only when their key occurs again.
-        Steps of many sizes may follow one another: their captures are spread over batches.
+        Long steps of many sizes may follow one another: their captures are spread over batches.
         """
         is_first = key not in self._wanted
         self._wanted[key] = None
@@ -102,9 +102,12 @@ class StepGraphs:
         self._until_next_decode -= 1
         if key in self._graphs or key.tokens == 0:
             return True
-        if is_first or self._until_next_prompt > 0:
+        if is_first:
             return False
-        self._until_next_prompt = _BATCHES_BETWEEN_PROMPTS
+        if key.tokens > MIXED_TOKENS:
+            if self._until_next_prompt > 0:
+                return False
+            self._until_next_prompt = _BATCHES_BETWEEN_PROMPTS
         return True
 
     def substitute(self, key: GraphKey) -> GraphKey:

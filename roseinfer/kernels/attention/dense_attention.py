@@ -37,7 +37,7 @@ def supports_dense(x: Tensor) -> bool:
     if x.device.type != "cuda" or x.dtype not in (torch.bfloat16, torch.float16) or x.shape[-1] not in _HEAD_DIMS:
         return False
     has_cudnn: bool = torch.backends.cudnn.is_available()  # type: ignore[no-untyped-call]
-    return has_cudnn and torch.cuda.get_device_capability(x.device) >= (9, 0)
+    return has_cudnn and torch.cuda.get_device_capability(x.device) == (9, 0)  # others are not measured
 
 
 def dense_length(tokens: int) -> int:
