@@ -36,8 +36,9 @@ class EngineConfig(CheckedTable, frozen=True, forbid_unknown_fields=True, kw_onl
     """Settings of `build_engine`: the model, its device and dtype, and the limits of a batch."""
 
     model: str = DEMO_MODEL
-    """A Hugging Face directory, a .gguf file, a trainer's .pt checkpoint, `smollm2-135m` (the demo model), or the name
-    of a built-in shape with `load_format` "dummy"."""
+    """A path (Hugging Face directory, .gguf file, trainer's .pt checkpoint), a model of the Hugging Face Hub
+    (`org/name[@revision][:file.gguf]`), `smollm2-135m` (the demo model), or the name of a built-in shape with
+    `load_format` "dummy"."""
     tokenizer: str | None = None
     """Replacement for the model's own tokenizer: "gpt2", a tokenizer.json, or a tiktoken rank file."""
     load_format: LoadFormat = "auto"

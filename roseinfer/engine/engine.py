@@ -40,8 +40,8 @@ class Engine(LoadedModel):
 
         A prompt is a text, a list of token ids, or a list of {"role", "content"} chat messages. No chat template is
         applied to a text, even if the model is a chat model. `params` applies to all prompts, or is a list with one
-        entry per prompt. Outputs are in the order of the prompts, with `n` outputs per prompt. `request_id` is the
-        index of the prompt.
+        entry per prompt; without it, `default_params` applies. Outputs are in the order of the prompts, with `n`
+        outputs per prompt. `request_id` is the index of the prompt.
 
         Raises UsageError, before anything runs, for a prompt or parameters that can never run.
         """

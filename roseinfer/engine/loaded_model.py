@@ -1,6 +1,6 @@
 """A loaded model with its cache and tokenizer: everything that the schedulers of one engine share."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import index
@@ -9,7 +9,7 @@ from typing import TypeAlias, TypeGuard
 import torch
 
 from roseinfer.cache.block_pool import BlockPool
-from roseinfer.config import EngineConfig
+from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine_lock import EngineLock
 from roseinfer.engine.row_pool import RowPool
 from roseinfer.engine.runner import Runner
@@ -17,7 +17,7 @@ from roseinfer.errors import UsageError
 from roseinfer.models.footprint import WeightBytes
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.text.chat_template import ChatTemplate
-from roseinfer.text.detokenizer import Detokenizer, detokenizers
+from roseinfer.text.detokenizer import Detokenizer, NewDetokenizer, detokenizers
 from roseinfer.text.tokenizer import Tokenizer
 
 Message: TypeAlias = Mapping[str, str]
@@ -46,6 +46,8 @@ class LoadedModel:
     """Maximum tokens per request that one launch decodes."""
     overlap: bool = False
     """True: launch each step before the tokens of the previous step are read."""
+    default_params: SamplingParams = field(default_factory=SamplingParams)
+    """Sampling settings of requests without any: those that the model's generation_config.json recommends."""
     rows: RowPool = field(default_factory=RowPool)
     """Row numbers of the runner, shared by all schedulers of the engine."""
     lock: EngineLock = field(default_factory=EngineLock)
@@ -62,9 +64,16 @@ class LoadedModel:
         return WeightBytes.of(self.runner.model)
 
     @cached_property
-    def new_detokenizer(self) -> Callable[[], Detokenizer]:
+    def new_detokenizer(self) -> NewDetokenizer:
         """Factory of detokenizers, one per completion. All of them share one table of the vocabulary."""
         return detokenizers(self.tokenizer)
+
+    def detokenizer_after(self, prompt: Prompt, token_ids: Sequence[int]) -> Detokenizer:
+        """Return a detokenizer for a completion of `prompt`, which was encoded as `token_ids`.
+
+        The answer to a chat is a text of its own. The completion of any other prompt continues the prompt's text.
+        """
+        return self.new_detokenizer(() if _is_chat(prompt) else token_ids)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -84,7 +93,7 @@ class LoadedModel:
         """
         if isinstance(prompt, str):
             token_ids = self._tokenizer().encode(prompt)
-        elif isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):
+        elif _is_chat(prompt):
             token_ids = self._encode_chat(prompt)
         else:
             token_ids = _token_ids(prompt)
@@ -119,6 +128,10 @@ class LoadedModel:
 def is_message(turn: object) -> TypeGuard[Message]:
     """True if `turn` is one message of a chat."""
     return isinstance(turn, Mapping) and all(isinstance(turn.get(key), str) for key in ("role", "content"))
+
+
+def _is_chat(prompt: Prompt) -> TypeGuard[Sequence[Message]]:
+    return not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
 
 
 def _token_ids(prompt: Sequence[object]) -> list[int]:

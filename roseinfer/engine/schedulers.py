@@ -63,11 +63,12 @@ class Scheduler(ABC):
     def submit(self, prompt: Prompt, params: SamplingParams | None = None, *, place: int | None = None) -> int:
         """Queue a request, `params.n` completions of one prompt, and return its id.
 
-        Without a seed of its own, the request's seed is derived from `place`. None is the number of requests before it.
-        Raises UsageError for a request that can never run; nothing is queued then.
+        Without `params`, the model's recommended settings apply (`Engine.default_params`). Without a seed of its own, the
+        request's seed is derived from `place`; None is the number of requests before it. Raises UsageError for a request
+        that can never run; nothing is queued then.
         """
         submitted_s = time.perf_counter()
-        requests = self.make_requests(prompt, params or SamplingParams(), submitted_s, place)
+        requests = self.make_requests(prompt, params or self.engine.default_params, submitted_s, place)
         request_id = requests[0].id
         if requests[0].max_new_tokens == 0:
             for request in requests:
@@ -76,7 +77,8 @@ class Scheduler(ABC):
         else:
             for request in requests:
                 self._planner.add(request)
-            texts = [CompletionText(request, self.engine.new_detokenizer()) for request in requests]
+            token_ids = requests[0].prompt_token_ids
+            texts = [CompletionText(each, self.engine.detokenizer_after(prompt, token_ids)) for each in requests]
             self._unfinished[request_id] = texts
             self._texts |= {text.request: text for text in texts}
         self._num_submitted += 1

@@ -8,6 +8,8 @@ import msgspec
 
 from roseinfer.errors import UsageError
 from roseinfer.text.chat_template import ChatTemplate
+from roseinfer.text.gguf_token_types import eos_token_ids
+from roseinfer.text.template_files import template_sources
 from roseinfer.text.tokenizer import Tokenizer
 from roseinfer.weights.gguf_header import read_gguf_header
 from roseinfer.weights.json_file import read_optional_json
@@ -94,7 +96,7 @@ def _for_shape(shape: str | None) -> TextAssets:
 
 
 def _from_gguf(metadata: Mapping[str, Any], with_tokenizer: bool) -> TextAssets:
-    from roseinfer.text.gguf_vocabulary import eos_token_ids, tokenizer_from_gguf
+    from roseinfer.text.gguf_vocabulary import tokenizer_from_gguf
 
     tokenizer = tokenizer_from_gguf(metadata) if with_tokenizer else None
     if with_tokenizer and tokenizer is None:
@@ -128,8 +130,8 @@ def _from_directory(folder: Path, tokenizer_json: Path | None) -> TextAssets:
     if tokenizer_json is not None and not tokenizer_json.is_file():
         return TextAssets(bos_token_id=bos_id, eos_token_ids=eos_ids)
     bos_token, eos_token = _spelled(options.get("bos_token")), _spelled(options.get("eos_token"))
-    template = _template_source(folder, options)
-    chat_template = ChatTemplate(template, bos_token, eos_token) if template else None
+    templates = template_sources(folder, options)
+    chat_template = ChatTemplate(templates, bos_token, eos_token) if templates else None
     if tokenizer_json is None:
         return TextAssets(chat_template=chat_template, bos_token_id=bos_id, eos_token_ids=eos_ids)
     from roseinfer.text.huggingface import HuggingFaceTokenizer, read_tokenizer_json
@@ -143,20 +145,6 @@ def _from_directory(folder: Path, tokenizer_json: Path | None) -> TextAssets:
         bos_token_id=bos_id,
         eos_token_ids=eos_ids,
     )
-
-
-def _template_source(folder: Path, options: Mapping[str, Any]) -> str | None:
-    """Return the source of a chat template, from chat_template.jinja or else from tokenizer_config.json.
-
-    `options` is the content of tokenizer_config.json: its template is a text, or a list of named templates.
-    """
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8", errors="replace")
-    template = options.get("chat_template")
-    if isinstance(template, list):
-        template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
-    return template if isinstance(template, str) else None
 
 
 def _token_ids(value: Any) -> frozenset[int]:

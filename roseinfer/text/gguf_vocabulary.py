@@ -4,21 +4,26 @@ Two kinds of vocabulary are supported. `gpt2` is byte-level BPE: the file holds 
 pre-tokenizer. `llama` is SentencePiece BPE: the file holds a score per token.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, decoders, models, normalizers, processors
 
 from roseinfer.errors import ModelError
+from roseinfer.text.gguf_pretokenizers import PRE_TOKENIZERS
+from roseinfer.text.gguf_token_types import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, eos_token_ids, token_types
 from roseinfer.text.huggingface import HuggingFaceTokenizer
-from roseinfer.text.pretokenizer_patterns import LLAMA3_WORDS, QWEN2_WORDS
 from roseinfer.text.token_bytes import SENTENCEPIECE_SPACE, byte_fallback_value
 
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
-"""Token types of the GGUF specification."""
-
-_EOS_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
+_OTHER_KINDS = {
+    "bert": "WordPiece, of encoders",
+    "t5": "Unigram, of encoder-decoders",
+    "rwkv": "a trie of words",
+    "plamo2": "Unigram with a table of suffixes",
+    "gemma4": "BPE over characters",
+}
+"""Kinds of llama.cpp that no supported architecture uses, with what they are."""
 
 
 def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> HuggingFaceTokenizer | None:
@@ -30,11 +35,14 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> HuggingFaceTokenizer | N
     if kind is None or kind == "none":
         return None
     if kind not in _BUILDERS:
-        raise ModelError(f"GGUF tokenizer kind {kind!r} is not supported: use a model of kind {_listed(_BUILDERS)}")
+        what = f" ({_OTHER_KINDS[kind]})" if kind in _OTHER_KINDS else ""
+        raise ModelError(
+            f"GGUF tokenizer kind {kind!r}{what} is not supported: use a model of kind {_listed(_BUILDERS)}"
+        )
     tokens = metadata.get("tokenizer.ggml.tokens")
     if not tokens:
         raise ModelError("this GGUF names a tokenizer but holds no tokens: use another file of the model")
-    types = metadata.get("tokenizer.ggml.token_type") or [_NORMAL] * len(tokens)
+    types = token_types(metadata)
     try:
         return _build(_BUILDERS[kind], metadata, tokens, types)
     except ModelError:
@@ -42,12 +50,6 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> HuggingFaceTokenizer | N
     except Exception as error:  # the library raises plain Exception
         message = " ".join(str(error).split())
         raise ModelError(f"this GGUF's tokenizer is broken ({message}): use another file of the model") from None
-
-
-def eos_token_ids(metadata: Mapping[str, Any]) -> frozenset[int]:
-    """Return the tokens that end a completion, according to a GGUF file's metadata."""
-    ids = (metadata.get(f"tokenizer.ggml.{key}") for key in _EOS_KEYS)
-    return frozenset(token_id for token_id in ids if token_id is not None)
 
 
 _Built = tuple[tokenizers.Tokenizer, bool]
@@ -58,60 +60,36 @@ _Builder = Callable[[Mapping[str, Any], list[str], list[int]], _Built]
 def _build(builder: _Builder, metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> HuggingFaceTokenizer:
     tokenizer, adds_bos = builder(metadata, tokens, types)
     _add_special_tokens(tokenizer, tokens, types)
-    bos = metadata.get("tokenizer.ggml.bos_token_id")
-    if metadata.get("tokenizer.ggml.add_bos_token", adds_bos) and bos is not None:
+    bos, eos = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos"))
+    first = [bos] if metadata.get("tokenizer.ggml.add_bos_token", adds_bos) and bos is not None else []
+    last = [eos] if metadata.get("tokenizer.ggml.add_eos_token", False) and eos is not None else []
+    if first or last:
         tokenizer.post_processor = processors.TemplateProcessing(
-            single=[tokens[bos], "$A"], special_tokens=[(tokens[bos], bos)]
+            single=[*(tokens[each] for each in first), "$A", *(tokens[each] for each in last)],
+            special_tokens=[(tokens[each], each) for each in {*first, *last}],
         )
     return HuggingFaceTokenizer(tokenizer, bos, eos_token_ids(metadata))
 
 
 def _byte_level(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> _Built:
-    pre = metadata.get("tokenizer.ggml.pre", "default")
-    if pre not in _PRE_TOKENIZERS:
-        raise ModelError(f"GGUF pre-tokenizer {pre!r} is not supported: use a model with {_listed(_PRE_TOKENIZERS)}")
-    family = _PRE_TOKENIZERS[pre]
-    merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
-    # Llama 3 encodes a word that is itself a token as that token, even if no merges produce it.
-    model = models.BPE(vocab=_ids(tokens), merges=merges, ignore_merges=family is _llama3)
-    tokenizer = tokenizers.Tokenizer(model)
-    tokenizer.pre_tokenizer = family()
+    name = metadata.get("tokenizer.ggml.pre", "default")
+    rules = PRE_TOKENIZERS.get(name)
+    if rules is None:
+        raise ModelError(
+            f"GGUF pre-tokenizer {name!r} is not supported: use a model with {_listed(sorted(PRE_TOKENIZERS))}"
+        )
+    merges = [_merge(line) for line in metadata["tokenizer.ggml.merges"]]
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab=_ids(tokens), merges=merges, ignore_merges=rules.ignores_merges))
+    tokenizer.pre_tokenizer = rules.build()
     tokenizer.decoder = decoders.ByteLevel()
-    if family is _qwen2:
+    if rules.normalizes_to_nfc:
         tokenizer.normalizer = normalizers.NFC()
-    return tokenizer, family is _llama3
+    return tokenizer, rules.adds_bos
 
 
-def _gpt2() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-
-
-def _smollm() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _gpt2()])
-
-
-def _llama3() -> pre_tokenizers.PreTokenizer:
-    return _split(LLAMA3_WORDS)
-
-
-def _qwen2() -> pre_tokenizers.PreTokenizer:
-    return _split(QWEN2_WORDS)
-
-
-def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
-    words = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
-    return pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-
-
-_PRE_TOKENIZERS: dict[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
-    "gpt-2": _gpt2,
-    "smollm": _smollm,
-    "llama-bpe": _llama3,
-    "llama-v3": _llama3,
-    "llama3": _llama3,
-    "qwen2": _qwen2,
-    "deepseek-r1-qwen": _qwen2,
-}
+def _merge(line: str) -> tuple[str, str]:
+    left, _, right = line.partition(" ")
+    return left, right
 
 
 def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> _Built:
@@ -119,9 +97,9 @@ def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[i
     mergeable = {
         token: score
         for token, score, kind in zip(tokens, metadata["tokenizer.ggml.scores"], types, strict=True)
-        if kind in (_NORMAL, _USER_DEFINED)
+        if kind in (NORMAL, USER_DEFINED)
     }
-    unknown = metadata.get("tokenizer.ggml.unknown_token_id", types.index(_UNKNOWN) if _UNKNOWN in types else None)
+    unknown = metadata.get("tokenizer.ggml.unknown_token_id", types.index(UNKNOWN) if UNKNOWN in types else None)
     model = models.BPE(
         vocab=vocab,
         merges=_merges(mergeable, vocab),
@@ -131,9 +109,9 @@ def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[i
     )
     tokenizer = tokenizers.Tokenizer(model)
     prefix = metadata.get("tokenizer.ggml.add_space_prefix", True)
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
-        replacement=SENTENCEPIECE_SPACE, prepend_scheme="first" if prefix else "never", split=False
-    )
+    # A space is put before every text, also one that begins with a space, and before what follows a special token.
+    before = [normalizers.Prepend(SENTENCEPIECE_SPACE)] if prefix else []
+    tokenizer.normalizer = normalizers.Sequence([*before, normalizers.Replace(" ", SENTENCEPIECE_SPACE)])
     steps = [decoders.Replace(SENTENCEPIECE_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence(steps + ([decoders.Strip(" ", 1, 0)] if prefix else []))
     return tokenizer, True
@@ -162,10 +140,10 @@ _BUILDERS: dict[str, _Builder] = {
 
 def _add_special_tokens(tokenizer: tokenizers.Tokenizer, tokens: list[str], types: list[int]) -> None:
     kinds = list(zip(tokens, types, strict=True))
-    control = [AddedToken(token, special=True, normalized=False) for token, kind in kinds if kind == _CONTROL]
+    control = [AddedToken(token, special=True, normalized=False) for token, kind in kinds if kind == CONTROL]
     tokenizer.add_special_tokens(control)
     # A user-defined token is not a control token, but is also matched as a whole anywhere in a text.
-    defined = [AddedToken(token, special=False, normalized=False) for token, kind in kinds if kind == _USER_DEFINED]
+    defined = [AddedToken(token, special=False, normalized=False) for token, kind in kinds if kind == USER_DEFINED]
     tokenizer.add_tokens(defined)
 
 
@@ -173,5 +151,5 @@ def _ids(tokens: list[str]) -> dict[str, int]:
     return {token: token_id for token_id, token in enumerate(tokens)}
 
 
-def _listed(names: Mapping[str, object]) -> str:
+def _listed(names: Iterable[str]) -> str:
     return " or ".join(names)

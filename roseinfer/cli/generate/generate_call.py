@@ -1,6 +1,7 @@
 """The options of one call of `generate`, checked before anything is loaded."""
 
 import sys
+from typing import Any
 
 import msgspec
 
@@ -12,6 +13,8 @@ class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
     """The options of a call, with prompts in `config.workload`."""
 
     config: RunConfig
+    given: dict[str, Any]
+    """Sampling settings that a config file or an option sets, by key."""
     input_file: str | None
     """File of requests as JSON lines; `-` is stdin."""
     output: str | None

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -10,7 +10,7 @@ import typer
 from roseinfer.cli import console
 from roseinfer.cli.generate.generate_call import GenerateCall
 from roseinfer.cli.options import Debug, Json, Quiet, configured
-from roseinfer.config import RunConfig, SamplingParams, WorkloadConfig
+from roseinfer.config import RunConfig, WorkloadConfig
 from roseinfer.config_file import sampling_with
 from roseinfer.errors import UsageError
 
@@ -28,7 +28,7 @@ EXAMPLES = (
 )
 
 
-@configured("engine", "workload", "sampling")
+@configured("engine", "workload", "sampling", passes_given=True)
 def generate(
     config: RunConfig,
     context: typer.Context,
@@ -71,6 +71,7 @@ def generate(
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
+    given: dict[str, Any],
 ) -> None:
     """Complete prompts and stream the text to stdout.
 
@@ -86,11 +87,14 @@ def generate(
     runs.
     """
     if logit_bias:
-        config = msgspec.structs.replace(config, sampling=_with_logit_bias(config.sampling, logit_bias))
+        given = {**given, "logit_bias": _logit_bias(logit_bias)}
+        config = msgspec.structs.replace(config, sampling=sampling_with(config.sampling, given))
     if prompts and context.params["workload_prompts"]:
         raise UsageError("prompts were given as arguments and with --prompt: choose one way")
     config = msgspec.structs.replace(config, workload=_with_arguments(config.workload, prompts or []))
-    call = GenerateCall(config=config, input_file=input_file, output=output, resume=resume, system=system, json=json)
+    call = GenerateCall(
+        config=config, given=given, input_file=input_file, output=output, resume=resume, system=system, json=json
+    )
     call.check()
     if not call.has_prompt and not call.is_chat:
         if sys.stdin.isatty():
@@ -110,7 +114,7 @@ def generate(
         generation.print_text(call)
 
 
-def _with_logit_bias(sampling: SamplingParams, pairs: list[str]) -> SamplingParams:
+def _logit_bias(pairs: list[str]) -> dict[int, float]:
     bias: dict[int, float] = {}
     for pair in pairs:
         token_id, _, value = pair.partition("=")
@@ -120,7 +124,7 @@ def _with_logit_bias(sampling: SamplingParams, pairs: list[str]) -> SamplingPara
             raise UsageError(f"invalid --logit-bias {pair!r}: give ID=VALUE, such as 42=-5.5") from None
         if not math.isfinite(bias[int(token_id)]):
             raise UsageError(f"invalid --logit-bias {pair!r}: give a finite number as the value")
-    return sampling_with(sampling, {"logit_bias": bias})
+    return bias
 
 
 def _with_arguments(workload: WorkloadConfig, arguments: list[str]) -> WorkloadConfig:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import nullcontext
 from typing import Any
 
+import msgspec
+
 from roseinfer.cli import console
 from roseinfer.cli.generate.answer import Answer
 from roseinfer.cli.generate.answer_rows import answered, open_lines, rows
@@ -17,21 +19,30 @@ from roseinfer.cli.generate.chat_session import ChatSession, read_line
 from roseinfer.cli.generate.generate_call import GenerateCall
 from roseinfer.cli.generate.generation_progress import GenerationProgress
 from roseinfer.cli.generate.generation_statistics import Tally
-from roseinfer.cli.loading import load_engine
+from roseinfer.cli.loading import find_model, load_engine
+from roseinfer.cli.useless_flags import refuse_filters_of_greedy
+from roseinfer.config import SamplingParams
+from roseinfer.config_file import sampling_with
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.loaded_model import Prompt
 from roseinfer.engine.outputs import TokenEvent
 from roseinfer.errors import RoseinferError, UsageError
+from roseinfer.text.generation_config import recommended_sampling
+from roseinfer.weights.resolve import ModelSource
 from roseinfer.workload.prompts import parse_prompt, read_prompts, shown, to_prompt
 from roseinfer.workload.request_lines import count_requests, read_requests
 from roseinfer.workload.workload_request import WorkloadRequest
 
+_PLAIN = SamplingParams()
+"""Settings of a model that recommends none."""
+
 
 def print_text(call: GenerateCall) -> None:
     """Stream the completions to stdout in the order of their prompts."""
+    call, source = _with_model(call)
     _, requests = _requests(call)
     requests = list(requests)
-    engine = _engine(call)
+    engine = _engine(call, source)
     tally = Tally()
     with console.stages() as stage:
         if stage is not None:
@@ -54,8 +65,9 @@ def print_text(call: GenerateCall) -> None:
 
 def print_document(call: GenerateCall) -> None:
     """Print all completions as one JSON document."""
+    call, source = _with_model(call)
     total, requests = _requests(call)
-    engine = _engine(call)
+    engine = _engine(call, source)
     tally = Tally()
     outputs: list[dict[str, Any]] = []
     with console.progress("Generating", unit="requests") as line:
@@ -71,10 +83,11 @@ def print_document(call: GenerateCall) -> None:
 
 def write_lines(call: GenerateCall, name: str) -> None:
     """Write one line per completion to a file, or to stdout (`-`), each once all earlier ones are written."""
+    call, source = _with_model(call)
     total, requests = _requests(call)
     done = answered(name) if call.resume else set()
     with open_lines(name, resume=call.resume) as lines:
-        engine = _engine(call)
+        engine = _engine(call, source)
         tally = Tally()
         # On one terminal, a progress line and lines of output would garble each other.
         hidden = name == "-" and sys.stdout.isatty()
@@ -100,12 +113,32 @@ def write_lines(call: GenerateCall, name: str) -> None:
 
 def chat(call: GenerateCall) -> None:
     """Chat with the user at the terminal."""
-    engine = _engine(call)
+    call, source = _with_model(call)
+    engine = _engine(call, source)
     ChatSession(engine, call.config.sampling, system=call.system, raw=call.config.workload.raw).run(read_line, _write)
 
 
-def _engine(call: GenerateCall) -> Engine:
-    engine = load_engine(call.config.engine)
+def _with_model(call: GenerateCall) -> tuple[GenerateCall, ModelSource]:
+    """Find the model, and return the call with the sampling settings that the model recommends below those given."""
+    source = find_model(call.config.engine)
+    recommended = recommended_sampling(source)
+    sampling = sampling_with(recommended, call.given)
+    if call.input_file is None:
+        refuse_filters_of_greedy(sampling, call.given)
+    used = {
+        key: value
+        for key in SamplingParams.__struct_fields__
+        if (value := getattr(recommended, key)) == getattr(sampling, key) != getattr(_PLAIN, key)
+    }
+    if used:
+        settings = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in used.items())
+        console.note(f"[generate] {settings}: from the model's generation_config.json; options win over it")
+    config = msgspec.structs.replace(call.config, sampling=sampling)
+    return msgspec.structs.replace(call, config=config), source
+
+
+def _engine(call: GenerateCall, source: ModelSource) -> Engine:
+    engine = load_engine(call.config.engine, source)
     if call.system is not None and engine.chat_template is None:
         raise UsageError(f"{engine.model_name} has no chat template, so a system message cannot be sent: drop --system")
     return engine
