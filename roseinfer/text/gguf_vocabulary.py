@@ -12,9 +12,9 @@ from tokenizers import AddedToken, decoders, models, normalizers, processors
 
 from roseinfer.errors import ModelError
 from roseinfer.text.gguf_pretokenizers import PRE_TOKENIZERS
-from roseinfer.text.gguf_token_types import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, eos_token_ids, token_types
+from roseinfer.text.gguf_token_types import CONTROL, NORMAL, USER_DEFINED, eos_token_ids, token_types
 from roseinfer.text.huggingface import HuggingFaceTokenizer
-from roseinfer.text.token_bytes import SENTENCEPIECE_SPACE, byte_fallback_value
+from roseinfer.text.sentencepiece_vocabulary import SentencePieces, build_tokenizer
 
 _OTHER_KINDS = {
     "bert": "WordPiece, of encoders",
@@ -93,43 +93,15 @@ def _merge(line: str) -> tuple[str, str]:
 
 
 def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> _Built:
-    vocab = _ids(tokens)
-    mergeable = {
-        token: score
-        for token, score, kind in zip(tokens, metadata["tokenizer.ggml.scores"], types, strict=True)
-        if kind in (NORMAL, USER_DEFINED)
-    }
-    unknown = metadata.get("tokenizer.ggml.unknown_token_id", types.index(UNKNOWN) if UNKNOWN in types else None)
-    model = models.BPE(
-        vocab=vocab,
-        merges=_merges(mergeable, vocab),
-        unk_token=tokens[unknown] if unknown is not None else None,
-        fuse_unk=True,
-        byte_fallback=any(byte_fallback_value(token) is not None for token in tokens),
+    vocabulary = SentencePieces(
+        pieces=tokens,
+        scores=metadata["tokenizer.ggml.scores"],
+        # llama.cpp looks for user-defined tokens in the text, before it is normalized: see `_add_special_tokens`.
+        types=[NORMAL if kind == USER_DEFINED else kind for kind in types],
+        unknown_id=metadata.get("tokenizer.ggml.unknown_token_id"),
+        adds_space=metadata.get("tokenizer.ggml.add_space_prefix", True),
     )
-    tokenizer = tokenizers.Tokenizer(model)
-    prefix = metadata.get("tokenizer.ggml.add_space_prefix", True)
-    # A space is put before every text, also one that begins with a space, and before what follows a special token.
-    before = [normalizers.Prepend(SENTENCEPIECE_SPACE)] if prefix else []
-    tokenizer.normalizer = normalizers.Sequence([*before, normalizers.Replace(" ", SENTENCEPIECE_SPACE)])
-    steps = [decoders.Replace(SENTENCEPIECE_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    tokenizer.decoder = decoders.Sequence(steps + ([decoders.Strip(" ", 1, 0)] if prefix else []))
-    return tokenizer, True
-
-
-def _merges(scores: Mapping[str, float], vocab: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Return the merges equivalent to SentencePiece's scores.
-
-    Any two pieces whose concatenation is a piece are a merge. Concatenations with higher scores are merged first.
-    """
-    ranked: list[tuple[float, int, int, str, str]] = []
-    for piece, score in scores.items():
-        for cut in range(1, len(piece)):
-            left, right = piece[:cut], piece[cut:]
-            if left in scores and right in scores:
-                ranked.append((-score, vocab[piece], cut, left, right))
-    ranked.sort()
-    return [(left, right) for _, _, _, left, right in ranked]
+    return build_tokenizer(vocabulary), True
 
 
 _BUILDERS: dict[str, _Builder] = {

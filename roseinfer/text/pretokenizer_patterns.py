@@ -26,3 +26,9 @@ TEKKEN_WORDS = _cased("").replace(r"\p{N}{1,3}", r"\p{N}")
 
 GPT4O_WORDS = _cased("(?i:'s|'t|'re|'ve|'m|'ll|'d)?")
 """GPT-4o and Llama 4: as Tekken, with numbers of up to three digits and contractions in the word before them."""
+
+CL100K_WORDS = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+"
+    r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
+)
+"""GPT-4 (cl100k), as in tiktoken's openai_public.py: Llama 3 took it over, but for the line breaks of white space."""

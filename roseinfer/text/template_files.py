@@ -1,4 +1,4 @@
-"""Finding the chat templates in a Hugging Face directory."""
+"""Chat templates and special tokens, as the files of a Hugging Face directory spell them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +25,13 @@ def template_sources(folder: Path, options: Mapping[str, Any]) -> dict[str, str]
     if (folder / _TEMPLATE_FILE).is_file():
         named[DEFAULT] = _text(folder / _TEMPLATE_FILE)
     return named | {path.stem: _text(path) for path in sorted((folder / _FOLDER).glob("*.jinja"))}
+
+
+def spelled_token(token: Any) -> str:
+    """Return the text of a token in tokenizer_config.json: a text, an object with `content`, or null (empty)."""
+    if isinstance(token, Mapping):
+        token = token.get("content")
+    return token if isinstance(token, str) else ""
 
 
 def _by_name(template: Any) -> dict[str, str]:
