@@ -1,16 +1,17 @@
 """A loaded model with its cache and tokenizer: everything that the schedulers of one engine share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import index
-from typing import TypeAlias, TypeGuard
+from typing import Any
 
 import torch
 
 from roseinfer.cache.block_pool import BlockPool
 from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine_lock import EngineLock
+from roseinfer.engine.prompt import Chat, ChatTokens, Prompt, as_chat, is_chat
 from roseinfer.engine.row_pool import RowPool
 from roseinfer.engine.runner import Runner
 from roseinfer.errors import UsageError
@@ -18,13 +19,7 @@ from roseinfer.models.footprint import WeightBytes
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.text.chat_template import ChatTemplate
 from roseinfer.text.detokenizer import Detokenizer, NewDetokenizer, detokenizers
-from roseinfer.text.tokenizer import Tokenizer
-
-Message: TypeAlias = Mapping[str, str]
-"""One turn of a chat: role and content."""
-
-Prompt: TypeAlias = str | Sequence[int] | Sequence[Message]
-"""Plain text, token ids, or chat messages to be rendered by the model's template."""
+from roseinfer.text.tokenizer import Tokenizer, encode_parsed
 
 
 @dataclass(frozen=True)
@@ -68,12 +63,12 @@ class LoadedModel:
         """Factory of detokenizers, one per completion. All of them share one table of the vocabulary."""
         return detokenizers(self.tokenizer)
 
-    def detokenizer_after(self, prompt: Prompt, token_ids: Sequence[int]) -> Detokenizer:
-        """Return a detokenizer for a completion of `prompt`, which was encoded as `token_ids`.
+    def detokenizer_after(self, token_ids: Sequence[int]) -> Detokenizer:
+        """Return a detokenizer for a completion of a prompt that `encode` returned.
 
         The answer to a chat is a text of its own. The completion of any other prompt continues the prompt's text.
         """
-        return self.new_detokenizer(() if _is_chat(prompt) else token_ids)
+        return self.new_detokenizer(() if isinstance(token_ids, ChatTokens) else token_ids)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -85,16 +80,22 @@ class LoadedModel:
         """Name of `dtype` without the module, such as "bfloat16"."""
         return str(self.dtype).removeprefix("torch.")
 
-    def encode(self, prompt: Prompt) -> list[int]:
+    def encode(self, prompt: Prompt, *, parse_special: bool = False) -> list[int]:
         """Return the token ids of a prompt. An empty prompt becomes the beginning-of-sequence token.
+
+        With `parse_special`, control tokens that a text spells out are recognized, as in a chat that is rendered
+        already or in fill-in-the-middle. BOS is added as to any other text, unless the text spells it out.
 
         Raises UsageError for a value of another type, for token ids outside the vocabulary, for text if the model has
         no tokenizer, and for chat messages if the model has no chat template.
         """
         if isinstance(prompt, str):
-            token_ids = self._tokenizer().encode(prompt)
-        elif _is_chat(prompt):
-            token_ids = self._encode_chat(prompt)
+            tokenizer = self._tokenizer()
+            token_ids = encode_parsed(tokenizer, prompt) if parse_special else tokenizer.encode(prompt)
+        elif is_chat(prompt):
+            token_ids = self._encode_chat(as_chat(prompt))
+        elif isinstance(prompt, ChatTokens):
+            token_ids = prompt
         else:
             token_ids = _token_ids(prompt)
         if not token_ids and self.tokenizer is not None and self.tokenizer.bos_token_id is not None:
@@ -108,13 +109,11 @@ class LoadedModel:
             raise UsageError(f"token id {wrong[0]} is outside the model's vocabulary of {vocab_size}")
         return token_ids
 
-    def _encode_chat(self, turns: Sequence[object]) -> list[int]:
+    def _encode_chat(self, chat: Chat) -> ChatTokens:
         if self.chat_template is None:
             raise UsageError(f"{self.model_name} has no chat template: give the prompt as text")
-        messages = [turn for turn in turns if is_message(turn)]
-        if len(messages) < len(turns):
-            raise UsageError("invalid chat: give a list of messages, each with a role and a content that are text")
-        return self._tokenizer().encode(self.chat_template.render(messages), allow_special=True)
+        text = self.chat_template.render(chat.messages, tools=chat.tools, options=chat.template_options)
+        return ChatTokens(self._tokenizer().encode(text, allow_special=True))
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -125,18 +124,9 @@ class LoadedModel:
         return self.tokenizer
 
 
-def is_message(turn: object) -> TypeGuard[Message]:
-    """True if `turn` is one message of a chat."""
-    return isinstance(turn, Mapping) and all(isinstance(turn.get(key), str) for key in ("role", "content"))
-
-
-def _is_chat(prompt: Prompt) -> TypeGuard[Sequence[Message]]:
-    return not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
-
-
-def _token_ids(prompt: Sequence[object]) -> list[int]:
+def _token_ids(prompt: Any) -> list[int]:
     """Convert token ids to Python integers. Integers of NumPy and torch are accepted."""
     try:
-        return [index(token_id) for token_id in prompt]  # type: ignore[arg-type]
+        return [index(token_id) for token_id in prompt]
     except TypeError:
         raise UsageError("invalid prompt: give a text, a list of token ids, or a list of chat messages") from None

@@ -14,9 +14,10 @@ from roseinfer.engine.completion_text import CompletionText
 from roseinfer.engine.engine_lock import exclusive
 from roseinfer.engine.graph_sizes import MIXED_TOKENS
 from roseinfer.engine.launch import Launch
-from roseinfer.engine.loaded_model import LoadedModel, Prompt
+from roseinfer.engine.loaded_model import LoadedModel
 from roseinfer.engine.outputs import RequestOutput, TokenEvent
 from roseinfer.engine.planner import Planner
+from roseinfer.engine.prompt import Prompt
 from roseinfer.engine.request import Request
 from roseinfer.engine.step_plan import Policy, StepPlan
 from roseinfer.errors import RoseinferError, UsageError
@@ -63,9 +64,9 @@ class Scheduler(ABC):
     def submit(self, prompt: Prompt, params: SamplingParams | None = None, *, place: int | None = None) -> int:
         """Queue a request, `params.n` completions of one prompt, and return its id.
 
-        Without `params`, the model's recommended settings apply (`Engine.default_params`). Without a seed of its own, the
-        request's seed is derived from `place`; None is the number of requests before it. Raises UsageError for a request
-        that can never run; nothing is queued then.
+        Without `params`, the model's recommended settings apply (`Engine.default_params`). Without a seed of its own,
+        the request's seed is derived from `place`. None is the number of requests before it. Raises UsageError for a
+        request that can never run; nothing is queued then.
         """
         submitted_s = time.perf_counter()
         requests = self.make_requests(prompt, params or self.engine.default_params, submitted_s, place)
@@ -78,7 +79,7 @@ class Scheduler(ABC):
             for request in requests:
                 self._planner.add(request)
             token_ids = requests[0].prompt_token_ids
-            texts = [CompletionText(each, self.engine.detokenizer_after(prompt, token_ids)) for each in requests]
+            texts = [CompletionText(each, self.engine.detokenizer_after(token_ids)) for each in requests]
             self._unfinished[request_id] = texts
             self._texts |= {text.request: text for text in texts}
         self._num_submitted += 1

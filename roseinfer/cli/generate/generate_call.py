@@ -23,6 +23,10 @@ class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
     """Skip requests that `output` already answers."""
     system: str | None
     """System message for chats that have none."""
+    parse_special: bool
+    """Recognize control tokens that raw prompts spell out."""
+    template_options: dict[str, Any]
+    """Variables of the chat template, below those of a request."""
     json: bool
 
     @property
@@ -55,6 +59,8 @@ class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError("--json and --output - both write to stdout: choose one")
         if self.system is not None and workload.raw:
             raise UsageError("--raw sends prompts without messages, and --system is a message: drop one of the two")
+        if workload.raw and self.template_options:
+            raise UsageError("--raw sends prompts without the template that --chat-template-kwargs is for: drop one")
         if sampling.logprobs is not None and not self.json and self.lines_to is None:
             raise UsageError("--logprobs shows in JSON only: add --json or --output FILE, or drop --logprobs")
         if self.is_chat and sampling.n > 1:

@@ -59,6 +59,23 @@ def generate(
             "--system", metavar="TEXT", help="System message for chats that have none.", rich_help_panel="Workload"
         ),
     ] = None,
+    parse_special: Annotated[
+        bool,
+        typer.Option(
+            "--parse-special",
+            help="Recognize control tokens that raw prompts spell out, such as <|fim_prefix|>.",
+            rich_help_panel="Workload",
+        ),
+    ] = False,
+    chat_template_kwargs: Annotated[
+        str | None,
+        typer.Option(
+            "--chat-template-kwargs",
+            metavar="JSON",
+            help="Variables of the chat template, such as '{\"enable_thinking\": false}'.",
+            rich_help_panel="Workload",
+        ),
+    ] = None,
     logit_bias: Annotated[
         list[str] | None,
         typer.Option(
@@ -79,7 +96,8 @@ def generate(
     chat on a terminal, and elsewhere reads one prompt from stdin.
 
     Each line of --input is a request: a JSON object with a "prompt", "messages" or "prompt_token_ids", an optional
-    "id" (default: the line number), and optional sampling settings, as in {"prompt": "Hi", "temperature": 1}.
+    "id" (default: the line number), and optional sampling settings, as in {"prompt": "Hi", "temperature": 1}. Lines of
+    OpenAI's batch files work too; "tools" and "chat_template_kwargs" go to the chat template.
 
     Answers go to --output, or to stdout, in the order of the requests, one line per completion. Each answer is written
     once all earlier ones are. The answer of a request that cannot run is an object with an "error"; the others run.
@@ -93,7 +111,15 @@ def generate(
         raise UsageError("prompts were given as arguments and with --prompt: choose one way")
     config = msgspec.structs.replace(config, workload=_with_arguments(config.workload, prompts or []))
     call = GenerateCall(
-        config=config, given=given, input_file=input_file, output=output, resume=resume, system=system, json=json
+        config=config,
+        given=given,
+        input_file=input_file,
+        output=output,
+        resume=resume,
+        system=system,
+        parse_special=parse_special,
+        template_options=_template_options(chat_template_kwargs),
+        json=json,
     )
     call.check()
     if not call.has_prompt and not call.is_chat:
@@ -125,6 +151,19 @@ def _logit_bias(pairs: list[str]) -> dict[int, float]:
         if not math.isfinite(bias[int(token_id)]):
             raise UsageError(f"invalid --logit-bias {pair!r}: give a finite number as the value")
     return bias
+
+
+def _template_options(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    from roseinfer.engine.prompt import check_template_options
+
+    try:
+        options = msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise UsageError(f"invalid --chat-template-kwargs {text!r}: not valid JSON: {error}") from None
+    check_template_options(options, "--chat-template-kwargs")
+    return dict(options)
 
 
 def _with_arguments(workload: WorkloadConfig, arguments: list[str]) -> WorkloadConfig:

@@ -24,8 +24,8 @@ from roseinfer.cli.useless_flags import refuse_filters_of_greedy
 from roseinfer.config import SamplingParams
 from roseinfer.config_file import sampling_with
 from roseinfer.engine.engine import Engine
-from roseinfer.engine.loaded_model import Prompt
 from roseinfer.engine.outputs import TokenEvent
+from roseinfer.engine.prompt import Prompt
 from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.text.generation_config import recommended_sampling
 from roseinfer.weights.resolve import ModelSource
@@ -115,7 +115,9 @@ def chat(call: GenerateCall) -> None:
     """Chat with the user at the terminal."""
     call, source = _with_model(call)
     engine = _engine(call, source)
-    ChatSession(engine, call.config.sampling, system=call.system, raw=call.config.workload.raw).run(read_line, _write)
+    raw, options = call.config.workload.raw, call.template_options
+    session = ChatSession(engine, call.config.sampling, system=call.system, raw=raw, template_options=options)
+    session.run(read_line, _write)
 
 
 def _with_model(call: GenerateCall) -> tuple[GenerateCall, ModelSource]:
@@ -141,6 +143,10 @@ def _engine(call: GenerateCall, source: ModelSource) -> Engine:
     engine = load_engine(call.config.engine, source)
     if call.system is not None and engine.chat_template is None:
         raise UsageError(f"{engine.model_name} has no chat template, so a system message cannot be sent: drop --system")
+    if call.template_options and engine.chat_template is None:
+        raise UsageError(f"{engine.model_name} has no chat template: drop --chat-template-kwargs")
+    if call.parse_special and not call.config.workload.raw and engine.chat_template is not None:
+        raise UsageError("--parse-special is for prompts without the chat template, which renders them: add --raw")
     return engine
 
 
@@ -168,7 +174,14 @@ def _answers(
     on_event: Callable[[WorkloadRequest, TokenEvent], None] | None = None,
 ) -> Iterator[Answer]:
     def accepted(prompt: Prompt) -> Prompt:
-        return to_prompt(prompt, engine, raw=call.config.workload.raw, system=call.system)
+        return to_prompt(
+            prompt,
+            engine,
+            raw=call.config.workload.raw,
+            system=call.system,
+            parse_special=call.parse_special,
+            template_options=call.template_options,
+        )
 
     scheduler = engine.scheduler(call.config.workload.mode)
     as_they_fit = call.input_file is not None or call.output is not None
