@@ -180,7 +180,7 @@ def _is_single(prompts: Prompt | Sequence[Prompt]) -> TypeGuard[Prompt]:
     if len(prompts) == 0:
         return False
     first = prompts[0]
-    return isinstance(first, Mapping) or not (isinstance(first, Sequence) or getattr(first, "ndim", False))
+    return isinstance(first, Mapping) or not (isinstance(first, Sequence | Chat) or getattr(first, "ndim", False))
 
 
 def _events(loop: SharedLoop, call: Call, new_scheduler: NewScheduler) -> Generator[TokenEvent, None, None]:

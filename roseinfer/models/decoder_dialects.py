@@ -117,8 +117,8 @@ def hf_config(
     """Convert the config.json fields that Llama-style architectures share. `flags` are the other ModelConfig fields.
 
     `rope` is the result of `rope_from_hf`, for models that call it in their own way. `norm_eps` and `activation` are
-    the keys of these fields, and `tied` is the default of tie_word_embeddings. Fields that are missing have the defaults
-    of transformers.
+    the keys of these fields, and `tied` is the default of tie_word_embeddings. Missing fields have the defaults of
+    transformers.
     """
     raw = {**_HF_DEFAULTS.get(architecture, {}), **raw}
     num_heads = size(raw, "num_attention_heads")

@@ -157,7 +157,7 @@ def test_wrong_lines_on_stdin_have_their_errors_as_answers_and_the_others_run(
     tiny: list[object], tmp_path: Path
 ) -> None:
     stdin = '{"prompt": "one"}\n{"prompt": \n{"prompt": "three", "id": "c"}\n{"prompt": "four", "id": "c"}\n'
-    stdin += '{"prompt": "five", "id": "e", "max_tokens": 3}\n{"prompt": "six", "id": []}\n[]\n{"prompt": "eight"}'
+    stdin += '{"prompt": "five", "id": "e", "max_token": 3}\n{"prompt": "six", "id": []}\n[]\n{"prompt": "eight"}'
     done = roseinfer("generate", "--input", "-", *tiny, "--quiet", stdin=stdin)
     assert done.returncode == 1
     assert done.stderr == "error: 5 of 8 requests were refused: see the errors in stdout\n"
@@ -168,7 +168,7 @@ def test_wrong_lines_on_stdin_have_their_errors_as_answers_and_the_others_run(
     assert all(error.startswith(f"stdin line {place}: ") for place, error in errors.items())
     assert "not valid JSON" in errors[2]
     assert "already used in line 3" in errors[4]
-    assert "max_new_tokens" in errors[5]
+    assert "unknown key max_token" in errors[5]
     target = tmp_path / "out.jsonl"
     target.write_bytes(done.stdout.encode())
     assert succeeds("generate", "--input", "-", "--output", target, "--resume", *tiny, stdin=stdin).returncode == 0
@@ -251,7 +251,33 @@ def test_a_consumer_that_leaves_early_leaves_no_block_behind(engine: Engine) -> 
 
 BAD_LINES = {
     "an unknown key": ('{"prompt": "a", "temprature": 1}', ["unknown key temprature", "temperature"]),
-    "another engine's key": ('{"prompt": "a", "max_tokens": 1}', ["unknown key max_tokens; write max_new_tokens"]),
+    "two names of a setting": (
+        '{"prompt": "a", "max_tokens": 1, "max_new_tokens": 1}',
+        ["max_tokens and max_new_tokens: give one"],
+    ),
+    "an image": (
+        '{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}',
+        ["content part of type 'image_url' is not supported"],
+    ),
+    "no content": ('{"messages": [{"role": "user", "content": null}]}', ["invalid content None of a message"]),
+    "tools without a chat": ('{"prompt": "a", "tools": []}', ["tools is for a chat: give messages in place of prompt"]),
+    "tools of another type": ('{"messages": [{"role": "user", "content": "a"}], "tools": ["f"]}', ["invalid tools"]),
+    "options of another type": (
+        '{"messages": [{"role": "user", "content": "a"}], "chat_template_kwargs": 1}',
+        ["invalid chat_template_kwargs 1"],
+    ),
+    "options that are the request's": (
+        '{"messages": [{"role": "user", "content": "a"}], "chat_template_kwargs": {"tools": []}}',
+        ["chat_template_kwargs cannot set tools"],
+    ),
+    "a forced tool": ('{"prompt": "a", "tool_choice": "required"}', ["tool_choice 'required' is not supported"]),
+    "a stream": ('{"prompt": "a", "stream": true}', ["stream with another value than false is not supported"]),
+    "another API": (
+        '{"custom_id": "a", "url": "/v1/embeddings", "body": {}}',
+        ["POST /v1/embeddings is not supported"],
+    ),
+    "a key beside the body": ('{"custom_id": "a", "seed": 1, "body": {}}', ["unknown key seed beside body"]),
+    "a body that is no object": ('{"custom_id": "a", "body": []}', ["invalid body []"]),
     "no JSON": ("{prompt}", ["not valid JSON"]),
     "no UTF-8": (b'{"prompt": "caf\xe9"}', ["not valid JSON"]),
     "no object": ('["a"]', ["object"]),

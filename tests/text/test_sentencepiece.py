@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from unicode_text import texts
@@ -18,6 +17,9 @@ from roseinfer.text.huggingface import HuggingFaceTokenizer
 from roseinfer.text.sentencepiece_file import read_sentencepiece
 from roseinfer.text.sentencepiece_vocabulary import build_tokenizer
 from roseinfer.weights.resolve import resolve
+
+# The package is a reference for these tests only, and part of `.[test]`.
+sentencepiece = pytest.importorskip("sentencepiece")
 
 ALICE = Path(__file__).parents[1] / "data" / "alice.txt"
 KINDS: dict[str, dict[str, Any]] = {
