@@ -61,7 +61,9 @@ class GgufReader:
     def _add(self, part: Path, header: GgufHeader) -> None:
         for tensor in header.tensors:
             if tensor.name in self._tensors:
-                raise ModelError(f"{part} has {shortened(tensor.name)}, which another part has too: download them again")
+                raise ModelError(
+                    f"{part} has {shortened(tensor.name)}, which another part has too: download them again"
+                )
             self._tensors[tensor.name] = tensor
             self._bytes[tensor.name] = self._stored_bytes(tensor)
             self._part_of[tensor.name] = part
