@@ -15,7 +15,7 @@ from roseinfer.text.sentencepiece_vocabulary import build_tokenizer
 from roseinfer.text.template_files import spelled_token
 from roseinfer.weights.json_file import read_json, read_optional_json
 
-_WORDS_OF = {
+WORDS_OF = {
     "GPT2Tokenizer": "gpt-2",
     "Qwen2Tokenizer": "qwen2",
     "gpt2": "gpt-2",
@@ -53,12 +53,12 @@ def read_backend(
 
 def _from_merges(path: Path, options: Mapping[str, Any], config: Mapping[str, Any]) -> tokenizers.Tokenizer:
     kind = str(options.get("tokenizer_class") or config.get("model_type")).removesuffix("Fast")
-    if kind not in _WORDS_OF:
+    if kind not in WORDS_OF:
         raise ModelError(
             f"{path}: how a tokenizer of class {kind!r} splits words is not known: give a tokenizer.json"
-            f" (known: {', '.join(_WORDS_OF)})"
+            f" (known: {', '.join(WORDS_OF)})"
         )
-    rules = PRE_TOKENIZERS[_WORDS_OF[kind]]
+    rules = PRE_TOKENIZERS[WORDS_OF[kind]]
     merges_path = path.with_name("merges.txt")
     try:
         lines = merges_path.read_text(encoding="utf-8").splitlines()

@@ -36,9 +36,7 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> HuggingFaceTokenizer | N
         return None
     if kind not in _BUILDERS:
         what = f" ({_OTHER_KINDS[kind]})" if kind in _OTHER_KINDS else ""
-        raise ModelError(
-            f"GGUF tokenizer kind {kind!r}{what} is not supported: use a model of kind {_listed(_BUILDERS)}"
-        )
+        raise ModelError(f"GGUF tokenizer kind {kind!r}{what} is not supported: use a model of kind {_listed(KINDS)}")
     tokens = metadata.get("tokenizer.ggml.tokens")
     if not tokens:
         raise ModelError("this GGUF names a tokenizer but holds no tokens: use another file of the model")
@@ -59,7 +57,7 @@ _Builder = Callable[[Mapping[str, Any], list[str], list[int]], _Built]
 
 def _build(builder: _Builder, metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> HuggingFaceTokenizer:
     tokenizer, adds_bos = builder(metadata, tokens, types)
-    _add_special_tokens(tokenizer, tokens, types)
+    _add_special_tokens(tokenizer, tokens, types, _spaceless(metadata))
     bos, eos = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos"))
     first = [bos] if metadata.get("tokenizer.ggml.add_bos_token", adds_bos) and bos is not None else []
     last = [eos] if metadata.get("tokenizer.ggml.add_eos_token", False) and eos is not None else []
@@ -109,14 +107,34 @@ _BUILDERS: dict[str, _Builder] = {
     "llama": _sentencepiece,
 }
 
+KINDS = tuple(_BUILDERS)
+"""Kinds of vocabularies in GGUF files that are supported."""
 
-def _add_special_tokens(tokenizer: tokenizers.Tokenizer, tokens: list[str], types: list[int]) -> None:
-    kinds = list(zip(tokens, types, strict=True))
-    control = [AddedToken(token, special=True, normalized=False) for token, kind in kinds if kind == CONTROL]
-    tokenizer.add_special_tokens(control)
-    # A user-defined token is not a control token, but is also matched as a whole anywhere in a text.
-    defined = [AddedToken(token, special=False, normalized=False) for token, kind in kinds if kind == USER_DEFINED]
-    tokenizer.add_tokens(defined)
+
+def _add_special_tokens(
+    tokenizer: tokenizers.Tokenizer, tokens: list[str], types: list[int], is_spaceless: Callable[[str], bool]
+) -> None:
+    """Add control tokens, and user-defined tokens, which are no control tokens but also matched as a whole.
+
+    Spaces after a token that `is_spaceless` belong to the token.
+    """
+    added = [
+        AddedToken(token, special=kind == CONTROL, normalized=False, rstrip=is_spaceless(token))
+        for token, kind in zip(tokens, types, strict=True)
+        if kind in (CONTROL, USER_DEFINED)
+    ]
+    tokenizer.add_special_tokens([token for token in added if token.special])
+    tokenizer.add_tokens([token for token in added if not token.special])
+
+
+def _spaceless(metadata: Mapping[str, Any]) -> Callable[[str], bool]:
+    """Return a function that is true for tokens that absorb the spaces after them.
+
+    GGUF has no field for this. As llama.cpp does, all such tokens of Phi-3 are known by the name of the model.
+    """
+    name = str(metadata.get("general.name", "")).lower()
+    is_phi3 = "phi-3" in name or "phi3" in name
+    return lambda token: is_phi3 and token not in ("<unk>", "<s>", "<|endoftext|>")
 
 
 def _ids(tokens: list[str]) -> dict[str, int]:

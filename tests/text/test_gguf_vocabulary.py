@@ -257,6 +257,16 @@ class TestSentencePiece:
         assert (tokenizer.encode("the")[0], tokenizer.encode("the")[-1]) == (1, 2)
         assert 2 not in tokenizer.encode("the", allow_special=True)
 
+    def test_control_tokens_of_phi_3_absorb_the_spaces_after_them(self, sentencepiece_metadata: dict[str, Any]) -> None:
+        def encoded(name: str, text: str) -> list[int]:
+            tokenizer = tokenizer_from_gguf(sentencepiece_metadata | {"general.name": name})
+            assert tokenizer is not None
+            return tokenizer.encode(text, allow_special=True)
+
+        assert encoded("Phi-3 mini", "</s>  \n the") == encoded("Phi-3 mini", "</s>the") == encoded("Llama", "</s>the")
+        assert encoded("Llama", "</s>  the") != encoded("Llama", "</s>the")
+        assert encoded("Phi-3 mini", "<s> the") == encoded("Llama", "<s> the")
+
     def test_without_a_space_prefix_none_is_added_and_none_is_stripped(
         self, sentencepiece_metadata: dict[str, Any]
     ) -> None:
