@@ -21,6 +21,9 @@ from roseinfer.text.chat_template import ChatTemplate
 from roseinfer.text.detokenizer import Detokenizer, NewDetokenizer, detokenizers
 from roseinfer.text.tokenizer import Tokenizer, encode_parsed
 
+_MAX_TOKEN_CHARACTERS = 256
+"""Maximum characters of a token. The longest ones of published vocabularies are 128 blanks."""
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -90,7 +93,7 @@ class LoadedModel:
         no tokenizer, and for chat messages if the model has no chat template.
         """
         if isinstance(prompt, str):
-            tokenizer = self._tokenizer()
+            tokenizer, prompt = self._tokenizer(), self._checked_length(prompt)
             token_ids = encode_parsed(tokenizer, prompt) if parse_special else tokenizer.encode(prompt)
         elif is_chat(prompt):
             token_ids = self._encode_chat(as_chat(prompt))
@@ -113,7 +116,16 @@ class LoadedModel:
         if self.chat_template is None:
             raise UsageError(f"{self.model_name} has no chat template: give the prompt as text")
         text = self.chat_template.render(chat.messages, tools=chat.tools, options=chat.template_options)
-        return ChatTokens(self._tokenizer().encode(text, allow_special=True))
+        return ChatTokens(self._tokenizer().encode(self._checked_length(text), allow_special=True))
+
+    def _checked_length(self, text: str) -> str:
+        """Return the text. Raises UsageError for one that is too long in any vocabulary, before it is tokenized."""
+        if len(text) > _MAX_TOKEN_CHARACTERS * self.max_model_len:
+            raise UsageError(
+                f"the prompt has {len(text):,} characters, far more than the context of {self.max_model_len} tokens "
+                "holds: shorten it"
+            )
+        return text
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:

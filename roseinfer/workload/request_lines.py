@@ -33,20 +33,23 @@ _LABELS = ("model", "user", "metadata")
 
 _URLS = ("/v1/chat/completions", "/v1/completions")
 
+MAX_LINE_BYTES = 16 << 20
+"""Maximum bytes of one line. A request of 128,000 tokens has about 0.6 MB."""
 _MAX_QUOTED = 60
 """Maximum characters of an invalid value that an error message quotes."""
 
 _decode = msgspec.json.Decoder().decode
 
 
-def count_requests(name: str, base: SamplingParams) -> int | None:
-    """Return the number of requests in a file, checking every line; None for stdin and pipes, which are read once.
+def count_requests(name: str) -> int | None:
+    """Return the number of requests in a file, valid or not; None for stdin and pipes, which are read once.
 
-    Raises UsageError for the first invalid line, naming its number and key, and for a file without requests.
+    Raises UsageError for a file without requests.
     """
     if name == "-" or Path(name).is_fifo() or Path(name).is_char_device():
         return None
-    count = sum(1 for _ in read_requests(name, base))
+    with _opened(name) as file:
+        count = sum(1 for line in _lines(file) if line.strip())
     if count == 0:
         raise UsageError(f'{name} has no requests: write one per line, such as {{"prompt": "Hello"}}')
     return count
@@ -61,7 +64,7 @@ def read_requests(name: str, base: SamplingParams, *, keep_wrong: bool = False) 
     """
     lines: dict[str | int, int] = {}  # request id -> line number
     with _opened(name) as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(_lines(file), start=1):
             if not line.strip():
                 continue
             where = f"{'stdin' if name == '-' else name} line {number}"
@@ -79,9 +82,21 @@ def read_requests(name: str, base: SamplingParams, *, keep_wrong: bool = False) 
             yield request
 
 
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the lines of a file. Of a line above the limit, yield its first bytes alone, one more than the limit."""
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        yield line
+        while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+            line = file.readline(MAX_LINE_BYTES + 1)
+
+
 def _request(line: bytes, number: int, base: SamplingParams) -> WorkloadRequest:
+    if len(line) > MAX_LINE_BYTES:
+        raise UsageError(f"the line is longer than {MAX_LINE_BYTES >> 20} MiB: shorten the prompt")
     try:
         fields = _decode(line)
+    except RecursionError:
+        raise UsageError('the line is nested too deeply: write a request such as {"prompt": "Hello"}') from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"not valid JSON: {error}") from None
     if not isinstance(fields, dict):
@@ -148,7 +163,7 @@ def _id_of(line: bytes, number: int) -> str | int:
     """Return the id for the answer to an invalid line: its `id` if that can be read, else the line number."""
     try:
         fields = _decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return number
     request_id: Any = fields.get("custom_id", fields.get("id", number)) if isinstance(fields, dict) else number
     return request_id if _is_id(request_id) else number

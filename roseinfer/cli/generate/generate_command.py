@@ -100,9 +100,8 @@ def generate(
     OpenAI's batch files work too; "tools" and "chat_template_kwargs" go to the chat template.
 
     Answers go to --output, or to stdout, in the order of the requests, one line per completion. Each answer is written
-    once all earlier ones are. The answer of a request that cannot run is an object with an "error"; the others run.
-    An invalid line of a pipe is answered in the same way; an invalid line of a file ends the call before anything
-    runs.
+    once all earlier ones are. The answer of an invalid line, and of a request that cannot run, is an object with an
+    "error"; the others run, and the exit code is 1.
     """
     if logit_bias:
         given = {**given, "logit_bias": _logit_bias(logit_bias)}

@@ -21,6 +21,7 @@ from roseinfer.cli.generate.generation_progress import GenerationProgress
 from roseinfer.cli.generate.generation_statistics import Tally
 from roseinfer.cli.loading import find_model, load_engine
 from roseinfer.cli.useless_flags import refuse_filters_of_greedy
+from roseinfer.cli.visible_text import visible
 from roseinfer.config import SamplingParams
 from roseinfer.config_file import sampling_with
 from roseinfer.engine.engine import Engine
@@ -154,10 +155,8 @@ def _requests(call: GenerateCall) -> tuple[int | None, Iterable[WorkloadRequest]
     """Return (number of requests, or None for a pipe; the requests)."""
     sampling = call.config.sampling
     if call.input_file is not None:
-        # All lines of a file are checked here. Lines of a pipe are checked as they arrive, so a wrong one is kept
-        # as a refused request.
-        total = count_requests(call.input_file, sampling)
-        return total, read_requests(call.input_file, sampling, keep_wrong=total is None)
+        # An invalid line is kept as a refused request, so that the others run.
+        return count_requests(call.input_file), read_requests(call.input_file, sampling, keep_wrong=True)
     texts = read_prompts(call.config.workload)
     return len(texts), [
         WorkloadRequest(id=place, prompt=parse_prompt(text), params=sampling)
@@ -198,5 +197,5 @@ def _report_refused(tally: Tally, where: str) -> None:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
+    sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
