@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("generate", "bench", "profile", "summarize")
+COMMANDS = ("generate", "bench", "profile", "summarize", "models")
 _WORDS = {int: "integer", float: "number", str: "string", bool: "boolean", type(None): "null", Any: "any"}
 
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from roseinfer.config import EngineConfig, ProfileConfig, SamplingParams
     from roseinfer.engine.engine import Engine
     from roseinfer.engine.factory import build_engine
-    from roseinfer.engine.loaded_model import Message, Prompt
     from roseinfer.engine.outputs import RequestOutput, TokenEvent, TokenLogprobs
+    from roseinfer.engine.prompt import Chat, Message, Prompt
     from roseinfer.engine.schedulers import NaiveScheduler, OfflineScheduler, OnlineScheduler
     from roseinfer.errors import ModelError, RoseinferError, TraceError, UsageError
     from roseinfer.profiling.session import ProfileSession, SessionResult, profile_session
@@ -23,16 +23,17 @@ if TYPE_CHECKING:
 
 
 _HOMES = {
+    "Chat": "engine.prompt",
     "Engine": "engine.engine",
     "EngineConfig": "config",
-    "Message": "engine.loaded_model",
+    "Message": "engine.prompt",
     "ModelError": "errors",
     "NaiveScheduler": "engine.schedulers",
     "OfflineScheduler": "engine.schedulers",
     "OnlineScheduler": "engine.schedulers",
     "ProfileConfig": "config",
     "ProfileSession": "profiling.session",
-    "Prompt": "engine.loaded_model",
+    "Prompt": "engine.prompt",
     "RequestOutput": "engine.outputs",
     "RoseinferError": "errors",
     "SamplingParams": "config",
@@ -50,6 +51,7 @@ _HOMES = {
 """Module of each public name, with the name in it after a colon if that differs."""
 
 __all__ = [
+    "Chat",
     "Engine",
     "EngineConfig",
     "Message",

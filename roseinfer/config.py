@@ -36,8 +36,9 @@ class EngineConfig(CheckedTable, frozen=True, forbid_unknown_fields=True, kw_onl
     """Settings of `build_engine`: the model, its device and dtype, and the limits of a batch."""
 
     model: str = DEMO_MODEL
-    """A Hugging Face directory, a .gguf file, a trainer's .pt checkpoint, `smollm2-135m` (the demo model), or the name
-    of a built-in shape with `load_format` "dummy"."""
+    """A path (Hugging Face directory, .gguf file, trainer's .pt checkpoint), a model of the Hugging Face Hub
+    (`org/name[@revision][:file.gguf]`), `smollm2-135m` (the demo model), or the name of a built-in shape with
+    `load_format` "dummy"."""
     tokenizer: str | None = None
     """Replacement for the model's own tokenizer: "gpt2", a tokenizer.json, or a tiktoken rank file."""
     load_format: LoadFormat = "auto"
@@ -121,17 +122,17 @@ class SamplingParams(CheckedTable, frozen=True, forbid_unknown_fields=True, kw_o
     """Amount subtracted from the logits of tokens that occur in the completion."""
     frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
     """Amount subtracted from a token's logit per occurrence in the completion."""
-    logit_bias: dict[int, FiniteFloat] = msgspec.field(default_factory=dict)
+    logit_bias: Annotated[dict[int, FiniteFloat], msgspec.Meta(max_length=1024)] = msgspec.field(default_factory=dict)
     """Amount added to the logit of each of these token ids."""
     min_new_tokens: NonNegativeInt = 0
     """Minimum tokens per completion. Before that, EOS, stop tokens and stop strings do not end a completion."""
-    stop_token_ids: tuple[NonNegativeInt, ...] = ()
+    stop_token_ids: Annotated[tuple[NonNegativeInt, ...], msgspec.Meta(max_length=1024)] = ()
     """Tokens that end a completion, besides EOS. The stop token is part of the completion's ids."""
-    stop: tuple[str, ...] = ()
+    stop: Annotated[tuple[Annotated[str, msgspec.Meta(max_length=1024)], ...], msgspec.Meta(max_length=256)] = ()
     """Strings that end a completion when they appear in its text. The stop string is not part of the text."""
-    n: PositiveInt = 1
+    n: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
     """Completions per prompt."""
-    logprobs: NonNegativeInt | None = None
+    logprobs: Annotated[int, msgspec.Meta(ge=0, le=1024)] | None = None
     """Number of most likely alternatives to report per token, with log-probabilities of the unchanged logits.
 
     0 reports the drawn token's log-probability alone; None reports nothing.

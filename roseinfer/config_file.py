@@ -54,6 +54,18 @@ def load_config(
         raise refused(invalid_setting(error, raw, name), *setting_of(error)) from None
 
 
+def given_sampling(
+    name_or_path: str | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Return the sampling settings that a file or `overrides` set, as `sampling_with` takes them.
+
+    The arguments are those of `load_config`, which checks the settings.
+    """
+    raw = _read_toml(name_or_path) if name_or_path is not None else {}
+    _lay_over(raw, overrides or {}, {})
+    return dict(raw.get("sampling", {}))
+
+
 def sampling_with(base: SamplingParams, overrides: Mapping[str, Any]) -> SamplingParams:
     """Return `base` with some settings replaced, such as those of one request.
 

@@ -48,11 +48,21 @@ def _allowed(kind: inspect.Type, value: Any) -> str:
         case inspect.BoolType():
             return "true or false"
         case inspect.VarTupleType():
-            return f"a list, each item {_allowed(kind.item_type, None)}"
+            return f"a list{_length(kind, value)}, each item {_allowed(kind.item_type, None)}"
         case inspect.DictType():
-            return "a table of token ids and finite numbers"
+            return f"a table of {_length(kind, value).removeprefix(' of ')} token ids and finite numbers".replace(
+                "  ", " "
+            )
+        case inspect.StrType() if _length(kind, value):
+            return f"a text{_length(kind, value)} characters"
         case _:
             return "a text"
+
+
+def _length(kind: inspect.VarTupleType | inspect.DictType | inspect.StrType, value: Any) -> str:
+    """Return " of at most N" if `value` is longer than N, the limit of the type; else an empty text."""
+    is_longer = kind.max_length is not None and hasattr(value, "__len__") and len(value) > kind.max_length
+    return f" of at most {kind.max_length}" if is_longer else ""
 
 
 def _range(kind: inspect.IntType | inspect.FloatType, value: Any) -> str:

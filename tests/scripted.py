@@ -11,9 +11,9 @@ from roseinfer.cache.block_pool import BlockPool
 from roseinfer.config import EngineConfig, Mode, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.limits import StepLimits
-from roseinfer.engine.loaded_model import Prompt
 from roseinfer.engine.outputs import RequestOutput, TokenEvent
 from roseinfer.engine.planner import Planner
+from roseinfer.engine.prompt import Prompt
 from roseinfer.engine.request import Request
 from roseinfer.engine.step_plan import Policy, StepPlan
 from roseinfer.models.model_config import ModelConfig

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from roseinfer.config import Mode, SamplingParams
 from roseinfer.engine.engine import Engine
-from roseinfer.engine.loaded_model import Prompt
+from roseinfer.engine.prompt import Prompt
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The command line: `roseinfer generate | bench | profile | summarize`.
+"""The command line: `roseinfer generate | bench | profile | summarize | models`.
 
 Torch is imported only by a command that needs it, when it runs, so that `--help` is fast.
 """
@@ -30,6 +30,9 @@ COMMANDS = {
     "summarize": Command(
         "roseinfer.cli.summarize.summarize_command",
         "Explain a torch.profiler trace: where the time goes, why the GPU waits, and what to do about it.",
+    ),
+    "models": Command(
+        "roseinfer.cli.models.models_command", "List the architectures, formats, quantizations and tokenizers that run."
     ),
 }
 """The commands, in the order in which `--help` lists them."""

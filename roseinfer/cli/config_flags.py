@@ -71,7 +71,7 @@ _ENGINE = (
     ConfigFlag(
         "engine",
         "model",
-        "Model directory, .gguf file, .pt checkpoint, or built-in shape (with --load-format dummy).",
+        "Hub name (org/name), directory, .gguf or .pt file, or built-in shape (with --load-format dummy).",
         "MODEL",
         completion=complete_model,
     ),

@@ -12,6 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, TextIO
 
 from roseinfer.cli.progress_line import Progress, ProgressLine, Stages
+from roseinfer.cli.visible_text import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,13 +65,13 @@ def print_json(document: object) -> None:
 def note(message: str) -> None:
     """Print a line on stderr, unless --quiet is given."""
     if not settings.quiet:
-        _print_line(message)
+        _print_line(visible(message))
 
 
 def print_error(message: str) -> None:
     """Print an error as one line on stderr, even if the message has several."""
     label = "\x1b[1;31merror:\x1b[0m" if sys.stderr is not None and has_colors(sys.stderr) else "error:"
-    _print_line(f"{label} {' '.join(message.split())}")
+    _print_line(f"{label} {' '.join(visible(message).split())}")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Imports torch: commands import this module only when they run.
 
 import functools
 import time
+from contextlib import ExitStack
 
 import msgspec
 
@@ -15,10 +16,36 @@ from roseinfer.engine.device import device_name, resolve_device, resolve_dtype
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 from roseinfer.kernels.cpu import native_library
+from roseinfer.models.shapes import SHAPES
+from roseinfer.progress import ProgressCallback
+from roseinfer.weights.resolve import ModelSource, resolve
 
 
-def load_engine(config: EngineConfig) -> Engine:
-    """Build the engine, and show what loads or compiles. Note on stderr that kernels were compiled, or are missing."""
+def find_model(config: EngineConfig) -> ModelSource:
+    """Find the model that `config` names, and show the download of a model of the Hugging Face Hub."""
+    stage: ProgressCallback | None = None
+    with ExitStack() as stack:
+
+        def on_download(done: int, total: int) -> None:
+            nonlocal stage
+            if stage is None:
+                line = console.progress(f"Downloading {config.model}", unit="bytes", ticks=True)
+                stage = stack.enter_context(line) or _nowhere
+            stage(done, total)
+
+        return resolve(config.model, config.load_format, SHAPES, on_download)
+
+
+def _nowhere(done: int, total: int) -> None:
+    """Receives progress that nobody sees."""
+
+
+def load_engine(config: EngineConfig, source: ModelSource | None = None) -> Engine:
+    """Build the engine, and show what loads or compiles. Note on stderr that kernels were compiled, or are missing.
+
+    `source` is what `find_model` found, if it was called already.
+    """
+    source = source or find_model(config)
     device = resolve_device(config.device)
     if config.compile and device.type == "cpu":
         started_s = time.perf_counter()
@@ -29,7 +56,7 @@ def load_engine(config: EngineConfig) -> Engine:
                 f"[compile] compiled the CPU kernels in {time.perf_counter() - started_s:.1f} s; later runs reuse them"
             )
     with console.progress(f"Loading {config.model}", unit="bytes", ticks=True) as on_progress:
-        engine = build_engine(config, on_progress=on_progress)
+        engine = build_engine(config, on_progress=on_progress, source=source)
     if (
         config.compile is None
         and device.type == "cpu"

@@ -16,7 +16,7 @@ from roseinfer.cli.completion import complete_config
 from roseinfer.cli.config_flags import CONFIG_FLAGS
 from roseinfer.cli.shown_defaults import config_default
 from roseinfer.cli.useless_flags import refuse_useless_flags
-from roseinfer.config_file import load_config
+from roseinfer.config_file import given_sampling, load_config
 
 
 def _set_quiet(value: bool) -> bool:
@@ -49,6 +49,9 @@ ConfigName = Annotated[
     ),
 ]
 
+_GIVEN = "given"
+"""Name of the argument that `passes_given` adds."""
+
 Command = Callable[..., int | None]
 """A function that Typer calls; returns the exit code, or None for 0."""
 
@@ -58,12 +61,15 @@ def configured(
     base: str | None = None,
     without: tuple[str, ...] = (),
     defaults: Mapping[str, Mapping[str, Any]] | None = None,
+    passes_given: bool = False,
 ) -> Callable[[Command], Command]:
     """Add `--config` and the flags of `groups` to a command, whose first parameter becomes a `RunConfig`.
 
     A group is a config table, or `load`: the options that draw a workload. Keys in `without` get no flag. `base` is
     the shipped config to read if no `--config` is given; `defaults` hold where neither a file nor a flag sets a key.
-    The command's attribute `shown_default` is a function that returns an option's default as text, for `--help`.
+    With `passes_given`, the command's keyword argument `given` has the sampling settings that the file or a flag sets,
+    and the command itself refuses those without effect: a model may recommend others. The command's attribute
+    `shown_default` is a function that returns an option's default as text, for `--help`.
     """
     flags = [flag for flag in CONFIG_FLAGS if (flag.group or flag.table) in groups and flag.key not in without]
 
@@ -76,7 +82,13 @@ def configured(
                 if value is not None and value != []:
                     overrides.setdefault(flag.table, {})[flag.key] = value
             run = load_config(config_name or base, overrides, defaults)
-            in_lines = options.get("input_file") is not None or (run.workload.prompts_file or "").endswith(".jsonl")
+            if passes_given:
+                options[_GIVEN] = given_sampling(config_name or base, overrides)
+            in_lines = (
+                passes_given
+                or options.get("input_file") is not None
+                or (run.workload.prompts_file or "").endswith(".jsonl")
+            )
             refuse_useless_flags(run, overrides, requests_have_settings=in_lines)
             return command(run, *args, **options)
 
@@ -84,6 +96,7 @@ def configured(
         name = inspect.Parameter("config_name", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigName)
         arguments = [parameter for parameter in own if parameter.kind is not inspect.Parameter.KEYWORD_ONLY]
         own_flags = [parameter for parameter in own if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+        own_flags = [parameter for parameter in own_flags if parameter.name != _GIVEN]
         parameters = [*arguments, name, *(flag.parameter for flag in flags), *own_flags]
         without_flags = cache(lambda: load_config(base, {}, defaults))
         wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -22,11 +22,12 @@ def refuse_useless_flags(
     With `requests_have_settings`, each request may set its own temperature, so filters of sampling may have an effect.
     """
     if not requests_have_settings:
-        _refuse_filters_of_greedy(run.sampling, flags.get("sampling", {}))
+        refuse_filters_of_greedy(run.sampling, flags.get("sampling", {}))
     _refuse_graphs_without_support(run.engine, flags.get("engine", {}))
 
 
-def _refuse_filters_of_greedy(sampling: SamplingParams, flags: Mapping[str, Any]) -> None:
+def refuse_filters_of_greedy(sampling: SamplingParams, flags: Mapping[str, Any]) -> None:
+    """Raise UsageError for a filter in `flags` ({key: value}) that leaves greedy decoding unchanged."""
     if sampling.temperature > 0:
         return
     for key in ("top_k", "top_p", "min_p"):

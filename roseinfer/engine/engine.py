@@ -8,8 +8,9 @@ from typing import TypeGuard
 
 from roseinfer.config import Mode, SamplingParams
 from roseinfer.engine.call import Call
-from roseinfer.engine.loaded_model import LoadedModel, Prompt
+from roseinfer.engine.loaded_model import LoadedModel
 from roseinfer.engine.outputs import RequestOutput, TokenEvent
+from roseinfer.engine.prompt import Chat, Prompt
 from roseinfer.engine.schedulers import SCHEDULERS, OfflineScheduler, OnlineScheduler, Scheduler
 from roseinfer.engine.shared_loop import NewScheduler, SharedLoop
 from roseinfer.engine.step_plan import Policy
@@ -40,8 +41,8 @@ class Engine(LoadedModel):
 
         A prompt is a text, a list of token ids, or a list of {"role", "content"} chat messages. No chat template is
         applied to a text, even if the model is a chat model. `params` applies to all prompts, or is a list with one
-        entry per prompt. Outputs are in the order of the prompts, with `n` outputs per prompt. `request_id` is the
-        index of the prompt.
+        entry per prompt; without it, `default_params` applies. Outputs are in the order of the prompts, with `n`
+        outputs per prompt. `request_id` is the index of the prompt.
 
         Raises UsageError, before anything runs, for a prompt or parameters that can never run.
         """
@@ -136,7 +137,7 @@ class Engine(LoadedModel):
         self.lock.check_process()
         submitted_s = time.perf_counter()
         several: Sequence[Prompt] = [prompts] if _is_single(prompts) else prompts  # type: ignore[assignment]
-        each = _params_of(several, params)
+        each = _params_of(several, self.default_params, params)
         return Call([self.encode(prompt) for prompt in several], each, submitted_s, streams=streams)
 
     def _batch_scheduler(self) -> Scheduler:
@@ -155,11 +156,11 @@ class _BatchScheduler(OfflineScheduler):
 
 
 def _params_of(
-    prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None
+    prompts: Sequence[Prompt], default: SamplingParams, params: SamplingParams | Sequence[SamplingParams] | None
 ) -> list[SamplingParams]:
     """Return the parameters of each prompt."""
     if params is None or isinstance(params, SamplingParams):
-        return [params or SamplingParams()] * len(prompts)
+        return [params or default] * len(prompts)
     each = list(params)
     if wrong := [one for one in each if not isinstance(one, SamplingParams)]:
         raise UsageError(
@@ -174,12 +175,12 @@ def _params_of(
 
 def _is_single(prompts: Prompt | Sequence[Prompt]) -> TypeGuard[Prompt]:
     """True for one prompt: a text, a list of messages, or a sequence of ids (elements without dimensions)."""
-    if isinstance(prompts, str):
+    if isinstance(prompts, str | Chat):
         return True
     if len(prompts) == 0:
         return False
     first = prompts[0]
-    return isinstance(first, Mapping) or not (isinstance(first, Sequence) or getattr(first, "ndim", False))
+    return isinstance(first, Mapping) or not (isinstance(first, Sequence | Chat) or getattr(first, "ndim", False))
 
 
 def _events(loop: SharedLoop, call: Call, new_scheduler: NewScheduler) -> Generator[TokenEvent, None, None]:

@@ -30,20 +30,24 @@ from roseinfer.models.model_loading import check_weights, fill_dummy_weights, lo
 from roseinfer.models.shapes import SHAPES
 from roseinfer.progress import ProgressCallback
 from roseinfer.text.assets import load_text
+from roseinfer.text.generation_config import recommended_sampling
 from roseinfer.text.tokenizer import Tokenizer
-from roseinfer.weights.resolve import resolve
+from roseinfer.weights.resolve import ModelSource, resolve
 from roseinfer.weights.weight_reader import open_weights
 
 
-def build_engine(config: EngineConfig, *, on_progress: ProgressCallback | None = None) -> Engine:
+def build_engine(
+    config: EngineConfig, *, on_progress: ProgressCallback | None = None, source: ModelSource | None = None
+) -> Engine:
     """Load the model and allocate its KV cache. `on_progress` is called with (bytes read, total bytes).
 
+    `source` is what `resolve` found for `config.model`; without it the model is looked for.
     Raises ModelError for a model that cannot be found, read or run, and UsageError for a setting that cannot work.
     """
     device = resolve_device(config.device)
     config = msgspec.structs.replace(config, compile=_with_native(config.compile, device))
     dtype = resolve_dtype(config.dtype, device)
-    source = resolve(config.model, config.load_format, SHAPES)
+    source = source or resolve(config.model, config.load_format, SHAPES)
     quantization = resolve_quantization(config, device, dtype, is_gguf=source.format == "gguf")
     if config.check_weights and source.format == "dummy":
         raise UsageError("--check-weights has no weights to check with --load-format dummy: drop one of them")
@@ -100,6 +104,7 @@ def build_engine(config: EngineConfig, *, on_progress: ProgressCallback | None =
         tokenizer=text.tokenizer,
         chat_template=text.chat_template,
         eos_token_ids=text.eos_token_ids,
+        default_params=recommended_sampling(source),
         max_model_len=max_model_len,
         max_decode_steps=1 if graphs is None else graphs.max_steps,
         limits=limits,

@@ -1,17 +1,18 @@
 """A loaded model with its cache and tokenizer: everything that the schedulers of one engine share."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import index
-from typing import TypeAlias, TypeGuard
+from typing import Any
 
 import torch
 
 from roseinfer.cache.block_pool import BlockPool
-from roseinfer.config import EngineConfig
+from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine_lock import EngineLock
 from roseinfer.engine.limits import StepLimits
+from roseinfer.engine.prompt import Chat, ChatTokens, Prompt, as_chat, is_chat
 from roseinfer.engine.row_pool import RowPool
 from roseinfer.engine.runner import Runner
 from roseinfer.engine.step_times import StepTimes
@@ -19,14 +20,11 @@ from roseinfer.errors import UsageError
 from roseinfer.models.footprint import WeightBytes
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.text.chat_template import ChatTemplate
-from roseinfer.text.detokenizer import Detokenizer, detokenizers
-from roseinfer.text.tokenizer import Tokenizer
+from roseinfer.text.detokenizer import Detokenizer, NewDetokenizer, detokenizers
+from roseinfer.text.tokenizer import Tokenizer, encode_parsed
 
-Message: TypeAlias = Mapping[str, str]
-"""One turn of a chat: role and content."""
-
-Prompt: TypeAlias = str | Sequence[int] | Sequence[Message]
-"""Plain text, token ids, or chat messages to be rendered by the model's template."""
+_MAX_TOKEN_CHARACTERS = 256
+"""Maximum characters of a token. The longest ones of published vocabularies are 128 blanks."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,8 @@ class LoadedModel:
     """Maximum tokens per request that one launch decodes."""
     overlap: bool = False
     """True: launch each step before the tokens of the previous step are read."""
+    default_params: SamplingParams = field(default_factory=SamplingParams)
+    """Sampling settings of requests without any: those that the model's generation_config.json recommends."""
     rows: RowPool = field(default_factory=RowPool)
     """Row numbers of the runner, shared by all schedulers of the engine."""
     step_times: StepTimes = field(default_factory=StepTimes)
@@ -68,9 +68,16 @@ class LoadedModel:
         return WeightBytes.of(self.runner.model)
 
     @cached_property
-    def new_detokenizer(self) -> Callable[[], Detokenizer]:
+    def new_detokenizer(self) -> NewDetokenizer:
         """Factory of detokenizers, one per completion. All of them share one table of the vocabulary."""
         return detokenizers(self.tokenizer)
+
+    def detokenizer_after(self, token_ids: Sequence[int]) -> Detokenizer:
+        """Return a detokenizer for a completion of a prompt that `encode` returned.
+
+        The answer to a chat is a text of its own. The completion of any other prompt continues the prompt's text.
+        """
+        return self.new_detokenizer(() if isinstance(token_ids, ChatTokens) else token_ids)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -82,16 +89,22 @@ class LoadedModel:
         """Name of `dtype` without the module, such as "bfloat16"."""
         return str(self.dtype).removeprefix("torch.")
 
-    def encode(self, prompt: Prompt) -> list[int]:
+    def encode(self, prompt: Prompt, *, parse_special: bool = False) -> list[int]:
         """Return the token ids of a prompt. An empty prompt becomes the beginning-of-sequence token.
+
+        With `parse_special`, control tokens that a text spells out are recognized, as in a chat that is rendered
+        already or in fill-in-the-middle. BOS is added as to any other text, unless the text spells it out.
 
         Raises UsageError for a value of another type, for token ids outside the vocabulary, for text if the model has
         no tokenizer, and for chat messages if the model has no chat template.
         """
         if isinstance(prompt, str):
-            token_ids = self._tokenizer().encode(prompt)
-        elif isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):
-            token_ids = self._encode_chat(prompt)
+            tokenizer, prompt = self._tokenizer(), self._checked_length(prompt)
+            token_ids = encode_parsed(tokenizer, prompt) if parse_special else tokenizer.encode(prompt)
+        elif is_chat(prompt):
+            token_ids = self._encode_chat(as_chat(prompt))
+        elif isinstance(prompt, ChatTokens):
+            token_ids = prompt
         else:
             token_ids = _token_ids(prompt)
         if not token_ids and self.tokenizer is not None and self.tokenizer.bos_token_id is not None:
@@ -105,13 +118,20 @@ class LoadedModel:
             raise UsageError(f"token id {wrong[0]} is outside the model's vocabulary of {vocab_size}")
         return token_ids
 
-    def _encode_chat(self, turns: Sequence[object]) -> list[int]:
+    def _encode_chat(self, chat: Chat) -> ChatTokens:
         if self.chat_template is None:
             raise UsageError(f"{self.model_name} has no chat template: give the prompt as text")
-        messages = [turn for turn in turns if is_message(turn)]
-        if len(messages) < len(turns):
-            raise UsageError("invalid chat: give a list of messages, each with a role and a content that are text")
-        return self._tokenizer().encode(self.chat_template.render(messages), allow_special=True)
+        text = self.chat_template.render(chat.messages, tools=chat.tools, options=chat.template_options)
+        return ChatTokens(self._tokenizer().encode(self._checked_length(text), allow_special=True))
+
+    def _checked_length(self, text: str) -> str:
+        """Return the text. Raises UsageError for one that is too long in any vocabulary, before it is tokenized."""
+        if len(text) > _MAX_TOKEN_CHARACTERS * self.max_model_len:
+            raise UsageError(
+                f"the prompt has {len(text):,} characters, far more than the context of {self.max_model_len} tokens "
+                "holds: shorten it"
+            )
+        return text
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -122,14 +142,9 @@ class LoadedModel:
         return self.tokenizer
 
 
-def is_message(turn: object) -> TypeGuard[Message]:
-    """True if `turn` is one message of a chat."""
-    return isinstance(turn, Mapping) and all(isinstance(turn.get(key), str) for key in ("role", "content"))
-
-
-def _token_ids(prompt: Sequence[object]) -> list[int]:
+def _token_ids(prompt: Any) -> list[int]:
     """Convert token ids to Python integers. Integers of NumPy and torch are accepted."""
     try:
-        return [index(token_id) for token_id in prompt]  # type: ignore[arg-type]
+        return [index(token_id) for token_id in prompt]
     except TypeError:
         raise UsageError("invalid prompt: give a text, a list of token ids, or a list of chat messages") from None

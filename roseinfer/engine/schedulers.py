@@ -13,9 +13,10 @@ from roseinfer.config import Mode, SamplingParams
 from roseinfer.engine.completion_text import CompletionText
 from roseinfer.engine.engine_lock import exclusive
 from roseinfer.engine.launch import Launch
-from roseinfer.engine.loaded_model import LoadedModel, Prompt
+from roseinfer.engine.loaded_model import LoadedModel
 from roseinfer.engine.outputs import RequestOutput, TokenEvent
 from roseinfer.engine.planner import Planner
+from roseinfer.engine.prompt import Prompt
 from roseinfer.engine.request import Request
 from roseinfer.engine.step_plan import Policy, StepPlan
 from roseinfer.errors import RoseinferError, UsageError
@@ -69,11 +70,12 @@ class Scheduler(ABC):
     def submit(self, prompt: Prompt, params: SamplingParams | None = None, *, place: int | None = None) -> int:
         """Queue a request, `params.n` completions of one prompt, and return its id.
 
-        Without a seed of its own, the request's seed is derived from `place`. None is the number of requests before it.
-        Raises UsageError for a request that can never run; nothing is queued then.
+        Without `params`, the model's recommended settings apply (`Engine.default_params`). Without a seed of its own,
+        the request's seed is derived from `place`. None is the number of requests before it. Raises UsageError for a
+        request that can never run; nothing is queued then.
         """
         submitted_s = time.perf_counter()
-        requests = self.make_requests(prompt, params or SamplingParams(), submitted_s, place)
+        requests = self.make_requests(prompt, params or self.engine.default_params, submitted_s, place)
         request_id = requests[0].id
         if requests[0].max_new_tokens == 0:
             for request in requests:
@@ -82,7 +84,8 @@ class Scheduler(ABC):
         else:
             for request in requests:
                 self._planner.add(request)
-            texts = [CompletionText(request, self.engine.new_detokenizer()) for request in requests]
+            token_ids = requests[0].prompt_token_ids
+            texts = [CompletionText(each, self.engine.detokenizer_after(token_ids)) for each in requests]
             self._unfinished[request_id] = texts
             self._texts |= {text.request: text for text in texts}
         self._num_submitted += 1

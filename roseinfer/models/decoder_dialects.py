@@ -17,7 +17,7 @@ from roseinfer.kernels.attention.attention_spec import Rope
 from roseinfer.model_files import quoted
 from roseinfer.models.activation_names import ActivationName, activation_from_hf
 from roseinfer.models.dialect import Checkpoint, Dialect, Transform, WeightPlace
-from roseinfer.models.fields import gguf_vocab_size, optional, require, require_feature, size
+from roseinfer.models.fields import gguf_vocab_size, optional, require, require_feature, same_size, size
 from roseinfer.models.head_layout import reordered_heads
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.rope_config import ROPE_TENSORS, rope_from_gguf, rope_from_hf
@@ -44,6 +44,15 @@ _GGUF_LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+
+
+_HF_DEFAULTS: dict[str, dict[str, Any]] = {
+    "llama": {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048},
+    "mistral": {"rms_norm_eps": 1e-6, "max_position_embeddings": 131072, "num_key_value_heads": 8},
+    "qwen2": {"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "num_key_value_heads": 32},
+    "qwen3": {"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "num_key_value_heads": 32},
+}
+"""Defaults of transformers' config classes for fields that a hand-written config.json may lack."""
 
 
 HfWeight = Callable[[str, ModelConfig], WeightPlace | None]
@@ -108,8 +117,10 @@ def hf_config(
     """Convert the config.json fields that Llama-style architectures share. `flags` are the other ModelConfig fields.
 
     `rope` is the result of `rope_from_hf`, for models that call it in their own way. `norm_eps` and `activation` are
-    the keys of these fields, and `tied` is the default of tie_word_embeddings.
+    the keys of these fields, and `tied` is the default of tie_word_embeddings. Missing fields have the defaults of
+    transformers.
     """
+    raw = {**_HF_DEFAULTS.get(architecture, {}), **raw}
     num_heads = size(raw, "num_attention_heads")
     hidden_size = size(raw, "hidden_size")
     rotary, context = rope_from_hf(raw) if rope is None else rope
@@ -168,7 +179,7 @@ def _gguf_config(
     checkpoint: Checkpoint,
 ) -> ModelConfig:
     metadata, names = checkpoint.fields, checkpoint.tensor_names
-    num_heads = size(metadata, f"{prefix}.attention.head_count")
+    num_heads = same_size(metadata, f"{prefix}.attention.head_count")
     hidden_size = size(metadata, f"{prefix}.embedding_length")
     head_dim = size(metadata, f"{prefix}.attention.key_length", hidden_size // num_heads)
     require_feature(
@@ -188,9 +199,9 @@ def _gguf_config(
         "hidden_size": hidden_size,
         "num_layers": size(metadata, f"{prefix}.block_count"),
         "num_heads": num_heads,
-        "num_kv_heads": size(metadata, f"{prefix}.attention.head_count_kv", num_heads),
+        "num_kv_heads": same_size(metadata, f"{prefix}.attention.head_count_kv", num_heads),
         "head_dim": head_dim,
-        "intermediate_size": size(metadata, f"{prefix}.feed_forward_length"),
+        "intermediate_size": same_size(metadata, f"{prefix}.feed_forward_length"),
         "max_position_embeddings": context,
         "norm_eps": require(metadata, f"{prefix}.{rms}", float),
         "tie_word_embeddings": "output.weight" not in names,

@@ -68,6 +68,16 @@ def size(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
     return value
 
 
+def same_size(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    """Return an integer as `size` does. GGUF files may have a list, one per layer, whose elements must be equal."""
+    value = raw.get(key)
+    if not isinstance(value, list) or not value:
+        return size(raw, key, default)
+    if any(each != value[0] for each in value):
+        raise ModelError(f"layers that differ in {key} ({value[0]}, ...) are not supported; supported: the same in all")
+    return size({key: value[0]}, key)
+
+
 def require_feature(what: str, found: object, supported: object) -> None:
     """Raise ModelError unless the value found is the one supported. `what` names the field in the message."""
     if found != supported:

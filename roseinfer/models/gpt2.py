@@ -103,8 +103,8 @@ def config_from_hf(checkpoint: Checkpoint) -> ModelConfig:
         vocab_size=size(raw, "vocab_size"),
         num_layers=size(raw, "n_layer"),
         intermediate_size=size(raw, "n_inner", 4 * hidden_size),
-        max_position_embeddings=size(raw, "n_positions"),
-        norm_eps=require(raw, "layer_norm_epsilon", float),
+        max_position_embeddings=size(raw, "n_positions", 1024),
+        norm_eps=optional(raw, "layer_norm_epsilon", float, 1e-5),
         tie_word_embeddings=optional(raw, "tie_word_embeddings", bool, True),
         activation=activation_from_hf(
             "activation_function", raw.get("activation_function", "gelu_new"), ("gelu_tanh", "gelu")

@@ -33,6 +33,7 @@ _GGUF_SCALING_KEYS = {
     "original_context_length",
     "finetuned",  # provenance of the scaling, without effect
     "attn_factor",
+    "yarn_attn_factor",  # llama.cpp reads it for Grok only
     "yarn_ext_factor",
     "yarn_beta_fast",
     "yarn_beta_slow",
@@ -211,7 +212,9 @@ def _gguf_scaling(metadata: Mapping[str, Any], prefix: str, context: int, linear
         raise ModelError(
             f"RoPE scaling {quoted(kind)} is not supported in GGUF; supported: {', '.join(_GGUF_SCALINGS)}"
         )
-    require_feature(f"{prefix}attn_factor", fields.get("attn_factor", 1.0), 1.0)
+    attention_factor = optional(fields, "attn_factor", float, 1.0)
+    if kind != "yarn":
+        require_feature(f"{prefix}attn_factor", attention_factor, 1.0)
     factor = fields.get("factor") or linear or 1.0
     if kind == "none" or factor == 1.0:
         return None
@@ -222,7 +225,7 @@ def _gguf_scaling(metadata: Mapping[str, Any], prefix: str, context: int, linear
     return YarnScaling(
         factor=factor,
         original_context=optional(fields, "original_context_length", int, context),
-        attention_factor=yarn_magnitude(factor),
+        attention_factor=attention_factor * yarn_magnitude(factor),
         beta_fast=optional(fields, "yarn_beta_fast", float, 32.0),
         beta_slow=optional(fields, "yarn_beta_slow", float, 1.0),
     )

@@ -8,10 +8,18 @@ import msgspec
 
 from roseinfer.errors import UsageError
 from roseinfer.text.chat_template import ChatTemplate
+from roseinfer.text.gguf_token_types import eos_token_ids
+from roseinfer.text.template_files import spelled_token, template_sources
 from roseinfer.text.tokenizer import Tokenizer
 from roseinfer.weights.gguf_header import read_gguf_header
 from roseinfer.weights.json_file import read_optional_json
 from roseinfer.weights.resolve import ModelSource
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_WHAT_A_TOKENIZER_IS = (
+    "gpt2, a tokenizer.json, a SentencePiece tokenizer.model, a vocab.json with its merges.txt, a tiktoken file, or a "
+    "directory with one of these"
+)
 
 
 class TextAssets(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,8 +42,8 @@ def load_text(
 
     `gguf_metadata` avoids parsing the header of a GGUF file again when its reader is open already.
 
-    `tokenizer` names a replacement for the model's own tokenizer, which is then not read at all: `gpt2`, a
-    tokenizer.json, or a tiktoken rank file. The model's chat template and EOS tokens still apply. Raises UsageError for
+    `tokenizer` names a replacement for the model's own tokenizer, which is then not read at all: `gpt2`, the file of a
+    tokenizer, or its directory. The model's chat template and EOS tokens still apply. Raises UsageError for
     a replacement that does not exist, and ModelError for a tokenizer or a template that cannot be used.
     """
     if tokenizer is not None:
@@ -51,7 +59,10 @@ def _from_model(source: ModelSource, gguf_metadata: Mapping[str, Any] | None, *,
         return _from_gguf(metadata, with_tokenizer)
     if not source.path.is_dir():
         return TextAssets()  # a trainer's checkpoint has no text side
-    return _from_directory(source.path, source.path / "tokenizer.json" if with_tokenizer else None)
+    tokenizer_file = _tokenizer_file(source.path) if with_tokenizer else None
+    text = _from_directory(source.path, tokenizer_file)
+    # Without a tokenizer there is no text for a template.
+    return msgspec.structs.replace(text, chat_template=None) if with_tokenizer and tokenizer_file is None else text
 
 
 def _from_option(name: str) -> TextAssets:
@@ -60,17 +71,12 @@ def _from_option(name: str) -> TextAssets:
         return _for_shape(name)
     path = Path(name)
     try:
-        is_file = path.is_file()
+        file = _tokenizer_file(path) if path.is_dir() else path if path.is_file() else None
     except OSError:  # a name too long for a path
-        is_file = False
-    if not is_file:
-        raise UsageError(f"unknown --tokenizer {name!r}: give gpt2, a tokenizer.json, or a tiktoken file")
-    if path.suffix == ".json":
-        return _from_directory(path.parent, path)
-    from roseinfer.text.rank_file import tokenizer_from_ranks
-
-    tokenizer = tokenizer_from_ranks(path)
-    return TextAssets(tokenizer=tokenizer, bos_token_id=tokenizer.bos_token_id, eos_token_ids=tokenizer.eos_token_ids)
+        file = None
+    if file is None:
+        raise UsageError(f"unknown --tokenizer {name!r}: give {_WHAT_A_TOKENIZER_IS}")
+    return _from_directory(file.parent, file)
 
 
 def _combined(model: TextAssets, named: TextAssets) -> TextAssets:
@@ -94,7 +100,7 @@ def _for_shape(shape: str | None) -> TextAssets:
 
 
 def _from_gguf(metadata: Mapping[str, Any], with_tokenizer: bool) -> TextAssets:
-    from roseinfer.text.gguf_vocabulary import eos_token_ids, tokenizer_from_gguf
+    from roseinfer.text.gguf_vocabulary import tokenizer_from_gguf
 
     tokenizer = tokenizer_from_gguf(metadata) if with_tokenizer else None
     if with_tokenizer and tokenizer is None:
@@ -114,10 +120,10 @@ def _from_gguf(metadata: Mapping[str, Any], with_tokenizer: bool) -> TextAssets:
     )
 
 
-def _from_directory(folder: Path, tokenizer_json: Path | None) -> TextAssets:
-    """Load the chat template, the special tokens and, from `tokenizer_json`, the tokenizer of a Hugging Face directory.
+def _from_directory(folder: Path, tokenizer_file: Path | None) -> TextAssets:
+    """Load the chat template, the special tokens and, from `tokenizer_file`, the tokenizer of a Hugging Face directory.
 
-    If `tokenizer_json` is None, no tokenizer is loaded. If the file does not exist, only the special tokens are.
+    If `tokenizer_file` is None, no tokenizer is loaded.
     """
     config = read_optional_json(folder / "config.json")
     generation = read_optional_json(folder / "generation_config.json")
@@ -125,38 +131,40 @@ def _from_directory(folder: Path, tokenizer_json: Path | None) -> TextAssets:
     bos_ids = _token_ids(generation.get("bos_token_id")) or _token_ids(config.get("bos_token_id"))
     eos_ids = _token_ids(generation.get("eos_token_id")) | _token_ids(config.get("eos_token_id"))
     bos_id = min(bos_ids, default=None)
-    if tokenizer_json is not None and not tokenizer_json.is_file():
-        return TextAssets(bos_token_id=bos_id, eos_token_ids=eos_ids)
-    bos_token, eos_token = _spelled(options.get("bos_token")), _spelled(options.get("eos_token"))
-    template = _template_source(folder, options)
-    chat_template = ChatTemplate(template, bos_token, eos_token) if template else None
-    if tokenizer_json is None:
+    bos_token, eos_token = spelled_token(options.get("bos_token")), spelled_token(options.get("eos_token"))
+    templates = template_sources(folder, options)
+    chat_template = ChatTemplate(templates, bos_token, eos_token) if templates else None
+    if tokenizer_file is None:
         return TextAssets(chat_template=chat_template, bos_token_id=bos_id, eos_token_ids=eos_ids)
-    from roseinfer.text.huggingface import HuggingFaceTokenizer, read_tokenizer_json
+    tokenizer: Tokenizer
+    if _is_rank_file(tokenizer_file):
+        from roseinfer.text.rank_file import tokenizer_from_ranks
 
-    backend = read_tokenizer_json(tokenizer_json)
-    bos_id = backend.token_to_id(bos_token) if bos_token else bos_id
-    eos_ids |= _token_ids(backend.token_to_id(eos_token) if eos_token else None)
-    return TextAssets(
-        tokenizer=HuggingFaceTokenizer(backend, bos_id, eos_ids),
-        chat_template=chat_template,
-        bos_token_id=bos_id,
-        eos_token_ids=eos_ids,
-    )
+        ranked = tokenizer_from_ranks(tokenizer_file)
+        tokenizer, bos_id, eos_ids = ranked, ranked.bos_token_id, eos_ids | ranked.eos_token_ids
+    else:
+        from roseinfer.text.directory_tokenizer import read_backend
+        from roseinfer.text.huggingface import HuggingFaceTokenizer
+
+        backend, named = read_backend(tokenizer_file, options, config)
+        bos_id = named.get("bos_token", bos_id)
+        eos_ids |= _token_ids(named.get("eos_token"))
+        tokenizer = HuggingFaceTokenizer(backend, bos_id, eos_ids)
+    return TextAssets(tokenizer=tokenizer, chat_template=chat_template, bos_token_id=bos_id, eos_token_ids=eos_ids)
 
 
-def _template_source(folder: Path, options: Mapping[str, Any]) -> str | None:
-    """Return the source of a chat template, from chat_template.jinja or else from tokenizer_config.json.
+def _tokenizer_file(folder: Path) -> Path | None:
+    """Return the file that describes a directory's tokenizer, the most specific one first; None if there is none."""
+    found = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
+    return next(iter([*found, *sorted(folder.glob("*.tiktoken"))]), None)
 
-    `options` is the content of tokenizer_config.json: its template is a text, or a list of named templates.
-    """
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8", errors="replace")
-    template = options.get("chat_template")
-    if isinstance(template, list):
-        template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
-    return template if isinstance(template, str) else None
+
+def _is_rank_file(path: Path) -> bool:
+    if path.suffix == ".json":
+        return False
+    from roseinfer.text.sentencepiece_file import is_sentencepiece
+
+    return not is_sentencepiece(path)
 
 
 def _token_ids(value: Any) -> frozenset[int]:
@@ -164,10 +172,3 @@ def _token_ids(value: Any) -> frozenset[int]:
     if isinstance(value, int):
         return frozenset({value})
     return frozenset(value) if isinstance(value, list) else frozenset()
-
-
-def _spelled(token: Any) -> str:
-    """Return the text of a token in tokenizer_config.json: a text, an object with `content`, or null (empty)."""
-    if isinstance(token, dict):
-        token = token.get("content")
-    return token if isinstance(token, str) else ""

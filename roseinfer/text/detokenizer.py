@@ -1,12 +1,12 @@
 """Streaming detokenizers: they accept token ids one at a time, and return text as soon as it is final.
 
-The pieces of a stream, `finish()` included, concatenate to exactly `tokenizer.decode(all ids)`. A U+FFFD is never
-streamed where a later token would have completed the character.
+The pieces of a stream, `finish()` included, concatenate to exactly `tokenizer.decode(all ids)`, or, if the stream
+continues a text, to what `tokenizer.decode(ids before + all ids)` adds to `tokenizer.decode(ids before)`. A U+FFFD is
+never streamed where a later token would have completed the character.
 """
 
 import codecs
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Sequence
 from typing import Protocol
 
 from roseinfer.text.tokenizer import Tokenizer
@@ -31,17 +31,25 @@ class Detokenizer(Protocol):
         """Return the text still held back: U+FFFD for an incomplete character. Call this once, at the end."""
 
 
-def detokenizers(tokenizer: Tokenizer | None) -> Callable[[], Detokenizer]:
+class NewDetokenizer(Protocol):
+    """Creates the detokenizer of one completion."""
+
+    def __call__(self, before: Sequence[int] = (), /) -> Detokenizer:
+        """Return a detokenizer of tokens that continue the text of `before`, or that are a text of their own."""
+
+
+def detokenizers(tokenizer: Tokenizer | None) -> NewDetokenizer:
     """Return a factory of detokenizers, to be called once per completion.
 
     The detokenizer works on bytes if the vocabulary defines its tokens' bytes, and through `decode` otherwise. Without
     a tokenizer it prints token ids.
     """
     if tokenizer is None:
-        return IdsDetokenizer
+        return lambda _before=(): IdsDetokenizer()
     if tokenizer.token_bytes(0) is not None:
-        return partial(ByteLevelDetokenizer, tokenizer, WholeTexts(tokenizer))
-    return partial(PrefixDiffDetokenizer, tokenizer)
+        whole = WholeTexts(tokenizer)
+        return lambda before=(): ByteLevelDetokenizer(tokenizer, before, whole)
+    return lambda before=(): PrefixDiffDetokenizer(tokenizer, before)
 
 
 class WholeTexts(dict[int, str | None]):
@@ -66,13 +74,13 @@ class ByteLevelDetokenizer:
     Most tokens consist of whole characters and follow whole characters: their text is looked up in a cache.
     """
 
-    def __init__(self, tokenizer: Tokenizer, whole: WholeTexts | None = None) -> None:
-        """Create a detokenizer. `whole` may be shared by all detokenizers of one tokenizer."""
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = (), whole: WholeTexts | None = None) -> None:
+        """Create a detokenizer of tokens that follow `before`. All detokenizers of one tokenizer may share `whole`."""
         self._tokenizer = tokenizer
         self._whole = WholeTexts(tokenizer) if whole is None else whole
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._holds_bytes = False
-        self._at_start = tokenizer.strips_leading_space
+        self._at_start = tokenizer.strips_leading_space and not any(map(tokenizer.token_bytes, before))
 
     def add(self, token_id: int) -> str:
         """Implements `Detokenizer.add`."""
@@ -117,11 +125,13 @@ class PrefixDiffDetokenizer:
     word begins with a space.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
+        """Create a detokenizer of tokens that follow `before`."""
         self._decode = tokenizer.decode
-        self._window: list[int] = []
-        self._context = 0  # number of context tokens at the window's start
-        self._streamed = 0  # number of characters of the window's text that were streamed
+        newest = list(before[-_LONG_WINDOW:])
+        self._window = newest if self._decode(newest) else list(before)
+        self._context = len(self._window)  # number of context tokens at the window's start
+        self._streamed = len(self._decode(self._window))  # characters of the window's text that were streamed
 
     def add(self, token_id: int) -> str:
         """Implements `Detokenizer.add`."""

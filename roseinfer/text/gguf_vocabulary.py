@@ -4,21 +4,26 @@ Two kinds of vocabulary are supported. `gpt2` is byte-level BPE: the file holds 
 pre-tokenizer. `llama` is SentencePiece BPE: the file holds a score per token.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, decoders, models, normalizers, processors
 
 from roseinfer.errors import ModelError
+from roseinfer.text.gguf_pretokenizers import PRE_TOKENIZERS
+from roseinfer.text.gguf_token_types import CONTROL, NORMAL, USER_DEFINED, eos_token_ids, token_types
 from roseinfer.text.huggingface import HuggingFaceTokenizer
-from roseinfer.text.pretokenizer_patterns import LLAMA3_WORDS, QWEN2_WORDS
-from roseinfer.text.token_bytes import SENTENCEPIECE_SPACE, byte_fallback_value
+from roseinfer.text.sentencepiece_vocabulary import SentencePieces, build_tokenizer
 
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
-"""Token types of the GGUF specification."""
-
-_EOS_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
+_OTHER_KINDS = {
+    "bert": "WordPiece, of encoders",
+    "t5": "Unigram, of encoder-decoders",
+    "rwkv": "a trie of words",
+    "plamo2": "Unigram with a table of suffixes",
+    "gemma4": "BPE over characters",
+}
+"""Kinds of llama.cpp that no supported architecture uses, with what they are."""
 
 
 def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> HuggingFaceTokenizer | None:
@@ -30,11 +35,12 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> HuggingFaceTokenizer | N
     if kind is None or kind == "none":
         return None
     if kind not in _BUILDERS:
-        raise ModelError(f"GGUF tokenizer kind {kind!r} is not supported: use a model of kind {_listed(_BUILDERS)}")
+        what = f" ({_OTHER_KINDS[kind]})" if kind in _OTHER_KINDS else ""
+        raise ModelError(f"GGUF tokenizer kind {kind!r}{what} is not supported: use a model of kind {_listed(KINDS)}")
     tokens = metadata.get("tokenizer.ggml.tokens")
     if not tokens:
         raise ModelError("this GGUF names a tokenizer but holds no tokens: use another file of the model")
-    types = metadata.get("tokenizer.ggml.token_type") or [_NORMAL] * len(tokens)
+    types = token_types(metadata)
     try:
         return _build(_BUILDERS[kind], metadata, tokens, types)
     except ModelError:
@@ -44,12 +50,6 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> HuggingFaceTokenizer | N
         raise ModelError(f"this GGUF's tokenizer is broken ({message}): use another file of the model") from None
 
 
-def eos_token_ids(metadata: Mapping[str, Any]) -> frozenset[int]:
-    """Return the tokens that end a completion, according to a GGUF file's metadata."""
-    ids = (metadata.get(f"tokenizer.ggml.{key}") for key in _EOS_KEYS)
-    return frozenset(token_id for token_id in ids if token_id is not None)
-
-
 _Built = tuple[tokenizers.Tokenizer, bool]
 """(tokenizer, True if a file without `add_bos_token` requires BOS)"""
 _Builder = Callable[[Mapping[str, Any], list[str], list[int]], _Built]
@@ -57,101 +57,49 @@ _Builder = Callable[[Mapping[str, Any], list[str], list[int]], _Built]
 
 def _build(builder: _Builder, metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> HuggingFaceTokenizer:
     tokenizer, adds_bos = builder(metadata, tokens, types)
-    _add_special_tokens(tokenizer, tokens, types)
-    bos = metadata.get("tokenizer.ggml.bos_token_id")
-    if metadata.get("tokenizer.ggml.add_bos_token", adds_bos) and bos is not None:
+    _add_special_tokens(tokenizer, tokens, types, _spaceless(metadata))
+    bos, eos = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos"))
+    first = [bos] if metadata.get("tokenizer.ggml.add_bos_token", adds_bos) and bos is not None else []
+    last = [eos] if metadata.get("tokenizer.ggml.add_eos_token", False) and eos is not None else []
+    if first or last:
         tokenizer.post_processor = processors.TemplateProcessing(
-            single=[tokens[bos], "$A"], special_tokens=[(tokens[bos], bos)]
+            single=[*(tokens[each] for each in first), "$A", *(tokens[each] for each in last)],
+            special_tokens=[(tokens[each], each) for each in {*first, *last}],
         )
     return HuggingFaceTokenizer(tokenizer, bos, eos_token_ids(metadata))
 
 
 def _byte_level(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> _Built:
-    pre = metadata.get("tokenizer.ggml.pre", "default")
-    if pre not in _PRE_TOKENIZERS:
-        raise ModelError(f"GGUF pre-tokenizer {pre!r} is not supported: use a model with {_listed(_PRE_TOKENIZERS)}")
-    family = _PRE_TOKENIZERS[pre]
-    merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
-    # Llama 3 encodes a word that is itself a token as that token, even if no merges produce it.
-    model = models.BPE(vocab=_ids(tokens), merges=merges, ignore_merges=family is _llama3)
-    tokenizer = tokenizers.Tokenizer(model)
-    tokenizer.pre_tokenizer = family()
+    name = metadata.get("tokenizer.ggml.pre", "default")
+    rules = PRE_TOKENIZERS.get(name)
+    if rules is None:
+        raise ModelError(
+            f"GGUF pre-tokenizer {name!r} is not supported: use a model with {_listed(sorted(PRE_TOKENIZERS))}"
+        )
+    merges = [_merge(line) for line in metadata["tokenizer.ggml.merges"]]
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab=_ids(tokens), merges=merges, ignore_merges=rules.ignores_merges))
+    tokenizer.pre_tokenizer = rules.build()
     tokenizer.decoder = decoders.ByteLevel()
-    if family is _qwen2:
+    if rules.normalizes_to_nfc:
         tokenizer.normalizer = normalizers.NFC()
-    return tokenizer, family is _llama3
+    return tokenizer, rules.adds_bos
 
 
-def _gpt2() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-
-
-def _smollm() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _gpt2()])
-
-
-def _llama3() -> pre_tokenizers.PreTokenizer:
-    return _split(LLAMA3_WORDS)
-
-
-def _qwen2() -> pre_tokenizers.PreTokenizer:
-    return _split(QWEN2_WORDS)
-
-
-def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
-    words = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
-    return pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-
-
-_PRE_TOKENIZERS: dict[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
-    "gpt-2": _gpt2,
-    "smollm": _smollm,
-    "llama-bpe": _llama3,
-    "llama-v3": _llama3,
-    "llama3": _llama3,
-    "qwen2": _qwen2,
-    "deepseek-r1-qwen": _qwen2,
-}
+def _merge(line: str) -> tuple[str, str]:
+    left, _, right = line.partition(" ")
+    return left, right
 
 
 def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> _Built:
-    vocab = _ids(tokens)
-    mergeable = {
-        token: score
-        for token, score, kind in zip(tokens, metadata["tokenizer.ggml.scores"], types, strict=True)
-        if kind in (_NORMAL, _USER_DEFINED)
-    }
-    unknown = metadata.get("tokenizer.ggml.unknown_token_id", types.index(_UNKNOWN) if _UNKNOWN in types else None)
-    model = models.BPE(
-        vocab=vocab,
-        merges=_merges(mergeable, vocab),
-        unk_token=tokens[unknown] if unknown is not None else None,
-        fuse_unk=True,
-        byte_fallback=any(byte_fallback_value(token) is not None for token in tokens),
+    vocabulary = SentencePieces(
+        pieces=tokens,
+        scores=metadata["tokenizer.ggml.scores"],
+        # llama.cpp looks for user-defined tokens in the text, before it is normalized: see `_add_special_tokens`.
+        types=[NORMAL if kind == USER_DEFINED else kind for kind in types],
+        unknown_id=metadata.get("tokenizer.ggml.unknown_token_id"),
+        adds_space=metadata.get("tokenizer.ggml.add_space_prefix", True),
     )
-    tokenizer = tokenizers.Tokenizer(model)
-    prefix = metadata.get("tokenizer.ggml.add_space_prefix", True)
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
-        replacement=SENTENCEPIECE_SPACE, prepend_scheme="first" if prefix else "never", split=False
-    )
-    steps = [decoders.Replace(SENTENCEPIECE_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    tokenizer.decoder = decoders.Sequence(steps + ([decoders.Strip(" ", 1, 0)] if prefix else []))
-    return tokenizer, True
-
-
-def _merges(scores: Mapping[str, float], vocab: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Return the merges equivalent to SentencePiece's scores.
-
-    Any two pieces whose concatenation is a piece are a merge. Concatenations with higher scores are merged first.
-    """
-    ranked: list[tuple[float, int, int, str, str]] = []
-    for piece, score in scores.items():
-        for cut in range(1, len(piece)):
-            left, right = piece[:cut], piece[cut:]
-            if left in scores and right in scores:
-                ranked.append((-score, vocab[piece], cut, left, right))
-    ranked.sort()
-    return [(left, right) for _, _, _, left, right in ranked]
+    return build_tokenizer(vocabulary), True
 
 
 _BUILDERS: dict[str, _Builder] = {
@@ -159,19 +107,39 @@ _BUILDERS: dict[str, _Builder] = {
     "llama": _sentencepiece,
 }
 
+KINDS = tuple(_BUILDERS)
+"""Kinds of vocabularies in GGUF files that are supported."""
 
-def _add_special_tokens(tokenizer: tokenizers.Tokenizer, tokens: list[str], types: list[int]) -> None:
-    kinds = list(zip(tokens, types, strict=True))
-    control = [AddedToken(token, special=True, normalized=False) for token, kind in kinds if kind == _CONTROL]
-    tokenizer.add_special_tokens(control)
-    # A user-defined token is not a control token, but is also matched as a whole anywhere in a text.
-    defined = [AddedToken(token, special=False, normalized=False) for token, kind in kinds if kind == _USER_DEFINED]
-    tokenizer.add_tokens(defined)
+
+def _add_special_tokens(
+    tokenizer: tokenizers.Tokenizer, tokens: list[str], types: list[int], is_spaceless: Callable[[str], bool]
+) -> None:
+    """Add control tokens, and user-defined tokens, which are no control tokens but also matched as a whole.
+
+    Spaces after a token that `is_spaceless` belong to the token.
+    """
+    added = [
+        AddedToken(token, special=kind == CONTROL, normalized=False, rstrip=is_spaceless(token))
+        for token, kind in zip(tokens, types, strict=True)
+        if kind in (CONTROL, USER_DEFINED)
+    ]
+    tokenizer.add_special_tokens([token for token in added if token.special])
+    tokenizer.add_tokens([token for token in added if not token.special])
+
+
+def _spaceless(metadata: Mapping[str, Any]) -> Callable[[str], bool]:
+    """Return a function that is true for tokens that absorb the spaces after them.
+
+    GGUF has no field for this. As llama.cpp does, all such tokens of Phi-3 are known by the name of the model.
+    """
+    name = str(metadata.get("general.name", "")).lower()
+    is_phi3 = "phi-3" in name or "phi3" in name
+    return lambda token: is_phi3 and token not in ("<unk>", "<s>", "<|endoftext|>")
 
 
 def _ids(tokens: list[str]) -> dict[str, int]:
     return {token: token_id for token_id, token in enumerate(tokens)}
 
 
-def _listed(names: Mapping[str, object]) -> str:
+def _listed(names: Iterable[str]) -> str:
     return " or ".join(names)

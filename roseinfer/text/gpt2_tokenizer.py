@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from roseinfer.text.pretokenizer_patterns import GPT2_WORDS
-from roseinfer.text.rank_file import END_OF_TEXT, TiktokenTokenizer, read_ranks
+from roseinfer.text.rank_file import VOCABULARIES, TiktokenTokenizer, read_ranks
 
 GPT2_RANKS = Path(__file__).parent / "data" / "gpt2.tiktoken"
 
@@ -13,4 +12,4 @@ class Gpt2Tokenizer(TiktokenTokenizer):
 
     def __init__(self) -> None:
         ranks = read_ranks(GPT2_RANKS)
-        super().__init__("gpt2", ranks, GPT2_WORDS, {END_OF_TEXT: len(ranks)}, bos=END_OF_TEXT, eos=(END_OF_TEXT,))
+        super().__init__("gpt2", ranks, VOCABULARIES[len(ranks)])

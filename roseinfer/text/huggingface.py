@@ -34,9 +34,11 @@ class HuggingFaceTokenizer:
         self.eos_token_ids = eos_token_ids
         added = tokenizer.get_added_tokens_decoder()
         self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
-        # Added tokens are matched before the vocabulary's own spelling applies, so their content is plain text.
-        self._bytes = {token_id: b"" if token.special else token.content.encode() for token_id, token in added.items()}
         self._spelling, self.strips_leading_space = _spelling(tokenizer)
+        # Added tokens are matched before a byte-level spelling applies, so their content is plain text. SentencePiece
+        # vocabularies spell some with U+2581, such as Gemma's runs of spaces.
+        plain = sentencepiece_bytes if self._spelling is sentencepiece_bytes else str.encode
+        self._bytes = {token_id: b"" if token.special else plain(token.content) for token_id, token in added.items()}
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
         """Implements `Tokenizer.encode`. The vocabulary's post-processor decides whether BOS is added."""

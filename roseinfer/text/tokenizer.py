@@ -42,6 +42,25 @@ class Tokenizer(Protocol):
         """
 
 
+def encode_parsed(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Return the token ids of a text in which control tokens are recognized, with BOS and EOS added as to any text.
+
+    A BOS or EOS that the text has already is not added again.
+    """
+    ids = tokenizer.encode(text, allow_special=True)
+    first, last = _added(tokenizer)
+    first = [] if ids[: len(first)] == first else first
+    last = [] if last and ids[-len(last) :] == last else last
+    return [*first, *ids, *last]
+
+
+def _added(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Return the tokens that `encode` adds before and after a text."""
+    plain, with_added = tokenizer.encode("a", allow_special=True), tokenizer.encode("a")
+    at = next(n for n in range(len(with_added)) if with_added[n : n + len(plain)] == plain)
+    return with_added[:at], with_added[at + len(plain) :]
+
+
 def without_surrogates(text: str) -> str:
     """Replace lone surrogates, which no tokenizer accepts, by U+FFFD.
 

@@ -1,5 +1,6 @@
 """Tell collectives and other communication between ranks from work, by the names of kernels, operators and spans."""
 
+import functools
 import re
 
 _FUNCTION = re.compile(r"^(?:void |typeinfo name for )?((?:[^<(]|\(anonymous namespace\))*)")
@@ -50,6 +51,7 @@ _WORK = re.compile(
 )
 
 
+@functools.lru_cache(maxsize=1 << 14)  # every device of a job runs kernels of the same names
 def is_collective(name: str) -> bool:
     """True for kernels, operators and spans that move data between ranks: collectives, send, receive, barrier.
 

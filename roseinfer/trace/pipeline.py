@@ -102,7 +102,7 @@ def summarize_columns(trace: Trace, manifest: TraceManifest | None = None) -> Su
         verdict=verdict,
         findings=findings,
         completeness=completeness,
-        trust=doubts(facts, steps, completeness, job),
+        trust=doubts(facts, steps, completeness, job, ranks),
         recording=recording,
         phase_costs=costs,
     )

@@ -34,22 +34,40 @@ _PLAIN = {
 
 
 class GgufReader:
-    """Reads the tensors of one .gguf file under their GGUF names, such as `blk.0.attn_q.weight`.
+    """Reads the tensors of a .gguf file, whole or split, under their GGUF names, such as `blk.0.attn_q.weight`.
 
     Linear weights are [out, in]. The rows of Q and K are in the file's order, which for Llama is not Hugging Face's:
     the model's weight map reorders them.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, parts: tuple[Path, ...] = ()) -> None:
+        """`path` is the file, or the first part of a split one, whose parts are then all of `parts`, in order."""
         self._path = path
         self._gguf = _import_gguf()
-        header = read_gguf_header(path)
-        self.metadata = header.metadata
-        if self.metadata.get("split.count") not in (None, 0, 1):
-            raise ModelError(f"{path} is one part of a split GGUF file, which is not supported: merge the parts first")
-        self._tensors = {tensor.name: tensor for tensor in header.tensors}
-        self._bytes = {tensor.name: self._stored_bytes(tensor) for tensor in header.tensors}
-        self._check_places(header)
+        self._tensors: dict[str, GgufTensor] = {}
+        self._bytes: dict[str, int] = {}
+        self._part_of: dict[str, Path] = {}
+        for part in parts or (path,):
+            header = read_gguf_header(part)
+            if part == path:
+                self.metadata = header.metadata
+            self._add(part, header)
+        num_parts = self.metadata.get("split.count") or 1
+        if num_parts != max(len(parts), 1):
+            raise ModelError(
+                f"{path} is one of {num_parts} parts: give the first one, as in name-00001-of-{num_parts:05d}.gguf"
+            )
+
+    def _add(self, part: Path, header: GgufHeader) -> None:
+        for tensor in header.tensors:
+            if tensor.name in self._tensors:
+                raise ModelError(
+                    f"{part} has {shortened(tensor.name)}, which another part has too: download them again"
+                )
+            self._tensors[tensor.name] = tensor
+            self._bytes[tensor.name] = self._stored_bytes(tensor)
+            self._part_of[tensor.name] = part
+        self._check_places(part, header)
 
     @property
     def description(self) -> dict[str, Any]:
@@ -68,7 +86,7 @@ class GgufReader:
     def read(self, name: str) -> torch.Tensor:
         """Return one tensor in float32."""
         tensor = self._tensors[name]
-        raw = self._mapped()[tensor.offset : tensor.offset + self._bytes[name]]
+        raw = self._mapped(self._part_of[name])[tensor.offset : tensor.offset + self._bytes[name]]
         return self._read(raw, tensor, torch.float32)
 
     def tensors(
@@ -111,17 +129,18 @@ class GgufReader:
 
     def _stored(self, on_progress: ProgressCallback | None) -> Iterator[tuple[str, GgufTensor, npt.NDArray[np.uint8]]]:
         """Yield (name, table entry, bytes) for every tensor. The bytes are a view of the mapped file."""
-        data = self._mapped()
+        mapped = {part: self._mapped(part) for part in set(self._part_of.values())}
         done = 0
         for name, tensor in self._tensors.items():
-            yield name, tensor, data[tensor.offset : tensor.offset + self._bytes[name]]
+            yield name, tensor, mapped[self._part_of[name]][tensor.offset : tensor.offset + self._bytes[name]]
             done += self._bytes[name]
             if on_progress is not None:
                 on_progress(done, self.total_bytes)
 
-    def _mapped(self) -> npt.NDArray[np.uint8]:
+    @staticmethod
+    def _mapped(part: Path) -> npt.NDArray[np.uint8]:
         # Copy-on-write, because torch requires writable memory and the file must not change.
-        return np.memmap(self._path, np.uint8, "c")
+        return np.memmap(part, np.uint8, "c")
 
     def _read(self, raw: npt.NDArray[np.uint8], tensor: GgufTensor, dtype: torch.dtype) -> torch.Tensor:
         plain = _PLAIN.get(self._kind(tensor))
@@ -149,7 +168,7 @@ class GgufReader:
             ) from None
         return torch.from_numpy(values).to(dtype).view(tensor.shape)
 
-    def _check_places(self, header: GgufHeader) -> None:
+    def _check_places(self, part: Path, header: GgufHeader) -> None:
         """Raise ModelError unless the tensors lie one after another, padded to the alignment, as GGUF requires.
 
         With another offset, a damaged file would run with other weights.
@@ -158,14 +177,14 @@ class GgufReader:
         for tensor in header.tensors:
             if tensor.offset != expected:
                 raise ModelError(
-                    f"{self._path}: tensor {shortened(tensor.name)} starts at byte {tensor.offset}, "
+                    f"{part}: tensor {shortened(tensor.name)} starts at byte {tensor.offset}, "
                     f"but the tensors before it end at {expected}: download it again"
                 )
             end = expected + self._bytes[tensor.name]
             expected += -(-self._bytes[tensor.name] // header.alignment) * header.alignment
-        size = self._path.stat().st_size
+        size = part.stat().st_size
         if size < end:
-            raise ModelError(f"{self._path} is truncated, with {size} of {end} bytes: download it again")
+            raise ModelError(f"{part} is truncated, with {size} of {end} bytes: download it again")
 
     def _stored_bytes(self, tensor: GgufTensor) -> int:
         try:

@@ -67,3 +67,6 @@ def _halves(stored: _Blocks) -> _Floats:
 
 
 _TYPES: dict[str, Callable[[_Blocks], _Planes]] = {"Q4_0": _q4_0, "Q4_1": _q4_1, "Q4_K": _q4_k}
+
+GROUPED_TYPES = tuple(_TYPES)
+"""Types whose groups are used unchanged."""

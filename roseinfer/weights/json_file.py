@@ -18,7 +18,8 @@ def read_json(path: Path) -> dict[str, Any]:
         try:
             check_size(path, MAX_JSON_BYTES)
             # The standard parser accepts NaN and Infinity, which some published configs contain. msgspec does not.
-            value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_object)
+            # Some editors put a byte order mark before the text.
+            value = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_object)
         except ValueError as error:
             raise ModelError(f"{path} is not valid JSON: {shortened(str(error))}; download it again") from None
     if not isinstance(value, dict):

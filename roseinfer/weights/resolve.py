@@ -12,6 +12,9 @@ import msgspec
 
 from roseinfer.config import DEMO_MODEL, LoadFormat
 from roseinfer.errors import ModelError, UsageError
+from roseinfer.progress import ProgressCallback
+from roseinfer.weights.hub_files import split_parts
+from roseinfer.weights.hub_name import HubName, parse_hub_name
 from roseinfer.weights.json_file import read_json
 
 SourceFormat = Literal["safetensors", "gguf", "trainer", "dummy"]
@@ -24,7 +27,7 @@ PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 CHECKPOINT_SUFFIXES = frozenset({".pt", ".pth"})
 
 _INDEX = "model.safetensors.index.json"
-_WHAT_A_MODEL_IS = f"a Hugging Face directory, a .gguf file, a trainer's .pt checkpoint, or {DEMO_MODEL}"
+_WHAT_A_MODEL_IS = f"a hub name (org/name), a Hugging Face directory, a .gguf file, a .pt checkpoint, or {DEMO_MODEL}"
 
 
 class ModelSource(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,16 +44,22 @@ class ModelSource(msgspec.Struct, frozen=True, kw_only=True):
     """Files of the weights. Empty with format "dummy"."""
 
 
-def resolve(model: str, load_format: str, known_shapes: Collection[str]) -> ModelSource:
-    """Find the model that `--model` names.
+def resolve(
+    model: str, load_format: str, known_shapes: Collection[str], on_download: ProgressCallback | None = None
+) -> ModelSource:
+    """Find the model that `--model` names: an existing path, or else a model of the Hugging Face Hub.
 
-    `known_shapes` are the names of the built-in shapes. Raises UsageError for an unknown name or format, and ModelError
-    for files that are missing or invalid.
+    `known_shapes` are the names of the built-in shapes. `on_download` is called with (bytes, total bytes) while files
+    of the hub are downloaded. Raises UsageError for an unknown name or format, and ModelError for files that are
+    missing or invalid.
     """
     if load_format not in get_args(LoadFormat):
         raise UsageError(f"invalid --load-format {load_format!r}: give one of {', '.join(get_args(LoadFormat))}")
     try:
-        source = _dummy(model, known_shapes) if load_format == "dummy" else _real(model, known_shapes)
+        if load_format == "dummy":
+            source = _dummy(model, known_shapes, on_download)
+        else:
+            source = _real(model, known_shapes, on_download)
     except OSError as error:  # a name too long for a path, a directory that may not be read
         raise UsageError(f"cannot look for --model {model}: {error.strerror}") from None
     if load_format not in ("auto", source.format):
@@ -67,25 +76,30 @@ def demo_gguf() -> Path:
     raise ModelError(f"the demo model {DEMO_MODEL} is not installed: run `{DEMO_INSTALL}`")
 
 
-def _dummy(model: str, known_shapes: Collection[str]) -> ModelSource:
+def _dummy(model: str, known_shapes: Collection[str], on_download: ProgressCallback | None) -> ModelSource:
     if model in known_shapes:
         return ModelSource(name=model, format="dummy", shape=model)
     path = Path(model)
     if model and path.is_dir():
         _require_config(path)
         return ModelSource(name=model, format="dummy", path=path)
+    if (name := parse_hub_name(model)) is not None and name.file is None and not path.exists():
+        return ModelSource(name=model, format="dummy", path=_fetched(name, False, on_download))
     raise UsageError(
         f"--load-format dummy has no shape {model!r}: "
         f"give a directory with a config.json, or one of {', '.join(sorted(known_shapes))}"
     )
 
 
-def _real(model: str, known_shapes: Collection[str]) -> ModelSource:
+def _real(model: str, known_shapes: Collection[str], on_download: ProgressCallback | None) -> ModelSource:
     if model == DEMO_MODEL:
         return _gguf(model, demo_gguf())
     path = Path(model)
     if model and path.is_dir():
         return ModelSource(name=model, format="safetensors", path=path, weight_files=_weight_files(path))
+    name = parse_hub_name(model) if not path.exists() and model not in known_shapes else None
+    if name is not None:
+        return _from_hub(model, _fetched(name, True, on_download))
     if path.suffix in CHECKPOINT_SUFFIXES:
         return _trainer_checkpoint(model, path)
     if path.suffix in PICKLE_SUFFIXES:
@@ -103,6 +117,18 @@ def _real(model: str, known_shapes: Collection[str]) -> ModelSource:
     )
 
 
+def _fetched(name: HubName, with_weights: bool, on_download: ProgressCallback | None) -> Path:
+    from roseinfer.weights.hub import fetch  # imports huggingface_hub
+
+    return fetch(name, with_weights=with_weights, on_progress=on_download)
+
+
+def _from_hub(model: str, path: Path) -> ModelSource:
+    if path.is_dir():
+        return ModelSource(name=model, format="safetensors", path=path, weight_files=_weight_files(path))
+    return _gguf(model, path)
+
+
 def _trainer_checkpoint(name: str, path: Path) -> ModelSource:
     """Check that a .pt file is a zip archive. Before version 1.6, torch wrote plain pickles, which are refused."""
     if not path.exists():
@@ -116,7 +142,12 @@ def _gguf(name: str, path: Path) -> ModelSource:
     magic = _magic(path, len(GGUF_MAGIC))
     if magic != GGUF_MAGIC:
         raise ModelError(f"{path} is not a GGUF file (it starts with {magic!r}): give {_WHAT_A_MODEL_IS}")
-    return ModelSource(name=name, format="gguf", path=path, weight_files=(path,))
+    parts = tuple(path.with_name(part) for part in split_parts(path.name))
+    if missing := [part for part in parts if not part.is_file()]:
+        raise ModelError(
+            f"{path} is one of {len(parts)} parts, and {missing[0].name} is missing: put it beside the others"
+        )
+    return ModelSource(name=name, format="gguf", path=parts[0], weight_files=parts)
 
 
 def _magic(path: Path, length: int) -> bytes:

@@ -46,7 +46,7 @@ def open_weights(source: ModelSource) -> SafetensorsReader | GgufReader | Traine
     if source.format == "safetensors" and source.path is not None:
         return SafetensorsReader(source.path, source.weight_files)
     if source.format == "gguf" and source.path is not None:
-        return GgufReader(source.path)
+        return GgufReader(source.path, source.weight_files)
     if source.format == "trainer" and source.path is not None:
         return TrainerReader(source.path)
     raise UsageError(f"--model {source.name} with --load-format dummy has no weights to read: drop --load-format")

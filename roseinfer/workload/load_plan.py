@@ -7,7 +7,8 @@ import msgspec
 from msgspec.structs import replace
 
 from roseinfer.config import SamplingParams, WorkloadConfig
-from roseinfer.engine.loaded_model import LoadedModel, Prompt
+from roseinfer.engine.loaded_model import LoadedModel
+from roseinfer.engine.prompt import Prompt
 from roseinfer.errors import UsageError
 from roseinfer.workload.arrivals import arrival_times_s
 from roseinfer.workload.lengths import parse_lengths

@@ -2,11 +2,13 @@
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from roseinfer.config import WorkloadConfig
-from roseinfer.engine.loaded_model import LoadedModel, Message, Prompt, is_message
+from roseinfer.engine.loaded_model import LoadedModel
+from roseinfer.engine.prompt import Chat, Prompt, as_chat, is_chat
 from roseinfer.errors import UsageError
 
 _MAX_QUOTED = 40
@@ -50,30 +52,44 @@ def parse_prompt(text: str) -> Prompt:
     return [int(token_id) for token_id in text.removeprefix("ids:").split(",")]
 
 
-def to_prompt(prompt: Prompt, engine: LoadedModel, *, raw: bool = False, system: str | None = None) -> Prompt:
+def to_prompt(
+    prompt: Prompt,
+    engine: LoadedModel,
+    *,
+    raw: bool = False,
+    system: str | None = None,
+    parse_special: bool = False,
+    template_options: Mapping[str, Any] | None = None,
+) -> Prompt:
     """Convert a prompt to the form that the engine accepts.
 
     For a model with a chat template, text becomes a message of the user, unless `raw` is true. `system` is the text
-    of a system message put before the first message, unless that already is a system message.
+    of a system message put before the first message, unless that already is a system message. `parse_special` applies
+    to text that stays text, see `LoadedModel.encode`. `template_options` are variables of the template; those of a
+    `Chat` win over them.
     """
-    messages: list[Message]
     if isinstance(prompt, str):
         if raw or engine.chat_template is None:
-            return prompt
-        messages = [{"role": "user", "content": prompt}]
-    else:
-        messages = [turn for turn in prompt if is_message(turn)]
-    if system is None or not messages or messages[0]["role"] == "system":
-        return messages if isinstance(prompt, str) else prompt
-    return [{"role": "system", "content": system}, *messages]
+            return engine.encode(prompt, parse_special=True) if parse_special else prompt
+        prompt = [{"role": "user", "content": prompt}]
+    if not is_chat(prompt):
+        return prompt
+    chat = as_chat(prompt)
+    messages = list(chat.messages)
+    if system is not None and messages and messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": system}, *messages]
+    options = {**(template_options or {}), **chat.template_options}
+    return Chat(messages=messages, tools=chat.tools, template_options=options)
 
 
 def shown(prompt: Prompt) -> str:
     """Return a prompt as a heading: its text, its token ids, or the last message of a chat."""
     if isinstance(prompt, str):
         return prompt
-    messages: Sequence[Message] = [turn for turn in prompt if is_message(turn)]
-    return messages[-1]["content"] if messages else f"ids:{','.join(map(str, prompt))}"
+    if is_chat(prompt):
+        messages = as_chat(prompt).messages
+        return str(messages[-1].get("content") or "") if messages else ""
+    return f"ids:{','.join(str(token_id) for token_id in cast(Sequence[int], prompt))}"
 
 
 def _lines_of(name: str) -> list[str]:

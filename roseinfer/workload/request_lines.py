@@ -13,30 +13,43 @@ import msgspec
 
 from roseinfer.config import SamplingParams
 from roseinfer.config_file import sampling_with
-from roseinfer.engine.loaded_model import Prompt, is_message
+from roseinfer.engine.prompt import Chat, Prompt, as_chat, check_template_options
 from roseinfer.errors import UsageError
 from roseinfer.workload.workload_request import WorkloadRequest
 
 PROMPT_KEYS = ("prompt", "messages", "prompt_token_ids")
 SAMPLING_KEYS = (*SamplingParams.__struct_fields__, "do_sample")
 
-_MEANT = dict.fromkeys(("max_tokens", "max_completion_tokens"), "max_new_tokens")
-"""Key names of other engines' request files, with the name that this engine uses."""
+CHAT_KEYS = ("tools", "chat_template_kwargs")
 
+_SYNONYMS = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens"}
+"""Names of settings in OpenAI's request files, with the names that this engine uses."""
+
+_UNUSED: dict[str, tuple[Any, ...]] = {"stream": (False,), "response_format": ({"type": "text"},)}
+"""Keys of OpenAI's request files, with the values that say what happens anyway. Other values are refused."""
+
+_LABELS = ("model", "user", "metadata")
+"""Keys of OpenAI's request files that change no answer: the model is that of --model."""
+
+_URLS = ("/v1/chat/completions", "/v1/completions")
+
+MAX_LINE_BYTES = 16 << 20
+"""Maximum bytes of one line. A request of 128,000 tokens has about 0.6 MB."""
 _MAX_QUOTED = 60
 """Maximum characters of an invalid value that an error message quotes."""
 
 _decode = msgspec.json.Decoder().decode
 
 
-def count_requests(name: str, base: SamplingParams) -> int | None:
-    """Return the number of requests in a file, checking every line; None for stdin and pipes, which are read once.
+def count_requests(name: str) -> int | None:
+    """Return the number of requests in a file, valid or not; None for stdin and pipes, which are read once.
 
-    Raises UsageError for the first invalid line, naming its number and key, and for a file without requests.
+    Raises UsageError for a file without requests.
     """
     if name == "-" or Path(name).is_fifo() or Path(name).is_char_device():
         return None
-    count = sum(1 for _ in read_requests(name, base))
+    with _opened(name) as file:
+        count = sum(1 for line in _lines(file) if line.strip())
     if count == 0:
         raise UsageError(f'{name} has no requests: write one per line, such as {{"prompt": "Hello"}}')
     return count
@@ -51,7 +64,7 @@ def read_requests(name: str, base: SamplingParams, *, keep_wrong: bool = False) 
     """
     lines: dict[str | int, int] = {}  # request id -> line number
     with _opened(name) as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(_lines(file), start=1):
             if not line.strip():
                 continue
             where = f"{'stdin' if name == '-' else name} line {number}"
@@ -69,36 +82,90 @@ def read_requests(name: str, base: SamplingParams, *, keep_wrong: bool = False) 
             yield request
 
 
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the lines of a file. Of a line above the limit, yield its first bytes alone, one more than the limit."""
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        yield line
+        while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+            line = file.readline(MAX_LINE_BYTES + 1)
+
+
 def _request(line: bytes, number: int, base: SamplingParams) -> WorkloadRequest:
+    if len(line) > MAX_LINE_BYTES:
+        raise UsageError(f"the line is longer than {MAX_LINE_BYTES >> 20} MiB: shorten the prompt")
     try:
         fields = _decode(line)
+    except RecursionError:
+        raise UsageError('the line is nested too deeply: write a request such as {"prompt": "Hello"}') from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"not valid JSON: {error}") from None
     if not isinstance(fields, dict):
         raise UsageError('the line is not a JSON object: write a request such as {"prompt": "Hello"}')
-    known = ("id", *PROMPT_KEYS, *SAMPLING_KEYS)
+    request_id = fields.get("custom_id" if "body" in fields else "id", number)
+    if not _is_id(request_id):
+        raise UsageError(f"invalid id {_quoted(request_id)}: give a string or an integer")
+    fields = _settings(_body(fields) if "body" in fields else fields)
+    known = ("id", *PROMPT_KEYS, *CHAT_KEYS, *SAMPLING_KEYS)
     if unknown := [key for key in fields if key not in known]:
-        meant = _MEANT.get(unknown[0])
-        hint = f"write {meant}" if meant is not None else f"known keys: {', '.join(known)}"
-        raise UsageError(f"unknown key {unknown[0]}; {hint}")
+        raise UsageError(f"unknown key {unknown[0]}; known keys: {', '.join(known)}")
     given = [key for key in PROMPT_KEYS if key in fields]
     if len(given) != 1:
         raise UsageError(f"{' and '.join(given) or 'no prompt'}: give one of {', '.join(PROMPT_KEYS)}")
-    request_id = fields.get("id", number)
-    if not _is_id(request_id):
-        raise UsageError(f"invalid id {_quoted(request_id)}: give a string or an integer")
     overrides = {key: value for key, value in fields.items() if key in SAMPLING_KEYS}
     params = sampling_with(base, overrides) if overrides else base
-    return WorkloadRequest(id=request_id, prompt=_prompt(given[0], fields[given[0]]), params=params)
+    return WorkloadRequest(id=request_id, prompt=_prompt(given[0], fields), params=params)
+
+
+def _body(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the request in a line of OpenAI's batch API: {"custom_id", "method", "url", "body"}."""
+    if unknown := fields.keys() - {"custom_id", "method", "url", "body"}:
+        raise UsageError(f"unknown key {min(unknown)} beside body; known keys: custom_id, method, url, body")
+    if fields.get("method", "POST") != "POST" or fields.get("url", _URLS[0]) not in _URLS:
+        where = f"{fields.get('method', 'POST')} {fields.get('url', '')}"
+        raise UsageError(f"a request to {where} is not supported: give POST and {' or '.join(_URLS)}")
+    body = fields["body"]
+    if not isinstance(body, dict):
+        raise UsageError(f"invalid body {_quoted(body)}: write the request as an object")
+    return body
+
+
+def _settings(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return a request with the names and types of this engine in place of OpenAI's."""
+    fields = {key: value for key, value in fields.items() if key not in _LABELS}
+    for key, allowed in _UNUSED.items():
+        if key in fields and fields.pop(key) not in allowed:
+            raise UsageError(
+                f"{key} with another value than {msgspec.json.encode(allowed[0]).decode()} is not supported"
+            )
+    for theirs, ours in _SYNONYMS.items():
+        if theirs in fields:
+            if ours in fields:
+                raise UsageError(f"{theirs} and {ours}: give one of them")
+            fields[ours] = fields.pop(theirs)
+    if isinstance(fields.get("stop"), str):
+        fields["stop"] = [fields["stop"]]
+    if fields.get("stop", ()) is None:
+        del fields["stop"]
+    top = fields.pop("top_logprobs", None)
+    if isinstance(fields.get("logprobs"), bool):
+        fields["logprobs"] = (top or 0) if fields["logprobs"] else None
+    elif top is not None:
+        raise UsageError("top_logprobs needs logprobs: true")
+    choice = fields.pop("tool_choice", "auto")
+    if choice not in ("auto", "none"):
+        raise UsageError(f"tool_choice {_quoted(choice)} is not supported: give auto or none")
+    if choice == "none":
+        fields.pop("tools", None)
+    return fields
 
 
 def _id_of(line: bytes, number: int) -> str | int:
     """Return the id for the answer to an invalid line: its `id` if that can be read, else the line number."""
     try:
         fields = _decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return number
-    request_id: str | int = fields.get("id", number) if isinstance(fields, dict) else number
+    request_id: Any = fields.get("custom_id", fields.get("id", number)) if isinstance(fields, dict) else number
     return request_id if _is_id(request_id) else number
 
 
@@ -106,19 +173,26 @@ def _is_id(value: object) -> bool:
     return isinstance(value, str | int) and not isinstance(value, bool)
 
 
-def _prompt(key: str, value: Any) -> Prompt:
+def _prompt(key: str, fields: dict[str, Any]) -> Prompt:
+    value = fields[key]
+    chat_keys = [name for name in CHAT_KEYS if name in fields]
+    if key != "messages" and chat_keys:
+        raise UsageError(f"{chat_keys[0]} is for a chat: give messages in place of {key}")
     if key == "prompt":
         if isinstance(value, str):
             return value
         raise UsageError(f"invalid prompt {_quoted(value)}: give a string")
     if not isinstance(value, list) or not value:
         raise UsageError(f"invalid {key} {_quoted(value)}: give a non-empty list")
-    if key == "messages" and not all(is_message(turn) for turn in value):
-        raise UsageError("invalid messages: give each a role and a content, both strings")
-    if key == "prompt_token_ids" and not all(type(token_id) is int for token_id in value):
-        raise UsageError("invalid prompt_token_ids: give integers only")
-    prompt: Prompt = value
-    return prompt
+    if key == "prompt_token_ids":
+        if not all(type(token_id) is int for token_id in value):
+            raise UsageError("invalid prompt_token_ids: give integers only")
+        return value
+    tools, options = fields.get("tools") or (), fields.get("chat_template_kwargs") or {}
+    if not isinstance(tools, list | tuple) or not all(isinstance(tool, dict) for tool in tools):
+        raise UsageError(f"invalid tools {_quoted(tools)}: give a list of objects")
+    check_template_options(options, "chat_template_kwargs")
+    return as_chat(Chat(messages=value, tools=tools, template_options=options))
 
 
 def _quoted(value: object) -> str:

@@ -3,7 +3,7 @@
 import msgspec
 
 from roseinfer.config import SamplingParams
-from roseinfer.engine.loaded_model import Prompt
+from roseinfer.engine.prompt import Prompt
 
 
 class WorkloadRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from command import ENVIRONMENT, roseinfer
 import roseinfer as package
 
 TRACE = Path(__file__).parents[1] / "trace" / "data" / "origin_gather_decode_h200.json.gz"
-COMMANDS = ["generate", "bench", "profile", "summarize"]
+COMMANDS = ["generate", "bench", "profile", "summarize", "models"]
 
 NEVER = {"torch", "pydantic", "jinja2", "matplotlib", "gguf", "tokenizers", "tiktoken", "triton", "safetensors"}
 """Packages that take long to import and that neither help nor the summary of a trace needs."""

@@ -15,7 +15,7 @@ from command import ENVIRONMENT, command, roseinfer, succeeds, without_progress
 
 from roseinfer import Engine, EngineConfig, SamplingParams, UsageError, build_engine
 from roseinfer.cli.generate.answer_stream import answers
-from roseinfer.workload.request_lines import count_requests
+from roseinfer.workload.request_lines import MAX_LINE_BYTES, count_requests, read_requests
 from roseinfer.workload.workload_request import WorkloadRequest
 
 REQUESTS: list[dict[str, Any]] = [
@@ -157,7 +157,7 @@ def test_wrong_lines_on_stdin_have_their_errors_as_answers_and_the_others_run(
     tiny: list[object], tmp_path: Path
 ) -> None:
     stdin = '{"prompt": "one"}\n{"prompt": \n{"prompt": "three", "id": "c"}\n{"prompt": "four", "id": "c"}\n'
-    stdin += '{"prompt": "five", "id": "e", "max_tokens": 3}\n{"prompt": "six", "id": []}\n[]\n{"prompt": "eight"}'
+    stdin += '{"prompt": "five", "id": "e", "max_token": 3}\n{"prompt": "six", "id": []}\n[]\n{"prompt": "eight"}'
     done = roseinfer("generate", "--input", "-", *tiny, "--quiet", stdin=stdin)
     assert done.returncode == 1
     assert done.stderr == "error: 5 of 8 requests were refused: see the errors in stdout\n"
@@ -168,7 +168,7 @@ def test_wrong_lines_on_stdin_have_their_errors_as_answers_and_the_others_run(
     assert all(error.startswith(f"stdin line {place}: ") for place, error in errors.items())
     assert "not valid JSON" in errors[2]
     assert "already used in line 3" in errors[4]
-    assert "max_new_tokens" in errors[5]
+    assert "unknown key max_token" in errors[5]
     target = tmp_path / "out.jsonl"
     target.write_bytes(done.stdout.encode())
     assert succeeds("generate", "--input", "-", "--output", target, "--resume", *tiny, stdin=stdin).returncode == 0
@@ -251,7 +251,33 @@ def test_a_consumer_that_leaves_early_leaves_no_block_behind(engine: Engine) -> 
 
 BAD_LINES = {
     "an unknown key": ('{"prompt": "a", "temprature": 1}', ["unknown key temprature", "temperature"]),
-    "another engine's key": ('{"prompt": "a", "max_tokens": 1}', ["unknown key max_tokens; write max_new_tokens"]),
+    "two names of a setting": (
+        '{"prompt": "a", "max_tokens": 1, "max_new_tokens": 1}',
+        ["max_tokens and max_new_tokens: give one"],
+    ),
+    "an image": (
+        '{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}',
+        ["content part of type 'image_url' is not supported"],
+    ),
+    "no content": ('{"messages": [{"role": "user", "content": null}]}', ["invalid content None of a message"]),
+    "tools without a chat": ('{"prompt": "a", "tools": []}', ["tools is for a chat: give messages in place of prompt"]),
+    "tools of another type": ('{"messages": [{"role": "user", "content": "a"}], "tools": ["f"]}', ["invalid tools"]),
+    "options of another type": (
+        '{"messages": [{"role": "user", "content": "a"}], "chat_template_kwargs": 1}',
+        ["invalid chat_template_kwargs 1"],
+    ),
+    "options that are the request's": (
+        '{"messages": [{"role": "user", "content": "a"}], "chat_template_kwargs": {"tools": []}}',
+        ["chat_template_kwargs cannot set tools"],
+    ),
+    "a forced tool": ('{"prompt": "a", "tool_choice": "required"}', ["tool_choice 'required' is not supported"]),
+    "a stream": ('{"prompt": "a", "stream": true}', ["stream with another value than false is not supported"]),
+    "another API": (
+        '{"custom_id": "a", "url": "/v1/embeddings", "body": {}}',
+        ["POST /v1/embeddings is not supported"],
+    ),
+    "a key beside the body": ('{"custom_id": "a", "seed": 1, "body": {}}', ["unknown key seed beside body"]),
+    "a body that is no object": ('{"custom_id": "a", "body": []}', ["invalid body []"]),
     "no JSON": ("{prompt}", ["not valid JSON"]),
     "no UTF-8": (b'{"prompt": "caf\xe9"}', ["not valid JSON"]),
     "no object": ('["a"]', ["object"]),
@@ -267,6 +293,26 @@ BAD_LINES = {
     "a wrong value": ('{"prompt": "a", "top_p": 0}', ["invalid top_p 0"]),
     "sampling at temperature 0": ('{"prompt": "a", "do_sample": true, "temperature": 0}', ["temperature 0"]),
     "completions of nothing": ('{"prompt": "a", "n": 0}', ["invalid n 0"]),
+    "too many completions": ('{"prompt": "a", "n": 1000000}', ["invalid n 1000000", "at most 1024"]),
+    "too many alternatives": ('{"prompt": "a", "logprobs": 99999}', ["invalid logprobs 99999", "at most 1024"]),
+    "too many stop strings": (
+        json.dumps({"prompt": "a", "stop": ["x"] * 257}),
+        ["invalid stop", "a list of at most 256"],
+    ),
+    "a long stop string": (
+        json.dumps({"prompt": "a", "stop": ["x" * 1025]}),
+        ["invalid stop", "a text of at most 1024"],
+    ),
+    "too many stop tokens": (
+        json.dumps({"prompt": "a", "stop_token_ids": [1] * 1025}),
+        ["invalid stop_token_ids", "a list of at most 1024"],
+    ),
+    "too many biases": (
+        json.dumps({"prompt": "a", "logit_bias": {str(place): 1 for place in range(1025)}}),
+        ["invalid logit_bias", "at most 1024"],
+    ),
+    "deep nesting": ('{"prompt": ' + "[" * 10_000 + "]" * 10_000 + "}", ["nested too deeply"]),
+    "a long line": (b'{"prompt": "' + b"a" * MAX_LINE_BYTES + b'"}', ["longer than 16 MiB"]),
 }
 
 
@@ -277,20 +323,41 @@ def test_a_wrong_line_is_named_with_its_key(case: str, tmp_path: Path) -> None:
     content = line if isinstance(line, bytes) else line.encode()
     source.write_bytes(b'{"prompt": "b", "id": "same"}\n' + content + b"\n")
     with pytest.raises(UsageError) as raised:
-        count_requests(str(source), SamplingParams())
+        list(read_requests(str(source), SamplingParams()))
     assert str(raised.value).startswith(f"{source} line 2: ")
     for hint in hints:
         assert hint in str(raised.value)
 
 
-def test_a_wrong_line_ends_the_call_before_anything_runs(tiny_llama: Path, tmp_path: Path) -> None:
+def test_the_other_requests_run_when_lines_are_wrong(tiny_llama: Path, tmp_path: Path) -> None:
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    source.write_text(lines([*REQUESTS, {"prompt": "a", "topk": 1}]))
+    deep = b'{"prompt": ' + b"[" * 10_000 + b"]" * 10_000 + b"}\n"
+    long = b'{"prompt": "' + b"a" * MAX_LINE_BYTES * 2 + b'"}\n'
+    wrong = [b'{"prompt": "a", "topk": 1, "id": "x"}\n', deep, long, b"\xff\n", b'{"prompt": "a", "n": 1000000}\n']
+    right = b'{"prompt": "ab", "max_new_tokens": 2, "stop_on_eos": false}\n'
+    source.write_bytes(right + b"".join(line + right for line in wrong))
+    assert count_requests(str(source)) == 11
     done = roseinfer("generate", "--input", source, "--output", target, "--model", tiny_llama)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert len(done.stderr.splitlines()) == 1
-    assert f"error: {source} line 7: unknown key topk" in done.stderr
-    assert not target.exists()
+    assert done.returncode == 1
+    assert "5 of 11 requests were refused" in done.stderr
+    answered = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [row["id"] for row in answered] == [1, "x", 3, 4, 5, 6, 7, 8, 9, 10, 11]
+    errors = [row["error"] for row in answered if "error" in row]
+    assert len({tuple(row["token_ids"]) for row in answered if "error" not in row}) == 1
+    for error, (number, reason) in zip(
+        errors,
+        [(2, "unknown key topk"), (4, "nested"), (6, "longer than"), (8, "not valid JSON"), (10, "at most 1024")],
+        strict=True,
+    ):
+        assert error.startswith(f"{source} line {number}: ")
+        assert reason in error
+
+
+def test_text_far_longer_than_the_context_is_not_tokenized(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert engine.tokenizer is not None
+    monkeypatch.setattr(type(engine.tokenizer), "encode", None)
+    with pytest.raises(UsageError, match="has 40,000 characters, far more than the context of 128 tokens"):
+        engine.encode("a" * 40_000)
 
 
 WRONG_CALLS = {

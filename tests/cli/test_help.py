@@ -14,6 +14,7 @@ from roseinfer.cli.app import COMMANDS as COMMAND_SUMMARIES
 from roseinfer.cli.app import app
 
 COMMANDS = ["generate", "bench", "profile", "summarize"]
+"""Commands with many options."""
 
 
 def page(command: str, columns: int = 80) -> str:

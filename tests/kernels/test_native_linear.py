@@ -85,8 +85,8 @@ def test_products_are_those_of_the_plain_matrix(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_long_rows_are_summed_in_parts(packing: Packing, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    weight, x = torch.randn(96, 4128).to(dtype), torch.randn(50, 4128).to(dtype)
-    packed = choose_form(weight, packing, 96)
+    weight, x = torch.randn(128, 4128).to(dtype), torch.randn(50, 4128).to(dtype)
+    packed = choose_form(weight, packing, 128)
     assert isinstance(packed, NativeWeight)
     out, expected = packed.linear(x), linear_reference(x, packed)
     torch.testing.assert_close(out, expected, atol=1e-3 if dtype == torch.float32 else 0.5, rtol=2**-6)

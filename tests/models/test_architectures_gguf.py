@@ -17,6 +17,10 @@ from architecture_models import TRAINED_CONTEXT, engine_logits, random_model, ra
 from roseinfer.config import EngineConfig
 from roseinfer.engine.factory import build_engine
 from roseinfer.errors import ModelError
+from roseinfer.kernels.attention.attention_spec import YarnScaling
+from roseinfer.models.architectures import read_config
+from roseinfer.models.dialect import Checkpoint
+from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.rope import RotaryEmbedding
 
 GGUF_NAMES = {
@@ -115,6 +119,10 @@ def test_longrope_is_read_from_tensors(tmp_path: Path) -> None:
             "yarn_log_multiplier is not supported; supported: attn_factor, factor",
         ),
         (lambda writer: writer.add_float32("llama.rope.scaling.attn_factor", 1.5), "attn_factor 1.5 is not supported"),
+        (
+            lambda writer: writer.add_array("llama.attention.head_count_kv", [2, 4]),
+            r"layers that differ in llama\.attention\.head_count_kv \(2, \.\.\.\) are not supported",
+        ),
         (lambda writer: writer.add_uint32("llama.rope.dimension_count", 4), "dimension_count 4 .* supported: 8"),
         (lambda writer: writer.add_uint32("llama.attention.value_length", 4), "value_length 4 .* supported: 8"),
         (lambda writer: writer.add_uint32("llama.expert_count", 8), "expert_count 8 is not supported; supported: 0"),
@@ -136,6 +144,39 @@ def test_what_is_not_supported_is_refused_by_name(
     with pytest.raises(ModelError, match=line) as refusal:
         build_engine(EngineConfig(model=str(path), device="cpu"))
     assert "\n" not in str(refusal.value)
+
+
+def test_counts_per_layer_are_read_if_all_are_equal() -> None:
+    counts = {"attention.head_count": [4, 4], "attention.head_count_kv": [2, 2], "feed_forward_length": [48, 48]}
+    config = described(**counts)
+    assert (config.num_heads, config.num_kv_heads, config.intermediate_size) == (4, 2, 48)
+
+
+@pytest.mark.parametrize(("key", "magnitude"), [("attn_factor", 1.5), ("yarn_attn_factor", 1.0)])
+def test_yarn_multiplies_its_magnitude_as_llama_cpp_does(key: str, magnitude: float) -> None:
+    yarn = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}
+    plain, factored = described(**yarn).rope, described(**yarn, **{f"rope.scaling.{key}": 1.5}).rope
+    assert plain is not None
+    assert factored is not None
+    assert isinstance(plain.scaling, YarnScaling)
+    assert isinstance(factored.scaling, YarnScaling)
+    assert factored.scaling.attention_factor == pytest.approx(magnitude * plain.scaling.attention_factor)
+
+
+def described(**changes: Any) -> ModelConfig:
+    """Return the config of a GGUF file with these metadata of a small Llama, without `llama.`."""
+    fields = {
+        "context_length": 64,
+        "embedding_length": 32,
+        "block_count": 2,
+        "feed_forward_length": 48,
+        "attention.head_count": 4,
+        "attention.layer_norm_rms_epsilon": 1e-5,
+        "vocab_size": 64,
+        **changes,
+    }
+    metadata = {"general.architecture": "llama"} | {f"llama.{key}": value for key, value in fields.items()}
+    return read_config("gguf", Checkpoint(metadata))
 
 
 def test_an_architecture_that_is_not_supported_is_named(tmp_path: Path) -> None:

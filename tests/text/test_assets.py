@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from roseinfer.config import SamplingParams
 from roseinfer.errors import ModelError
 from roseinfer.text.assets import TextAssets, load_text
+from roseinfer.text.generation_config import recommended_sampling
 from roseinfer.text.gpt2_tokenizer import Gpt2Tokenizer
 from roseinfer.weights.gguf_file import GgufReader
 from roseinfer.weights.resolve import ModelSource, resolve
@@ -37,7 +39,8 @@ def edit(path: Path, **changes: Any) -> None:
 def test_the_demo_model_has_everything(demo: TextAssets) -> None:
     assert demo.tokenizer is not None
     assert demo.chat_template is not None
-    assert (demo.bos_token_id, demo.eos_token_ids) == (1, frozenset({2}))
+    # <|im_end|>, which the file names, and <|endoftext|> and <reponame>, which llama.cpp knows by name.
+    assert (demo.bos_token_id, demo.eos_token_ids) == (1, frozenset({0, 2, 4}))
     assert demo.chat_template.render(CHAT).endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
 
 
@@ -46,7 +49,7 @@ def test_an_open_readers_metadata_is_used_in_place_of_the_file() -> None:
     assert source.path is not None
     metadata = GgufReader(source.path).metadata
     nowhere = ModelSource(name="x", format="gguf", path=Path("nowhere.gguf"))
-    assert load_text(nowhere, metadata).eos_token_ids == {2}
+    assert 2 in load_text(nowhere, metadata).eos_token_ids
 
 
 def test_gpt2s_shape_has_gpt2s_tokenizer_and_other_shapes_have_none() -> None:
@@ -95,6 +98,67 @@ def test_the_template_file_wins_over_the_config_and_named_templates_work(folder:
     assert rendered() == "from config"
     edit(folder / "tokenizer_config.json", chat_template=None)
     assert rendered() is None
+
+
+def test_named_templates_come_from_every_file(folder: Path) -> None:
+    def rendered(**options: Any) -> str:
+        template = text_of(folder).chat_template
+        assert template is not None
+        return template.render(CHAT, **options)
+
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    edit(folder / "tokenizer_config.json", chat_template=None)
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": "from a processor"}))
+    assert rendered() == "from a processor"
+    edit(folder / "tokenizer_config.json", chat_template=[{"name": "chat", "template": "first of a list"}])
+    (folder / "chat_template.json").unlink()
+    assert rendered() == "first of a list"
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("tools")
+    assert rendered() == "first of a list"
+    assert rendered(tools=[{"type": "function"}]) == "tools"
+
+
+def test_a_broken_template_does_not_prevent_prompts_without_it(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{% if %}")
+    text = text_of(folder)
+    assert text.tokenizer is not None
+    assert text.chat_template is not None
+    with pytest.raises(ModelError, match="give --raw"):
+        text.chat_template.render(CHAT)
+
+
+def test_a_byte_order_mark_is_no_error(folder: Path) -> None:
+    for name in ("config.json", "tokenizer_config.json"):
+        (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+    assert text_of(folder).eos_token_ids == {0, 2}
+
+
+class TestRecommendedSampling:
+    def recommended(self, tmp_path: Path, **content: Any) -> SamplingParams:
+        (tmp_path / "config.json").write_text("{}")
+        (tmp_path / "generation_config.json").write_text(json.dumps(content))
+        return recommended_sampling(resolve(str(tmp_path), "dummy", ()))
+
+    def test_a_file_that_samples_gives_its_settings(self, tmp_path: Path) -> None:
+        settings = {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.95, "repetition_penalty": 1.05}
+        assert self.recommended(tmp_path, **settings, eos_token_id=[1, 2], max_length=20) == SamplingParams(
+            temperature=0.6, top_k=20, top_p=0.95, repetition_penalty=1.05
+        )
+        assert self.recommended(tmp_path, do_sample=True, min_p=0.1) == SamplingParams(temperature=1.0, min_p=0.1)
+
+    def test_a_file_that_does_not_sample_is_greedy(self, tmp_path: Path) -> None:
+        assert self.recommended(tmp_path, temperature=0.6, top_p=0.9) == SamplingParams()
+        assert self.recommended(tmp_path, do_sample=False, repetition_penalty=1.1).repetition_penalty == 1.1
+        assert self.recommended(tmp_path, do_sample=True, temperature=None, top_k=None).temperature == 1.0
+
+    def test_a_wrong_value_is_named_with_its_file(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelError, match=r"generation_config\.json: invalid top_k -1.*delete the key"):
+            self.recommended(tmp_path, do_sample=True, top_k=-1)
+
+    def test_models_without_the_file_recommend_nothing(self) -> None:
+        for source in (resolve("smollm2-135m", "auto", ()), resolve("gpt2", "dummy", ("gpt2",))):
+            assert recommended_sampling(source) == SamplingParams()
 
 
 def test_a_directory_without_a_tokenizer_has_ids_only(folder: Path) -> None:

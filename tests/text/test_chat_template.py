@@ -104,8 +104,9 @@ def test_a_template_that_fails_is_a_model_error_in_one_line(source: str, named: 
     "source", ["{% if %}", "{{ unclosed", "{% generation %}", "{% nosuchtag %}", "{{ x | nosuch }}"]
 )
 def test_a_template_that_does_not_parse_is_a_model_error_in_one_line(source: str) -> None:
+    template = ChatTemplate(source, "", "")  # a broken template does not prevent prompts without it
     with pytest.raises(ModelError, match="chat template is broken") as caught:
-        ChatTemplate(source, "", "")
+        template.render(MESSAGES)
     assert "\n" not in str(caught.value)
 
 
@@ -122,3 +123,21 @@ def test_a_template_that_does_not_parse_is_a_model_error_in_one_line(source: str
 def test_the_sandbox_lets_a_template_do_no_harm(source: str) -> None:
     with pytest.raises(ModelError, match="chat template failed"):
         ChatTemplate(source, "", "").render(MESSAGES)
+
+
+TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}]
+
+
+def test_tools_and_options_reach_the_template_as_in_transformers(transformers_demo: Any) -> None:
+    source = "{% if tools %}{{ tools | tojson }}{% endif %}{{ enable_thinking }} {{ messages[0]['content'] }}"
+    ours = ChatTemplate(source, "", "").render(MESSAGES, tools=TOOLS, options={"enable_thinking": False})
+    assert ours == transformers_demo.apply_chat_template(
+        MESSAGES, tools=TOOLS, chat_template=source, tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
+
+
+def test_of_several_templates_tool_use_serves_tools_and_the_first_stands_in_for_a_default() -> None:
+    several = ChatTemplate({"rag": "rag", "tool_use": "tools", "default": "plain"}, "", "")
+    assert (several.render(MESSAGES), several.render(MESSAGES, tools=TOOLS)) == ("plain", "tools")
+    without_default = ChatTemplate({"chat": "first", "rag": "rag"}, "", "")
+    assert (without_default.render(MESSAGES), without_default.render(MESSAGES, tools=TOOLS)) == ("first", "first")

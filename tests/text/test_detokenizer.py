@@ -55,6 +55,35 @@ def test_any_ids_stream_to_their_decoding(data: st.DataObject, make: Make, token
     assert "".join(pieces(make(tokenizer), ids)) == tokenizer.decode(ids)
 
 
+@pytest.mark.parametrize("make", BOTH)
+@given(text=texts)
+def test_a_stream_that_continues_a_text_adds_what_decoding_the_whole_adds(
+    text: str, make: type[ByteLevelDetokenizer | PrefixDiffDetokenizer], tokenizer: Tokenizer
+) -> None:
+    # Whole characters only: a text that ends inside of one decodes to U+FFFD there.
+    ids = [token_id for char in text for token_id in tokenizer.encode(char)]
+    cut = len([token_id for char in text[: len(text) // 2] for token_id in tokenizer.encode(char)])
+    before, after = ids[:cut], ids[cut:]
+    assert tokenizer.decode(before) + "".join(pieces(make(tokenizer, before), after)) == tokenizer.decode(ids)
+
+
+@given(ids=st.lists(st.integers(0, 11), max_size=40), more=st.lists(st.integers(0, 11), max_size=10))
+def test_words_without_byte_access_continue_a_text(
+    ids: list[int], more: list[int], wordpieces: HuggingFaceTokenizer
+) -> None:
+    streamed = "".join(pieces(detokenizers(wordpieces)(ids), more))
+    assert wordpieces.decode(ids) + streamed == wordpieces.decode(ids + more)
+
+
+def test_a_continued_text_keeps_its_space_and_a_new_text_loses_the_one_that_was_added(
+    sentencepiece: HuggingFaceTokenizer,
+) -> None:
+    new, space_cat = detokenizers(sentencepiece), sentencepiece.encode("cat")[1:]
+    assert "".join(pieces(new(), space_cat)) == "cat"
+    assert "".join(pieces(new([1]), space_cat)) == "cat"
+    assert "".join(pieces(new(sentencepiece.encode("the")), space_cat)) == " cat"
+
+
 @given(data=st.data())
 def test_streams_of_one_tokenizer_do_not_disturb_each_other(data: st.DataObject, tokenizer: Tokenizer) -> None:
     new, some_id = detokenizers(tokenizer), st.integers(0, 300)

@@ -7,7 +7,7 @@ import pytest
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from unicode_text import texts
 
 from roseinfer.errors import ModelError
@@ -71,6 +71,18 @@ class TestBytes:
     ) -> None:
         ids = sentencepiece.encode(text)
         assert sentencepiece.decode(ids) == sentencepiece._tokenizer.decode(ids, skip_special_tokens=True)
+
+    def test_added_tokens_of_sentencepiece_spell_spaces_as_its_pieces_do(self) -> None:
+        vocab = {"<unk>": 0, "\u2581": 1, "a": 2, "b": 3} | {f"<0x{byte:02X}>": 4 + byte for byte in range(256)}
+        backend = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>", byte_fallback=True))
+        backend.normalizer = normalizers.Replace(" ", "\u2581")
+        steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+        backend.decoder = decoders.Sequence(steps)
+        backend.add_tokens([AddedToken("\u2581\u2581", normalized=True, special=False)])
+        tokenizer = HuggingFaceTokenizer(backend)
+        ids = tokenizer.encode("a  b")
+        assert ids == [2, 260, 3]
+        assert tokenizer.decode(ids) == backend.decode(ids) == "a  b"
 
     def test_an_invalid_byte_leaves_the_character_next_to_it_intact(self, sentencepiece: HuggingFaceTokenizer) -> None:
         ids = [3 + byte for byte in "é".encode() + b"\xff"]

@@ -148,7 +148,10 @@ def test_groups_are_matched_each_for_itself(tmp_path: Path) -> None:
 
 
 def test_collectives_of_unnamed_groups_are_not_matched_over_all_ranks(tmp_path: Path) -> None:
-    assert summarize_trace(straggler(**MESSAGE, **{"Group size": 2}).write(tmp_path / "job")).job is None
+    summary = summarize_trace(straggler(**MESSAGE, **{"Group size": 2}).write(tmp_path / "job"))
+    assert summary.job is None
+    assert "The collectives of the ranks are not matched" in "\n".join(note.message for note in summary.trust)
+    assert summary.verdict.kind == "communication_bound"
 
 
 def test_a_rank_that_died_lacks_the_last_collectives(tmp_path: Path) -> None:
@@ -175,6 +178,7 @@ def test_a_rank_without_the_first_collectives_is_matched_by_its_ends(tmp_path: P
     truth = made.truth[missing.count :]
     assert waits_of(summary) == near({rank: sum(one.waits[rank] for one in truth) / 1000 for rank in (0, 1)})
     assert summary.ranks[1].clock_offset_us == near(5e6)
+    assert "that of rank 1 by 5,000.0 ms" in "\n".join(note.message for note in summary.trust)
 
 
 def test_waits_before_the_recording_of_the_last_rank_began_blame_nobody(tmp_path: Path) -> None:

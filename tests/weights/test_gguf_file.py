@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import gguf
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -128,5 +129,49 @@ def test_a_quantization_without_dequantization_is_refused_by_name(write_gguf: Ca
 
 def test_one_part_of_a_split_model_is_refused(write_gguf: Callable[..., Path]) -> None:
     path = write_gguf(lambda writer: writer.add_uint16("split.count", 3))
-    with pytest.raises(ModelError, match="merge the parts"):
+    with pytest.raises(ModelError, match="one of 3 parts: give the first one"):
         GgufReader(path)
+
+
+class TestSplitFile:
+    """A model in two files, as `gguf-split` of llama.cpp writes them."""
+
+    @pytest.fixture
+    def parts(self, write_gguf: Callable[..., Path]) -> list[Path]:
+        def part(number: int, **tensors: np.ndarray) -> Path:
+            def fill(writer: gguf.GGUFWriter) -> None:
+                writer.add_uint16("split.no", number)
+                writer.add_uint16("split.count", 2)
+                for name, values in tensors.items():
+                    writer.add_tensor(name, values)
+
+            return write_gguf(fill, f"m-0000{number + 1}-of-00002.gguf")
+
+        ones = np.ones((2, 3), np.float32)
+        return [part(0, a=ones, b=2 * ones), part(1, c=3 * ones)]
+
+    def test_the_first_part_names_the_whole(self, parts: list[Path]) -> None:
+        source = resolve(str(parts[0]), "auto", ())
+        assert source.weight_files == tuple(parts)
+        reader = open_weights(source)
+        assert isinstance(reader, GgufReader)
+        assert {name: float(tensor[0, 0]) for name, tensor in reader.tensors(torch.float32)} == {"a": 1, "b": 2, "c": 3}
+        assert reader.names() == ["a", "b", "c"]
+        assert reader.total_bytes == 3 * 24
+        assert reader.read("c").shape == (2, 3)
+        assert resolve(str(parts[1]), "auto", ()) == msgspec.structs.replace(source, name=str(parts[1]))
+
+    def test_a_missing_part_is_named(self, parts: list[Path]) -> None:
+        parts[1].unlink()
+        with pytest.raises(ModelError, match=r"one of 2 parts, and m-00002-of-00002\.gguf is missing"):
+            resolve(str(parts[0]), "auto", ())
+
+    def test_a_part_that_was_renamed_is_refused(self, parts: list[Path]) -> None:
+        parts[0].rename(parts[0].with_name("renamed.gguf"))
+        with pytest.raises(ModelError, match="one of 2 parts"):
+            open_weights(resolve(str(parts[0].with_name("renamed.gguf")), "auto", ()))
+
+    def test_a_truncated_part_is_named(self, parts: list[Path]) -> None:
+        parts[1].write_bytes(parts[1].read_bytes()[:-32])
+        with pytest.raises(ModelError, match=r"m-00002-of-00002\.gguf is truncated"):
+            open_weights(resolve(str(parts[0]), "auto", ()))

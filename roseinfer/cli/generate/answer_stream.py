@@ -7,8 +7,8 @@ from collections.abc import Callable, Container, Generator, Iterable
 
 from roseinfer.cli.generate.answer import Answer
 from roseinfer.cli.generate.request_feed import RequestFeed
-from roseinfer.engine.loaded_model import Prompt
 from roseinfer.engine.outputs import TokenEvent
+from roseinfer.engine.prompt import Prompt
 from roseinfer.engine.schedulers import Scheduler
 from roseinfer.workload.workload_request import WorkloadRequest
 

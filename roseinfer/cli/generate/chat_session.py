@@ -4,15 +4,16 @@ Imports torch: the command imports this module only when it runs.
 """
 
 import signal
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 from roseinfer.cli import console
 from roseinfer.config import SamplingParams
 from roseinfer.engine.engine import Engine
-from roseinfer.engine.loaded_model import Message, Prompt
 from roseinfer.engine.outputs import TokenEvent
+from roseinfer.engine.prompt import Chat, Message
 from roseinfer.errors import RoseinferError
 from roseinfer.workload.prompts import parse_prompt
 
@@ -29,12 +30,14 @@ class ChatSession:
         *,
         system: str | None = None,
         raw: bool = False,
+        template_options: Mapping[str, Any] | None = None,
         note: Callable[[str], None] = console.note,
         fail: Callable[[str], None] = console.print_error,
     ) -> None:
         self._engine = engine
         self._params = params
         self._has_turns = engine.chat_template is not None and not raw
+        self._template_options = template_options or {}
         self._note = note
         self._fail = fail
         self._system: list[Message] = [] if system is None else [{"role": "system", "content": system}]
@@ -88,8 +91,10 @@ class ChatSession:
             self.messages += ({"role": "user", "content": line}, {"role": "assistant", "content": answer})
 
     def _stream(self, line: str) -> Generator[TokenEvent, None, None]:
-        prompt: Prompt = [*self.messages, {"role": "user", "content": line}] if self._has_turns else parse_prompt(line)
-        return self._engine.stream(prompt, self._params)
+        if not self._has_turns:
+            return self._engine.stream(parse_prompt(line), self._params)
+        messages = [*self.messages, {"role": "user", "content": line}]
+        return self._engine.stream(Chat(messages=messages, template_options=self._template_options), self._params)
 
 
 def read_line() -> str:

@@ -1,6 +1,7 @@
 """The options of one call of `generate`, checked before anything is loaded."""
 
 import sys
+from typing import Any
 
 import msgspec
 
@@ -12,6 +13,8 @@ class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
     """The options of a call, with prompts in `config.workload`."""
 
     config: RunConfig
+    given: dict[str, Any]
+    """Sampling settings that a config file or an option sets, by key."""
     input_file: str | None
     """File of requests as JSON lines; `-` is stdin."""
     output: str | None
@@ -20,6 +23,10 @@ class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
     """Skip requests that `output` already answers."""
     system: str | None
     """System message for chats that have none."""
+    parse_special: bool
+    """Recognize control tokens that raw prompts spell out."""
+    template_options: dict[str, Any]
+    """Variables of the chat template, below those of a request."""
     json: bool
 
     @property
@@ -52,6 +59,8 @@ class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError("--json and --output - both write to stdout: choose one")
         if self.system is not None and workload.raw:
             raise UsageError("--raw sends prompts without messages, and --system is a message: drop one of the two")
+        if workload.raw and self.template_options:
+            raise UsageError("--raw sends prompts without the template that --chat-template-kwargs is for: drop one")
         if sampling.logprobs is not None and not self.json and self.lines_to is None:
             raise UsageError("--logprobs shows in JSON only: add --json or --output FILE, or drop --logprobs")
         if self.is_chat and sampling.n > 1:

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -10,7 +10,7 @@ import typer
 from roseinfer.cli import console
 from roseinfer.cli.generate.generate_call import GenerateCall
 from roseinfer.cli.options import Debug, Json, Quiet, configured
-from roseinfer.config import RunConfig, SamplingParams, WorkloadConfig
+from roseinfer.config import RunConfig, WorkloadConfig
 from roseinfer.config_file import sampling_with
 from roseinfer.errors import UsageError
 
@@ -28,7 +28,7 @@ EXAMPLES = (
 )
 
 
-@configured("engine", "workload", "sampling")
+@configured("engine", "workload", "sampling", passes_given=True)
 def generate(
     config: RunConfig,
     context: typer.Context,
@@ -59,6 +59,23 @@ def generate(
             "--system", metavar="TEXT", help="System message for chats that have none.", rich_help_panel="Workload"
         ),
     ] = None,
+    parse_special: Annotated[
+        bool,
+        typer.Option(
+            "--parse-special",
+            help="Recognize control tokens that raw prompts spell out, such as <|fim_prefix|>.",
+            rich_help_panel="Workload",
+        ),
+    ] = False,
+    chat_template_kwargs: Annotated[
+        str | None,
+        typer.Option(
+            "--chat-template-kwargs",
+            metavar="JSON",
+            help="Variables of the chat template, such as '{\"enable_thinking\": false}'.",
+            rich_help_panel="Workload",
+        ),
+    ] = None,
     logit_bias: Annotated[
         list[str] | None,
         typer.Option(
@@ -71,6 +88,7 @@ def generate(
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
+    given: dict[str, Any],
 ) -> None:
     """Complete prompts and stream the text to stdout.
 
@@ -78,19 +96,30 @@ def generate(
     chat on a terminal, and elsewhere reads one prompt from stdin.
 
     Each line of --input is a request: a JSON object with a "prompt", "messages" or "prompt_token_ids", an optional
-    "id" (default: the line number), and optional sampling settings, as in {"prompt": "Hi", "temperature": 1}.
+    "id" (default: the line number), and optional sampling settings, as in {"prompt": "Hi", "temperature": 1}. Lines of
+    OpenAI's batch files work too; "tools" and "chat_template_kwargs" go to the chat template.
 
     Answers go to --output, or to stdout, in the order of the requests, one line per completion. Each answer is written
-    once all earlier ones are. The answer of a request that cannot run is an object with an "error"; the others run.
-    An invalid line of a pipe is answered in the same way; an invalid line of a file ends the call before anything
-    runs.
+    once all earlier ones are. The answer of an invalid line, and of a request that cannot run, is an object with an
+    "error"; the others run, and the exit code is 1.
     """
     if logit_bias:
-        config = msgspec.structs.replace(config, sampling=_with_logit_bias(config.sampling, logit_bias))
+        given = {**given, "logit_bias": _logit_bias(logit_bias)}
+        config = msgspec.structs.replace(config, sampling=sampling_with(config.sampling, given))
     if prompts and context.params["workload_prompts"]:
         raise UsageError("prompts were given as arguments and with --prompt: choose one way")
     config = msgspec.structs.replace(config, workload=_with_arguments(config.workload, prompts or []))
-    call = GenerateCall(config=config, input_file=input_file, output=output, resume=resume, system=system, json=json)
+    call = GenerateCall(
+        config=config,
+        given=given,
+        input_file=input_file,
+        output=output,
+        resume=resume,
+        system=system,
+        parse_special=parse_special,
+        template_options=_template_options(chat_template_kwargs),
+        json=json,
+    )
     call.check()
     if not call.has_prompt and not call.is_chat:
         if sys.stdin.isatty():
@@ -110,7 +139,7 @@ def generate(
         generation.print_text(call)
 
 
-def _with_logit_bias(sampling: SamplingParams, pairs: list[str]) -> SamplingParams:
+def _logit_bias(pairs: list[str]) -> dict[int, float]:
     bias: dict[int, float] = {}
     for pair in pairs:
         token_id, _, value = pair.partition("=")
@@ -120,7 +149,20 @@ def _with_logit_bias(sampling: SamplingParams, pairs: list[str]) -> SamplingPara
             raise UsageError(f"invalid --logit-bias {pair!r}: give ID=VALUE, such as 42=-5.5") from None
         if not math.isfinite(bias[int(token_id)]):
             raise UsageError(f"invalid --logit-bias {pair!r}: give a finite number as the value")
-    return sampling_with(sampling, {"logit_bias": bias})
+    return bias
+
+
+def _template_options(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    from roseinfer.engine.prompt import check_template_options
+
+    try:
+        options = msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise UsageError(f"invalid --chat-template-kwargs {text!r}: not valid JSON: {error}") from None
+    check_template_options(options, "--chat-template-kwargs")
+    return dict(options)
 
 
 def _with_arguments(workload: WorkloadConfig, arguments: list[str]) -> WorkloadConfig:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import nullcontext
 from typing import Any
 
+import msgspec
+
 from roseinfer.cli import console
 from roseinfer.cli.generate.answer import Answer
 from roseinfer.cli.generate.answer_rows import answered, open_lines, rows
@@ -17,21 +19,31 @@ from roseinfer.cli.generate.chat_session import ChatSession, read_line
 from roseinfer.cli.generate.generate_call import GenerateCall
 from roseinfer.cli.generate.generation_progress import GenerationProgress
 from roseinfer.cli.generate.generation_statistics import Tally
-from roseinfer.cli.loading import load_engine
+from roseinfer.cli.loading import find_model, load_engine
+from roseinfer.cli.useless_flags import refuse_filters_of_greedy
+from roseinfer.cli.visible_text import visible
+from roseinfer.config import SamplingParams
+from roseinfer.config_file import sampling_with
 from roseinfer.engine.engine import Engine
-from roseinfer.engine.loaded_model import Prompt
 from roseinfer.engine.outputs import TokenEvent
+from roseinfer.engine.prompt import Prompt
 from roseinfer.errors import RoseinferError, UsageError
+from roseinfer.text.generation_config import recommended_sampling
+from roseinfer.weights.resolve import ModelSource
 from roseinfer.workload.prompts import parse_prompt, read_prompts, shown, to_prompt
 from roseinfer.workload.request_lines import count_requests, read_requests
 from roseinfer.workload.workload_request import WorkloadRequest
 
+_PLAIN = SamplingParams()
+"""Settings of a model that recommends none."""
+
 
 def print_text(call: GenerateCall) -> None:
     """Stream the completions to stdout in the order of their prompts."""
+    call, source = _with_model(call)
     _, requests = _requests(call)
     requests = list(requests)
-    engine = _engine(call)
+    engine = _engine(call, source)
     tally = Tally()
     with console.stages() as stage:
         if stage is not None:
@@ -54,8 +66,9 @@ def print_text(call: GenerateCall) -> None:
 
 def print_document(call: GenerateCall) -> None:
     """Print all completions as one JSON document."""
+    call, source = _with_model(call)
     total, requests = _requests(call)
-    engine = _engine(call)
+    engine = _engine(call, source)
     tally = Tally()
     outputs: list[dict[str, Any]] = []
     with console.progress("Generating", unit="requests") as line:
@@ -71,10 +84,11 @@ def print_document(call: GenerateCall) -> None:
 
 def write_lines(call: GenerateCall, name: str) -> None:
     """Write one line per completion to a file, or to stdout (`-`), each once all earlier ones are written."""
+    call, source = _with_model(call)
     total, requests = _requests(call)
     done = answered(name) if call.resume else set()
     with open_lines(name, resume=call.resume) as lines:
-        engine = _engine(call)
+        engine = _engine(call, source)
         tally = Tally()
         # On one terminal, a progress line and lines of output would garble each other.
         hidden = name == "-" and sys.stdout.isatty()
@@ -100,14 +114,40 @@ def write_lines(call: GenerateCall, name: str) -> None:
 
 def chat(call: GenerateCall) -> None:
     """Chat with the user at the terminal."""
-    engine = _engine(call)
-    ChatSession(engine, call.config.sampling, system=call.system, raw=call.config.workload.raw).run(read_line, _write)
+    call, source = _with_model(call)
+    engine = _engine(call, source)
+    raw, options = call.config.workload.raw, call.template_options
+    session = ChatSession(engine, call.config.sampling, system=call.system, raw=raw, template_options=options)
+    session.run(read_line, _write)
 
 
-def _engine(call: GenerateCall) -> Engine:
-    engine = load_engine(call.config.engine)
+def _with_model(call: GenerateCall) -> tuple[GenerateCall, ModelSource]:
+    """Find the model, and return the call with the sampling settings that the model recommends below those given."""
+    source = find_model(call.config.engine)
+    recommended = recommended_sampling(source)
+    sampling = sampling_with(recommended, call.given)
+    if call.input_file is None:
+        refuse_filters_of_greedy(sampling, call.given)
+    used = {
+        key: value
+        for key in SamplingParams.__struct_fields__
+        if (value := getattr(recommended, key)) == getattr(sampling, key) != getattr(_PLAIN, key)
+    }
+    if used:
+        settings = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in used.items())
+        console.note(f"[generate] {settings}: from the model's generation_config.json; options win over it")
+    config = msgspec.structs.replace(call.config, sampling=sampling)
+    return msgspec.structs.replace(call, config=config), source
+
+
+def _engine(call: GenerateCall, source: ModelSource) -> Engine:
+    engine = load_engine(call.config.engine, source)
     if call.system is not None and engine.chat_template is None:
         raise UsageError(f"{engine.model_name} has no chat template, so a system message cannot be sent: drop --system")
+    if call.template_options and engine.chat_template is None:
+        raise UsageError(f"{engine.model_name} has no chat template: drop --chat-template-kwargs")
+    if call.parse_special and not call.config.workload.raw and engine.chat_template is not None:
+        raise UsageError("--parse-special is for prompts without the chat template, which renders them: add --raw")
     return engine
 
 
@@ -115,10 +155,8 @@ def _requests(call: GenerateCall) -> tuple[int | None, Iterable[WorkloadRequest]
     """Return (number of requests, or None for a pipe; the requests)."""
     sampling = call.config.sampling
     if call.input_file is not None:
-        # All lines of a file are checked here. Lines of a pipe are checked as they arrive, so a wrong one is kept
-        # as a refused request.
-        total = count_requests(call.input_file, sampling)
-        return total, read_requests(call.input_file, sampling, keep_wrong=total is None)
+        # An invalid line is kept as a refused request, so that the others run.
+        return count_requests(call.input_file), read_requests(call.input_file, sampling, keep_wrong=True)
     texts = read_prompts(call.config.workload)
     return len(texts), [
         WorkloadRequest(id=place, prompt=parse_prompt(text), params=sampling)
@@ -135,7 +173,14 @@ def _answers(
     on_event: Callable[[WorkloadRequest, TokenEvent], None] | None = None,
 ) -> Iterator[Answer]:
     def accepted(prompt: Prompt) -> Prompt:
-        return to_prompt(prompt, engine, raw=call.config.workload.raw, system=call.system)
+        return to_prompt(
+            prompt,
+            engine,
+            raw=call.config.workload.raw,
+            system=call.system,
+            parse_special=call.parse_special,
+            template_options=call.template_options,
+        )
 
     scheduler = engine.scheduler(call.config.workload.mode)
     as_they_fit = call.input_file is not None or call.output is not None
@@ -152,5 +197,5 @@ def _report_refused(tally: Tally, where: str) -> None:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
+    sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()

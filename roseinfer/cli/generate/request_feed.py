@@ -4,8 +4,8 @@ from collections import deque
 from collections.abc import Callable, Container, Iterable
 
 from roseinfer.cli.generate.answer import Answer
-from roseinfer.engine.loaded_model import Prompt
 from roseinfer.engine.outputs import RequestOutput
+from roseinfer.engine.prompt import Prompt
 from roseinfer.engine.schedulers import Scheduler
 from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.workload.workload_request import WorkloadRequest

@@ -2,7 +2,7 @@
 
 from roseinfer.cli.rendering.budget_sheets import NamedBudget, shown_parts
 from roseinfer.cli.rendering.table_sheet import TOTAL, Sheet, milliseconds, sheet
-from roseinfer.trace.summary.comparison_structs import BudgetChange, FigureChange, TraceComparison
+from roseinfer.trace.summary.comparison_structs import BudgetChange, FigureChange, ScalingChange, TraceComparison
 
 
 def comparison_sheets(comparison: TraceComparison, top: int) -> list[Sheet]:
@@ -22,6 +22,7 @@ def comparison_sheets(comparison: TraceComparison, top: int) -> list[Sheet]:
     parts = (("Spans", comparison.spans), ("Launches", comparison.launches), (kernels, comparison.kernels))
     return [
         sheet("Compared with the baseline, per step", columns, steps),
+        *([_scaling_sheet(comparison.scaling)] if comparison.scaling else []),
         *(_budget_sheet(change) for change in comparison.budgets),
         *(
             _changes(title, [row for row in rows if row.phase == phase], top)
@@ -29,6 +30,34 @@ def comparison_sheets(comparison: TraceComparison, top: int) -> list[Sheet]:
             for title, rows in parts
         ),
     ]
+
+
+def _scaling_sheet(change: ScalingChange) -> Sheet:
+    """Return where the time of a step beyond the ideal one went, with the wall time as last row."""
+    names = {
+        "wait": "waits for other ranks",
+        "kernels": "compute",
+        "copies": "exposed copies",
+        "other": "other idle time",
+    }
+    rows = [
+        [
+            names.get(row.part, row.part),
+            milliseconds(row.baseline_ms),
+            milliseconds(row.new_ms),
+            _difference(row.lost_ms),
+        ]
+        for row in change.lost
+        if row.baseline_ms or row.new_ms
+    ]
+    beyond = _difference(change.new_ms - change.ideal_ms)
+    rows.append([TOTAL, milliseconds(change.baseline_ms), milliseconds(change.new_ms), beyond])
+    work = "the work split" if change.work == "split" else "as much work on each rank"
+    title = (
+        f"From {change.ranks_before} to {change.ranks_after} ranks, {work}: {change.speedup:.2f} times as fast, "
+        f"ideal {change.ideal_speedup:.2f}"
+    )
+    return sheet(title, ("-Part of a step", "Before ms", "After ms", "Beyond ideal ms"), rows)
 
 
 def _budget_sheet(change: BudgetChange) -> Sheet:

@@ -4,6 +4,7 @@ from roseinfer.cli.rendering.comparison_sheets import comparison_sheets
 from roseinfer.cli.rendering.recording_context import context_parts, remarks, trace_name
 from roseinfer.cli.rendering.sheets import all_sheets
 from roseinfer.cli.rendering.table_sheet import Sheet
+from roseinfer.cli.visible_text import visible
 from roseinfer.config import SortKey
 from roseinfer.trace.naming import short_name
 from roseinfer.trace.summary.trace_summary import Summary
@@ -34,13 +35,13 @@ def to_markdown(summary: Summary, top: int = 15, sort_by: SortKey = "self", *, c
     else:
         titles = set()
     is_open = [sheet.title in titles or sheet.title.startswith(_OPEN_SHEETS) for sheet in shown]
-    for sheet, visible in zip(shown, is_open, strict=True):
-        if visible:
+    for sheet, opened in zip(shown, is_open, strict=True):
+        if opened:
             parts += ["", *_table(sheet)]
     if not all(is_open):
         parts += ["", "<details><summary>All tables</summary>"]
-        for sheet, visible in zip(shown, is_open, strict=True):
-            if not visible:
+        for sheet, opened in zip(shown, is_open, strict=True):
+            if not opened:
                 parts += ["", *_table(sheet)]
         parts += ["", "</details>"]
     parts += command_block(command)
@@ -49,7 +50,7 @@ def to_markdown(summary: Summary, top: int = 15, sort_by: SortKey = "self", *, c
 
 def command_block(command: str | None) -> list[str]:
     """Return the lines of a code block with the command, after an empty line; no lines without a command."""
-    return [] if command is None else ["", "```console", f"$ {' '.join(command.splitlines())}", "```"]
+    return [] if command is None else ["", "```console", f"$ {visible(' '.join(command.splitlines()))}", "```"]
 
 
 def _points(label: str, lines: list[str]) -> list[str]:
@@ -76,11 +77,12 @@ def _table(sheet: Sheet) -> list[str]:
 
 def code(text: str) -> str:
     """Return a text for a code span inside a table."""
-    return text.replace("`", "'").replace("|", "\\|").replace("\n", " ")
+    return visible(text).replace("`", "'").replace("|", "\\|").replace("\n", " ")
 
 
 def escaped(text: str) -> str:
     """Return a text whose characters mean themselves in Markdown, on one line."""
+    text = visible(text)
     for mark in ("\\", "|", "*", "_", "<", "`", "#", "["):
         text = text.replace(mark, "\\" + mark)
     return text.replace("\n", " ")

@@ -11,6 +11,7 @@ from roseinfer.cli.rendering.sheets import all_sheets, op_sheet, shown_devices, 
 from roseinfer.cli.rendering.table_sheet import TOTAL, CellKind, Sheet, is_worse
 from roseinfer.cli.rendering.text_table import Cell, text_table
 from roseinfer.cli.rendering.text_wrapping import wrapped
+from roseinfer.cli.visible_text import visible
 from roseinfer.config import SortKey
 from roseinfer.trace.naming import duration, short_name
 from roseinfer.trace.summary.comparison_structs import TraceComparison
@@ -158,8 +159,9 @@ def print_summary(console: Console, summary: Summary, top: int = 15, sort_by: So
         console.print()
         console.print(sheet_table(sheet, console.width), soft_wrap=True)
     for outlier in summary.steps.outliers:
+        phase = visible(outlier.phase)
         console.print(
-            Text(f"step {outlier.step} ({outlier.phase}): {duration(outlier.ms)}, {outlier.times_median}x the median")
+            Text(f"step {outlier.step} ({phase}): {duration(outlier.ms)}, {outlier.times_median}x the median")
         )
 
 

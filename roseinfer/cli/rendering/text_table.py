@@ -10,6 +10,7 @@ from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
 from roseinfer.cli.rendering.text_wrapping import wrapped
+from roseinfer.cli.visible_text import visible
 
 _GAP = "  "
 _MIN_COLUMN = 3
@@ -27,6 +28,7 @@ def text_table(
     title: str, columns: Sequence[str], is_left: Sequence[bool], rows: Sequence[Sequence[Cell]], width: int
 ) -> Text:
     """Return a table of at most `width` columns, without trailing blanks. Longer cells end in an ellipsis."""
+    rows = [[Cell(visible(text).replace("\n", " "), style) for text, style in row] for row in rows]
     lengths = [max(_length(name), *(_length(row[index].text) for row in rows), 0) for index, name in enumerate(columns)]
     lengths = _fitted(lengths, width - 1 - len(_GAP) * (len(columns) - 1))
     text = Text(no_wrap=True)

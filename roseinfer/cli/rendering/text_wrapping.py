@@ -4,6 +4,8 @@ import re
 
 from rich.cells import cell_len
 
+from roseinfer.cli.visible_text import visible
+
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 _BEFORE_UNIT = re.compile(r"(?<=\d) (?=[^\W\d_]|%)")
 """Space between a number and the word or sign that it counts."""
@@ -22,7 +24,7 @@ def wrapped(text: str, width: int) -> list[str]:
     """
     lines: list[str] = []
     line = ""
-    for word in bound_units(text).split(" "):
+    for word in bound_units(visible(text)).split(" "):
         if not word:
             continue
         longer = f"{line} {word}" if line else word

@@ -9,6 +9,7 @@ import msgspec
 
 from roseinfer.trace.comparing.budget_changes import budget_changes
 from roseinfer.trace.comparing.comparability import check_complete, differences, is_same, shared_phases
+from roseinfer.trace.comparing.scaling import scaling
 from roseinfer.trace.comparing.step_times import StepTimes, host_runs_ahead, spans, walls
 from roseinfer.trace.naming import duration
 from roseinfer.trace.summary.comparison_structs import FigureChange, PhaseChange, PhaseCosts, SpanCost, TraceComparison
@@ -53,6 +54,7 @@ def compare(new: Summary, baseline: Summary, fail_above_percent: float | None = 
     if not shared and not new.steps.count and not baseline.steps.count:
         pairs = [(None, _whole(baseline), _whole(new))]
     kernels_on: Literal["cpu", "gpu"] = "gpu" if new.gpu and baseline.gpu else "cpu"
+    budgets = budget_changes(new.budget, baseline.budget, shared, whole=not shared)
     comparison = TraceComparison(
         baseline=baseline.trace.path,
         warnings=differences(new, baseline),
@@ -66,7 +68,8 @@ def compare(new: Summary, baseline: Summary, fail_above_percent: float | None = 
         headline=_headline(phases),
         fail_above_percent=fail_above_percent,
         failed=failed,
-        budgets=budget_changes(new.budget, baseline.budget, shared, whole=not shared),
+        budgets=budgets,
+        scaling=scaling(new, baseline, budgets),
     )
     return msgspec.structs.replace(new, comparison=comparison)
 

@@ -68,6 +68,7 @@ def _steps(facts: Facts, waits: RankWaits, budget: BudgetSummary) -> list[JobSte
     if len(number) == 0:
         return []
     wall: dict[int, list[float]] = {}
+    phases = {int(number[index]): label.phase for index, label in reversed(list(enumerate(facts.steps.labels)))}
     for row in budget.steps:
         wall.setdefault(int(number[row.step]), []).append(row.wall_ms)
     at = waits.matched
@@ -81,7 +82,7 @@ def _steps(facts: Facts, waits: RankWaits, budget: BudgetSummary) -> list[JobSte
         caused = np.bincount(caused_by[of_event == step], weights=waits.explained_ns[mine])
         critical = int(caused.argmax()) if caused.any() else None
         mean = to_ms(waits.exposed_wait_ns[mine].sum() / ranks)
-        found.append(JobStep(step, round(sum(walls) / len(walls), 6), mean, critical))
+        found.append(JobStep(step, phases[step], round(sum(walls) / len(walls), 6), mean, critical))
     return found
 
 

@@ -1,9 +1,12 @@
 """Reasons to doubt the figures of a trace."""
 
+from collections.abc import Sequence
+
 from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.naming import counted, duration
 from roseinfer.trace.reading.columns import Trace
 from roseinfer.trace.summary.completeness_structs import Completeness
+from roseinfer.trace.summary.device_structs import RankSummary
 from roseinfer.trace.summary.rank_structs import JobSummary
 from roseinfer.trace.summary.step_structs import StepsSummary
 from roseinfer.trace.summary.trace_summary import Trust
@@ -12,18 +15,24 @@ _FEW_STEPS = 3
 _RUNS_AHEAD = 1.5
 """Ratio of a step's GPU time to its span's time above which the host ran ahead of the GPU."""
 _SHOWN_MS = 0.1
-"""Waits of ranks whose cause was not recorded from which a note says so."""
+"""Waits of ranks whose cause was not recorded, and differences of their clocks, from which a note says so."""
 _INFLATED = 1.2
 """Ratio of profiled to unprofiled step time above which a note says how much the profiler slowed the steps."""
 
 
-def doubts(facts: Facts, steps: StepsSummary, completeness: Completeness, job: JobSummary | None = None) -> list[Trust]:
+def doubts(
+    facts: Facts,
+    steps: StepsSummary,
+    completeness: Completeness,
+    job: JobSummary | None = None,
+    ranks: Sequence[RankSummary] = (),
+) -> list[Trust]:
     """Return all reasons to doubt figures of the summary, or to read them with care; warnings first."""
     notes = [
         *_reading(facts.trace),
         *_manifest(facts),
         *_missing(completeness, facts),
-        *_ranks(job),
+        *_ranks(job, ranks),
         *_steps(facts, steps),
         *_overhead(facts, steps),
         *_graphs(facts),
@@ -67,9 +76,15 @@ def _missing(completeness: Completeness, facts: Facts) -> list[Trust]:
     return notes
 
 
-def _ranks(job: JobSummary | None) -> list[Trust]:
+def _ranks(job: JobSummary | None, ranks: Sequence[RankSummary]) -> list[Trust]:
     if job is None:
-        return []
+        if sum(row.communication_ms > 0 for row in ranks) < 2:
+            return []
+        message = (
+            "The collectives of the ranks are not matched: their groups are not recorded, or the files are not of one "
+            "job. Waits for other ranks count as communication."
+        )
+        return [Trust("warning", message)]
     notes = [
         Trust(
             "warning",
@@ -78,6 +93,17 @@ def _ranks(job: JobSummary | None) -> list[Trust]:
         )
         for one in job.missing
     ]
+    if job.unmatched:
+        message = f"{counted(job.unmatched, 'collective')} without a partner on another rank: these count as transfer."
+        notes.append(Trust("info", message))
+    offsets = {row.rank: row.clock_offset_us for row in ranks if row.clock_offset_us is not None}
+    far = max(offsets, key=lambda rank: abs(offsets[rank]), default=None)
+    if far is not None and abs(offsets[far]) > 1000 * _SHOWN_MS:
+        message = (
+            f"The clocks of the ranks differ, that of rank {far} by {duration(abs(offsets[far]) / 1000)}. Waits and "
+            "transfer need no common clock."
+        )
+        notes.append(Trust("info", message))
     if job.unrecorded_wait_ms > _SHOWN_MS:
         message = (
             f"{duration(job.unrecorded_wait_ms)} of the waits are before the recording of the rank that was waited for "

@@ -77,6 +77,40 @@ class BudgetChange(msgspec.Struct, frozen=True):
     new: TimeBudget
 
 
+Lost = Literal["wait", "transfer", "kernels", "copies", "host", "other"]
+
+
+class LostTime(msgspec.Struct, frozen=True):
+    """A part of a step on one rank, and what it takes beyond the ideal."""
+
+    part: Lost
+    """`wait` for other ranks, `transfer` between them, `kernels`, exposed `copies`, `host`, or `other` idle time."""
+    baseline_ms: float
+    new_ms: float
+    lost_ms: float
+    """Time beyond that of an ideal step; negative if the part takes less."""
+
+
+class ScalingChange(msgspec.Struct, frozen=True, kw_only=True):
+    """Step of one phase on a different number of ranks than in the baseline."""
+
+    phase: str
+    ranks_before: int
+    ranks_after: int
+    work: Literal["split", "per_rank"]
+    """`split` if the ranks share one step's work; `per_rank` if each rank computes about as long as before."""
+    baseline_ms: float
+    """Mean wall time of a step on one rank in the baseline."""
+    new_ms: float
+    ideal_ms: float
+    """Wall time of a step if all parts scaled: the baseline's, divided by the ratio of ranks if the work is split."""
+    speedup: float
+    """Work per time, relative to the baseline."""
+    ideal_speedup: float
+    lost: list[LostTime]
+    """Where the time beyond `ideal_ms` went; adds up to `new_ms` - `ideal_ms`."""
+
+
 class TraceComparison(msgspec.Struct, frozen=True):
     """Comparison of two traces, per step of each phase that both have; of whole traces if neither has steps."""
 
@@ -99,6 +133,8 @@ class TraceComparison(msgspec.Struct, frozen=True):
     failed: bool
     budgets: list[BudgetChange] = []
     """Where a step gained or lost time; empty if a trace has no budget."""
+    scaling: ScalingChange | None = None
+    """Speed-up over a different number of ranks; None for the same number."""
 
     def __repr__(self) -> str:
         """Return one line with the headline."""

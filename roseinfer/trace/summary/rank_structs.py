@@ -78,6 +78,7 @@ class JobStep(msgspec.Struct, frozen=True):
 
     step: int
     """Number of the step, counted from 0 on each rank."""
+    phase: str
     wall_ms: float
     """Mean wall time over the ranks."""
     wait_ms: float

@@ -11,7 +11,7 @@
 #include <memory>
 
 #include "vectors.h"
-#if defined(__AMX_BF16__) && defined(__linux__)
+#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__linux__)
 #define HAS_AMX
 #include <immintrin.h>
 #include <sys/syscall.h>
