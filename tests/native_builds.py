@@ -1,8 +1,10 @@
 """Builds of the compiled CPU kernels, for this processor and as if for older ones."""
 
+import os
 import platform
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,10 +18,16 @@ BUILDS = [_TILES, "without tiles", *(_OLDER if platform.machine() == "x86_64" el
 """Names of builds that `load_build` accepts. The first two are one library, with and without tiles."""
 
 
+def compiled_kernels_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the cache folder of all tests that use compiled kernels, so that a run compiles each build once."""
+    folder = tmp_path_factory.getbasetemp()
+    return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "compiled-kernels"
+
+
 def load_build(name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Load one of `BUILDS`, and unload it after the tests. The first test of a session that needs it compiles it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "compiled-kernels"))
+        patch.setenv("ROSEINFER_CACHE_DIR", str(compiled_kernels_folder(tmp_path_factory)))
         if name in _OLDER:
             patch.setattr(compiler, "_FLAGS", (*compiler._FLAGS, _OLDER[name]))
         native_library.unload()

@@ -35,8 +35,10 @@ class SentencePieces(msgspec.Struct, frozen=True, kw_only=True):
 def build_tokenizer(vocabulary: SentencePieces) -> tokenizers.Tokenizer:
     """Return a tokenizer of the `tokenizers` library that gives SentencePiece's ids, without BOS and EOS.
 
-    One difference is left: without byte tokens, unknown characters at the border of a control token that a text spells
-    out are several unknown tokens, not one. The library raises plain Exception for a broken vocabulary.
+    A text may spell out pieces that SentencePiece never chooses, of control tokens and bytes. They are split in two, so
+    that the library cannot choose them either. One difference is left: without byte tokens, unknown characters at the
+    border of such a piece are several unknown tokens, not one. The library raises plain Exception for a broken
+    vocabulary.
     """
     kinds = list(zip(vocabulary.pieces, vocabulary.types, strict=True))
     defined = [piece for piece, kind in kinds if kind == USER_DEFINED]
@@ -44,8 +46,11 @@ def build_tokenizer(vocabulary: SentencePieces) -> tokenizers.Tokenizer:
     tokenizer.normalizer = _normalizer(vocabulary)
     # User-defined pieces are found in the normalized text, and stand alone.
     patterns = [_escaped(piece) for piece in sorted(defined, key=len, reverse=True)]
-    if vocabulary.algorithm == "unigram" or defined:
-        patterns += [_first_character(piece) for piece, kind in kinds if kind not in (NORMAL, USER_DEFINED)]
+    reserved = [piece for piece, kind in kinds if kind not in (NORMAL, USER_DEFINED)]
+    if vocabulary.algorithm == "unigram":
+        patterns += [f"{_escaped(piece[:1])}(?={_escaped(piece[1:])})" for piece in reserved]
+    elif defined:
+        patterns.append(_first_character_of_words(reserved, "|".join(patterns)))
     if patterns:
         tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(patterns)), behavior="isolated")
     steps: list[Any] = [decoders.Replace(SENTENCEPIECE_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
@@ -113,12 +118,10 @@ def _merges(scores: Mapping[str, float], vocab: Mapping[str, int]) -> list[tuple
     return [(left, right) for _, _, _, left, right in ranked]
 
 
-def _first_character(piece: str) -> str:
-    """Return a regular expression of a piece's first character, if the rest of the piece follows.
-
-    The library would choose control and byte pieces that a text spells out. Split in two, they cannot be.
-    """
-    return f"{_escaped(piece[:1])}(?={_escaped(piece[1:])})"
+def _first_character_of_words(reserved: list[str], defined: str) -> str:
+    """Return a regular expression of the first character of a reserved piece that stands alone between defined ones."""
+    words = "|".join(map(_escaped, reserved))
+    return rf"(?:\A|(?<={defined}))(?=(?:{words})(?:\z|{defined}))(?m:.)"
 
 
 def _escaped(text: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from native_builds import COMPILER
+from native_builds import COMPILER, compiled_kernels_folder
 from stepping import run_traced
 from tiny import save_llama
 from torch.profiler import ProfilerActivity, profile
@@ -33,7 +33,7 @@ PARAMS = SamplingParams(max_new_tokens=20, stop_on_eos=False)
 
 @pytest.fixture(scope="module")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+    return compiled_kernels_folder(tmp_path_factory)
 
 
 @pytest.fixture(autouse=True)

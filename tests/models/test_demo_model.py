@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from native_builds import COMPILER
+from native_builds import COMPILER, compiled_kernels_folder
 
 from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine import Engine
@@ -43,7 +43,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if request.param and COMPILER is None:
         pytest.skip("there is no C++ compiler")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("ROSEINFER_CACHE_DIR", str(compiled_kernels_folder(tmp_path_factory)))
         yield build_engine(
             EngineConfig(dtype="float32", device="cpu", max_model_len=256, max_batch_size=20, compile=request.param)
         )

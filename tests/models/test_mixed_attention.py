@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from native_builds import COMPILER
+from native_builds import COMPILER, compiled_kernels_folder
 from safetensors.torch import save_file
 from stepping import run_traced
 from torch import Tensor
@@ -225,7 +225,7 @@ def test_compiled_backend(
 
 @pytest.fixture(scope="module")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+    return compiled_kernels_folder(tmp_path_factory)
 
 
 @pytest.fixture

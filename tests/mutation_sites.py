@@ -1,0 +1,116 @@
+"""Places of a source file where one small change should make a test fail, and the changed source."""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+}
+_OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.FloorDiv,
+    ast.LShift: ast.RShift,
+    ast.RShift: ast.LShift,
+}
+_FUNCTIONS = {"min": "max", "max": "min", "any": "all", "all": "any"}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of one file: the bytes from `start` to `stop` become `text`."""
+
+    path: Path
+    line: int
+    start: int
+    stop: int
+    before: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {' '.join(self.before.split())}  ->  {' '.join(self.text.split())}"
+
+    def source(self, original: bytes) -> bytes:
+        """Return the changed source."""
+        return original[: self.start] + self.text.encode() + original[self.stop :]
+
+
+def mutants_of(path: Path, source: bytes) -> list[Mutant]:
+    """Return the mutants of a file, in the order of the source. `path` names it in messages."""
+    starts = [0]
+    for line in source.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+    found = []
+    for node, new in _changes(ast.parse(source)):
+        assert node.end_lineno is not None
+        assert node.end_col_offset is not None
+        start, stop = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
+        text = new if isinstance(new, str) else f"({ast.unparse(new)})"
+        found.append(Mutant(path, node.lineno, start, stop, source[start:stop].decode(), text))
+    return sorted(found, key=lambda mutant: (mutant.start, mutant.stop))
+
+
+def _changes(tree: ast.AST) -> Iterator[tuple[ast.expr | ast.stmt, ast.expr | str]]:
+    """Walk the code that runs, and yield nodes with what replaces them."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        waiting += [child for child in ast.iter_child_nodes(node) if not _is_left_out(node, child)]
+        match node:
+            case ast.Compare(left=left, ops=[op], comparators=[right]):
+                yield node, ast.Compare(left, [_COMPARISONS[type(op)]()], [right])
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS and not _is_text(left, right):
+                yield node, ast.BinOp(left, _OPERATORS[type(op)](), right)
+            case ast.AugAssign(target=target, op=op, value=value) if type(op) in _OPERATORS:
+                yield node, ast.unparse(ast.AugAssign(target, _OPERATORS[type(op)](), value))
+            case ast.BoolOp(op=op, values=values):
+                yield node, ast.BoolOp(ast.Or() if isinstance(op, ast.And) else ast.And(), values)
+            case ast.UnaryOp(op=ast.Not() | ast.USub(), operand=operand):
+                yield node, operand
+            case ast.Constant(value=bool(value)):
+                yield node, str(not value)
+            case ast.Constant(value=int(value)):
+                yield node, str(value + 1)
+            case ast.Constant(value=float(value)):
+                yield node, repr(value * 2 or 1.0)
+            case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords) if name in _FUNCTIONS:
+                yield node, ast.Call(ast.Name(_FUNCTIONS[name]), args, keywords)
+            case ast.If(test=test) | ast.IfExp(test=test) if not isinstance(test, ast.Compare | ast.UnaryOp):
+                yield test, ast.UnaryOp(ast.Not(), test)
+            case ast.Expr(value=ast.Call()):
+                yield node, "pass"
+
+
+def _is_left_out(parent: ast.AST, child: ast.AST) -> bool:
+    """True for annotations and main guards, which tests do not run, and f-strings, whose parts have no known place."""
+    if isinstance(child, ast.JoinedStr):
+        return True
+    if isinstance(parent, ast.AnnAssign | ast.arg):
+        return child is parent.annotation
+    if isinstance(parent, ast.FunctionDef):
+        return child is parent.returns or child in parent.decorator_list
+    if isinstance(child, ast.If):
+        return ast.unparse(child.test) in {"__name__ == '__main__'", "TYPE_CHECKING"}
+    return False
+
+
+def _is_text(*nodes: ast.expr) -> bool:
+    return any(isinstance(node, ast.JoinedStr | ast.Constant) and not _is_number(node) for node in nodes)
+
+
+def _is_number(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, int | float)
