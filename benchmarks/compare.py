@@ -143,7 +143,7 @@ def _prepare(arguments: argparse.Namespace, work: Path) -> tuple[Job, dict[str, 
         dtype=engine.dtype_name,
         device=str(engine.runner.device),
         threads=num_threads(),
-        max_batch_size=config.engine.max_batch_size,
+        max_batch_size=engine.limits.max_batch_size,
         max_model_len=min(
             engine.max_model_len,
             max(len(engine.encode(request.prompt)) + request.params.max_new_tokens for request in load),

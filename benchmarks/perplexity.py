@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from roseinfer.config import DEMO_MODEL, EngineConfig, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
+from roseinfer.models.hidden_states import recorded_hidden_states
 
 TEXT = Path(__file__).parents[1] / "tests" / "data" / "alice.txt"
 FORMS: dict[str, dict[str, str]] = {
@@ -42,19 +43,17 @@ def build(model: str, form: str, rows: int) -> Engine:
 def perplexity(engine: Engine, token_ids: list[int], window: int) -> float:
     """Return exp of the tokens' mean negative log-likelihood, each given the tokens before it in its window."""
     model = engine.runner.model
-    states: list[torch.Tensor] = []
-    hook = model.register_forward_hook(lambda _module, _inputs, hidden: states.append(hidden))
     loss, count = 0.0, 0
-    for start in range(0, len(token_ids) - 1, window):
-        piece = token_ids[start : start + window]
-        states.clear()
-        engine.generate([piece], SamplingParams(max_new_tokens=1, stop_on_eos=False))
-        hidden, targets = torch.cat(states)[: len(piece) - 1], torch.tensor(piece[1:])
-        rows = engine.config.max_batch_tokens
-        for part, wanted in zip(hidden.split(rows), targets.split(rows), strict=True):
-            loss += F.cross_entropy(model.logits(part).float(), wanted, reduction="sum").item()
-        count += len(targets)
-    hook.remove()
+    with recorded_hidden_states(model) as states:
+        for start in range(0, len(token_ids) - 1, window):
+            piece = token_ids[start : start + window]
+            states.clear()
+            engine.generate([piece], SamplingParams(max_new_tokens=1, stop_on_eos=False))
+            hidden, targets = torch.cat(states)[: len(piece) - 1], torch.tensor(piece[1:])
+            rows = engine.limits.max_batch_tokens
+            for part, wanted in zip(hidden.split(rows), targets.split(rows), strict=True):
+                loss += F.cross_entropy(model.logits(part).float(), wanted, reduction="sum").item()
+            count += len(targets)
     return math.exp(loss / count)
 
 

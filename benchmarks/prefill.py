@@ -2,7 +2,8 @@
 
     python -m benchmarks.prefill [--variants]
 
-torch reads contiguous keys and values, which is less work than the paged kernel's. A figure that cannot be measured
+torch and cuDNN read contiguous keys and values, which is less work than the paged kernel's. cuDNN's call is that of
+`dense_attention`, for whole prompts. A figure that cannot be measured
 holds the error instead. Prints one JSON document.
 """
 
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch.nn.attention.bias import causal_lower_right
 
 from benchmarks.kernels import BLOCK_SIZE, DTYPE, MODELS, random
+from roseinfer.kernels.attention.dense_attention import dense_causal_attention, supports_dense
 from roseinfer.kernels.attention.paged_prefill import (
     PrefillTiles,
     paged_prefill_attention,
@@ -27,7 +29,7 @@ from roseinfer.kernels.tuning import replay_us
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.shapes import SHAPES
 
-BATCHES = ((8, 0, 512), (1, 0, 4096), (4, 3584, 512), (16, 1000, 40), (64, 0, 128))
+BATCHES = ((8, 0, 512), (1, 0, 4096), (16, 0, 4096), (1, 0, 16384), (4, 3584, 512), (16, 1000, 40), (64, 0, 128))
 """(requests, cached tokens per request, new tokens per request) of each measurement."""
 CALLS = 12
 VARIANTS = [
@@ -62,6 +64,9 @@ def ways(config: ModelConfig, requests: int, past: int, new: int) -> dict[str, C
         "torch": partial(F.scaled_dot_product_attention, *dense, attn_mask=mask, enable_gqa=heads != kv_heads),
         "triton": partial(paged_prefill_attention, *arguments, max_query_len=new),
     }
+    if past == 0 and supports_dense(q):
+        fused = random(requests, new, heads + 2 * kv_heads, head_dim)
+        calls["cudnn"] = partial(dense_causal_attention, *fused.split((heads, kv_heads, kv_heads), dim=2))
     for tiles in VARIANTS:
         name = f"rows{tiles.rows} keys{tiles.keys} warps{tiles.num_warps} stages{tiles.num_stages}"
         calls[name] = partial(paged_prefill_attention_triton, *arguments, max_query_len=new, tiles=tiles)
@@ -96,7 +101,7 @@ def main() -> None:
             flops = 4.0 * requests * config.num_heads * config.head_dim * new * (past + (new + 1) / 2)
             row: dict[str, Any] = {"model": name, "requests": requests, "past": past, "new": new}
             for way, call in ways(config, requests, past, new).items():
-                if arguments.variants or way in ("torch", "triton"):
+                if arguments.variants or way in ("torch", "triton", "cudnn"):
                     row[way] = measured(call, flops)
             rows.append(row)
             print(json.dumps(row), file=sys.stderr, flush=True)

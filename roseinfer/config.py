@@ -60,10 +60,18 @@ class EngineConfig(CheckedTable, frozen=True, forbid_unknown_fields=True, kw_onl
     attention: AttentionName = "paged"
     """Attention backend. "gather" copies every KV block of every request in every step: the slow reference against
     which the others are tested."""
-    max_batch_size: PositiveInt = 8
-    """Maximum requests per step."""
-    max_batch_tokens: PositiveInt = 2048
-    """Maximum tokens per step, summed over its requests."""
+    max_batch_size: PositiveInt | None = None
+    """Maximum requests per step. None is 8 on a CPU; on a GPU, it follows the model and the memory left (8 to 512)."""
+    max_batch_tokens: PositiveInt | None = None
+    """Maximum tokens per step, summed over its requests. None is 2048 on a CPU; on a GPU, it follows the model and the
+    memory left (512 to 16384)."""
+    max_itl_ms: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """Bound of the time between two bursts of a request's tokens, in ms.
+
+    It limits the prompts of steps that also decode, and the decode steps of a launch, by times that the engine measures
+    on its own steps. A bound that cannot be met still leaves each step 32 prompt tokens. None bounds mode online alone,
+    and prompts alone: a step with prompts may take as long as 8 decode steps of the requests that decode in it.
+    """
     max_model_len: PositiveInt | None = None
     """Maximum tokens per request, prompt and completion together. None is the model's context length."""
     check_weights: bool = False

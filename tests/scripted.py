@@ -10,6 +10,7 @@ import torch
 from roseinfer.cache.block_pool import BlockPool
 from roseinfer.config import EngineConfig, Mode, SamplingParams
 from roseinfer.engine.engine import Engine
+from roseinfer.engine.limits import StepLimits
 from roseinfer.engine.outputs import RequestOutput, TokenEvent
 from roseinfer.engine.planner import Planner
 from roseinfer.engine.prompt import Prompt
@@ -112,7 +113,7 @@ TINY = ModelConfig(
 )
 
 
-DEFAULTS = EngineConfig()
+DEFAULTS = EngineConfig(max_batch_size=8)
 
 
 @dataclass
@@ -130,11 +131,15 @@ class ScriptedEngine:
     dtype = torch.float32
     weight_bytes = None
     chat_template = None
+    limits: StepLimits | None = None
     runner = SimpleNamespace(
         capture_missing=lambda: None,
         device=torch.device("cpu"),
         cache=SimpleNamespace(data=torch.empty(0, dtype=torch.float32)),
     )
+
+    def __post_init__(self) -> None:
+        self.limits = self.limits or StepLimits(self.config.max_batch_size or 8, 10_000)
 
     def step_s(self, plan: StepPlan) -> float:
         prefill = sum(chunk.num_tokens for chunk in plan.chunks if not chunk.is_decode)
@@ -142,7 +147,8 @@ class ScriptedEngine:
         return prefill * self.token_s + (self.decode_s + decodes * self.request_s if decodes else 0.0)
 
     def scheduler(self, mode: Mode) -> ScriptedScheduler:
-        size = 1 if mode == "naive" else self.config.max_batch_size
+        assert self.limits is not None
+        size = 1 if mode == "naive" else self.limits.max_batch_size
         return ScriptedScheduler(self, Policy(size, 10_000, 10_000, longest_first=mode == "offline"))
 
     def encode(self, prompt: Prompt) -> list[int]:

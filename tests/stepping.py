@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,19 @@ def run_traced(
     """Run all prompts together; return the logits of every position that a step computed."""
     model = engine.runner.model
     packed: list[Tensor] = []
-    hook = model.register_forward_hook(lambda _module, _inputs, hidden: packed.append(hidden))
+    forward = model.forward
+
+    def recording(*step: Any) -> Tensor:
+        """Run a step for all of its tokens, too: the engine needs the hidden states of some."""
+        *inputs, some = step if len(step) == 5 else (*step, None)
+        hidden: Tensor = forward(*inputs)
+        packed.append(hidden)
+        if some is None:
+            return hidden
+        torch.testing.assert_close(forward(*step), hidden[some], rtol=1e-4, atol=1e-4)
+        return hidden[some]
+
+    model.forward = recording  # type: ignore[method-assign]
     rows: dict[int, dict[int, Tensor]] = {}
     scheduler = engine.scheduler(mode)
     for prompt in prompts:
@@ -39,7 +52,7 @@ def run_traced(
             for chunk in scheduler.last_plan.chunks:
                 for position in range(chunk.start, chunk.stop):
                     rows[chunk.request.id][position] = next(logits)
-    hook.remove()
+    del model.forward
     traced = []
     for output in scheduler.run():
         token_ids = output.prompt_token_ids + output.token_ids

@@ -38,3 +38,25 @@ class AttentionBackend(Protocol):
         Returns [tokens, num_heads, head_dim].
         """
         ...
+
+    def has_last(self, metadata: AttentionMetadata) -> bool:
+        """True if `attend_last` can run for a step with this metadata."""
+        ...
+
+    def attend_last(self, stored: Projection, last: Projection, metadata: AttentionMetadata) -> Tensor:
+        """Store keys and values of all tokens, and attend from the last tokens of the requests in `StepLayout.last`.
+
+        `stored` [tokens, 2 * kv_heads * head_dim] has no queries, and a spec without query heads. `last` has one row
+        per last token; its positions are not read. Returns [last tokens, num_heads, head_dim].
+        """
+        ...
+
+
+class AttendsFromAll:
+    """Base of backends that always attend from all tokens of a step."""
+
+    def has_last(self, _metadata: AttentionMetadata) -> bool:
+        return False
+
+    def attend_last(self, stored: Projection, last: Projection, metadata: AttentionMetadata) -> Tensor:
+        raise NotImplementedError

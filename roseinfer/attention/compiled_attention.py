@@ -5,6 +5,7 @@ from typing import ClassVar, Self
 
 from torch import Tensor
 
+from roseinfer.attention.backend import AttendsFromAll
 from roseinfer.attention.kernel_layouts import kernel_layout
 from roseinfer.attention.step_layouts import DecodeLayout, MixedLayout, StepLayout
 from roseinfer.cache.kv_tensors import KVCache
@@ -17,7 +18,7 @@ Append = Callable[[Projection, Tensor, Tensor, Tensor], Tensor]
 """`rope_append` in one of its implementations: (projection, slots, key_cache, value_cache) -> queries."""
 
 
-class CompiledAttention:
+class CompiledAttention(AttendsFromAll):
     """Attention over block tables by the compiled CPU kernels."""
 
     capturable: ClassVar[bool] = False

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from roseinfer.attention.backend import AttendsFromAll
 from roseinfer.attention.step_layouts import StepLayout
 from roseinfer.attention.torch_projection import RotationCache, split_projection
 from roseinfer.cache.kv_tensors import KVCache
@@ -42,7 +43,7 @@ class GatheredPast:
         return self._masks[window]
 
 
-class GatherAttention:
+class GatherAttention(AttendsFromAll):
     """Padded attention over gathered blocks."""
 
     capturable: ClassVar[bool] = False

@@ -5,8 +5,10 @@ from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
-from roseinfer.attention.step_layouts import DecodeLayout, MixedLayout, PromptLayout, StepLayout
+from roseinfer.attention.dense_layouts import DenseParts, dense_parts
+from roseinfer.attention.step_layouts import DecodeLayout, DensePrompts, MixedLayout, PromptLayout, StepLayout
 from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.kernels.runtime import next_power_of_two
 from roseinfer.upload import upload
@@ -14,8 +16,11 @@ from roseinfer.upload import upload
 _MIN_TABLE_WIDTH = 16
 
 
-def kernel_layout(layout: StepLayout, cache: KVCache) -> MixedLayout | DecodeLayout:
-    """Upload the layout in one copy. A step of decodes alone becomes a DecodeLayout."""
+def kernel_layout(layout: StepLayout, cache: KVCache, *, dense: bool = False) -> MixedLayout | DecodeLayout:
+    """Upload the layout in one copy. A step of decodes alone becomes a DecodeLayout.
+
+    With `dense`, long prompts and chunks are also described as `DensePrompts`.
+    """
     # One-token requests after a longer one count as prompts: the prefill kernel takes any length, and each of the two
     # groups stays a slice of the packed tokens. Schedulers put running requests first, so such requests are rare.
     query_lens = np.array(layout.query_lens, dtype=np.int32)
@@ -25,7 +30,29 @@ def kernel_layout(layout: StepLayout, cache: KVCache) -> MixedLayout | DecodeLay
     starts = np.full(len(query_lens) - count + 1, count, dtype=np.int32)
     starts[1:] += query_lens[count:].cumsum(dtype=np.int32)
     order = np.argsort(-context_lens[:count], kind="stable").astype(np.int32)
-    decode_tables, decode_lens, decode_order, prompt_tables, prompt_lens, query_starts = upload(
+    parts = dense_parts(layout, count, cache.block_size) if dense else None
+    rest = (
+        ()
+        if parts is None or not parts.sources
+        else (
+            padded_tables([layout.block_tables[at] for at in parts.sources]),
+            parts.context_lens,
+            parts.query_starts,
+            parts.first_keys,
+        )
+    )
+    last = list(layout.last or ()) if len(longer) else []
+    (
+        decode_tables,
+        decode_lens,
+        decode_order,
+        prompt_tables,
+        prompt_lens,
+        query_starts,
+        last_tables,
+        last_lens,
+        *rest_on_device,
+    ) = upload(
         layout.slots.device,
         padded_tables(layout.block_tables[:count]),
         context_lens[:count],
@@ -33,12 +60,30 @@ def kernel_layout(layout: StepLayout, cache: KVCache) -> MixedLayout | DecodeLay
         padded_tables(layout.block_tables[count:]),
         context_lens[count:],
         starts,
+        padded_tables([layout.block_tables[at] for at in last]),
+        context_lens[last],
+        *rest,
     )
     if len(longer) == 0:
         return DecodeLayout(cache, decode_tables, decode_lens, decode_order, layout.slots)
     decodes = DecodeLayout(cache, decode_tables, decode_lens, decode_order) if count else None
-    prompts = PromptLayout(prompt_tables, prompt_lens, query_starts, int(query_lens.max()))
-    return MixedLayout(cache, layout.slots, decodes, prompts)
+    longest = int(query_lens.max())
+    described = None if parts is None else _dense_prompts(parts, rest_on_device, longest)
+    prompts = PromptLayout(prompt_tables, prompt_lens, query_starts, longest, described)
+    last_tokens = None if layout.last is None else DecodeLayout(cache, last_tables, last_lens)
+    return MixedLayout(cache, layout.slots, decodes, prompts, last_tokens)
+
+
+def _dense_prompts(parts: DenseParts, rest: Sequence[Tensor], longest: int) -> DensePrompts:
+    if not rest:
+        return DensePrompts(parts.runs, None)
+    tables, context_lens, query_starts, first_keys = rest
+    return DensePrompts(
+        parts.runs,
+        PromptLayout(tables, context_lens, query_starts, longest),
+        parts.pasts,
+        first_keys if parts.pasts else None,
+    )
 
 
 def padded_tables(tables: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from roseinfer.attention.backend import AttendsFromAll
 from roseinfer.attention.compiled_attention import Append, append_on_cpu
 from roseinfer.attention.step_layouts import StepLayout
 from roseinfer.attention.torch_projection import RotationCache, split_projection
@@ -94,7 +95,7 @@ class GroupedStep:
     rotations: RotationCache = field(default_factory=dict)
 
 
-class TorchAttention:
+class TorchAttention(AttendsFromAll):
     """Attention by torch operations, over groups of requests."""
 
     capturable: ClassVar[bool] = False

@@ -13,6 +13,7 @@ from roseinfer.bench.numbers import plain
 from roseinfer.bench.results import BenchResults, BenchRun, Change, Comparison, RepeatFigures
 from roseinfer.config import WorkloadConfig
 from roseinfer.errors import UsageError
+from roseinfer.workload.load_plan import drawn_requests
 from roseinfer.workload.provenance import ModelInfo
 
 
@@ -119,7 +120,12 @@ def differences(baseline: BenchResults, results: BenchResults) -> list[str]:
         # file's quantization.
         del settings["dtype"]
     del settings["max_batch_size"]  # the largest of a grid: each run has a limit of its own, compared below
-    found += _changed(settings)
+    if None not in settings["max_batch_tokens"] or baseline.limits is None or results.limits is None:
+        found += _changed(settings)
+    else:  # of two limits, of which one follows the device, the values count
+        del settings["max_batch_tokens"]
+        found += _changed(settings)
+        found += _changed({"max_batch_tokens": (baseline.limits.max_batch_tokens, results.limits.max_batch_tokens)})
     older = {run.name: run for run in baseline.runs}
     for run in results.runs:
         if run.name in older:
@@ -141,10 +147,10 @@ def _other_workloads(baseline: BenchResults, runs: Sequence[Cell | BenchRun]) ->
 
 
 def _with_count(run: Cell | BenchRun) -> WorkloadConfig:
-    """Return the workload with the number of requests that the run draws: one full batch if `num_requests` is unset."""
+    """Return the workload with the number of requests that the run draws."""
     if run.workload.prompt_length is None or run.workload.num_requests is not None:
         return run.workload
-    return replace(run.workload, num_requests=run.max_batch_size)
+    return replace(run.workload, num_requests=drawn_requests(run.max_batch_size))
 
 
 def _fields(before: msgspec.Struct, after: msgspec.Struct) -> dict[str, tuple[object, object]]:

@@ -49,7 +49,7 @@ def measure_cell(
     return Measured(
         name=cell.name,
         mode=cell.mode,
-        max_batch_size=cell.max_batch_size,
+        max_batch_size=limited.limits.max_batch_size,
         workload=cell.workload,
         sampling=cell.sampling,
         seed=engine.config.seed,

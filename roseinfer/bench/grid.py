@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from roseinfer.bench.numbers import plain
 from roseinfer.config import Mode, RunConfig, SamplingParams, WorkloadConfig
 from roseinfer.engine.engine import Engine
+from roseinfer.workload.load_plan import drawn_requests
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,7 +18,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     mode: Mode
-    max_batch_size: int
+    max_batch_size: int | None
+    """Maximum requests per step; None for the limit that the engine chose for its device."""
     workload: WorkloadConfig
     sampling: SamplingParams
 
@@ -57,6 +59,8 @@ def cells(config: RunConfig, axes: Axes) -> list[Cell]:
         workload = replace(config.workload, mode=mode, request_rate=rate)
         if prompt_length is not None:
             workload = replace(workload, prompts=(), prompts_file=None, prompt_length=prompt_length)
+        if batch is None and workload.prompt_length is not None and workload.num_requests is None:
+            workload = replace(workload, num_requests=drawn_requests(None))  # recorded, since no limit says it
         sampling = replace(config.sampling, max_new_tokens=max_new_tokens)
         found.append(
             Cell(
@@ -70,14 +74,21 @@ def cells(config: RunConfig, axes: Axes) -> list[Cell]:
     return found
 
 
-def with_batch_limit(engine: Engine, max_batch_size: int) -> Engine:
-    """Return the engine with a smaller batch limit. Model, cache and graphs are shared, so the call is cheap."""
-    return replace_field(engine, config=replace(engine.config, max_batch_size=max_batch_size))
+def with_batch_limit(engine: Engine, max_batch_size: int | None) -> Engine:
+    """Return the engine with a smaller batch limit; with its own if None.
+
+    Model, cache and graphs are shared, so the call is cheap.
+    """
+    if max_batch_size is None:
+        return engine
+    config = replace(engine.config, max_batch_size=max_batch_size)
+    return replace_field(engine, config=config, limits=replace(engine.limits, max_batch_size=max_batch_size))
 
 
-def _name(mode: Mode, batch: int, workload: WorkloadConfig, sampling: SamplingParams, by_rate: bool) -> str:
+def _name(mode: Mode, batch: int | None, workload: WorkloadConfig, sampling: SamplingParams, by_rate: bool) -> str:
     prompt = "" if workload.prompt_length is None else f"pp{workload.prompt_length}+"
     completion = sampling.max_new_tokens if workload.completion_length is None else workload.completion_length
     all_at_once = " rate=inf" if by_rate else ""
     rate = all_at_once if workload.request_rate is None else f" rate={plain(workload.request_rate)}"
-    return f"{mode} {prompt}tg{completion} bs={batch}{rate}"
+    limit = "" if batch is None else f" bs={batch}"
+    return f"{mode} {prompt}tg{completion}{limit}{rate}"

@@ -27,6 +27,7 @@ from roseinfer.bench.request_figures import request_figures
 from roseinfer.bench.slo import Goodput, Slo, goodput
 from roseinfer.config import EngineConfig, Mode, SamplingParams, WorkloadConfig
 from roseinfer.costs.ceilings import Ceilings
+from roseinfer.engine.limits import StepLimits
 from roseinfer.notebook import notebook_html, short_repr
 from roseinfer.workload.load_runner import WorkloadResult
 from roseinfer.workload.pass_report import Report
@@ -189,6 +190,8 @@ class BenchResults(msgspec.Struct, frozen=True, kw_only=True):
     model: ModelInfo
     engine: EngineConfig
     """Settings of the built engine. A run's own `max_batch_size` may be smaller."""
+    limits: StepLimits | None = None
+    """Limits of a step of the built engine, set or following the device. None in a result older than this field."""
     runs: list[BenchRun]
     comparison: Comparison | None = None
     """Comparison with `--baseline`, if that is given."""

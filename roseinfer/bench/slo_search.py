@@ -51,7 +51,8 @@ def find_largest(
     """
     trials = _Trials(engine, cell, parameter, slo, on_trial, clock)
     if parameter == "max_batch_size":
-        found = largest_that_meets(trials.meets, start=1, lowest=1, highest=cell.max_batch_size, whole=True)
+        highest = cell.max_batch_size or engine.limits.max_batch_size
+        found = largest_that_meets(trials.meets, start=1, lowest=1, highest=highest, whole=True)
     else:
         start = _rate_of_one_by_one(engine, cell_with(cell, parameter, 1.0), slo, clock)
         found = largest_that_meets(trials.meets, start=start, lowest=0.0, highest=math.inf, is_last=trials.is_last)
@@ -149,7 +150,8 @@ def _run_one_by_one(engine: Engine, cell: Cell, clock: Clock) -> list[RequestFig
     """
     load = [planned for planned in plan_load(cell.workload, cell.sampling, engine) if planned.continues is None]
     load = [replace(planned, arrival_s=0.0) for planned in load[:_NUM_SEQUENTIAL]]
-    one_by_one = with_batch_limit(engine, min(cell.max_batch_size, max(planned.params.n for planned in load)))
+    limit = cell.max_batch_size or engine.limits.max_batch_size
+    one_by_one = with_batch_limit(engine, min(limit, max(planned.params.n for planned in load)))
     warm_up(one_by_one, cell.mode, load, clock)
     figures = []
     ended_s = 0.0

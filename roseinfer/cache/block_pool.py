@@ -1,7 +1,7 @@
 """Allocating and freeing KV blocks, and caching the contents of freed blocks for requests with the same prefix."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from roseinfer.cache.prefix_index import Key, PrefixIndex
@@ -90,7 +90,7 @@ class BlockPool:
             else:
                 self._empty.append(block)
 
-    def match(self, token_ids: Sequence[int], keys: Sequence[Key]) -> list[int]:
+    def match(self, token_ids: Sequence[int], keys: Iterable[Key]) -> list[int]:
         """Return the blocks of the longest cached prefix of `token_ids`. Nothing is allocated or shared.
 
         `keys` are the keys of the full blocks of `token_ids`, from `block_key`.

@@ -5,7 +5,7 @@ Every hit is verified against the stored tokens and the previous key, so that a 
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -37,7 +37,7 @@ class PrefixIndex:
     def __contains__(self, block: int) -> bool:
         return block in self._keys
 
-    def match(self, token_ids: Sequence[int], keys: Sequence[Key], block_size: int) -> list[int]:
+    def match(self, token_ids: Sequence[int], keys: Iterable[Key], block_size: int) -> list[int]:
         """Return the blocks with the contents of `keys`, in order, up to the first key that is not found."""
         blocks: list[int] = []
         parent = ROOT

@@ -99,13 +99,24 @@ _ENGINE = (
         completion=completes("auto", "cpu", "cuda"),
     ),
     ConfigFlag("engine", "attention", "Attention backend; gather is the slow reference.", kind=config.AttentionName),
-    ConfigFlag("engine", "max_batch_size", "Maximum requests per step.", "N", int),
+    ConfigFlag(
+        "engine", "max_batch_size", "Maximum requests per step.", "N", int, unset="8 on a CPU, by memory on a GPU"
+    ),
     ConfigFlag(
         "engine",
         "max_batch_tokens",
         "Maximum tokens per step (per decode step of a longer launch).",
         "N",
         int,
+        unset="2048 on a CPU, by memory on a GPU",
+    ),
+    ConfigFlag(
+        "engine",
+        "max_itl_ms",
+        "Bound of the time between a request's tokens, in ms: limits prompts beside decodes, and tokens per launch.",
+        "MS",
+        float,
+        unset="8 decode steps, for prompts in mode online",
     ),
     ConfigFlag(
         "engine",

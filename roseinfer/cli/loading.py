@@ -7,9 +7,12 @@ import functools
 import time
 from contextlib import ExitStack
 
+import msgspec
+
 from roseinfer.cli import console
 from roseinfer.config import EngineConfig
-from roseinfer.engine.device import resolve_device, resolve_dtype
+from roseinfer.config_messages import option_name
+from roseinfer.engine.device import device_name, resolve_device, resolve_dtype
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 from roseinfer.kernels.cpu import native_library
@@ -60,7 +63,21 @@ def load_engine(config: EngineConfig, source: ModelSource | None = None) -> Engi
         and native_library.is_only_uncompiled(resolve_dtype(config.dtype, device))
     ):
         _note_missing_kernels()
+    if device.type == "cuda":
+        _note_limits(engine)
     return engine
+
+
+def _note_limits(engine: Engine) -> None:
+    """Say on stderr which limits of a step follow the device."""
+    config, limits = engine.config, engine.limits
+    chosen = [
+        f"{value} ({option_name('engine', key)})"
+        for key, value in msgspec.structs.asdict(limits).items()
+        if getattr(config, key) is None
+    ]
+    if chosen:
+        console.note(f"[limits] chosen for this model and {device_name(engine.runner.device)}: {', '.join(chosen)}")
 
 
 @functools.cache  # one note per process

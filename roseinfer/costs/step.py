@@ -3,7 +3,7 @@
 The symbols, per step:
 
     T  new tokens                     S  rows of logits that are sampled
-    C  context tokens of attention    P  query-key pairs of attention
+    C  context tokens of attention    P  query-key pairs of attention, summed over layers
     R  passes over the weights: the number of decode steps in the launch, usually 1
     e  bytes per element
 
@@ -13,10 +13,12 @@ A layer with a sliding window has a smaller C and P than the others; the formula
           + T (embedding rows)                 rows looked up, including learned positions
           + (T + C) kv e                       keys and values: new ones written, the context's read
           + 2 S vocab e                        logits, written and read
-    flops = 2 T (layer matrices) + 2 S vocab hidden + 4 P layers heads head_dim
+    flops = 2 T (layer matrices - sampled only) + 2 S (sampled only + vocab hidden) + 4 P heads head_dim
 
 `layers` is the bytes of all parameters between the embedding and the head. `layer matrices` is the number of elements
-of the weight matrices among them. `kv` is 2 layers kv_heads head_dim.
+of the weight matrices among them. `kv` is 2 layers kv_heads head_dim. The last layer needs the keys and values of all
+new tokens, and everything else only for the tokens that are sampled after. `sampled only` is the number of elements of
+its matrices without those of keys and values, and its C and P are those of the sampled tokens.
 
 The cost is a lower bound. It excludes activations between kernels, which a perfect kernel holds on the chip; block
 tables, indexes and rotation angles, which are small; and arithmetic outside matrix products. Keys and values of a
@@ -54,6 +56,7 @@ def step_cost(
     tokens: int,
     context_tokens: int,
     attention_pairs: int | None = None,
+    sampled_context: int | None = None,
     sampled: int,
     passes: int = 1,
     weights: WeightBytes | None = None,
@@ -62,11 +65,15 @@ def step_cost(
 
     - `context_tokens`: tokens whose keys and values attention reads, including the new ones, summed over requests.
     - `attention_pairs`: query-key pairs. The default, `context_tokens`, is right if each request computes one token.
+    - `sampled_context`: tokens to which those attend that are sampled after. The default, `context_tokens`, is right if
+      that is the last token of each request.
     - `passes`: number of times that the weights are read: the decode steps in the launch.
     - `weights`: sizes of the loaded model's weights, which may be quantized. None assumes `element_bytes` per element.
     """
     pairs = context_tokens if attention_pairs is None else attention_pairs
-    rows = _StepCounts(tokens, sampled, passes, context_tokens * model.num_layers, pairs * model.num_layers)
+    last = context_tokens if sampled_context is None else sampled_context
+    inner = model.num_layers - 1
+    rows = _StepCounts(tokens, sampled, passes, inner * context_tokens + last, inner * pairs + last)
     return _cost(model, element_bytes, rows, weights)
 
 
@@ -79,6 +86,10 @@ def plan_cost(model: ModelConfig, element_bytes: int, plan: StepPlan, weights: W
         own_keys = own_pairs if plan.decode_steps > 1 else sum(_keys(chunk, window) for chunk in plan.chunks)
         keys += num_layers * own_keys
         pairs += num_layers * own_pairs
+        if plan.decode_steps == 1 and window == model.attention_specs[-1].window:
+            last = sum(_keys_of_last_token(chunk, window) for chunk in plan.chunks if chunk.samples)
+            keys += last - own_keys
+            pairs += last - own_pairs
     sampled = plan.decode_steps * sum(chunk.samples for chunk in plan.chunks)
     return _cost(model, element_bytes, _StepCounts(plan.num_tokens, sampled, plan.decode_steps, keys, pairs), weights)
 
@@ -106,7 +117,10 @@ def _cost(model: ModelConfig, element_bytes: int, rows: _StepCounts, weights: We
     num_bytes += 2 * rows.sampled * model.vocab_size * element_bytes
     layer_kv_bytes = model.kv_bytes_per_token(element_bytes) // model.num_layers
     num_bytes += (rows.tokens * model.num_layers + rows.keys) * layer_kv_bytes
-    flops = 2 * rows.tokens * plain.matrices + 2 * rows.sampled * model.vocab_size * model.hidden_size
+    key_value = 2 * model.num_kv_heads * model.head_dim * model.hidden_size
+    sampled_only = plain.matrices // model.num_layers - key_value
+    flops = 2 * rows.tokens * (plain.matrices - sampled_only)
+    flops += 2 * rows.sampled * (sampled_only + model.vocab_size * model.hidden_size)
     flops += 4 * rows.pairs * model.num_heads * model.head_dim
     return StepCost(num_bytes, flops)
 
@@ -120,6 +134,11 @@ def _layers_by_window(model: ModelConfig) -> Counter[int | None]:
 def _keys(chunk: Chunk, window: int | None) -> int:
     """Return the number of keys that at least one token of the chunk attends to."""
     return chunk.stop if window is None else chunk.stop - max(chunk.start - window + 1, 0)
+
+
+def _keys_of_last_token(chunk: Chunk, window: int | None) -> int:
+    """Return the number of keys that the last token of the chunk attends to."""
+    return chunk.stop if window is None else min(chunk.stop, window)
 
 
 def _pairs(chunk: Chunk, window: int | None) -> int:

@@ -11,17 +11,20 @@ from roseinfer.attention.registry import attention_backend
 from roseinfer.cache.block_pool import BlockPool
 from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.config import EngineConfig
-from roseinfer.engine.device import resolve_device, resolve_dtype, resolve_quantization
+from roseinfer.engine.device import resolve_device, resolve_dtype, resolve_quantization, spare_memory_bytes
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.graphs.step_graphs import StepGraphs
-from roseinfer.engine.memory import check_positions_fit, check_weights_fit, kv_cache_bytes
+from roseinfer.engine.limits import StepLimits, activation_bytes, step_limits
+from roseinfer.engine.memory import check_positions_fit, check_step_fits, check_weights_fit, kv_cache_bytes
 from roseinfer.engine.runner import Runner
+from roseinfer.engine.step_times import StepTimes
 from roseinfer.errors import ModelError, UsageError
 from roseinfer.kernels.cpu import native_library
 from roseinfer.model_files import reading
 from roseinfer.models.architectures import architecture
 from roseinfer.models.causal_lm import CausalLM
 from roseinfer.models.compiled_decoder import CompiledDecoder
+from roseinfer.models.footprint import WeightBytes
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.model_loading import check_weights, fill_dummy_weights, load_config, load_weights
 from roseinfer.models.shapes import SHAPES
@@ -76,11 +79,20 @@ def build_engine(
         keep, check = quantization == "stored", config.check_weights
         with reading(source.name):
             load_weights(model, reader, source, dtype, on_progress, keep_quantized=keep, check_finite=check)
+    pair_work = _pair_work(model_config, WeightBytes.of(model).layers // dtype.itemsize)
     model.pack("none" if quantization == "stored" else quantization)
-    cache = _kv_cache(config, model_config, max_model_len, dtype, device)
+    limits = step_limits(
+        config,
+        model_config,
+        is_gpu=device.type == "cuda",
+        max_model_len=max_model_len,
+        element_bytes=dtype.itemsize,
+        spare_bytes=spare_memory_bytes(device),
+    )
+    cache = _kv_cache(config, limits, model_config, max_model_len, dtype, device)
     attention = attention_backend(config.attention, cache)
     model = CompiledDecoder.around(model, cache, attention) or model
-    graphs = _step_graphs(config, model, cache, attention, max_model_len)
+    graphs = _step_graphs(config, limits, model, cache, attention, max_model_len)
     return Engine(
         config=config,
         model_config=model_config,
@@ -95,6 +107,8 @@ def build_engine(
         default_params=recommended_sampling(source),
         max_model_len=max_model_len,
         max_decode_steps=1 if graphs is None else graphs.max_steps,
+        limits=limits,
+        step_times=StepTimes(pair_work),
         overlap=device.type == "cuda" if config.overlap is None else config.overlap,
     )
 
@@ -153,19 +167,41 @@ def _max_model_len(config: EngineConfig, model_config: ModelConfig) -> int:
     return config.max_model_len or model_config.max_position_embeddings
 
 
+def _pair_work(model: ModelConfig, layer_elements: int) -> float:
+    """Return the FLOPs of attention per query-key pair, over all layers, relative to those of a token's weights."""
+    return 2 * model.num_layers * model.num_heads * model.head_dim / max(layer_elements, 1)
+
+
 def _kv_cache(
-    config: EngineConfig, model: ModelConfig, max_model_len: int, dtype: torch.dtype, device: torch.device
+    config: EngineConfig,
+    limits: StepLimits,
+    model: ModelConfig,
+    max_model_len: int,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> KVCache:
-    """Allocate the KV cache that the settings allow, but at most for a full batch of the longest requests."""
-    wanted = config.max_batch_size * -(-max_model_len // config.block_size)
+    """Allocate the KV cache that the settings allow, but at most for a full batch of the longest requests.
+
+    What the activations of the largest step need is left free.
+    """
+    wanted = limits.max_batch_size * -(-max_model_len // config.block_size)
     block_bytes = model.kv_bytes_per_token(dtype.itemsize) * config.block_size
-    affordable = kv_cache_bytes(config.kv_cache_memory, device) // block_bytes
+    step_bytes = activation_bytes(
+        model,
+        limits.max_batch_tokens,
+        samples=min(limits.max_batch_size, limits.max_batch_tokens),
+        context_tokens=max(max_model_len, limits.max_batch_tokens),
+        element_bytes=dtype.itemsize,
+    )
+    affordable = kv_cache_bytes(config.kv_cache_memory, device, step_bytes) // block_bytes
     if affordable < 1:
         raise ModelError(
             f"the KV cache has no room for a single block of {block_bytes / 2**20:.1f} MiB on {device}: "
-            "raise --kv-cache-memory, or lower --block-size"
+            "raise --kv-cache-memory, or lower --block-size or --max-batch-tokens"
         )
     num_blocks = min(wanted, affordable)
+    if config.kv_cache_memory is not None:
+        check_step_fits(config.kv_cache_memory, num_blocks * block_bytes, step_bytes, device)
     while True:
         try:
             return KVCache(
@@ -184,7 +220,12 @@ def _kv_cache(
 
 
 def _step_graphs(
-    config: EngineConfig, model: CausalLM, cache: KVCache, attention: AttentionBackend, max_model_len: int
+    config: EngineConfig,
+    limits: StepLimits,
+    model: CausalLM,
+    cache: KVCache,
+    attention: AttentionBackend,
+    max_model_len: int,
 ) -> StepGraphs | None:
     """Return the CUDA graphs of an engine on a GPU; None if graphs are off or the attention backend needs the host."""
     if cache.data.device.type != "cuda" or not config.cuda_graphs or not attention.capturable:
@@ -193,7 +234,7 @@ def _step_graphs(
         model,
         cache,
         attention,
-        max_batch_size=config.max_batch_size,
+        max_batch_size=limits.max_batch_size,
         max_blocks=-(-max_model_len // config.block_size),
         max_steps=config.max_decode_steps,
         scrap_block=cache.num_blocks - 1,

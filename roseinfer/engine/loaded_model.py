@@ -11,9 +11,11 @@ import torch
 from roseinfer.cache.block_pool import BlockPool
 from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine_lock import EngineLock
+from roseinfer.engine.limits import StepLimits
 from roseinfer.engine.prompt import Chat, ChatTokens, Prompt, as_chat, is_chat
 from roseinfer.engine.row_pool import RowPool
 from roseinfer.engine.runner import Runner
+from roseinfer.engine.step_times import StepTimes
 from roseinfer.errors import UsageError
 from roseinfer.models.footprint import WeightBytes
 from roseinfer.models.model_config import ModelConfig
@@ -40,6 +42,8 @@ class LoadedModel:
     chat_template: ChatTemplate | None
     eos_token_ids: frozenset[int]
     max_model_len: int
+    limits: StepLimits
+    """Maximum requests and tokens per step: those of `config`, or the device's where `config` leaves them open."""
     max_decode_steps: int = 1
     """Maximum tokens per request that one launch decodes."""
     overlap: bool = False
@@ -48,6 +52,8 @@ class LoadedModel:
     """Sampling settings of requests without any: those that the model's generation_config.json recommends."""
     rows: RowPool = field(default_factory=RowPool)
     """Row numbers of the runner, shared by all schedulers of the engine."""
+    step_times: StepTimes = field(default_factory=StepTimes)
+    """Times of the engine's steps, which its schedulers measure and plan by."""
     lock: EngineLock = field(default_factory=EngineLock)
     """Held by the thread that uses the runner, the pool or the rows."""
 

@@ -64,26 +64,44 @@ def parse_bytes(text: str) -> int | None:
     return int(float(match[1]) * _UNITS[unit]) if match and unit in _UNITS else None
 
 
-def kv_cache_bytes(setting: str | None, device: torch.device) -> int:
+def kv_cache_bytes(setting: str | None, device: torch.device, activation_bytes: int = 0) -> int:
     """Return the bytes for the KV cache: `setting` ("2GiB", "50%", "0.5"), or a default share of the spare memory.
 
-    Raises UsageError for a setting that is malformed or exceeds the spare memory.
+    On a GPU, the default is a share of what is left without the `activation_bytes` of a step. A CPU's default share
+    leaves enough for them. Raises UsageError for a setting that is malformed or exceeds the spare memory.
     """
     spare = spare_memory_bytes(device)
     if setting is None:
-        return int(spare * _DEFAULT_SHARE[device.type])
+        left = spare - activation_bytes if device.type == "cuda" else spare
+        return max(int(left * _DEFAULT_SHARE[device.type]), 0)
     if match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*|\s*(0\.\d+|1\.0+)\s*", setting):
         share = float(match[1]) / 100 if match[1] else float(match[2])
         if not 0 < share <= 1:
             raise UsageError(f"invalid --kv-cache-memory {setting!r}: give a share above 0% and up to 100%")
-        return int(spare * share)
-    wanted = parse_bytes(setting)
-    if wanted is None:
-        raise UsageError(
-            f"invalid --kv-cache-memory {setting!r}: give a size such as 2GiB, or a percentage such as 50%"
-        )
+        wanted = int(spare * share)
+    else:
+        parsed = parse_bytes(setting)
+        if parsed is None:
+            raise UsageError(
+                f"invalid --kv-cache-memory {setting!r}: give a size such as 2GiB, or a percentage such as 50%"
+            )
+        wanted = parsed
     if wanted > spare:
         raise UsageError(
             f"--kv-cache-memory {setting} exceeds the {spare / 2**30:.1f} GiB that {device} has left: give less"
         )
     return wanted
+
+
+def check_step_fits(setting: str, kv_bytes: int, activation_bytes: int, device: torch.device) -> None:
+    """Raise UsageError, with the arithmetic, if the KV cache that `setting` asks for leaves no memory for a step.
+
+    Only a GPU is checked: a CPU does not allocate the KV cache before requests use it.
+    """
+    spare = spare_memory_bytes(device)
+    if device.type == "cuda" and kv_bytes + activation_bytes > spare:
+        raise UsageError(
+            f"--kv-cache-memory {setting} leaves {(spare - kv_bytes) / 2**30:.2f} of the {spare / 2**30:.2f} GiB that "
+            f"{device} has left, and a step needs {activation_bytes / 2**30:.2f} GiB for its activations: give less, "
+            "or lower --max-batch-tokens"
+        )

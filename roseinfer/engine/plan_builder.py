@@ -1,7 +1,9 @@
-"""Decisions of one step plan: chunks within the token budgets, preemptions, admissions, decode steps per launch."""
+"""Decisions of one step plan: chunks within the limits, preemptions, admissions, decode steps per launch."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from itertools import islice
 from typing import Protocol
 
 from msgspec import structs
@@ -9,7 +11,14 @@ from msgspec import structs
 from roseinfer.cache.block_pool import BlockPool
 from roseinfer.cache.prefix_index import Key
 from roseinfer.engine.request import Request
-from roseinfer.engine.step_plan import Admission, Chunk, Policy
+from roseinfer.engine.step_plan import ITL_DECODE_STEPS, Admission, Chunk, Policy
+from roseinfer.engine.step_times import PromptLimit, StepTimes
+
+_AIM = 0.8
+"""Share of the bound of a wait that a plan may fill: predictions are medians, and half of the steps take longer."""
+
+_LEAST_TIMED_TOKENS = 32
+"""Prompt tokens of a step however long they take: a bound that decoding alone exceeds must not stop prompts."""
 
 
 class PlannerState(Protocol):
@@ -17,9 +26,10 @@ class PlannerState(Protocol):
 
     pool: BlockPool
     policy: Policy
+    times: StepTimes
     num_waiting_tokens: int
 
-    def keys(self, request: Request, num_blocks: int) -> list[Key]: ...
+    def leading_keys(self, request: Request, num_blocks: int) -> Iterator[Key]: ...
 
 
 class PlanBuilder:
@@ -41,9 +51,12 @@ class PlanBuilder:
         self._running = list(running)
         self._budget = policy.max_batch_tokens
         decodes = sum([request.num_computed_tokens >= len(request.prompt_token_ids) for request in self._running])
-        prompt_tokens = max(policy.max_mixed_tokens - decodes, policy.least_prompt_tokens)
-        is_limited = self._can_spread(prompt_tokens) if policy.spreads_prompts else decodes > 0
-        self._prompt_budget = prompt_tokens if is_limited else policy.max_batch_tokens
+        self._least = _LEAST_TIMED_TOKENS
+        self._work, self._prompt_budget = math.inf, policy.max_batch_tokens
+        if waiting or decodes < len(self._running):  # most plans are pure decodes, which need no limits of prompts
+            timed = self._timed_limit(decodes)
+            self._work = math.inf if timed is None else timed.work
+            self._prompt_budget = self._prompt_tokens(decodes, timed)
         self._num_free = pool.num_free
         self._holders: dict[int, int] = {}  # for blocks whose number of holders the plan changes
 
@@ -58,12 +71,57 @@ class PlanBuilder:
                     break
         return self._run_ahead()
 
+    def _timed_limit(self, decodes: int) -> PromptLimit | None:
+        """Return the limit of prompts by the wait that they add to a step with `decodes` decoding requests.
+
+        None if no wait is bounded, or if the times of steps are not known yet.
+        """
+        policy, times = self._policy, self._planner.times
+        if not policy.bounds_itl or decodes == 0:
+            return None
+        decode_s = times.decode_s(decodes)
+        if policy.max_itl_ms is not None:
+            left_s = _AIM * policy.max_itl_ms / 1e3 - (decode_s or 0.0)
+        elif decode_s is not None:
+            left_s = (_AIM * ITL_DECODE_STEPS - 1) * decode_s
+        else:
+            return None
+        prompts = (r.num_computed_tokens for r in self._running if r.num_computed_tokens < len(r.prompt_token_ids))
+        return times.prompt_limit(left_s, decodes, next(prompts, 0))
+
+    def _prompt_tokens(self, decodes: int, timed: PromptLimit | None) -> int:
+        """Return the maximum prompt tokens of a step with `decodes` decoding requests."""
+        policy = self._policy
+        # Prompts that come before decoding requests leave a token for each of these.
+        most = max(policy.max_batch_tokens - decodes, 1)
+        if timed is not None:
+            most = min(most, max(timed.tokens, self._least))
+        limit = max(policy.max_mixed_tokens - decodes, policy.least_prompt_tokens)
+        is_untimed = policy.bounds_itl and decodes > 0 and timed is None
+        if policy.spreads_prompts:
+            is_limited = is_untimed or self._can_spread(limit)
+        else:
+            is_limited = is_untimed or (decodes > 0 and not policy.bounds_itl)
+        return min(limit, most) if is_limited else most
+
     def _can_spread(self, prompt_tokens: int) -> bool:
-        """True if all prompts, at `prompt_tokens` per step, are computed before the longest completion ends."""
-        first = self._waiting[-1:]
-        longest = max((r.max_new_tokens - r.num_new_tokens for r in (*self._running, *first)), default=0)
+        """True if all prompts, at `prompt_tokens` per step, are computed before the longest completion ends.
+
+        Completions that start later may also end later than the longest one, which costs decode steps of few requests.
+        Spreading must not add more of them than half of the steps that it adds prompts to.
+        """
+        waiting = self._waiting
+        longest = max((r.max_new_tokens - r.num_new_tokens for r in (*self._running, *waiting[-1:])), default=0)
         left = sum([len(request.token_ids) - request.num_computed_tokens for request in self._running])
-        return left + self._planner.num_waiting_tokens <= prompt_tokens * longest
+        total = left + self._planner.num_waiting_tokens
+        if total > prompt_tokens * longest:
+            return False
+        tokens, latest = 0, longest * prompt_tokens  # both in prompt tokens of steps
+        places = max(self._policy.max_batch_size - len(self._running), 0)
+        for request in (*self._running, *islice(reversed(waiting), places)):
+            tokens += len(request.token_ids) - request.num_computed_tokens
+            latest = max(latest, tokens + (request.max_new_tokens - request.num_new_tokens) * prompt_tokens)
+        return latest - longest * prompt_tokens <= max(total / 2, prompt_tokens)
 
     def _extend(self, request: Request) -> bool:
         """Plan a running request's next tokens, preempting from the end of the order until they fit.
@@ -84,11 +142,14 @@ class PlanBuilder:
         return True
 
     def _admit(self, request: Request) -> bool:
-        """Start a waiting request, if batch, budget and pool have room for it."""
+        """Start a waiting request, if batch, limits and pool have room for it."""
         if len(self._running) >= self._policy.max_batch_size or min(self._budget, self._prompt_budget) == 0:
             return False
         admission = self._admission(request)
         if admission is None:
+            return False
+        chunk = self._chunk(request, admission.num_tokens)
+        if chunk.num_tokens == 0:
             return False
         # All tokens of the request must fit, not only this chunk: half a prompt in the cache is of no use.
         needed = self._pool.blocks_for(len(request.token_ids)) - len(admission.shared)
@@ -100,7 +161,7 @@ class PlanBuilder:
         self._num_free -= idle
         self._running.append(request)
         self.admitted.append(admission)
-        self._add(self._chunk(request, admission.num_tokens), needed)
+        self._add(chunk, needed)
         return True
 
     def _admission(self, request: Request) -> Admission | None:
@@ -111,7 +172,7 @@ class PlanBuilder:
         size, parent = self._pool.block_size, request.parent
         reusable = len(request.token_ids) - 1  # the last token is always computed, to draw the next one
         with self._span("roseinfer.prefix_cache.lookup"):
-            keys = self._planner.keys(request, reusable // size) if self._pool.prefix_cache else []
+            keys = self._planner.leading_keys(request, reusable // size) if self._pool.prefix_cache else iter(())
             cached = self._pool.match(request.token_ids, keys)
         if parent is not None and parent.finish_reason is None:
             prompt = len(request.prompt_token_ids)
@@ -129,7 +190,10 @@ class PlanBuilder:
     def _chunk(self, request: Request, start: int) -> Chunk:
         left = len(request.token_ids) - start
         is_decode = left == 1 and start >= len(request.prompt_token_ids)
-        tokens = min(left, self._budget) if is_decode else min(left, self._budget, self._prompt_budget)
+        tokens = min(left, self._budget)
+        if not is_decode:
+            affordable = self._planner.times.tokens_within(self._work, start)
+            tokens = min(tokens, self._prompt_budget, max(affordable, self._least))
         return Chunk(request, start, tokens, samples=tokens == left, is_decode=is_decode)
 
     def _run_ahead(self) -> int:
@@ -141,6 +205,10 @@ class PlanBuilder:
         if not requests or not all(request.ends_by_length_only for request in requests):
             return 1
         steps = min(most, *[request.max_new_tokens - request.num_new_tokens for request in requests])
+        if self._policy.max_itl_ms is not None:
+            decode_s = self._planner.times.decode_s(len(requests))
+            affordable = 1 if decode_s is None else int(_AIM * self._policy.max_itl_ms / 1e3 / max(decode_s, 1e-9))
+            steps = min(steps, max(affordable, 1))
         while steps > 1 and self._more_blocks(steps) > self._num_free:
             steps //= 2
         if steps > 1:
@@ -156,7 +224,14 @@ class PlanBuilder:
         self.chunks.append(chunk)
         self._num_free -= blocks
         self._budget -= chunk.num_tokens
-        self._prompt_budget -= 0 if chunk.is_decode else chunk.num_tokens
+        if chunk.is_decode:
+            return
+        if chunk.stop < len(chunk.request.token_ids):
+            self._prompt_budget = 0  # no later prompt overtakes one that a limit cuts
+            return
+        self._prompt_budget -= chunk.num_tokens
+        self._work -= self._planner.times.work(chunk)
+        self._least = max(self._least - chunk.num_tokens, 0)
 
     def _release(self, blocks: Sequence[int]) -> None:
         for block in blocks:

@@ -8,7 +8,7 @@ recomputation of a preempted request differ only in the number of tokens.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from operator import attrgetter
 
@@ -20,6 +20,7 @@ from roseinfer.engine.request import Request
 from roseinfer.engine.row_pool import RowPool
 from roseinfer.engine.step_batch import BlockCopy, BlockTableChange, RowStart, StepBatch
 from roseinfer.engine.step_plan import Chunk, Policy, StepPlan
+from roseinfer.engine.step_times import StepTimes
 from roseinfer.errors import UsageError
 
 _DRAWS_PLAINLY = attrgetter("request.draws_plainly")
@@ -36,10 +37,15 @@ class Planner:
         policy: Policy,
         rows: RowPool | None = None,
         graph_sizes: GraphSizes | None = None,
+        times: StepTimes | None = None,
     ) -> None:
-        """Planners that drive one runner share `rows`. `graph_sizes` is None if no step runs as a CUDA graph."""
+        """Planners that drive one runner share `rows` and `times`.
+
+        `graph_sizes` is None if no step runs as a CUDA graph. Whoever runs the steps tells `times` how long they took.
+        """
         self.pool = pool
         self.policy = policy
+        self.times = times or StepTimes()
         self._rows = rows or RowPool()
         self._graph_sizes = graph_sizes
         self._order, self._reversed_order = _order(policy), _reversed_order(policy)
@@ -200,11 +206,16 @@ class Planner:
 
     def keys(self, request: Request, num_blocks: int) -> list[Key]:
         """Return the prefix-cache keys of a request's leading full blocks. Each key is hashed once."""
+        return list(self.leading_keys(request, num_blocks))
+
+    def leading_keys(self, request: Request, num_blocks: int) -> Iterator[Key]:
+        """Yield `keys` one by one. A prompt that nobody shares is then hashed while the device computes it."""
         size, keys = self.pool.block_size, request.block_keys
-        for index in range(len(keys), num_blocks):
-            parent = keys[-1] if keys else ROOT
-            keys.append(block_key(parent, request.token_ids[index * size : (index + 1) * size]))
-        return keys[:num_blocks]
+        for index in range(num_blocks):
+            if index == len(keys):
+                parent = keys[-1] if keys else ROOT
+                keys.append(block_key(parent, request.token_ids[index * size : (index + 1) * size]))
+            yield keys[index]
 
     def _graph_for(self, chunks: Sequence[Chunk], decode_steps: int) -> GraphKey | None:
         """Return the key of the graph that fits the chunks. Every request must satisfy `Request.draws_plainly`."""
@@ -214,9 +225,12 @@ class Planner:
         lengths = [chunk.num_tokens for chunk in chunks]
         # A prompt of which one token is left to compute runs like a decode.
         if lengths.count(decode_steps) == len(lengths) and False not in [chunk.samples for chunk in chunks]:
-            return sizes.decode_key(len(chunks), {chunk.request.sampling_kind for chunk in chunks})
+            longest = max(chunk.start for chunk in chunks) + decode_steps
+            return sizes.decode_key(len(chunks), {chunk.request.sampling_kind for chunk in chunks}, longest)
         num_decodes = sum([chunk.samples and chunk.num_tokens == 1 for chunk in chunks])
         kinds = {chunk.request.sampling_kind for chunk in chunks if chunk.samples}
+        if len(chunks) == 1 and chunks[0].start == 0 and (whole := sizes.whole_key(lengths[0], kinds)) is not None:
+            return whole
         return sizes.mixed_key(num_decodes, len(chunks) - num_decodes, sum(lengths), kinds)
 
     def _publish(self, chunk: Chunk) -> None:

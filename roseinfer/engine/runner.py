@@ -95,6 +95,7 @@ class Runner:
         key = batch.graph
         if self.graphs is None or key is None or not self.graphs.wants(key):
             return None
+        key = self.graphs.substitute(key)
         return key if self.graphs.is_captured(key) or self._capture(key) else None
 
     @torch.inference_mode()
@@ -122,13 +123,14 @@ class Runner:
             self.cache.copy_blocks(batch.block_copies)
             token_ids, positions, last_rows, metadata = self._inputs(batch, states)
         with span("roseinfer.model.forward"):
-            hidden = self.model(token_ids, positions, self.attention, metadata)
-            logits = self.model.logits(hidden[last_rows]) if len(last_rows) else None
+            rows = None if len(last_rows) == len(token_ids) else last_rows
+            hidden = self.model(token_ids, positions, self.attention, metadata, rows)
+            logits = self.model.logits(hidden) if len(last_rows) else None
         if logits is None:
             return self._launched(batch, token_ids.new_empty(1, 0), token_ids)
         with span("roseinfer.sample"):
-            drawn, rows = self._sample(logits, batch, states)
-            return self._launched(batch, drawn.unsqueeze(0), drawn, rows)
+            drawn, found = self._sample(logits, batch, states)
+            return self._launched(batch, drawn.unsqueeze(0), drawn, found)
 
     def _launched(
         self, batch: StepBatch, tokens: Tensor, newest: Tensor, logprobs: list[TokenLogprobs | None] | None = None
@@ -149,7 +151,13 @@ class Runner:
         )
         if len(sources):
             token_ids.index_copy_(0, pending, self._drawn.tokens[places])
-        layout = StepLayout(query_lens=batch.lengths, context_lens=batch.starts, block_tables=block_tables, slots=slots)
+        layout = StepLayout(
+            query_lens=batch.lengths,
+            context_lens=batch.starts,
+            block_tables=block_tables,
+            slots=slots,
+            last=[at for at, samples in enumerate(batch.samples) if samples],
+        )
         return token_ids, positions, last_rows, self.attention.prepare(layout, self.cache)
 
     def _sample(

@@ -12,7 +12,6 @@ from typing import NamedTuple
 from roseinfer.config import Mode, SamplingParams
 from roseinfer.engine.completion_text import CompletionText
 from roseinfer.engine.engine_lock import exclusive
-from roseinfer.engine.graph_sizes import MIXED_TOKENS
 from roseinfer.engine.launch import Launch
 from roseinfer.engine.loaded_model import LoadedModel
 from roseinfer.engine.outputs import RequestOutput, TokenEvent
@@ -23,6 +22,12 @@ from roseinfer.engine.step_plan import Policy, StepPlan
 from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.sampling.uniform import derived_seed
 from roseinfer.spans import span
+
+_MIXED_TOKENS = 512
+"""Maximum tokens of a step with prompts and decodes, where throughput spreads prompts, and before times are known.
+
+On an H200, the time of a 16-bit matrix product grows in steps of 128 rows, and 512 rows are among the fastest per row.
+"""
 
 _LARGE_BYTES = 1 << 29
 """Minimum bytes of layer weights for spreading prompts over steps: a GPU must take long enough to read them. On an
@@ -39,7 +44,8 @@ class Scheduler(ABC):
         """The plan that the last call of `step` launched; None if the call only read tokens of an earlier launch."""
         policy = replace(self.policy(engine), max_decode_steps=engine.max_decode_steps)
         graphs = engine.runner.graphs
-        self._planner = Planner(engine.pool, policy, engine.rows, None if graphs is None else graphs.sizes)
+        sizes = None if graphs is None else graphs.sizes
+        self._planner = Planner(engine.pool, policy, engine.rows, sizes, engine.step_times)
         self._unfinished: dict[int, list[CompletionText]] = {}  # by request id
         self._texts: dict[Request, CompletionText] = {}  # the same objects, by request
         self._finished: list[Request] = []
@@ -153,23 +159,38 @@ class Scheduler(ABC):
         with span("roseinfer.schedule"):
             batch = self._planner.begin(plan)
         launched_s = time.perf_counter()
+        captured = self._num_captured
         launch = self.engine.runner.launch(batch)
+        is_typical = self._num_captured == captured
         self._planner.advance(plan)
         if self._in_flight is not None:
-            self._read()
-        self._in_flight = _InFlight(plan, launch, launched_s)
+            self._read(is_typical)
+        self._in_flight = _InFlight(plan, launch, launched_s, is_typical)
         self.last_plan = plan
         if not (self.engine.overlap and self._planner.can_plan_ahead(plan)):
             self._read()
 
-    def _read(self) -> None:
-        """Wait for the tokens in flight, append them to their requests, and create their events."""
+    @property
+    def _num_captured(self) -> int:
+        """Number of captured CUDA graphs; -1 once the runner has none."""
+        graphs = self.engine.runner.graphs
+        return -1 if graphs is None else len(graphs.captured)
+
+    def _read(self, is_typical: bool = True) -> None:
+        """Wait for the tokens in flight, append them to their requests, and create their events.
+
+        `is_typical` is False if the host was late for them, because it captured a graph: their step's time then says
+        nothing about other steps.
+        """
         assert self._in_flight is not None
-        (plan, launch, launched_s), self._in_flight = self._in_flight, None
+        (plan, launch, launched_s, was_typical), self._in_flight = self._in_flight, None
         with span("roseinfer.read_tokens"):
             sampled = launch.tokens()
         now_s = time.perf_counter()
-        self._steps.append((plan, now_s - max(launched_s, self._read_s)))
+        elapsed_s = now_s - max(launched_s, self._read_s)
+        self._steps.append((plan, elapsed_s))
+        if is_typical and was_typical:
+            self._planner.times.observe(plan, elapsed_s)
         self._read_s = now_s
         with span("roseinfer.commit"):
             resolved = self._planner.resolve(plan, sampled)
@@ -295,19 +316,21 @@ class _InFlight(NamedTuple):
     plan: StepPlan
     launch: Launch
     launched_s: float
+    is_typical: bool
+    """False if a CUDA graph was captured for the step, which takes longer than the step itself."""
 
 
 class OnlineScheduler(Scheduler):
     """Latency mode: requests arrive at any time, and every step decodes all running requests.
 
-    A step that also computes prompts is limited to the tokens that one graph captures: enough to keep a GPU's matrix
-    units busy, few enough that the running requests do not wait long for their next token.
+    A step that also computes prompts is limited by the time that the running requests wait for it, as measured on
+    steps before. Steps in which no request decodes compute as many prompt tokens as a step may have.
     """
 
     @staticmethod
     def policy(engine: LoadedModel) -> Policy:
-        config = engine.config
-        return Policy(config.max_batch_size, config.max_batch_tokens, MIXED_TOKENS)
+        size, tokens = engine.limits.max_batch_size, engine.limits.max_batch_tokens
+        return Policy(size, tokens, _MIXED_TOKENS, bounds_itl=True, max_itl_ms=engine.config.max_itl_ms)
 
 
 class OfflineScheduler(Scheduler):
@@ -315,17 +338,20 @@ class OfflineScheduler(Scheduler):
 
     Prompts that are computed together with decodes share one pass over the weights. For models whose weights take
     long to read, prompts are therefore spread over as many steps as possible. Without CUDA graphs they are not,
-    because every step then costs the host its kernel launches.
+    because every step then costs the host its kernel launches. No wait is bounded, unless `max_itl_ms` is set.
     """
 
     @staticmethod
     def policy(engine: LoadedModel) -> Policy:
-        config = engine.config
         spreads = engine.runner.graphs is not None and engine.weight_bytes.layers >= _LARGE_BYTES
+        size, tokens = engine.limits.max_batch_size, engine.limits.max_batch_tokens
+        max_itl_ms = engine.config.max_itl_ms
         return Policy(
-            config.max_batch_size,
-            config.max_batch_tokens,
-            MIXED_TOKENS if spreads else config.max_batch_tokens,
+            size,
+            tokens,
+            _MIXED_TOKENS if spreads or max_itl_ms is not None else tokens,
+            bounds_itl=max_itl_ms is not None,
+            max_itl_ms=max_itl_ms,
             spreads_prompts=spreads,
             longest_first=True,
         )
@@ -336,8 +362,8 @@ class NaiveScheduler(Scheduler):
 
     @staticmethod
     def policy(engine: LoadedModel) -> Policy:
-        config = engine.config
-        return Policy(1, config.max_batch_tokens, config.max_batch_tokens)
+        tokens = engine.limits.max_batch_tokens
+        return Policy(1, tokens, tokens, max_itl_ms=engine.config.max_itl_ms)
 
 
 SCHEDULERS: dict[Mode, Callable[[LoadedModel], Scheduler]] = {

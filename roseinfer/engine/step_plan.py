@@ -5,10 +5,16 @@ from typing import Literal
 
 import msgspec
 
-from roseinfer.engine.graph_sizes import LEAST_PROMPT_TOKENS, GraphKey
+from roseinfer.engine.graph_sizes import GraphKey
 from roseinfer.engine.request import Request
 
 Phase = Literal["prefill", "decode", "mixed"]
+
+ITL_DECODE_STEPS = 8
+"""Default bound of the time of a step with prompts and decodes, in decode steps of as many requests as decode in it.
+
+Prompts then get most of the time, so that they hardly wait longer than without decodes beside them.
+"""
 
 
 @dataclass(frozen=True)
@@ -20,12 +26,18 @@ class Policy:
     max_batch_tokens: int
     """Maximum tokens per step; in a launch of several decode steps, per decode step."""
     max_mixed_tokens: int
-    """Maximum tokens of a step with prompts and decodes. Bounds the time between two tokens of a running request."""
-    least_prompt_tokens: int = LEAST_PROMPT_TOKENS
+    """Maximum tokens of a step with prompts and decodes. With `bounds_itl`, only while step times are not known."""
+    least_prompt_tokens: int = 128
     """Prompt tokens that a step may compute even if its decodes alone reach `max_mixed_tokens`."""
+    bounds_itl: bool = False
+    """True: limit the prompts of steps that also decode by the wait that they add to the decoding requests."""
+    max_itl_ms: float | None = None
+    """Bound of that wait, which then also limits the decode steps of a launch. None: `ITL_DECODE_STEPS` decode steps,
+    as measured, for the wait alone."""
     spreads_prompts: bool = False
     """True: limit prompts to `max_mixed_tokens` per step from the start, if the running completions last long enough to
-    compute all prompts that way. False: limit prompts only in steps that also decode."""
+    compute all prompts that way, and hardly longer than without. False: limit prompts only in steps that also decode.
+    """
     longest_first: bool = False
     """True: start the longest completions first, so that none runs alone at the end. False: start in arrival order."""
     max_decode_steps: int = 1

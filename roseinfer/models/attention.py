@@ -1,7 +1,9 @@
 """Self-attention of decoder layers. It runs after its layer's norm and adds to the residual stream."""
 
+from dataclasses import replace
 from functools import cached_property
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -50,7 +52,12 @@ class Attention(nn.Module):
     def after_norm(
         self, norm: LayerNorm | RMSNorm, hidden: Tensor, residual: Tensor | None, step: StepAttention
     ) -> tuple[Tensor, Tensor | None]:
-        """Apply attention to norm(hidden + residual). Takes and returns both tensors as `GatedMLP.after_norm` does."""
+        """Apply attention to norm(hidden + residual). Takes and returns both tensors as `GatedMLP.after_norm` does.
+
+        In the step's last layer, returns the step's `rows` only.
+        """
+        if step.rows is not None and self.index == step.last_layer:
+            return self._rows_after_norm(norm, hidden, residual, step, step.rows)
         qkv, stream = self.qkv.after_norm(norm, hidden, residual)
         return self.output.onto(self._attend(qkv, step), stream)
 
@@ -63,6 +70,18 @@ class Attention(nn.Module):
             qkv = torch.cat((self.q_norm(q), self.k_norm(k), v), dim=1)
         return step.attend(qkv, self.layer).flatten(1)
 
+    def _rows_after_norm(
+        self, norm: LayerNorm | RMSNorm, hidden: Tensor, residual: Tensor | None, step: StepAttention, rows: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Compute `after_norm` for some rows. Later steps need the keys and values of all tokens, and nothing else."""
+        keys_values = self.qkv.tail(2 * self.spec.num_kv_heads * self.spec.head_dim)
+        if keys_values is None or self.joint or not step.attends_to_rows:
+            qkv, stream = self.qkv.after_norm(norm, hidden, residual)
+            return self.output.onto(self._attend(qkv, step)[rows], stream[rows])
+        normed, stream = norm.after(hidden, residual)
+        attended = step.attend_rows(keys_values(normed), self._stored_layer, self.qkv.linear(normed[rows]), self.layer)
+        return self.output.onto(attended.flatten(1), stream[rows])
+
     @cached_property
     def layer(self) -> AttentionLayer:
         """Weights and settings for attention backends. Created on first use: the model must not move afterwards."""
@@ -74,6 +93,11 @@ class Attention(nn.Module):
             k_norm=None if self.k_norm is None or self.joint else self.k_norm.weight,
             eps=0.0 if self.q_norm is None else self.q_norm.eps,
         )
+
+    @cached_property
+    def _stored_layer(self) -> AttentionLayer:
+        """`layer` without its queries."""
+        return replace(self.layer, spec=msgspec.structs.replace(self.spec, num_heads=0), q_norm=None)
 
     def weight_map(self) -> WeightMap:
         return compose({"": self.qkv, "q_norm": self.q_norm, "k_norm": self.k_norm, "o_proj": self.output})

@@ -23,9 +23,18 @@ class CausalLM(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, token_ids: Tensor, positions: Tensor, attention: AttentionBackend, metadata: AttentionMetadata
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        attention: AttentionBackend,
+        metadata: AttentionMetadata,
+        rows: Tensor | None = None,
     ) -> Tensor:
-        """Compute the final hidden states [tokens, hidden_size] from token ids and positions [tokens]."""
+        """Compute the final hidden states [tokens, hidden_size] from token ids and positions [tokens].
+
+        With `rows`, indexes of tokens, only their hidden states are computed and returned, [rows, hidden_size]. They
+        must be the last tokens of the requests in `StepLayout.last`.
+        """
 
     @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:

@@ -61,13 +61,19 @@ class CompiledDecoder(CausalLM):
         return cls(model, cache, attention) if fits else None
 
     def forward(
-        self, token_ids: Tensor, positions: Tensor, attention: AttentionBackend, metadata: AttentionMetadata
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        attention: AttentionBackend,
+        metadata: AttentionMetadata,
+        rows: Tensor | None = None,
     ) -> Tensor:
         layout = self._attention.decodes(metadata) if len(token_ids) <= native_step.MAX_ROWS else None
         if layout is None:
-            hidden: Tensor = self.decoder(token_ids, positions, attention, metadata)
+            hidden: Tensor = self.decoder(token_ids, positions, attention, metadata, rows)
             return hidden
-        return self.norm.after(self._layers.run(self.decoder.embedded(token_ids), positions, layout), None)[0]
+        hidden = self._layers.run(self.decoder.embedded(token_ids), positions, layout)
+        return self.norm.after(hidden if rows is None else hidden[rows], None)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.decoder.logits(hidden)

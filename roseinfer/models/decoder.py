@@ -46,12 +46,20 @@ class Decoder(CausalLM):
         self.head = None if tied else Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
 
     def forward(
-        self, token_ids: Tensor, positions: Tensor, attention: AttentionBackend, metadata: AttentionMetadata
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        attention: AttentionBackend,
+        metadata: AttentionMetadata,
+        rows: Tensor | None = None,
     ) -> Tensor:
         hidden, residual = self.embedded(token_ids), None
-        step = StepAttention(attention, metadata, positions)
+        in_layer = self.layers[-1].computes_rows
+        step = StepAttention(attention, metadata, positions, rows if in_layer else None, len(self.layers) - 1)
         for layer in self.layers:
             hidden, residual = layer(hidden, residual, step)
+        if rows is not None and not in_layer:
+            hidden, residual = hidden[rows], None if residual is None else residual[rows]
         return self.norm.after(hidden, residual)[0]
 
     def embedded(self, token_ids: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 Every layer takes and returns (hidden, residual), as `GatedMLP.after_norm` does.
 """
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from roseinfer.models.attention import Attention
@@ -30,6 +32,9 @@ def new_block(config: ModelConfig, index: int, rope: RotaryEmbedding | None) -> 
 
 class DecoderLayer(nn.Module):
     """Attention and MLP, each after a norm and added to the residual stream."""
+
+    computes_rows: ClassVar[bool] = True
+    """As a step's last layer, the layer returns `StepAttention.rows` only."""
 
     def __init__(self, config: ModelConfig, index: int, rope: RotaryEmbedding | None = None) -> None:
         super().__init__()
@@ -76,6 +81,8 @@ class DecoderLayer(nn.Module):
 class ScaledLayer(DecoderLayer):
     """A layer that scales the outputs of attention and MLP before it adds them (Granite)."""
 
+    computes_rows = False
+
     def forward(self, hidden: Tensor, residual: Tensor | None, step: StepAttention) -> tuple[Tensor, Tensor | None]:
         """Run the layer."""
         normed, stream = self.attention_norm.after(hidden, residual)
@@ -86,6 +93,8 @@ class ScaledLayer(DecoderLayer):
 
 class PostNormLayer(DecoderLayer):
     """Norms after attention and MLP, before their outputs are added to the residual stream (OLMo 2)."""
+
+    computes_rows = False
 
     def forward(self, hidden: Tensor, residual: Tensor | None, step: StepAttention) -> tuple[Tensor, Tensor | None]:
         """Run the layer."""
@@ -105,6 +114,8 @@ class PostNormLayer(DecoderLayer):
 
 class SandwichLayer(DecoderLayer):
     """Norms before and after attention and MLP (Gemma 2 and 3, GLM-4). Names are those of Gemma."""
+
+    computes_rows = False
 
     def __init__(self, config: ModelConfig, index: int, rope: RotaryEmbedding | None = None) -> None:
         super().__init__(config, index, rope)
@@ -132,6 +143,8 @@ class SandwichLayer(DecoderLayer):
 
 class ParallelLayer(DecoderLayer):
     """Attention and MLP side by side, on norms of the same stream (GPT-NeoX), or on one norm (Cohere)."""
+
+    computes_rows = False
 
     def __init__(self, config: ModelConfig, index: int, rope: RotaryEmbedding | None = None) -> None:
         super().__init__(config, index, rope)

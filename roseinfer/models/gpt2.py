@@ -38,10 +38,15 @@ class GPT2(CausalLM):
         self.head_bias = parameter(config.vocab_size) if tied and config.head_bias else None
 
     def forward(
-        self, token_ids: Tensor, positions: Tensor, attention: AttentionBackend, metadata: AttentionMetadata
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        attention: AttentionBackend,
+        metadata: AttentionMetadata,
+        rows: Tensor | None = None,
     ) -> Tensor:
         hidden, residual = self.embed(token_ids) + self.embed_positions(positions), None
-        step = StepAttention(attention, metadata, positions)
+        step = StepAttention(attention, metadata, positions, rows, len(self.layers) - 1)
         for layer in self.layers:
             hidden, residual = layer(hidden, residual, step)
         return self.norm.after(hidden, residual)[0]

@@ -1,6 +1,7 @@
 """Linear layers over packed tokens: the first dimension of every input runs over the tokens of the step."""
 
 import math
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
@@ -49,6 +50,12 @@ class Linear(nn.Module):
     def onto(self, x: Tensor, stream: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return (x W^T + b, stream), for the next norm to add; or (their sum, None) if one kernel computes the sum."""
         return self.form.onto(x, stream, self.bias)
+
+    def tail(self, outputs: int) -> Callable[[Tensor], Tensor] | None:
+        """Return the layer's last `outputs` outputs as a function of its input. None if the weight is packed."""
+        form = self.form.tail(outputs)
+        bias = None if self.bias is None else self.bias[-outputs:]
+        return None if form is None else lambda x: form.linear(x, bias)
 
     def pack(self, packing: Packing = "none") -> None:
         """Choose the weight form of the loaded matrix. A packed matrix is left unchanged."""

@@ -16,6 +16,10 @@ class StepAttention:
     metadata: AttentionMetadata
     positions: Tensor
     """Position of each token in its request, [tokens]."""
+    rows: Tensor | None = None
+    """Indexes of the tokens whose hidden states the step needs, [rows]. None: those of all tokens."""
+    last_layer: int = -1
+    """Index of the last layer, which computes `rows` only."""
 
     def attend(self, qkv: Tensor, layer: AttentionLayer) -> Tensor:
         """Apply attention to a fused projection [tokens, (heads + 2 * kv_heads) * head_dim].
@@ -23,3 +27,17 @@ class StepAttention:
         Returns [tokens, heads, head_dim].
         """
         return self.backend.attend(Projection(qkv, self.positions, layer), self.metadata)
+
+    @property
+    def attends_to_rows(self) -> bool:
+        """True if the backend can attend from `rows` alone."""
+        return self.backend.has_last(self.metadata)
+
+    def attend_rows(self, keys_values: Tensor, stored: AttentionLayer, qkv: Tensor, layer: AttentionLayer) -> Tensor:
+        """Store the keys and values of all tokens, and attend from `rows`.
+
+        keys_values [tokens, 2 * kv_heads * head_dim], to be stored as the layer `stored` without queries says; qkv
+        [rows, (heads + 2 * kv_heads) * head_dim]. Returns [rows, heads, head_dim].
+        """
+        projection = Projection(keys_values, self.positions, stored)
+        return self.backend.attend_last(projection, Projection(qkv, self.positions, layer), self.metadata)

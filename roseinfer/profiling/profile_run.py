@@ -81,6 +81,7 @@ def profile_run(
         session.details |= {
             "config": msgspec.to_builtins(built, str_keys=True),
             "model": ModelInfo.of(engine),
+            "limits": engine.limits,
             "ceilings": {"copy_bytes_per_s": limits.copy_bytes_per_s, "flops_per_s": limits.flops_per_s},
             "host": host.use(),
             "report": report,

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from roseinfer.engine.limits import StepLimits
 from roseinfer.errors import RoseinferError
 from roseinfer.profiling.host_use import HostUse
 from roseinfer.profiling.recorder import RecordedCycle
@@ -51,6 +52,8 @@ class RunManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """File names of the traces inside the run directory."""
     warnings: list[str]
     model: ModelInfo | None = None
+    limits: StepLimits | None = None
+    """Maximum requests and tokens per step, set or following the device."""
     ceilings: dict[str, float] | None = None
     """Measured peak rates of the device: copy_bytes_per_s, flops_per_s."""
     baseline_step_ms: dict[str, float] | None = None

@@ -20,6 +20,9 @@ _LARGEST_TOKEN_ID = 10_000
 results are comparable."""
 
 
+_DRAWN_REQUESTS = 8
+
+
 class PlannedRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One request of a load, before it is sent."""
 
@@ -72,6 +75,14 @@ def plan_load(workload: WorkloadConfig, sampling: SamplingParams, engine: Loaded
     ]
 
 
+def drawn_requests(max_batch_size: int | None) -> int:
+    """Return the number of requests, or conversations, that a workload draws if `num_requests` is not set.
+
+    That is one full batch if the batch limit is set. A limit that follows the device would make the load follow it too.
+    """
+    return max_batch_size or _DRAWN_REQUESTS
+
+
 def _drawn(workload: WorkloadConfig, engine: LoadedModel, rng: random.Random) -> list[Prompt]:
     """Draw prompts of random token ids: for each prompt its length, then its ids."""
     if workload.prompts or workload.prompts_file is not None:
@@ -83,7 +94,7 @@ def _drawn(workload: WorkloadConfig, engine: LoadedModel, rng: random.Random) ->
     def ids(count: int) -> list[int]:
         return [rng.randint(0, largest) for _ in range(count)]
 
-    conversations = workload.num_requests or engine.config.max_batch_size
+    conversations = workload.num_requests or drawn_requests(engine.config.max_batch_size)
     prefixes = [ids(workload.shared_prefix_length) for _ in range(workload.num_prefixes)]
     prompts: list[Prompt] = []
     for index in range(conversations * workload.turns):

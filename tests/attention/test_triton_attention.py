@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,14 +13,16 @@ from hypothesis import strategies as st
 from projections import fused, projection_of
 from torch import Tensor
 
+from roseinfer.attention import dense_layouts
+from roseinfer.attention.dense_layouts import dense_runs
 from roseinfer.attention.gather_attention import GatherAttention
 from roseinfer.attention.kernel_layouts import padded_tables
 from roseinfer.attention.registry import attention_backend
-from roseinfer.attention.step_layouts import DecodeLayout, StepLayout
+from roseinfer.attention.step_layouts import DecodeLayout, DensePast, DenseRun, StepLayout
 from roseinfer.attention.torch_attention import TorchAttention
 from roseinfer.attention.triton_attention import TritonAttention
 from roseinfer.cache.kv_tensors import KVCache
-from roseinfer.kernels.attention import append_and_attend, decode_kernel, paged_decode, paged_prefill
+from roseinfer.kernels.attention import append_and_attend, decode_kernel, dense_attention, paged_decode, paged_prefill
 from roseinfer.kernels.attention.rope_append import rope_append_reference
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
@@ -93,11 +96,12 @@ def compare(
     window: int | None = None,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
+    dense: bool = False,
 ) -> Counter[str]:
     """Compare both backends on the same step and cache. Return the launches per kernel."""
     num_blocks = sum(-(-(past + new) // block_size) for past, new in requests) + 1
     layout = layout_of(requests, num_blocks, block_size, seed)
-    ours, reference = TritonAttention(), GatherAttention()
+    ours, reference = TritonAttention(dense=dense), GatherAttention()
     cache, expected_cache = (cache_of(num_blocks, block_size, kv_heads, head_dim, dtype, seed) for _ in range(2))
     step, expected_step = ours.prepare(layout, cache), reference.prepare(layout, expected_cache)
     tokens, before = sum(layout.query_lens), launches.copy()
@@ -229,3 +233,81 @@ def test_where_kernels_cannot_run_paged_attention_uses_torch(monkeypatch: pytest
     assert chosen(dtype=torch.float64) is TorchAttention
     cache = cache_of(2, 16, 1, 16, torch.float32, seed=0)
     assert isinstance(attention_backend("gather", cache), GatherAttention)
+
+
+@pytest.fixture(scope="module")
+def short_prompts_count_as_long() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dense_attention, "LEAST_LENGTH", 4)
+        patch.setattr(dense_attention, "_LEAST_PAIRS", 16)
+        patch.setattr(dense_attention, "_LEAST_PAST_PAIRS", 64)
+        patch.setattr(dense_attention, "dense_length", lambda past: past // 32 * 32)  # whole tiles of keys
+        patch.setattr(dense_layouts, "dense_length", lambda tokens: tokens // 32 * 32 or tokens // 4 * 4)
+        patch.setattr(dense_layouts, "dense_ceiling", lambda tokens: -(-tokens // 32) * 32)
+        patch.setattr(dense_layouts, "_LEAST_LEADING", 32)
+        yield
+
+
+@pytest.mark.usefixtures("short_prompts_count_as_long")
+@given(
+    requests=st.lists(
+        st.tuples(st.sampled_from([0, 0, 0, 20, 40, 70]), st.sampled_from([1, 2, 8, 8, 8, 9, 12, 27, 39])),
+        min_size=1,
+        max_size=6,
+    ),
+    window=st.sampled_from([None, None, 6]),
+    seed=st.integers(0, 1 << 20),
+)
+@settings(max_examples=20, deadline=None)
+def test_long_prompts_run_over_contiguous_keys(requests: list[tuple[int, int]], window: int | None, seed: int) -> None:
+    requests = sorted(requests, key=lambda request: request[1] != 1)  # decodes come first
+    compare(requests, heads=4, kv_heads=2, window=window, seed=seed, dense=True)
+
+
+@pytest.mark.usefixtures("short_prompts_count_as_long")
+@pytest.mark.parametrize("requests", [[(64, 8)], [(3, 1), (0, 9), (70, 13), (33, 2), (40, 4), (0, 37)]], ids=str)
+def test_chunks_attend_to_most_cached_tokens_over_contiguous_keys(requests: list[tuple[int, int]]) -> None:
+    layout = layout_of(requests, 20, 16, 0)
+    parts = dense_layouts.dense_parts(layout, sum(new == 1 for _, new in requests), 16)
+    assert parts is not None
+    expected = [DensePast(0, 8, 32, 64, 0)]
+    if len(requests) > 1:
+        expected = [DensePast(10, 13, 32, 64, 1), DensePast(25, 4, 32, 32, 3), DensePast(61, 5, 32, 32, None)]
+    assert list(parts.pasts) == expected
+    compare(requests, heads=4, kv_heads=2, dense=True)
+
+
+@pytest.mark.usefixtures("short_prompts_count_as_long")
+def test_prompts_of_one_length_leave_nothing_to_the_paged_kernel() -> None:
+    assert compare([(0, 8)] * 4, heads=4, kv_heads=2, dense=True)["paged_prefill_attention"] == 0
+    layout = layout_of([(3, 1), (0, 8), (0, 8), (0, 8), (16, 8), (0, 9)], 12, 16, 0)
+    runs = dense_runs(layout.query_lens, layout.context_lens, 1)
+    assert runs == (DenseRun(1, 2, 8), DenseRun(17, 1, 8), DenseRun(33, 1, 8))
+
+
+@pytest.mark.parametrize("requests", [[(20, 1), (3, 1), (0, 7), (5, 9)], [(0, 30)], [(0, 8), (0, 8)]], ids=str)
+@pytest.mark.parametrize("window", [None, 5])
+def test_the_last_layer_attends_from_the_last_tokens_alone(requests: list[tuple[int, int]], window: int | None) -> None:
+    heads, kv_heads, head_dim = 4, 2, 16
+    layout = layout_of(requests, num_blocks=9, block_size=16, seed=0)
+    cache, expected_cache = (cache_of(9, 16, kv_heads, head_dim, torch.float32, seed=0) for _ in range(2))
+    lengths, last = layout.query_lens, [0, len(requests) - 1]
+    rows = [sum(lengths[: at + 1]) - 1 for at in last]
+    tokens, source = sum(lengths), torch.Generator().manual_seed(1)
+    qkv, table, q_norm, k_norm = (
+        torch.randn(*shape, generator=source).to(DEVICE)
+        for shape in ((tokens, (heads + 2 * kv_heads) * head_dim), (64, head_dim), (head_dim,), (head_dim,))
+    )
+    positions = torch.tensor([past + new for past, count in requests for new in range(count)], device=DEVICE)
+    shared = {"table": table, "window": window, "index": 1}
+    whole = projection_of(qkv, (heads, kv_heads), positions=positions, norms=(q_norm, k_norm), **shared)
+    stored = projection_of(
+        qkv[:, heads * head_dim :], (0, kv_heads), positions=positions, norms=(None, k_norm), **shared
+    )
+    backend = TritonAttention()
+    expected = backend.attend(whole, backend.prepare(layout, expected_cache))[rows]
+    step = backend.prepare(replace(layout, last=last), cache)
+    assert backend.has_last(step)
+    out = backend.attend_last(stored, whole._replace(qkv=qkv[rows], positions=positions[rows]), step)
+    torch.testing.assert_close(out, expected, rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(cache.data, expected_cache.data, rtol=2e-5, atol=2e-5)

@@ -234,9 +234,9 @@ def test_no_more_requests_are_read_than_the_scheduler_has_room_for(engine: Engin
     found = []
     for answer in answers(engine.scheduler("online"), requests(), lambda prompt: prompt, as_they_fit=True):
         found.append(answer.request.id)
-        assert read - len(found) < 64 * engine.config.max_batch_size
+        assert read - len(found) < 64 * engine.limits.max_batch_size
         if len(found) == 1:
-            assert read <= 4 * engine.config.max_batch_size
+            assert read <= 4 * engine.limits.max_batch_size
     assert found == list(range(300))
 
 

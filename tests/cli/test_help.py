@@ -54,7 +54,7 @@ def test_every_option_has_one_sentence_and_nothing_is_cut_at_80_columns(command:
 
 def test_the_default_is_the_one_that_the_command_uses() -> None:
     generate, bench, profile, summarize = (entries(page(command)) for command in COMMANDS)
-    assert generate["--max-batch-size N"] == "Maximum requests per step [default: 8]."
+    assert generate["--max-batch-size N"] == "Maximum requests per step [default: 8 on a CPU, by memory on a GPU]."
     assert generate["--max-new-tokens N"] == "Maximum tokens per completion [default: 64]."
     assert bench["--max-new-tokens N[,N...]"] == "Maximum tokens per completion [default: 32]."
     assert generate["--stop-on-eos/--no-stop-on-eos"].endswith("[default: --stop-on-eos].")

@@ -43,6 +43,7 @@ WRONG_CALLS = {
     "a temperature that is no number": ([*GENERATE, "--temperature", "nan"], 2, "--temperature nan"),
     "a negative completion length": ([*GENERATE, "--max-new-tokens", "-1"], 2, "--max-new-tokens -1"),
     "a batch of nothing": ([*GENERATE, "--max-batch-size", "0"], 2, "--max-batch-size 0"),
+    "a bound of no time": ([*GENERATE, "--max-itl-ms", "0"], 2, "invalid --max-itl-ms 0.0: give a number above 0"),
     "blocks of nothing": ([*GENERATE, "--block-size", "0"], 2, "--block-size 0"),
     "sampling at temperature 0": ([*GENERATE, "--do-sample", "--temperature", "0"], 2, "temperature 0"),
     "a filter of greedy tokens": ([*GENERATE, "--top-k", "3"], 2, "--top-k does nothing at temperature 0"),

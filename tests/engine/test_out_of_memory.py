@@ -103,10 +103,14 @@ def test_without_memory_for_graphs_the_engine_goes_on_without(
 ) -> None:
     class NoRoom:
         missing = (GraphKey(1, "greedy"), GraphKey(2, "greedy"))
+        captured = ()
         sizes = GraphSizes(max_batch_size=2, max_top_k=64)
 
         def wants(self, _key: GraphKey) -> bool:
             return True
+
+        def substitute(self, key: GraphKey) -> GraphKey:
+            return key
 
         def is_captured(self, _key: GraphKey) -> bool:
             return False

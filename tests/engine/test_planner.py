@@ -1,7 +1,8 @@
 """The planner alone, over a simulated cache that remembers the contents of every slot. No torch, many random runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 
 import pytest
 from hypothesis import given, settings
@@ -24,6 +25,7 @@ class Machine:
 
     scheduler: Planner
     slots: dict[tuple[int, int], Content] = field(default_factory=dict)  # by block and offset
+    step_s: Callable[[StepPlan], float] = lambda plan: 0.01
 
     def step(self) -> StepPlan:
         """Run one step as an engine does, and check every cached token that the model would read."""
@@ -44,6 +46,7 @@ class Machine:
                 assert self.slots[table[at // size], at % size] == tuple(tokens[: at + 1])
         sampled = [next_token(chunk.request) for chunk in plan.chunks if chunk.samples]
         self.scheduler.commit(plan, sampled)
+        self.scheduler.times.observe(plan, self.step_s(plan))
         return plan
 
 
@@ -119,9 +122,12 @@ def jobs(draw: st.DrawFn) -> list[tuple[list[int], int, int, int]]:
         max_batch_tokens=st.integers(1, 24),
         max_mixed_tokens=st.integers(1, 24),
         least_prompt_tokens=st.integers(1, 24),
+        bounds_itl=st.booleans(),
+        max_itl_ms=st.one_of(st.none(), st.floats(0.01, 100)),
         spreads_prompts=st.booleans(),
         longest_first=st.booleans(),
     ),
+    durations_s=st.lists(st.floats(0, 0.05), min_size=1, max_size=7),
     aborts=st.dictionaries(st.integers(0, 7), st.integers(0, 25), max_size=3),
 )
 @settings(max_examples=400, deadline=None)
@@ -131,12 +137,14 @@ def test_every_request_ends_once_with_its_own_completion_and_no_block_is_lost(
     spare_blocks: int,
     prefix_cache: bool,
     policy: Policy,
+    durations_s: list[float],
     aborts: dict[int, int],
 ) -> None:
     # Hardly more blocks than the largest request needs, so that most runs preempt.
     largest = max(-(-(len(prompt) + new - 1) // block_size) for prompt, new, _, _ in of)
     pool = BlockPool(largest + spare_blocks, block_size, prefix_cache=prefix_cache)
-    machine = Machine(Planner(pool, policy))
+    duration_s = cycle(durations_s)
+    machine = Machine(Planner(pool, policy), step_s=lambda plan: next(duration_s))
     scheduler = machine.scheduler
     requests: list[Request] = []
     events: list[tuple[int, str, list[Request]]] = []
@@ -168,6 +176,7 @@ def test_every_request_ends_once_with_its_own_completion_and_no_block_is_lost(
         live = [request for request in arrived if request.finish_reason is None]
         waiting = [request for request in live if not request.block_table]
         assert scheduler.num_waiting_tokens == sum(len(request.token_ids) for request in waiting)
+        decoding = [r for r in live if r.block_table and r.num_computed_tokens >= len(r.prompt_token_ids)]
         before = state(scheduler, requests)
         planned = scheduler.plan()
         assert scheduler.plan() == planned
@@ -183,7 +192,10 @@ def test_every_request_ends_once_with_its_own_completion_and_no_block_is_lost(
         if decodes := sum(chunk.is_decode and id(chunk.request) not in started for chunk in plan.chunks):
             prefill = sum(chunk.num_tokens for chunk in plan.chunks if not chunk.is_decode)
             limit = max(policy.max_mixed_tokens - decodes, policy.least_prompt_tokens)
-            assert prefill <= limit or policy.spreads_prompts
+            assert prefill <= limit or policy.spreads_prompts or policy.bounds_itl
+        # Prompts, of earlier requests or later ones, leave out no decoding request.
+        computed = {id(request) for request in (*(chunk.request for chunk in plan.chunks), *plan.preempted)}
+        assert policy.max_batch_tokens < policy.max_batch_size or all(id(r) in computed for r in decoding)
         # No starvation: the first request in order is in every step.
         assert any(chunk.request is min(live, key=lambda r: order(policy, r)) for chunk in plan.chunks)
         assert num_steps < 5000, "no progress"
@@ -215,7 +227,7 @@ def test_a_request_that_can_never_fit_is_refused_with_the_arithmetic() -> None:
 def test_prompts_are_spread_over_the_steps_of_completions_that_are_long_enough() -> None:
     policy = Policy(4, 64, max_mixed_tokens=6, least_prompt_tokens=2, spreads_prompts=True)
     machine = Machine(Planner(BlockPool(64, 4), policy))
-    for number, new in enumerate((8, 9, 4)):
+    for number, new in enumerate((9, 8, 4)):
         machine.scheduler.add(new_request(number, range(10 * number, 10 * number + 10), new))
     labels = [machine.step().label for _ in range(4)]
     # 30 prompt tokens at six per step, decodes included. The longest completion has nine steps.
@@ -232,14 +244,28 @@ def test_prompts_are_spread_over_the_steps_of_completions_that_are_long_enough()
 
 
 def test_what_is_left_of_running_prompts_counts_when_prompts_are_spread() -> None:
-    """At six tokens per step, with 12 left of the running prompt, five steps are enough for 18 waiting tokens only."""
+    """At five prompt tokens per step, 14 left of running requests and 21 waiting fit in the longest's seven steps."""
     policy = Policy(4, 64, max_mixed_tokens=6, least_prompt_tokens=2, spreads_prompts=True)
-    for waiting, label in ((18, "prefill bs=1 tokens=6"), (19, "prefill bs=2 tokens=31")):
+    for waiting, label in ((21, "mixed bs=2 tokens=6"), (22, "mixed bs=3 tokens=36")):
         machine = Machine(Planner(BlockPool(64, 4), policy))
-        machine.scheduler.add(new_request(0, range(18), 5))
-        assert machine.step().label == "prefill bs=1 tokens=6"
-        machine.scheduler.add(new_request(1, range(100, 100 + waiting), 5))
+        first = new_request(0, range(6), 9)
+        first.stop_token_ids = frozenset()
+        machine.scheduler.add(first)
+        machine.scheduler.add(new_request(1, range(50, 68), 2))
+        assert [machine.step().label for _ in range(2)] == ["prefill bs=1 tokens=6", "mixed bs=2 tokens=6"]
+        machine.scheduler.add(new_request(2, range(100, 100 + waiting), 2))
         assert machine.step().label == label
+
+
+def test_prompts_are_not_spread_where_completions_would_only_end_later() -> None:
+    policy = Policy(8, 64, max_mixed_tokens=8, least_prompt_tokens=2, spreads_prompts=True)
+    one = Machine(Planner(BlockPool(64, 4), policy))
+    one.scheduler.add(new_request(0, range(40), 30))
+    assert one.step().label == "prefill bs=1 tokens=40", "nothing decodes beside a single prompt"
+    alike = Machine(Planner(BlockPool(64, 4), policy))
+    for number in range(4):
+        alike.scheduler.add(new_request(number, range(10 * number, 10 * number + 8), 30))
+    assert alike.step().label == "prefill bs=4 tokens=32", "the last of four equal requests would end three steps later"
 
 
 def test_a_long_prompt_is_computed_in_chunks_beside_decoding_requests() -> None:

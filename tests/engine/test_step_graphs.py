@@ -18,14 +18,14 @@ from roseinfer.engine.graphs.step_graphs import StepGraphs
 from roseinfer.kernels.attention.rope_append import rope_append
 
 
-def graphs_of(engine: Engine, max_blocks: int = 8) -> StepGraphs:
+def graphs_of(engine: Engine, max_blocks: int = 8, max_batch_size: int = 4) -> StepGraphs:
     """Return the graphs of an engine, with the Triton backend, whose kernels fall back to their references here."""
     runner = engine.runner
     return StepGraphs(
         runner.model,
         runner.cache,
         TritonAttention(),
-        max_batch_size=4,
+        max_batch_size=max_batch_size,
         max_blocks=max_blocks,
         max_steps=2,
         scrap_block=runner.cache.num_blocks - 1,
@@ -178,6 +178,33 @@ def test_a_prompt_of_one_token_behind_a_longer_one_and_a_capture_between_launche
     assert replays[0] == GraphKey(4, "greedy", 64), "the one token is like a decode"
 
 
+def test_decodes_of_growing_batches_are_captured_for_powers_of_two_first(
+    tiny_llama: Path, replays: list[GraphKey]
+) -> None:
+    engine = build_engine(EngineConfig(model=str(tiny_llama), dtype="float32", device="cpu", max_batch_size=200))
+    graphs = graphs_of(engine, max_batch_size=200)
+
+    def run(num_requests: int, batches: int = 1) -> int:
+        """Decode as the runner does; return the rows of the graph that runs the last batch."""
+        for _ in range(batches):
+            key = graphs.sizes.decode_key(num_requests, {"greedy"})
+            assert key is not None
+            assert graphs.wants(key)
+            key = graphs.substitute(key)
+            if not graphs.is_captured(key):
+                graphs.capture(key)
+        return key.rows
+
+    assert [run(size) for size in (1, 3, 5, 9, 17, 25, 33, 90, 129, 200)] == [1, 4, 8, 16, 32, 32, 64, 128, 200, 200]
+    assert {key.rows for key in graphs.captured} == {1, 4, 8, 16, 32, 64, 128, 200}
+    assert run(20, batches=60) == 32
+    assert run(20, batches=10) == 24, "its own size, once the last capture is 64 batches ago"
+    assert run(40, batches=10) == 64
+    for key in graphs.missing:
+        graphs.capture(key)
+    assert [run(size) for size in (40, 90, 130)] == [40, 96, 160], "a warm-up captures all sizes that were needed"
+
+
 def test_a_rehearsal_writes_to_no_block_of_a_request_and_runs_under_spans(
     tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,3 +232,16 @@ def test_a_rehearsal_writes_to_no_block_of_a_request_and_runs_under_spans(
         "roseinfer.sample",
     }
     assert spans["roseinfer.attention"].cpu_parent.name == "roseinfer.model.forward"
+
+
+def test_captures_of_long_steps_are_apart(tiny_llama: Path, replays: list[GraphKey]) -> None:
+    engine = build_engine(EngineConfig(model=str(tiny_llama), dtype="float32", device="cpu"))
+    graphs = graphs_of(engine)
+    long, other, short = (GraphKey(0, "greedy", tokens, whole=tokens > 512) for tokens in (768, 896, 64))
+    assert not any(graphs.wants(key) for key in (long, other, short)), "nothing is captured at its first step"
+    assert graphs.wants(long)
+    graphs.capture(long)
+    assert not graphs.wants(other)
+    assert graphs.wants(short)
+    assert graphs.wants(long), "it is captured"
+    assert [graphs.wants(other) for _ in range(8)].count(True) == 1

@@ -211,3 +211,11 @@ def test_the_entry_computes_float64_too() -> None:
     out = append_and_attend(projection_of(qkv, (4, 2)), *arguments)
     again = paged_decode_attention(qkv[:, :32].view(2, 4, 8), *arguments)
     torch.testing.assert_close(out, again)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(16, 8, 128), (32, 8, 64)])
+def test_a_gpu_splits_long_contexts(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
+    case = paged_case([20000, 70, 9001], heads=heads, kv_heads=kv_heads, head_dim=head_dim, dtype=dtype, spare_blocks=0)
+    check(replace(case, block_tables=case.block_tables.clamp(min=0)))

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paged_cases import paged_case
 
+from roseinfer.kernels.attention.dense_attention import dense_attention_reference
 from roseinfer.kernels.attention.paged_decode import paged_decode_attention_reference
 from roseinfer.kernels.attention.paged_prefill import (
+    EarlierKeys,
     PrefillTiles,
     paged_prefill_attention,
     paged_prefill_attention_reference,
@@ -128,3 +130,22 @@ def test_what_the_cache_holds_past_the_end_is_never_read() -> None:
     starts = torch.tensor([0, 19], device=DEVICE)
     arguments = (case.q, case.key_cache, case.value_cache, case.block_tables, starts, case.context_lens)
     assert paged_prefill_attention_triton(*arguments, max_query_len=19).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_attention_continues_from_that_to_the_first_keys(dtype: torch.dtype) -> None:
+    lengths, new, first_keys = [150, 40, 137, 9], [20, 7, 9, 9], [128, 0, 128, 0]
+    case = paged_case(lengths, heads=4, kv_heads=2, head_dim=16, dtype=dtype, queries=sum(new))
+    starts = torch.tensor([0, *torch.tensor(new).cumsum(0).tolist()], dtype=torch.int32, device=DEVICE)
+    cache = (case.key_cache, case.value_cache, case.block_tables)
+    whole = paged_prefill_attention_reference(case.q, *cache, starts, case.context_lens, max_query_len=20)
+    out, lse = torch.full_like(case.q, 7.0), torch.zeros(4, sum(new), device=DEVICE)
+    for request in (0, 2):
+        rows = slice(int(starts[request]), int(starts[request + 1]))
+        keys, values = (part[case.block_tables[request, :8]].flatten(0, 1) for part in cache[:2])
+        out[rows], lse[:, rows] = dense_attention_reference(case.q[rows], keys, values)
+    earlier = EarlierKeys(torch.tensor(first_keys, dtype=torch.int32, device=DEVICE), lse)
+    for attend in (paged_prefill_attention_triton, paged_prefill_attention_reference):
+        options = {"max_query_len": 20, "out": out.clone(), "earlier": earlier}
+        found = attend(case.q, *cache, starts, case.context_lens, **options)
+        torch.testing.assert_close(found, whole, **tolerance(dtype))

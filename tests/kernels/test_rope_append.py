@@ -47,6 +47,15 @@ def compare(
     expected = rope_append_reference(projection, slots, expected_cache[0], expected_cache[1])
     torch.testing.assert_close(q, expected, **tolerance(dtype))
     torch.testing.assert_close(cache, expected_cache, **tolerance(dtype))
+    for append in (rope_append_triton, rope_append_reference):
+        cache.zero_()
+        moved = projection._replace(qkv=qkv.clone())
+        in_place = append(moved, slots, cache[0], cache[1], in_place=True)
+        assert in_place.data_ptr() == moved.qkv.data_ptr()
+        torch.testing.assert_close(in_place, expected, **tolerance(dtype))
+        q, keys, values = moved.qkv.view(tokens, -1, head_dim).split((heads, kv_heads, kv_heads), dim=1)
+        stored = cache.flatten(1, 2)[:, slots[1:]]
+        torch.testing.assert_close(stored, torch.stack((keys[1:], values[1:])), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -97,6 +97,19 @@ def test_a_skinny_weight_lets_one_kernel_take_the_norm_the_activation_and_the_re
     assert len(calls) == 2
 
 
+def test_a_skinny_weight_adds_many_rows_to_the_stream_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(skinny_weight, "_MANY_ROWS", 2)
+    torch.manual_seed(0)
+    form, x, stream = SkinnyWeight(torch.randn(24, 32)), torch.randn(2, 32), torch.randn(2, 24)
+    expected = form.matmul(x) + stream
+    added, rest = form.onto(x, stream)
+    assert rest is None
+    assert added.data_ptr() == stream.data_ptr()
+    torch.testing.assert_close(added, expected)
+    added, rest = form.onto(x, stream, torch.ones(24))
+    torch.testing.assert_close(added if rest is None else added + rest, expected + form.matmul(x) + 1)
+
+
 def test_a_layer_computes_before_and_after_its_form_is_chosen() -> None:
     torch.manual_seed(0)
     layer = FusedLinear(256, {"gate": 160, "up": 96}, bias=True)

@@ -20,6 +20,8 @@ TILES: Choice = (64, 64, 4, 4, 3, 256)
 class ShortStep:
     """Stands in for attention: returns the queries."""
 
+    rows = None
+
     def attend(self, qkv: torch.Tensor, layer: AttentionLayer) -> torch.Tensor:
         num_heads, head_dim = layer.spec.num_heads, layer.spec.head_dim
         return qkv[:, : num_heads * head_dim].view(len(qkv), num_heads, head_dim)

@@ -6,6 +6,7 @@ Imports torch: only the command imports this module, when it runs.
 from typing import get_args
 
 import msgspec
+from msgspec.structs import replace
 
 from roseinfer.bench.baseline_comparison import check_names, comparison, read_baseline
 from roseinfer.bench.grid import Axes, cells
@@ -19,7 +20,9 @@ from roseinfer.cli.bench.result_plot import draw_plot
 from roseinfer.cli.bench.value_lists import listed, positive_int, rate, whole_number
 from roseinfer.cli.comparison_limit import parse_percent
 from roseinfer.cli.exit_codes import comparison_exit_code
-from roseinfer.config import Mode
+from roseinfer.config import Mode, RunConfig
+from roseinfer.engine.device import resolve_device
+from roseinfer.engine.limits import CPU_BATCH_SIZE
 from roseinfer.errors import UsageError
 
 
@@ -29,7 +32,7 @@ def run_benchmark(call: BenchCall) -> int:
     baseline = None if call.baseline is None else read_baseline(call.baseline)
     axes = _axes(call)
     slo = None if call.slo is None else parse_slo(call.slo)
-    to_measure = cells(call.config, axes)
+    to_measure = cells(_with_batch_limit(call.config), axes)
     if call.searched is not None and len(to_measure) > 1:
         raise UsageError("a search starts from one configuration: give one value of each option")
     if baseline is not None:
@@ -52,6 +55,13 @@ def run_benchmark(call: BenchCall) -> int:
     if call.result_format != "md":  # whose document holds the comparison
         print_comparison(results.comparison, to_stderr=call.result_format != "table")
     return comparison_exit_code(results.comparison.regressed)
+
+
+def _with_batch_limit(config: RunConfig) -> RunConfig:
+    """Return the config with the batch limit that a CPU has if none is set; a GPU's is known once a model is loaded."""
+    if config.engine.max_batch_size is not None or resolve_device(config.engine.device).type != "cpu":
+        return config
+    return replace(config, engine=replace(config.engine, max_batch_size=CPU_BATCH_SIZE))
 
 
 def _axes(call: BenchCall) -> Axes:

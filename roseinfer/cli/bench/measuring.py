@@ -39,7 +39,8 @@ def measure(call: BenchCall, cells: Sequence[Cell], slo: Slo | None, *, judged_b
 
     Raises UsageError before the first pass if the baseline `judged_by` measured another model size or load.
     """
-    largest = max(cell.max_batch_size for cell in cells)
+    limited = [cell.max_batch_size for cell in cells if cell.max_batch_size is not None]
+    largest = max(limited, default=None)
     engine = load_engine(msgspec.structs.replace(call.config.engine, max_batch_size=largest))
     startup_s = time.perf_counter() - call.started_s
     if judged_by is not None:
@@ -82,7 +83,9 @@ def measure(call: BenchCall, cells: Sequence[Cell], slo: Slo | None, *, judged_b
         ceilings=limits,
         measured_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
-    results = BenchResults(environment=environment, model=ModelInfo.of(engine), engine=engine.config, runs=runs)
+    results = BenchResults(
+        environment=environment, model=ModelInfo.of(engine), engine=engine.config, limits=engine.limits, runs=runs
+    )
     return Measurement(measured=measured, results=results, is_interrupted=is_interrupted)
 
 

@@ -44,7 +44,7 @@ class RequestFeed:
         self._as_they_fit = as_they_fit
         self._done = done
         self._running: dict[int, Answer] = {}  # by the scheduler's request id
-        batch = scheduler.engine.config.max_batch_size
+        batch = scheduler.engine.limits.max_batch_size
         self._max_unfinished = _BATCHES_AHEAD * batch
         self._max_pending = _BATCHES_HELD * batch
 

@@ -88,7 +88,9 @@ class DecodeSteps:
         size = key.rows
         fields = {name: values[:size] for name, values in self._inputs.on_device.items()}
         token_ids, positions, context_lens = fields["token_ids"], fields["positions"], fields["context_lens"]
-        layout = DecodeLayout(self._cache, self._tables.on_device[:size], context_lens, fields["order"])
+        # Kernels choose their tiles by the width of the tables.
+        width = key.context // self._cache.block_size or None
+        layout = DecodeLayout(self._cache, self._tables.on_device[:size, :width], context_lens, fields["order"])
         with span("roseinfer.model.forward"):
             logits = self._model.logits(self._model(token_ids, positions, self._attention, layout))
         with span("roseinfer.sample"):

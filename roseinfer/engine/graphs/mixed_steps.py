@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from roseinfer.attention.backend import AttentionBackend
-from roseinfer.attention.step_layouts import DecodeLayout, MixedLayout, PromptLayout
+from roseinfer.attention.step_layouts import DecodeLayout, DensePrompts, DenseRun, MixedLayout, PromptLayout
 from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.engine.graph_sizes import MAX_PROMPTS, GraphKey, GraphSizes
 from roseinfer.engine.graphs.static_inputs import StaticBlockTables, StaticInputs
@@ -39,7 +39,7 @@ class MixedSteps:
         self._model, self._cache, self._attention = model, cache, attention
         self._tables, self._prompt_tables = tables, prompt_tables
         self._padding_slot = padding_slot
-        tokens, max_batch_size = sizes.token_counts[-1], sizes.decode_rows[-1]
+        tokens, max_batch_size = max(sizes.token_counts + sizes.whole_counts), sizes.decode_rows[-1]
         samples = max_batch_size + MAX_PROMPTS
         device = cache.data.device
         self._inputs = StaticInputs(
@@ -55,6 +55,7 @@ class MixedSteps:
                 "query_starts": (MAX_PROMPTS + 1, np.int32),
                 # Rows to draw from, in batch order.
                 "last_rows": (samples, np.int64),
+                "last_tables": (samples, np.int64),  # among the block tables of decodes, then of prompts
                 "stops": (samples, np.int64),
                 **sampling_fields(samples),
                 # Tokens that the previous step draws: target index in token_ids, source index among the drawn.
@@ -94,7 +95,10 @@ class MixedSteps:
         sampled = [at for at in order if batch.samples[at]]
         last_rows = dict(zip(sampled, inputs.last_rows.tolist(), strict=True))
         size = key.rows + MAX_PROMPTS
+        place = {at: number for number, at in enumerate(decodes)}
+        place |= {at: key.rows + number for number, at in enumerate(prompts)}
         fill("last_rows", [last_rows[at] for at in sampling], size)
+        fill("last_tables", [place[at] for at in sampling], size)
         fill("stops", [stops[at] for at in sampling], size)
         fill_sampling(self._inputs, [states[at] for at in sampling], size)
         pending = len(inputs.pending)
@@ -113,20 +117,42 @@ class MixedSteps:
     def step(self, key: GraphKey) -> None:
         """Run the step on the prepared inputs."""
         fields, size = self._inputs.on_device, key.rows
-        tokens, samples = key.tokens, size + MAX_PROMPTS
+        tokens, num_prompts = key.tokens, 1 if key.whole else MAX_PROMPTS
+        samples = size + num_prompts
         decodes = DecodeLayout(
             self._cache, self._tables.on_device[:size], fields["context_lens"][:size], fields["order"][:size]
         )
         prompts = PromptLayout(
-            self._prompt_tables.on_device, fields["prompt_context_lens"], fields["query_starts"], key.tokens
+            self._prompt_tables.on_device[:num_prompts],
+            fields["prompt_context_lens"][:num_prompts],
+            fields["query_starts"][: num_prompts + 1],
+            key.tokens,
+            # Padding follows the prompt, so that no token of the prompt attends to it.
+            DensePrompts((DenseRun(0, 1, tokens),), None) if key.whole else None,
         )
-        layout = MixedLayout(self._cache, fields["slots"][:tokens], decodes if size else None, prompts)
+        layout = MixedLayout(
+            self._cache, fields["slots"][:tokens], decodes if size else None, prompts, self._last(size, num_prompts)
+        )
+        rows = fields["last_rows"][:samples]
         with span("roseinfer.model.forward"):
-            hidden = self._model(fields["token_ids"][:tokens], fields["positions"][:tokens], self._attention, layout)
-            logits = self._model.logits(hidden[fields["last_rows"][:samples]])
+            hidden = self._model(
+                fields["token_ids"][:tokens],
+                fields["positions"][:tokens],
+                self._attention,
+                layout,
+                rows if samples < tokens else None,
+            )
+            logits = self._model.logits(hidden if samples < tokens else hidden[rows])
         with span("roseinfer.sample"):
             batch = sampling_batch(self._inputs, samples, fields["stops"][:samples], key.kind)
             self._drawn[0, :samples].copy_(sample(logits, batch))
+
+    def _last(self, num_decodes: int, num_prompts: int) -> DecodeLayout:
+        """Return the layout of the tokens to sample after. Padding rows have a context of 0 tokens."""
+        fields, samples = self._inputs.on_device, num_decodes + num_prompts
+        tables = torch.cat((self._tables.on_device[:num_decodes], self._prompt_tables.on_device[:num_prompts]))
+        chosen = tables.index_select(0, fields["last_tables"][:samples])
+        return DecodeLayout(self._cache, chosen, fields["stops"][:samples])
 
 
 def _sorted_chunks(batch: StepBatch) -> tuple[list[int], list[int], list[int]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from roseinfer.attention.backend import AttentionBackend
 from roseinfer.cache.kv_tensors import KVCache
-from roseinfer.engine.graph_sizes import MAX_PROMPTS, GraphKey, GraphSizes
+from roseinfer.engine.graph_sizes import MAX_PROMPTS, MIXED_TOKENS, GraphKey, GraphSizes
 from roseinfer.engine.graphs.decode_steps import DecodeSteps
 from roseinfer.engine.graphs.mixed_steps import MixedSteps
 from roseinfer.engine.graphs.static_inputs import StaticBlockTables
@@ -21,6 +21,15 @@ from roseinfer.engine.row_state import RowState
 from roseinfer.engine.step_batch import StepBatch
 from roseinfer.kernels.sampling.draw_top_k import MAX_TOP_K
 from roseinfer.models.causal_lm import CausalLM
+
+_BATCHES_BETWEEN_PROMPTS = 8
+"""Minimum batches from one capture of a long step with prompts to the next: each is a stall."""
+
+_BATCHES_BETWEEN_DECODES = 64
+"""Minimum batches from the capture of one decode to that of the next, while a larger graph can run the batch."""
+
+_SMALL_BATCH = 8
+"""Requests up to which every decode size is captured at once: there are few such sizes."""
 
 
 class _CapturedSteps(Protocol):
@@ -54,7 +63,12 @@ class StepGraphs:
     ) -> None:
         """`max_blocks` is the length of the longest block table; `scrap_block` is a block that no request has."""
         self.max_steps = max_steps
-        self.sizes = GraphSizes(max_batch_size, MAX_TOP_K)
+        self.sizes = GraphSizes(
+            max_batch_size,
+            MAX_TOP_K,
+            num_parameters=sum(weight.numel() for name, weight in model.named_parameters() if "layers." in name),
+            max_context=max_blocks * cache.block_size,
+        )
         """Sizes of steps that can be captured."""
         device = cache.data.device
         tables, prompt_tables = (
@@ -65,6 +79,8 @@ class StepGraphs:
         self._mixed = MixedSteps(*shared, prompt_tables, sizes=self.sizes, padding_slot=scrap_block * cache.block_size)
         self._graphs: dict[GraphKey, torch.cuda.CUDAGraph] = {}
         self._wanted: dict[GraphKey, None] = {}  # in order
+        self._until_next_prompt = 0  # batches until a graph of a long step with prompts may be captured
+        self._until_next_decode = 0  # batches until a graph of a decode may be captured that a larger one can replace
         self._pool: Any = None  # torch's type for it has no public name
         self._prepared: tuple[GraphKey, int] | None = None
 
@@ -78,10 +94,36 @@ class StepGraphs:
 
         A capture costs several times as much as the step launched operator by operator. A decode of the same size
         usually follows at once, so decodes are captured immediately; other steps only when their key occurs again.
+        Long steps of many sizes may follow one another: their captures are spread over batches.
         """
         is_first = key not in self._wanted
         self._wanted[key] = None
-        return key.tokens == 0 or not is_first
+        self._until_next_prompt -= 1
+        self._until_next_decode -= 1
+        if key in self._graphs or key.tokens == 0:
+            return True
+        if is_first:
+            return False
+        if key.tokens > MIXED_TOKENS:
+            if self._until_next_prompt > 0:
+                return False
+            self._until_next_prompt = _BATCHES_BETWEEN_PROMPTS
+        return True
+
+    def substitute(self, key: GraphKey) -> GraphKey:
+        """Return the key of the graph to run a batch with: `key`, or that of a larger decode while `key` has no graph.
+
+        While a server fills up, every few requests need another size, and each capture is a stall. So a size that is
+        new is captured for the next power of two first, and for itself some batches later.
+        """
+        if key.tokens or key.rows <= _SMALL_BATCH or key in self._graphs:
+            return key
+        power = 1 << (key.rows - 1).bit_length()
+        sizes = [key._replace(rows=rows) for rows in self.sizes.batch_sizes if rows >= key.rows]
+        larger = next((each for each in sizes if each.rows <= power and each in self._graphs), None)
+        if larger is None:
+            return next((each for each in sizes if each.rows >= power), sizes[-1])
+        return larger if self._until_next_decode > 0 else key
 
     @property
     def missing(self) -> list[GraphKey]:
@@ -96,6 +138,8 @@ class StepGraphs:
     def capture(self, key: GraphKey) -> None:
         """Capture a graph. This overwrites `newest`."""
         self._graphs[key] = self._capture(key)
+        if not key.tokens:
+            self._until_next_decode = _BATCHES_BETWEEN_DECODES
 
     @torch.inference_mode()
     def capture_again(self) -> None:

@@ -31,6 +31,10 @@ from roseinfer.kernels.runtime import (
 
 _MAX_SPLITS = 32
 
+_LONG_CONTEXT = 8192
+"""Tokens from which more splits, each with more tokens at a time, read keys and values faster. On an H200, batch 1 of
+qwen3-0.6b at 32,768 tokens reads 3.3 TB/s instead of 1.8, at 131,072 tokens 4.0 instead of 2.0."""
+
 
 @dataclass(frozen=True)
 class DecodeTiles:
@@ -174,6 +178,10 @@ def decode_tiles(requests: int, heads: int, key_cache: Tensor, max_tokens: int) 
         # Programs of a single warp need no synchronization, and many of them run at the same time.
         wanted = -(-(2 if is_alone else 8) * multiprocessors // lanes)
         tile, num_warps = 16, 1
+    max_splits = _MAX_SPLITS
+    if max_tokens > _LONG_CONTEXT and lanes < 2 * multiprocessors and not is_alone and head_dim <= 128:
+        wanted, max_splits = -(-4 * multiprocessors // lanes), 2 * _MAX_SPLITS
+        tile, num_warps = (128, 4) if head_dim <= 64 else (64, 2)
     if head_dim > 64 if is_alone else head_dim > 128:
         num_warps = min(2 * num_warps, 4)
     if head_dim > 128:
@@ -181,7 +189,7 @@ def decode_tiles(requests: int, heads: int, key_cache: Tensor, max_tokens: int) 
     # If many programs run one after another, three resident programs hide start-up better than two with more stages.
     num_stages = 2 if key_cache.element_size() > 2 or lanes > 10 * multiprocessors else 3
     possible = -(-max_tokens // tile)
-    splits = next_power_of_two(min(wanted, possible, _MAX_SPLITS) + 1) // 2
+    splits = next_power_of_two(min(wanted, possible, max_splits) + 1) // 2
     return DecodeTiles(
         tile=tile,
         num_splits=splits,

@@ -10,6 +10,7 @@ with a window, those at the window's far edge.
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +27,16 @@ from roseinfer.kernels.runtime import (
 
 _MAX_PACKED = 16
 """Maximum query heads per program: the smallest number of rows of a tile."""
+
+
+class EarlierKeys(NamedTuple):
+    """The result of attention to the first keys of some requests, from which the others continue."""
+
+    first_keys: Tensor
+    """First key that is left per request, a multiple of 128: [requests]. 0 for requests without a result."""
+    lse: Tensor
+    """Logarithm of the sum of exponentials of each query's scores, [heads, tokens], float32. The attention itself is
+    in `out`, where the complete attention replaces it."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,8 @@ def paged_prefill_attention(
     max_query_len: int,
     scale: float | None = None,
     sliding_window: int | None = None,
+    out: Tensor | None = None,
+    earlier: EarlierKeys | None = None,
 ) -> Tensor:
     """Attend from each new token to itself and to all tokens before it in its request.
 
@@ -59,7 +72,9 @@ def paged_prefill_attention(
     any strides except the last, contain the new tokens already. block_tables [requests, max_blocks]; context_lens
     [requests] count the new tokens. Integers are int32 or int64. `max_query_len`, by which tiles are chosen, is the
     approximate maximum of new tokens per request. `scale` must be positive and defaults to head_dim ** -0.5.
-    Returns [tokens, heads, head_dim]; rows that belong to no request are undefined.
+    Returns [tokens, heads, head_dim], in `out` if it is given, which must be contiguous. A request with a context of 0
+    tokens is skipped. Rows that belong to no request, or to a skipped one, are unchanged in `out` and else undefined.
+    `earlier`, which needs `out` and allows no window, continues from attention to the first keys of some requests.
     """
     block_size = key_cache.shape[1]
     fits = block_size & (block_size - 1) == 0 and q.shape[-1] <= 256 and runs_triton(q, key_cache, value_cache)
@@ -73,6 +88,8 @@ def paged_prefill_attention(
         max_query_len=max_query_len,
         scale=scale,
         sliding_window=sliding_window,
+        out=out,
+        earlier=earlier,
     )
 
 
@@ -87,15 +104,17 @@ def paged_prefill_attention_reference(
     max_query_len: int,
     scale: float | None = None,
     sliding_window: int | None = None,
+    out: Tensor | None = None,
+    earlier: EarlierKeys | None = None,
 ) -> Tensor:
     """Compute `paged_prefill_attention` with torch operations, request by request, in float32 or float64."""
     compute = torch.promote_types(q.dtype, torch.float32)
-    out = torch.zeros_like(q)
+    out = q.new_zeros(q.shape) if out is None else out
     starts, lengths = query_starts.tolist(), context_lens.tolist()
     for request, length in enumerate(lengths):
         rows = slice(starts[request], starts[request + 1])
         new = rows.stop - rows.start
-        if new == 0:
+        if new == 0 or length == 0:
             continue
         blocks = block_tables[request, : -(-length // key_cache.shape[1])]
         sharing = q.shape[1] // key_cache.shape[2]
@@ -108,10 +127,17 @@ def paged_prefill_attention_reference(
         seen = at <= own
         if sliding_window is not None:
             seen = seen & (at > own - sliding_window)
+        first_key = 0 if earlier is None else int(earlier.first_keys[request])
+        seen = seen & (at >= first_key)
         scores = torch.einsum("qhd,khd->hqk", q[rows].to(compute), keys)
         scores *= q.shape[-1] ** -0.5 if scale is None else scale
-        weights = scores.masked_fill(~seen, -math.inf).softmax(-1)
-        out[rows] = torch.einsum("hqk,khd->qhd", weights, values).to(q.dtype)
+        scores = scores.masked_fill(~seen, -math.inf)
+        found = torch.einsum("hqk,khd->qhd", scores.softmax(-1), values)
+        if earlier is not None and first_key:
+            before = earlier.lse[:, rows].to(compute)
+            share = torch.sigmoid(before - scores.logsumexp(-1)).t().unsqueeze(-1)  # of the earlier keys
+            found = share * out[rows].to(compute) + (1 - share) * found
+        out[rows] = found.to(q.dtype)
     return out
 
 
@@ -126,6 +152,8 @@ def paged_prefill_attention_triton(
     max_query_len: int,
     scale: float | None = None,
     sliding_window: int | None = None,
+    out: Tensor | None = None,
+    earlier: EarlierKeys | None = None,
     tiles: PrefillTiles | None = None,
 ) -> Tensor:
     """Compute `paged_prefill_attention` in one Triton kernel."""
@@ -134,9 +162,10 @@ def paged_prefill_attention_triton(
     group, requests = heads // kv_heads, len(context_lens)
     packed = _packed(group)
     tiles = tiles or prefill_tiles(q, kv_heads, max_query_len)
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
     # The last tile of each request may be partly empty: this number suffices wherever the requests begin.
     num_tiles = tokens // (tiles.rows // packed) + requests
+    first_keys, lse = earlier or (context_lens, context_lens)
     _prefill_kernel[(num_tiles * (heads // packed),)](
         q,
         key_cache,
@@ -144,6 +173,8 @@ def paged_prefill_attention_triton(
         block_tables,
         query_starts,
         context_lens,
+        first_keys,
+        lse,
         out,
         requests,
         (head_dim**-0.5 if scale is None else scale) * math.log2(math.e),
@@ -156,6 +187,7 @@ def paged_prefill_attention_triton(
         value_cache.stride(1),
         value_cache.stride(2),
         block_tables.stride(0),
+        lse.stride(0),
         HEADS=heads,
         GROUP=group,
         PACKED=packed,
@@ -165,6 +197,7 @@ def paged_prefill_attention_triton(
         ROWS=tiles.rows,
         KEYS=tiles.keys,
         WINDOW=sliding_window or 0,
+        CONTINUES=earlier is not None,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
         **launch_options(q),
@@ -203,6 +236,8 @@ def _prefill_kernel(
     block_tables,
     query_starts,
     context_lens,
+    first_keys,
+    lse,
     out,
     requests,
     scale,
@@ -215,6 +250,7 @@ def _prefill_kernel(
     value_token_stride,
     value_head_stride,
     table_stride,
+    lse_stride,
     HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     PACKED: tl.constexpr,
@@ -224,6 +260,7 @@ def _prefill_kernel(
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
     WINDOW: tl.constexpr,
+    CONTINUES: tl.constexpr,
     PDL: tl.constexpr,
 ):
     PROGRAMS_PER_TILE: tl.constexpr = HEADS // PACKED
@@ -250,11 +287,14 @@ def _prefill_kernel(
     if first_query < 0 or first_query >= num_queries:
         return
     length = tl.load(context_lens + request).to(tl.int32)
+    if length == 0:
+        return
 
     row = tl.arange(0, ROWS)
     dim = tl.arange(0, DIM_PADDED)
     query_of_row = first_query + row // PACKED
-    row_mask = ((row < TOKENS * PACKED) & (query_of_row < num_queries))[:, None] & (dim < HEAD_DIM)[None, :]
+    live_row = (row < TOKENS * PACKED) & (query_of_row < num_queries)
+    row_mask = live_row[:, None] & (dim < HEAD_DIM)[None, :]
     token = (query_start + query_of_row).to(tl.int64)
     row_head = head + row % PACKED
     query_place = q + token[:, None] * q_token_stride + row_head[:, None] * q_head_stride + dim[None, :]
@@ -271,6 +311,14 @@ def _prefill_kernel(
     peak = tl.full((ROWS,), -1e30, tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     summed = tl.zeros((ROWS, DIM_PADDED), tl.float32)
+    place = out + (token * HEADS + row_head)[:, None] * HEAD_DIM + dim[None, :]
+    if CONTINUES:
+        start = tl.load(first_keys + request).to(tl.int32)
+        known = live_row & (start > 0)
+        log_sum = tl.load(lse + row_head * lse_stride + token, mask=known, other=0.0)
+        peak = tl.where(known, log_sum * 1.4426950408889634, peak)  # log2(e)
+        total = tl.where(known, 1.0, total)
+        summed = tl.load(place, mask=known[:, None] & (dim < HEAD_DIM)[None, :], other=0.0).to(tl.float32)
     if WINDOW > 0:
         far = tl.maximum(first_own - WINDOW + 1, 0) // KEYS * KEYS
         inside = tl.maximum(first_own + TOKENS - WINDOW, 0)  # first key that the last query attends to
@@ -295,7 +343,6 @@ def _prefill_kernel(
     )  # fmt: skip
 
     result = summed / tl.where(total > 0, total, 1.0)[:, None]
-    place = out + (token * HEADS + row_head)[:, None] * HEAD_DIM + dim[None, :]
     tl.store(place, result.to(out.dtype.element_ty), mask=row_mask)
 
 

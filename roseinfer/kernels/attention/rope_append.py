@@ -22,12 +22,15 @@ _FEW_PROGRAMS = 4096
 """Maximum heads, over all tokens, for one program per head. With more heads, each program computes several."""
 
 
-def rope_append(projection: Projection, slots: Tensor, key_cache: Tensor, value_cache: Tensor) -> Tensor:
+def rope_append(
+    projection: Projection, slots: Tensor, key_cache: Tensor, value_cache: Tensor, *, in_place: bool = False
+) -> Tensor:
     """Store each token's keys and values in the cache, and return its queries.
 
     slots [tokens], int32 or int64: block x block_size + offset. A token with a negative slot is not stored.
     key_cache and value_cache [num_blocks, block_size, kv_heads, head_dim], with any strides except the last.
-    Returns queries [tokens, num_heads, head_dim], normalized and rotated as the layer's norms and table say.
+    Returns queries [tokens, num_heads, head_dim], normalized and rotated as the layer's norms and table say. With
+    `in_place`, they are a view of the projection, whose keys are normalized and rotated too.
     """
     layer, qkv = projection.layer, projection.qkv
     fits = (
@@ -35,10 +38,13 @@ def rope_append(projection: Projection, slots: Tensor, key_cache: Tensor, value_
         and qkv.dim() == 2
         and runs_triton(qkv, layer.table, key_cache, value_cache, layer.q_norm, layer.k_norm)
     )
-    return (rope_append_triton if fits else rope_append_reference)(projection, slots, key_cache, value_cache)
+    chosen = rope_append_triton if fits else rope_append_reference
+    return chosen(projection, slots, key_cache, value_cache, in_place=in_place)
 
 
-def rope_append_reference(projection: Projection, slots: Tensor, key_cache: Tensor, value_cache: Tensor) -> Tensor:
+def rope_append_reference(
+    projection: Projection, slots: Tensor, key_cache: Tensor, value_cache: Tensor, *, in_place: bool = False
+) -> Tensor:
     """Compute `rope_append` with torch operations, in float32 or float64, rounded once."""
     qkv, positions, layer = projection
     head_dim, num_heads, num_kv_heads = layer.spec.head_dim, layer.spec.num_heads, layer.spec.num_kv_heads
@@ -58,18 +64,27 @@ def rope_append_reference(projection: Projection, slots: Tensor, key_cache: Tens
     blocks, offsets = slots[stored] // key_cache.shape[1], slots[stored] % key_cache.shape[1]
     key_cache[blocks, offsets] = k[stored].to(key_cache.dtype)
     value_cache[blocks, offsets] = v[stored].to(value_cache.dtype)
-    return q.to(qkv.dtype)
+    if not in_place:
+        return q.to(qkv.dtype)
+    whole = qkv.view(len(qkv), -1, head_dim)
+    whole[:, :num_heads], whole[:, num_heads:-num_kv_heads] = q, k
+    return whole[:, :num_heads]
 
 
-def rope_append_triton(projection: Projection, slots: Tensor, key_cache: Tensor, value_cache: Tensor) -> Tensor:
+def rope_append_triton(
+    projection: Projection, slots: Tensor, key_cache: Tensor, value_cache: Tensor, *, in_place: bool = False
+) -> Tensor:
     """Compute `rope_append` in one Triton kernel."""
     qkv, positions, layer = projection
     table, q_norm, k_norm = layer.table, layer.q_norm, layer.k_norm
     num_heads, num_kv_heads, head_dim = layer.spec.num_heads, layer.spec.num_kv_heads, layer.spec.head_dim
     tokens = qkv.shape[0]
-    q = torch.empty((tokens, num_heads, head_dim), dtype=qkv.dtype, device=qkv.device)
+    if in_place:
+        q = qkv.view(tokens, -1, head_dim)[:, :num_heads]
+    else:
+        q = torch.empty((tokens, num_heads, head_dim), dtype=qkv.dtype, device=qkv.device)
     all_heads = num_heads + 2 * num_kv_heads
-    tile = 1 if tokens * all_heads <= _FEW_PROGRAMS else min(8, next_power_of_two(all_heads))
+    tile, num_warps = _tile(tokens, all_heads, head_dim)
     _rope_append_kernel[(tokens, triton.cdiv(all_heads, tile))](
         qkv,
         qkv if table is None else table,
@@ -82,6 +97,7 @@ def rope_append_triton(projection: Projection, slots: Tensor, key_cache: Tensor,
         q,
         layer.eps,
         qkv.stride(0),
+        q.stride(0),
         0 if table is None else table.stride(0),
         key_cache.stride(0),
         key_cache.stride(1),
@@ -98,10 +114,22 @@ def rope_append_triton(projection: Projection, slots: Tensor, key_cache: Tensor,
         HAS_TABLE=table is not None,
         HAS_Q_NORM=q_norm is not None,
         HAS_K_NORM=k_norm is not None,
-        num_warps=1 if tile == 1 else 4,
+        IN_PLACE=in_place,
+        num_warps=num_warps,
         **launch_options(qkv),
     )
     return q
+
+
+def _tile(tokens: int, heads: int, head_dim: int) -> tuple[int, int]:
+    """Return the heads and the warps per program.
+
+    With 32 heads of 128 elements, each thread loads 16 bytes at once: on an H200, 16,384 tokens of qwen3-0.6b take
+    72 us, with 8 heads 97 us.
+    """
+    if tokens * heads <= _FEW_PROGRAMS:
+        return 1, 1
+    return min(32, max(4096 // next_power_of_two(head_dim), 1), next_power_of_two(heads)), 4
 
 
 @triton.jit
@@ -117,6 +145,7 @@ def _rope_append_kernel(
     q,
     eps,
     qkv_stride,
+    q_stride,
     table_stride,
     key_block_stride,
     key_token_stride,
@@ -133,6 +162,7 @@ def _rope_append_kernel(
     HAS_TABLE: tl.constexpr,
     HAS_Q_NORM: tl.constexpr,
     HAS_K_NORM: tl.constexpr,
+    IN_PLACE: tl.constexpr,
     PDL: tl.constexpr,
 ):
     token = tl.program_id(0).to(tl.int64)
@@ -176,8 +206,9 @@ def _rope_append_kernel(
         second = tl.where(is_value[:, None], second, second * cos + first * sin)
         first = tl.where(is_value[:, None], first, rotated)
 
-    query_place = q + (token * NUM_HEADS + head[:, None]) * (2 * HALF) + dim[None, :]
-    query_mask = is_query[:, None] & in_half[None, :]
+    query_place = q + token * q_stride + head[:, None] * (2 * HALF) + dim[None, :]
+    returned = is_query | is_key if IN_PLACE else is_query  # keys follow the queries of the projection
+    query_mask = returned[:, None] & in_half[None, :]
     tl.store(query_place, first.to(q.dtype.element_ty), mask=query_mask)
     tl.store(query_place + HALF, second.to(q.dtype.element_ty), mask=query_mask)
     block, offset = slot // BLOCK_SIZE, slot % BLOCK_SIZE

@@ -1,5 +1,7 @@
 """Weights as plain matrices, multiplied by torch's own kernels."""
 
+from typing import Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,6 +17,9 @@ class PlainWeight(WeightForm):
 
     def matmul(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x, self.weight, bias)
+
+    def tail(self, outputs: int) -> Self:
+        return type(self)(self.weight[-outputs:])
 
     def values(self, dtype: torch.dtype) -> Tensor:
         return self.weight.to(dtype)

@@ -44,6 +44,10 @@ class WeightForm(ABC):
     def nbytes(self) -> int:
         """Bytes that one matrix product reads, scales included."""
 
+    def tail(self, _outputs: int) -> "WeightForm | None":
+        """Return the last rows of the matrix in the same memory; None if the form has no such view."""
+        return None
+
     def linear(self, x: Tensor, bias: Tensor | None = None, activation: Activation | None = None) -> Tensor:
         """Return activation(x W^T + b). With a gated activation the result has half as many columns."""
         out = self.matmul(x, bias)
@@ -65,7 +69,10 @@ class WeightForm(ABC):
         return self.linear(normed, bias, activation), stream
 
     def onto(self, x: Tensor, stream: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Return (x W^T + b, stream), for the next norm to add; or (their sum, None) if one kernel computes the sum."""
+        """Return (x W^T + b, stream), for the next norm to add; or (their sum, None) if one kernel computes the sum.
+
+        The sum may be computed in the stream's memory.
+        """
         return self.linear(x, bias), stream
 
 
