@@ -133,6 +133,20 @@ def test_files_that_are_no_traces_are_left_out_with_a_note(tmp_path: Path) -> No
     assert str(tmp_path) not in notes(summary)
 
 
+@pytest.mark.parametrize("rank", [10**9, 10**40, -3, "x", None, 1.5, [1]])
+def test_an_impossible_rank_is_no_rank(tmp_path: Path, rank: Any) -> None:
+    for name, pid in (("a.json", 83), ("b.json", 84)):
+        document = {"distributedInfo": {"rank": rank}, "traceEvents": half_busy(400, pid=pid)}
+        (tmp_path / name).write_text(json.dumps(document))
+    assert summarize_trace(tmp_path).trace.ranks == [0, 1]
+
+
+def test_labels_of_processes_may_hold_any_number(tmp_path: Path) -> None:
+    numbers = ("9" * 5000, "7")
+    events = [one for number in numbers for one in half_busy(pid=f"[TP{number}] 1", gpu_pid=f"[TP{number}] 0")]
+    assert summarize_trace(write(tmp_path / "merged.json", events)).trace.ranks == [0, 1]
+
+
 def test_a_folder_without_any_trace_is_refused_by_its_first_file(tmp_path: Path) -> None:
     (tmp_path / "execution.json").write_text('{"schema": "1.0.2-chakra.0.0.4", "nodes": []}')
     with pytest.raises(TraceError, match="an execution trace of PyTorch"):

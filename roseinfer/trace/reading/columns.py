@@ -20,6 +20,8 @@ Ints32 = NDArray[np.int32]
 
 KERNEL, MEMCPY, MEMSET = 0, 1, 2
 NO_CORRELATION = -1
+MAX_RANKS = 1_000_000
+"""Number from which on a rank in a file is damaged: larger than any job."""
 SHORTEST_FRAME_US = 50
 """Duration from which a Python function is kept: shorter ones explain no idle time that matters, but are many."""
 

@@ -16,7 +16,7 @@ from roseinfer.trace.reading.trace_merge import merge_traces
 
 _LABEL = re.compile(r"^\s*\[([^\]]+)\]")
 """Label with which SGLang's profile merger marks the processes of each rank: `[TP00] 83`."""
-_NUMBERS = re.compile(r"\d+")
+_NUMBERS = re.compile(r"(?<!\d)\d{1,6}(?!\d)")
 _MIN_SHARE = 0.5
 """Share of a device's events with launches in a process from which the device can belong to the process."""
 _MAX_CHOICES = 6

@@ -10,7 +10,7 @@ import numpy as np
 
 from roseinfer.trace.reading.columns import Trace
 
-_WORDS = re.compile(r"(?<![a-z])(rank|worker|tp|pp|dp|ep|cp)[-_.]?(\d+)(?!\d)", re.IGNORECASE)
+_WORDS = re.compile(r"(?<![a-z])(rank|worker|tp|pp|dp|ep|cp)[-_.]?(\d{1,6})(?!\d)", re.IGNORECASE)
 """Words in front of the number of a rank in the names of trace files."""
 _SAME_TIME = 0.1
 """Share of the shorter of two recordings that both must cover to be of two processes at the same time."""

@@ -23,7 +23,16 @@ from roseinfer.trace.reading.column_builder import (
     gpu_table,
     host_table,
 )
-from roseinfer.trace.reading.columns import KERNEL, NO_CORRELATION, SHORTEST_FRAME_US, Counts, Device, HostTable, Trace
+from roseinfer.trace.reading.columns import (
+    KERNEL,
+    MAX_RANKS,
+    NO_CORRELATION,
+    SHORTEST_FRAME_US,
+    Counts,
+    Device,
+    HostTable,
+    Trace,
+)
 from roseinfer.trace.reading.event_schema import Id, Metadata, RawArgs, RawEvent
 from roseinfer.trace.reading.event_stream import EventStream
 from roseinfer.trace.reading.foreign_files import foreign_message, name_foreign
@@ -259,7 +268,7 @@ def _ids(values: Iterable[Id]) -> list[int]:
 def _parsed_id(value: Id) -> int:
     try:
         number = int(value) if value is not None else 0
-    except (ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError):
         return NO_CORRELATION
     return number if 0 < number < 1 << 62 else NO_CORRELATION
 
@@ -317,8 +326,9 @@ def _unix_time(first_ns: int, metadata: Metadata) -> int | None:
 
 
 def _rank_of(metadata: Metadata) -> int:
-    """Return the rank of the process that recorded the trace, 0 if the trace has none."""
-    return _small_id(metadata.distributedInfo.get("rank", 0))
+    """Return the rank of the process that recorded the trace, 0 if the trace has none, or an impossible one."""
+    rank = _small_id(metadata.distributedInfo.get("rank", 0))
+    return rank if rank < MAX_RANKS else 0
 
 
 def _small_id(value: Id) -> int:
