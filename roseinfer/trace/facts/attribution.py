@@ -5,6 +5,8 @@ Launches of autograd's threads belong to the span that waits for the backward pa
 `gpu_user_annotation` events are not used: they repeat only the innermost span, stretched over a whole stream.
 """
 
+from typing import NamedTuple
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -49,9 +51,18 @@ class Attribution(msgspec.Struct, frozen=True, eq=False):
         return distinct(found[found >= 0])
 
 
-def attribute(trace: Trace, spans: SpanTable) -> Attribution:
-    """Find the launch and the innermost span of every GPU event."""
-    launch, answered = _launches(trace)
+class LaunchCalls(NamedTuple):
+    """The launch call of each GPU event, and the calls that have an event."""
+
+    call: Ints
+    """Per GPU event: index of its launch call in `trace.calls`, or UNLINKED."""
+    answered: NDArray[np.bool_]
+    """Per entry of `trace.calls`: True if the trace holds a GPU event with the correlation id of the call."""
+
+
+def attribute(trace: Trace, spans: SpanTable, launches: LaunchCalls | None = None) -> Attribution:
+    """Find the launch and the innermost span of every GPU event; `launches` are those of `launch_calls`, if known."""
+    launch, answered = launches or launch_calls(trace)
     linked = launch >= 0
     at = launch[linked]
     start, end = np.zeros(len(launch), np.int64), np.zeros(len(launch), np.int64)
@@ -82,7 +93,7 @@ def is_graph_launch(name: str) -> bool:
     return "graphlaunch" in name.lower()
 
 
-def _launches(trace: Trace) -> tuple[Ints, NDArray[np.bool_]]:
+def launch_calls(trace: Trace) -> LaunchCalls:
     """Return the first call with the id of each GPU event, and, per call, whether some GPU event has its id.
 
     Calls of several processes in one file may share an id; then all of them count as answered.
@@ -93,7 +104,7 @@ def _launches(trace: Trace) -> tuple[Ints, NDArray[np.bool_]]:
     ids = trace.calls.correlation[at]
     wanted = trace.gpu.correlation
     if len(ids) == 0:
-        return np.full(len(wanted), UNLINKED, np.int64), answered
+        return LaunchCalls(np.full(len(wanted), UNLINKED, np.int64), answered)
     position = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
     found = (ids[position] == wanted) & (wanted != NO_CORRELATION)
     is_first = np.ones(len(ids), np.bool_)
@@ -101,4 +112,4 @@ def _launches(trace: Trace) -> tuple[Ints, NDArray[np.bool_]]:
     has_event = np.zeros(len(ids), np.bool_)
     has_event[position[found]] = True
     answered[at] = has_event[np.flatnonzero(is_first)][np.cumsum(is_first) - 1]
-    return np.where(found, at[position], UNLINKED), answered
+    return LaunchCalls(np.where(found, at[position], UNLINKED), answered)

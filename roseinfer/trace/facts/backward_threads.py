@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from roseinfer.trace.facts.innermost import OrderedPieces, cut_in_order
-from roseinfer.trace.facts.intervals import distinct, union, union_length
+from roseinfer.trace.facts.intervals import distinct, union
 from roseinfer.trace.facts.name_rules import rows_named
 from roseinfer.trace.facts.nesting import Forest
 from roseinfer.trace.facts.steps import Steps
@@ -66,13 +66,12 @@ class BackwardThreads(msgspec.Struct, frozen=True, eq=False):
         return found._replace(owner=owner.astype(np.int64))
 
 
-def find_backward_threads(trace: Trace, steps: Steps) -> BackwardThreads:
-    """Find autograd's threads. The thread of the file's steps waits for them, else its busiest other thread."""
+def find_backward_threads(trace: Trace, autograd: list[int], main_thread: Ints32) -> BackwardThreads:
+    """Find when autograd's threads run backward passes. The main thread of their file waits for them."""
     waiting = np.full(len(trace.threads), -1, np.int32)
     runs: list[tuple[int, int, int, int]] = []
-    autograd = _autograd_threads(trace, steps)
     for file in sorted({trace.thread_files[thread] for thread in autograd}):
-        main = _main_thread(trace, steps, file, autograd)
+        main = int(main_thread[file])
         if main < 0:
             continue
         waiting[main] = main
@@ -96,7 +95,7 @@ def find_backward_threads(trace: Trace, steps: Steps) -> BackwardThreads:
     )
 
 
-def _autograd_threads(trace: Trace, steps: Steps) -> list[int]:
+def autograd_threads(trace: Trace, steps: Steps) -> list[int]:
     """Return the threads without steps that spend most of their time in operators of the backward pass."""
     is_backward = rows_named(trace.names, trace.ops.name, lambda name: _AUTOGRAD.search(name) is not None)
     if not is_backward.any():
@@ -113,20 +112,6 @@ def _autograd_threads(trace: Trace, steps: Steps) -> list[int]:
         if (mine[1] - mine[0]).sum() >= _MIN_SHARE * (every[1] - every[0]).sum():
             found.append(thread)
     return found
-
-
-def _main_thread(trace: Trace, steps: Steps, file: int, autograd: list[int]) -> int:
-    """Return the thread of a file that runs its last step, else the other thread with the most time in its events."""
-    files = np.array(trace.thread_files, np.int32)
-    stepping = steps.thread[files[steps.thread] == file]
-    if len(stepping):
-        return int(stepping[-1])
-    best, longest = -1, 0
-    for thread in np.flatnonzero(files == file).tolist():
-        found = union_length(*_events(thread, trace.ops, trace.calls, trace.spans))
-        if thread not in autograd and found > longest:
-            best, longest = thread, found
-    return best
 
 
 def _runs(trace: Trace, thread: int, main: int) -> tuple[Ints, Ints]:

@@ -3,8 +3,8 @@
 import msgspec
 import numpy as np
 
-from roseinfer.trace.facts.attribution import Attribution, attribute
-from roseinfer.trace.facts.backward_threads import BackwardThreads, find_backward_threads
+from roseinfer.trace.facts.attribution import Attribution, attribute, launch_calls
+from roseinfer.trace.facts.backward_threads import BackwardThreads, autograd_threads, find_backward_threads
 from roseinfer.trace.facts.blind_waits import BlindWaits, find_blind_waits
 from roseinfer.trace.facts.graph_replays import MappedSpans, map_replays
 from roseinfer.trace.facts.host_activity import Activity, activity_of
@@ -49,12 +49,14 @@ class Facts(msgspec.Struct, frozen=True, eq=False):
 def gather_facts(trace: Trace, manifest: TraceManifest | None = None) -> Facts:
     """Derive all facts of a trace; the manifest, if any, explains its graph replays."""
     steps = find_steps(trace)
-    backward = find_backward_threads(trace, steps)
+    ops = nest(trace.ops.start_ns, trace.ops.end_ns, trace.ops.thread)
+    autograd, calls = autograd_threads(trace, steps), launch_calls(trace)
+    main_thread = find_main_threads(trace, steps, autograd, ops, calls)
+    backward = find_backward_threads(trace, autograd, main_thread)
     spans = span_table(trace, backward.waiting)
-    attribution = attribute(trace, spans)
+    attribution = attribute(trace, spans, calls)
     gaps = find_gaps(trace, attribution)
     captures = find_captures(trace)
-    ops = nest(trace.ops.start_ns, trace.ops.end_ns, trace.ops.thread)
     return Facts(
         trace=trace,
         manifest=manifest,
@@ -64,7 +66,7 @@ def gather_facts(trace: Trace, manifest: TraceManifest | None = None) -> Facts:
         attribution=attribution,
         frames=frame_table(trace),
         gaps=gaps,
-        main_thread=find_main_threads(trace, steps, backward, spans, ops, attribution),
+        main_thread=main_thread,
         captures=captures,
         launches=find_launches(trace, attribution, captures),
         blind_waits=find_blind_waits(trace, attribution),
