@@ -127,6 +127,15 @@ def test_what_computation_hides_is_said(tmp_path: Path) -> None:
     assert row.hidden_percent == pytest.approx(75, abs=0.1)
 
 
+def test_the_longest_waits_are_listed_one_by_one(tmp_path: Path) -> None:
+    times = [[1000, 1000], [1000, 4000], [2000, 1000]]
+    found = job_of(summarize_trace(job(times).write(tmp_path / "job"))).longest_waits
+    assert [(one.step, one.place, one.last_rank) for one in found] == [(1, 1, 1), (2, 2, 0)]
+    assert [one.skew_ms for one in found] == near([3.0, 1.0])
+    assert found[0].wait_ms_by_rank == near({0: 3.0, 1: 0.0})
+    assert found[0].transfer_ms == near(1.25)
+
+
 def test_groups_are_matched_each_for_itself(tmp_path: Path) -> None:
     """Ranks 0 and 1 are one group, 2 and 3 another of the same name; both also run a collective with all."""
     ranks = [Rank(one) for one in range(4)]

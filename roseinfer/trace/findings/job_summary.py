@@ -10,8 +10,17 @@ from roseinfer.trace.findings.straggler import STRAGGLER_SHARE, find_straggler
 from roseinfer.trace.reading.columns import Ints
 from roseinfer.trace.summary.budget_structs import BudgetSummary
 from roseinfer.trace.summary.device_structs import RankSummary
-from roseinfer.trace.summary.rank_structs import CollectiveSummary, JobStep, JobSummary, MissingCollective
+from roseinfer.trace.summary.rank_structs import (
+    CollectiveSummary,
+    CollectiveWait,
+    JobStep,
+    JobSummary,
+    MissingCollective,
+)
 from roseinfer.trace.summary.units import to_ms, to_percent
+
+_LONGEST = 20
+"""Number of collectives that are listed one by one."""
 
 
 def summarize_job(
@@ -41,6 +50,7 @@ def summarize_job(
         straggler=find_straggler(facts, waits, budget),
         missing=[missing[rank] for rank in sorted(missing)],
         steps=_steps(facts, waits, budget),
+        longest_waits=_longest_waits(facts, waits),
     )
     return job, _collectives(facts, waits), rows
 
@@ -83,6 +93,33 @@ def _steps(facts: Facts, waits: RankWaits, budget: BudgetSummary) -> list[JobSte
         critical = int(caused.argmax()) if caused.any() else None
         mean = to_ms(waits.exposed_wait_ns[mine].sum() / ranks)
         found.append(JobStep(step, phases[step], round(sum(walls) / len(walls), 6), mean, critical))
+    return found
+
+
+def _longest_waits(facts: Facts, waits: RankWaits) -> list[CollectiveWait]:
+    events, matches, number = waits.events, waits.matches, step_numbers(facts)
+    at = waits.matched
+    skew = np.zeros(len(matches), np.int64)
+    np.maximum.at(skew, matches.of_event[at], matches.wait_ns[at])
+    of_sequence = events.sequence[matches.last]
+    found: list[CollectiveWait] = []
+    for match in np.argsort(-skew, kind="stable")[:_LONGEST].tolist():
+        if skew[match] <= 0:
+            break
+        last, mine = int(matches.last[match]), at[matches.of_event[at] == match]
+        step, sequence = int(events.step[last]), int(of_sequence[match])
+        found.append(
+            CollectiveWait(
+                name=events.kinds[int(events.kind[last])],
+                group=events.sequences[sequence].group,
+                step=int(number[step]) if step >= 0 else None,
+                place=int(np.count_nonzero(of_sequence[:match] == sequence)),
+                last_rank=int(waits.last_rank[match]),
+                skew_ms=to_ms(skew[match]),
+                transfer_ms=to_ms(matches.transfer_ns[match]),
+                wait_ms_by_rank={int(waits.rank[one]): to_ms(matches.wait_ns[one]) for one in mine.tolist()},
+            )
+        )
     return found
 
 

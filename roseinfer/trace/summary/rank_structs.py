@@ -87,6 +87,23 @@ class JobStep(msgspec.Struct, frozen=True):
     """Rank that caused most of the waits of the step; None without waits."""
 
 
+class CollectiveWait(msgspec.Struct, frozen=True):
+    """One collective that ranks waited for."""
+
+    name: str
+    group: str
+    step: int | None
+    """Number of the step, counted from 0 on each rank; None outside steps."""
+    place: int
+    """Number of the collective among those of its group or name, counted from 0."""
+    last_rank: int
+    """Rank that began last."""
+    skew_ms: float
+    """Time between the first and the last start, which is the longest wait."""
+    transfer_ms: float
+    wait_ms_by_rank: dict[int, float]
+
+
 class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Waits of a job of several ranks. Times are added up over its ranks."""
 
@@ -109,3 +126,5 @@ class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
     """The rank that caused at least 60 % of the exposed waits; None if ranks take turns, or hardly wait."""
     missing: list[MissingCollective]
     steps: list[JobStep]
+    longest_waits: list[CollectiveWait]
+    """The 20 collectives with the longest waits, the longest first."""
