@@ -7,7 +7,7 @@ command handles a flag that is also a config key.
 import inspect
 from collections.abc import Callable, Mapping
 from functools import cache, wraps
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -49,6 +49,16 @@ ConfigName = Annotated[
     ),
 ]
 
+
+class GivenSampling(NamedTuple):
+    """The sampling settings that a user gave, by key."""
+
+    settings: Mapping[str, Any]
+    """Settings of the config file and of options, which win over it."""
+    flags: Mapping[str, Any]
+    """Settings of options alone."""
+
+
 _GIVEN = "given"
 """Name of the argument that `passes_given` adds."""
 
@@ -67,9 +77,9 @@ def configured(
 
     A group is a config table, or `load`: the options that draw a workload. Keys in `without` get no flag. `base` is
     the shipped config to read if no `--config` is given; `defaults` hold where neither a file nor a flag sets a key.
-    With `passes_given`, the command's keyword argument `given` has the sampling settings that the file or a flag sets,
-    and the command itself refuses those without effect: a model may recommend others. The command's attribute
-    `shown_default` is a function that returns an option's default as text, for `--help`.
+    With `passes_given`, the command's keyword argument `given` is a `GivenSampling`, and the command itself refuses
+    flags without effect, because a model may recommend settings. The command's attribute `shown_default` is a function
+    that returns an option's default as text, for `--help`.
     """
     flags = [flag for flag in CONFIG_FLAGS if (flag.group or flag.table) in groups and flag.key not in without]
 
@@ -83,7 +93,8 @@ def configured(
                     overrides.setdefault(flag.table, {})[flag.key] = value
             run = load_config(config_name or base, overrides, defaults)
             if passes_given:
-                options[_GIVEN] = given_sampling(config_name or base, overrides)
+                flags_given = overrides.get("sampling", {})
+                options[_GIVEN] = GivenSampling(given_sampling(config_name or base, overrides), flags_given)
             in_lines = (
                 passes_given
                 or options.get("input_file") is not None

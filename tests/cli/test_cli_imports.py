@@ -12,7 +12,18 @@ import roseinfer as package
 TRACE = Path(__file__).parents[1] / "trace" / "data" / "origin_gather_decode_h200.json.gz"
 COMMANDS = ["generate", "bench", "profile", "summarize", "models"]
 
-NEVER = {"torch", "pydantic", "jinja2", "matplotlib", "gguf", "tokenizers", "tiktoken", "triton", "safetensors"}
+NEVER = {
+    "torch",
+    "huggingface_hub",
+    "pydantic",
+    "jinja2",
+    "matplotlib",
+    "gguf",
+    "tokenizers",
+    "tiktoken",
+    "triton",
+    "safetensors",
+}
 """Packages that take long to import and that neither help nor the summary of a trace needs."""
 RICH_PARTS = {"rich.progress", "rich.traceback", "rich.markdown", "rich.syntax", "rich.live", "typer.rich_utils"}
 

@@ -66,6 +66,12 @@ def test_options_win_over_a_config_and_that_over_the_file(generate: Generate, tm
     assert "[generate] temperature 0.7: from the model's" in stderr
 
 
+def test_a_config_may_hold_filters_without_effect(generate: Generate, tmp_path: Path, tiny_llama: Path) -> None:
+    (tmp_path / "run.toml").write_text("[sampling]\ntop_k = 5\n")
+    code, _, params = generate("--config", tmp_path / "run.toml", model=tiny_llama)
+    assert (code, params) == (0, SamplingParams(max_new_tokens=2, top_k=5))
+
+
 def test_greedy_decoding_is_one_option_away(generate: Generate) -> None:
     for option in (["--temperature", 0], ["--no-do-sample"]):
         _, _, params = generate(*option)

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from roseinfer.cli.options import GivenSampling
 from roseinfer.config import RunConfig
 from roseinfer.errors import UsageError
 
@@ -13,8 +14,7 @@ class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
     """The options of a call, with prompts in `config.workload`."""
 
     config: RunConfig
-    given: dict[str, Any]
-    """Sampling settings that a config file or an option sets, by key."""
+    given: GivenSampling
     input_file: str | None
     """File of requests as JSON lines; `-` is stdin."""
     output: str | None

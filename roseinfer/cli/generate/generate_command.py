@@ -9,7 +9,7 @@ import typer
 
 from roseinfer.cli import console
 from roseinfer.cli.generate.generate_call import GenerateCall
-from roseinfer.cli.options import Debug, Json, Quiet, configured
+from roseinfer.cli.options import Debug, GivenSampling, Json, Quiet, configured
 from roseinfer.config import RunConfig, WorkloadConfig
 from roseinfer.config_file import sampling_with
 from roseinfer.errors import UsageError
@@ -88,7 +88,7 @@ def generate(
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
-    given: dict[str, Any],
+    given: GivenSampling,
 ) -> None:
     """Complete prompts and stream the text to stdout.
 
@@ -104,8 +104,8 @@ def generate(
     "error"; the others run, and the exit code is 1.
     """
     if logit_bias:
-        given = {**given, "logit_bias": _logit_bias(logit_bias)}
-        config = msgspec.structs.replace(config, sampling=sampling_with(config.sampling, given))
+        given = given._replace(settings={**given.settings, "logit_bias": _logit_bias(logit_bias)})
+        config = msgspec.structs.replace(config, sampling=sampling_with(config.sampling, given.settings))
     if prompts and context.params["workload_prompts"]:
         raise UsageError("prompts were given as arguments and with --prompt: choose one way")
     config = msgspec.structs.replace(config, workload=_with_arguments(config.workload, prompts or []))

@@ -125,9 +125,9 @@ def _with_model(call: GenerateCall) -> tuple[GenerateCall, ModelSource]:
     """Find the model, and return the call with the sampling settings that the model recommends below those given."""
     source = find_model(call.config.engine)
     recommended = recommended_sampling(source)
-    sampling = sampling_with(recommended, call.given)
+    sampling = sampling_with(recommended, call.given.settings)
     if call.input_file is None:
-        refuse_filters_of_greedy(sampling, call.given)
+        refuse_filters_of_greedy(sampling, call.given.flags)
     used = {
         key: value
         for key in SamplingParams.__struct_fields__
