@@ -67,7 +67,10 @@ class ForkServer:
         return os.waitstatus_to_exitcode(status)
 
     def _answer(self) -> int:
-        return int.from_bytes(self._socket.recv(_NUMBER, socket.MSG_WAITALL))
+        answer = self._socket.recv(_NUMBER, socket.MSG_WAITALL)
+        if len(answer) < _NUMBER:
+            raise RuntimeError(f"the server of tests/cli/fork_server.py ended with {self._process.wait()}")
+        return int.from_bytes(answer)
 
 
 def _serve(channel: socket.socket) -> None:
