@@ -23,11 +23,17 @@ _NEWEST = 15
 _EXTRAPOLATED_GROUPS = 2
 """Groups beyond the largest observed one for which its time per unit holds."""
 
-_STEPS_PER_TRIAL = 16
-"""Steps until a group whose times seemed too long is observed again."""
+_STEPS_PER_TRIAL = (16, 256)
+"""Steps until a group whose times seemed too long is observed again: if it was observed rarely, and often."""
+
+_OFTEN = 3
+"""Steps of a group from which on it counts as observed often."""
+
+_FASTER = 0.7
+"""Share of a group's median below which two times in a row replace all older ones: the device has become faster."""
 
 _TOLERANCE = 1.1
-"""Factor by which a larger group may take longer per unit of work than the fastest one."""
+"""Factor by which steps of a larger group may take longer per unit of prompt work than the fastest ones."""
 
 _UNLIMITED = 2**63 - 1
 
@@ -79,29 +85,32 @@ class StepTimes:
 
         `start` is the position of the first prompt token. Returns None if no prompts have been observed.
 
-        Of the groups that fit, the largest decides whose time per unit is close to the least: steps that are too large
-        for a CUDA graph may take longer per unit than smaller ones. Every so often the answer reaches into the next
-        group, in case its times are outdated. Steps much larger than any that was observed are approached gradually.
+        Of the groups that fit, the largest decides whose steps take close to the least time per unit of work, decodes
+        included: steps that are too large for a CUDA graph may take longer than several smaller ones. Now and then, the
+        answer reaches into the next group, in case its times are outdated. Steps much larger than any that was observed
+        are approached gradually.
         """
         known = self._prompts.groups
         if not known:
             return None
-        seconds = max(seconds, 0.0)
+        seconds, decode_s = max(seconds, 0.0), self.decode_s(decodes) or 0.0
         found, least_s = PromptLimit(_quotient(seconds, self._prompts.of(known[0])), _UNLIMITED), math.inf
         for group, after in zip(known, [*known[1:], known[-1] + _EXTRAPOLATED_GROUPS + 1], strict=True):
             unit_s = self._prompts.of(group)
-            work = _quotient(seconds, unit_s)
-            if self.tokens_within(work, start) + decodes <= _most(group - 1) or unit_s > _TOLERANCE * least_s:
+            work, most = _quotient(seconds, unit_s), max(_most(after - 1) - decodes, 1)
+            tokens = min(self.tokens_within(work, start), most)
+            if tokens == 0 or tokens + decodes <= _most(group - 1):
                 continue
-            reaches = self._num_observed % _STEPS_PER_TRIAL == 0
-            found = PromptLimit(work, max(_most(after - 1) + reaches - decodes, 0))
-            least_s = min(unit_s, least_s)
+            step_s = unit_s + decode_s / self._work(tokens, start)
+            if step_s <= _TOLERANCE * least_s:
+                is_trial = self._num_observed % _STEPS_PER_TRIAL[self._prompts.count(after) >= _OFTEN] == 0
+                found = PromptLimit(work, most + is_trial)
+            least_s = min(step_s, least_s)
         return found
 
     def work(self, chunk: Chunk) -> float:
         """Return the work of a chunk of a prompt."""
-        pairs = chunk.num_tokens * (chunk.start + (chunk.num_tokens + 1) / 2)
-        return chunk.num_tokens + self._pair_work * pairs
+        return self._work(chunk.num_tokens, chunk.start)
 
     def tokens_within(self, work: float, start: int) -> int:
         """Return the largest number of tokens whose work, from position `start` on, is at most `work`."""
@@ -110,6 +119,9 @@ class StepTimes:
         # The root of pair_work / 2 * n^2 + linear * n - work.
         half, linear = self._pair_work / 2, 1 + self._pair_work * (start + 0.5)
         return int(2 * work / (linear + math.sqrt(linear * linear + 4 * half * work)))
+
+    def _work(self, tokens: int, start: int) -> float:
+        return tokens + self._pair_work * tokens * (start + (tokens + 1) / 2)
 
 
 class _Medians:
@@ -126,12 +138,19 @@ class _Medians:
         if group not in self._newest:
             self._newest[group] = deque(maxlen=_NEWEST)  # for the values after the first
             return
-        self._newest[group].append(value)
-        self._medians[group] = median(self._newest[group])
+        newest = self._newest[group]
+        if newest and max(newest[-1], value) < _FASTER * self._medians[group]:
+            newest = self._newest[group] = deque([newest[-1]], maxlen=_NEWEST)
+        newest.append(value)
+        self._medians[group] = median(newest)
         self.groups = sorted(self._medians)
 
     def of(self, group: int) -> float:
         return self._medians[group]
+
+    def count(self, group: int) -> int:
+        """Return the number of values that the group's median is over; 0 if it has none."""
+        return len(self._newest.get(group, ()))
 
 
 def _group(size: int) -> int:
