@@ -2,13 +2,14 @@
 
     python -m benchmarks.soak [--requests 2000] [--device cuda --requests 10000 --alone 300]
 
-The model is tiny and random, so most of the time is spent in the scheduler. Some prompts share a prefix; lengths,
-sampling parameters and seeds are random; some requests are aborted. Completed requests run again, one at a time, in an
-engine with enough blocks. On a CPU, in float64, their tokens must be the same. On a GPU, in float32 with CUDA graphs
-and overlap, a token may differ if its draw is within the rounding error.
+The model is tiny and random, so most of the time is spent in the scheduler. Some prompts share a prefix. Lengths,
+sampling parameters, stop strings, numbers of completions and seeds are random; some requests are aborted. The others
+run again, one at a time, in an engine with enough blocks. On a CPU, in float64, their tokens must be the same. On a
+GPU, in float32 with CUDA graphs and overlap, a token may differ if its draw is within the rounding error.
 """
 
 import argparse
+import hashlib
 import json
 import random
 import resource
@@ -17,14 +18,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
+from tokenizers import decoders, models, pre_tokenizers
 
 from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
+from roseinfer.engine.outputs import RequestOutput
 
 _BATCH, _BLOCK = 64, 16
 _LONGEST_PROMPT, _LONGEST_COMPLETION = 240, 100
+_ABORTED_PERCENT = 20
+"""Share of the requests that are picked to be aborted, in percent; some of them finish before."""
 _SHAPE = {
     "model_type": "llama",
     "vocab_size": 512,
@@ -50,6 +56,8 @@ def _requests(count: int, rng: random.Random) -> list[tuple[list[int], SamplingP
             temperature=rng.choice((0.0, 0.7, 1.2)),
             top_k=rng.choice((0, 20)),
             top_p=rng.choice((1.0, 0.9)),
+            stop=rng.choice(((), (), ("a", "e", "t"), ("on", "i", "s"))),
+            n=rng.choice((1, 1, 1, 2, 3)),
             seed=rng.randrange(1 << 40),
         )
         requests.append((prompt, params))
@@ -78,58 +86,90 @@ def _engine(folder: str, device: str, blocks: int, batch: int, *, prefix_cache: 
 def soak(count: int, seed: int, device: str, alone: int) -> dict[str, Any]:
     rng = random.Random(seed)
     requests = _requests(count, rng)
-    mean_tokens = sum(len(prompt) + params.max_new_tokens for prompt, params in requests) / count
+    completions = sum(params.n for _, params in requests)
+    mean_tokens = sum((len(prompt) + params.max_new_tokens) * params.n for prompt, params in requests) / completions
     wanted = int(_BATCH * mean_tokens / _BLOCK)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(_SHAPE))
+        _save_tokenizer(Path(folder) / "tokenizer.json")
         engine = _engine(folder, device, wanted // 10, _BATCH, prefix_cache=True)
         roomy = _engine(folder, device, wanted, 1, prefix_cache=False)
     scheduler = engine.scheduler("online")
-    ids = [scheduler.submit(prompt, params) for prompt, params in requests]
-    aborted = set(rng.sample(ids, count // 20))
-    doomed = sorted(aborted)
-    steps, finished, memory_mib, begun_s = 0, 0, [_memory_mib()], time.perf_counter()
-    while scheduler.has_unfinished:
-        finished += sum(event.finish_reason is not None for event in scheduler.step())
+    to_submit = iter(requests)
+    doomed = sorted(rng.sample(range(count), count * _ABORTED_PERCENT // 100), reverse=True)
+    running: set[int] = set()
+    outputs: dict[tuple[int, int], tuple[str, list[int], str]] = {}
+    steps, tokens, ended, resident_mib, begun_s = 0, 0, 0, [_resident_mib()], time.perf_counter()
+    while True:
+        while len(running) < 4 * _BATCH and (request := next(to_submit, None)) is not None:
+            running.add(scheduler.submit(*request))
+        tokens += len(scheduler.step())
         steps += 1
-        if len(memory_mib) < 5 and finished >= len(memory_mib) * (count - len(aborted)) // 5:
-            memory_mib.append(_memory_mib())
-        if doomed and steps % 7 == 0:
-            scheduler.abort(doomed.pop(0))
+        # A request is aborted while it runs, or waits, among those that were submitted last.
+        if doomed and doomed[-1] in running and steps % 3 == 0:
+            scheduler.abort(doomed.pop())
+        for output in scheduler.take_outputs():
+            # Bytes of a fixed size per completion, so that kept outputs are no growth of the process.
+            outputs[output.request_id, output.sample_index] = _digest(output)
+            running.discard(output.request_id)
+            ended += 1
+        while doomed and doomed[-1] not in running and doomed[-1] < max(running, default=count):
+            doomed.pop()  # finished before its turn
+        scheduler.take_steps()
+        if ended >= len(resident_mib) * completions // 5:
+            resident_mib.append(_resident_mib())
+        if not scheduler.has_unfinished and not running:
+            break
     elapsed_s = time.perf_counter() - begun_s
-    memory_mib.append(_memory_mib())
-    outputs = scheduler.run()
-    different = [
-        output.request_id
-        for output in outputs[:alone]
-        if output.finish_reason != "abort"
-        and output.token_ids != roomy.generate(*requests[output.request_id])[0].token_ids
-    ]
+    preemptions = scheduler.num_preemptions
+    different, compared = 0, 0
+    for request_id, request in enumerate(requests[:alone]):
+        mine = [outputs[request_id, index] for index in range(request[1].n)]
+        if any(reason == "abort" for reason, _, _ in mine):
+            continue
+        compared += 1
+        different += mine != [_digest(output) for output in roomy.generate(*request)]
     pool, statistics = engine.pool, engine.pool.statistics
     return {
         "requests": count,
+        "completions": completions,
         "finished": len(outputs),
-        "aborted": sum(output.finish_reason == "abort" for output in outputs),
-        "run_alone": min(alone, len(outputs)),
-        "different_from_alone": len(different),
+        "aborted": sum(reason == "abort" for reason, _, _ in outputs.values()),
+        "ended_by_stop": sum(reason == "stop" for reason, _, _ in outputs.values()),
+        "requests_run_alone": compared,
+        "different_from_alone": different,
         "blocks": pool.num_blocks,
         "blocks_wanted": wanted,
         "blocks_leaked": pool.num_blocks - pool.num_free,
-        "preemptions": scheduler.num_preemptions,
+        "preemptions": preemptions,
         "prefix_cache_hit_percent": round(statistics.hit_percent, 1),
         "blocks_evicted": statistics.evicted_blocks,
         "steps": steps,
-        "completion_tokens": sum(len(output.token_ids) for output in outputs),
+        "completion_tokens": tokens,
         "elapsed_s": round(elapsed_s, 1),
-        "process_memory_mib": [process for process, _ in memory_mib],
-        "device_memory_mib": [taken for _, taken in memory_mib],
+        "resident_mib_per_fifth": resident_mib,
+        "device_memory_mib": torch.cuda.max_memory_reserved() // 2**20 if torch.cuda.is_initialized() else 0,
     }
 
 
-def _memory_mib() -> tuple[int, int]:
-    """Return the peak resident memory of this process and torch's peak reserved GPU memory, in MiB."""
-    device = torch.cuda.max_memory_reserved() // 2**20 if torch.cuda.is_initialized() else 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, device
+def _digest(output: RequestOutput) -> tuple[str, list[int], str]:
+    digest = hashlib.blake2b(repr((output.token_ids, output.text)).encode(), digest_size=8).hexdigest()
+    return output.finish_reason, [len(output.token_ids)], digest
+
+
+def _resident_mib() -> float:
+    """Return the resident memory of this process in MiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return round(pages * resource.getpagesize() / 2**20, 1)
+
+
+def _save_tokenizer(path: Path) -> None:
+    """Save a tokenizer with one token per byte; the model's other tokens have no text."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = tokenizers.Tokenizer(models.BPE({char: index for index, char in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(path))
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from roseinfer.engine.outputs import FinishReason
-from roseinfer.errors import UsageError
+from roseinfer.whole_file import whole_file
 from roseinfer.workload.load_runner import WorkloadResult
 
 
@@ -67,12 +67,9 @@ def request_figures(result: WorkloadResult, repeat: int) -> list[RequestFigures]
 
 
 def save_requests(path: Path, runs: Iterable[tuple[str, Sequence[RequestFigures]]]) -> None:
-    """Write JSON lines, each record with the name of its run. Raises UsageError if the file cannot be written."""
+    """Write JSON lines, each record with the name of its run. Raises RoseinferError if the file cannot be written."""
     encode = msgspec.json.encode
-    try:
-        with path.open("wb") as file:
-            for name, figures in runs:
-                for each in figures:
-                    file.write(encode({"run": name, **msgspec.structs.asdict(each)}) + b"\n")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+    with whole_file(path) as file:
+        for name, figures in runs:
+            for each in figures:
+                file.write(encode({"run": name, **msgspec.structs.asdict(each)}) + b"\n")

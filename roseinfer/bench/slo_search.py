@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from msgspec.structs import replace
 
-from roseinfer.bench.bisection import largest_that_meets
+from roseinfer.bench.bisection import largest_that_meets, largest_whole_that_meets
 from roseinfer.bench.grid import Cell, with_batch_limit
 from roseinfer.bench.numbers import plain
 from roseinfer.bench.protocol import timed_pass, warm_up
@@ -42,17 +42,17 @@ def find_largest(
     """Find the largest batch limit or request rate that meets the objective.
 
     Returns the cell with the value found, and the record of the search. To try a value, the load runs once, and a
-    second time if the first pass misses the objective. Batch limits are tried up to the cell's own, each with at least
-    as many requests as the limit.
+    second time if the first pass misses the objective. Batch limits are tried from the cell's own downwards, each with
+    at least as many requests as the limit.
 
     A search for a rate starts at the rate that the engine reaches with one request at a time. The search ends early if
-    the load is too short for a tighter answer (`Search.load_too_short`). Raises RoseinferError if the smallest value
-    misses the objective, or if requests that run alone miss it.
+    the load is too short for a tighter answer (`Search.load_too_short`). Raises RoseinferError if no value that was
+    tried meets the objective, or, in a search for a rate, if requests that run alone miss it.
     """
     trials = _Trials(engine, cell, parameter, slo, on_trial, clock)
+    found: float | None
     if parameter == "max_batch_size":
-        highest = cell.max_batch_size or engine.limits.max_batch_size
-        found = largest_that_meets(trials.meets, start=1, lowest=1, highest=highest, whole=True)
+        found = largest_whole_that_meets(trials.meets, highest=cell.max_batch_size or engine.limits.max_batch_size)
     else:
         start = _rate_of_one_by_one(engine, cell_with(cell, parameter, 1.0), slo, clock)
         found = largest_that_meets(trials.meets, start=start, lowest=0.0, highest=math.inf, is_last=trials.is_last)
@@ -62,6 +62,20 @@ def find_largest(
     return cell_with(cell, parameter, found), Search(
         parameter=parameter, found=found, trials=trials.done, load_too_short=too_short
     )
+
+
+def next_lower(cell: Cell, search: Search, slo: Slo, met_percent: float) -> tuple[Cell, Search]:
+    """Return the next lower value that met the objective in the search, after the final run of the value found did not.
+
+    `met_percent` is the share of requests that met it in the final run, which becomes a trial of the search. Raises
+    RoseinferError if no lower value met the objective.
+    """
+    parameter: Parameter = "max_batch_size" if search.parameter == "max_batch_size" else "request_rate"
+    trials = [*search.trials, Trial(value=search.found, met_percent=met_percent, requests_per_s=None)]
+    lower = [trial.value for trial in trials if trial.value < search.found and trial.met_percent >= slo.share_percent]
+    if not lower:
+        raise RoseinferError(f"no {_option(parameter)} meets {slo} repeatedly: {_described(trials)}")
+    return cell_with(cell, parameter, max(lower)), replace(search, found=max(lower), trials=trials)
 
 
 class _Trials:

@@ -15,6 +15,8 @@ import typer
 
 from roseinfer.cli import console, exit_codes
 from roseinfer.cli.commands import CONTEXT_SETTINGS, Command, CommandGroup
+from roseinfer.cli.safe_encoding import replace_missing_characters
+from roseinfer.cli.signals import end_like_ctrl_c, interrupted_code, interrupted_word
 from roseinfer.errors import RoseinferError
 
 COMMANDS = {
@@ -60,8 +62,8 @@ def _with_clean_exit(command: Callable[..., int | None]) -> Callable[..., int | 
             sys.stdout.flush()
             return code
         except KeyboardInterrupt:
-            console.print_error("interrupted")
-            raise typer.Exit(exit_codes.INTERRUPTED) from None
+            console.print_error(interrupted_word())
+            raise typer.Exit(interrupted_code()) from None
         except BrokenPipeError:
             _drop_stdout()  # the reader of the pipe has closed it
             raise typer.Exit(0) from None
@@ -83,8 +85,14 @@ app = typer.Typer(
     context_settings=CONTEXT_SETTINGS,
 )
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Error numbers of a write to a full disk, quota or file."""
+_FAILED_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+"""Error numbers of a write to a full or failing disk, quota or file."""
+
+_TYPER_INTERRUPTED = 130
+"""Typer's exit code for KeyboardInterrupt, whichever signal raised it, while a command is imported."""
+
+_NO_MEMORY = "can't allocate memory"
+"""Part of the message of torch's RuntimeError for a CPU without memory."""
 
 # Typer uses click, since 0.26 a copy of its own. Typer exports BadParameter of either, whose base is the base of all
 # wrong calls.
@@ -121,6 +129,10 @@ def main() -> None:
     """Run the command line and exit. Every failure is one line on stderr and an exit code."""
     if sys.stdout is None:  # the parent process closed it
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - open while the process runs
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: PTH123, SIM115 - open while the process runs
+    replace_missing_characters()
+    end_like_ctrl_c()
     code = run()
     try:
         sys.stdout.flush()
@@ -136,7 +148,9 @@ def run() -> int:
     try:
         # Named here, so that `python -m roseinfer` prints what the command `roseinfer` prints.
         code = app(prog_name="roseinfer", standalone_mode=False)
-        return code if isinstance(code, int) else 0
+        if not isinstance(code, int):
+            return 0
+        return interrupted_code() if code == _TYPER_INTERRUPTED else code
     except _CallError as error:
         return _wrong_call(error)
     except RoseinferError as error:
@@ -145,15 +159,28 @@ def run() -> int:
         console.print_error(str(error))
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        console.print_error("interrupted")
-        return exit_codes.INTERRUPTED
-    except OSError as error:
-        if error.errno not in _FULL:
+        console.print_error(interrupted_word())
+        return interrupted_code()
+    except (OSError, MemoryError, RuntimeError) as error:
+        message = _failure(error)
+        if message is None:
             raise
         if console.settings.debug:
             console.stderr.print_exception()
-        console.print_error(f"cannot write: {error.strerror}")
+        console.print_error(message)
         return exit_codes.RUN_FAILED
+
+
+def _failure(error: Exception) -> str | None:
+    """Return the line about a machine that has no room left; None for any other error, which is a bug of ours."""
+    if isinstance(error, OSError):
+        return f"cannot write: {error.strerror}" if error.errno in _FAILED_WRITES else None
+    if isinstance(error, MemoryError) or _NO_MEMORY in str(error):
+        return (
+            "no memory is left: choose a smaller model or --dtype, lower --kv-cache-memory or --max-batch-size, "
+            "or end other programs"
+        )
+    return None
 
 
 def _drop_stdout() -> None:

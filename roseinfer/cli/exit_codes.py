@@ -4,8 +4,6 @@ RUN_FAILED = 1
 WRONG_CALL = 2
 REGRESSION = 3
 """A comparison found a change that is worse than `--fail-above` allows."""
-INTERRUPTED = 130
-"""Ctrl-C, as shells report it: 128 plus the number of SIGINT."""
 
 
 def comparison_exit_code(is_past_limit: bool) -> int:

@@ -6,29 +6,34 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from scripted import ScriptedEngine
 
-from roseinfer.bench.bisection import largest_that_meets
+from roseinfer.bench.bisection import largest_that_meets, largest_whole_that_meets
 from roseinfer.bench.grid import Cell
 from roseinfer.bench.results import Search, Trial
 from roseinfer.bench.slo import parse_slo
-from roseinfer.bench.slo_search import find_largest
+from roseinfer.bench.slo_search import find_largest, next_lower
 from roseinfer.config import EngineConfig, SamplingParams, WorkloadConfig
 from roseinfer.errors import RoseinferError
 
 
-@given(st.integers(0, 300), st.integers(1, 256), st.integers(1, 256))
-def test_a_whole_number_is_found_exactly(limit: int, start: int, highest: int) -> None:
-    tried: list[float] = []
+@given(st.integers(1, 300), st.integers(0, 300), st.integers(1, 256))
+def test_the_largest_whole_number_is_found_where_small_ones_miss_too(least: int, most: int, highest: int) -> None:
+    tried: list[int] = []
 
-    def meets(value: float) -> bool:
+    def meets(value: int) -> bool:
         tried.append(value)
-        return value <= limit
+        return least <= value <= most
 
-    found = largest_that_meets(meets, start=start, lowest=1, highest=highest, whole=True)
-    assert found == (min(limit, highest) if limit >= 1 else None)
-    assert len(tried) == len(set(tried)) <= 18
-    assert all(value == int(value) for value in tried)
+    found = largest_whole_that_meets(meets, highest=highest)
+    assert len(tried) == len(set(tried)) <= 17
+    assert set(tried) <= set(range(1, highest + 1))
+    powers = {highest, *(2**power for power in range(9) if 2**power < highest)}
+    if any(least <= power <= most for power in powers):
+        assert found == min(most, highest)
+    else:
+        assert found is None
 
 
 @given(st.floats(0.0005, 1e5))
@@ -68,8 +73,30 @@ def test_the_largest_batch_is_the_last_whose_steps_are_short_enough() -> None:
     )
     assert (found.max_batch_size, search.found, search.parameter) == (6, 6, "max_batch_size")
     assert found.workload.num_requests == 6
-    assert [trial.value for trial in trials] == [1, 2, 4, 8, 6, 7]
+    assert [trial.value for trial in trials] == [16, 8, 4, 6, 7]
     assert search.trials == trials
+
+
+def test_a_batch_limit_is_found_although_batch_1_misses_the_objective() -> None:
+    # All eight requests arrive at once, and a request takes 50 ms: with batch 1 the last one waits for 350 ms.
+    engine = ScriptedEngine(config=EngineConfig(max_batch_size=16))
+    slo = parse_slo("ttft=200ms,share=100%")
+    found, _ = find_largest(engine.as_engine, cell(num_requests=8), "max_batch_size", slo, clock=engine.clock)
+    assert found.max_batch_size == 16
+    limited = replace(cell(num_requests=8), max_batch_size=1)
+    with pytest.raises(RoseinferError, match="no --max-batch-size meets"):
+        find_largest(engine.as_engine, limited, "max_batch_size", slo, clock=engine.clock)
+
+
+def test_a_value_that_misses_in_the_final_run_gives_way_to_the_next_lower_one() -> None:
+    slo = parse_slo("ttft=200ms")
+    trials = [Trial(value=value, met_percent=met) for value, met in ((8, 10.0), (4, 95.0), (6, 90.0), (2, 50.0))]
+    search = Search(parameter="max_batch_size", found=6, trials=trials)
+    lower, after = next_lower(replace(cell(), max_batch_size=6), search, slo, 66.7)
+    assert (lower.max_batch_size, after.found) == (4, 4)
+    assert [(trial.value, trial.met_percent) for trial in after.trials[4:]] == [(6, 66.7)]
+    with pytest.raises(RoseinferError, match=r"no --max-batch-size meets .* repeatedly: .*at 4, 20 % of the requests"):
+        next_lower(lower, after, slo, 20.0)
 
 
 def test_a_batch_that_never_misses_ends_at_the_engines_limit() -> None:
@@ -165,6 +192,7 @@ def test_a_rate_search_ends_when_requests_hardly_overlap() -> None:
 def test_an_objective_out_of_reach_fails_with_the_measured_medians() -> None:
     engine = ScriptedEngine(config=EngineConfig(max_batch_size=16))
     with pytest.raises(
-        RoseinferError, match=r"no --max-batch-size meets tpot=5ms,share=90%: at 1, 0 % of .*; median TPOT 10 ms"
+        RoseinferError,
+        match=r"no --max-batch-size meets tpot=5ms,share=90%: at 16, 0 % of .* at 1, 0 % of .*; median TPOT 10 ms",
     ):
         find_largest(engine.as_engine, cell(), "max_batch_size", parse_slo("tpot=5ms"), clock=engine.clock)

@@ -14,6 +14,7 @@ import pytest
 from command import ENVIRONMENT, command, roseinfer, succeeds, without_progress
 
 from roseinfer import Engine, EngineConfig, SamplingParams, UsageError, build_engine
+from roseinfer.cli.generate.answer_rows import prompt_digest
 from roseinfer.cli.generate.answer_stream import answers
 from roseinfer.workload.request_lines import MAX_LINE_BYTES, count_requests, read_requests
 from roseinfer.workload.workload_request import WorkloadRequest
@@ -195,7 +196,7 @@ def test_a_full_disk_is_one_line(tiny: list[object]) -> None:
     assert done.stderr == "error: cannot write to /dev/full: No space left on device; --resume continues later\n"
 
 
-def test_ctrl_c_leaves_whole_lines_and_says_how_to_go_on(tmp_path: Path) -> None:
+def test_sigterm_leaves_whole_lines_and_says_how_to_go_on(tmp_path: Path) -> None:
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text(lines([{"prompt": f"number {number}"} for number in range(200)]))
     model = ["--model", "gpt2", "--load-format", "dummy", "--max-new-tokens", 8, "--max-batch-size", 2]
@@ -208,9 +209,9 @@ def test_ctrl_c_leaves_whole_lines_and_says_how_to_go_on(tmp_path: Path) -> None
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and (not target.exists() or target.read_bytes().count(b"\n") < 2):
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     stdout, stderr = process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert process.returncode == 143
     assert stdout == b""
     text = target.read_text()
     assert text.endswith("\n")
@@ -219,7 +220,21 @@ def test_ctrl_c_leaves_whole_lines_and_says_how_to_go_on(tmp_path: Path) -> None
     assert 2 <= len(found) < 200
     note, last = without_progress(stderr.decode()).splitlines()
     assert f"{len(found)} answers: --resume continues" in note
-    assert last == "error: interrupted"
+    assert last == "error: ended by SIGTERM"
+
+
+def test_a_prompt_that_changed_under_its_id_is_refused_when_resuming(engine: Engine) -> None:
+    def request(number: int, prompt: str) -> WorkloadRequest:
+        return WorkloadRequest(id=number, prompt=prompt, params=SamplingParams(max_new_tokens=2))
+
+    requests = [request(1, "a"), request(2, "b"), request(3, "c"), request(4, "d")]
+    done = {1: prompt_digest(requests[0]), 2: None, 3: prompt_digest(request(3, "another"))}
+    stream = answers(engine.scheduler("online"), requests, lambda prompt: prompt, as_they_fit=True, done=done)
+    with pytest.raises(UsageError, match="request 3 has another prompt than the one that the file answers"):
+        list(stream)
+    done[3] = prompt_digest(requests[2])
+    stream = answers(engine.scheduler("online"), requests, lambda prompt: prompt, as_they_fit=True, done=done)
+    assert [answer.request.id for answer in stream] == [4]
 
 
 def test_no_more_requests_are_read_than_the_scheduler_has_room_for(engine: Engine) -> None:

@@ -53,6 +53,9 @@ class Talk:
     def _read(self) -> str:
         if not self._lines:
             raise EOFError
+        if self._lines[0] == "^C":
+            del self._lines[0]
+            raise KeyboardInterrupt
         return self._lines.pop(0)
 
     def _write(self, text: str) -> None:
@@ -101,6 +104,21 @@ def test_without_a_template_each_line_is_completed_on_its_own(engine: Engine) ->
     assert talk.shown == f"{answer}\n{answer}\n\n"
     assert talk.chat.messages == []
     assert any("on its own" in note for note in talk.notes)
+
+
+def test_ctrl_c_at_the_prompt_ends_the_chat_only_when_it_is_pressed_twice(engine: Engine) -> None:
+    talk = Talk(engine, "^C", "hi", "^C", "/exit").run()
+    assert talk.notes.count("[chat] Ctrl-C again, Ctrl-D or /exit ends the chat") == 2
+    assert len(talk.chat.messages) == 2
+    with pytest.raises(KeyboardInterrupt):
+        Talk(engine, "^C", "^C", "hi").run()
+
+
+def test_help_lists_the_commands(engine: Engine) -> None:
+    talk = Talk(engine, "/help").run()
+    assert talk.notes[-1] == talk.notes[0].replace(f"{engine.model_name}: ", "")
+    assert not talk.errors
+    assert talk.chat.messages == []
 
 
 def test_ctrl_c_stops_the_answer_keeps_what_was_shown_and_frees_its_blocks(engine: Engine) -> None:

@@ -28,15 +28,17 @@ def start(folder: Path, model: Path, *arguments: object, max_file_bytes: int | N
     )
 
 
-def interrupt_while_it_records(process: subprocess.Popen[str], folder: Path) -> tuple[str, str]:
-    """Press Ctrl-C some steps after the run directory appears; return stdout and stderr."""
+def interrupt_while_it_records(
+    process: subprocess.Popen[str], folder: Path, number: signal.Signals = signal.SIGINT
+) -> tuple[str, str]:
+    """Send a signal, by default Ctrl-C, some steps after the run directory appears; return stdout and stderr."""
     deadline = time.monotonic() + 120
     while not any(folder.glob("2*")):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.02)
     time.sleep(1.0)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     stdout, stderr = process.communicate(timeout=120)
     return stdout, without_progress(stderr)
 
@@ -54,11 +56,11 @@ def test_ctrl_c_before_the_window_leaves_no_run(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_inside_the_window_keeps_what_was_recorded(tmp_path: Path, tiny_llama: Path) -> None:
+def test_sigterm_inside_the_window_keeps_what_was_recorded(tmp_path: Path, tiny_llama: Path) -> None:
     process = start(tmp_path, tiny_llama, "--wait", 0, "--warmup", 0, "--active", 10**6, "--max-trace-size", "1000GiB")
-    _, stderr = interrupt_while_it_records(process, tmp_path)
-    assert process.returncode == 130
-    assert stderr.splitlines()[-1] == "error: interrupted"
+    _, stderr = interrupt_while_it_records(process, tmp_path, signal.SIGTERM)
+    assert process.returncode == 143
+    assert stderr.splitlines()[-1] == "error: ended by SIGTERM"
     assert "Traceback" not in stderr
     run_dir = tmp_path / "latest"
     manifest = json.loads((run_dir / "manifest.json").read_text())

@@ -98,8 +98,8 @@ def test_the_command_writes_a_page(
     assert command(monkeypatch, capfd, TUTORIAL, "--html", page)[0] == 0
     assert "build_batched_past" in page.read_text()
     code, _, err = command(monkeypatch, capfd, TUTORIAL, "--html", tmp_path / "no" / "page.html")
-    assert code == 1
-    assert "cannot write" in err
+    assert code == 2
+    assert "its folder does not exist" in err
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import msgspec
 from roseinfer.cli.bench.result_plot import check_plot
 from roseinfer.config import RunConfig
 from roseinfer.errors import UsageError
+from roseinfer.whole_file import check_target
 
 if TYPE_CHECKING:
     from roseinfer.bench.slo_search import Parameter
@@ -62,6 +63,8 @@ class BenchCall(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError("--fail-above needs a --baseline to compare with")
         if self.plot is not None:
             check_plot(self.plot)
+        if self.save_requests is not None:
+            check_target(self.save_requests, "--save-requests")
 
     def _check_search(self) -> None:
         if self.find_max_batch and self.find_max_rate:

@@ -3,6 +3,8 @@
 Imports torch: only the command imports this module, when it runs.
 """
 
+import sys
+from collections.abc import Callable
 from typing import get_args
 
 import msgspec
@@ -11,19 +13,21 @@ from msgspec.structs import replace
 from roseinfer.bench.baseline_comparison import check_names, comparison, read_baseline
 from roseinfer.bench.grid import Axes, cells
 from roseinfer.bench.request_figures import save_requests
+from roseinfer.bench.results import BenchResults
 from roseinfer.bench.slo import parse_slo
 from roseinfer.cli import console, exit_codes
 from roseinfer.cli.bench.bench_call import BenchCall
-from roseinfer.cli.bench.measuring import measure
+from roseinfer.cli.bench.measuring import Measurement, measure
 from roseinfer.cli.bench.result_output import print_comparison, print_results
 from roseinfer.cli.bench.result_plot import draw_plot
 from roseinfer.cli.bench.value_lists import listed, positive_int, rate, whole_number
 from roseinfer.cli.comparison_limit import parse_percent
 from roseinfer.cli.exit_codes import comparison_exit_code
+from roseinfer.cli.signals import interrupted_code, interrupted_word
 from roseinfer.config import Mode, RunConfig
 from roseinfer.engine.device import resolve_device
 from roseinfer.engine.limits import CPU_BATCH_SIZE
-from roseinfer.errors import UsageError
+from roseinfer.errors import RoseinferError, UsageError
 
 
 def run_benchmark(call: BenchCall) -> int:
@@ -42,19 +46,38 @@ def run_benchmark(call: BenchCall) -> int:
     if call.baseline is not None and baseline is not None and not measurement.is_interrupted:
         compared = comparison(call.baseline, baseline, results, limit_percent)
         results = msgspec.structs.replace(results, comparison=compared)
-    if call.save_requests is not None:
-        save_requests(call.save_requests, [(each.name, each.figures) for each in measured])
-    if call.plot is not None:
-        draw_plot(call.plot, results)
-    print_results(results, measured, call.result_format, grid=axes.is_grid)
+    are_written = True
+    try:
+        print_results(results, measured, call.result_format, grid=axes.is_grid)
+        if results.comparison is not None and call.result_format != "md":  # whose document holds the comparison
+            print_comparison(results.comparison, to_stderr=call.result_format != "table")
+        sys.stdout.flush()
+    finally:  # a reader of stdout that has left, or a full disk, costs no file
+        are_written = _write_files(call, measurement, results)
     if measurement.is_interrupted:
-        console.print_error(f"interrupted after {len(measured)} of {len(to_measure)} configurations")
-        return exit_codes.INTERRUPTED
-    if results.comparison is None:
-        return 0
-    if call.result_format != "md":  # whose document holds the comparison
-        print_comparison(results.comparison, to_stderr=call.result_format != "table")
-    return comparison_exit_code(results.comparison.regressed)
+        console.print_error(f"{interrupted_word()} after {len(measured)} of {len(to_measure)} configurations")
+        return interrupted_code()
+    if not are_written:
+        return exit_codes.RUN_FAILED
+    return 0 if results.comparison is None else comparison_exit_code(results.comparison.regressed)
+
+
+def _write_files(call: BenchCall, measurement: Measurement, results: BenchResults) -> bool:
+    """Write the files that the call asks for. Prints an error for each that cannot be written, and returns False."""
+    writers: list[Callable[[], None]] = []
+    if (requests := call.save_requests) is not None:
+        figures = [(each.name, each.figures) for each in measurement.measured]
+        writers.append(lambda: save_requests(requests, figures))
+    if (plot := call.plot) is not None:
+        writers.append(lambda: draw_plot(plot, results))
+    are_written = True
+    for write in writers:
+        try:
+            write()
+        except RoseinferError as error:
+            console.print_error(str(error))
+            are_written = False
+    return are_written
 
 
 def _with_batch_limit(config: RunConfig) -> RunConfig:

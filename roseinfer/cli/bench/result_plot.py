@@ -1,5 +1,6 @@
 """A plot of throughput and latencies over batch size or request rate."""
 
+import io
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from roseinfer.cli.bench.plot_colours import INK, LINE, PAGE, SERIES, with_dark_mode
 from roseinfer.cli.bench.result_context import context_parts
 from roseinfer.errors import UsageError
+from roseinfer.whole_file import check_target, write_whole
 
 if TYPE_CHECKING:
     from roseinfer.bench.results import BenchResults, BenchRun
@@ -25,8 +27,7 @@ def check_plot(path: Path) -> None:
     """Raise UsageError if no plot can be written to `path`. Call this before measuring."""
     if path.suffix not in (".svg", ".png"):
         raise UsageError(f"invalid --plot {path}: give a file that ends in .svg or .png")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"invalid --plot {path}: its folder does not exist: create it, or name another")
+    check_target(path, "--plot")
     if find_spec("matplotlib") is None:
         raise UsageError("--plot needs matplotlib: python -m pip install 'roseinfer[plot]'")
 
@@ -35,7 +36,8 @@ def draw_plot(path: Path, results: "BenchResults") -> None:
     """Draw throughput, TTFT and TPOT over the request rate if it varies, else over the batch size limit.
 
     Runs that differ in anything else are series of their own, each with one colour in all panels. Error bars are one
-    standard deviation over the repeats. An SVG file follows the reader's light or dark mode.
+    standard deviation over the repeats. An SVG file follows the reader's light or dark mode. Raises RoseinferError if
+    the file cannot be written.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -64,9 +66,12 @@ def draw_plot(path: Path, results: "BenchResults") -> None:
         legend.set_title("Medians over the requests; bars: ± one standard deviation over the repeats")
         legend.get_title().set(color=INK, fontsize=8)
         metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
-        figure.savefig(path, dpi=_DPI, metadata=metadata)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=path.suffix[1:], dpi=_DPI, metadata=metadata)
+    image = drawn.getvalue()
     if path.suffix == ".svg":
-        path.write_text(with_dark_mode(path.read_text(encoding="utf-8")), encoding="utf-8")
+        image = with_dark_mode(image.decode()).encode()
+    write_whole(path, image)
 
 
 def _draw_series(panels: Sequence[Any], runs: "Sequence[BenchRun]", label: str, index: int, by_rate: bool) -> None:

@@ -1,7 +1,11 @@
 """Answers as JSON: rows of the `--json` document, and lines of a file that --resume can continue."""
 
+import hashlib
+import os
+import stat
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,6 +15,10 @@ import msgspec
 from roseinfer.cli.generate.answer import Answer
 from roseinfer.engine.outputs import RequestOutput
 from roseinfer.errors import RoseinferError, UsageError
+from roseinfer.workload.workload_request import WorkloadRequest
+
+_SYNC_S = 1.0
+"""Time between two writes of answers to the disk. A machine that loses its power loses the answers since then."""
 
 
 def rows(answer: Answer, *, has_text: bool) -> list[dict[str, Any]]:
@@ -38,17 +46,42 @@ def _row(answer: Answer, output: RequestOutput, has_text: bool) -> dict[str, Any
 class AnswerLines:
     """A file of JSON lines, to which all rows of an answer are written at once."""
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
+    def __init__(
+        self, file: BinaryIO, name: str, *, is_on_disk: bool, answered: Mapping[str | int, str | None]
+    ) -> None:
+        self.answered = answered
+        """Ids of the requests that the file answered when it was opened, each with the digest of its prompt."""
         self._file = file
         self._name = name
+        self._is_on_disk = is_on_disk
+        self._synced_s = time.monotonic()
 
-    def write(self, answer_rows: Sequence[dict[str, Any]]) -> None:
+    def write(self, answer: Answer, *, has_text: bool) -> None:
         """Write the rows of one answer and flush them. Raises RoseinferError if that fails, as on a full disk."""
-        data = memoryview(b"".join(msgspec.json.encode(row) + b"\n" for row in answer_rows))
-        try:
+        digest = {"prompt_digest": prompt_digest(answer.request)}
+        answer_rows = rows(answer, has_text=has_text)
+        data = memoryview(b"".join(msgspec.json.encode({**row, **digest}) + b"\n" for row in answer_rows))
+        with self._failing_clearly():
             while data:
                 data = data[self._file.write(data) :]
             self._file.flush()
+            if time.monotonic() - self._synced_s >= _SYNC_S:
+                self._sync()
+
+    def close(self) -> None:
+        """Make sure that the answers are on the disk. Raises RoseinferError if that fails."""
+        with self._failing_clearly():
+            self._sync()
+
+    def _sync(self) -> None:
+        if self._is_on_disk:
+            os.fsync(self._file.fileno())
+        self._synced_s = time.monotonic()
+
+    @contextmanager
+    def _failing_clearly(self) -> Iterator[None]:
+        try:
+            yield
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -60,31 +93,56 @@ class AnswerLines:
 def open_lines(name: str, *, resume: bool) -> Iterator[AnswerLines]:
     """Open a file for answers, to append if `resume`; `-` is stdout.
 
-    Raises UsageError for a file that cannot be written, or that is not empty although `resume` is false.
+    Raises UsageError for a file that cannot be written, that another process writes, that is not empty although
+    `resume` is false, or that does not hold answers although it is true.
     """
     if name == "-":
-        yield AnswerLines(sys.stdout.buffer, "stdout")
+        yield AnswerLines(sys.stdout.buffer, "stdout", is_on_disk=False, answered={})
         return
     path = Path(name)
     try:
-        if not resume and path.is_file() and path.stat().st_size > 0:
-            raise UsageError(f"{name} already holds answers: add --resume to continue it, or name another file")
         file = path.open("ab", buffering=0)  # so closing it has nothing left to write
     except OSError as error:
         raise UsageError(f"cannot write to {name}: {error.strerror}") from None
     with file:
-        yield AnswerLines(file, name)
+        _lock(file, name)
+        is_on_disk = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+        if is_on_disk and not resume and path.stat().st_size > 0:
+            raise UsageError(f"{name} already holds answers: add --resume to continue it, or name another file")
+        answered = _answered(path) if resume and is_on_disk else {}
+        lines = AnswerLines(file, name, is_on_disk=is_on_disk, answered=answered)
+        try:
+            yield lines
+        except KeyboardInterrupt:
+            lines.close()
+            raise
+        lines.close()
 
 
-def answered(name: str) -> set[str | int]:
+def prompt_digest(request: WorkloadRequest) -> str:
+    """Return a short digest of a request's prompt, as the user wrote it."""
+    return hashlib.blake2b(msgspec.json.encode(request.prompt), digest_size=8).hexdigest()
+
+
+def _lock(file: BinaryIO, name: str) -> None:
+    """Lock the file until it is closed. Raises UsageError if another process has locked it."""
+    try:
+        import fcntl  # not on Windows
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(f"another process writes to {name}: wait until it ends, or name another file") from None
+    except (ImportError, OSError):  # a file system without locks
+        return
+
+
+def _answered(path: Path) -> dict[str | int, str | None]:
     """Return the ids of the complete answers in a file, and cut off an incomplete answer at its end.
 
-    Raises UsageError for a file that holds anything else.
+    Each id has the digest of its prompt; None in files of earlier versions. Raises UsageError for a file that holds
+    anything else.
     """
-    ids: set[str | int] = set()
-    path = Path(name)
-    if not path.exists():
-        return ids
+    answered: dict[str | int, str | None] = {}
     read = whole = 0  # bytes
     try:
         with path.open("r+b") as file:
@@ -94,14 +152,14 @@ def answered(name: str) -> set[str | int]:
                 read += len(line)
                 row = _decode(line)
                 if row is None:
-                    raise UsageError(f"cannot resume {name}: line {number} is no answer of generate: name another file")
+                    raise UsageError(f"cannot resume {path}: line {number} is no answer of generate: name another file")
                 if "error" in row or row["sample_index"] == row["n"] - 1:
-                    ids.add(row["id"])
+                    answered[row["id"]] = row.get("prompt_digest")
                     whole = read
             file.truncate(whole)
     except OSError as error:
-        raise UsageError(f"cannot resume {name}: {error.strerror}") from None
-    return ids
+        raise UsageError(f"cannot resume {path}: {error.strerror}") from None
+    return answered
 
 
 def _decode(line: bytes) -> dict[str, Any] | None:

@@ -3,7 +3,8 @@
 Imports torch: the command imports this module only when it runs.
 """
 
-from collections.abc import Callable, Container, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
+from types import MappingProxyType
 
 from roseinfer.cli.generate.answer import Answer
 from roseinfer.cli.generate.request_feed import RequestFeed
@@ -19,13 +20,14 @@ def answers(
     to_prompt: Callable[[Prompt], Prompt],
     *,
     as_they_fit: bool,
-    done: Container[str | int] = frozenset(),
+    done: Mapping[str | int, str | None] = MappingProxyType({}),
     on_event: Callable[[WorkloadRequest, TokenEvent], None] | None = None,
 ) -> Generator[Answer, None, None]:
     """Run requests and yield their complete answers in order.
 
-    `to_prompt` converts a request's prompt to one that the engine accepts. Requests whose id is in `done` are skipped.
-    With `as_they_fit`, requests are read only while the scheduler has room; otherwise all are submitted at the start.
+    `to_prompt` converts a request's prompt to one that the engine accepts. `done` has the ids of requests to skip, with
+    the digests of their prompts as in `RequestFeed`. With `as_they_fit`, requests are read only while the scheduler has
+    room; otherwise all are submitted at the start.
     If `requests` raises an error, no further request is read. The error is raised again after the last answer.
     """
     feed = RequestFeed(scheduler, requests, to_prompt, as_they_fit=as_they_fit, done=done)

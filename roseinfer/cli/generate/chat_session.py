@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 from roseinfer.cli import console
+from roseinfer.cli.signals import is_ctrl_c
 from roseinfer.config import SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.outputs import TokenEvent
@@ -17,7 +18,7 @@ from roseinfer.engine.prompt import Chat, Message
 from roseinfer.errors import RoseinferError
 from roseinfer.workload.prompts import parse_prompt
 
-_HELP = "/exit or Ctrl-D ends the chat, /clear forgets the conversation, Ctrl-C stops an answer"
+_HELP = "/exit or Ctrl-D ends the chat, /clear forgets the conversation, /help shows this, Ctrl-C stops an answer"
 
 
 class ChatSession:
@@ -44,10 +45,14 @@ class ChatSession:
         self.messages: list[Message] = list(self._system)
 
     def run(self, read: Callable[[], str], write: Callable[[str], object]) -> None:
-        """Answer each line that `read` returns, until it raises EOFError or returns `/exit`."""
+        """Answer each line that `read` returns, until it raises EOFError or returns `/exit`.
+
+        The first KeyboardInterrupt of `read` drops the line; a second one in a row is raised.
+        """
         self._note(f"[chat] {self._engine.model_name}: {_HELP}")
         if not self._has_turns:
             self._note("[chat] no chat template in use: each line is completed on its own")
+        is_leaving = False  # after one Ctrl-C at the prompt
         while True:
             try:
                 line = read().strip()
@@ -57,9 +62,19 @@ class ChatSession:
             except UnicodeDecodeError:
                 self._fail("the line is not UTF-8 text: type it again")
                 continue
+            except KeyboardInterrupt:
+                if is_leaving or not is_ctrl_c():
+                    raise
+                is_leaving = True
+                write("\n")
+                self._note("[chat] Ctrl-C again, Ctrl-D or /exit ends the chat")
+                continue
+            is_leaving = False
             if line == "/exit":
                 return
-            if line == "/clear":
+            if line == "/help":
+                self._note(f"[chat] {_HELP}")
+            elif line == "/clear":
                 self.messages = list(self._system)
             elif line.startswith("/"):
                 self._fail(f"unknown command {line}: {_HELP}")

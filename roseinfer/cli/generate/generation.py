@@ -4,15 +4,16 @@ Imports torch: the command imports this module only when it runs.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from roseinfer.cli import console
 from roseinfer.cli.generate.answer import Answer
-from roseinfer.cli.generate.answer_rows import answered, open_lines, rows
+from roseinfer.cli.generate.answer_rows import open_lines, rows
 from roseinfer.cli.generate.answer_stream import answers
 from roseinfer.cli.generate.answer_text import AnswerText
 from roseinfer.cli.generate.chat_session import ChatSession, read_line
@@ -86,8 +87,8 @@ def write_lines(call: GenerateCall, name: str) -> None:
     """Write one line per completion to a file, or to stdout (`-`), each once all earlier ones are written."""
     call, source = _with_model(call)
     total, requests = _requests(call)
-    done = answered(name) if call.resume else set()
     with open_lines(name, resume=call.resume) as lines:
+        done = lines.answered
         engine = _engine(call, source)
         tally = Tally()
         # On one terminal, a progress line and lines of output would garble each other.
@@ -96,7 +97,7 @@ def write_lines(call: GenerateCall, name: str) -> None:
             progress = GenerationProgress(line, total, len(done))
             try:
                 for answer in _answers(call, engine, requests, done=done, on_event=progress.add_token):
-                    lines.write(rows(answer, has_text=engine.tokenizer is not None))
+                    lines.write(answer, has_text=engine.tokenizer is not None)
                     tally.add(answer)
                     progress.add_answer()
             except KeyboardInterrupt:
@@ -169,7 +170,7 @@ def _answers(
     engine: Engine,
     requests: Iterable[WorkloadRequest],
     *,
-    done: Set[str | int] = frozenset(),
+    done: Mapping[str | int, str | None] = MappingProxyType({}),
     on_event: Callable[[WorkloadRequest, TokenEvent], None] | None = None,
 ) -> Iterator[Answer]:
     def accepted(prompt: Prompt) -> Prompt:

@@ -1,9 +1,10 @@
 """Submit requests to a scheduler in order, with a limit on unfinished requests and undelivered answers."""
 
 from collections import deque
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from roseinfer.cli.generate.answer import Answer
+from roseinfer.cli.generate.answer_rows import prompt_digest
 from roseinfer.engine.outputs import RequestOutput
 from roseinfer.engine.prompt import Prompt
 from roseinfer.engine.schedulers import Scheduler
@@ -20,6 +21,7 @@ class RequestFeed:
     """Reads requests, submits them, and holds their answers until they are complete and in order.
 
     `to_prompt` converts a request's prompt to one that the engine accepts. Requests whose id is in `done` are skipped.
+    Their digests there, if any, must be those of their prompts, or else no further request is read.
     With `as_they_fit`, requests are read only while the scheduler has room, and a refusal becomes the answer of its
     request. Otherwise all requests are submitted before the first step, and the first refusal is raised.
     """
@@ -31,7 +33,7 @@ class RequestFeed:
         to_prompt: Callable[[Prompt], Prompt],
         *,
         as_they_fit: bool,
-        done: Container[str | int],
+        done: Mapping[str | int, str | None],
     ) -> None:
         self.pending: deque[Answer] = deque()
         """Answers not yet delivered to the caller, in the order of their requests."""
@@ -58,7 +60,11 @@ class RequestFeed:
             if request is None:
                 self.is_exhausted = True
             elif request.id in self._done:
-                self._scheduler.skip()
+                if self._done[request.id] not in (None, prompt_digest(request)):
+                    self.failure = _changed(request)
+                    self.is_exhausted = True
+                else:
+                    self._scheduler.skip()
             else:
                 self._submit(request)
 
@@ -94,3 +100,10 @@ class RequestFeed:
     def _is_full(self) -> bool:
         unfinished = sum(answer.request.params.n - len(answer.outputs) for answer in self._running.values())
         return unfinished >= self._max_unfinished or len(self.pending) >= self._max_pending
+
+
+def _changed(request: WorkloadRequest) -> UsageError:
+    return UsageError(
+        f"request {request.id!r} has another prompt than the one that the file answers: give it another id, or name "
+        "another --output"
+    )

@@ -1,6 +1,7 @@
 """`roseinfer summarize`: explain a trace, and compare it with another."""
 
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,8 @@ from roseinfer.cli.config_flags import flag_help
 from roseinfer.cli.exit_codes import comparison_exit_code
 from roseinfer.cli.options import Debug, Json, Quiet
 from roseinfer.config import SortKey
-from roseinfer.errors import RoseinferError, UsageError
+from roseinfer.errors import UsageError
+from roseinfer.whole_file import check_target, write_whole
 
 if TYPE_CHECKING:
     from roseinfer.trace import Summary
@@ -90,6 +92,8 @@ def summarize(
     if as_json and markdown:
         raise UsageError("--json and --markdown are two formats: choose one")
     limit = None if fail_above is None else parse_percent(fail_above)
+    if html is not None:
+        check_target(html, "--html")
     from roseinfer.trace import compare
 
     summary = _read(trace)
@@ -99,9 +103,12 @@ def summarize(
         summary = compare(rerun(trace), summary, limit)
     elif baseline is not None:
         summary = compare(summary, _read(baseline), limit)
-    if html is not None:
-        _write_page(html, summary)
-    _print(summary, top, sort_by, as_json, markdown)
+    try:
+        _print(summary, top, sort_by, as_json, markdown)
+        sys.stdout.flush()
+    finally:  # a reader of stdout that has left, or a full disk, costs no page
+        if html is not None:
+            _write_page(html, summary)
     if summary.comparison and summary.comparison.failed:
         console.print_error(f"slower than the baseline by more than {fail_above}: {summary.comparison.headline}")
         return comparison_exit_code(True)
@@ -137,10 +144,7 @@ def _write_page(path: Path, summary: "Summary") -> None:
     from roseinfer.cli.rendering.html_page import to_html
     from roseinfer.cli.rendering.recording_context import typed_command
 
-    try:
-        path.write_text(to_html(summary, command=typed_command()), encoding="utf-8")
-    except OSError as error:
-        raise RoseinferError(f"cannot write {path}: {error.strerror or error}") from error
+    write_whole(path, to_html(summary, command=typed_command()).encode())
     console.note(f"wrote {path}")
 
 

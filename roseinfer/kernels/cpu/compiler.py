@@ -9,8 +9,10 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from roseinfer.cache_folder import UntrustedCacheError, cache_folder, make_cache_folder, write_cached
@@ -82,17 +84,42 @@ def _compile_in(compiler: list[str], folder: Path) -> str | None:
     commands = [[*compiler, "-c", f"-D{name.upper()}", source, "-o", to] for name, to in objects.items()]
     for parallel in (commands, [[*compiler, "-shared", *objects.values(), "-o", str(folder / _LIBRARY)]]):
         try:
-            runs = [
-                subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-                for command in parallel
-            ]
+            messages = _run_together(parallel, folder)
         except OSError as error:
             return f"cannot start it: {error.strerror}"
-        messages = [run.communicate()[1].strip().splitlines() for run in runs]  # waits for all of them
-        for run, lines in zip(runs, messages, strict=True):
-            if run.returncode:
-                return next((line for line in lines if "error" in line), lines[0] if lines else "without a message")
+        failed = next((lines for lines in messages if lines is not None), None)
+        if failed is not None:
+            return next((line for line in failed if "error" in line), failed[0] if failed else "without a message")
     return None
+
+
+def _run_together(commands: list[list[str]], folder: Path) -> list[list[str] | None]:
+    """Run commands in parallel; return the lines that each one wrote to stderr, or None for one that succeeded.
+
+    An exception, such as that of Ctrl-C, ends the commands first. Their temporary files are in `folder`.
+    """
+    runs: list[subprocess.Popen[str]] = []
+    try:
+        runs.extend(_start(command, folder) for command in commands)
+        messages = [run.communicate()[1].strip().splitlines() for run in runs]  # waits for all of them
+    except BaseException:
+        for run in runs:
+            with suppress(ProcessLookupError):
+                os.killpg(run.pid, signal.SIGKILL)
+            run.wait()
+        raise
+    return [lines if run.returncode else None for run, lines in zip(runs, messages, strict=True)]
+
+
+def _start(command: list[str], folder: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(folder)},
+        process_group=0,  # a compiler starts other programs, and all of them must end with it
+    )
 
 
 def _processor() -> bytes:
