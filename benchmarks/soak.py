@@ -90,8 +90,7 @@ def soak(count: int, seed: int, device: str, alone: int) -> dict[str, Any]:
     mean_tokens = sum((len(prompt) + params.max_new_tokens) * params.n for prompt, params in requests) / completions
     wanted = int(_BATCH * mean_tokens / _BLOCK)
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(_SHAPE))
-        _save_tokenizer(Path(folder) / "tokenizer.json")
+        save_model(Path(folder))
         engine = _engine(folder, device, wanted // 10, _BATCH, prefix_cache=True)
         roomy = _engine(folder, device, wanted, 1, prefix_cache=False)
     scheduler = engine.scheduler("online")
@@ -163,13 +162,14 @@ def _resident_mib() -> float:
     return round(pages * resource.getpagesize() / 2**20, 1)
 
 
-def _save_tokenizer(path: Path) -> None:
-    """Save a tokenizer with one token per byte; the model's other tokens have no text."""
+def save_model(folder: Path) -> None:
+    """Save a tiny model's shape, and a tokenizer with one token per byte; the model's other tokens have no text."""
+    (folder / "config.json").write_text(json.dumps(_SHAPE))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = tokenizers.Tokenizer(models.BPE({char: index for index, char in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.save(str(path))
+    tokenizer.save(str(folder / "tokenizer.json"))
 
 
 def main() -> None:

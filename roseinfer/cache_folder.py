@@ -24,11 +24,17 @@ class UntrustedCacheError(OSError):
 def cache_folder() -> Path:
     """Return the cache folder, which may not exist yet.
 
-    It is `$ROSEINFER_CACHE_DIR`, or else `roseinfer` in `$XDG_CACHE_HOME`, or else `~/.cache/roseinfer`.
+    It is `$ROSEINFER_CACHE_DIR`, or else `roseinfer` in `$XDG_CACHE_HOME`, or else `~/.cache/roseinfer`. A user without
+    a home folder, as in some containers, gets a private folder among the temporary files.
     """
     if own := os.environ.get("ROSEINFER_CACHE_DIR"):
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "roseinfer"
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / "roseinfer"
+    try:
+        return Path.home() / ".cache" / "roseinfer"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"roseinfer-{_user()}"
 
 
 def read_cached(path: Path) -> bytes:

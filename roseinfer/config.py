@@ -57,6 +57,9 @@ class EngineConfig(CheckedTable, frozen=True, forbid_unknown_fields=True, kw_onl
     """
     device: str = "auto"
     """"cpu", "cuda", "cuda:N", or "auto": a GPU if one is available."""
+    threads: PositiveInt | None = None
+    """CPU threads that PyTorch and the compiled kernels compute with, in the whole process. None leaves PyTorch's
+    number: OMP_NUM_THREADS, or else one per physical core."""
     attention: AttentionName = "paged"
     """Attention backend. "gather" copies every KV block of every request in every step: the slow reference against
     which the others are tested."""

@@ -56,7 +56,7 @@ def largest_that_meets(
                 return None
             value = max(value / 2, lowest) if good is None else value
     while bad - good > precision * good:
-        middle = (good * bad) ** 0.5
+        middle: float = (good * bad) ** 0.5
         if meets(middle):
             good = middle
             if is_last(middle):

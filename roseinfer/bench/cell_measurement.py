@@ -12,6 +12,7 @@ from roseinfer.config import Mode, SamplingParams, WorkloadConfig
 from roseinfer.engine.engine import Engine
 from roseinfer.progress import StageCallback
 from roseinfer.workload.clock import WALL_CLOCK, Clock
+from roseinfer.workload.host_use import HostUse, measured_host
 from roseinfer.workload.load_plan import plan_load
 from roseinfer.workload.load_runner import WorkloadResult
 
@@ -27,6 +28,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     results: Sequence[WorkloadResult]
     peak_memory_bytes: int
+    host: HostUse | None = None
+    """Cores used, and disturbance by other programs, over warm-up and repeats."""
 
     @property
     def figures(self) -> list[RequestFigures]:
@@ -45,7 +48,8 @@ def measure_cell(
     """Measure one configuration. `on_stage` is called before the warm-up and before each repeat."""
     limited = with_batch_limit(engine, cell.max_batch_size)
     load = plan_load(cell.workload, cell.sampling, limited)
-    results = measure(limited, cell.mode, load, repeats=repeats, on_stage=on_stage, clock=clock)
+    with measured_host() as host:
+        results = measure(limited, cell.mode, load, repeats=repeats, on_stage=on_stage, clock=clock)
     return Measured(
         name=cell.name,
         mode=cell.mode,
@@ -55,4 +59,5 @@ def measure_cell(
         seed=engine.config.seed,
         results=results,
         peak_memory_bytes=peak_memory_bytes(engine.runner.device),
+        host=host.use(),
     )

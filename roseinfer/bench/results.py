@@ -29,6 +29,7 @@ from roseinfer.config import EngineConfig, Mode, SamplingParams, WorkloadConfig
 from roseinfer.costs.ceilings import Ceilings
 from roseinfer.engine.limits import StepLimits
 from roseinfer.notebook import notebook_html, short_repr
+from roseinfer.workload.host_use import HostUse
 from roseinfer.workload.load_runner import WorkloadResult
 from roseinfer.workload.pass_report import Report
 from roseinfer.workload.provenance import ModelInfo, Versions
@@ -132,6 +133,8 @@ class BenchRun(msgspec.Struct, frozen=True, kw_only=True):
     outliers: list[int]
     """Indexes of repeats, counted from 0, whose time is an outlier among the repeats."""
     search: Search | None = None
+    host: HostUse | None = None
+    """Cores used, and disturbance by other programs, over warm-up and repeats; None in an older result."""
 
     @property
     def is_beyond_ceilings(self) -> bool:
@@ -251,6 +254,7 @@ def bench_run(
         per_repeat=[_repeat(result, repeat) for repeat, result in enumerate(results)],
         outliers=outliers(total_s),
         search=search,
+        host=measured.host,
     )
 
 

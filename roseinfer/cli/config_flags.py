@@ -98,6 +98,14 @@ _ENGINE = (
         "DEVICE",
         completion=completes("auto", "cpu", "cuda"),
     ),
+    ConfigFlag(
+        "engine",
+        "threads",
+        "CPU threads to compute with.",
+        "N",
+        int,
+        unset="$OMP_NUM_THREADS, or one per core",
+    ),
     ConfigFlag("engine", "attention", "Attention backend; gather is the slow reference.", kind=config.AttentionName),
     ConfigFlag(
         "engine", "max_batch_size", "Maximum requests per step.", "N", int, unset="8 on a CPU, by memory on a GPU"

@@ -79,6 +79,19 @@ def num_threads() -> int:
     return torch.get_num_threads()
 
 
+def set_threads(count: int | None) -> None:
+    """Let torch and the compiled kernels compute with `count` CPU threads; None changes nothing.
+
+    Raises UsageError for more threads than this process may run at once, which would slow each other down.
+    """
+    if count is None:
+        return
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if count > available:
+        raise UsageError(f"--threads {count} is more than the {available} that this process may run at once: give less")
+    torch.set_num_threads(count)
+
+
 def _cpu_computes_bfloat16() -> bool:
     """True if the CPU has bfloat16 instructions; without them every product would convert the weights first."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

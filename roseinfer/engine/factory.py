@@ -11,7 +11,13 @@ from roseinfer.attention.registry import attention_backend
 from roseinfer.cache.block_pool import BlockPool
 from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.config import EngineConfig
-from roseinfer.engine.device import resolve_device, resolve_dtype, resolve_quantization, spare_memory_bytes
+from roseinfer.engine.device import (
+    resolve_device,
+    resolve_dtype,
+    resolve_quantization,
+    set_threads,
+    spare_memory_bytes,
+)
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.graphs.step_graphs import StepGraphs
 from roseinfer.engine.limits import StepLimits, activation_bytes, step_limits
@@ -44,6 +50,7 @@ def build_engine(
     `source` is what `resolve` found for `config.model`; without it the model is looked for.
     Raises ModelError for a model that cannot be found, read or run, and UsageError for a setting that cannot work.
     """
+    set_threads(config.threads)
     device = resolve_device(config.device)
     config = msgspec.structs.replace(config, compile=_with_native(config.compile, device))
     dtype = resolve_dtype(config.dtype, device)

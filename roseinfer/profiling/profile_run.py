@@ -16,12 +16,12 @@ from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.profiling.dry_run import PlannedStep, most_steps, planned_steps
 from roseinfer.profiling.estimate import trace_bytes
 from roseinfer.profiling.graph_maps import GraphMaps
-from roseinfer.profiling.host_use import measured_host
 from roseinfer.profiling.run_dir import ProfiledStep, check_writable, remove_run_dir
 from roseinfer.profiling.schedule import steps_needed
 from roseinfer.profiling.session import ProfileSession, SessionResult, record_session
 from roseinfer.profiling.unprofiled_baseline import baseline_step_ms, warm_up
 from roseinfer.progress import ProgressCallback, StageCallback
+from roseinfer.workload.host_use import measured_host
 from roseinfer.workload.load_plan import PlannedRequest
 from roseinfer.workload.load_runner import run_load
 from roseinfer.workload.pass_progress import reporting

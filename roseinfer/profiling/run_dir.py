@@ -11,9 +11,9 @@ import msgspec
 
 from roseinfer.engine.limits import StepLimits
 from roseinfer.errors import RoseinferError
-from roseinfer.profiling.host_use import HostUse
 from roseinfer.profiling.recorder import RecordedCycle
 from roseinfer.trace.reading.trace_manifest import Graph
+from roseinfer.workload.host_use import HostUse
 from roseinfer.workload.pass_report import Report
 from roseinfer.workload.provenance import ModelInfo, Versions
 

@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
 from tiny import CONTEXT, EOS, VOCAB_SIZE
 
 from roseinfer.config import EngineConfig, Mode, SamplingParams
@@ -187,3 +188,16 @@ def test_an_engine_serves_several_schedulers_at_once(engine: Engine) -> None:
 def test_every_position_draws_anew(engine: Engine) -> None:
     (output,) = engine.generate(["a"], params(40, temperature=1e6, seed=3))
     assert len(set(output.token_ids)) > 30  # of 258 tokens that are all about equally likely
+
+
+def test_the_number_of_threads_can_be_set(tiny_llama: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        build_engine(EngineConfig(model=str(tiny_llama), threads=1))
+        assert torch.get_num_threads() == 1
+        with pytest.raises(
+            UsageError, match=r"^--threads 99999 is more than the \d+ that this process may run at once"
+        ):
+            build_engine(EngineConfig(model=str(tiny_llama), threads=99999))
+    finally:
+        torch.set_num_threads(before)

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from roseinfer.profiling.host_use import available_cores, idle_seconds, measured_host
+from roseinfer.workload.host_use import (
+    HostUse,
+    available_cores,
+    idle_seconds,
+    measured_host,
+    queued_seconds,
+    stolen_seconds,
+)
 
 
 def described(folder: Path, siblings: str) -> Path:
@@ -72,3 +79,26 @@ def test_no_core_is_both_used_and_idle() -> None:
         sum(range(300_000))
     use = meter.use()
     assert use.cores_idle is None or 0 <= use.cores_idle <= use.cores
+
+
+def test_a_run_that_waited_for_cores_or_lost_them_to_the_host_is_disturbed() -> None:
+    def use(**figures: float) -> HostUse:
+        return HostUse(threads=2, cores=2, logical_cores=2, cores_used=1.5, cores_idle=0.2, **figures)  # type: ignore[arg-type]
+
+    assert use().disturbance is None
+    assert use(threads_waiting=0.05, involuntary_switches=7, stolen_percent=1.0).disturbance is None
+    assert use(threads_waiting=0.5, involuntary_switches=70).disturbance == (
+        "its threads waited for a core for 25 % of the time (70 times)"
+    )
+    assert use(stolen_percent=9.0).disturbance == "the host took 9 % of the time of its cores"
+
+
+def test_waiting_and_stolen_time_are_read_from_the_system(tmp_path: Path) -> None:
+    for number, waited_ns in ((1, 2_000_000_000), (2, 500_000_000)):
+        (tmp_path / "task" / str(number)).mkdir(parents=True)
+        (tmp_path / "task" / str(number) / "schedstat").write_text(f"9999 {waited_ns} 3\n")
+    assert queued_seconds(tmp_path / "task") == 2.5
+    assert queued_seconds(tmp_path / "missing") is None
+    ids = sorted(os.sched_getaffinity(0))
+    (tmp_path / "stat").write_text("\n".join(f"cpu{index} 5 0 5 700 300 0 0 40 0 0" for index in ids))
+    assert stolen_seconds(tmp_path / "stat") == pytest.approx(len(ids) * 40 / os.sysconf("SC_CLK_TCK"))

@@ -313,7 +313,7 @@ def test_threads_are_advised_only_for_idle_cores(
     tmp_path: Path, threads: int, used: float, idle: float | None, is_told: bool
 ) -> None:
     summary = own_run(tmp_path, floor_ms=8.0, threads=threads, cores=4, used=used, idle=idle)
-    assert any("OMP_NUM_THREADS=4" in line for line in summary.verdict.advice) == is_told
+    assert any("--threads 4" in line for line in summary.verdict.advice) == is_told
 
 
 def test_programs_that_disturb_an_own_run_are_told(tmp_path: Path) -> None:

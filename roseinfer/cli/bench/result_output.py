@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 def print_results(results: "BenchResults", measured: "Sequence[Measured]", result_format: str, *, grid: bool) -> None:
     """Print results on stdout in one of the formats of `bench`; a grid also as a table like llama-bench's."""
+    if result_format == "csv":
+        for run in results.runs:
+            if run.host is not None and (disturbance := run.host.disturbance) is not None:
+                console.note(f"[bench] {run.name}: the machine was not this run's alone: {disturbance}")
     if result_format != "table":
         for run in results.runs:
             if run.search is not None and run.search.load_too_short:
@@ -90,6 +94,8 @@ def remarks(run: "BenchRun") -> list[str]:
         remarks.append(f"{run.name}: goodput {run.goodput.requests_per_s:.2f} requests/s, {met}")
     if run.preemptions:
         remarks.append(f"{run.name}: {run.preemptions} preemptions: raise --kv-cache-memory or lower --max-batch-size")
+    if run.host is not None and (disturbance := run.host.disturbance) is not None:
+        remarks.append(f"{run.name}: the machine was not this run's alone: {disturbance}")
     if run.outliers:
         which = ", ".join(str(repeat + 1) for repeat in run.outliers)
         remarks.append(f"{run.name}: repeat {which} of {run.repeats} is an outlier: other work may have run too")

@@ -58,7 +58,7 @@ class AnswerLines:
 
     def write(self, answer: Answer, *, has_text: bool) -> None:
         """Write the rows of one answer and flush them. Raises RoseinferError if that fails, as on a full disk."""
-        digest = {"prompt_digest": prompt_digest(answer.request)}
+        digest = {} if answer.error is not None else {"prompt_digest": prompt_digest(answer.request)}
         answer_rows = rows(answer, has_text=has_text)
         data = memoryview(b"".join(msgspec.json.encode({**row, **digest}) + b"\n" for row in answer_rows))
         with self._failing_clearly():

@@ -15,10 +15,14 @@ def record_run(config: RunConfig) -> ProfileResult:
     engine = load_engine(config.engine)
     load = plan_load(config.workload, config.sampling, engine)
     with console.stages() as stage:
-        return profile_run(
+        result = profile_run(
             engine,
             load,
             config,
             on_stage=stage,
             on_warning=lambda warning: console.note(f"[profile] warning: {warning}"),
         )
+    host = result.session.manifest.host
+    if host is not None and (disturbance := host.disturbance) is not None:
+        console.note(f"[profile] warning: in the timed pass, the machine was not this run's alone: {disturbance}")
+    return result

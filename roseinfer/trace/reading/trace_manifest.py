@@ -35,6 +35,8 @@ class ManifestHost(msgspec.Struct, frozen=True):
     cores_used: float = 0.0
     cores_idle: float | None = None
     """Mean number of these cores that no program used; None if unknown."""
+    threads_waiting: float | None = None
+    """Mean number of threads of the run that had to wait for a core; None if unknown."""
 
 
 class GraphEvent(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from roseinfer.trace.verdict.cpu_operators import QUANTIZED, is_any, is_product
 from roseinfer.trace.verdict.cpu_rules import cpu_ops, operators_percent
 from roseinfer.trace.verdict.finding_making import FindingMaker
 from roseinfer.trace.verdict.judged_trace import JudgedTrace
-from roseinfer.trace.verdict.thresholds import DISTURBED, IDLE_CORES_PERCENT, NEAR_CEILING_PERCENT
+from roseinfer.trace.verdict.thresholds import DISTURBED, IDLE_CORES_PERCENT, NEAR_CEILING_PERCENT, WAITING_PERCENT
 
 _COMPILED = "roseinfer::"
 """Namespace of the operators that the compiled CPU kernels show as."""
@@ -51,6 +51,8 @@ def find_idle_cores(judged: JudgedTrace) -> list[Finding]:
     host = judged.host
     if host is None or not 0 < host.threads < host.cores:
         return []
+    if 100 * (host.threads_waiting or 0.0) >= WAITING_PERCENT * host.threads:
+        return []  # other programs wanted the cores, too
     idle = host.cores - host.cores_used if host.cores_idle is None else host.cores_idle
     if 100 * idle < IDLE_CORES_PERCENT * host.cores:
         return []
@@ -61,7 +63,7 @@ def find_idle_cores(judged: JudgedTrace) -> list[Finding]:
             saves_ms,
             Place(),
             f"{idle:.1f} of {counted(host.cores, 'core')} were idle; the run had {counted(host.threads, 'thread')}.",
-            f"Use more threads, for the cores that are idle: set OMP_NUM_THREADS={host.cores}.",
+            f"Use more threads, for the cores that are idle: give --threads {host.cores}.",
         )
     ]
 

@@ -1,6 +1,7 @@
-"""How many CPU cores a run could use, and how many it did use."""
+"""How many CPU cores a run could use, how many it did use, and whether other programs disturbed it."""
 
 import os
+import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +13,19 @@ from roseinfer.engine.device import num_threads
 
 _CPUS = Path("/sys/devices/system/cpu")
 _STAT = Path("/proc/stat")
+_TASKS = Path("/proc/self/task")
 _QUOTAS = (Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"))
 
 
+_WAITING_PERCENT = 5.0
+"""Share of the computing threads' time in a queue for a core from which a run counts as disturbed. On an idle machine
+of two cores it is below 1 %."""
+_STOLEN_PERCENT = 2.0
+"""Share of the time that the host of a virtual machine takes away from which a run counts as disturbed."""
+
+
 class HostUse(msgspec.Struct, frozen=True, kw_only=True):
-    """Cores and threads of the process during the unprofiled pass."""
+    """Cores and threads of the process during a measurement, such as the unprofiled pass."""
 
     threads: int
     """Threads that torch computes with."""
@@ -28,6 +37,25 @@ class HostUse(msgspec.Struct, frozen=True, kw_only=True):
     """CPU time of the process divided by wall time, over the pass."""
     cores_idle: float | None
     """Mean number of these cores that no program used during the pass; None if the system does not tell."""
+    threads_waiting: float | None = None
+    """Mean number of threads of this process that could run and had to wait for a core; None if unknown."""
+    involuntary_switches: int | None = None
+    """Times that the system took a core from a thread of this process; None if unknown."""
+    stolen_percent: float | None = None
+    """Share of the cores' time that the host of a virtual machine gave to others; None if unknown."""
+
+    @property
+    def disturbance(self) -> str | None:
+        """Evidence that the machine was not this run's alone, as text; None without any."""
+        waiting_percent = 100 * (self.threads_waiting or 0.0) / max(1, min(self.threads, self.cores))
+        stolen_percent = self.stolen_percent or 0.0
+        parts = []
+        if waiting_percent >= _WAITING_PERCENT:
+            switches = "" if self.involuntary_switches is None else f" ({self.involuntary_switches} times)"
+            parts.append(f"its threads waited for a core for {min(waiting_percent, 100):.0f} % of the time{switches}")
+        if stolen_percent >= _STOLEN_PERCENT:
+            parts.append(f"the host took {stolen_percent:.0f} % of the time of its cores")
+        return " and ".join(parts) or None
 
 
 class HostMeter:
@@ -35,8 +63,11 @@ class HostMeter:
 
     def __init__(self) -> None:
         self._wall_s, self._cpu_s, self._idle_s = time.perf_counter(), time.process_time(), idle_seconds()
+        self._queued_s, self._switches, self._stolen_s = queued_seconds(), _switches(), stolen_seconds()
         self._used = 0.0
         self._idle: float | None = None
+        self._waiting: float | None = None
+        self._stolen: float | None = None
 
     def stop(self) -> None:
         """End the measurement."""
@@ -46,6 +77,12 @@ class HostMeter:
             self._used = cpu_s / wall_s
             if idle_s is not None and self._idle_s is not None:
                 self._idle = (idle_s - self._idle_s) / wall_s
+            queued_s, stolen_s = queued_seconds(), stolen_seconds()
+            if queued_s is not None and self._queued_s is not None:
+                self._waiting = max(0.0, queued_s - self._queued_s) / wall_s
+            if stolen_s is not None and self._stolen_s is not None:
+                self._stolen = (stolen_s - self._stolen_s) / wall_s
+        self._switches = _switches() - self._switches
 
     def use(self) -> HostUse:
         """Return the cores used between the start and `stop`."""
@@ -57,6 +94,9 @@ class HostMeter:
             logical_cores=logical,
             cores_used=round(self._used, 2),
             cores_idle=idle,
+            threads_waiting=None if self._waiting is None else round(self._waiting, 3),
+            involuntary_switches=self._switches,
+            stolen_percent=None if self._stolen is None else round(100 * self._stolen / logical, 1),
         )
 
 
@@ -72,9 +112,33 @@ def measured_host() -> Iterator[HostMeter]:
 
 def idle_seconds(stat: Path = _STAT) -> float | None:
     """Return the idle time since boot of the processors that this process may use; None if the system does not tell."""
+    return _seconds(stat, (4, 5))  # idle, waiting for I/O
+
+
+def stolen_seconds(stat: Path = _STAT) -> float | None:
+    """Return the time since boot that the host of a virtual machine took from this process's processors, or None."""
+    return _seconds(stat, (8,))
+
+
+def queued_seconds(tasks: Path = _TASKS) -> float | None:
+    """Return the time that the threads of this process have waited for a core, summed; None if unknown."""
+    try:
+        fields = [_read(task / "schedstat").split() for task in tasks.iterdir()]
+    except OSError:
+        return None
+    waits = [int(each[1]) for each in fields if len(each) > 1]
+    return sum(waits) / 1e9 if waits else None
+
+
+def _switches() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def _seconds(stat: Path, columns: tuple[int, ...]) -> float | None:
+    """Return the sum of some columns of /proc/stat over this process's processors."""
     mine = {f"cpu{index}" for index in _processors()}
     rows = [line.split() for line in _read(stat).splitlines()]
-    ticks = [int(row[4]) + int(row[5]) for row in rows if len(row) > 5 and row[0] in mine]  # idle, waiting for I/O
+    ticks = [sum(int(row[at]) for at in columns) for row in rows if len(row) > max(columns) and row[0] in mine]
     return sum(ticks) / os.sysconf("SC_CLK_TCK") if ticks else None
 
 
