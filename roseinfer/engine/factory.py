@@ -21,7 +21,13 @@ from roseinfer.engine.device import (
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.graphs.step_graphs import StepGraphs
 from roseinfer.engine.limits import StepLimits, activation_bytes, step_limits
-from roseinfer.engine.memory import check_positions_fit, check_step_fits, check_weights_fit, kv_cache_bytes
+from roseinfer.engine.memory import (
+    check_positions_fit,
+    check_step_fits,
+    check_weights_fit,
+    is_out_of_memory,
+    kv_cache_bytes,
+)
 from roseinfer.engine.runner import Runner
 from roseinfer.engine.step_times import StepTimes
 from roseinfer.errors import ModelError, UsageError
@@ -48,8 +54,21 @@ def build_engine(
     """Load the model and allocate its KV cache. `on_progress` is called with (bytes read, total bytes).
 
     `source` is what `resolve` found for `config.model`; without it the model is looked for.
-    Raises ModelError for a model that cannot be found, read or run, and UsageError for a setting that cannot work.
+    Raises ModelError for a model that cannot be found, read or run, or that needs more memory than there is, and
+    UsageError for a setting that cannot work.
     """
+    try:
+        return _engine(config, on_progress, source)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"{config.model} does not fit into the memory of {resolve_device(config.device)}: choose a smaller "
+            "--dtype, --quantize it, lower --kv-cache-memory, or end other programs"
+        ) from None
+
+
+def _engine(config: EngineConfig, on_progress: ProgressCallback | None, source: ModelSource | None) -> Engine:
     set_threads(config.threads)
     device = resolve_device(config.device)
     config = msgspec.structs.replace(config, compile=_with_native(config.compile, device))
@@ -156,13 +175,7 @@ def _check_vocabulary(tokenizer: Tokenizer | None, config: EngineConfig, model: 
 
 def _build(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> CausalLM:
     with _default_dtype(dtype), device:
-        try:
-            return architecture(config.architecture).build(config).eval()
-        except RuntimeError as error:
-            # A CPU's allocator raises a plain RuntimeError.
-            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-                raise
-            raise ModelError(f"the model does not fit into the memory of {device}: choose a smaller --dtype") from None
+        return architecture(config.architecture).build(config).eval()
 
 
 def _max_model_len(config: EngineConfig, model_config: ModelConfig) -> int:
@@ -220,7 +233,10 @@ def _kv_cache(
                 dtype=dtype,
                 device=device,
             )
-        except torch.OutOfMemoryError:  # another program took the memory meanwhile, or it is fragmented
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            # Another program took the memory meanwhile, or it is fragmented.
             if num_blocks == 1:
                 raise ModelError(f"{device} has no memory for a KV cache: end other programs that use it") from None
             num_blocks //= 2

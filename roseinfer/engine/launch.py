@@ -1,6 +1,7 @@
 """A launched step: tokens that the next step may read on the device, and results that the host reads later."""
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -46,5 +47,5 @@ class Launch:
         """Wait for the step and return its tokens: those of the first decode step, then of the second, and so on."""
         if self._is_done is not None:
             self._is_done.synchronize()
-        tokens: list[int] = self._tokens[:, : self._num_rows].flatten().tolist()
-        return tokens
+        steps: list[list[int]] = self._tokens[:, : self._num_rows].tolist()
+        return steps[0] if len(steps) == 1 else list(chain.from_iterable(steps))

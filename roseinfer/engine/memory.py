@@ -43,6 +43,11 @@ def check_positions_fit(model: str, max_model_len: int, head_dim: int) -> None:
         )
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """True if a device or the CPU had no memory for a tensor. A CPU's allocator raises a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
 def available_memory_bytes() -> int:
     """Return the bytes of CPU memory that programs can still allocate, swap and cached file pages included.
 

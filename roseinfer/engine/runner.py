@@ -13,6 +13,7 @@ from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.engine.graph_sizes import GraphKey
 from roseinfer.engine.graphs.step_graphs import StepGraphs
 from roseinfer.engine.launch import DrawnTokens, Launch
+from roseinfer.engine.memory import is_out_of_memory
 from roseinfer.engine.outputs import TokenLogprobs
 from roseinfer.engine.row_state import RowState
 from roseinfer.engine.step_batch import PENDING, StepBatch
@@ -55,7 +56,9 @@ class Runner:
         """
         try:
             return self._launch(batch)
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             raise RoseinferError(
                 f"{self.device} has no memory for a step of {batch.num_tokens} tokens: lower --max-batch-tokens, "
                 "--max-batch-size or --kv-cache-memory"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.config import EngineConfig, SamplingParams
@@ -167,3 +168,50 @@ def test_a_step_that_is_launched_again_counts_its_tokens_once_for_penalties(
     expected = completion(set())
     assert set(expected) == {5, 6}, "the penalty alternates between the two biased tokens"
     assert completion({0, 3, 4}) == expected
+
+
+class FailingAllocation(TorchDispatchMode):
+    """Lets the operation number `at` find no memory, counted from 1; counts the operations."""
+
+    def __init__(self, at: int = 0) -> None:
+        super().__init__()
+        self.at, self.seen = at, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        allocates = not func.is_view and "resolve" not in func.__name__  # `tolist` calls those, to no effect
+        self.seen += allocates
+        if allocates and self.seen == self.at:
+            raise RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes"
+            )
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_engine_survives_each_operation_of_a_run_that_finds_no_memory(tiny_llama: Path) -> None:
+    engine = engine_of(tiny_llama)
+    expected = tokens_of(engine)
+    with FailingAllocation() as counted:
+        assert tokens_of(engine) == expected
+    assert counted.seen > 100
+    for at in range(1, counted.seen + 1, counted.seen // 20):
+        engine.pool.reset_prefix_cache()
+        with (
+            FailingAllocation(at),
+            pytest.raises(RoseinferError, match=r"^cpu has no memory for a step of .* tokens"),
+        ):
+            tokens_of(engine)
+        assert engine.pool.num_free == engine.pool.num_blocks
+    assert tokens_of(engine) == expected
+
+
+def test_each_operation_of_a_build_that_finds_no_memory_is_one_line(tiny_llama: Path) -> None:
+    config = EngineConfig(model=str(tiny_llama), load_format="dummy", dtype="float64", device="cpu")
+    with FailingAllocation() as counted:
+        build_engine(config)
+    failed = 0
+    for at in range(1, counted.seen + 1, counted.seen // 15):
+        with FailingAllocation(at), suppress(ModelError):  # the KV cache tries again with fewer blocks
+            build_engine(config)
+            failed -= 1
+        failed += 1
+    assert failed > 10
