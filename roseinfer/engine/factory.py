@@ -175,7 +175,12 @@ def _check_vocabulary(tokenizer: Tokenizer | None, config: EngineConfig, model: 
 
 def _build(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> CausalLM:
     with _default_dtype(dtype), device:
-        return architecture(config.architecture).build(config).eval()
+        try:
+            return architecture(config.architecture).build(config).eval()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ModelError(f"the model does not fit into the memory of {device}: choose a smaller --dtype") from None
 
 
 def _max_model_len(config: EngineConfig, model_config: ModelConfig) -> int:
