@@ -12,7 +12,7 @@ from roseinfer.cache.block_pool import BlockPool
 from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine_lock import EngineLock
 from roseinfer.engine.limits import StepLimits
-from roseinfer.engine.prompt import Chat, ChatTokens, Prompt, as_chat, is_chat
+from roseinfer.engine.prompt import Chat, ChatTokens, Message, Prompt, as_chat, is_chat
 from roseinfer.engine.row_pool import RowPool
 from roseinfer.engine.runner import Runner
 from roseinfer.engine.step_times import StepTimes
@@ -102,7 +102,7 @@ class LoadedModel:
             tokenizer, prompt = self._tokenizer(), self._checked_length(prompt)
             token_ids = encode_parsed(tokenizer, prompt) if parse_special else tokenizer.encode(prompt)
         elif is_chat(prompt):
-            token_ids = self._encode_chat(as_chat(prompt))
+            token_ids = self._encode_chat(prompt)
         elif isinstance(prompt, ChatTokens):
             token_ids = prompt
         else:
@@ -118,9 +118,10 @@ class LoadedModel:
             raise UsageError(f"token id {wrong[0]} is outside the model's vocabulary of {vocab_size}")
         return token_ids
 
-    def _encode_chat(self, chat: Chat) -> ChatTokens:
+    def _encode_chat(self, prompt: Sequence[Message] | Chat) -> ChatTokens:
         if self.chat_template is None:
             raise UsageError(f"{self.model_name} has no chat template: give the prompt as text")
+        chat = as_chat(prompt)
         text = self.chat_template.render(chat.messages, tools=chat.tools, options=chat.template_options)
         return ChatTokens(self._tokenizer().encode(self._checked_length(text), allow_special=True))
 

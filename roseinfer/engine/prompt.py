@@ -33,7 +33,7 @@ def is_chat(prompt: Prompt) -> TypeGuard[Sequence[Message] | Chat]:
     """True if a prompt is a chat, whether or not its messages are valid."""
     if isinstance(prompt, Chat):
         return True
-    return not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
+    return isinstance(prompt, Sequence) and bool(prompt) and isinstance(prompt[0], Mapping)
 
 
 def as_chat(prompt: Sequence[Message] | Chat) -> Chat:
