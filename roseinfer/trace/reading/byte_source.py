@@ -6,6 +6,7 @@ from pathlib import Path
 
 from roseinfer.errors import TraceError
 from roseinfer.progress import ProgressCallback
+from roseinfer.trace.reading.trace_limits import check_expansion
 
 CHUNK_BYTES = 1 << 20
 _READ_AHEAD_FROM_BYTES = 4 << 20
@@ -54,6 +55,7 @@ class ByteSource:
     def _inflated(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
         inflater = zlib.decompressobj(wbits=31)
         started = False  # True inside a gzip member
+        expanded = 0
         try:
             for block in blocks:
                 data = block
@@ -65,6 +67,8 @@ class ByteSource:
                         inflater = zlib.decompressobj(wbits=31)
                     text = inflater.decompress(data, self._chunk_bytes)
                     started = not inflater.eof
+                    expanded += len(text)
+                    check_expansion(self.path, self.size_bytes, expanded)
                     if text:
                         yield text
                     data = inflater.unused_data if inflater.eof else inflater.unconsumed_tail

@@ -39,6 +39,7 @@ from roseinfer.trace.reading.foreign_files import foreign_message, name_foreign
 from roseinfer.trace.reading.messages import message_of
 from roseinfer.trace.reading.platforms import device_name, platform_of
 from roseinfer.trace.reading.process_split import process_label, split_processes
+from roseinfer.trace.reading.trace_limits import check_counts
 from roseinfer.trace.summary.device_structs import Platform
 
 OPS, SPANS, CALLS, OVERHEAD, PYTHON, IGNORED = "op", "span", "call", "overhead", "python", "ignored"
@@ -63,6 +64,7 @@ def read_trace(path: Path, *, on_progress: ProgressCallback | None = None, chunk
     builder = _TraceBuilder()
     for events in stream:
         builder.add(events)
+        check_counts(path, lanes=max(len(builder.lanes), len(builder.gpu_lanes)), names=len(builder.names))
     if builder.events == 0 and stream.damaged:
         raise TraceError(f"{path}: not a trace: no event in it can be read")
     no_events_of_a_trace = 0 < builder.without_phase == builder.events
@@ -223,6 +225,7 @@ class _TraceBuilder:
         for rows in (self.frames, self.numbered_ops, self.message_ops):
             drop_far_times(rows, first_ns)
         devices, lane_device, lane_stream = _devices(list(self.gpu_lanes))
+        check_counts(path, devices=len(devices))
         return Trace(
             path=str(path),
             size_bytes=stream.source.size_bytes,
