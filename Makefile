@@ -18,7 +18,7 @@ PYTHONS ?= $(BIN)/python
 PAGES ?=
 EXTRAS ?=
 
-.PHONY: help setup profile bench test test-gpu fuzz mutate lint check docs docs-serve pictures follow packages clean
+.PHONY: help setup profile bench test test-gpu fuzz sanitize mutate lint check docs docs-serve pictures follow packages clean
 
 help:  ## List these targets
 	@grep -hE '^[a-z][a-z-]*:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{printf "  make %-10s  %s\n", $$1, $$2}'
@@ -38,11 +38,19 @@ test: $(VENV)/.ready-dev  ## Run the tests
 test-gpu:  ## Run the tests that need a GPU, with the packages of PYTHON
 	@"$(PYTHON)" -m pytest -m gpu
 
-fuzz: $(VENV)/.ready-dev  ## Summarize damaged traces for a minute (FUZZ_SECONDS=600)
+fuzz: $(VENV)/.ready-dev  ## Read damaged files of every kind (FUZZ_SECONDS=600)
+	@$(BIN)/python tests/fuzz_inputs.py --seconds $(FUZZ_SECONDS)
 	@$(BIN)/python tests/trace/fuzz.py --seconds $(FUZZ_SECONDS)
 
 mutate: $(VENV)/.ready-dev  ## See whether tests notice 200 small changes (MUTANTS=20)
 	@$(BIN)/python tests/mutate.py --number $(MUTANTS)
+
+sanitize: $(VENV)/.ready-dev  ## Run the C++ kernels with address checks
+	@CXX="env LD_PRELOAD= c++ -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g1" \
+		LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1 \
+		$(BIN)/python -m pytest -n 0 -p no:faulthandler tests/kernels/test_native_kernels.py \
+		tests/kernels/test_native_linear.py
 
 lint: $(VENV)/.ready-dev  ## Style, types and import layers
 	@$(BIN)/ruff check .

@@ -11,6 +11,7 @@ import msgspec
 from roseinfer.config import RunConfig, SamplingParams
 from roseinfer.config_messages import Naming, dotted_key, invalid_setting, option_name, setting_of
 from roseinfer.errors import UsageError
+from roseinfer.model_files import shortened
 from roseinfer.setting_words import listed
 
 _FORMER_NAMES = {"origin-gpt2": "tutorial-gpt2"}
@@ -142,8 +143,10 @@ def _read_toml(name_or_path: str) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read config file {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid TOML: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{path} is not valid TOML: it is nested too deeply") from None
+    except ValueError as error:
+        raise UsageError(f"{path} is not valid TOML: {shortened(str(error))}") from None
 
 
 def _find(name_or_path: str) -> Path:

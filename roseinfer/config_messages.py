@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from roseinfer.config import RunConfig
+from roseinfer.model_files import shortened
 from roseinfer.setting_words import invalid_value, listed, shown_value
 
 Naming = Callable[[str, str], str]
@@ -45,7 +46,7 @@ def invalid_setting(error: msgspec.ValidationError, raw: Mapping[str, Any], name
     unknown = re.match("Object contains unknown field `(.*)` - at |Object contains unknown field `(.*)`$", str(error))
     if unknown is not None:
         known = list(_struct_of(table).__struct_fields__)
-        return f"unknown key {dotted_key(table, unknown[1] or unknown[2])}; known keys: {listed(known)}"
+        return f"unknown key {dotted_key(table, shortened(unknown[1] or unknown[2]))}; known keys: {listed(known)}"
     if not key:
         return f"invalid {table} {shown_value(raw.get(table))}: write a table, [{table}]" if table else str(error)
     where = _WHERE.search(str(error))

@@ -87,6 +87,7 @@ def read_config(source_format: SourceFormat, checkpoint: Checkpoint) -> ModelCon
     }
     dialect = _among(known, name)
     fields = WatchedFields(checkpoint.fields)
+    fields.has_types = source_format == "gguf"
     try:
         return dialect.config(replace(checkpoint, fields=fields))
     except ModelError:

@@ -22,6 +22,8 @@ class WatchedFields(dict[str, Any]):
     """A description's fields that remember which key was read last, for errors that no check foresaw."""
 
     last_key: str | None = None
+    has_types: bool = False
+    """True if the format has a type per value, as GGUF has: an integer in place of a float is damage then."""
 
     def __getitem__(self, key: str) -> Any:
         self.last_key = key
@@ -34,12 +36,13 @@ class WatchedFields(dict[str, Any]):
 
 
 def require(raw: Mapping[str, Any], key: str, kind: type[T]) -> T:
-    """Return the value of `key`. An integer passes as float.
+    """Return the value of `key`. An integer passes as float, unless the description has types of its own.
 
     Raises ModelError if the value is missing, of another type, or a number that is not finite.
     """
     value = raw.get(key)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST_EXACT:
+    is_exact = isinstance(raw, WatchedFields) and raw.has_types
+    if kind is float and type(value) is int and abs(value) < _LARGEST_EXACT and not is_exact:
         value = float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         found = "is missing" if value is None else f"is {quoted(value)}"

@@ -9,6 +9,7 @@ from typing import Any
 import tokenizers
 
 from roseinfer.errors import ModelError
+from roseinfer.model_files import MAX_TOKENIZER_BYTES, check_size, reading, shortened
 from roseinfer.text.token_bytes import byte_level_bytes, join_bytes, sentencepiece_bytes
 from roseinfer.text.tokenizer import without_surrogates
 
@@ -90,14 +91,14 @@ class HuggingFaceTokenizer:
 
 
 def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
-    """Read a tokenizer.json. Raises ModelError if the library cannot read it."""
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        message = " ".join(str(error).split())
-        raise ModelError(
-            f"cannot read {path}: {message}; download it again, or update the tokenizers package"
-        ) from None
+    """Read a tokenizer.json. Raises ModelError if it is too large, or if the library cannot read it."""
+    remedy = "download it again, or update the tokenizers package"
+    with reading(path, remedy):  # the library, which is written in Rust, can also panic
+        check_size(path, MAX_TOKENIZER_BYTES)
+        try:
+            tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise ModelError(f"cannot read {path}: {shortened(str(error))}; {remedy}") from None
     # These settings are for training batches. For inference they would silently truncate or pad prompts.
     tokenizer.no_truncation()
     tokenizer.no_padding()

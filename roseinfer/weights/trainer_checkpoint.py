@@ -10,6 +10,7 @@ The archive has a checksum per record. Those of the pickled structure and of the
 import pickle
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class TrainerReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._checksums = _read_checksums(path)
+        _read_checksums(path)
         checkpoint = _load(path)
         self._tensors = _part(checkpoint, "model", path)
         self._config = _part(checkpoint, "config", path)
@@ -81,28 +82,32 @@ class TrainerReader:
         """
         done = 0
         checked: set[int] = set()
+        unread = _read_checksums(self._path)
         for name, tensor in self._tensors.items():
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in checked:
                 checked.add(storage.data_ptr())
-                self._check(name, storage)
+                self._check(name, storage, unread)
             yield name, tensor.to(dtype) if tensor.is_floating_point() else tensor
             done += tensor.nbytes
             if on_progress is not None:
                 on_progress(done, self.total_bytes)
 
-    def _check(self, name: str, storage: torch.UntypedStorage) -> None:
-        """Raise ModelError if no record of the archive has the checksum of a tensor's bytes."""
+    def _check(self, name: str, storage: torch.UntypedStorage, unread: Counter[tuple[int, int]]) -> None:
+        """Raise ModelError if no further record of the archive has the checksum of a tensor's bytes."""
         values = torch.tensor([], dtype=torch.uint8).set_(storage).numpy()
-        known = self._checksums.get(len(values), set())
-        if len(values) and _NO_CHECKSUM not in known and zlib.crc32(values.data) not in known:
+        if not len(values) or unread[len(values), _NO_CHECKSUM]:
+            return
+        key = len(values), zlib.crc32(values.data)
+        unread[key] -= 1
+        if unread[key] < 0:
             raise ModelError(
                 f"{self._path} is damaged: the values of {shortened(name)} have another checksum: copy it again"
             )
 
 
-def _read_checksums(path: Path) -> dict[int, set[int]]:
-    """Return the checksums of an archive's records by their size in bytes.
+def _read_checksums(path: Path) -> Counter[tuple[int, int]]:
+    """Return how many records of an archive have each (size in bytes, checksum).
 
     Raises ModelError for an archive that torch does not write: with compressed records, which can be larger than
     memory, with a record twice, or with a pickled structure that is damaged or too large.
@@ -126,10 +131,9 @@ def _read_checksums(path: Path) -> dict[int, set[int]]:
                 raise ModelError(f"{path} describes its tensors in more than {MAX_JSON_BYTES >> 20} MiB: {remedy}")
             if structures[0].CRC != _NO_CHECKSUM:
                 archive.read(structures[0])
-    checksums: dict[int, set[int]] = {}
-    for record in records:
-        checksums.setdefault(record.file_size, set()).add(record.CRC)
-    return checksums
+            for record in records:
+                archive.open(record).close()  # compares the header before the record with the archive's directory
+    return Counter((record.file_size, record.CRC) for record in records)
 
 
 def _load(path: Path) -> Mapping[str, Any]:
