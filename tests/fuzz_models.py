@@ -208,13 +208,16 @@ def config_json_kind(folder: Path) -> Kind:
         if what == 0:
             return text[: rng.randrange(len(text))].encode()
         if what == 1:
-            key = rng.choice(list(config))
+            key = rng.choice(list(config))  # a second time
             return (text[:-1] + f', "{key}": {json.dumps(rng.choice(ODD))}}}').encode()
         if what == 2:
             depth = rng.choice([1, 50, 5000, 200_000])
             return text.replace("10000.0", "[" * depth + "]" * depth).encode()
         keys = [*config, "head_dim", "tie_word_embeddings", "attention_bias", "rope_scaling", "rope_parameters"]
-        return json.dumps({**config, rng.choice(keys): rng.choice(ODD)}).encode()
+        key, value = rng.choice(keys), rng.choice(ODD)
+        if key == "rope_theta" and isinstance(value, (int, float)):
+            value = -1.0  # a positive number would be another valid model
+        return json.dumps({**config, key: value}).encode()
 
     def same(found: Result) -> bool:
         return bool(found == expected)

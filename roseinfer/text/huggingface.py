@@ -99,6 +99,8 @@ def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
             tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise ModelError(f"cannot read {path}: {shortened(str(error))}; {remedy}") from None
+    if tokenizer.get_vocab_size(with_added_tokens=False) == 0:
+        raise ModelError(f"{path} has an empty vocabulary: {remedy}")
     # These settings are for training batches. For inference they would silently truncate or pad prompts.
     tokenizer.no_truncation()
     tokenizer.no_padding()

@@ -8,6 +8,7 @@ The archive has a checksum per record. Those of the pickled structure and of the
 """
 
 import pickle
+import struct
 import zipfile
 import zlib
 from collections import Counter
@@ -25,6 +26,10 @@ from roseinfer.weights.stored_tensor import StoredTensor
 _WHAT_IT_IS = "a dict with `model`, a state dict, and `config`"
 _NO_CHECKSUM = 0
 """Checksum of the records that torch writes after `torch.serialization.set_crc32_options(False)`."""
+_HEADER_BYTES, _LENGTHS_OFFSET, _LENGTHS = 30, 26, struct.Struct("<HH")
+"""Header before a record: its size without name and extra field, and where the lengths of these two are."""
+_DESCRIPTOR_BYTES = (0, 16, 24)
+"""Sizes of what may follow a record: nothing, or its checksum and sizes."""
 _EMBEDDING, _HEAD = "token_embedding.weight", "lm_head.weight"
 
 
@@ -133,7 +138,25 @@ def _read_checksums(path: Path) -> Counter[tuple[int, int]]:
                 archive.read(structures[0])
             for record in records:
                 archive.open(record).close()  # compares the header before the record with the archive's directory
+            _check_contiguous(path, records, archive.start_dir)
     return Counter((record.file_size, record.CRC) for record in records)
+
+
+def _check_contiguous(path: Path, records: list[zipfile.ZipInfo], end: int) -> None:
+    """Raise ModelError unless each record ends where the next one begins.
+
+    torch finds a record's data by the lengths in the header before it. With a damaged length, it reads other data.
+    """
+    ordered = sorted(records, key=lambda record: record.header_offset)
+    ends = [*(record.header_offset for record in ordered[1:]), end]
+    with path.open("rb") as file:
+        for record, following in zip(ordered, ends, strict=True):
+            file.seek(record.header_offset + _LENGTHS_OFFSET)
+            start = record.header_offset + _HEADER_BYTES + sum(_LENGTHS.unpack(file.read(_LENGTHS.size)))
+            if following - start - record.file_size not in _DESCRIPTOR_BYTES:
+                raise ModelError(
+                    f"{path} is damaged: its record {shortened(record.filename)} has a wrong place: save it again"
+                )
 
 
 def _load(path: Path) -> Mapping[str, Any]:
