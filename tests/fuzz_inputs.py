@@ -80,13 +80,13 @@ def _peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def table(tallies: dict[str, Tally], command: str) -> str:
-    """Return the results as a Markdown table."""
+def table(tallies: dict[str, Tally], title: str) -> str:
+    """Return the results as a Markdown table below a title."""
     rows = [one.row(name) for name, one in tallies.items()]
     sums = [sum(getattr(one, field) for one in tallies.values()) for field in ("tried", "refused", "same", "wrong")]
     rows.append(Tally(*sums, *(max(getattr(one, field) for one in tallies.values()) for field in _WORST)).row("all"))
     head = "| kind of input | tried | refused | same | wrong | slowest, s | most memory, MiB |\n| --- |" + " ---: |" * 6
-    return "\n".join([MARK, "", f"`{command}`", "", head, *rows, "", MARK])
+    return "\n".join([MARK, "", title, "", head, *rows, "", MARK])
 
 
 def main() -> None:
@@ -111,8 +111,7 @@ def main() -> None:
                 try_one(kind, first + place, tallies[kind.name])
             if time.monotonic() > until:
                 break
-    command = f"python tests/fuzz_inputs.py --count {args.count} --seed {args.seed}"
-    text = table(tallies, command)
+    text = table(tallies, f"`tests/fuzz_inputs.py` with seed {args.seed}:")
     sys.stdout.write(text + "\n")
     if args.table is not None:
         before, _, after = args.table.read_text(encoding="utf-8").split(MARK)
