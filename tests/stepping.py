@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +9,7 @@ from torch import Tensor
 from roseinfer.config import Mode, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.prompt import Prompt
+from roseinfer.models.hidden_states import recorded_hidden_states
 
 
 @dataclass
@@ -25,34 +25,19 @@ def run_traced(
 ) -> list[Traced]:
     """Run all prompts together; return the logits of every position that a step computed."""
     model = engine.runner.model
-    packed: list[Tensor] = []
-    forward = model.forward
-
-    def recording(*step: Any) -> Tensor:
-        """Run a step for all of its tokens, too: the engine needs the hidden states of some."""
-        *inputs, some = step if len(step) == 5 else (*step, None)
-        hidden: Tensor = forward(*inputs)
-        packed.append(hidden)
-        if some is None:
-            return hidden
-        torch.testing.assert_close(forward(*step), hidden[some], rtol=1e-4, atol=1e-4)
-        return hidden[some]
-
-    model.forward = recording  # type: ignore[method-assign]
     rows: dict[int, dict[int, Tensor]] = {}
     scheduler = engine.scheduler(mode)
     for prompt in prompts:
         rows[scheduler.submit(prompt, params)] = {}
-    with torch.inference_mode():
+    with torch.inference_mode(), recorded_hidden_states(model) as recorded:
         while scheduler.has_unfinished:
-            packed.clear()
+            recorded.clear()
             scheduler.step()
             assert scheduler.last_plan is not None
-            logits = iter(model.logits(packed[0]))
+            logits = iter(model.logits(recorded[0]))
             for chunk in scheduler.last_plan.chunks:
                 for position in range(chunk.start, chunk.stop):
                     rows[chunk.request.id][position] = next(logits)
-    del model.forward
     traced = []
     for output in scheduler.run():
         token_ids = output.prompt_token_ids + output.token_ids

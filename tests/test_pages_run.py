@@ -43,10 +43,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", [page for page, quick in QUICK.items() if quick], ids=lambda page: page.name)
 def test_a_page_does_what_it_says(page: Path, folder: Path, cache: Path, tmp_path: Path) -> None:
     environment = with_this_python(plain_environment(cache), tmp_path / "bin")
-    with BlockRunner(folder, environment, timeout_s=120) as runner:
+    with BlockRunner(folder, environment, timeout_s=240) as runner:
         for step in steps_of(QUICK[page]):
             outcome = runner.run(step)
             fault = outcome.fault_of(step)

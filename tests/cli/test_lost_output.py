@@ -184,7 +184,8 @@ def test_an_error_that_is_a_bug_is_not_hidden(
 def test_a_signal_that_ends_a_command_is_its_exit_code(
     run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
 ) -> None:
-    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
+    # The tests may run under nohup, where SIGHUP is ignored, and would stay so.
+    before = {each: signal.signal(each, signal.SIG_DFL) for each in (signal.SIGTERM, signal.SIGHUP)}
     monkeypatch.setattr(signals._Received, "number", signal.SIGINT)
     monkeypatch.setattr("roseinfer.cli.commands.LazyCommands._load", lambda *_: os.kill(os.getpid(), number))
     try:
