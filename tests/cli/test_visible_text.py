@@ -25,7 +25,8 @@ def test_control_characters_become_visible() -> None:
     visible("\ud800").encode()
 
 
-def test_errors_and_notes_execute_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_and_notes_execute_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console.settings, "quiet", False)  # commands that ran in this process may have set it
     console.print_error(f"{HOSTILE}: no such file")
     console.note(HOSTILE)
     assert capsys.readouterr().err == f"error: {HARMLESS}: no such file\n{HARMLESS}\n"
