@@ -10,8 +10,7 @@ import msgspec
 
 from roseinfer.models.decoder import Decoder
 from roseinfer.models.decoder_dialects import (
-    FULL,
-    SLIDING,
+    full_every,
     gguf,
     hf_config,
     hf_windows,
@@ -33,14 +32,12 @@ def cohere_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
 
 def cohere2_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
     """Convert a Command R7B config.json to a ModelConfig."""
-    pattern = size(raw, "sliding_window_pattern", 4)
-    kinds = [SLIDING if (index + 1) % pattern else FULL for index in range(size(raw, "num_hidden_layers"))]
+    kinds = full_every(size(raw, "sliding_window_pattern", 4), size(raw, "num_hidden_layers"))
     windows = hf_windows(raw, optional(raw, "sliding_window", int, 4096), kinds)
     config = with_windows(_config("cohere2", raw, default_theta=10_000.0), windows)
-    specs = tuple(
-        msgspec.structs.replace(spec, rope=None) if spec.window is None else spec for spec in config.attention_specs
+    return config.with_attention(
+        lambda _, spec: msgspec.structs.replace(spec, rope=None) if spec.window is None else spec
     )
-    return msgspec.structs.replace(config, layer_attention=specs)
 
 
 def _config(name: str, raw: Mapping[str, Any], default_theta: float) -> ModelConfig:
@@ -66,11 +63,9 @@ def config_from_gguf(config: ModelConfig, checkpoint: Checkpoint) -> ModelConfig
     config = msgspec.structs.replace(config, logit_scale=require(checkpoint.fields, f"{name}.logit_scale", float))
     if config.sliding_window is None:
         return config
-    specs = tuple(
-        msgspec.structs.replace(spec, window=None, rope=None) if (index + 1) % 4 == 0 else spec
-        for index, spec in enumerate(config.attention_specs)
+    return config.with_attention(
+        lambda index, spec: spec if (index + 1) % 4 else msgspec.structs.replace(spec, window=None, rope=None)
     )
-    return msgspec.structs.replace(config, sliding_window=None, layer_attention=specs)
 
 
 _FLAGS: dict[str, Any] = {"norm": "layer", "block": "parallel", "shared_norm": True}

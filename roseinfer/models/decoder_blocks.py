@@ -55,7 +55,6 @@ class DecoderLayer(nn.Module):
         )
         self.mlp_norm = new_norm(config)
         self.mlp = _new_mlp(config)
-        self.residual_scale = config.residual_scale
 
     def forward(self, hidden: Tensor, residual: Tensor | None, step: StepAttention) -> tuple[Tensor, Tensor | None]:
         """Run the layer."""
@@ -82,6 +81,10 @@ class ScaledLayer(DecoderLayer):
     """A layer that scales the outputs of attention and MLP before it adds them (Granite)."""
 
     computes_rows = False
+
+    def __init__(self, config: ModelConfig, index: int, rope: RotaryEmbedding | None = None) -> None:
+        super().__init__(config, index, rope)
+        self.residual_scale = config.residual_scale
 
     def forward(self, hidden: Tensor, residual: Tensor | None, step: StepAttention) -> tuple[Tensor, Tensor | None]:
         """Run the layer."""

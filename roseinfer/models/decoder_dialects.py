@@ -9,16 +9,14 @@ from types import MappingProxyType
 from typing import Any
 
 import msgspec
-import torch
-from torch import Tensor
 
 from roseinfer.errors import ModelError
 from roseinfer.kernels.attention.attention_spec import Rope
 from roseinfer.model_files import quoted
 from roseinfer.models.activation_names import ActivationName, activation_from_hf
-from roseinfer.models.dialect import Checkpoint, Dialect, Transform, WeightPlace
+from roseinfer.models.dialect import Checkpoint, Dialect, WeightPlace
 from roseinfer.models.fields import gguf_vocab_size, optional, require, require_feature, same_size, size
-from roseinfer.models.head_layout import reordered_heads
+from roseinfer.models.head_layout import reordered_projection
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.rope_config import ROPE_TENSORS, rope_from_gguf, rope_from_hf
 
@@ -30,6 +28,14 @@ _GGUF_GLOBAL = {
     "output_norm": "model.norm",
     "output": "lm_head",
 }
+GGUF_NORMS_AFTER = {
+    "post_attention_norm": "post_attention_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+"""Norms after attention and MLP, by llama.cpp's names, of models that have them."""
+GGUF_SANDWICH = {"ffn_norm": "pre_feedforward_layernorm", **GGUF_NORMS_AFTER}
+"""Norms around attention and MLP whose names differ from Llama's."""
+
 _GGUF_LAYER = {
     "attn_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
@@ -73,11 +79,9 @@ def reordered_qk(interleaved: bool) -> HfWeight:
     """
 
     def weight(name: str, config: ModelConfig) -> WeightPlace | None:
-        heads = {"q_proj": config.num_heads, "k_proj": config.num_kv_heads}.get(name.split(".")[-2])
-        rope = next((spec.rope for spec in config.attention_specs if spec.rope is not None), None)
-        if heads is None or rope is None or not (interleaved or rope.rotary_dim):
-            return hf_weight(name, config)
-        return name, reordered_heads(heads, config.head_dim, rope.rotary_dim, interleaved=interleaved)
+        if hf_weight(name, config) is None:
+            return None
+        return name, reordered_projection(name.split(".")[-2], config, interleaved=interleaved)
 
     return weight
 
@@ -156,13 +160,16 @@ def hf_windows(raw: Mapping[str, Any], window: int | None, default_kinds: Sequen
     return [window if kind == SLIDING else None for kind in kinds]
 
 
+def full_every(period: int, num_layers: int) -> list[str]:
+    """Return the types of layers of which every `period`-th attends to all tokens, and the others have a window."""
+    return [SLIDING if (index + 1) % period else FULL for index in range(num_layers)]
+
+
 def with_windows(config: ModelConfig, windows: Sequence[int | None]) -> ModelConfig:
     """Return the config with a sliding window per layer."""
     if len(set(windows)) == 1:
         return msgspec.structs.replace(config, sliding_window=windows[0])
-    pairs = zip(config.attention_specs, windows, strict=True)
-    specs = tuple(msgspec.structs.replace(spec, window=window) for spec, window in pairs)
-    return msgspec.structs.replace(config, layer_attention=specs)
+    return config.with_attention(lambda index, spec: msgspec.structs.replace(spec, window=windows[index]))
 
 
 def hf_weight(name: str, _config: ModelConfig) -> WeightPlace | None:
@@ -234,31 +241,5 @@ def _gguf_weight(reorders_qk: bool, names: Mapping[str, str], name: str, config:
     module, _, kind = rest.rpartition(".")
     if not name.startswith("blk.") or module not in names:
         return name, None  # unknown, so loading refuses it by this name
-    rope = next((spec.rope for spec in config.attention_specs if spec.rope is not None), None)
-    transform = None
-    if rope is not None and (reorders_qk or rope.rotary_dim is not None):
-        transform = _reordered_module(module, config, rope, interleaved=reorders_qk)
+    transform = reordered_projection(names[module].split(".")[-1], config, interleaved=reorders_qk)
     return f"model.layers.{block}.{names[module]}.{kind}", transform
-
-
-def _reordered_module(module: str, config: ModelConfig, rope: Rope, *, interleaved: bool) -> Transform | None:
-    """Return the transform of a projection's rows to the order that kernels rotate, or None for other modules."""
-
-    def reordered(heads: int) -> Transform:
-        return reordered_heads(heads, config.head_dim, rope.rotary_dim, interleaved=interleaved)
-
-    query, key = reordered(config.num_heads), reordered(config.num_kv_heads)
-    if module == "attn_qkv":
-        return reordered_qkv(config, query, key)
-    return {"attn_q": query, "attn_k": key}.get(module)
-
-
-def reordered_qkv(config: ModelConfig, query: Transform, key: Transform) -> Transform:
-    """Return a transform of a fused projection that applies `query` and `key` to its first two parts."""
-    sizes = [heads * config.head_dim for heads in (config.num_heads, config.num_kv_heads, config.num_kv_heads)]
-
-    def reordered(rows: Tensor) -> Tensor:
-        q, k, v = torch.split(rows, sizes)
-        return torch.cat((query(q), key(k), v))
-
-    return reordered

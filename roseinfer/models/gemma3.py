@@ -9,11 +9,13 @@ from typing import Any
 
 import msgspec
 
-from roseinfer.kernels.attention.attention_spec import Rope
+from roseinfer.kernels.attention.attention_spec import AttentionSpec, Rope
 from roseinfer.models.decoder import Decoder
 from roseinfer.models.decoder_dialects import (
     FULL,
+    GGUF_SANDWICH,
     SLIDING,
+    full_every,
     gguf,
     hf_config,
     hf_weight,
@@ -51,8 +53,7 @@ def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
     full, context = rope_from_hf(text, layer_type=FULL, default_theta=1_000_000.0)
     local = {**text, "rope_scaling": None, "rope_theta": optional(text, "rope_local_base_freq", float, 10_000.0)}
     sliding, _ = rope_from_hf(local, layer_type=SLIDING)
-    pattern = size(text, "sliding_window_pattern", 6)
-    kinds = [SLIDING if (index + 1) % pattern else FULL for index in range(size(text, "num_hidden_layers"))]
+    kinds = full_every(size(text, "sliding_window_pattern", 6), size(text, "num_hidden_layers"))
     bias = optional(text, "attention_bias", bool, False)
     config = hf_config(
         "gemma3_text",
@@ -71,11 +72,9 @@ def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
     )
     config = with_windows(config, hf_windows(text, optional(text, "sliding_window", int, 4096), kinds))
     scale = optional(text, "query_pre_attn_scalar", float, 256.0) ** -0.5
-    specs = tuple(
-        msgspec.structs.replace(spec, scale=scale, rope=full if spec.window is None else sliding)
-        for spec in config.attention_specs
+    return config.with_attention(
+        lambda _, spec: msgspec.structs.replace(spec, scale=scale, rope=full if spec.window is None else sliding)
     )
-    return msgspec.structs.replace(config, layer_attention=specs)
 
 
 def weight_from_hf(name: str, config: ModelConfig) -> WeightPlace | None:
@@ -93,24 +92,20 @@ def weight_from_hf(name: str, config: ModelConfig) -> WeightPlace | None:
 
 def config_from_gguf(config: ModelConfig, checkpoint: Checkpoint) -> ModelConfig:
     """Return the config with what llama.cpp knows of Gemma 3: windows, bases of rotation, scales."""
-    metadata, rope, window = checkpoint.fields, config.rope, config.sliding_window
+    metadata, rope = checkpoint.fields, config.rope
     assert rope is not None
     local = Rope(theta=optional(metadata, "gemma3.rope.freq_base_swa", float, 10_000.0))
     # The 27B model, the only one with 62 layers, scales scores by another size.
     size_of_scale = config.hidden_size // config.num_heads if config.num_layers == 62 else config.head_dim
-    specs = tuple(
-        msgspec.structs.replace(
-            spec,
-            scale=size_of_scale**-0.5,
-            window=window if (index + 1) % 6 else None,
-            rope=local if window is not None and (index + 1) % 6 else rope,
+
+    def attention(index: int, spec: AttentionSpec) -> AttentionSpec:
+        window = spec.window if (index + 1) % 6 else None
+        return msgspec.structs.replace(
+            spec, scale=size_of_scale**-0.5, window=window, rope=rope if window is None else local
         )
-        for index, spec in enumerate(config.attention_specs)
-    )
+
     return msgspec.structs.replace(
-        config,
-        sliding_window=None,
-        layer_attention=specs,
+        config.with_attention(attention),
         embedding_scale=math.sqrt(config.hidden_size),
         logit_softcap=optional(metadata, "gemma3.final_logit_softcapping", float, 0.0) or None,
     )
@@ -119,11 +114,7 @@ def config_from_gguf(config: ModelConfig, checkpoint: Checkpoint) -> ModelConfig
 _GGUF = gguf(
     "gemma3",
     architecture="gemma3_text",
-    names={
-        "post_attention_norm": "post_attention_layernorm",
-        "ffn_norm": "pre_feedforward_layernorm",
-        "post_ffw_norm": "post_feedforward_layernorm",
-    },
+    names=GGUF_SANDWICH,
     adapt=config_from_gguf,
     block="sandwich",
     qk_norm=True,

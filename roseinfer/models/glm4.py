@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from roseinfer.models.decoder import Decoder
-from roseinfer.models.decoder_dialects import gguf, hf_config, hugging_face, reordered_qk
+from roseinfer.models.decoder_dialects import GGUF_SANDWICH, gguf, hf_config, hugging_face, reordered_qk
 from roseinfer.models.dialect import Architecture, WeightPlace
 from roseinfer.models.fields import optional, size
 from roseinfer.models.model_config import ModelConfig
@@ -42,13 +42,6 @@ def weight_from_hf(name: str, config: ModelConfig) -> WeightPlace | None:
     return _reordered(".".join(_NAMES.get(part, part) for part in parts), config)
 
 
-_GGUF_NAMES = {
-    "post_attention_norm": "post_attention_layernorm",
-    "ffn_norm": "pre_feedforward_layernorm",
-    "post_ffw_norm": "post_feedforward_layernorm",
-    "ffn_up": "mlp.gate_up_proj",
-}
-
 GLM4 = Architecture(
     "glm4",
     Decoder,
@@ -57,7 +50,7 @@ GLM4 = Architecture(
         "glm4",
         reorders_qk=True,
         rotates_part=True,
-        names=_GGUF_NAMES,
+        names={**GGUF_SANDWICH, "ffn_up": "mlp.gate_up_proj"},
         block="sandwich",
         stores_fused_gate_up=True,
     ),

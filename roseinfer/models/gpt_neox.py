@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-import torch
 from torch import Tensor
 
 from roseinfer.models.decoder import Decoder
 from roseinfer.models.decoder_dialects import gguf, hf_config, hugging_face
 from roseinfer.models.dialect import Architecture, Checkpoint, Transform, WeightPlace
 from roseinfer.models.fields import optional, size
-from roseinfer.models.head_layout import reordered_heads
+from roseinfer.models.head_layout import reordered_projection
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.rope_config import rope_from_hf
 
@@ -65,13 +64,11 @@ def weight_from_hf(name: str, config: ModelConfig) -> WeightPlace | None:
 
 def _separated(config: ModelConfig) -> Transform:
     """Return a transform to all queries, all keys, all values. Each head's three projections are stored together."""
-    heads, head_dim = config.num_heads, config.head_dim
-    assert config.rope is not None
-    rotated = reordered_heads(heads, head_dim, config.rope.rotary_dim)
+    reorder = reordered_projection("qkv_proj", config, interleaved=False)
 
     def separated(rows: Tensor) -> Tensor:
-        q, k, v = rows.reshape(heads, 3, head_dim, *rows.shape[1:]).unbind(1)
-        return torch.cat((rotated(q.flatten(0, 1)), rotated(k.flatten(0, 1)), v.flatten(0, 1)))
+        apart = rows.reshape(config.num_heads, 3, config.head_dim, *rows.shape[1:]).transpose(0, 1).flatten(0, 2)
+        return apart if reorder is None else reorder(apart)
 
     return separated
 

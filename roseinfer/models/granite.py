@@ -27,20 +27,19 @@ def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
         logit_scale=1.0 / optional(raw, "logits_scaling", float, 1.0),
     )
     scale = optional(raw, "attention_multiplier", float, 1.0)
-    specs = tuple(msgspec.structs.replace(spec, scale=scale) for spec in config.attention_specs)
-    return msgspec.structs.replace(config, layer_attention=specs)
+    return config.with_attention(lambda _, spec: msgspec.structs.replace(spec, scale=scale))
 
 
 def config_from_gguf(config: ModelConfig, checkpoint: Checkpoint) -> ModelConfig:
     """Return the config with the factors in the metadata of the file."""
     metadata = checkpoint.fields
     scale = optional(metadata, "granite.attention.scale", float, config.head_dim**-0.5)
+    config = config.with_attention(lambda _, spec: msgspec.structs.replace(spec, scale=scale))
     return msgspec.structs.replace(
         config,
         embedding_scale=optional(metadata, "granite.embedding_scale", float, 1.0),
         residual_scale=optional(metadata, "granite.residual_scale", float, 1.0),
         logit_scale=1.0 / optional(metadata, "granite.logit_scale", float, 1.0),
-        layer_attention=tuple(msgspec.structs.replace(spec, scale=scale) for spec in config.attention_specs),
     )
 
 

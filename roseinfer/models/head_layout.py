@@ -6,8 +6,31 @@ and keys are reordered alike.
 """
 
 import torch
+from torch import Tensor
 
 from roseinfer.models.dialect import Transform
+from roseinfer.models.model_config import ModelConfig
+
+
+def reordered_projection(name: str, config: ModelConfig, *, interleaved: bool) -> Transform | None:
+    """Return the transform of the rows of `q_proj`, `k_proj` or the fused `qkv_proj` to where kernels rotate them.
+
+    None for other modules, and for heads that are stored as kernels rotate them: in full, with pairs half a head apart.
+    """
+    rope = next((spec.rope for spec in config.attention_specs if spec.rope is not None), None)
+    if rope is None or not (interleaved or rope.rotary_dim):
+        return None
+    query, key = (
+        reordered_heads(heads, config.head_dim, rope.rotary_dim, interleaved=interleaved)
+        for heads in (config.num_heads, config.num_kv_heads)
+    )
+    sizes = [heads * config.head_dim for heads in (config.num_heads, config.num_kv_heads, config.num_kv_heads)]
+
+    def fused(rows: Tensor) -> Tensor:
+        q, k, v = torch.split(rows, sizes)
+        return torch.cat((query(q), key(k), v))
+
+    return {"q_proj": query, "k_proj": key, "qkv_proj": fused}.get(name)
 
 
 def reordered_heads(

@@ -1,6 +1,7 @@
 """The shape of a decoder-only language model, independent of the file format."""
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -109,6 +110,11 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
             rope=self.rope,
         )
         return (spec,) * self.num_layers
+
+    def with_attention(self, change: Callable[[int, AttentionSpec], AttentionSpec]) -> "ModelConfig":
+        """Return the config with the attention of each layer changed by a function of the layer's index and spec."""
+        specs = tuple(change(index, spec) for index, spec in enumerate(self.attention_specs))
+        return msgspec.structs.replace(self, sliding_window=None, layer_attention=specs)
 
     @property
     def longest_context(self) -> int:

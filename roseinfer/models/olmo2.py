@@ -10,7 +10,17 @@ import msgspec
 
 from roseinfer.errors import ModelError
 from roseinfer.models.decoder import Decoder
-from roseinfer.models.decoder_dialects import FULL, SLIDING, gguf, hf_config, hf_windows, hugging_face, with_windows
+from roseinfer.models.decoder_dialects import (
+    FULL,
+    GGUF_NORMS_AFTER,
+    SLIDING,
+    full_every,
+    gguf,
+    hf_config,
+    hf_windows,
+    hugging_face,
+    with_windows,
+)
 from roseinfer.models.dialect import Architecture, Checkpoint
 from roseinfer.models.fields import optional, size
 from roseinfer.models.model_config import ModelConfig
@@ -27,13 +37,12 @@ def olmo3_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
     full, context = rope_from_hf(raw, layer_type=FULL, default_theta=500_000.0)
     unscaled = {key: value for key, value in raw.items() if key != "rope_scaling"}
     sliding, _ = rope_from_hf(unscaled, layer_type=SLIDING, default_theta=full.theta)
-    kinds = [FULL if (index + 1) % 4 == 0 else SLIDING for index in range(size(raw, "num_hidden_layers"))]
+    kinds = full_every(4, size(raw, "num_hidden_layers"))
     windows = hf_windows(raw, optional(raw, "sliding_window", int, 4096), kinds)
     config = with_windows(hf_config("olmo3", raw, rope=(full, context), **_shared(raw)), windows)
-    specs = tuple(
-        spec if spec.window is None else msgspec.structs.replace(spec, rope=sliding) for spec in config.attention_specs
+    return config.with_attention(
+        lambda _, spec: spec if spec.window is None else msgspec.structs.replace(spec, rope=sliding)
     )
-    return msgspec.structs.replace(config, layer_attention=specs)
 
 
 def _shared(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,22 +63,19 @@ def config_from_gguf(config: ModelConfig, checkpoint: Checkpoint) -> ModelConfig
     if len(has_window) != config.num_layers:
         raise ModelError(f"sliding_window_pattern has {len(has_window)} values for {config.num_layers} layers")
     unscaled = msgspec.structs.replace(config.rope, scaling=None)
-    specs = tuple(
-        msgspec.structs.replace(spec, window=window if has else None, rope=unscaled if has else config.rope)
-        for spec, has in zip(config.attention_specs, has_window, strict=True)
+    return config.with_attention(
+        lambda index, spec: (
+            msgspec.structs.replace(spec, rope=unscaled)
+            if has_window[index]
+            else msgspec.structs.replace(spec, window=None)
+        )
     )
-    return msgspec.structs.replace(config, sliding_window=None, layer_attention=specs)
 
-
-_GGUF_NAMES = {
-    "post_attention_norm": "post_attention_layernorm",
-    "post_ffw_norm": "post_feedforward_layernorm",
-}
 
 OLMO2 = Architecture(
     "olmo2",
     Decoder,
     hugging_face(olmo2_from_hf),
-    gguf("olmo2", names=_GGUF_NAMES, adapt=config_from_gguf, block="post_norm", joint_qk_norm=True),
+    gguf("olmo2", names=GGUF_NORMS_AFTER, adapt=config_from_gguf, block="post_norm", joint_qk_norm=True),
 )
 OLMO3 = Architecture("olmo3", Decoder, hugging_face(olmo3_from_hf))

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from roseinfer.models.decoder import Decoder
-from roseinfer.models.decoder_dialects import gguf, hf_config, hf_weight, hugging_face, reordered_qkv
-from roseinfer.models.dialect import Architecture, WeightPlace
+from roseinfer.models.decoder_dialects import gguf, hf_config, hugging_face, reordered_qk
+from roseinfer.models.dialect import Architecture
 from roseinfer.models.fields import optional
-from roseinfer.models.head_layout import reordered_heads
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.rope_config import rope_from_hf
 
@@ -27,21 +26,10 @@ def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
     )
 
 
-def weight_from_hf(name: str, config: ModelConfig) -> WeightPlace | None:
-    """Return the stored name, and the order of rows if heads are partly rotated."""
-    assert config.rope is not None
-    if ".qkv_proj." not in name or config.rope.rotary_dim is None:
-        return hf_weight(name, config)
-    head_dim, rotary_dim = config.head_dim, config.rope.rotary_dim
-    query = reordered_heads(config.num_heads, head_dim, rotary_dim)
-    key = reordered_heads(config.num_kv_heads, head_dim, rotary_dim)
-    return name, reordered_qkv(config, query, key)
-
-
 PHI3 = Architecture(
     "phi3",
     Decoder,
-    hugging_face(config_from_hf, weight_from_hf),
+    hugging_face(config_from_hf, reordered_qk(interleaved=False)),
     gguf(
         "phi3",
         rotates_part=True,

@@ -34,20 +34,16 @@ def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
         mlp_bias=optional(raw, "mlp_bias", bool, False),
     )
     config = with_windows(config, hf_windows(raw, window or None, kinds))
-    specs = tuple(
-        spec if rotated else msgspec.structs.replace(spec, rope=None)
-        for spec, rotated in zip(config.attention_specs, rotates, strict=True)
+    return config.with_attention(
+        lambda index, spec: spec if rotates[index] else msgspec.structs.replace(spec, rope=None)
     )
-    return msgspec.structs.replace(config, layer_attention=specs)
 
 
 def config_from_gguf(config: ModelConfig, _checkpoint: Checkpoint) -> ModelConfig:
     """Return the config without rotations in every fourth layer, which the file does not say."""
-    specs = tuple(
-        spec if (index + 1) % 4 else msgspec.structs.replace(spec, rope=None)
-        for index, spec in enumerate(config.attention_specs)
+    return config.with_attention(
+        lambda index, spec: spec if (index + 1) % 4 else msgspec.structs.replace(spec, rope=None)
     )
-    return msgspec.structs.replace(config, layer_attention=specs)
 
 
 SMOLLM3 = Architecture(
