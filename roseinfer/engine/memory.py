@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from roseinfer.engine.device import spare_memory_bytes
-from roseinfer.errors import ModelError, UsageError
+from roseinfer.errors import ModelError, UsageError, lacks_memory
 
 _UNITS = {"": 1, "B": 1, "kB": 1000} | {
     f"{prefix}{suffix}": base**power
@@ -44,8 +44,8 @@ def check_positions_fit(model: str, max_model_len: int, head_dim: int) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True if a device or the CPU had no memory for a tensor. A CPU's allocator raises a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    """True if a device or the CPU had no memory for a tensor."""
+    return isinstance(error, torch.OutOfMemoryError) or lacks_memory(error)
 
 
 def available_memory_bytes() -> int:

@@ -45,7 +45,7 @@ def as_chat(prompt: Sequence[Message] | Chat) -> Chat:
 def check_template_options(options: object, name: str) -> None:
     """Raise UsageError unless `options` can be variables of a chat template. `name` is what the user calls them."""
     if not isinstance(options, Mapping):
-        raise UsageError(f'invalid {name} {_quoted(options)}: give an object, such as {{"enable_thinking": false}}')
+        raise UsageError(f'invalid {name} {clipped(options)}: give an object, such as {{"enable_thinking": false}}')
     if reserved := sorted({"messages", "tools"} & options.keys()):
         raise UsageError(f"{name} cannot set {reserved[0]}: give it as the request's own")
 
@@ -57,7 +57,7 @@ def _checked(turn: object) -> Message:
     if isinstance(content, str) or (content is None and turn.get("tool_calls")):
         return turn
     if not isinstance(content, Sequence) or not content:
-        raise UsageError(f"invalid content {_quoted(content)} of a message: give a string, or a list of text parts")
+        raise UsageError(f"invalid content {clipped(content)} of a message: give a string, or a list of text parts")
     return {**turn, "content": "\n".join(_text_of(part) for part in content)}
 
 
@@ -67,9 +67,10 @@ def _text_of(part: object) -> str:
         text: str = part["text"]
         return text
     kind = part.get("type") if isinstance(part, Mapping) else part
-    raise UsageError(f"a content part of type {_quoted(kind)} is not supported: give parts of type 'text'")
+    raise UsageError(f"a content part of type {clipped(kind)} is not supported: give parts of type 'text'")
 
 
-def _quoted(value: object) -> str:
+def clipped(value: object, most: int = 40) -> str:
+    """Return a value as text of at most `most` characters, for a message."""
     text = repr(value)
-    return text if len(text) <= 40 else f"{text[:40]}..."
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -174,7 +174,7 @@ class Scheduler(ABC):
     def _num_captured(self) -> int:
         """Number of captured CUDA graphs; -1 once the runner has none."""
         graphs = self.engine.runner.graphs
-        return -1 if graphs is None else len(graphs.captured)
+        return -1 if graphs is None else graphs.num_captured
 
     def _read(self, is_typical: bool = True) -> None:
         """Wait for the tokens in flight, append them to their requests, and create their events.

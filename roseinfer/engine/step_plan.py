@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from roseinfer.engine.graph_sizes import GraphKey
+from roseinfer.engine.graph_sizes import LEAST_PROMPT_TOKENS, GraphKey
 from roseinfer.engine.request import Request
 
 Phase = Literal["prefill", "decode", "mixed"]
@@ -27,7 +27,7 @@ class Policy:
     """Maximum tokens per step; in a launch of several decode steps, per decode step."""
     max_mixed_tokens: int
     """Maximum tokens of a step with prompts and decodes. With `bounds_itl`, only while step times are not known."""
-    least_prompt_tokens: int = 128
+    least_prompt_tokens: int = LEAST_PROMPT_TOKENS
     """Prompt tokens that a step may compute even if its decodes alone reach `max_mixed_tokens`."""
     bounds_itl: bool = False
     """True: limit the prompts of steps that also decode by the wait that they add to the decoding requests."""

@@ -47,7 +47,7 @@ def check_weights(config: ModelConfig, reader: WeightReader, source: ModelSource
 
     Only the checkpoint's table is read, and nothing is allocated: a config may claim any size.
     """
-    num_tensors = len(reader.table())
+    num_tensors = len(reader.names())
     if config.num_layers > num_tensors:
         raise ModelError(
             f"{source.name}: the config says {config.num_layers} layers, but there are only {num_tensors} weights"

@@ -12,10 +12,10 @@ from roseinfer.text.gguf_token_types import eos_token_ids
 from roseinfer.text.template_files import spelled_token, template_sources
 from roseinfer.text.tokenizer import Tokenizer
 from roseinfer.weights.gguf_header import read_gguf_header
+from roseinfer.weights.hub_files import TOKENIZER_FILES
 from roseinfer.weights.json_file import read_optional_json
 from roseinfer.weights.resolve import ModelSource
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _WHAT_A_TOKENIZER_IS = (
     "gpt2, a tokenizer.json, a SentencePiece tokenizer.model, a vocab.json with its merges.txt, a tiktoken file, or a "
     "directory with one of these"
@@ -116,7 +116,7 @@ def _from_gguf(metadata: Mapping[str, Any], with_tokenizer: bool) -> TextAssets:
         tokenizer=tokenizer,
         chat_template=ChatTemplate(template, spelled("bos_token_id"), spelled("eos_token_id")) if template else None,
         bos_token_id=tokenizer.bos_token_id if tokenizer is not None else None,
-        eos_token_ids=eos_token_ids(metadata),
+        eos_token_ids=eos_token_ids(metadata) if tokenizer is None else tokenizer.eos_token_ids,
     )
 
 
@@ -155,7 +155,7 @@ def _from_directory(folder: Path, tokenizer_file: Path | None) -> TextAssets:
 
 def _tokenizer_file(folder: Path) -> Path | None:
     """Return the file that describes a directory's tokenizer, the most specific one first; None if there is none."""
-    found = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
+    found = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
     return next(iter([*found, *sorted(folder.glob("*.tiktoken"))]), None)
 
 

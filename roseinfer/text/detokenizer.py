@@ -128,10 +128,13 @@ class PrefixDiffDetokenizer:
     def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
         """Create a detokenizer of tokens that follow `before`."""
         self._decode = tokenizer.decode
-        newest = list(before[-_LONG_WINDOW:])
-        self._window = newest if self._decode(newest) else list(before)
+        self._window = list(before[-_LONG_WINDOW:])
+        text = self._decode(self._window)
+        if not text and len(self._window) < len(before):
+            self._window = list(before)
+            text = self._decode(self._window)
         self._context = len(self._window)  # number of context tokens at the window's start
-        self._streamed = len(self._decode(self._window))  # characters of the window's text that were streamed
+        self._streamed = len(text)  # characters of the window's text that were streamed
 
     def add(self, token_id: int) -> str:
         """Implements `Detokenizer.add`."""

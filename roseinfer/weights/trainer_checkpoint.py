@@ -41,7 +41,7 @@ class TrainerReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        _read_checksums(path)
+        self._checksums = _read_checksums(path)
         checkpoint = _load(path)
         self._tensors = _part(checkpoint, "model", path)
         self._config = _part(checkpoint, "config", path)
@@ -87,7 +87,7 @@ class TrainerReader:
         """
         done = 0
         checked: set[int] = set()
-        unread = _read_checksums(self._path)
+        unread = self._checksums.copy()
         for name, tensor in self._tensors.items():
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in checked:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from roseinfer.engine.device import num_threads
+from roseinfer.engine.device import num_threads, usable_processors
 
 _CPUS = Path("/sys/devices/system/cpu")
 _STAT = Path("/proc/stat")
@@ -136,7 +136,7 @@ def _switches() -> int:
 
 def _seconds(stat: Path, columns: tuple[int, ...]) -> float | None:
     """Return the sum of some columns of /proc/stat over this process's processors."""
-    mine = {f"cpu{index}" for index in _processors()}
+    mine = {f"cpu{index}" for index in usable_processors()}
     rows = [line.split() for line in _read(stat).splitlines()]
     ticks = [sum(int(row[at]) for at in columns) for row in rows if len(row) > max(columns) and row[0] in mine]
     return sum(ticks) / os.sysconf("SC_CLK_TCK") if ticks else None
@@ -147,18 +147,13 @@ def available_cores(cpus: Path = _CPUS, quotas: tuple[Path, ...] = _QUOTAS) -> t
 
     Without the kernel's description of the cores, each hardware thread counts as a core.
     """
-    ids = _processors()
+    ids = usable_processors()
     siblings = {_read(cpus / f"cpu{index}" / "topology" / "thread_siblings_list") or str(index) for index in ids}
     limit = _quota(quotas)
     cores, logical = len(siblings), len(ids)
     if limit is not None:
         cores, logical = min(cores, limit), min(logical, limit)
     return max(1, cores), max(1, logical)
-
-
-def _processors() -> list[int]:
-    """Return the numbers of the processors that this process may run on."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def _quota(files: tuple[Path, ...]) -> int | None:

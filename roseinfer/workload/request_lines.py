@@ -13,7 +13,7 @@ import msgspec
 
 from roseinfer.config import SamplingParams
 from roseinfer.config_file import sampling_with
-from roseinfer.engine.prompt import Chat, Prompt, as_chat, check_template_options
+from roseinfer.engine.prompt import Chat, Prompt, as_chat, check_template_options, clipped
 from roseinfer.errors import UsageError
 from roseinfer.workload.workload_request import WorkloadRequest
 
@@ -103,7 +103,7 @@ def _request(line: bytes, number: int, base: SamplingParams) -> WorkloadRequest:
         raise UsageError('the line is not a JSON object: write a request such as {"prompt": "Hello"}')
     request_id = fields.get("custom_id" if "body" in fields else "id", number)
     if not _is_id(request_id):
-        raise UsageError(f"invalid id {_quoted(request_id)}: give a string or an integer")
+        raise UsageError(f"invalid id {clipped(request_id, _MAX_QUOTED)}: give a string or an integer")
     fields = _settings(_body(fields) if "body" in fields else fields)
     known = ("id", *PROMPT_KEYS, *CHAT_KEYS, *SAMPLING_KEYS)
     if unknown := [key for key in fields if key not in known]:
@@ -125,7 +125,7 @@ def _body(fields: dict[str, Any]) -> dict[str, Any]:
         raise UsageError(f"a request to {where} is not supported: give POST and {' or '.join(_URLS)}")
     body = fields["body"]
     if not isinstance(body, dict):
-        raise UsageError(f"invalid body {_quoted(body)}: write the request as an object")
+        raise UsageError(f"invalid body {clipped(body, _MAX_QUOTED)}: write the request as an object")
     return body
 
 
@@ -153,7 +153,7 @@ def _settings(fields: dict[str, Any]) -> dict[str, Any]:
         raise UsageError("top_logprobs needs logprobs: true")
     choice = fields.pop("tool_choice", "auto")
     if choice not in ("auto", "none"):
-        raise UsageError(f"tool_choice {_quoted(choice)} is not supported: give auto or none")
+        raise UsageError(f"tool_choice {clipped(choice, _MAX_QUOTED)} is not supported: give auto or none")
     if choice == "none":
         fields.pop("tools", None)
     return fields
@@ -181,23 +181,18 @@ def _prompt(key: str, fields: dict[str, Any]) -> Prompt:
     if key == "prompt":
         if isinstance(value, str):
             return value
-        raise UsageError(f"invalid prompt {_quoted(value)}: give a string")
+        raise UsageError(f"invalid prompt {clipped(value, _MAX_QUOTED)}: give a string")
     if not isinstance(value, list) or not value:
-        raise UsageError(f"invalid {key} {_quoted(value)}: give a non-empty list")
+        raise UsageError(f"invalid {key} {clipped(value, _MAX_QUOTED)}: give a non-empty list")
     if key == "prompt_token_ids":
         if not all(type(token_id) is int for token_id in value):
             raise UsageError("invalid prompt_token_ids: give integers only")
         return value
     tools, options = fields.get("tools") or (), fields.get("chat_template_kwargs") or {}
     if not isinstance(tools, list | tuple) or not all(isinstance(tool, dict) for tool in tools):
-        raise UsageError(f"invalid tools {_quoted(tools)}: give a list of objects")
+        raise UsageError(f"invalid tools {clipped(tools, _MAX_QUOTED)}: give a list of objects")
     check_template_options(options, "chat_template_kwargs")
     return as_chat(Chat(messages=value, tools=tools, template_options=options))
-
-
-def _quoted(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}..."
 
 
 def _opened(name: str) -> AbstractContextManager[BinaryIO]:

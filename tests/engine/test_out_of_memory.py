@@ -104,7 +104,7 @@ def test_without_memory_for_graphs_the_engine_goes_on_without(
 ) -> None:
     class NoRoom:
         missing = (GraphKey(1, "greedy"), GraphKey(2, "greedy"))
-        captured = ()
+        num_captured = 0
         sizes = GraphSizes(max_batch_size=2, max_top_k=64)
 
         def wants(self, _key: GraphKey) -> bool:

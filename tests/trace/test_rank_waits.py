@@ -269,7 +269,7 @@ def test_the_clock_of_one_rank_and_its_file_change_nothing_else(
 def test_without_a_rank_the_others_wait_only_for_each_other(
     tmp_path_factory: pytest.TempPathFactory, times: list[list[int]], dropped: int
 ) -> None:
-    """What was a wait for the dropped rank alone looks like transfer: nothing in the trace tells the difference."""
+    """A wait for the dropped rank alone looks like transfer: nothing in the trace tells the difference."""
     made = job(times)
     summary = summarize_trace(made.write(tmp_path_factory.mktemp("job"), drop=[dropped]))
     left = [rank for rank in range(3) if rank != dropped]

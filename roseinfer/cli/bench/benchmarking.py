@@ -46,7 +46,6 @@ def run_benchmark(call: BenchCall) -> int:
     if call.baseline is not None and baseline is not None and not measurement.is_interrupted:
         compared = comparison(call.baseline, baseline, results, limit_percent)
         results = msgspec.structs.replace(results, comparison=compared)
-    are_written = True
     try:
         print_results(results, measured, call.result_format, grid=axes.is_grid)
         if results.comparison is not None and call.result_format != "md":  # whose document holds the comparison

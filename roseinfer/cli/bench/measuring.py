@@ -57,14 +57,15 @@ def measure(call: BenchCall, cells: Sequence[Cell], slo: Slo | None, *, judged_b
                     cell, search = find_largest(engine, cell, call.searched, slo, on_trial=_note_trial)
             with console.stages() as stage:
                 on_stage = stage and stage.named(f"Measuring {cell.name}{_place(len(measured), len(cells))}")
-                result = cell_measurement.measure_cell(engine, cell, repeats=call.repeats, on_stage=on_stage)
-                while search is not None and slo is not None:
+                while True:
+                    result = cell_measurement.measure_cell(engine, cell, repeats=call.repeats, on_stage=on_stage)
+                    if search is None or slo is None:
+                        break
                     met_percent = goodput(slo, result.figures, 1.0).met_percent
                     if met_percent >= slo.share_percent:
                         break
                     console.note(f"[bench] {plain(search.found, 4)} met it for {met_percent:.0f} % in the final run")
                     cell, search = next_lower(cell, search, slo, met_percent)
-                    result = cell_measurement.measure_cell(engine, cell, repeats=call.repeats, on_stage=on_stage)
                 measured.append(result)
         except KeyboardInterrupt:
             if not measured:

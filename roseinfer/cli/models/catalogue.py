@@ -1,4 +1,4 @@
-"""What this version runs: architectures, file formats, quantizations, tokenizers and shapes, from their registries.
+"""Everything that this version runs: architectures, formats, quantizations, tokenizers, shapes, from their registries.
 
 Imports torch: the command imports this module only when it runs.
 """

@@ -89,6 +89,11 @@ class StepGraphs:
         """Keys of all captured graphs."""
         return list(self._graphs)
 
+    @property
+    def num_captured(self) -> int:
+        """Number of captured graphs."""
+        return len(self._graphs)
+
     def wants(self, key: GraphKey) -> bool:
         """Decide whether a batch should run by its graph. Call exactly once per batch: the calls are counted.
 

@@ -38,8 +38,6 @@ class CollectiveEvents(msgspec.Struct, frozen=True, eq=False):
 
     file: Ints32
     """Index into `trace.file_ranks`."""
-    device: Ints32
-    """Index into `trace.devices`, -1 for a collective on a CPU."""
     start_ns: Ints
     end_ns: Ints
     kind: Ints32
@@ -61,7 +59,6 @@ class CollectiveEvents(msgspec.Struct, frozen=True, eq=False):
 
 class _Part(NamedTuple):
     file: Ints32
-    device: Ints32
     start_ns: Ints
     end_ns: Ints
     name: NDArray[np.int64]
@@ -78,13 +75,15 @@ def collective_events(facts: Facts) -> CollectiveEvents:
     if any(is_collective(name) for name in names):
         parts, computing = _on_devices(facts)
         busy = {facts.trace.device_files[device] for device in np.unique(facts.trace.gpu.device).tolist()}
-        for file in range(len(facts.trace.file_ranks)):
-            if file not in busy and (part := _on_cpu(facts, file)) is not None:
+        on_cpu = [(file, _on_cpu(facts, file)) for file in range(len(facts.trace.file_ranks)) if file not in busy]
+        loading = loading_table(facts) if on_cpu else None
+        for file, part in on_cpu:
+            if part is not None and loading is not None:
                 parts.append(part)
-                computing[file] = cpu_work(facts, file, loading_table(facts)).compute
+                computing[file] = cpu_work(facts, file, loading).compute
     if not parts:
         none, none32 = np.zeros(0, np.int64), np.zeros(0, np.int32)
-        parts = [_Part(none32, none32, none, none, none, none32, none)]
+        parts = [_Part(none32, none, none, none, none32, none)]
     columns: list[Any] = [np.concatenate(column) for column in zip(*parts, strict=True)]
     order = np.lexsort((_Part(*columns).start_ns, _Part(*columns).file))
     every = _Part(*[column[order] for column in columns])
@@ -94,7 +93,6 @@ def collective_events(facts: Facts) -> CollectiveEvents:
     sequences = {key: index for index, key in enumerate(dict.fromkeys(sequence for _, sequence in named.values()))}
     return CollectiveEvents(
         file=every.file,
-        device=every.device,
         start_ns=every.start_ns,
         end_ns=every.end_ns,
         kind=np.array([kinds[named[key][0]] for key in keys], np.int32),
@@ -135,7 +133,6 @@ def _on_devices(facts: Facts) -> tuple[list[_Part], dict[int, tuple[Ints, Ints]]
         parts.append(
             _Part(
                 file=np.full(len(at), file, np.int32),
-                device=np.full(len(at), device, np.int32),
                 start_ns=trace.gpu.start_ns[at],
                 end_ns=trace.gpu.end_ns[at],
                 name=trace.gpu.name[at].astype(np.int64),
@@ -182,7 +179,6 @@ def _on_cpu(facts: Facts, file: int) -> _Part | None:
         return None
     return _Part(
         file=np.full(len(at), file, np.int32),
-        device=np.full(len(at), -1, np.int32),
         start_ns=start,
         end_ns=end,
         name=name,

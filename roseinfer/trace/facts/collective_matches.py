@@ -39,8 +39,6 @@ class CollectiveMatches(msgspec.Struct, frozen=True, eq=False):
     last: Ints
     """Per match: event of the rank that began last."""
     missing: list[MissingCollectives]
-    differing: int
-    """Collectives at the same place of a sequence that are left out, since their operations differ."""
 
     def __len__(self) -> int:
         return len(self.last)
@@ -50,7 +48,7 @@ def match_collectives(trace: Trace, events: CollectiveEvents) -> CollectiveMatch
     """Match the collectives of each sequence by their order on each rank."""
     of_event = np.full(len(events), -1, np.int64)
     missing: list[MissingCollectives] = []
-    matched, differing = 0, 0
+    matched = 0
     for ranks in _members(trace, events).values():
         if len(ranks) < 2:
             continue
@@ -68,16 +66,15 @@ def match_collectives(trace: Trace, events: CollectiveEvents) -> CollectiveMatch
                 lacks = np.setdiff1d(np.arange(size), place)
                 missing.append(MissingCollectives(rank, len(lacks), size, int(lacks[0]) if len(lacks) else size))
         good = agreed & (count > 1)
-        differing += int(np.count_nonzero(~agreed))
         number = np.where(good, matched + np.cumsum(good) - 1, -1)
         matched += int(good.sum())
         for at, place in zip(ranks.values(), places, strict=True):
             of_event[at] = number[place]
-    return _timed(events, of_event, matched, missing, differing)
+    return _timed(events, of_event, matched, missing)
 
 
 def _timed(
-    events: CollectiveEvents, of_event: Ints, matched: int, missing: list[MissingCollectives], differing: int
+    events: CollectiveEvents, of_event: Ints, matched: int, missing: list[MissingCollectives]
 ) -> CollectiveMatches:
     at = np.flatnonzero(of_event >= 0)
     duration = events.end_ns - events.start_ns
@@ -92,7 +89,6 @@ def _timed(
         num_ranks=np.bincount(of_event[at], minlength=matched),
         last=last,
         missing=missing,
-        differing=differing,
     )
 
 

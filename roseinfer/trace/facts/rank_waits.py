@@ -7,7 +7,7 @@ from roseinfer.trace.facts.collective_events import CollectiveEvents, collective
 from roseinfer.trace.facts.collective_matches import CollectiveMatches, match_collectives
 from roseinfer.trace.facts.intervals import covered_before
 from roseinfer.trace.facts.trace_facts import Facts
-from roseinfer.trace.facts.wall_time import WallTime
+from roseinfer.trace.facts.wall_time import wall_time
 from roseinfer.trace.reading.columns import Ints, Ints32
 
 
@@ -40,7 +40,7 @@ class RankWaits(msgspec.Struct, frozen=True, eq=False):
         return np.flatnonzero(self.matches.of_event >= 0)
 
 
-def rank_waits(facts: Facts, wall: WallTime) -> RankWaits | None:
+def rank_waits(facts: Facts) -> RankWaits | None:
     """Match the collectives of all ranks; None if no collective runs on two ranks."""
     ranks = np.array(facts.trace.file_ranks, np.int32)
     if len(set(ranks.tolist())) < 2:
@@ -49,6 +49,7 @@ def rank_waits(facts: Facts, wall: WallTime) -> RankWaits | None:
     matches = match_collectives(facts.trace, events)
     if len(matches) == 0:
         return None
+    wall = wall_time(facts)
     wait, transfer = np.zeros(len(events), np.int64), np.zeros(len(events), np.int64)
     for file, computing in events.computing.items():
         at = np.flatnonzero(events.file == file)

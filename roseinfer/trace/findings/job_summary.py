@@ -5,7 +5,6 @@ import numpy as np
 
 from roseinfer.trace.facts.rank_waits import RankWaits, rank_waits
 from roseinfer.trace.facts.trace_facts import Facts
-from roseinfer.trace.facts.wall_time import wall_time
 from roseinfer.trace.findings.straggler import STRAGGLER_SHARE, find_straggler
 from roseinfer.trace.reading.columns import Ints
 from roseinfer.trace.summary.budget_structs import BudgetSummary
@@ -27,7 +26,7 @@ def summarize_job(
     facts: Facts, budget: BudgetSummary | None, ranks: list[RankSummary]
 ) -> tuple[JobSummary | None, list[CollectiveSummary], list[RankSummary]]:
     """Return (waits of the job, one row per kind of collective, the rows of the ranks with their waits)."""
-    waits = rank_waits(facts, wall_time(facts)) if budget is not None else None
+    waits = rank_waits(facts) if budget is not None else None
     if waits is None or budget is None:
         return None, [], ranks
     matches = waits.matches

@@ -84,7 +84,7 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 class Message(msgspec.Struct, frozen=True):
-    """What a collective sends, as its kernel or its operator `record_param_comms` tells."""
+    """Operation, group and size of a collective, from its kernel or from the operator `record_param_comms`."""
 
     operation: str
     """Name of the operation, such as `allreduce`."""
@@ -120,8 +120,6 @@ class Trace(msgspec.Struct, frozen=True, eq=False):
     """Index into `file_ranks` of the file in which each thread was recorded."""
     file_ranks: list[int]
     """Rank of the process that recorded each file. The processes of a file of several ranks count as a file each."""
-    file_names: list[str]
-    """Name of each file, with the label of the process if the file holds several."""
     file_origins_ns: list[int]
     """Per file: the time 0 of this trace on the clock of the file, in ns."""
     ranks_known: list[bool]
@@ -153,6 +151,6 @@ class Trace(msgspec.Struct, frozen=True, eq=False):
     truncated: str | None
     """Reason why the file counts as incomplete, or None."""
     notes: list[str] = []
-    """What the reader of several files has to say: files left out, ranks that it had to guess."""
+    """Remarks of the reader of several files: files left out, and ranks that it had to guess."""
     started_unix_ns: int | None = None
     """Time of the first event since 1970; None if the clock of the trace does not count from a known time."""

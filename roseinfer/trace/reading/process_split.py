@@ -165,7 +165,6 @@ def _part(trace: Trace, label: str, rank: int, threads: NDArray[np.bool_], devic
         threads=[one for one, kept in zip(trace.threads, threads, strict=True) if kept],
         thread_files=[0] * int(threads.sum()),
         file_ranks=[rank],
-        file_names=[f"{trace.file_names[0]} ({label})"],
         file_origins_ns=trace.file_origins_ns,
         ranks_known=[True],
         devices=[

@@ -50,7 +50,6 @@ def merge_traces(traces: list[Trace], path: str, notes: list[str] | None = None)
         threads=[(f"{index}:{pid}", tid) for index, trace in enumerate(traces) for pid, tid in trace.threads],
         thread_files=[first_file[at] + file for at, trace in enumerate(traces) for file in trace.thread_files],
         file_ranks=[rank for trace in traces for rank in trace.file_ranks],
-        file_names=[name for trace in traces for name in trace.file_names],
         file_origins_ns=origins,
         ranks_known=[known for trace in traces for known in trace.ranks_known],
         devices=[device for trace in traces for device in trace.devices],

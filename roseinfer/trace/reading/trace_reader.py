@@ -233,7 +233,6 @@ class _TraceBuilder:
             threads=list(self.lanes),
             thread_files=[0] * len(self.lanes),
             file_ranks=[_rank_of(stream.metadata)],
-            file_names=[path.name],
             file_origins_ns=[first_ns + max(_parsed_id(stream.metadata.baseTimeNanoseconds or 0), 0)],
             ranks_known=["rank" in stream.metadata.distributedInfo],
             device_files=[0] * len(devices),

@@ -82,7 +82,7 @@ class JudgedTrace(NamedTuple):
 
     @property
     def shares(self) -> Shares:
-        """What the wall time consists of."""
+        """Shares of the wall time: computation, and each cause of lost time."""
         return shares_of(self.total, self.waits_ms, self.job.unrecorded_wait_ms if self.job else 0.0)
 
     @property

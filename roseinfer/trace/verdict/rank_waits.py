@@ -20,7 +20,7 @@ _DOES = {
     "operators": "spends {} in operators on its host",
     "python": "spends {} in Python",
 }
-"""What a rank does during each part of the budget."""
+"""Phrase for each part of the budget that a rank spends time on; `{}` stands for the duration."""
 
 
 def find_rank_waits(judged: JudgedTrace) -> list[Finding]:
