@@ -30,9 +30,24 @@ def load_config(
     `overrides` ({table: {key: value}}) win over the file; `defaults` apply to keys that neither of them sets. Raises
     UsageError, naming the option or the key, for anything that is not a valid configuration.
     """
+    return load_config_and_sampling(name_or_path, overrides, defaults)[0]
+
+
+def load_config_and_sampling(
+    name_or_path: str | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    defaults: Mapping[str, Mapping[str, Any]] | None = None,
+) -> tuple[RunConfig, dict[str, Any]]:
+    """Return what `load_config` does, and the sampling settings that the file or `overrides` set.
+
+    The settings are as `sampling_with` takes them.
+    """
     given = overrides or {}
     raw = _read_toml(name_or_path) if name_or_path is not None else {}
-    _lay_over(raw, given, defaults or {})
+    _lay_over(raw, given, {})
+    sampling = raw.get("sampling", {})
+    set_sampling = dict(sampling) if isinstance(sampling, dict) else {}
+    _lay_over(raw, {}, defaults or {})
 
     def is_option(table: str, key: str) -> bool:
         return key in given.get(table, {})
@@ -50,21 +65,9 @@ def load_config(
         except UsageError as error:
             raise refused(str(error), "sampling", "do_sample") from None
     try:
-        return msgspec.convert(raw, RunConfig, str_keys=True)
+        return msgspec.convert(raw, RunConfig, str_keys=True), set_sampling
     except msgspec.ValidationError as error:
         raise refused(invalid_setting(error, raw, name), *setting_of(error)) from None
-
-
-def given_sampling(
-    name_or_path: str | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None
-) -> dict[str, Any]:
-    """Return the sampling settings that a file or `overrides` set, as `sampling_with` takes them.
-
-    The arguments are those of `load_config`, which checks the settings.
-    """
-    raw = _read_toml(name_or_path) if name_or_path is not None else {}
-    _lay_over(raw, overrides or {}, {})
-    return dict(raw.get("sampling", {}))
 
 
 def sampling_with(base: SamplingParams, overrides: Mapping[str, Any]) -> SamplingParams:

@@ -1,5 +1,7 @@
 """Tiny random models, saved by transformers, each with a byte-level tokenizer."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,20 @@ def save_gpt2(folder: Path, **changes: Any) -> Path:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     return _save(GPT2LMHeadModel, GPT2Config(**{**GPT2, **changes}), folder)
+
+
+def copied_with(model: Path, folder: Path, files: dict[str, str]) -> Path:
+    """Copy a saved model into a new directory, with further or other text files; return the directory."""
+    shutil.copytree(model, folder)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    """Set keys of the object in a JSON file, which may be missing."""
+    content = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(content | changes))
 
 
 def _save(kind: Any, config: Any, folder: Path) -> Path:

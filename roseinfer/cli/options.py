@@ -16,7 +16,7 @@ from roseinfer.cli.completion import complete_config
 from roseinfer.cli.config_flags import CONFIG_FLAGS
 from roseinfer.cli.shown_defaults import config_default
 from roseinfer.cli.useless_flags import refuse_useless_flags
-from roseinfer.config_file import given_sampling, load_config
+from roseinfer.config_file import load_config, load_config_and_sampling
 
 
 def _set_quiet(value: bool) -> bool:
@@ -91,10 +91,9 @@ def configured(
                 value = options.pop(flag.parameter_name)
                 if value is not None and value != []:
                     overrides.setdefault(flag.table, {})[flag.key] = value
-            run = load_config(config_name or base, overrides, defaults)
+            run, set_sampling = load_config_and_sampling(config_name or base, overrides, defaults)
             if passes_given:
-                flags_given = overrides.get("sampling", {})
-                options[_GIVEN] = GivenSampling(given_sampling(config_name or base, overrides), flags_given)
+                options[_GIVEN] = GivenSampling(set_sampling, overrides.get("sampling", {}))
             in_lines = passes_given or (run.workload.prompts_file or "").endswith(".jsonl")
             refuse_useless_flags(run, overrides, requests_have_settings=in_lines)
             return command(run, *args, **options)

@@ -3,7 +3,6 @@
 import os
 import pty
 import select
-import shutil
 import signal
 import subprocess
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from command import ENVIRONMENT, command
+from tiny import copied_with
 
 from roseinfer import Engine, EngineConfig, SamplingParams, build_engine
 from roseinfer.cli.generate.chat_session import ChatSession
@@ -22,10 +22,7 @@ PARAMS = SamplingParams(max_new_tokens=6, stop_on_eos=False)
 
 @pytest.fixture(scope="module")
 def chatty(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("chatty") / "model"
-    shutil.copytree(tiny_llama, folder)
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
-    return folder
+    return copied_with(tiny_llama, tmp_path_factory.mktemp("chatty") / "model", {"chat_template.jinja": TEMPLATE})
 
 
 @pytest.fixture(scope="module")

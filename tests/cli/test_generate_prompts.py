@@ -1,13 +1,13 @@
 """`generate` with control tokens in raw prompts, tools, and variables of the chat template."""
 
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import copied_with
 
 from roseinfer import Chat, EngineConfig, SamplingParams, UsageError, build_engine
 from roseinfer.cli.app import run
@@ -25,10 +25,7 @@ Generate = Callable[..., tuple[int, dict[str, Any], str]]
 
 @pytest.fixture(scope="module")
 def chatty(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("chatty") / "model"
-    shutil.copytree(tiny_llama, folder)
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
-    return folder
+    return copied_with(tiny_llama, tmp_path_factory.mktemp("chatty") / "model", {"chat_template.jinja": TEMPLATE})
 
 
 @pytest.fixture(scope="module")

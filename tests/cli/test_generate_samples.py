@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from command import roseinfer, succeeds
+from tiny import copied_with
 
 from roseinfer import Engine, EngineConfig, SamplingParams, build_engine
 
@@ -23,10 +24,7 @@ def engine(tiny_llama: Path) -> Engine:
 @pytest.fixture(scope="module")
 def chatty(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model with a chat template."""
-    folder = tmp_path_factory.mktemp("chatty") / "model"
-    shutil.copytree(tiny_llama, folder)
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
-    return folder
+    return copied_with(tiny_llama, tmp_path_factory.mktemp("chatty") / "model", {"chat_template.jinja": TEMPLATE})
 
 
 @pytest.fixture(scope="module")

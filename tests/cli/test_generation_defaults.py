@@ -1,12 +1,12 @@
 """`generate` and the Python API sample as a model's generation_config.json says; options and configs win over it."""
 
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tiny import copied_with
 
 from roseinfer import EngineConfig, SamplingParams, build_engine
 from roseinfer.cli.app import run
@@ -21,10 +21,8 @@ Generate = Callable[..., tuple[int, str, SamplingParams | None]]
 @pytest.fixture(scope="module")
 def sampler(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model with a generation_config.json that samples."""
-    folder = tmp_path_factory.mktemp("sampler") / "model"
-    shutil.copytree(tiny_llama, folder)
-    (folder / "generation_config.json").write_text(json.dumps(RECOMMENDED))
-    return folder
+    recommended = {"generation_config.json": json.dumps(RECOMMENDED)}
+    return copied_with(tiny_llama, tmp_path_factory.mktemp("sampler") / "model", recommended)
 
 
 @pytest.fixture

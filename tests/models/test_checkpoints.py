@@ -1,6 +1,5 @@
 """Tests that a checkpoint that does not fit its architecture is refused, with the misfit named."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import save_gpt2, save_llama
+from tiny import edit_json, save_gpt2, save_llama
 
 from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.engine import Engine
@@ -27,11 +26,6 @@ def build(folder: Path, **settings: Any) -> Engine:
 
 def greedy(folder: Path, **settings: Any) -> list[int]:
     return build(folder, **settings).generate(["some words"], SamplingParams(max_new_tokens=8))[0].token_ids
-
-
-def edit_config(folder: Path, **changes: Any) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **changes}))
 
 
 def edit_weights(folder: Path, edit: Callable[[dict[str, torch.Tensor]], None]) -> None:
@@ -69,7 +63,7 @@ def test_a_weight_of_another_shape_is_named_with_both_shapes(llama: Path) -> Non
     ],
 )
 def test_a_config_that_is_not_supported_is_named(llama: Path, changes: dict[str, Any], named: str) -> None:
-    edit_config(llama, **changes)
+    edit_json(llama / "config.json", **changes)
     with pytest.raises(ModelError, match=named):
         build(llama)
 

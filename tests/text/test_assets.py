@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import edit_json
 
 from roseinfer.config import SamplingParams
 from roseinfer.errors import ModelError
@@ -29,11 +30,6 @@ def folder(tmp_path: Path, transformers_demo: Any) -> Path:
 
 def text_of(folder: Path) -> TextAssets:
     return load_text(resolve(str(folder), "dummy", ()))
-
-
-def edit(path: Path, **changes: Any) -> None:
-    content = json.loads(path.read_text()) if path.is_file() else {}
-    path.write_text(json.dumps(content | changes))
 
 
 def test_the_demo_model_has_everything(demo: TextAssets) -> None:
@@ -79,14 +75,14 @@ def test_end_tokens_are_the_union_of_what_all_files_say(folder: Path) -> None:
 
 
 def test_special_tokens_may_be_objects_or_absent(folder: Path) -> None:
-    edit(folder / "tokenizer_config.json", bos_token={"content": "<repo_name>"}, eos_token=None)
+    edit_json(folder / "tokenizer_config.json", bos_token={"content": "<repo_name>"}, eos_token=None)
     text = text_of(folder)
     assert (text.bos_token_id, text.eos_token_ids) == (3, frozenset({0}))
 
 
 def test_the_template_file_wins_over_the_config_and_named_templates_work(folder: Path) -> None:
     templates = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "from config"}]
-    edit(folder / "tokenizer_config.json", chat_template=templates)
+    edit_json(folder / "tokenizer_config.json", chat_template=templates)
 
     def rendered() -> str | None:
         template = text_of(folder).chat_template
@@ -96,7 +92,7 @@ def test_the_template_file_wins_over_the_config_and_named_templates_work(folder:
     assert rendered() == "from file"
     (folder / "chat_template.jinja").unlink()
     assert rendered() == "from config"
-    edit(folder / "tokenizer_config.json", chat_template=None)
+    edit_json(folder / "tokenizer_config.json", chat_template=None)
     assert rendered() is None
 
 
@@ -107,10 +103,10 @@ def test_named_templates_come_from_every_file(folder: Path) -> None:
         return template.render(CHAT, **options)
 
     (folder / "chat_template.jinja").unlink(missing_ok=True)
-    edit(folder / "tokenizer_config.json", chat_template=None)
+    edit_json(folder / "tokenizer_config.json", chat_template=None)
     (folder / "chat_template.json").write_text(json.dumps({"chat_template": "from a processor"}))
     assert rendered() == "from a processor"
-    edit(folder / "tokenizer_config.json", chat_template=[{"name": "chat", "template": "first of a list"}])
+    edit_json(folder / "tokenizer_config.json", chat_template=[{"name": "chat", "template": "first of a list"}])
     (folder / "chat_template.json").unlink()
     assert rendered() == "first of a list"
     (folder / "additional_chat_templates").mkdir()

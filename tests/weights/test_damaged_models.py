@@ -1,6 +1,5 @@
 """Damaged and hostile model files are refused before anything is built, in one line that names file and key."""
 
-import json
 import math
 import struct
 import zipfile
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import save_llama
+from tiny import edit_json, save_llama
 
 from roseinfer.config import EngineConfig
 from roseinfer.engine.factory import build_engine
@@ -49,11 +48,6 @@ def refused(model: Path, *named: str, **settings: Any) -> None:
         assert word in message
 
 
-def edit_config(folder: Path, **changes: Any) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **changes}))
-
-
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -81,7 +75,7 @@ def edit_config(folder: Path, **changes: Any) -> None:
     ],
 )
 def test_a_config_with_an_impossible_value_is_refused(llama: Path, key: str, value: Any) -> None:
-    edit_config(llama, **{key: value})
+    edit_json(llama / "config.json", **{key: value})
     refused(llama, str(llama))
 
 
@@ -105,7 +99,7 @@ def test_a_config_that_is_no_description_is_refused(llama: Path, text: str, name
 def test_a_checkpoint_of_another_size_is_refused_before_anything_is_allocated(
     llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    edit_config(llama, intermediate_size=1 << 22, vocab_size=1 << 24)
+    edit_json(llama / "config.json", intermediate_size=1 << 22, vocab_size=1 << 24)
     monkeypatch.setattr(torch.nn, "Parameter", _only_on_meta)
     refused(llama, "has shape")
 
