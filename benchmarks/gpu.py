@@ -7,8 +7,8 @@ weights, greedy, 64 or 128 completion tokens per request, all requests at once, 
 configs small-engines*. Tutorial: the config tutorial-gpt2, the run of the tutorial engine that this project started
 from, with its own batch limit and with 16.
 
-Each configuration runs in its own process. Prints a Markdown table per part, then JSON. `--record` needs
-`--only prompts`: the other tables are copied into `benchmarks/results/gpu.md` by hand.
+Each configuration runs in its own process. Prints a Markdown table per part, a row as soon as it is measured, then
+JSON. `--record` needs `--only prompts`: the other tables are copied into `benchmarks/results/gpu.md` by hand.
 """
 
 import argparse
@@ -117,14 +117,26 @@ def figures(document: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def heading(part: str) -> str:
+    """Return the heading of a part's Markdown table."""
+    columns = _columns(part)
+    return "| | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 1) + "|"
+
+
+def line(part: str, row: dict[str, Any]) -> str:
+    """Return one row of a part's Markdown table."""
+    keys = _columns(part).values()
+    cells = [str("-" if (cell := row.get(key, row.get("error"))) is None else cell) for key in keys]
+    return f"| {row['name']} | " + " | ".join(cells) + " |"
+
+
 def table(part: str, rows: list[dict[str, Any]]) -> str:
     """Return the rows of one part as a Markdown table."""
-    columns = _PROMPT_COLUMNS if part == "prompts" else _COLUMNS
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for row in rows:
-        cells = [str("-" if (cell := row.get(key, row.get("error"))) is None else cell) for key in columns.values()]
-        lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join([heading(part), *(line(part, row) for row in rows)])
+
+
+def _columns(part: str) -> dict[str, str]:
+    return _PROMPT_COLUMNS if part == "prompts" else _COLUMNS
 
 
 def prompt_record(rows: list[dict[str, Any]], repeats: int) -> str:
@@ -163,9 +175,11 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for part, configurations in parts().items():
         if only in (None, part):
-            measured = [measure(name, options, arguments.repeats) for name, options in configurations.items()]
-            print(f"## {part}\n\n{table(part, measured)}\n", flush=True)
-            rows += measured
+            print(f"## {part}\n\n{heading(part)}", flush=True)
+            for name, options in configurations.items():
+                rows.append(measure(name, options, arguments.repeats))
+                print(line(part, rows[-1]), flush=True)  # as they come: a time limit must not lose them
+            print(flush=True)
     print(json.dumps(rows, indent=1))
     if arguments.record or arguments.output:
         write_record(arguments, _RECORD, prompt_record(rows, arguments.repeats))
