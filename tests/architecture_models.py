@@ -40,6 +40,8 @@ WIDE = {"head_dim": 32}
 LAYER_NORM = {"layer_norm_eps": 1e-3}
 """Large enough that an eps of another size shows."""
 
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {},
     "llama, tied head": {"tie_word_embeddings": True},
@@ -127,6 +129,29 @@ MODELS: dict[str, dict[str, Any]] = {
             "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
         },
     },
+    "mixtral": {"num_local_experts": 4},
+    "mixtral, sliding window, more experts per token": {
+        "num_local_experts": 5,
+        "num_experts_per_tok": 3,
+        "sliding_window": 9,
+    },
+    "qwen2_moe": {"head_dim": None, "shared_expert_intermediate_size": 24, **EXPERTS},
+    "qwen2_moe, normalized": {
+        "head_dim": None,
+        "shared_expert_intermediate_size": 24,
+        "norm_topk_prob": True,
+        **EXPERTS,
+    },
+    "qwen3_moe": {"norm_topk_prob": True, **EXPERTS},
+    "qwen3_moe, an MLP in some layers": {
+        "num_hidden_layers": 4,
+        "decoder_sparse_step": 2,
+        "mlp_only_layers": [1],
+        **EXPERTS,
+    },
+    "olmoe": {"head_dim": None, "num_experts": 6, "num_experts_per_tok": 2},
+    "granitemoe": {"num_local_experts": 4, "residual_multiplier": 0.4, "head_dim": None},
+    "granitemoeshared": {"shared_intermediate_size": 24, "logits_scaling": 2.0, "head_dim": None},
     "phi3": {"head_dim": None},
     "phi3, partly rotated": {"head_dim": None, "partial_rotary_factor": 0.75},
     "phi3, sliding window": {"head_dim": None, "sliding_window": 9},

@@ -6,26 +6,33 @@ The symbols, per step:
     C  context tokens of attention    P  query-key pairs of attention, summed over layers
     R  passes over the weights: the number of decode steps in the launch, usually 1
     e  bytes per element
+    H(t)  experts of a layer that t tokens use: E (1 - (1 - k/E)^t) of E experts, with k experts per token
 
 A layer with a sliding window has a smaller C and P than the others; the formulas then use the mean over layers.
 
     bytes = R (layers + head [if S > 0])       weights in their stored form, also quantized, read once per pass
+          + R H(T / R) / E experts             the experts used; H(S / R) in the last layer
           + T (embedding rows)                 rows looked up, including learned positions
           + (T + C) kv e                       keys and values: new ones written, the context's read
           + 2 S vocab e                        logits, written and read
     flops = 2 T (layer matrices - sampled only) + 2 S (sampled only + vocab hidden) + 4 P heads head_dim
 
-`layers` is the bytes of all parameters between the embedding and the head. `layer matrices` is the number of elements
-of the weight matrices among them. `kv` is 2 layers kv_heads head_dim. The last layer needs the keys and values of all
-new tokens, and everything else only for the tokens that are sampled after. `sampled only` is the number of elements of
-its matrices without those of keys and values, and its C and P are those of the sampled tokens.
+`layers` is the bytes of all parameters between the embedding and the head, without the experts. `layer matrices` is
+the number of elements of the weight matrices that one token uses. `kv` is 2 layers kv_heads head_dim. The last layer
+needs the keys and values of all new tokens, and everything else only for the tokens that are sampled after. `sampled
+only` is the number of elements of its matrices without those of keys and values, and its C and P are those of the
+sampled tokens.
+
+H is an expected value for tokens that choose all experts equally often. A router that prefers some experts makes a step
+read fewer bytes than this.
 
 The cost is a lower bound. It excludes activations between kernels, which a perfect kernel holds on the chip; block
 tables, indexes and rotation angles, which are small; and arithmetic outside matrix products. Keys and values of a
 block that several requests share count once per request.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
+from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -34,9 +41,11 @@ import torch
 
 from roseinfer.engine.step_plan import Chunk, StepPlan
 from roseinfer.models.architectures import architecture
+from roseinfer.models.experts import ExpertLinear, Router, SharedGate
 from roseinfer.models.footprint import WeightBytes
 from roseinfer.models.linear import Linear
 from roseinfer.models.model_config import ModelConfig
+from roseinfer.models.weight_map import WeightSlot
 
 
 class StepCost(msgspec.Struct, frozen=True):
@@ -114,15 +123,27 @@ def _cost(model: ModelConfig, element_bytes: int, rows: _StepCounts, weights: We
     if weights is None:
         weights = plain.weights.scaled(element_bytes)
     num_bytes = rows.passes * (weights.layers + (weights.head if rows.sampled else 0)) + rows.tokens * weights.lookup
+    num_bytes += _expert_bytes(model, rows, weights.experts)
     num_bytes += 2 * rows.sampled * model.vocab_size * element_bytes
     layer_kv_bytes = model.kv_bytes_per_token(element_bytes) // model.num_layers
     num_bytes += (rows.tokens * model.num_layers + rows.keys) * layer_kv_bytes
     key_value = 2 * model.num_kv_heads * model.head_dim * model.hidden_size
-    sampled_only = plain.matrices // model.num_layers - key_value
+    sampled_only = plain.last_layer - key_value
     flops = 2 * rows.tokens * (plain.matrices - sampled_only)
     flops += 2 * rows.sampled * (sampled_only + model.vocab_size * model.hidden_size)
     flops += 4 * rows.pairs * model.num_heads * model.head_dim
     return StepCost(num_bytes, flops)
+
+
+def _expert_bytes(model: ModelConfig, rows: _StepCounts, stored: int) -> int:
+    """Return the expected bytes that a step reads of the experts, of which `stored` bytes exist."""
+    spec = model.experts
+    if spec is None:
+        return 0
+    last = int(spec.is_sparse(model.num_layers - 1))
+    inner = sum(map(spec.is_sparse, range(model.num_layers - 1)))
+    used = inner * spec.expected_hits(rows.tokens / rows.passes) + last * spec.expected_hits(rows.sampled / rows.passes)
+    return round(rows.passes * stored * used / (spec.num_experts * (inner + last)))
 
 
 @lru_cache(maxsize=16)
@@ -155,7 +176,9 @@ class _Plain(msgspec.Struct, frozen=True):
 
     weights: WeightBytes
     matrices: int
-    """Elements of the weight matrices that multiply every token's activations."""
+    """Elements of the weight matrices that multiply one token's activations, over all layers."""
+    last_layer: int
+    """Those of the last layer."""
 
 
 @lru_cache(maxsize=16)
@@ -166,9 +189,25 @@ def _plain(model: ModelConfig) -> _Plain:
     """
     with torch.device("meta"):
         built = architecture(model.architecture).build(model)
-    matrices = sum(
-        slot.view.numel()
-        for slot in built.weight_map().values()
-        if isinstance(slot.module, Linear) and slot.attribute == "matrix" and slot.module is not built.head
-    )
-    return _Plain(WeightBytes.of(built).scaled(1 / built.embed.table.itemsize), matrices)
+    matrices: dict[int, Fraction] = defaultdict(Fraction)
+    for name, slot in built.weight_map().items():
+        if slot.module is not built.head:
+            matrices[_layer_of(name)] += _used_elements(slot, model)
+    weights = WeightBytes.of(built).scaled(1 / built.embed.table.itemsize)
+    return _Plain(weights, int(sum(matrices.values())), int(matrices[model.num_layers - 1]))
+
+
+def _layer_of(name: str) -> int:
+    """Return the number of the layer that a weight belongs to, the first number in its name; -1: none."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), -1)
+
+
+def _used_elements(slot: WeightSlot, model: ModelConfig) -> Fraction | int:
+    """Return the elements of a weight matrix that multiply one token's activations, on average over the experts."""
+    module = slot.module
+    if isinstance(module, ExpertLinear):
+        spec = model.experts
+        assert spec is not None
+        return slot.view.numel() * Fraction(spec.top_k, spec.num_experts)
+    is_matrix = isinstance(module, Router | SharedGate) or (isinstance(module, Linear) and slot.attribute == "matrix")
+    return slot.view.numel() if is_matrix else 0

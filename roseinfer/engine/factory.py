@@ -105,7 +105,9 @@ def _engine(config: EngineConfig, on_progress: ProgressCallback | None, source: 
         keep, check = quantization == "stored", config.check_weights
         with reading(source.name):
             load_weights(model, reader, source, dtype, on_progress, keep_quantized=keep, check_finite=check)
-    pair_work = _pair_work(model_config, WeightBytes.of(model).layers // dtype.itemsize)
+    stored = WeightBytes.of(model)
+    used = (stored.layers + stored.experts) // dtype.itemsize - model_config.idle_parameters
+    pair_work = _pair_work(model_config, used)
     model.pack("none" if quantization == "stored" else quantization)
     limits = step_limits(
         config,

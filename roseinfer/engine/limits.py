@@ -63,6 +63,9 @@ def activation_bytes(
     query, key_value = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
     attention = 3 * query + 2 * key_value  # queries, keys, values; rotated queries; outputs
     mlp = 4 * model.intermediate_size  # gate, up, activated gate, product
+    if model.experts is not None:
+        used = model.experts.top_k
+        mlp = max(mlp, used * (3 * model.experts.intermediate_size + 3 * model.hidden_size))  # products also in float32
     per_token = (6 * model.hidden_size + max(attention, mlp)) * element_bytes
     logits = samples * model.vocab_size * (element_bytes + 8)
     return tokens * per_token + logits + 2 * context_tokens * key_value * element_bytes

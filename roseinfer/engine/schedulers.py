@@ -343,7 +343,10 @@ class OfflineScheduler(Scheduler):
 
     @staticmethod
     def policy(engine: LoadedModel) -> Policy:
-        spreads = engine.runner.graphs is not None and engine.weight_bytes.layers >= _LARGE_BYTES
+        spreads = (
+            engine.runner.graphs is not None
+            and engine.weight_bytes.layers + engine.weight_bytes.experts >= _LARGE_BYTES
+        )
         size, tokens = engine.limits.max_batch_size, engine.limits.max_batch_tokens
         max_itl_ms = engine.config.max_itl_ms
         return Policy(

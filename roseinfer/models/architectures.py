@@ -14,13 +14,18 @@ from roseinfer.models.glm4 import GLM4
 from roseinfer.models.gpt2 import GPT2_ARCHITECTURE
 from roseinfer.models.gpt_neox import GPT_NEOX
 from roseinfer.models.granite import GRANITE
+from roseinfer.models.granite_moe import GRANITE_MOE, GRANITE_MOE_SHARED
 from roseinfer.models.llama import LLAMA
 from roseinfer.models.mistral import MINISTRAL, MISTRAL
+from roseinfer.models.mixtral import MIXTRAL
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.olmo2 import OLMO2, OLMO3
+from roseinfer.models.olmoe import OLMOE
 from roseinfer.models.phi3 import PHI3
 from roseinfer.models.qwen2 import QWEN2
+from roseinfer.models.qwen2_moe import QWEN2_MOE
 from roseinfer.models.qwen3 import QWEN3
+from roseinfer.models.qwen3_moe import QWEN3_MOE
 from roseinfer.models.seed_oss import SEED_OSS
 from roseinfer.models.smollm3 import SMOLLM3
 from roseinfer.models.stablelm import STABLELM
@@ -45,9 +50,15 @@ ARCHITECTURES = {
         GLM4,
         GPT_NEOX,
         GRANITE,
+        GRANITE_MOE,
+        GRANITE_MOE_SHARED,
+        MIXTRAL,
         OLMO2,
         OLMO3,
+        OLMOE,
         PHI3,
+        QWEN2_MOE,
+        QWEN3_MOE,
         SEED_OSS,
         SMOLLM3,
         STABLELM,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from roseinfer.attention.backend import AttentionBackend, AttentionMetadata
 from roseinfer.kernels.linear.form_choice import Packing
 from roseinfer.models.embedding import Embedding
+from roseinfer.models.experts import ExpertLinear
 from roseinfer.models.linear import Linear
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.norm_layers import RMSNorm
@@ -43,7 +44,7 @@ class CausalLM(nn.Module, ABC):
     def pack(self, packing: Packing = "none") -> None:
         """Choose the form of every loaded weight, by device, dtype and quantization. A loader calls this once."""
         for module in self.modules():
-            if isinstance(module, Linear):
+            if isinstance(module, Linear | ExpertLinear):
                 module.pack(packing)
             elif isinstance(module, RMSNorm):
                 module.pack()

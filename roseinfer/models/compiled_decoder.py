@@ -54,7 +54,7 @@ class CompiledDecoder(CausalLM):
             True,
             "silu",
         )
-        if not is_like_llama or config.joint_qk_norm:
+        if not is_like_llama or config.joint_qk_norm or config.experts is not None:
             return None
         sizes = (config.hidden_size, config.intermediate_size, config.head_dim // 2)
         fits = all(size % LANES == 0 for size in sizes) and all(_fits(layer, dtype) for layer in model.layers)

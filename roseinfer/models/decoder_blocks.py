@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from roseinfer.models.attention import Attention
+from roseinfer.models.experts import ExpertsMLP
 from roseinfer.models.linear import FusedLinear, Linear
 from roseinfer.models.mlp import MLP, GatedMLP
 from roseinfer.models.model_config import BlockKind, ModelConfig
@@ -54,7 +55,7 @@ class DecoderLayer(nn.Module):
             joint=joint,
         )
         self.mlp_norm = new_norm(config)
-        self.mlp = _new_mlp(config)
+        self.mlp = _new_mlp(config, index)
 
     def forward(self, hidden: Tensor, residual: Tensor | None, step: StepAttention) -> tuple[Tensor, Tensor | None]:
         """Run the layer."""
@@ -181,8 +182,10 @@ BLOCKS: dict[BlockKind, type[DecoderLayer]] = {
 """Layers by the name of their kind in a `ModelConfig`."""
 
 
-def _new_mlp(config: ModelConfig) -> GatedMLP | MLP:
+def _new_mlp(config: ModelConfig, index: int) -> GatedMLP | MLP | ExpertsMLP:
     hidden, intermediate, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+    if config.experts is not None and config.experts.is_sparse(index):
+        return ExpertsMLP(hidden, config.experts, config.activation)
     if config.gated_mlp:
         stored_as = "gate_up_proj" if config.stores_fused_gate_up else None
         return GatedMLP(hidden, intermediate, config.activation, bias=bias, stored_as=stored_as)

@@ -14,7 +14,9 @@ from roseinfer.errors import ModelError
 from roseinfer.kernels.attention.attention_spec import Rope
 from roseinfer.model_files import quoted
 from roseinfer.models.activation_names import ActivationName, activation_from_hf
-from roseinfer.models.dialect import Checkpoint, Dialect, WeightPlace
+from roseinfer.models.dialect import Checkpoint, Dialect, WeightPlace, WeightPlaces
+from roseinfer.models.expert_names import GGUF_EXPERTS, gguf_expert_places
+from roseinfer.models.experts_spec import ExpertsSpec
 from roseinfer.models.fields import gguf_vocab_size, optional, require, require_feature, same_size, size
 from roseinfer.models.head_layout import reordered_projection
 from roseinfer.models.model_config import ModelConfig
@@ -61,7 +63,7 @@ _HF_DEFAULTS: dict[str, dict[str, Any]] = {
 """Defaults of transformers' config classes for fields that a hand-written config.json may lack."""
 
 
-HfWeight = Callable[[str, ModelConfig], WeightPlace | None]
+HfWeight = Callable[[str, ModelConfig], WeightPlaces | None]
 
 
 def hugging_face(config: Callable[[Mapping[str, Any]], ModelConfig], weight: HfWeight | None = None) -> Dialect:
@@ -78,7 +80,7 @@ def reordered_qk(interleaved: bool) -> HfWeight:
     For models that rotate a part of each head, and for `interleaved` pairs.
     """
 
-    def weight(name: str, config: ModelConfig) -> WeightPlace | None:
+    def weight(name: str, config: ModelConfig) -> WeightPlaces | None:
         if hf_weight(name, config) is None:
             return None
         return name, reordered_projection(name.split(".")[-2], config, interleaved=interleaved)
@@ -93,6 +95,7 @@ def gguf(
     reorders_qk: bool = False,
     rotates_part: bool = False,
     names: Mapping[str, str] = MappingProxyType({}),
+    experts: Mapping[str, Any] | None = None,
     adapt: Callable[[ModelConfig, Checkpoint], ModelConfig] | None = None,
     **flags: Any,
 ) -> Dialect:
@@ -101,8 +104,9 @@ def gguf(
     `flags` are fields of ModelConfig that the file does not contain, and `adapt` converts the rest. With `reorders_qk`,
     pairs of the rotation are neighbors in the file, as in Llama's files. With `rotates_part`, the file may name a part
     of each head that is rotated. `names` are modules of a layer whose names differ from Llama's.
+    `experts` are fields of `ExpertsSpec` that the file does not contain, for models that may have experts.
     """
-    config = partial(_gguf_config, name, architecture or name, rotates_part, adapt, flags)
+    config = partial(_gguf_config, name, architecture or name, rotates_part, experts, adapt, flags)
     return Dialect(config, partial(_gguf_weight, reorders_qk, {**_GGUF_LAYER, **names}))
 
 
@@ -181,6 +185,7 @@ def _gguf_config(
     prefix: str,
     architecture: str,
     rotates_part: bool,
+    experts: Mapping[str, Any] | None,
     adapt: Callable[[ModelConfig, Checkpoint], ModelConfig] | None,
     flags: dict[str, Any],
     checkpoint: Checkpoint,
@@ -192,7 +197,8 @@ def _gguf_config(
     require_feature(
         f"{prefix}.attention.value_length", metadata.get(f"{prefix}.attention.value_length", head_dim), head_dim
     )
-    require_feature(f"{prefix}.expert_count", metadata.get(f"{prefix}.expert_count", 0), 0)
+    if experts is None:
+        require_feature(f"{prefix}.expert_count", metadata.get(f"{prefix}.expert_count", 0), 0)
     rotary_dim = size(metadata, f"{prefix}.rope.dimension_count", head_dim)
     if not rotates_part or rotary_dim > head_dim or rotary_dim % 2:
         require_feature(f"{prefix}.rope.dimension_count", rotary_dim, head_dim)
@@ -218,8 +224,26 @@ def _gguf_config(
         "output_bias": "blk.0.attn_output.bias" in names,
         "mlp_bias": "blk.0.ffn_down.bias" in names,
     }
+    if experts is not None:
+        fields["experts"] = _gguf_experts(prefix, experts, checkpoint)
     config = ModelConfig(**fields | flags)
     return config if adapt is None else adapt(config, checkpoint)
+
+
+def _gguf_experts(prefix: str, flags: Mapping[str, Any], checkpoint: Checkpoint) -> ExpertsSpec | None:
+    """Return the experts that the metadata describe, or None if there are none."""
+    metadata, names = checkpoint.fields, checkpoint.tensor_names
+    if not metadata.get(f"{prefix}.expert_count"):
+        return None
+    width = same_size(metadata, f"{prefix}.feed_forward_length")
+    shared = f"{prefix}.expert_shared_feed_forward_length"
+    fields: dict[str, Any] = {
+        "num_experts": size(metadata, f"{prefix}.expert_count"),
+        "top_k": size(metadata, f"{prefix}.expert_used_count"),
+        "intermediate_size": size(metadata, f"{prefix}.expert_feed_forward_length", width),
+        "shared_size": size(metadata, shared, width) if "blk.0.ffn_up_shexp.weight" in names else 0,
+    }
+    return ExpertsSpec(**{**fields, **flags})
 
 
 def _factors(checkpoint: Checkpoint) -> dict[str, tuple[float, ...]]:
@@ -231,7 +255,7 @@ def _factors(checkpoint: Checkpoint) -> dict[str, tuple[float, ...]]:
     return {name: tuple(read(name).flatten().tolist()) for name in stored}
 
 
-def _gguf_weight(reorders_qk: bool, names: Mapping[str, str], name: str, config: ModelConfig) -> WeightPlace | None:
+def _gguf_weight(reorders_qk: bool, names: Mapping[str, str], name: str, config: ModelConfig) -> WeightPlaces | None:
     part, _, kind = name.rpartition(".")
     if part in _GGUF_GLOBAL:
         return f"{_GGUF_GLOBAL[part]}.{kind}", None
@@ -239,6 +263,9 @@ def _gguf_weight(reorders_qk: bool, names: Mapping[str, str], name: str, config:
         return None  # read with the config
     block, _, rest = name.removeprefix("blk.").partition(".")
     module, _, kind = rest.rpartition(".")
+    if name.startswith("blk.") and module in GGUF_EXPERTS and config.experts is not None:
+        layer = f"model.layers.{block}"
+        return gguf_expert_places(kind, GGUF_EXPERTS[module], layer, config.experts, config.hidden_size)
     if not name.startswith("blk.") or module not in names:
         return name, None  # unknown, so loading refuses it by this name
     transform = reordered_projection(names[module].split(".")[-1], config, interleaved=reorders_qk)

@@ -17,6 +17,10 @@ WeightPlace = tuple[str, Transform | None]
 """A name in the model's weight map, and the transform that makes the stored tensor fit that slot, if any."""
 
 
+WeightPlaces = WeightPlace | list[WeightPlace]
+"""The place of a stored tensor, or the places of its parts: each transform then cuts out one part."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A model's description as its files contain it, without the weights."""
@@ -35,8 +39,8 @@ class Dialect:
 
     config: Callable[[Checkpoint], ModelConfig]
     """Function that converts a checkpoint's description to a ModelConfig."""
-    weight: Callable[[str, ModelConfig], WeightPlace | None]
-    """Function that maps a stored tensor's name to its place in the model, or to None if the tensor is skipped."""
+    weight: Callable[[str, ModelConfig], WeightPlaces | None]
+    """Function that maps a stored tensor's name to its places in the model, or to None if the tensor is skipped."""
 
 
 @dataclass(frozen=True)

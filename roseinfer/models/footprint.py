@@ -7,6 +7,7 @@ from torch import nn
 
 from roseinfer.models.causal_lm import CausalLM
 from roseinfer.models.embedding import Embedding
+from roseinfer.models.experts import ExpertLinear
 from roseinfer.models.linear import Linear
 
 
@@ -14,11 +15,13 @@ class WeightBytes(msgspec.Struct, frozen=True):
     """Bytes of a model's weights, grouped by how a step reads them."""
 
     layers: int
-    """Bytes of everything but embeddings and head, norms and biases included. Each step reads them once."""
+    """Bytes of everything but embeddings, head and experts, norms and biases included. Each step reads them once."""
     head: int
     """Bytes of the output head; those of the embedding's table if the two are tied."""
     lookup: int
     """Bytes looked up per token, summed over token and position embeddings."""
+    experts: int = 0
+    """Bytes of all experts. A step reads those that its tokens use."""
 
     @classmethod
     def of(cls, model: CausalLM) -> Self:
@@ -27,14 +30,16 @@ class WeightBytes(msgspec.Struct, frozen=True):
         tables = [module for module in owners if isinstance(module, Embedding)]
         inner = [module for module in owners if module is not model.head and not isinstance(module, Embedding)]
         return cls(
-            layers=sum(map(_own_bytes, inner)),
+            layers=sum(_own_bytes(module) for module in inner if not isinstance(module, ExpertLinear)),
             head=model.embed.weight_bytes if model.head is None else _own_bytes(model.head),
             lookup=sum(table.row_bytes for table in tables),
+            experts=sum(module.nbytes for module in inner if isinstance(module, ExpertLinear)),
         )
 
     def scaled(self, factor: float) -> Self:
         """Return the bytes of the same weights with elements `factor` times as large."""
-        return type(self)(*(round(factor * num_bytes) for num_bytes in (self.layers, self.head, self.lookup)))
+        parts = (self.layers, self.head, self.lookup, self.experts)
+        return type(self)(*(round(factor * num_bytes) for num_bytes in parts))
 
 
 def _own_bytes(module: nn.Module) -> int:

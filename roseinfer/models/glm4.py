@@ -8,7 +8,7 @@ from typing import Any
 
 from roseinfer.models.decoder import Decoder
 from roseinfer.models.decoder_dialects import GGUF_SANDWICH, gguf, hf_config, hugging_face, reordered_qk
-from roseinfer.models.dialect import Architecture, WeightPlace
+from roseinfer.models.dialect import Architecture, WeightPlaces
 from roseinfer.models.fields import optional, size
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.rope_config import rope_from_hf
@@ -36,7 +36,7 @@ def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
     )
 
 
-def weight_from_hf(name: str, config: ModelConfig) -> WeightPlace | None:
+def weight_from_hf(name: str, config: ModelConfig) -> WeightPlaces | None:
     """Return the name in the weight map, and the order of rows of queries and keys."""
     parts = name.split(".")
     return _reordered(".".join(_NAMES.get(part, part) for part in parts), config)

@@ -1,6 +1,7 @@
 """Granite 3: Llama with factors on embeddings, attention scores, residual additions and logits (IBM, 2024)."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -30,16 +31,16 @@ def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
     return config.with_attention(lambda _, spec: msgspec.structs.replace(spec, scale=scale))
 
 
-def config_from_gguf(config: ModelConfig, checkpoint: Checkpoint) -> ModelConfig:
-    """Return the config with the factors in the metadata of the file."""
+def granite_from_gguf(prefix: str, config: ModelConfig, checkpoint: Checkpoint) -> ModelConfig:
+    """Return the config with the factors in the metadata of the file, whose keys begin with `prefix`."""
     metadata = checkpoint.fields
-    scale = optional(metadata, "granite.attention.scale", float, config.head_dim**-0.5)
+    scale = optional(metadata, f"{prefix}.attention.scale", float, config.head_dim**-0.5)
     config = config.with_attention(lambda _, spec: msgspec.structs.replace(spec, scale=scale))
     return msgspec.structs.replace(
         config,
-        embedding_scale=optional(metadata, "granite.embedding_scale", float, 1.0),
-        residual_scale=optional(metadata, "granite.residual_scale", float, 1.0),
-        logit_scale=1.0 / optional(metadata, "granite.logit_scale", float, 1.0),
+        embedding_scale=optional(metadata, f"{prefix}.embedding_scale", float, 1.0),
+        residual_scale=optional(metadata, f"{prefix}.residual_scale", float, 1.0),
+        logit_scale=1.0 / optional(metadata, f"{prefix}.logit_scale", float, 1.0),
     )
 
 
@@ -47,5 +48,5 @@ GRANITE = Architecture(
     "granite",
     Decoder,
     hugging_face(config_from_hf),
-    gguf("granite", reorders_qk=True, adapt=config_from_gguf, block="scaled"),
+    gguf("granite", reorders_qk=True, adapt=partial(granite_from_gguf, "granite"), block="scaled"),
 )

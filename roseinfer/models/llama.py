@@ -16,5 +16,5 @@ def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
     return hf_config("llama", raw, qkv_bias=bias, output_bias=bias, mlp_bias=optional(raw, "mlp_bias", bool, False))
 
 
-# GGUF files of Mistral also have the architecture "llama".
-LLAMA = Architecture("llama", Decoder, hugging_face(config_from_hf), gguf("llama", reorders_qk=True))
+# GGUF files of Mistral and Mixtral also have the architecture "llama".
+LLAMA = Architecture("llama", Decoder, hugging_face(config_from_hf), gguf("llama", reorders_qk=True, experts={}))

@@ -10,6 +10,7 @@ from roseinfer.errors import ModelError
 from roseinfer.kernels.attention.attention_spec import AttentionSpec, DynamicScaling, LongRopeScaling, Rope
 from roseinfer.model_files import quoted
 from roseinfer.models.activation_names import ActivationName
+from roseinfer.models.experts_spec import ExpertsSpec
 
 BlockKind = Literal["pre_norm", "scaled", "post_norm", "sandwich", "parallel"]
 """Kind of decoder layer, see `roseinfer/models/decoder_blocks.py`."""
@@ -62,6 +63,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     block: BlockKind = "pre_norm"
     gated_mlp: bool = True
     """The MLP has a gate: down(activation(gate x) * (up x)). Without: down(activation(up x))."""
+    experts: ExpertsSpec | None = None
+    """Experts in place of the MLPs, in all layers but `ExpertsSpec.dense_layers`. None: every layer has an MLP."""
     shared_norm: bool = False
     """In "parallel" blocks, attention and MLP read the output of the same norm."""
     stores_fused_qkv: bool = False
@@ -131,6 +134,15 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
 
         ropes = [spec.rope for spec in self.attention_specs if spec.rope is not None]
         return min(map(reach, ropes), default=self.max_position_embeddings)
+
+    @property
+    def idle_parameters(self) -> int:
+        """Number of parameters of experts that a token does not use, over all layers; 0 for models without experts."""
+        spec = self.experts
+        if spec is None:
+            return 0
+        num_layers = sum(map(spec.is_sparse, range(self.num_layers)))
+        return num_layers * (spec.num_experts - spec.top_k) * 3 * self.hidden_size * spec.intermediate_size
 
     def limited_to(self, num_tokens: int) -> "ModelConfig":
         """Return the config for requests of at most `num_tokens` tokens. Learned positions are unchanged."""

@@ -78,16 +78,16 @@ def load_weights(
     for name, tensor in _tensors(reader, dtype, on_progress, keep_groups=packing is not None):
         if name not in placed:
             continue
-        slot, transform = placed[name]
         if check_finite:
             _check_finite(name, tensor, source)
-        if isinstance(tensor, QuantizedWeight):
-            assert packing is not None
-            packing.add_groups(slot, tensor, transform)
-            continue
-        slot.view.copy_(tensor if transform is None else transform(tensor))
-        if packing is not None and isinstance(reader, GgufReader) and reader.is_quantized(name):
-            packing.add_dequantized(slot)
+        for slot, transform in placed[name]:
+            if isinstance(tensor, QuantizedWeight):
+                assert packing is not None
+                packing.add_groups(slot, tensor, transform)
+                continue
+            slot.view.copy_(tensor if transform is None else transform(tensor))
+            if packing is not None and isinstance(reader, GgufReader) and reader.is_quantized(name):
+                packing.add_dequantized(slot)
     if packing is not None:
         packing.finish()
 
@@ -114,32 +114,33 @@ def _tensors(
 
 def _placed(
     model: CausalLM, reader: WeightReader, source: ModelSource
-) -> dict[str, tuple[WeightSlot, Transform | None]]:
-    """Return the slot of each stored tensor that the model uses, with the transform that makes the tensor fit."""
+) -> dict[str, list[tuple[WeightSlot, Transform | None]]]:
+    """Return the slots of each stored tensor that the model uses, with the transforms that make the tensor fit."""
     rules = architecture(model.config.architecture).dialect(source.format)
     assert rules is not None, "the config was read by this dialect"
     missing = model.weight_map()
-    placed: dict[str, tuple[WeightSlot, Transform | None]] = {}
+    placed: dict[str, list[tuple[WeightSlot, Transform | None]]] = {}
     for name, stored in reader.table().items():
-        place = rules.weight(name, model.config)
-        if place is None:
+        places = rules.weight(name, model.config)
+        if places is None:
             continue
-        target, transform = place
-        if target == "lm_head.weight" and model.config.tie_word_embeddings:
-            continue  # a copy of the embedding, which some tied checkpoints contain
-        slot = missing.pop(target, None)
-        if slot is None:
-            raise ModelError(
-                f"{source.name}: weight {shortened(name)} is not part of the {model.config.architecture} architecture"
-            )
-        if not stored.is_float:
-            raise ModelError(
-                f"{source.name}: weight {name} holds integers: download a model with floating-point weights"
-            )
-        expected, found = tuple(slot.view.shape), _shape_after(transform, stored.shape)
-        if found != expected:
-            raise ModelError(f"{source.name}: weight {name} has shape {found}, but the config says {expected}")
-        placed[name] = slot, transform
+        for target, transform in places if isinstance(places, list) else [places]:
+            if target == "lm_head.weight" and model.config.tie_word_embeddings:
+                continue  # a copy of the embedding, which some tied checkpoints contain
+            slot = missing.pop(target, None)
+            if slot is None:
+                raise ModelError(
+                    f"{source.name}: weight {shortened(name)} is not part of the {model.config.architecture} "
+                    "architecture"
+                )
+            if not stored.is_float:
+                raise ModelError(
+                    f"{source.name}: weight {name} holds integers: download a model with floating-point weights"
+                )
+            expected, found = tuple(slot.view.shape), _shape_after(transform, stored.shape)
+            if found != expected:
+                raise ModelError(f"{source.name}: weight {name} has shape {found}, but the config says {expected}")
+            placed.setdefault(name, []).append((slot, transform))
     if missing:
         naming = "" if source.format == "safetensors" else " (its Hugging Face name)"
         first = next(iter(missing))

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from roseinfer.kernels.attention.attention_spec import AttentionSpec, LinearScaling, Llama3Scaling, Rope
+from roseinfer.models.experts_spec import ExpertsSpec
 from roseinfer.models.model_config import ModelConfig
 
 
@@ -63,6 +64,11 @@ def _gemma3(*, num_layers: int, window: int, **sizes: Any) -> ModelConfig:
     return ModelConfig(num_layers=num_layers, **fields | sizes)
 
 
+def _qwen3_moe(*, experts: ExpertsSpec, **sizes: Any) -> ModelConfig:
+    dense = _qwen3(intermediate_size=6144, **sizes)
+    return msgspec.structs.replace(dense, architecture="qwen3_moe", num_kv_heads=4, experts=experts)
+
+
 SHAPES: dict[str, ModelConfig] = {
     "gemma-3-4b": _gemma3(
         num_layers=34, window=1024, hidden_size=2560, num_heads=8, num_kv_heads=4, intermediate_size=10240
@@ -117,6 +123,12 @@ SHAPES: dict[str, ModelConfig] = {
         hidden_size=1024, num_layers=28, num_heads=16, intermediate_size=3072, tie_word_embeddings=True
     ),
     "qwen3-14b": _qwen3(hidden_size=5120, num_layers=40, num_heads=40, intermediate_size=17408),
+    "qwen3-30b-a3b": _qwen3_moe(
+        hidden_size=2048,
+        num_layers=48,
+        num_heads=32,
+        experts=ExpertsSpec(num_experts=128, top_k=8, intermediate_size=768),
+    ),
     "qwen3-32b": _qwen3(hidden_size=5120, num_layers=64, num_heads=64, intermediate_size=25600),
 }
 """Shapes by the name that `--model` takes together with `--load-format dummy`."""

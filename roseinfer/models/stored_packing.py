@@ -1,10 +1,13 @@
 """Packing of weights that are quantized in their file and stay quantized in memory."""
 
+from roseinfer.kernels.experts.expert_weights import StackedExperts
 from roseinfer.kernels.linear.quantized_weight import QuantizedWeight
 from roseinfer.kernels.linear.torch_quantized import Int4Groups
 from roseinfer.models.causal_lm import CausalLM
 from roseinfer.models.dialect import Transform
 from roseinfer.models.embedding import Embedding
+from roseinfer.models.expert_names import ExpertRows
+from roseinfer.models.experts import ExpertLinear
 from roseinfer.models.linear import Linear
 from roseinfer.models.weight_map import WeightSlot
 
@@ -18,15 +21,17 @@ class StoredPacking:
 
     def __init__(self, model: CausalLM) -> None:
         self._tied_table = model.embed if model.head is None else None
-        self._groups: dict[Linear, dict[int, QuantizedWeight]] = {}
+        self._groups: dict[Linear | ExpertLinear, dict[int, QuantizedWeight]] = {}
         """4-bit weights of layers with rows still to come, by their first row."""
-        self._to_8_bits: dict[Linear | Embedding, None] = {}
+        self._to_8_bits: dict[Linear | ExpertLinear | Embedding, None] = {}
 
     def add_groups(self, slot: WeightSlot, groups: QuantizedWeight, transform: Transform | None) -> None:
         """Add the 4-bit weights of a slot, after applying the transform that makes a stored tensor fit it."""
         linear = slot.module
-        if not isinstance(linear, Linear) or not Int4Groups.fits(linear.weight):
+        if not isinstance(linear, Linear | ExpertLinear) or not _takes_groups(linear):
             view = slot.view
+            if isinstance(transform, ExpertRows):
+                groups, transform = groups.mapped(transform), None  # the stored tensor has all experts
             values = groups.values(view.dtype)
             view.copy_(values if transform is None else transform(values))
             self.add_dequantized(slot)
@@ -40,7 +45,7 @@ class StoredPacking:
 
     def add_dequantized(self, slot: WeightSlot) -> None:
         """Mark the layer of a filled slot for 8 bits: its tensor was quantized, but not in 4-bit groups."""
-        if isinstance(slot.module, Linear) or slot.module is self._tied_table:
+        if isinstance(slot.module, Linear | ExpertLinear) or slot.module is self._tied_table:
             self._to_8_bits[slot.module] = None
 
     def finish(self) -> None:
@@ -50,13 +55,19 @@ class StoredPacking:
                 linear.weight[start : start + len(groups.codes)] = groups.values(linear.weight.dtype)
             self._to_8_bits[linear] = None
         for owner in self._to_8_bits:
-            if isinstance(owner, Linear):
-                owner.pack("int8")
-            else:
+            if isinstance(owner, Embedding):
                 owner.pack_head("int8")
+            else:
+                owner.pack("int8")
 
-    def _pack_if_complete(self, linear: Linear) -> None:
+    def _pack_if_complete(self, linear: Linear | ExpertLinear) -> None:
         parts = [self._groups[linear][start] for start in sorted(self._groups[linear])]
         if sum(len(groups.codes) for groups in parts) == linear.weight.shape[0]:
             del self._groups[linear]
             linear.pack_quantized(QuantizedWeight.concatenated(parts))
+
+
+def _takes_groups(linear: Linear | ExpertLinear) -> bool:
+    """True if the layer's matrix, or each expert's, can be packed in 4-bit groups."""
+    form = linear.form
+    return Int4Groups.fits(form.stacked[0] if isinstance(form, StackedExperts) else linear.weight)

@@ -17,12 +17,12 @@ _Planes = tuple[_Blocks, _Floats, _Floats]  # codes [groups, 32], scales [groups
 
 
 def read_groups(kind: str, blocks: _Blocks, shape: tuple[int, ...]) -> QuantizedWeight | None:
-    """Return the 4-bit groups of a matrix of shape [outputs, inputs], or None if its type has no such groups."""
+    """Return the 4-bit groups of a matrix [outputs, inputs] or of stacked ones, or None if their type has no groups."""
     unpack = _TYPES.get(kind)
-    if unpack is None or len(shape) != 2 or shape[1] % INT4_GROUP:
+    if unpack is None or len(shape) < 2 or shape[-1] % INT4_GROUP:
         return None
     codes, scales, offsets = (torch.from_numpy(plane) for plane in unpack(blocks))
-    return QuantizedWeight("uint4", codes.view(shape), scales.view(shape[0], -1), offsets.view(shape[0], -1))
+    return QuantizedWeight("uint4", codes.view(shape), scales.view(*shape[:-1], -1), offsets.view(*shape[:-1], -1))
 
 
 def _q4_0(blocks: _Blocks) -> _Planes:

@@ -14,6 +14,7 @@ from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 from roseinfer.engine.request import Request
 from roseinfer.engine.step_plan import Chunk, StepPlan
+from roseinfer.models.experts_spec import ExpertsSpec
 from roseinfer.models.footprint import WeightBytes
 
 # The tiny models of tests/tiny.py: hidden 32, 2 layers, 4 heads of 8, vocabulary 258.
@@ -158,6 +159,21 @@ def test_weights_count_in_their_stored_size() -> None:
     states = (3 + 5) * TINY.kv_bytes_per_token(2) + 2 * 2 * TINY.vocab_size * 2
     assert kept.bytes == 4 * (1000 + 100) + 3 * 10 + states
     assert kept.flops == plain.flops
+
+
+def test_a_step_reads_the_experts_that_its_tokens_use_and_multiplies_by_them(llama: Engine) -> None:
+    dense = llama.model_config
+    spec = ExpertsSpec(num_experts=8, top_k=2, intermediate_size=6, shared_size=10, dense_layers=(0,))
+    model = msgspec.structs.replace(dense, experts=spec)
+    expert = 3 * 32 * 6
+    others = 32 * 8 + 3 * 32 * 10 - 3 * 32 * 48  # router and shared expert of the second layer, without its MLP
+    for tokens, hits in ((1, 2.0), (2, 3.5), (500, 8.0)):
+        cost, without = (step_cost(each, 1, tokens=tokens, context_tokens=9, sampled=tokens) for each in (model, dense))
+        assert cost.bytes - without.bytes == others + hits * expert
+        assert cost.flops - without.flops == 2 * tokens * (others + 2 * expert)
+    assert model.idle_parameters == 6 * expert
+    step = step_cost(model, 1, tokens=2, context_tokens=18, sampled=2)
+    assert step_cost(model, 1, tokens=6, context_tokens=54, sampled=6, passes=3) == step + step + step
 
 
 def plan_of(*chunks: tuple[int, int, bool]) -> StepPlan:

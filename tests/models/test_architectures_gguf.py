@@ -29,8 +29,12 @@ GGUF_NAMES = {
     "gemma3_text": "gemma3",
     "gpt_neox": "gptneox",
     "olmo3": "olmo2",
+    "mixtral": "llama",
+    "qwen2_moe": "qwen2moe",
+    "qwen3_moe": "qwen3moe",
+    "granitemoeshared": "granitemoe",
 }
-REORDERED = ("llama", "granite", "smollm3")
+REORDERED = ("llama", "granite", "granitemoe", "smollm3")
 """Architectures whose queries and keys llama.cpp's converter reorders, to rotate neighbors."""
 
 SAME_IN_GGUF = [
@@ -60,6 +64,12 @@ SAME_IN_GGUF = [
     "olmo2",
     "olmo3",
     "olmo3, yarn",
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
+    "olmoe",
+    "granitemoe",
+    "granitemoeshared",
     "phi3",
     "phi3, partly rotated",
     "seed_oss",
@@ -125,7 +135,7 @@ def test_longrope_is_read_from_tensors(tmp_path: Path) -> None:
         ),
         (lambda writer: writer.add_uint32("llama.rope.dimension_count", 4), "dimension_count 4 .* supported: 8"),
         (lambda writer: writer.add_uint32("llama.attention.value_length", 4), "value_length 4 .* supported: 8"),
-        (lambda writer: writer.add_uint32("llama.expert_count", 8), "expert_count 8 is not supported; supported: 0"),
+        (lambda writer: writer.add_uint32("llama.expert_count", 8), "needs llama.expert_used_count as int"),
         (lambda writer: writer.add_uint32("llama.attention.sliding_window_pattern", 2), "some of the layers"),
         (
             lambda writer: writer.add_tensor("rope_factors_long.weight", np.ones(4, np.float32)),
@@ -231,6 +241,7 @@ def _write_decoder(model: Any, arch: str, writer: gguf.GGUFWriter) -> None:
     if arch == "olmo2" and hasattr(config, "layer_types"):
         writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config.layer_types])
     _write_scales(config, arch, writer)
+    _write_experts(config, writer)
     reordered = {"q_proj": config.num_attention_heads, "k_proj": kv_heads} if arch in REORDERED else {}
     for name, tensor in _named(model):
         heads = next((heads for part, heads in reordered.items() if f".{part}." in name), None)
@@ -264,8 +275,20 @@ def _write_rope(model: Any, head_dim: int, writer: gguf.GGUFWriter) -> None:
         writer.add_tensor("rope_factors_long.weight", np.array(rope["long_factor"], np.float32))
 
 
+def _write_experts(config: Any, writer: gguf.GGUFWriter) -> None:
+    num_experts = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None)
+    if num_experts is not None:
+        writer.add_expert_count(num_experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+    if hasattr(config, "moe_intermediate_size"):
+        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    for name in ("shared_expert_intermediate_size", "shared_intermediate_size"):
+        if hasattr(config, name):
+            writer.add_expert_shared_feed_forward_length(getattr(config, name))
+
+
 def _write_scales(config: Any, arch: str, writer: gguf.GGUFWriter) -> None:
-    if arch == "granite":
+    if arch in ("granite", "granitemoe"):
         writer.add_attention_scale(config.attention_multiplier)
         writer.add_embedding_scale(config.embedding_multiplier)
         writer.add_residual_scale(config.residual_multiplier)
@@ -294,7 +317,20 @@ def _write_gpt2(model: Any, arch: str, writer: gguf.GGUFWriter) -> None:
 
 def _named(model: Any) -> list[tuple[str, torch.Tensor]]:
     """Return each parameter once, with its name. A tied head has the name of the embedding."""
-    return [(name, parameter.detach()) for name, parameter in model.named_parameters()]
+    return [part for name, parameter in model.named_parameters() for part in _parts(name, parameter.detach())]
+
+
+def _parts(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+    """Return the parts of which llama.cpp's converter makes tensors of their own, under Qwen's names of experts."""
+    name = name.replace("block_sparse_moe.", "mlp.").replace("mlp.router.", "mlp.gate.")
+    name = name.replace("shared_mlp.input_linear.weight", "mlp.shared_expert.gate_up_proj")
+    if name.endswith("shared_expert_gate.weight"):
+        tensor = tensor[0]
+    if name.endswith("gate_up_proj") and ".mlp." in name:
+        module = name.removesuffix("gate_up_proj")
+        gate, up = tensor.chunk(2, dim=-2)
+        return [(f"{module}gate_proj.weight", gate), (f"{module}up_proj.weight", up)]
+    return [(f"{name}.weight" if name.endswith("experts.down_proj") else name, tensor)]
 
 
 def _gguf_name(name: str, model: Any, arch: str) -> str:

@@ -66,7 +66,8 @@ class StepGraphs:
         self.sizes = GraphSizes(
             max_batch_size,
             MAX_TOP_K,
-            num_parameters=sum(weight.numel() for name, weight in model.named_parameters() if "layers." in name),
+            num_parameters=sum(weight.numel() for name, weight in model.named_parameters() if "layers." in name)
+            - model.config.idle_parameters,
             max_context=max_blocks * cache.block_size,
         )
         """Sizes of steps that can be captured."""

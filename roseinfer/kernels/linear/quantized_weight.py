@@ -19,18 +19,18 @@ INT4_GROUP = 32
 
 @dataclass(frozen=True, eq=False)
 class QuantizedWeight:
-    """A quantized matrix in plain order: value = (code - zero point) x scale + offset.
+    """A quantized matrix in plain order, or stacked ones: value = (code - zero point) x scale + offset.
 
     A row's elements share scales and offsets in groups of size / groups elements.
     """
 
     code_type: CodeType
     codes: Tensor
-    """Codes [outputs, size], one per byte: int8, or uint8 for "uint4"."""
+    """Codes [..., outputs, size], one per byte: int8, or uint8 for "uint4"."""
     scales: Tensor
-    """Scale of each group, [outputs, groups]."""
+    """Scale of each group, [..., outputs, groups]."""
     offsets: Tensor | None
-    """Offset of each group, [outputs, groups]; None: all zero."""
+    """Offset of each group, [..., outputs, groups]; None: all zero."""
 
     @classmethod
     def int8_rows(cls, weight: Tensor) -> Self:
@@ -66,20 +66,26 @@ class QuantizedWeight:
             torch.cat(offsets) if offsets else None,
         )
 
+    def split(self, parts: int) -> list[Self]:
+        """Return equal parts of the rows, in order."""
+        offsets = (None,) * parts if self.offsets is None else self.offsets.chunk(parts)
+        planes = zip(self.codes.chunk(parts), self.scales.chunk(parts), offsets, strict=True)
+        return [type(self)(self.code_type, *plane) for plane in planes]
+
     def mapped(self, transform: Callable[[Tensor], Tensor]) -> Self:
-        """Apply a permutation of rows, or a transposition, to codes, scales and offsets alike."""
+        """Apply a choice or permutation of rows, or a transposition, to codes, scales and offsets alike."""
         offsets = None if self.offsets is None else transform(self.offsets)
         return type(self)(self.code_type, transform(self.codes), transform(self.scales), offsets)
 
     @property
     def group_size(self) -> int:
         """Elements of a row that share a scale and an offset."""
-        return self.codes.shape[1] // self.scales.shape[1]
+        return self.codes.shape[-1] // self.scales.shape[-1]
 
     def values(self, dtype: torch.dtype) -> Tensor:
-        """Return the dequantized matrix [outputs, size], computed in float32 and rounded once."""
+        """Return the dequantized matrix [..., outputs, size], computed in float32 and rounded once."""
         centered = self.codes.float().sub_(ZERO_POINTS[self.code_type]).view(*self.scales.shape, self.group_size)
         scales = self.scales.float()[..., None]
         if self.offsets is None:
-            return (centered * scales).flatten(1).to(dtype)
-        return torch.addcmul(self.offsets.float()[..., None], centered, scales).flatten(1).to(dtype)
+            return (centered * scales).flatten(-2).to(dtype)
+        return torch.addcmul(self.offsets.float()[..., None], centered, scales).flatten(-2).to(dtype)

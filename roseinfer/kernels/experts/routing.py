@@ -1,0 +1,36 @@
+"""Routing: the choice of experts per token by a router's scores."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Routing(NamedTuple):
+    """Experts of each token, best first. Of equal scores, the lower expert is first."""
+
+    experts: Tensor
+    """Indexes of experts, [tokens, top_k], int32."""
+    weights: Tensor
+    """Weights of the experts' outputs, [tokens, top_k], float32 or float64."""
+
+
+def route(x: Tensor, weight: Tensor, bias: Tensor | None, top_k: int, *, normalized: bool) -> Routing:
+    """Return the experts of each token of x [tokens, size] by the scores x W^T + b, with W [experts, size].
+
+    Scores and weights are computed in float32, for float64 in float64. A weight is the softmax over all experts or, if
+    `normalized`, over the chosen ones.
+    """
+    return route_reference(x, weight, bias, top_k, normalized=normalized)
+
+
+def route_reference(x: Tensor, weight: Tensor, bias: Tensor | None, top_k: int, *, normalized: bool) -> Routing:
+    """Compute `route` with torch operations."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    scores = F.linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+    # A stable sort puts the lower expert first among equal scores; topk promises no order.
+    ordered, experts = torch.sort(scores, dim=-1, descending=True, stable=True)
+    best = ordered[:, :top_k]
+    weights = torch.softmax(best, -1) if normalized else torch.exp(best - torch.logsumexp(scores, -1, keepdim=True))
+    return Routing(experts[:, :top_k].to(torch.int32), weights)
