@@ -51,6 +51,12 @@ _WORK = re.compile(
 )
 
 
+def function_name(name: str) -> str:
+    """Return the name of a kernel's function without return type, template arguments and parameters."""
+    found = _FUNCTION.match(name)
+    return (found.group(1) if found else name).strip() or name
+
+
 @functools.lru_cache(maxsize=1 << 14)  # every device of a job runs kernels of the same names
 def is_collective(name: str) -> bool:
     """True for kernels, operators and spans that move data between ranks: collectives, send, receive, barrier.
@@ -59,8 +65,7 @@ def is_collective(name: str) -> bool:
     other libraries for expert parallelism, NVSHMEM, torch's symmetric memory, MSCCL, oneCCL, HCCL, gloo and MPI. A
     product with a collective fused into it counts as work.
     """
-    found = _FUNCTION.match(name)
-    function = (found.group(1) if found else name).lower()
+    function = function_name(name).lower()
     if _WORK.search(function):
         return False
     return any(rule.search(function) for rule in (_LIBRARIES, _OPERATIONS, _EXPERT_PARALLEL, _PARALLEL_CLASSES))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from roseinfer.disturbance import WAITING_PERCENT, waiting_percent
 from roseinfer.engine.device import num_threads, usable_processors
 
 _CPUS = Path("/sys/devices/system/cpu")
@@ -17,9 +18,6 @@ _TASKS = Path("/proc/self/task")
 _QUOTAS = (Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"))
 
 
-_WAITING_PERCENT = 5.0
-"""Share of the computing threads' time in a queue for a core from which a run counts as disturbed. On an idle machine
-of two cores it is below 1 %."""
 _STOLEN_PERCENT = 2.0
 """Share of the time that the host of a virtual machine takes away from which a run counts as disturbed."""
 
@@ -47,12 +45,12 @@ class HostUse(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def disturbance(self) -> str | None:
         """Evidence that the machine was not this run's alone, as text; None without any."""
-        waiting_percent = 100 * (self.threads_waiting or 0.0) / max(1, min(self.threads, self.cores))
+        waiting = waiting_percent(self.threads_waiting, min(self.threads, self.cores))
         stolen_percent = self.stolen_percent or 0.0
         parts = []
-        if waiting_percent >= _WAITING_PERCENT:
+        if waiting >= WAITING_PERCENT:
             switches = "" if self.involuntary_switches is None else f" ({self.involuntary_switches} times)"
-            parts.append(f"its threads waited for a core for {min(waiting_percent, 100):.0f} % of the time{switches}")
+            parts.append(f"its threads waited for a core for {min(waiting, 100):.0f} % of the time{switches}")
         if stolen_percent >= _STOLEN_PERCENT:
             parts.append(f"the host took {stolen_percent:.0f} % of the time of its cores")
         return " and ".join(parts) or None

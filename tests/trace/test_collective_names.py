@@ -2,7 +2,7 @@
 
 import pytest
 
-from roseinfer.trace.collectives import is_collective
+from roseinfer.trace.collectives import function_name, is_collective
 
 COLLECTIVES = [
     # NCCL and RCCL, from old to new
@@ -105,3 +105,12 @@ def test_communication_between_ranks_is_a_collective(name: str) -> None:
 @pytest.mark.parametrize("name", WORK)
 def test_work_is_no_collective(name: str) -> None:
     assert not is_collective(name)
+
+
+def test_the_function_of_a_kernel_keeps_its_namespaces() -> None:
+    name = "void (anonymous namespace)::one_shot_all_reduce_kernel<c10::BFloat16, 16, 8>(c10::BFloat16**)"
+    assert function_name(name) == "(anonymous namespace)::one_shot_all_reduce_kernel"
+    assert function_name("ncclDevKernel_AllReduce_Sum_f32_RING_LL(ncclDevComm*)") == (
+        "ncclDevKernel_AllReduce_Sum_f32_RING_LL"
+    )
+    assert function_name("<lambda>") == "<lambda>"

@@ -47,6 +47,25 @@ def test_a_slow_rank_is_named_with_what_it_costs(tmp_path: Path) -> None:
     assert [step.wait_ms for step in job_of(summary).steps] == near([3.0] * 5)
 
 
+def test_garbage_that_only_the_slow_rank_collects_is_named(tmp_path: Path) -> None:
+    late = straggler(late_us={2: 6000})
+    for one in late.ranks.values():
+        loading = [event for event in one.events if event["name"].startswith("enumerate")]
+        one.events[:] = [event for event in one.events if event not in loading]
+        for event in loading:
+            one.add("python_function", "train.py(7): step", event["ts"], event["dur"])
+            one.add("python_function", "<built-in function collect>", event["ts"] + 5, event["dur"] - 10)
+            one.add("python_function", "Python GC", event["ts"] + 6, event["dur"] - 12)
+    summary = summarize_trace(late.write(tmp_path / "job"))
+    found = job_of(summary).straggler
+    assert found is not None
+    assert found.collection is not None
+    assert (found.rank, found.place, found.does[0].part) == (2, "Python GC", "python")
+    assert (found.collection.ms, found.collection.others_ms) == (5.99, 0.0)
+    assert "It collects garbage for 6.0 ms per step, the others for 0.0 ms." in summary.findings[0].sentence
+    assert "gc.collect()" in summary.verdict.advice[0]
+
+
 def test_waits_and_transfer_of_a_job_add_up_to_its_exposed_communication(tmp_path: Path) -> None:
     summary = summarize_trace(straggler().write(tmp_path / "job"))
     found, budget = job_of(summary), summary.budget

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from roseinfer.trace.collectives import is_collective
+from roseinfer.trace.collectives import function_name, is_collective
 from roseinfer.trace.facts.cpu_work import cpu_work
 from roseinfer.trace.facts.data_loading import loading_table
 from roseinfer.trace.facts.device_work import device_work
@@ -19,7 +19,6 @@ from roseinfer.trace.reading.columns import Ints, Ints32
 
 _OF_BACKEND = re.compile(r"^(?:gloo|mpi|ucc|[nrxh]ccl):")
 """Spans that a backend of torch.distributed opens around its work, on a thread of its own."""
-_FUNCTION = re.compile(r"^(?:void )?([^(<]+)")
 
 
 class Sequence(NamedTuple):
@@ -107,8 +106,7 @@ def collective_events(facts: Facts) -> CollectiveEvents:
 
 def _key_of(facts: Facts, names: list[str], name: int, message: int) -> tuple[str, Sequence]:
     """Return (operation, sequence) of a collective with a name and a message, -1 for none."""
-    found = _FUNCTION.match(names[name])
-    kind = (found.group(1) if found else names[name]).strip()
+    kind = function_name(names[name])
     if message < 0:
         return kind, Sequence("", "", kind)
     sent = facts.trace.messages[message]

@@ -46,9 +46,17 @@ def exposed_ns(start_ns: Ints, end_ns: Ints, hidden_by: tuple[Ints, Ints], since
 
     Events are sorted by start; over all events the times add up to the union of the events outside `hidden_by`.
     """
-    reach = np.maximum.accumulate(end_ns) if len(end_ns) else end_ns
+    return outside(hidden_by, *own_time(start_ns, end_ns, since_ns))
+
+
+def own_time(start_ns: Ints, end_ns: Ints, since_ns: int) -> tuple[Ints, Ints]:
+    """Return (begin, end) per event: its time after `since_ns` and after all earlier events; events sorted by start."""
     begin = np.maximum(start_ns, since_ns)
-    begin[1:] = np.maximum(begin[1:], reach[:-1])
-    end = np.maximum(end_ns, begin)
-    hidden = covered_before(*hidden_by, end) - covered_before(*hidden_by, begin)
-    return np.asarray(end - begin - hidden, np.int64)
+    begin[1:] = np.maximum(begin[1:], np.maximum.accumulate(end_ns)[:-1])
+    return begin, np.maximum(end_ns, begin)
+
+
+def outside(hidden_by: tuple[Ints, Ints], begin_ns: Ints, end_ns: Ints) -> Ints:
+    """Return, per interval, its length outside some other intervals, which are sorted and disjoint."""
+    hidden = covered_before(*hidden_by, end_ns) - covered_before(*hidden_by, begin_ns)
+    return np.asarray(end_ns - begin_ns - hidden, np.int64)

@@ -20,6 +20,15 @@ class GroupSum(msgspec.Struct):
     longest_before: int = -1
     """Index of the GPU event that ended the stretch with the longest time, -1 at the end of a recording."""
 
+    def add(self, other: "GroupSum") -> None:
+        """Add the same group of another rank."""
+        self.total_ns += other.total_ns
+        self.stretches += other.stretches
+        self.short_ns += other.short_ns
+        if other.longest_ns > self.longest_ns:
+            self.longest_ns, self.longest_at_ns = other.longest_ns, other.longest_at_ns
+            self.longest_before = other.longest_before
+
 
 class GroupTotals(msgspec.Struct, frozen=True, eq=False):
     """Totals of the groups of one batch of pieces. Every array has one entry per group."""

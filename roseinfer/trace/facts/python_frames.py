@@ -21,6 +21,8 @@ _WRAPPERS = re.compile(
     re.VERBOSE,
 )
 """Functions that only call others: they name no place that somebody could change."""
+_COLLECTIONS = ("Python GC", "<built-in function collect>")
+"""Names of collections of garbage; the first needs the profiler's option `record_python_gc_info`."""
 
 
 class FrameTable(msgspec.Struct, frozen=True, eq=False):
@@ -41,7 +43,7 @@ def frame_table(trace: Trace) -> FrameTable:
     """Nest the Python functions of a trace. Names are indices into `trace.names`."""
     frames = trace.frames
     forest = nest(frames.start_ns, frames.end_ns, frames.thread)
-    named = rows_named(trace.names, trace.frames.name, lambda name: is_place(name) and not _WRAPPERS.search(name))
+    named = rows_named(trace.names, trace.frames.name, _names_a_place)
     loads = rows_named(trace.names, trace.frames.name, frame_loads_data)
     library = rows_named(trace.names, trace.frames.name, is_loader_library)
     shown = np.where(named, frames.name, -1).astype(np.int32)
@@ -61,6 +63,15 @@ def frame_table(trace: Trace) -> FrameTable:
         loading[at] = np.where(inherit, loading[above], np.where(is_called, frames.name[at], loading[at]))
         is_library[at] = np.where(inherit, is_library[above], is_library[at])
     return FrameTable(forest=forest, thread=frames.thread, shown=shown, loading=loading)
+
+
+def is_garbage_collection(name: str) -> bool:
+    """True for collections of garbage: those that the profiler records as such, and calls of `gc.collect`."""
+    return name in _COLLECTIONS
+
+
+def _names_a_place(name: str) -> bool:
+    return is_garbage_collection(name) or (is_place(name) and not _WRAPPERS.search(name))
 
 
 def is_place(name: str) -> bool:

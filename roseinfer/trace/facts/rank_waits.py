@@ -5,7 +5,7 @@ import numpy as np
 
 from roseinfer.trace.facts.collective_events import CollectiveEvents, collective_events
 from roseinfer.trace.facts.collective_matches import CollectiveMatches, match_collectives
-from roseinfer.trace.facts.intervals import covered_before
+from roseinfer.trace.facts.device_work import outside, own_time
 from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.facts.wall_time import wall_time
 from roseinfer.trace.reading.columns import Ints, Ints32
@@ -53,14 +53,10 @@ def rank_waits(facts: Facts) -> RankWaits | None:
     wait, transfer = np.zeros(len(events), np.int64), np.zeros(len(events), np.int64)
     for file, computing in events.computing.items():
         at = np.flatnonzero(events.file == file)
-        start, end = events.start_ns[at], events.end_ns[at]
-        reach = np.append(wall.start_ns[file], np.maximum.accumulate(end)[:-1])
-        begin = np.maximum(start, np.maximum(reach, wall.start_ns[file]))
-        end = np.maximum(end, begin)
-        split = np.clip(start + matches.wait_ns[at], begin, end)
-        covered = [covered_before(*computing, instant) for instant in (begin, split, end)]
-        wait[at] = split - begin - (covered[1] - covered[0])
-        transfer[at] = end - split - (covered[2] - covered[1])
+        begin, end = own_time(events.start_ns[at], events.end_ns[at], int(wall.start_ns[file]))
+        split = np.clip(events.start_ns[at] + matches.wait_ns[at], begin, end)
+        wait[at] = outside(computing, begin, split)
+        transfer[at] = outside(computing, split, end)
     rank = ranks[events.file]
     origins = np.array(facts.trace.file_origins_ns, np.int64)
     offsets = _clock_offsets(events, matches, rank, origins)

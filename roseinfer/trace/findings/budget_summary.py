@@ -24,7 +24,6 @@ from roseinfer.trace.summary.budget_structs import (
     BudgetSummary,
     DeviceBudget,
     HostTime,
-    IdlePlace,
     PhaseBudget,
     StepBudget,
     TimeBudget,
@@ -45,7 +44,7 @@ class BudgetBuilder:
         self._wall = wall_time(facts)
         self._labels, self._parts = labels, host_parts(facts, activity, labels)
         self._loading = loading_table(facts)
-        self._places, self._exposed = IdlePlaces(facts, labels), ExposedPlaces(facts, activity, labels)
+        self.places, self._exposed = IdlePlaces(facts, labels), ExposedPlaces(facts, activity, labels)
         self._sums: dict[_DeviceKey, BudgetSums] = {}
         self._doubtful: dict[_DeviceKey, tuple[Ints, Ints]] = {}
 
@@ -55,10 +54,6 @@ class BudgetBuilder:
         for device in devices:
             mine = pieces if len(devices) == 1 else pieces.where(idle.device[pieces.stretch] == device)
             self._add(("gpu", device), idle, mine)
-
-    def places(self) -> list[IdlePlace]:
-        """Return the places of the idle time that was added, the longest first."""
-        return self._places.ranked(0)
 
     def summary(self) -> BudgetSummary | None:
         """Return the budget of everything added, and of the time outside gaps; None for a trace without wall time."""
@@ -70,7 +65,7 @@ class BudgetBuilder:
             self._add_work(device)
         for file in range(len(facts.trace.file_ranks)):
             if file not in busy_files:
-                self.add_file(file)
+                self._add_file(file)
         tables = {key: sums.table() for key, sums in self._sums.items()}
         total = sum((table.recording for table in tables.values()), np.zeros(len(PARTS), np.int64))
         wall_ns = int(total.sum())
@@ -81,7 +76,7 @@ class BudgetBuilder:
             phases=self._phases(tables),
             devices=self._devices(tables),
             steps=self._steps(tables),
-            idle=self._places.ranked(wall_ns),
+            idle=self.places.ranked(wall_ns),
             exposed=self._exposed.ranked(wall_ns),
         )
 
@@ -117,7 +112,7 @@ class BudgetBuilder:
         if len(doubtful[0]):
             part[contains(*doubtful, pieces.begin_ns)] = NOT_RECORDED
         self._sums_of(key).add_pieces(part, pieces.begin_ns, pieces.length_ns)
-        self._places.add(idle, pieces, label, part, loading)
+        self.places.add(self._identity(key)[0], idle, pieces, label, part, loading)
 
     def _add_work(self, device: int) -> None:
         """Add the time in which a GPU ran something."""
@@ -127,7 +122,7 @@ class BudgetBuilder:
         sums.add_busy(COPY, *work.busy, *work.kernels)
         self._exposed.add(work, int(self._wall.start_ns[self._file(("gpu", device))]))
 
-    def add_file(self, file: int) -> None:
+    def _add_file(self, file: int) -> None:
         """Add the whole recording of a file without GPU events: its device is the CPU, or was not recorded."""
         facts, wall = self._facts, self._wall
         key: _DeviceKey = ("cpu", file)

@@ -25,20 +25,25 @@ _WITH_FILE = (DATA, SYNC, ALLOCATION, PYTHON)
 
 _PlaceKey = tuple[int, int, int, int]
 """Key of a place: (part, label or number of labels + 1 + name of data loading, span group, Python function)."""
+_RankKey = tuple[int, _PlaceKey]
+"""Key of a place on one rank."""
 
 
 class IdlePlaces:
-    """Adds up the idle time by cause and place, batch after batch."""
+    """Adds up the idle time by rank, cause and place, batch after batch."""
 
     def __init__(self, facts: Facts, labels: ActivityLabels) -> None:
         self._facts, self._labels = facts, labels
         self._names = [*facts.trace.names, *facts.spans.groups]
-        self._sums: defaultdict[_PlaceKey, GroupSum] = defaultdict(GroupSum)
+        self._sums: defaultdict[_RankKey, GroupSum] = defaultdict(GroupSum)
 
     def add(
-        self, idle: IdleStretches, pieces: IdlePieces, label: Ints32, part: NDArray[np.int8], loading: Ints
+        self, rank: int, idle: IdleStretches, pieces: IdlePieces, label: Ints32, part: NDArray[np.int8], loading: Ints
     ) -> None:
-        """Add pieces with their labels and parts; `loading` has the name of each piece's data loading, -1 for none."""
+        """Add pieces of one rank with their labels and parts.
+
+        `loading` has the name of each piece's data loading, -1 for none.
+        """
         if len(pieces) == 0:
             return
         is_host = (part > DATA) & (part < PYTHON)
@@ -55,11 +60,18 @@ class IdlePlaces:
         event = idle.event[pieces.stretch]
         for index, piece in enumerate(totals.some.tolist()):
             place = int(part[piece]), int(name[piece]), int(group[piece]), int(file[piece])
-            totals.add_to(self._sums[place], index, pieces.begin_ns, event)
+            totals.add_to(self._sums[rank, place], index, pieces.begin_ns, event)
 
-    def ranked(self, wall_ns: int) -> list[IdlePlace]:
-        """Return the 100 places with the most idle time, the longest first; `wall_ns` is the time of all devices."""
-        ranked = sorted(self._sums.items(), key=lambda item: -item[1].total_ns)[:_MAX_PLACES]
+    def ranked(self, wall_ns: int, rank: int | None = None) -> list[IdlePlace]:
+        """Return the 100 places with the most idle time, of one rank or of all, the longest first.
+
+        `wall_ns` is the time of all devices.
+        """
+        sums: defaultdict[_PlaceKey, GroupSum] = defaultdict(GroupSum)
+        for (owner, key), found in self._sums.items():
+            if rank in (None, owner):
+                sums[key].add(found)
+        ranked = sorted(sums.items(), key=lambda item: -item[1].total_ns)[:_MAX_PLACES]
         return [self._place(key, found, wall_ns) for key, found in ranked]
 
     def _files(self, pieces: IdlePieces, part: NDArray[np.int8]) -> Ints32:

@@ -5,6 +5,7 @@ import numpy as np
 
 from roseinfer.trace.facts.rank_waits import RankWaits, rank_waits
 from roseinfer.trace.facts.trace_facts import Facts
+from roseinfer.trace.findings.idle_places import IdlePlaces
 from roseinfer.trace.findings.straggler import STRAGGLER_SHARE, find_straggler
 from roseinfer.trace.reading.columns import Ints
 from roseinfer.trace.summary.budget_structs import BudgetSummary
@@ -23,7 +24,7 @@ _LONGEST = 20
 
 
 def summarize_job(
-    facts: Facts, budget: BudgetSummary | None, ranks: list[RankSummary]
+    facts: Facts, budget: BudgetSummary | None, ranks: list[RankSummary], places: IdlePlaces
 ) -> tuple[JobSummary | None, list[CollectiveSummary], list[RankSummary]]:
     """Return (waits of the job, one row per kind of collective, the rows of the ranks with their waits)."""
     waits = rank_waits(facts) if budget is not None else None
@@ -46,7 +47,7 @@ def summarize_job(
         exposed_wait_ms=to_ms(waits.exposed_wait_ns[at].sum()),
         exposed_transfer_ms=to_ms(waits.exposed_transfer_ns[at].sum()),
         unrecorded_wait_ms=to_ms(waits.unrecorded_ns[at].sum()),
-        straggler=find_straggler(facts, waits, budget),
+        straggler=find_straggler(facts, waits, budget, places),
         missing=[missing[rank] for rank in sorted(missing)],
         steps=_steps(facts, waits, budget),
         longest_waits=_longest_waits(facts, waits),

@@ -5,9 +5,11 @@ from collections import defaultdict
 import numpy as np
 
 from roseinfer.trace.collectives import is_collective
+from roseinfer.trace.facts.name_rules import rows_named
+from roseinfer.trace.facts.python_frames import is_garbage_collection
 from roseinfer.trace.facts.rank_waits import RankWaits
 from roseinfer.trace.facts.trace_facts import Facts
-from roseinfer.trace.findings.idle_time import idle_places
+from roseinfer.trace.findings.idle_places import IdlePlaces
 from roseinfer.trace.reading.columns import Ints32
 from roseinfer.trace.summary.budget_structs import BudgetSummary, DeviceBudget, HostTime, StepBudget, TimeBudget
 from roseinfer.trace.summary.rank_structs import PartDifference, Straggler
@@ -24,7 +26,7 @@ Parts = dict[str, float]
 """Milliseconds per step of each part of the budget but communication."""
 
 
-def find_straggler(facts: Facts, waits: RankWaits, budget: BudgetSummary) -> Straggler | None:
+def find_straggler(facts: Facts, waits: RankWaits, budget: BudgetSummary, places: IdlePlaces) -> Straggler | None:
     """Return the rank that caused at least 60 % of the exposed waits; None if there is none, or if waits are rare."""
     matches, at = waits.matches, waits.matched
     caused = np.bincount(waits.last_rank[matches.of_event[at]], weights=waits.explained_ns[at])
@@ -50,7 +52,8 @@ def find_straggler(facts: Facts, waits: RankWaits, budget: BudgetSummary) -> Str
         kernel=kernel,
         kernel_calls=calls,
         tokens=_tokens(facts, rank),
-        place=_place(facts, rank, first) if is_host else None,
+        place=_place(places, rank, first) if is_host else None,
+        collection=_collection(facts, rank, steps),
     )
 
 
@@ -141,11 +144,26 @@ def _step_ranks(facts: Facts) -> Ints32:
     return np.array(facts.trace.file_ranks, np.int32)[files]
 
 
-def _place(facts: Facts, rank: int, part: str) -> str | None:
+def _place(places: IdlePlaces, rank: int, part: str) -> str | None:
     """Return the place with most idle time of a cause on one rank."""
-    files = [file for file, one in enumerate(facts.trace.file_ranks) if one == rank]
-    places = [place for place in idle_places(facts, files) if place.cause == part]
-    if not places:
+    first = next((place for place in places.ranked(0, rank) if place.cause == part), None)
+    return None if first is None else first.file or first.name or first.operator or first.span
+
+
+def _collection(facts: Facts, rank: int, steps: dict[int, int]) -> PartDifference | None:
+    """Return the time per step in which a rank collects garbage; None if that is hardly longer than on the others."""
+    trace = facts.trace
+    collecting = rows_named(trace.names, trace.frames.name, is_garbage_collection)
+    if not collecting.any():
         return None
-    first = places[0]
-    return first.file or first.name or first.operator or first.span
+    group = collecting.astype(np.int32)
+    at = np.flatnonzero(collecting & facts.frames.forest.outermost(group))
+    forest = facts.frames.forest
+    owner = np.array(trace.file_ranks, np.int64)[np.array(trace.thread_files, np.int64)[trace.frames.thread[at]]]
+    every = sorted(set(trace.file_ranks))
+    ns = np.bincount(owner, weights=forest.end_ns[at] - forest.start_ns[at], minlength=max(every) + 1)
+    per_step = {one: float(ns[one]) / max(1, steps.get(one, 1)) for one in every}
+    others = float(np.median([per_step[one] for one in every if one != rank]))
+    if per_step[rank] <= 2 * others:
+        return None
+    return PartDifference("garbage_collection", to_ms(per_step[rank]), to_ms(others))

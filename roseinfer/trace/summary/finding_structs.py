@@ -7,6 +7,9 @@ import msgspec
 NO_SPAN = "(no span)"
 """Name of the row for work launched outside all spans, or without a launch in the trace."""
 
+FindingKind = Literal["host", "data", "communication", "waiting", "copy", "gpu", "cpu", "memory", "arithmetic"]
+"""What a finding's time is spent on, or what bounds it."""
+
 
 class SpanSummary(msgspec.Struct, frozen=True, kw_only=True):
     """All spans of one name. Figures named `self_` leave out inner spans; the others include them."""
@@ -149,7 +152,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     """Stable name of the rule that made the finding, such as `data_loading` or `exposed_collective`."""
-    kind: Literal["host", "data", "communication", "waiting", "copy", "gpu", "cpu", "memory", "arithmetic"]
+    kind: FindingKind
     share_percent: float
     """Share of the budget's wall time."""
     saves_ms: float

@@ -71,6 +71,8 @@ class Straggler(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens per step relative to the median of the others; None if steps do not tell."""
     place: str | None
     """Place in the program where the host of this rank spends the time, if that is the first part of `does`."""
+    collection: PartDifference | None = None
+    """Time per step in which this rank collects garbage, which `does` holds too; None if the others collect as long."""
 
 
 class JobStep(msgspec.Struct, frozen=True):

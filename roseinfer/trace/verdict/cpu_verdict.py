@@ -60,8 +60,7 @@ def _kind_and_headline(judged: JudgedTrace, findings: list[Finding]) -> tuple[Ve
     if cause is None:
         return "cpu_only", _headline(judged)
     if cause == "waiting":
-        kind: VerdictKind = "straggler" if judged.job and judged.job.straggler else "imbalanced"
-        return kind, rank_headline(judged, kind)
+        return judged.waiting_kind, rank_headline(judged)
     share, place = judged.shares.reducible[cause], findings[0].where if findings else Place()
     name = place.file or place.operator or place.span
     where = f", longest in {name}" if name else ""

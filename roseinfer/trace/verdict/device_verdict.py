@@ -79,7 +79,7 @@ def _headline(judged: JudgedTrace, kind: VerdictKind, findings: list[Finding]) -
     if kind == "data_bound":
         return f"Data-bound: the {judged.device} waits {largest:.1f} % of the time for input data{where}."
     if kind in ("straggler", "imbalanced"):
-        return rank_headline(judged, kind)
+        return rank_headline(judged)
     if kind == "communication_bound":
         return f"Communication-bound: {largest:.1f} % of the time is exposed communication{where}."
     if kind == "copy_bound":

@@ -1,19 +1,16 @@
 """Build findings from places of idle time and from totals."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 from roseinfer.trace.naming import duration
 from roseinfer.trace.summary.budget_structs import IdlePlace
-from roseinfer.trace.summary.finding_structs import NO_SPAN, Finding, Place
+from roseinfer.trace.summary.finding_structs import NO_SPAN, Finding, FindingKind, Place
 from roseinfer.trace.summary.units import to_percent
 from roseinfer.trace.verdict.judged_trace import JudgedTrace, in_span
 from roseinfer.trace.verdict.thresholds import SHOWN_PERCENT
 
 _CALLS = ("synchronizing_calls", "allocation", "launch_calls")
 """Causes whose places are runtime calls: the call names a place that no operator and no function is around."""
-
-FindingKind = Literal["host", "data", "communication", "waiting", "copy", "gpu", "cpu", "memory", "arithmetic"]
 
 
 class FindingMaker:

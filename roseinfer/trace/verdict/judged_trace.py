@@ -1,7 +1,7 @@
 """A trace as the rules of the verdict see it: its findings so far, and what kind of run it was."""
 
 from collections import defaultdict
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -89,7 +89,12 @@ class JudgedTrace(NamedTuple):
     def kind(self) -> VerdictKind:
         """Kind of verdict on a complete recording of a run with a device."""
         kind = kind_of(self.shares)
-        return "straggler" if kind == "imbalanced" and self.job and self.job.straggler else kind
+        return self.waiting_kind if kind == "imbalanced" else kind
+
+    @property
+    def waiting_kind(self) -> Literal["straggler", "imbalanced"]:
+        """Kind of verdict on a job that mostly waits: whether one rank causes most of it."""
+        return "straggler" if self.job and self.job.straggler else "imbalanced"
 
     @property
     def unknown_ms(self) -> float:

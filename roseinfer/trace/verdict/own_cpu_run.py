@@ -2,6 +2,7 @@
 
 from typing import Literal, NamedTuple
 
+from roseinfer.disturbance import WAITING_PERCENT, waiting_percent
 from roseinfer.trace.naming import counted, duration
 from roseinfer.trace.summary.finding_structs import Finding, OpSummary, Place
 from roseinfer.trace.summary.step_structs import PhaseRoofline
@@ -9,7 +10,7 @@ from roseinfer.trace.verdict.cpu_operators import QUANTIZED, is_any, is_product
 from roseinfer.trace.verdict.cpu_rules import cpu_ops, operators_percent
 from roseinfer.trace.verdict.finding_making import FindingMaker
 from roseinfer.trace.verdict.judged_trace import JudgedTrace
-from roseinfer.trace.verdict.thresholds import DISTURBED, IDLE_CORES_PERCENT, NEAR_CEILING_PERCENT, WAITING_PERCENT
+from roseinfer.trace.verdict.thresholds import DISTURBED, IDLE_CORES_PERCENT, NEAR_CEILING_PERCENT
 
 _COMPILED = "roseinfer::"
 """Namespace of the operators that the compiled CPU kernels show as."""
@@ -51,7 +52,7 @@ def find_idle_cores(judged: JudgedTrace) -> list[Finding]:
     host = judged.host
     if host is None or not 0 < host.threads < host.cores:
         return []
-    if 100 * (host.threads_waiting or 0.0) >= WAITING_PERCENT * host.threads:
+    if waiting_percent(host.threads_waiting, host.threads) >= WAITING_PERCENT:
         return []  # other programs wanted the cores, too
     idle = host.cores - host.cores_used if host.cores_idle is None else host.cores_idle
     if 100 * idle < IDLE_CORES_PERCENT * host.cores:

@@ -3,7 +3,6 @@
 from roseinfer.trace.naming import duration, short_name
 from roseinfer.trace.summary.finding_structs import Finding, Place
 from roseinfer.trace.summary.rank_structs import Straggler
-from roseinfer.trace.summary.trace_summary import VerdictKind
 from roseinfer.trace.verdict.finding_making import FindingMaker, per_step
 from roseinfer.trace.verdict.judged_trace import JudgedTrace
 from roseinfer.trace.verdict.thresholds import MORE_WORK
@@ -42,14 +41,18 @@ def find_rank_waits(judged: JudgedTrace) -> list[Finding]:
         )
         return [maker.make(judged.waits_ms, Place(), sentence, advice)]
     sentence = f"{waits_for(judged, late)}. Rank {late.rank} caused {late.caused_percent:.0f} % of all waits."
+    if late.collection is not None:
+        own, others = late.collection.ms, late.collection.others_ms
+        per = " per step" if job.steps else ""
+        sentence += f" It collects garbage for {duration(own)}{per}, the others for {duration(others)}."
     where = Place(rank=late.rank, kernel=late.kernel if judged.gpu else None, operator=_operator(judged, late))
     return [maker.make(judged.waits_ms, where, sentence, _advice(judged, late))]
 
 
-def rank_headline(judged: JudgedTrace, kind: VerdictKind) -> str:
+def rank_headline(judged: JudgedTrace) -> str:
     """Return the headline of a job whose ranks wait for each other."""
     late = judged.job.straggler if judged.job else None
-    if kind == "straggler" and late is not None:
+    if late is not None:
         return f"Straggler: {waits_for(judged, late)}."
     share = 100 * judged.waits_ms / judged.total.wall_ms
     return f"Imbalanced: {share:.1f} % of the time are waits of ranks for each other; no rank causes most of them."
@@ -73,6 +76,12 @@ def _operator(judged: JudgedTrace, late: Straggler) -> str | None:
 def _advice(judged: JudgedTrace, late: Straggler) -> str:
     rank, part = late.rank, late.does[0].part if late.does else ""
     kernel = short_name((late.kernel or "its kernels").removeprefix("void "), 60)
+    gained_ms = late.does[0].ms - late.does[0].others_ms if late.does else late.wait_ms
+    if late.collection is not None and 2 * (late.collection.ms - late.collection.others_ms) >= gained_ms:
+        return (
+            f"Collect garbage on all ranks at the same time: gc.freeze() after setup, gc.disable(), and gc.collect() "
+            f"every so many steps; now rank {rank} stops alone for {duration(late.collection.ms)}."
+        )
     if late.tokens is not None and late.tokens >= MORE_WORK:
         return f"Balance the work: steps of rank {rank} have {late.tokens:.1f} times the tokens of the other ranks."
     if part == "compute_ms" and late.kernel is not None:

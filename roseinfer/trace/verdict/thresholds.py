@@ -47,5 +47,3 @@ IDLE_CORES_PERCENT = 25.0
 """Share of the cores that were idle from which a run that has fewer threads than cores is told to use more."""
 DISTURBED = 1.2
 """Ratio of unprofiled to profiled step time from which other programs must have used the machine."""
-WAITING_PERCENT = 5.0
-"""Share of its threads' time that a run waited for a core from which the cores count as used by other programs."""

@@ -1,0 +1,10 @@
+"""Tell from the waits of threads whether other programs used the cores during a measurement."""
+
+WAITING_PERCENT = 5.0
+"""Share of the computing threads' time in a queue for a core from which a run counts as disturbed. On an idle machine
+of two cores it is below 1 %."""
+
+
+def waiting_percent(threads_waiting: float | None, threads: int) -> float:
+    """Return the share of the time of some threads in which they waited for a core; 0 if it is unknown."""
+    return 100 * (threads_waiting or 0.0) / max(1, threads)
