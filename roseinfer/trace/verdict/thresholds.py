@@ -1,5 +1,7 @@
 """Thresholds of the verdict. Shares are percentages of the wall time; docs/verdicts.md explains each threshold."""
 
+from roseinfer.disturbance import WAITING_PERCENT as WAITING_PERCENT  # listed on the page with the others
+
 HEALTHY_PERCENT = 10.0
 """A run is healthy if everything but computation takes less than this share."""
 BOUND_PERCENT = 30.0
