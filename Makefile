@@ -45,12 +45,12 @@ fuzz: $(VENV)/.ready-dev  ## Read damaged files of every kind (FUZZ_SECONDS=600)
 mutate: $(VENV)/.ready-dev  ## See whether tests notice 200 small changes (MUTANTS=20)
 	@$(BIN)/python tests/mutate.py --number $(MUTANTS)
 
-sanitize: $(VENV)/.ready-dev  ## Run the C++ kernels with address checks
+sanitize: $(VENV)/.ready-dev  ## Run the C++ kernels with address checks (minutes)
 	@CXX="env LD_PRELOAD= c++ -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g1" \
 		LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1 \
-		$(BIN)/python -m pytest -n 0 -p no:faulthandler tests/kernels/test_native_kernels.py \
-		tests/kernels/test_native_linear.py
+		$(BIN)/python -m pytest -n 0 -p no:faulthandler --timeout 0 tests/kernels/test_native_kernels.py \
+		tests/kernels/test_native_linear.py tests/kernels/test_odd_shapes.py tests/models/test_compiled_decoder.py
 
 lint: $(VENV)/.ready-dev  ## Style, types and import layers
 	@$(BIN)/ruff check .

@@ -4,9 +4,11 @@
     python tests/mutate.py --only roseinfer/sampling -n 20   # of one part
     python tests/mutate.py --results build/mutants.jsonl     # keep results; the next call goes on after them
 
-A seed draws the mutants, the same ones in each call. For each, the test files that can see its file run, the nearest
-in terms of imports first, until one fails. Each run is a fork of a process that has imported the large libraries, in a
-copy of the package: the checkout is never changed. Prints survivors, and exits with 1 if fewer than 90 % die.
+A seed draws the mutants, the same ones in each call. First each test file runs once, and notes which of the places its
+tests reach (tests/mutation_reach.py). Then, per mutant, the tests that reach its place run, until one fails. Kernels
+that Triton compiles cannot be followed: for them, the nearest test files in terms of imports run. Each run is a fork of
+a process that has imported the large libraries, in a copy of the package: the checkout is never changed. Prints a table
+and the survivors in Markdown, and exits with 1 if fewer than 90 % die.
 """
 
 import argparse
@@ -19,11 +21,14 @@ import signal
 import sys
 import tempfile
 import time
-from collections import deque
-from functools import cache
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mutation_reach import FileReach, ReachRecorder, add_probes, forget, reaching_tests, read_reach
 from mutation_sites import Mutant, mutants_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,26 +41,26 @@ def main() -> None:
     """Draw mutants, try each, and report."""
     arguments = _arguments()
     drawn = draw(arguments.only, arguments.number, arguments.seed)
-    done = _read(arguments.results)
+    results = Results(arguments.results)
     os.environ["OMP_NUM_THREADS"] = "1"
     if not Path("/dev/nvidia0").exists():
         os.environ["TRITON_INTERPRET"] = "1"  # as tests/conftest.py does, which is too late here
     for name in IMPORTS:
         __import__(name)
     with tempfile.TemporaryDirectory(prefix="roseinfer-mutants-") as folder:
-        tree = copy_tree(Path(folder))
-        for index, mutant in enumerate(drawn, 1):
-            if str(mutant) not in done:
-                started_s = time.monotonic()
-                done[str(mutant)] = killer(mutant, tree, arguments.files, arguments.timeout)
-                seconds = round(time.monotonic() - started_s)
-                _print(f"{index}/{len(drawn)} {done[str(mutant)] or 'SURVIVED'} ({seconds} s)  {mutant}")
-                if arguments.results is not None:
-                    with arguments.results.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps([str(mutant), done[str(mutant)]]) + "\n")
-    survivors = [mutant for mutant in map(str, drawn) if done[mutant] is None]
-    killed = len(drawn) - len(survivors)
-    _print(f"\n{killed} of {len(drawn)} mutants died ({100 * killed / len(drawn):.1f} %). Survivors:", *survivors)
+        files = record_reach(drawn, copy_tree(Path(folder) / "probed"), arguments.timeout, results)
+        tree = copy_tree(Path(folder) / "mutated")
+        for index, mutant in enumerate(drawn):
+            if str(mutant) in results.killers:
+                continue
+            started_s = time.monotonic()
+            tests = reaching_tests(index, files, arguments.seconds)
+            tests = tests or nearest_tests(str(mutant.path))[: arguments.files]
+            killer = killer_of(mutant, tests, tree, arguments.timeout, files)
+            results.add_mutant(str(mutant), killer)
+            seconds = round(time.monotonic() - started_s)
+            _print(f"{index + 1}/{len(drawn)} {killer or 'SURVIVED'} ({seconds} s, {len(tests)} chosen)  {mutant}")
+    killed = report(drawn, results.killers)
     sys.exit(killed < 0.9 * len(drawn))
 
 
@@ -64,10 +69,56 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("-n", "--number", type=int, default=200, help="mutants to draw [default: 200]")
     parser.add_argument("--seed", type=int, default=20, help="seed of the drawing [default: 20]")
     parser.add_argument("--only", default="roseinfer", help="folder or file to change [default: roseinfer]")
-    parser.add_argument("--files", type=int, default=60, help="maximum test files per mutant [default: 60]")
-    parser.add_argument("--timeout", type=int, default=600, help="seconds until a mutant is dead [default: 600]")
+    parser.add_argument("--seconds", type=float, default=240, help="tests to choose, in seconds [default: 240]")
+    parser.add_argument("--files", type=int, default=12, help="test files for a kernel [default: 12]")
+    parser.add_argument("--timeout", type=int, default=900, help="seconds until a mutant is dead [default: 900]")
     parser.add_argument("--results", type=Path, help="file of results, to go on with")
     return parser.parse_args()
+
+
+class Results:
+    """What is known so far, also in a file of JSON lines if there is one."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.killers: dict[str, str | None] = {}
+        self.reach: dict[str, str] = {}
+        self._path = path
+        if path is not None and path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                self._take(json.loads(line))
+
+    def _take(self, row: dict[str, Any]) -> None:
+        if "mutant" in row:
+            self.killers[row["mutant"]] = row["killer"]
+        else:
+            self.reach[row["file"]] = row["reach"]
+
+    def add_mutant(self, mutant: str, killer: str | None) -> None:
+        self._add({"mutant": mutant, "killer": killer})
+
+    def add_reach(self, file: str, reach: str) -> None:
+        self._add({"file": file, "reach": reach})
+
+    def _add(self, row: dict[str, Any]) -> None:
+        self._take(row)
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def report(drawn: Sequence[Mutant], killers: dict[str, str | None]) -> int:
+    """Print mutants by folder, and survivors. Return how many mutants died."""
+    died, total = Counter[str](), Counter[str]()
+    for mutant in drawn:
+        folder = "/".join(mutant.path.parts[:2])
+        total[folder] += 1
+        died[folder] += killers[str(mutant)] is not None
+    _print("", "| part | mutants | died |", "| --- | ---: | ---: |")
+    _print(*(f"| `{folder}` | {total[folder]} | {died[folder]} |" for folder in sorted(total)))
+    killed = died.total()
+    _print(f"| all | {len(drawn)} | {killed} |", "", f"{100 * killed / len(drawn):.1f} % died. Survivors:")
+    _print(*(f"- `{mutant}`" for mutant in map(str, drawn) if killers[mutant] is None))
+    return killed
 
 
 def draw(only: str, number: int, seed: int) -> list[Mutant]:
@@ -84,6 +135,7 @@ def draw(only: str, number: int, seed: int) -> list[Mutant]:
 
 def copy_tree(folder: Path) -> Path:
     """Return a copy of the repository in which only the package is copied, and all else is links."""
+    folder.mkdir()
     for path in ROOT.iterdir():
         if path.name not in {"roseinfer", ".git", ".pytest_cache", ".hypothesis"}:
             (folder / path.name).symlink_to(path)
@@ -91,35 +143,68 @@ def copy_tree(folder: Path) -> Path:
     return folder
 
 
-def killer(mutant: Mutant, tree: Path, files: int, timeout_s: int) -> str | None:
-    """Return the test or test file that fails with this mutant, "time" if tests do not end, or None if none fails."""
+def record_reach(drawn: list[Mutant], tree: Path, timeout_s: int, results: Results) -> dict[str, FileReach]:
+    """Run each test file that can see a mutant in a copy with probes; return what its tests reach."""
+    add_probes(tree, drawn)
+    needed = {test for mutant in drawn for test in nearest_tests(str(mutant.path))}
+    for test in sorted(needed - results.reach.keys()):
+        started_s, note = time.monotonic(), tree / "reach.json"
+        note.unlink(missing_ok=True)
+        recorder = ReachRecorder(tree, len(drawn))
+        in_fork(partial(_record, tree, test, recorder, note), timeout_s)
+        if note.exists():
+            results.add_reach(test, note.read_text(encoding="utf-8"))
+        _print(f"{test}: {'recorded' if note.exists() else 'did not end'} ({time.monotonic() - started_s:.0f} s)")
+    return {test: read_reach(results.reach[test]) for test in sorted(needed & results.reach.keys())}
+
+
+def _record(tree: Path, test: str, recorder: ReachRecorder, note: Path) -> None:
+    _run_pytest(tree, [test], recorder)
+    recorder.write(note)
+
+
+def killer_of(mutant: Mutant, tests: list[str], tree: Path, timeout_s: int, files: dict[str, FileReach]) -> str | None:
+    """Return the test that fails with this mutant, "time" if tests do not end, or None if none fails."""
     target = tree / mutant.path
     original = target.read_bytes()
-    tests = nearest_tests(str(mutant.path))[:files]
-    _write(target, mutant.source(original))
-    try:
-        failed = first_failure(tree, tests, timeout_s)
-    finally:
-        _write(target, original)
-    if failed is not None and failed.startswith("tests/") and first_failure(tree, [failed], timeout_s) is not None:
-        raise SystemExit(f"{failed} fails without a change: mend it first")
-    return failed
+    while True:
+        _write(target, mutant.source(original))
+        try:
+            failed = first_failure(tree, tests, timeout_s)
+        finally:
+            _write(target, original)
+        if failed is None or not failed.startswith("tests/") or first_failure(tree, [failed], timeout_s) is None:
+            return failed
+        _print(f"{failed} fails without a change, and does not count")
+        forget(failed, files)
+        tests = [test for test in tests if test != failed]
 
 
 def first_failure(tree: Path, tests: list[str], timeout_s: int) -> str | None:
     """Run tests in a fork until one fails. Return its name, "time" if the tests do not end, or None if all pass."""
-    report = tree / "failed"
-    report.unlink(missing_ok=True)
+    note = tree / "failed"
+    note.unlink(missing_ok=True)
+    if not in_fork(partial(_test, tree, tests, note), timeout_s):
+        return "time"
+    return (note.read_text(encoding="utf-8") or None) if note.exists() else "the process ended"
+
+
+def in_fork(work: Callable[[], None], timeout_s: int) -> bool:
+    """Do something in a fork, as the leader of a session. Return False if it does not end in time."""
     if (child := os.fork()) == 0:
-        _run_tests(tree, tests, report)
+        os.setsid()
+        try:
+            work()
+        finally:
+            os._exit(0)
     ended_s = time.monotonic() + timeout_s
     while os.waitpid(child, os.WNOHANG) == (0, 0):
         if time.monotonic() > ended_s:
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            return "time"
-        time.sleep(0.1)
-    return (report.read_text(encoding="utf-8") or None) if report.exists() else "the process ended"
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def _write(path: Path, source: bytes) -> None:
@@ -129,23 +214,26 @@ def _write(path: Path, source: bytes) -> None:
         compiled.unlink()
 
 
-def _run_tests(tree: Path, tests: list[str], report: Path) -> None:
-    """Run tests in this process, a fork, until one fails; write its name to `report`, or nothing; end the process."""
-    os.setsid()
+def _test(tree: Path, tests: list[str], note: Path) -> None:
+    """Run tests until one fails; write its name to `note`, or nothing."""
+    failures = _FirstFailure()
+    code = _run_pytest(tree, ["-x", *tests], failures)
+    if code in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
+        note.write_text("", encoding="utf-8")
+    else:
+        note.write_text(failures.name or f"pytest ended with {code!r}", encoding="utf-8")
+
+
+def _run_pytest(tree: Path, arguments: list[str], plugin: object) -> int | pytest.ExitCode:
+    """Run pytest in this process, a fork, in a copy of the repository."""
     os.chdir(tree)
     os.environ["PYTHONPATH"] = str(tree)
     sys.path[:] = [str(tree), *(path for path in sys.path if Path(path) != ROOT / "tests")]
     with open(tree / "output", "w") as nowhere:  # noqa: PTH123
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
-    failures = _FirstFailure()
-    options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-c", "pyproject.toml", "--rootdir", str(tree)]
-    code = pytest.main([*options, *tests], plugins=[failures])
-    if code in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
-        report.write_text("", encoding="utf-8")
-    else:
-        report.write_text(failures.name or f"pytest ended with {code!r}", encoding="utf-8")
-    os._exit(0)
+    options = ["-q", "-n", "0", "-p", "no:cacheprovider", "-c", "pyproject.toml", "--rootdir", str(tree)]
+    return pytest.main([*options, *arguments], plugins=[plugin])
 
 
 class _FirstFailure:
@@ -202,12 +290,6 @@ def _imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return names
-
-
-def _read(results: Path | None) -> dict[str, str | None]:
-    if results is None or not results.exists():
-        return {}
-    return dict(json.loads(line) for line in results.read_text(encoding="utf-8").splitlines())
 
 
 def _print(*lines: str) -> None:

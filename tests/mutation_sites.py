@@ -40,6 +40,7 @@ class Mutant:
     stop: int
     before: str
     text: str
+    is_statement: bool = False
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}: {' '.join(self.before.split())}  ->  {' '.join(self.text.split())}"
@@ -60,7 +61,8 @@ def mutants_of(path: Path, source: bytes) -> list[Mutant]:
         assert node.end_col_offset is not None
         start, stop = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
         text = new if isinstance(new, str) else f"({ast.unparse(new)})"
-        found.append(Mutant(path, node.lineno, start, stop, source[start:stop].decode(), text))
+        before = source[start:stop].decode()
+        found.append(Mutant(path, node.lineno, start, stop, before, text, is_statement=isinstance(node, ast.stmt)))
     return sorted(found, key=lambda mutant: (mutant.start, mutant.stop))
 
 

@@ -1,7 +1,6 @@
 """Builds of the compiled CPU kernels, for this processor and as if for older ones."""
 
 import os
-import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +11,19 @@ from roseinfer.kernels.cpu import compiler, native_library
 from roseinfer.kernels.cpu.native_tiles import TileMode, set_tile_mode
 
 COMPILER = shutil.which("c++") or shutil.which("g++")
-_OLDER = {"without AVX-512 BF16": "-mno-avx512bf16", "without AVX-512": "-mno-avx512f"}
 _TILES = "with tiles"
-BUILDS = [_TILES, "without tiles", *(_OLDER if platform.machine() == "x86_64" else [])]
+
+
+def _older() -> dict[str, str]:
+    """Return names and flags of builds for older processors than this one, each of which has other code."""
+    info = Path("/proc/cpuinfo")
+    features = set(info.read_text(encoding="utf-8").split()) if info.exists() else set()
+    flags = {"avx512_bf16": ("without AVX-512 BF16", "-mno-avx512bf16"), "avx512f": ("without AVX-512", "-mno-avx512f")}
+    return dict(build for feature, build in flags.items() if feature in features)
+
+
+_OLDER = _older()
+BUILDS = [_TILES, "without tiles", *_OLDER]
 """Names of builds that `load_build` accepts. The first two are one library, with and without tiles."""
 
 

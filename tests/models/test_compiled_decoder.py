@@ -166,3 +166,20 @@ def test_a_model_of_unsupported_sizes_runs_in_torch(tiny_llama: Path, tiny_gpt2:
         compiled = engine_of(folder, compile=True).generate(PROMPTS, PARAMS)
         assert [output.token_ids for output in compiled] == [output.token_ids for output in plain]
         native_library.unload()
+
+
+def test_odd_sizes_have_the_tokens_of_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads of 80, which only the attention kernels take, a vocabulary of 501, and batches of 64 and 65."""
+    calls = watch(monkeypatch)
+    for head_dim, batch, is_compiled in ((80, 5, False), (32, 64, True), (32, 65, False)):
+        folder = save_llama(tmp_path / f"{head_dim}-{batch}", **SIZES | {"head_dim": head_dim, "vocab_size": 501})
+        native_library.unload()
+        prompts = [f"{row} words" for row in range(batch)]
+        params = SamplingParams(max_new_tokens=4, stop_on_eos=False)
+        plain = run_traced(engine_of(folder, compile=False, max_batch_size=batch), prompts, params)
+        calls.clear()
+        compiled = run_traced(engine_of(folder, compile=True, max_batch_size=batch), prompts, params)
+        assert (batch in calls) == is_compiled
+        for ours, expected in zip(compiled, plain, strict=True):
+            assert ours.token_ids == expected.token_ids
+            torch.testing.assert_close(ours.logits, expected.logits, rtol=1e-4, atol=2e-4)
