@@ -57,6 +57,7 @@ class PlanBuilder:
             timed = self._timed_limit(decodes)
             self._work = math.inf if timed is None else timed.work
             self._prompt_budget = self._prompt_tokens(decodes, timed)
+        self._most_prompt = self._prompt_budget
         self._num_free = pool.num_free
         self._holders: dict[int, int] = {}  # for blocks whose number of holders the plan changes
 
@@ -149,7 +150,7 @@ class PlanBuilder:
         if admission is None:
             return False
         chunk = self._chunk(request, admission.num_tokens)
-        if chunk.num_tokens == 0:
+        if chunk.num_tokens == 0 or self._is_better_whole(chunk):
             return False
         # All tokens of the request must fit, not only this chunk: half a prompt in the cache is of no use.
         needed = self._pool.blocks_for(len(request.token_ids)) - len(admission.shared)
@@ -163,6 +164,15 @@ class PlanBuilder:
         self.admitted.append(admission)
         self._add(chunk, needed)
         return True
+
+    def _is_better_whole(self, chunk: Chunk) -> bool:
+        """True if the rest of a prompt does not fit into a step that is full enough, but fits into the next one.
+
+        Attention of a whole prompt is faster than that of its chunks, and a full step gains nothing from a chunk more.
+        """
+        left = len(chunk.request.token_ids) - chunk.start
+        planned = self._most_prompt - self._prompt_budget
+        return planned >= self._policy.full_prompt_tokens and chunk.num_tokens < left <= self._most_prompt
 
     def _admission(self, request: Request) -> Admission | None:
         """Return the admission of a waiting request, with the leading tokens that other requests have computed.

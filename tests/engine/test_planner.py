@@ -122,6 +122,7 @@ def jobs(draw: st.DrawFn) -> list[tuple[list[int], int, int, int]]:
         max_batch_tokens=st.integers(1, 24),
         max_mixed_tokens=st.integers(1, 24),
         least_prompt_tokens=st.integers(1, 24),
+        full_prompt_tokens=st.integers(1, 24),
         bounds_itl=st.booleans(),
         max_itl_ms=st.one_of(st.none(), st.floats(0.01, 100)),
         spreads_prompts=st.booleans(),
@@ -275,6 +276,22 @@ def test_a_long_prompt_is_computed_in_chunks_beside_decoding_requests() -> None:
     machine.scheduler.add(new_request(1, range(20, 30), 5))
     steps = [machine.step().label for _ in range(4)]
     assert steps == ["mixed bs=2 tokens=5", "mixed bs=2 tokens=5", "mixed bs=2 tokens=3", "decode bs=2 tokens=2"]
+
+
+def test_no_prompt_is_cut_to_fill_up_a_step_that_is_full_enough() -> None:
+    machine = Machine(Planner(BlockPool(64, 4), Policy(8, 16, 16, full_prompt_tokens=8)))
+    for number, length in enumerate((7, 6, 8, 9)):
+        machine.scheduler.add(new_request(number, range(10 * number, 10 * number + length), 30))
+    lengths = [[chunk.num_tokens for chunk in machine.step().chunks if not chunk.is_decode] for _ in range(3)]
+    assert lengths == [[7, 6], [8], [9]], "8 do not fit beside 13, 9 do not beside 8 and two decodes"
+
+
+def test_a_prompt_is_cut_if_no_step_could_hold_all_of_it_or_the_step_is_nearly_empty() -> None:
+    machine = Machine(Planner(BlockPool(64, 4), Policy(8, 16, 16, full_prompt_tokens=8)))
+    for number, length in enumerate((7, 10, 20)):
+        machine.scheduler.add(new_request(number, range(10 * number, 10 * number + length), 30))
+    lengths = [[chunk.num_tokens for chunk in machine.step().chunks if not chunk.is_decode] for _ in range(3)]
+    assert lengths == [[7, 9], [1, 14], [6]]
 
 
 def test_the_youngest_is_preempted_and_finishes_all_the_same() -> None:
