@@ -41,8 +41,8 @@ class Policy:
     longest_first: bool = False
     """True: start the longest completions first, so that none runs alone at the end. False: start in arrival order."""
     full_prompt_tokens: int = 4096
-    """Prompt tokens that keep a device busy: beside so many, no prompt is cut to fill up the step, if all of it fits into
-    the next one. On an H100, matrix products of 4,096 rows reach 96 % of the rate of those of 16,384.
+    """Prompt tokens that keep a device busy: beside so many, no prompt is cut to fill up the step, if all of it fits
+    into the next one. On an H100, matrix products of 4,096 rows reach 96 % of the rate of those of 16,384.
     """
     max_decode_steps: int = 1
     """Maximum tokens per request that one launch decodes, provided that no request can end inside the launch."""
