@@ -20,18 +20,20 @@ _ENDS = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
 
 @contextmanager
-def reading(what: str | Path, remedy: str = "download it again") -> Iterator[None]:
+def reading(
+    what: str | Path, remedy: str = "download it again", kind: type[RoseinferError] = ModelError
+) -> Iterator[None]:
     """Turn whatever is raised inside into a ModelError that names the file `what` and says what to do.
 
     That includes RecursionError, MemoryError and the panics of libraries in Rust, which are no `Exception`. A
-    RoseinferError passes unchanged.
+    RoseinferError passes unchanged. `kind` is another class of the error.
     """
     try:
         yield
     except (RoseinferError, *_ENDS):
         raise
     except BaseException as error:
-        raise ModelError(f"cannot read {what}: {reason(error)}; {remedy}") from error
+        raise kind(f"cannot read {what}: {reason(error)}; {remedy}") from error
 
 
 def reason(error: BaseException) -> str:

@@ -40,6 +40,7 @@ from roseinfer.models.footprint import WeightBytes
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.model_loading import check_weights, fill_dummy_weights, load_config, load_weights
 from roseinfer.models.shapes import SHAPES
+from roseinfer.native_stderr import without_panic_reports
 from roseinfer.progress import ProgressCallback
 from roseinfer.text.assets import load_text
 from roseinfer.text.generation_config import recommended_sampling
@@ -83,7 +84,7 @@ def _engine(config: EngineConfig, on_progress: ProgressCallback | None, source: 
         if reader is not None:
             check_weights(model_config, reader, source)
     metadata = reader.description if reader is not None and source.format == "gguf" else None
-    with reading(f"the tokenizer of {config.tokenizer or source.name}"):
+    with reading(f"the tokenizer of {config.tokenizer or source.name}"), without_panic_reports():
         text = load_text(source, metadata, config.tokenizer)
         _check_vocabulary(text.tokenizer, config, source.name, model_config.vocab_size)
     max_model_len = _max_model_len(config, model_config)

@@ -1,6 +1,6 @@
 """A loaded model with its cache and tokenizer: everything that the schedulers of one engine share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import index
@@ -17,8 +17,10 @@ from roseinfer.engine.row_pool import RowPool
 from roseinfer.engine.runner import Runner
 from roseinfer.engine.step_times import StepTimes
 from roseinfer.errors import UsageError
+from roseinfer.model_files import reading
 from roseinfer.models.footprint import WeightBytes
 from roseinfer.models.model_config import ModelConfig
+from roseinfer.native_stderr import without_panic_reports
 from roseinfer.text.chat_template import ChatTemplate
 from roseinfer.text.detokenizer import Detokenizer, NewDetokenizer, detokenizers
 from roseinfer.text.tokenizer import Tokenizer, encode_parsed
@@ -96,11 +98,10 @@ class LoadedModel:
         already or in fill-in-the-middle. BOS is added as to any other text, unless the text spells it out.
 
         Raises UsageError for a value of another type, for token ids outside the vocabulary, for text if the model has
-        no tokenizer, and for chat messages if the model has no chat template.
+        no tokenizer or its tokenizer fails, and for chat messages if the model has no chat template.
         """
         if isinstance(prompt, str):
-            tokenizer, prompt = self._tokenizer(), self._checked_length(prompt)
-            token_ids = encode_parsed(tokenizer, prompt) if parse_special else tokenizer.encode(prompt)
+            token_ids = self._tokenized(prompt, encode_parsed if parse_special else _encode_raw)
         elif is_chat(prompt):
             token_ids = self._encode_chat(prompt)
         elif isinstance(prompt, ChatTokens):
@@ -123,7 +124,13 @@ class LoadedModel:
             raise UsageError(f"{self.model_name} has no chat template: give the prompt as text")
         chat = as_chat(prompt)
         text = self.chat_template.render(chat.messages, tools=chat.tools, options=chat.template_options)
-        return ChatTokens(self._tokenizer().encode(self._checked_length(text), allow_special=True))
+        return ChatTokens(self._tokenized(text, _encode_rendered))
+
+    def _tokenized(self, text: str, encode: Callable[[Tokenizer, str], list[int]]) -> list[int]:
+        """Return the tokens of a text. Raises UsageError if the library of the tokenizer fails, or panics, at it."""
+        tokenizer = self._tokenizer()
+        with reading("the prompt", "shorten it, or use another --tokenizer", UsageError), without_panic_reports():
+            return encode(tokenizer, self._checked_length(text))
 
     def _checked_length(self, text: str) -> str:
         """Return the text. Raises UsageError for one that is too long in any vocabulary, before it is tokenized."""
@@ -141,6 +148,14 @@ class LoadedModel:
                 "with --tokenizer"
             )
         return self.tokenizer
+
+
+def _encode_raw(tokenizer: Tokenizer, text: str) -> list[int]:
+    return tokenizer.encode(text)
+
+
+def _encode_rendered(tokenizer: Tokenizer, text: str) -> list[int]:
+    return tokenizer.encode(text, allow_special=True)
 
 
 def _token_ids(prompt: Any) -> list[int]:
