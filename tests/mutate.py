@@ -6,9 +6,10 @@
 
 A seed draws the mutants, the same ones in each call. First each test file runs once, and notes which of the places its
 tests reach (tests/mutation_reach.py). Then, per mutant, the tests that reach its place run, until one fails. Kernels
-that Triton compiles cannot be followed: for them, the nearest test files in terms of imports run. Each run is a fork of
-a process that has imported the large libraries, in a copy of the package: the checkout is never changed. Prints a table
-and the survivors in Markdown, and exits with 1 if fewer than 90 % die.
+that Triton compiles cannot be followed: for all of `roseinfer/kernels`, the nearest test files in terms of imports run,
+and tests/kernels runs for nothing else. Each run is a fork of a process that has imported the large libraries, in a copy
+of the package: the checkout is never changed. Prints a table and the survivors in Markdown, and exits with 1 if fewer
+than 90 % die.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from mutation_sites import Mutant, mutants_of
 
 ROOT = Path(__file__).resolve().parents[1]
 IMPORTS = ("torch", "triton", "tokenizers", "safetensors.torch", "tiktoken", "hypothesis", "transformers", "jinja2")
+KERNELS = "roseinfer/kernels"
 SLOW = {"test_pages_run.py", "test_follow.py", "test_packages.py", "test_pictures.py"}
 """Test files that take minutes, and see next to everything."""
 
@@ -54,7 +56,7 @@ def main() -> None:
             if str(mutant) in results.killers:
                 continue
             started_s = time.monotonic()
-            tests = reaching_tests(index, files, arguments.seconds)
+            tests = [] if mutant.path.is_relative_to(KERNELS) else reaching_tests(index, files, arguments.seconds)
             tests = tests or nearest_tests(str(mutant.path))[: arguments.files]
             killer = killer_of(mutant, tests, tree, arguments.timeout, files)
             results.add_mutant(str(mutant), killer)
@@ -146,7 +148,8 @@ def copy_tree(folder: Path) -> Path:
 def record_reach(drawn: list[Mutant], tree: Path, timeout_s: int, results: Results) -> dict[str, FileReach]:
     """Run each test file that can see a mutant in a copy with probes; return what its tests reach."""
     add_probes(tree, drawn)
-    needed = {test for mutant in drawn for test in nearest_tests(str(mutant.path))}
+    seen = {str(mutant.path) for mutant in drawn if not mutant.path.is_relative_to(KERNELS)}
+    needed = {test for path in seen for test in nearest_tests(path) if not test.startswith("tests/kernels/")}
     for test in sorted(needed - results.reach.keys()):
         started_s, note = time.monotonic(), tree / "reach.json"
         note.unlink(missing_ok=True)
