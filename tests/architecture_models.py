@@ -90,6 +90,21 @@ MODELS: dict[str, dict[str, Any]] = {
     "cohere": {"logit_scale": 0.5, **LAYER_NORM},
     "cohere, attention bias": {"attention_bias": True, "tie_word_embeddings": False, **LAYER_NORM},
     "cohere2": {"num_hidden_layers": 4, "head_dim": None, "sliding_window": 9, **LAYER_NORM},
+    "gemma": {"head_dim": 12},
+    # The bounds are so small that they change every score and logit.
+    "gemma2": {
+        "num_hidden_layers": 3,
+        "sliding_window": 9,
+        "query_pre_attn_scalar": 5,
+        "attn_logit_softcapping": 1.5,
+        "final_logit_softcapping": 2.0,
+    },
+    "gemma2, unbounded": {
+        "num_hidden_layers": 1,
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+        "attention_bias": True,
+    },
     "gemma3_text": {"num_hidden_layers": 6, "sliding_window": 9, "query_pre_attn_scalar": 5, "vocab_size": VOCAB_SIZE},
     "gemma3_text, bounded logits": {"final_logit_softcapping": 2.0, "num_hidden_layers": 1},
     "gemma3_text, scaled rotation": {

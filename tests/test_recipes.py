@@ -14,6 +14,7 @@ from roseinfer.attention.step_layouts import StepLayout
 from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.factory import build_engine
+from roseinfer.kernels.attention.attention_spec import PLAIN_SCORING, Scoring
 from roseinfer.kernels.linear.plain_weight import PlainWeight
 from roseinfer.models.architectures import ARCHITECTURES, register
 from roseinfer.trace.facts.trace_facts import gather_facts
@@ -46,8 +47,8 @@ def test_the_example_of_an_architecture_runs(tmp_path: Path, monkeypatch: pytest
     assert len(output.token_ids) == 4
 
 
-@pytest.mark.parametrize("window", [None, 2])
-def test_the_example_of_an_attention_backend_attends_as_the_reference_does(window: int | None) -> None:
+@pytest.mark.parametrize("scoring", [PLAIN_SCORING, Scoring(window=2, softcap=0.5)], ids=str)
+def test_the_example_of_an_attention_backend_attends_as_the_reference_does(scoring: Scoring) -> None:
     torch.manual_seed(0)
     shape = {"num_layers": 1, "num_blocks": 6, "block_size": 2, "num_kv_heads": 1, "head_dim": 4}
     caches = [KVCache(**shape, dtype=torch.float64, device=torch.device("cpu")) for _ in range(2)]
@@ -61,7 +62,7 @@ def test_the_example_of_an_attention_backend_attends_as_the_reference_does(windo
     for kind, cache in zip((example("OneByOneAttention").OneByOneAttention, GatherAttention), caches, strict=True):
         backend = kind.for_cache(cache)
         assert backend is not None
-        results.append(backend.attend(fused(*new, window=window), backend.prepare(layout, cache)))
+        results.append(backend.attend(fused(*new, scoring=scoring), backend.prepare(layout, cache)))
     torch.testing.assert_close(*results)
     torch.testing.assert_close(caches[0].data, caches[1].data)
 

@@ -47,13 +47,10 @@ class CompiledAttention(AttendsFromAll):
         keys, values = metadata.cache.data[layer.index]
         with span("roseinfer.kv.append"):
             q = self._append(projection, metadata.slots, keys, values)
-        scale, window = layer.spec.scale, layer.spec.window
         with span("roseinfer.attention"):
             if isinstance(metadata, DecodeLayout):
                 tables, lengths = metadata.block_tables, metadata.context_lens
-                return native_kernels.paged_decode_attention(
-                    q, keys, values, tables, lengths, scale=scale, sliding_window=window
-                )
+                return native_kernels.paged_decode_attention(q, keys, values, tables, lengths, scoring=layer.scoring)
             prompts, decodes = metadata.prompts, metadata.decodes
             out = native_kernels.paged_prefill_attention(
                 q,
@@ -62,8 +59,7 @@ class CompiledAttention(AttendsFromAll):
                 prompts.block_tables,
                 prompts.query_starts,
                 prompts.context_lens,
-                scale=scale,
-                sliding_window=window,
+                scoring=layer.scoring,
             )
             if decodes is not None:
                 count = len(decodes.context_lens)
@@ -73,8 +69,7 @@ class CompiledAttention(AttendsFromAll):
                     values,
                     decodes.block_tables,
                     decodes.context_lens,
-                    scale=scale,
-                    sliding_window=window,
+                    scoring=layer.scoring,
                     out=out[:count],
                 )
             return out

@@ -9,6 +9,11 @@ from roseinfer.kernels.attention.dense_attention import dense_attention, dense_c
 from roseinfer.kernels.attention.paged_prefill import EarlierKeys
 
 
+def takes_dense(spec: AttentionSpec) -> bool:
+    """True if cuDNN computes attention of this kind: without a window and without a bound of the scores."""
+    return spec.window is None and spec.softcap is None
+
+
 def attend_dense(
     qkv: Tensor, spec: AttentionSpec, cache: tuple[Tensor, Tensor], prompts: PromptLayout, dense: DensePrompts
 ) -> tuple[Tensor, EarlierKeys | None]:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from roseinfer.attention.backend import AttendsFromAll
+from roseinfer.attention.dot_product_attention import dot_product_attention
 from roseinfer.attention.step_layouts import StepLayout
 from roseinfer.attention.torch_projection import RotationCache, split_projection
 from roseinfer.cache.kv_tensors import KVCache
@@ -77,14 +78,9 @@ class GatherAttention(AttendsFromAll):
             past_keys, past_values = metadata.past[layer]
             keys = torch.cat((past_keys, _pad(k, metadata)), dim=1)
             values = torch.cat((past_values, _pad(v, metadata)), dim=1)
-            out = F.scaled_dot_product_attention(
-                _pad(q, metadata).transpose(1, 2),
-                keys.transpose(1, 2),
-                values.transpose(1, 2),
-                attn_mask=metadata.mask_within(spec.window),
-                scale=spec.scale,
-                enable_gqa=spec.num_heads != spec.num_kv_heads,
-            )
+            batch = (_pad(q, metadata).transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2))
+            mask = metadata.mask_within(spec.window)
+            out = dot_product_attention(*batch, mask, spec)
             return out.transpose(1, 2)[metadata.rows, metadata.columns]
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from roseinfer.attention.backend import AttendsFromAll
 from roseinfer.attention.compiled_attention import Append, append_on_cpu
+from roseinfer.attention.dot_product_attention import dot_product_attention
 from roseinfer.attention.step_layouts import StepLayout
 from roseinfer.attention.torch_projection import RotationCache, split_projection
 from roseinfer.cache.kv_tensors import KVCache
@@ -220,12 +220,12 @@ def _attend(layer: int, spec: AttentionSpec, q: Tensor, cache: KVCache, group: _
     mask = group.mask(spec.window, sharing, keys)
     if max_query == 1 and group.packing is None:  # such steps are so short that every extra view counts
         queries = q.view(requests, kv_heads, sharing, head_dim)
-        out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=spec.scale)
+        out = dot_product_attention(queries, keys, values, mask, spec)
         return out.reshape(q.shape)
     queries = q if group.packing is None else q[group.packing.rows]
     queries = queries.reshape(requests, max_query, kv_heads, sharing, head_dim)
     queries = queries.permute(0, 2, 3, 1, 4).flatten(2, 3)  # [requests, kv_heads, sharing * max_query, head_dim]
-    out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=spec.scale)
+    out = dot_product_attention(queries, keys, values, mask, spec)
     out = out.view(requests, kv_heads, sharing, max_query, head_dim).permute(0, 3, 1, 2, 4)
     out = out.reshape(requests * max_query, kv_heads * sharing, head_dim)
     return out if group.packing is None else out[group.packing.valid]

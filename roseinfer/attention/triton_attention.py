@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 
 from torch import Tensor
 
-from roseinfer.attention.dense_prompts import attend_dense
+from roseinfer.attention.dense_prompts import attend_dense, takes_dense
 from roseinfer.attention.kernel_layouts import kernel_layout
 from roseinfer.attention.step_layouts import DecodeLayout, MixedLayout, StepLayout
 from roseinfer.cache.kv_tensors import KVCache
@@ -32,7 +32,7 @@ class TritonAttention:
     capturable: ClassVar[bool] = True
 
     def __init__(self, *, dense: bool = False) -> None:
-        """`dense`: True if long prompts run over contiguous keys and values, in layers without a window."""
+        """`dense`: True if long prompts run over contiguous keys and values, in layers that `takes_dense` accepts."""
         self.dense = dense
 
     @classmethod
@@ -57,7 +57,7 @@ class TritonAttention:
                     projection, keys, values, metadata.block_tables, metadata.context_lens, order=metadata.order
                 )
         spec, prompts, decodes = layer.spec, metadata.prompts, metadata.decodes
-        dense = prompts.dense if self.dense and spec.window is None else None
+        dense = prompts.dense if self.dense and takes_dense(spec) else None
         with span("roseinfer.kv.append"):
             q = rope_append(projection, metadata.slots, keys, values, in_place=dense is not None)
         with span("roseinfer.attention"):
@@ -74,8 +74,7 @@ class TritonAttention:
                     paged.query_starts,
                     paged.context_lens,
                     max_query_len=paged.max_query_len,
-                    scale=spec.scale,
-                    sliding_window=spec.window,
+                    scoring=layer.scoring,
                     out=out,
                     earlier=earlier,
                 )
@@ -89,8 +88,7 @@ class TritonAttention:
                     decodes.block_tables,
                     decodes.context_lens,
                     order=decodes.order,
-                    scale=spec.scale,
-                    sliding_window=spec.window,
+                    scoring=layer.scoring,
                     # Only the prefill kernel starts its successor early.
                     output=DecodeOutput(out[:count], overlaps=paged is not None),
                 )

@@ -9,6 +9,7 @@ from roseinfer.model_files import quoted, reason
 from roseinfer.models.cohere import COHERE, COHERE2
 from roseinfer.models.dialect import Architecture, Checkpoint
 from roseinfer.models.fields import WatchedFields
+from roseinfer.models.gemma2 import GEMMA, GEMMA2
 from roseinfer.models.gemma3 import GEMMA3, GEMMA3_TEXT
 from roseinfer.models.glm4 import GLM4
 from roseinfer.models.gpt2 import GPT2_ARCHITECTURE
@@ -45,6 +46,8 @@ ARCHITECTURES = {
         GPT2_ARCHITECTURE,
         COHERE,
         COHERE2,
+        GEMMA,
+        GEMMA2,
         GEMMA3,
         GEMMA3_TEXT,
         GLM4,

@@ -11,7 +11,7 @@ from roseinfer.attention.compiled_attention import CompiledAttention
 from roseinfer.attention.step_layouts import DecodeLayout
 from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.kernels.cpu import native_step
-from roseinfer.kernels.cpu.native_kernels import LANES
+from roseinfer.kernels.cpu.native_kernels import LANES, scoring_struct
 from roseinfer.kernels.cpu.native_matmul import WeightKind, WeightStruct
 from roseinfer.kernels.cpu.native_step import LayerStruct, StepStruct, decode_layers
 from roseinfer.kernels.linear.native_weight import NativeWeight
@@ -176,8 +176,7 @@ def _layer(layer: nn.Module, keys: Tensor, values: Tensor) -> LayerStruct:
         rope_table=None if table is None else table.data_ptr(),
         keys=keys.data_ptr(),
         values=values.data_ptr(),
-        window=spec.window or 0,
-        scale=spec.softmax_scale,
+        scoring=scoring_struct(spec.scoring, spec.head_dim),
         qkv=_weight(attention.qkv),
         output=_weight(attention.output),
         gate_up=_weight(layer.mlp.gate_up),

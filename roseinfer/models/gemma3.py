@@ -18,13 +18,13 @@ from roseinfer.models.decoder_dialects import (
     full_every,
     gguf,
     hf_config,
-    hf_weight,
     hf_windows,
     hugging_face,
     with_windows,
 )
 from roseinfer.models.dialect import Architecture, Checkpoint, WeightPlace
 from roseinfer.models.fields import optional, require_feature, size
+from roseinfer.models.gemma2 import gemma_weight
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.rope_config import rope_from_hf
 
@@ -48,7 +48,6 @@ _OTHER_TOWERS = ("vision_tower", "multi_modal_projector")
 def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
     """Convert a config.json of Gemma 3, with or without a vision tower, to a ModelConfig."""
     text = {**_DEFAULTS, **optional(raw, "text_config", dict, dict(raw))}
-    require_feature("attn_logit_softcapping", text.get("attn_logit_softcapping"), None)
     require_feature("use_bidirectional_attention", text.get("use_bidirectional_attention") or False, False)
     full, context = rope_from_hf(text, layer_type=FULL, default_theta=1_000_000.0)
     local = {**text, "rope_scaling": None, "rope_theta": optional(text, "rope_local_base_freq", float, 10_000.0)}
@@ -72,8 +71,11 @@ def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
     )
     config = with_windows(config, hf_windows(text, optional(text, "sliding_window", int, 4096), kinds))
     scale = optional(text, "query_pre_attn_scalar", float, 256.0) ** -0.5
+    softcap = optional(text, "attn_logit_softcapping", float, 0.0) or None
     return config.with_attention(
-        lambda _, spec: msgspec.structs.replace(spec, scale=scale, rope=full if spec.window is None else sliding)
+        lambda _, spec: msgspec.structs.replace(
+            spec, scale=scale, softcap=softcap, rope=full if spec.window is None else sliding
+        )
     )
 
 
@@ -85,9 +87,7 @@ def weight_from_hf(name: str, config: ModelConfig) -> WeightPlace | None:
     name = name.removeprefix("language_model.") if name.startswith("language_model.lm_head") else name
     if name.removeprefix("model.").startswith(_OTHER_TOWERS):
         return None
-    if name.endswith("norm.weight"):
-        return name, lambda weight: weight + 1.0
-    return hf_weight(name, config)
+    return gemma_weight(name, config)
 
 
 def config_from_gguf(config: ModelConfig, checkpoint: Checkpoint) -> ModelConfig:

@@ -14,6 +14,7 @@ from roseinfer.attention.registry import attention_backend
 from roseinfer.attention.step_layouts import StepLayout
 from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.config import AttentionName
+from roseinfer.kernels.attention.attention_spec import Scoring
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 
@@ -24,18 +25,20 @@ requests = st.tuples(st.integers(0, 40), st.integers(1, 12))
 """Cached tokens and new tokens of a request."""
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> Tensor:
     """Compute attention by definition. q [queries, heads, head_dim] are at the last positions of k."""
     sharing = q.shape[1] // k.shape[1]
     rows = []
     for index in range(len(q)):
         position = len(k) - len(q) + index
-        first = 0 if window is None else max(0, position - window + 1)
+        first = 0 if scoring.window is None else max(0, position - scoring.window + 1)
         heads = []
         for head in range(q.shape[1]):
             keys, values = k[first : position + 1, head // sharing], v[first : position + 1, head // sharing]
-            weights = (keys @ q[index, head] / math.sqrt(HEAD_DIM)).softmax(dim=0)
-            heads.append(weights @ values)
+            scores = keys @ q[index, head] / math.sqrt(HEAD_DIM)
+            if scoring.softcap is not None:
+                scores = scoring.softcap * (scores / scoring.softcap).tanh()
+            heads.append(scores.softmax(dim=0) @ values)
         rows.append(torch.stack(heads))
     return torch.stack(rows)
 
@@ -46,6 +49,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
     block_size=st.sampled_from([1, 3, 16]),
     heads=st.sampled_from([(1, 1), (4, 2), (6, 1), (3, 3)]),
     window=st.one_of(st.none(), st.integers(1, 30)),
+    softcap=st.sampled_from([None, 0.4]),
     in_place=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
@@ -56,10 +60,11 @@ def test_each_token_attends_to_itself_and_to_all_before_it_in_its_request(
     block_size: int,
     heads: tuple[int, int],
     window: int | None,
+    softcap: float | None,
     in_place: bool,
     seed: int,
 ) -> None:
-    generator = torch.Generator().manual_seed(seed)
+    generator, scoring = torch.Generator().manual_seed(seed), Scoring(window=window, softcap=softcap)
 
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
@@ -107,8 +112,8 @@ def test_each_token_attends_to_itself_and_to_all_before_it_in_its_request(
             return torch.cat([x[past:] for x, (past, _) in zip(of_requests, lengths, strict=True)])
 
         new = (torch.cat(queries), packed(keys[layer]), packed(values[layer]))
-        out = backend.attend(fused(*new, window=window, index=layer), metadata)
-        expected = [attend(q, k, v, window) for q, k, v in zip(queries, keys[layer], values[layer], strict=True)]
+        out = backend.attend(fused(*new, scoring=scoring, index=layer), metadata)
+        expected = [attend(q, k, v, scoring) for q, k, v in zip(queries, keys[layer], values[layer], strict=True)]
         torch.testing.assert_close(out, torch.cat(expected))
         for index, (past, new) in enumerate(lengths):
             stored = cache.read(layer, torch.tensor(tables[index]))

@@ -23,6 +23,7 @@ from roseinfer.attention.torch_attention import TorchAttention
 from roseinfer.attention.triton_attention import TritonAttention
 from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.kernels.attention import append_and_attend, decode_kernel, dense_attention, paged_decode, paged_prefill
+from roseinfer.kernels.attention.attention_spec import PLAIN_SCORING, Scoring
 from roseinfer.kernels.attention.rope_append import rope_append_reference
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
@@ -93,7 +94,7 @@ def compare(
     kv_heads: int,
     head_dim: int = 16,
     block_size: int = 16,
-    window: int | None = None,
+    scoring: Scoring = PLAIN_SCORING,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
     dense: bool = False,
@@ -111,7 +112,7 @@ def compare(
             torch.randn(tokens, count, head_dim, generator=source).to(dtype).to(DEVICE)
             for count in (heads, kv_heads, kv_heads)
         )
-        projection = fused(q, k, v, window=window, index=layer)
+        projection = fused(q, k, v, scoring=scoring, index=layer)
         out = ours.attend(projection, step)
         expected = reference.attend(projection, expected_step)
         torch.testing.assert_close(out, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
@@ -119,9 +120,9 @@ def compare(
     return launches - before
 
 
-@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("scoring", [PLAIN_SCORING, Scoring(0.3, window=5, softcap=0.5)], ids=str)
 @pytest.mark.parametrize("requests", [[(20, 1), (3, 1)], [(20, 1), (0, 7)], [(9, 4)]], ids=str)
-def test_a_projection_is_normalized_and_rotated(requests: list[tuple[int, int]], window: int | None) -> None:
+def test_a_projection_is_normalized_and_rotated(requests: list[tuple[int, int]], scoring: Scoring) -> None:
     heads, kv_heads, head_dim, eps = 4, 2, 16, 0.1
     layout = layout_of(requests, num_blocks=6, block_size=16, seed=0)
     ours, reference = TritonAttention(), GatherAttention()
@@ -133,13 +134,13 @@ def test_a_projection_is_normalized_and_rotated(requests: list[tuple[int, int]],
     )
     positions = torch.tensor([past + new for past, count in requests for new in range(count)], device=DEVICE)
     options = {"positions": positions, "table": table, "norms": (q_norm, k_norm), "eps": eps}
-    projection = projection_of(qkv, (heads, kv_heads), **options, window=window, index=1)
+    projection = projection_of(qkv, (heads, kv_heads), **options, scoring=scoring, index=1)
     out = ours.attend(projection, ours.prepare(layout, cache))
 
     apart = torch.empty(2, 1, tokens, kv_heads, head_dim, device=DEVICE)  # one block with a slot per token of the step
     places = torch.arange(tokens, device=DEVICE)
     q = rope_append_reference(projection, places, apart[0], apart[1])
-    new = fused(q, apart[0, 0], apart[1, 0], window=window, index=1)
+    new = fused(q, apart[0, 0], apart[1, 0], scoring=scoring, index=1)
     expected = reference.attend(new, reference.prepare(layout, expected_cache))
     torch.testing.assert_close(out, expected, rtol=2e-5, atol=2e-5)
     torch.testing.assert_close(cache.data, expected_cache.data, rtol=2e-5, atol=2e-5)
@@ -151,6 +152,7 @@ def test_a_projection_is_normalized_and_rotated(requests: list[tuple[int, int]],
     heads=st.sampled_from([(2, 2), (4, 2), (6, 1)]),
     block_size=st.sampled_from([4, 16]),
     window=st.one_of(st.none(), st.integers(1, 40)),
+    softcap=st.sampled_from([None, 0.5]),
     seed=st.integers(0, 1 << 20),
 )
 @settings(max_examples=12, deadline=None)
@@ -160,11 +162,13 @@ def test_any_mixture_of_decodes_chunks_and_prompts(
     heads: tuple[int, int],
     block_size: int,
     window: int | None,
+    softcap: float | None,
     seed: int,
 ) -> None:
     if ordered:
         requests = sorted(requests, key=lambda request: request[1] > 1)
-    compare(requests, heads=heads[0], kv_heads=heads[1], block_size=block_size, window=window, seed=seed)
+    scoring = Scoring(window=window, softcap=softcap)
+    compare(requests, heads=heads[0], kv_heads=heads[1], block_size=block_size, scoring=scoring, seed=seed)
 
 
 @pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
@@ -255,13 +259,13 @@ def short_prompts_count_as_long() -> Iterator[None]:
         min_size=1,
         max_size=6,
     ),
-    window=st.sampled_from([None, None, 6]),
+    scoring=st.sampled_from([PLAIN_SCORING, PLAIN_SCORING, Scoring(window=6), Scoring(softcap=0.5)]),
     seed=st.integers(0, 1 << 20),
 )
 @settings(max_examples=20, deadline=None)
-def test_long_prompts_run_over_contiguous_keys(requests: list[tuple[int, int]], window: int | None, seed: int) -> None:
+def test_long_prompts_run_over_contiguous_keys(requests: list[tuple[int, int]], scoring: Scoring, seed: int) -> None:
     requests = sorted(requests, key=lambda request: request[1] != 1)  # decodes come first
-    compare(requests, heads=4, kv_heads=2, window=window, seed=seed, dense=True)
+    compare(requests, heads=4, kv_heads=2, scoring=scoring, seed=seed, dense=True)
 
 
 @pytest.mark.usefixtures("short_prompts_count_as_long")
@@ -286,8 +290,8 @@ def test_prompts_of_one_length_leave_nothing_to_the_paged_kernel() -> None:
 
 
 @pytest.mark.parametrize("requests", [[(20, 1), (3, 1), (0, 7), (5, 9)], [(0, 30)], [(0, 8), (0, 8)]], ids=str)
-@pytest.mark.parametrize("window", [None, 5])
-def test_the_last_layer_attends_from_the_last_tokens_alone(requests: list[tuple[int, int]], window: int | None) -> None:
+@pytest.mark.parametrize("scoring", [PLAIN_SCORING, Scoring(window=5, softcap=0.5)], ids=str)
+def test_the_last_layer_attends_from_the_last_tokens_alone(requests: list[tuple[int, int]], scoring: Scoring) -> None:
     heads, kv_heads, head_dim = 4, 2, 16
     layout = layout_of(requests, num_blocks=9, block_size=16, seed=0)
     cache, expected_cache = (cache_of(9, 16, kv_heads, head_dim, torch.float32, seed=0) for _ in range(2))
@@ -299,7 +303,7 @@ def test_the_last_layer_attends_from_the_last_tokens_alone(requests: list[tuple[
         for shape in ((tokens, (heads + 2 * kv_heads) * head_dim), (64, head_dim), (head_dim,), (head_dim,))
     )
     positions = torch.tensor([past + new for past, count in requests for new in range(count)], device=DEVICE)
-    shared = {"table": table, "window": window, "index": 1}
+    shared = {"table": table, "scoring": scoring, "index": 1}
     whole = projection_of(qkv, (heads, kv_heads), positions=positions, norms=(q_norm, k_norm), **shared)
     stored = projection_of(
         qkv[:, heads * head_dim :], (0, kv_heads), positions=positions, norms=(None, k_norm), **shared

@@ -4,6 +4,7 @@ import pytest
 import torch
 from devices import DEVICE, generator, tolerance
 
+from roseinfer.kernels.attention.attention_spec import Scoring
 from roseinfer.kernels.attention.dense_attention import (
     LEAST_LENGTH,
     dense_causal_attention,
@@ -41,7 +42,7 @@ def test_contiguous_and_paged_attention_agree(dtype: torch.dtype) -> None:
     lengths = torch.full((prompts,), tokens, device=DEVICE)
     cache = (x.reshape(-1, 16, kv_heads, head_dim) for x in (k, v))
     expected = paged_prefill_attention_reference(
-        q.flatten(0, 1), *cache, blocks, starts, lengths, max_query_len=tokens, scale=0.3
+        q.flatten(0, 1), *cache, blocks, starts, lengths, max_query_len=tokens, scoring=Scoring(scale=0.3)
     )
     if DEVICE.type == "cpu":
         out = dense_causal_attention(q, k, v, scale=0.3)

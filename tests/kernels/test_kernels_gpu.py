@@ -8,6 +8,7 @@ from projections import projection_of
 
 from roseinfer.kernels import activations
 from roseinfer.kernels.activations import GATED_ACTIVATIONS, Activation
+from roseinfer.kernels.attention.attention_spec import Scoring
 from roseinfer.kernels.attention.paged_decode import paged_decode_attention, paged_decode_attention_reference
 from roseinfer.kernels.attention.paged_prefill import paged_prefill_attention, paged_prefill_attention_reference
 from roseinfer.kernels.attention.rope_append import rope_append, rope_append_reference
@@ -33,20 +34,27 @@ EVERY_HEADS = pytest.mark.parametrize(
     [(torch.bfloat16, *shape) for shape in HEADS]
     + [(dtype, *shape) for dtype in DTYPES[1:] for shape in (HEADS[0], HEADS[1], HEADS[5])],
 )
-WINDOWS = pytest.mark.parametrize("window", [None, 100])
+WINDOWS = pytest.mark.parametrize(("window", "softcap"), [(None, None), (100, None), (100, 2.0)])
 
 
 @EVERY_HEADS
 @WINDOWS
 @pytest.mark.parametrize("lengths", [[700], [0, 1, 17, 64, 300, 1025], [40] * 64])
 def test_decode_attention(
-    dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int, window: int | None, lengths: list[int]
+    dtype: torch.dtype,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    window: int | None,
+    softcap: float | None,
+    lengths: list[int],
 ) -> None:
     case = paged_case(lengths, heads=heads, kv_heads=kv_heads, head_dim=head_dim, dtype=dtype, spare_blocks=200)
+    scoring = Scoring(window=window, softcap=softcap)
     arguments = (case.q, case.key_cache, case.value_cache, case.block_tables, case.context_lens)
-    expected = paged_decode_attention_reference(*arguments, sliding_window=window)
+    expected = paged_decode_attention_reference(*arguments, scoring=scoring)
     for _ in range(2):
-        ours = paged_decode_attention(*arguments, sliding_window=window)
+        ours = paged_decode_attention(*arguments, scoring=scoring)
         torch.testing.assert_close(ours, expected, **tolerance(dtype))
 
 
@@ -59,6 +67,7 @@ def test_prefill_attention(
     kv_heads: int,
     head_dim: int,
     window: int | None,
+    softcap: float | None,
     requests: list[tuple[int, int]],
 ) -> None:
     new = [count for _, count in requests]
@@ -72,7 +81,7 @@ def test_prefill_attention(
     )
     starts = torch.tensor([0, *torch.tensor(new).cumsum(0).tolist()], dtype=torch.int32, device=DEVICE)
     arguments = (case.q, case.key_cache, case.value_cache, case.block_tables, starts, case.context_lens)
-    options = {"max_query_len": max(new), "sliding_window": window}
+    options = {"max_query_len": max(new), "scoring": Scoring(window=window, softcap=softcap)}
     torch.testing.assert_close(
         paged_prefill_attention(*arguments, **options),
         paged_prefill_attention_reference(*arguments, **options),

@@ -13,6 +13,7 @@ from projections import projection_of
 
 from roseinfer.kernels.activations import silu_and_mul, silu_and_mul_reference
 from roseinfer.kernels.attention import paged_decode
+from roseinfer.kernels.attention.attention_spec import Scoring
 from roseinfer.kernels.attention.paged_decode import paged_decode_attention_reference
 from roseinfer.kernels.attention.paged_prefill import paged_prefill_attention_reference
 from roseinfer.kernels.attention.rope_append import rope_append_reference
@@ -107,6 +108,7 @@ def test_rotation_and_append(
     head_dim=st.sampled_from([16, 64, 80, 96, 128, 256]),
     window=st.one_of(st.none(), st.integers(1, 60)),
     scale=st.sampled_from([1.0, 300.0]),
+    softcap=st.sampled_from([None, 1.5, 50.0]),
     dtype=DTYPES,
     seed=st.integers(0, 1 << 20),
 )
@@ -118,6 +120,7 @@ def test_paged_decode_attention(
     head_dim: int,
     window: int | None,
     scale: float,
+    softcap: float | None,
     dtype: torch.dtype,
     seed: int,
 ) -> None:
@@ -132,8 +135,9 @@ def test_paged_decode_attention(
     )
     arguments = (case.q.cpu(), case.key_cache.cpu(), case.value_cache.cpu(), case.block_tables.cpu())
     lens = case.context_lens.cpu()
-    out = paged_decode_attention(*arguments, lens, sliding_window=window, scale=scale * head_dim**-0.5)
-    expected = paged_decode_attention_reference(*arguments, lens, sliding_window=window, scale=scale * head_dim**-0.5)
+    scoring = Scoring(scale * head_dim**-0.5, window, softcap)
+    out = paged_decode_attention(*arguments, lens, scoring=scoring)
+    expected = paged_decode_attention_reference(*arguments, lens, scoring=scoring)
     # With large scores, rounding of the scores dominates the error of the softmax.
     close = tolerance(dtype) if scale == 1.0 else {"rtol": 0.05, "atol": 0.05}
     torch.testing.assert_close(out, expected, **close)
@@ -147,6 +151,7 @@ def test_paged_decode_attention(
     head_dim=st.sampled_from([16, 64, 80, 96, 128, 256]),
     window=st.one_of(st.none(), st.integers(1, 90)),
     scale=st.sampled_from([1.0, 300.0]),
+    softcap=st.sampled_from([None, 1.5, 50.0]),
     dtype=DTYPES,
     seed=st.integers(0, 1 << 20),
 )
@@ -159,6 +164,7 @@ def test_paged_prefill_attention(
     head_dim: int,
     window: int | None,
     scale: float,
+    softcap: float | None,
     dtype: torch.dtype,
     seed: int,
 ) -> None:
@@ -179,7 +185,7 @@ def test_paged_prefill_attention(
     arguments = (case.q.cpu(), case.key_cache.cpu(), case.value_cache.cpu(), case.block_tables.cpu())
     assert native_kernels.runs_attention(*arguments[:3])
     arguments = (*arguments, torch.tensor(starts), case.context_lens.cpu())
-    options = {"sliding_window": window, "scale": scale * head_dim**-0.5}
+    options = {"scoring": Scoring(scale * head_dim**-0.5, window, softcap)}
     own = slice(before, starts[-1])
     close = tolerance(dtype) if scale == 1.0 else {"rtol": 0.05, "atol": 0.05}
     ours, expected = (
@@ -223,13 +229,13 @@ def test_a_row_that_is_nowhere_a_number_has_an_argmax_in_it() -> None:
 def test_caches_whose_slots_lie_apart_stay_with_torch() -> None:
     case = paged_case([5, 20], heads=4, kv_heads=2, head_dim=64, dtype=torch.float32, block_size=4, seed=0)
     arguments = [x.cpu() for x in (case.q, case.key_cache, case.value_cache, case.block_tables, case.context_lens)]
-    expected = paged_decode_attention_reference(*arguments, sliding_window=None, scale=0.125)
+    expected = paged_decode_attention_reference(*arguments, scoring=Scoring(scale=0.125))
     assert native_kernels.runs_attention(*arguments[:3])
     for place in (1, 2):
         arguments[place] = arguments[place].transpose(1, 2).contiguous().transpose(1, 2)
     arguments[3], arguments[4] = arguments[3].t().contiguous().t(), torch.stack([arguments[4]] * 2, 1)[:, 0]
     assert not native_kernels.runs_attention(*arguments[:3])
-    out = paged_decode.paged_decode_attention(*arguments, sliding_window=None, scale=0.125)
+    out = paged_decode.paged_decode_attention(*arguments, scoring=Scoring(scale=0.125))
     torch.testing.assert_close(out, expected, **tolerance(torch.float32))
 
 
@@ -246,8 +252,8 @@ def test_two_threads_share_what_is_large() -> None:
         case = paged_case([300, 7, 90], heads=6, kv_heads=2, head_dim=64, dtype=torch.float32, block_size=16, seed=2)
         arguments = [x.cpu() for x in (case.q, case.key_cache, case.value_cache, case.block_tables, case.context_lens)]
         torch.testing.assert_close(
-            paged_decode_attention(*arguments, sliding_window=None, scale=0.125),
-            paged_decode_attention_reference(*arguments, sliding_window=None, scale=0.125),
+            paged_decode_attention(*arguments, scoring=Scoring(scale=0.125)),
+            paged_decode_attention_reference(*arguments, scoring=Scoring(scale=0.125)),
             **tolerance(torch.float32),
         )
     finally:

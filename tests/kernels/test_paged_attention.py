@@ -18,6 +18,7 @@ from roseinfer.kernels.attention.append_and_attend import (
     append_and_attend_reference,
     append_and_attend_triton,
 )
+from roseinfer.kernels.attention.attention_spec import PLAIN_SCORING, Scoring
 from roseinfer.kernels.attention.decode_kernel import DecodeOutput, DecodeTiles
 from roseinfer.kernels.attention.paged_decode import (
     paged_decode_attention,
@@ -28,18 +29,16 @@ from roseinfer.kernels.attention.paged_decode import (
 pytestmark = pytest.mark.usefixtures("single_threaded")
 
 
-def check(
-    case: PagedCase, window: int | None = None, tiles: DecodeTiles | None = None, scale: float | None = None
-) -> None:
+def check(case: PagedCase, scoring: Scoring = PLAIN_SCORING, tiles: DecodeTiles | None = None) -> None:
     arguments = (case.q, case.key_cache, case.value_cache, case.block_tables, case.context_lens)
     order = order_of(case)
-    out = paged_decode_attention_triton(*arguments, order=order, scale=scale, sliding_window=window, tiles=tiles)
-    expected = paged_decode_attention_reference(*arguments, scale=scale, sliding_window=window)
+    out = paged_decode_attention_triton(*arguments, order=order, scoring=scoring, tiles=tiles)
+    expected = paged_decode_attention_reference(*arguments, scoring=scoring)
     torch.testing.assert_close(out, expected, **tolerance(case.q.dtype))
 
 
 def check_append(
-    case: PagedCase, window: int | None = None, tiles: DecodeTiles | None = None, *, table: bool, norms: str
+    case: PagedCase, scoring: Scoring = PLAIN_SCORING, tiles: DecodeTiles | None = None, *, table: bool, norms: str
 ) -> None:
     """Compare `append_and_attend` on rows that are not adjacent: same result, same cache."""
     requests, heads, head_dim = case.q.shape
@@ -53,7 +52,7 @@ def check_append(
     qkv = random(requests, size + 24)[:, :size]
     rotation = random(256, head_dim) if table else None
     weights = tuple(random(head_dim) if name in norms else None for name in ("q", "k"))
-    options = {"table": rotation, "norms": weights, "eps": 0.1, "scale": 0.3, "window": window}
+    options = {"table": rotation, "norms": weights, "eps": 0.1, "scoring": scoring}
     projection = projection_of(qkv, (heads, kv_heads), **options)
     caches = [(case.key_cache.clone(), case.value_cache.clone()) for _ in range(2)]
     out, expected = (
@@ -90,6 +89,7 @@ def test_every_head_size_and_dtype(dtype: torch.dtype, head_dim: int, heads: int
     block_size=st.sampled_from([8, 16, 32]),
     heads=st.sampled_from([(1, 1), (2, 2), (4, 2), (3, 1), (10, 2)]),
     window=st.one_of(st.none(), st.integers(1, 60)),
+    softcap=st.sampled_from([None, 0.5]),
     num_splits=st.integers(1, 7),
     table=st.booleans(),
     norms=st.sampled_from(["", "q", "k", "qk"]),
@@ -102,6 +102,7 @@ def test_lengths_windows_and_splits_fall_anywhere(
     block_size: int,
     heads: tuple[int, int],
     window: int | None,
+    softcap: float | None,
     num_splits: int,
     table: bool,
     norms: str,
@@ -118,8 +119,9 @@ def test_lengths_windows_and_splits_fall_anywhere(
         index_dtype=torch.int64,
         seed=seed,
     )
-    check(case, window, tiles(num_splits, ordered=ordered))
-    check_append(case, window, tiles(num_splits, ordered=ordered), table=table, norms=norms)
+    scoring = Scoring(0.3, window, softcap)
+    check(case, scoring, tiles(num_splits, ordered=ordered))
+    check_append(case, scoring, tiles(num_splits, ordered=ordered), table=table, norms=norms)
 
 
 @pytest.mark.parametrize("num_splits", [1, 4])
@@ -195,7 +197,7 @@ def test_large_scores_do_not_overflow() -> None:
 
 
 def test_scores_are_scaled_as_told() -> None:
-    check(paged_case([50, 7], heads=4, kv_heads=2, head_dim=32, dtype=torch.float32), scale=0.7)
+    check(paged_case([50, 7], heads=4, kv_heads=2, head_dim=32, dtype=torch.float32), Scoring(scale=0.7))
 
 
 def test_the_entry_computes_float64_too() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paged_cases import paged_case
 
+from roseinfer.kernels.attention.attention_spec import PLAIN_SCORING, Scoring
 from roseinfer.kernels.attention.dense_attention import dense_attention_reference
 from roseinfer.kernels.attention.paged_decode import paged_decode_attention_reference
 from roseinfer.kernels.attention.paged_prefill import (
@@ -30,7 +31,7 @@ def compare(
     head_dim: int,
     dtype: torch.dtype,
     block_size: int = 16,
-    window: int | None = None,
+    scoring: Scoring = PLAIN_SCORING,
     tiles: PrefillTiles | None = None,
     seed: int = 0,
 ) -> None:
@@ -48,7 +49,7 @@ def compare(
     )
     starts = torch.tensor([0, *torch.tensor(new).cumsum(0).tolist()], dtype=torch.int32, device=DEVICE)
     arguments = (case.q, case.key_cache, case.value_cache, case.block_tables, starts, case.context_lens)
-    options = {"max_query_len": max(new) + 3, "sliding_window": window}
+    options = {"max_query_len": max(new) + 3, "scoring": scoring}
     ours = paged_prefill_attention_triton(*arguments, **options, tiles=tiles)
     torch.testing.assert_close(ours, paged_prefill_attention_reference(*arguments, **options), **tolerance(dtype))
 
@@ -64,6 +65,7 @@ def test_every_head_size_and_dtype(dtype: torch.dtype, head_dim: int) -> None:
     block_size=st.sampled_from([8, 16, 32]),
     heads=st.sampled_from([(1, 1), (2, 2), (4, 2), (3, 1), (10, 2), (16, 1)]),
     window=st.one_of(st.none(), st.integers(1, 70)),
+    softcap=st.sampled_from([None, 0.5]),
     rows=st.sampled_from([16, 32]),
     keys=st.sampled_from([16, 32]),
     seed=st.integers(0, 1 << 20),
@@ -74,6 +76,7 @@ def test_chunks_windows_and_tiles_fall_anywhere(
     block_size: int,
     heads: tuple[int, int],
     window: int | None,
+    softcap: float | None,
     rows: int,
     keys: int,
     seed: int,
@@ -85,7 +88,7 @@ def test_chunks_windows_and_tiles_fall_anywhere(
         head_dim=16,
         dtype=torch.float32,
         block_size=block_size,
-        window=window,
+        scoring=Scoring(None, window, softcap),
         tiles=PrefillTiles(rows, keys, 4, 2),
         seed=seed,
     )
@@ -103,11 +106,11 @@ def test_many_requests_some_without_new_tokens_find_their_tiles() -> None:
 @pytest.mark.parametrize("window", [None, 7])
 def test_a_single_new_token_is_decode(window: int | None) -> None:
     case = paged_case([1, 30, 17], heads=4, kv_heads=2, head_dim=16, dtype=torch.float64)
-    starts = torch.arange(4, device=DEVICE)
+    starts, scoring = torch.arange(4, device=DEVICE), Scoring(window=window)
     cache = (case.key_cache, case.value_cache, case.block_tables)
     torch.testing.assert_close(
-        paged_prefill_attention(case.q, *cache, starts, case.context_lens, max_query_len=1, sliding_window=window),
-        paged_decode_attention_reference(case.q, *cache, case.context_lens, sliding_window=window),
+        paged_prefill_attention(case.q, *cache, starts, case.context_lens, max_query_len=1, scoring=scoring),
+        paged_decode_attention_reference(case.q, *cache, case.context_lens, scoring=scoring),
     )
 
 

@@ -55,6 +55,8 @@ SAME_IN_GGUF = [
     "qwen3, yarn",
     "cohere",
     "cohere2",
+    "gemma",
+    "gemma2",
     "gemma3_text",
     "gemma3_text, bounded logits",
     "glm4",
@@ -85,7 +87,7 @@ SAME_IN_GGUF = [
 @pytest.mark.parametrize("name", SAME_IN_GGUF)
 def test_logits_equal_transformers_at_every_position(name: str, tmp_path: Path) -> None:
     # llama.cpp scales Gemma's scores by head_dim, which is what the public models have.
-    oracle = random_model(name, **({"query_pre_attn_scalar": 8} if name.startswith("gemma") else {}))
+    oracle = random_model(name, **({"query_pre_attn_scalar": 8} if name.startswith(("gemma2", "gemma3")) else {}))
     path = write_gguf(oracle, tmp_path / "model.gguf")
     prompts = [random_prompt(5), random_prompt(60)]
     for token_ids, logits in engine_logits(path, prompts, max_new_tokens=6, max_batch_tokens=23):
@@ -249,7 +251,7 @@ def _write_decoder(model: Any, arch: str, writer: gguf.GGUFWriter) -> None:
             tensor = tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
         if "query_key_value" in name:
             tensor = tensor.unflatten(0, (config.num_attention_heads, 3, head_dim)).transpose(0, 1).flatten(0, 2)
-        if arch == "gemma3" and name.endswith("norm.weight"):
+        if arch.startswith("gemma") and name.endswith("norm.weight"):
             tensor = tensor + 1
         writer.add_tensor(_gguf_name(name, model, arch), tensor.contiguous().numpy())
 
@@ -295,6 +297,8 @@ def _write_scales(config: Any, arch: str, writer: gguf.GGUFWriter) -> None:
         writer.add_logit_scale(config.logits_scaling)
     if arch in ("command-r", "cohere2"):
         writer.add_logit_scale(config.logit_scale)
+    if getattr(config, "attn_logit_softcapping", None):
+        writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
     if getattr(config, "final_logit_softcapping", None):
         writer.add_final_logit_softcapping(config.final_logit_softcapping)
     if arch == "gptneox":

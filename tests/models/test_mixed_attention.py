@@ -1,4 +1,4 @@
-"""An architecture whose layers differ in window and rope base: this file and one `register` line define it."""
+"""An architecture whose layers differ in window, rope base and bound: this file and one `register` line define it."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,7 +32,8 @@ pytestmark = pytest.mark.usefixtures("single_threaded", "toy")
 
 WINDOWS = [None, 3, None, 5]
 THETAS = [10000.0, 100.0, 100.0, 10000.0]
-"""Window and rope base of each layer."""
+SOFTCAPS = [None, 1.0, 0.5, None]
+"""Window, rope base and bound of the scores of each layer."""
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INTERMEDIATE, VOCAB = 64, 4, 2, 32, 128, 96
 EPS = 1e-5
 LAYER_NAMES = (
@@ -46,11 +47,13 @@ NEW_TOKENS = 6
 
 
 def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the shape in the toy's config.json: a Llama with a window and a rope base per layer."""
+    """Return the shape in the toy's config.json: a Llama with a window, a rope base and a bound per layer."""
     config = hf_config("toy", raw)
     specs = (
-        msgspec.structs.replace(spec, window=window, rope=Rope(theta=theta))
-        for spec, window, theta in zip(config.attention_specs, raw["windows"], raw["thetas"], strict=True)
+        msgspec.structs.replace(spec, window=window, rope=Rope(theta=theta), softcap=softcap)
+        for spec, window, theta, softcap in zip(
+            config.attention_specs, raw["windows"], raw["thetas"], raw["softcaps"], strict=True
+        )
     )
     return msgspec.structs.replace(config, layer_attention=tuple(specs))
 
@@ -110,6 +113,7 @@ def folder(weights: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory)
         "rms_norm_eps": EPS,
         "windows": WINDOWS,
         "thetas": THETAS,
+        "softcaps": SOFTCAPS,
     }
     (path / "config.json").write_bytes(msgspec.json.encode(config))
     save_file(weights, path / "model.safetensors")
@@ -134,7 +138,7 @@ def reference_logits(weights: dict[str, Tensor], token_ids: list[int]) -> Tensor
     double = {name: tensor.double() for name, tensor in weights.items()}
     at = torch.arange(len(token_ids))
     x = double["model.embed_tokens.weight"][token_ids]
-    for layer, (window, theta) in enumerate(zip(WINDOWS, THETAS, strict=True)):
+    for layer, (window, theta, softcap) in enumerate(zip(WINDOWS, THETAS, SOFTCAPS, strict=True)):
         own = {name: double[f"model.layers.{layer}.{name}.weight"] for name in LAYER_NAMES}
         normed = rms_norm(x, own["input_layernorm"])
         q, k, v = ((normed @ own[f"self_attn.{name}_proj"].T).unflatten(-1, (-1, HEAD_DIM)) for name in "qkv")
@@ -144,6 +148,8 @@ def reference_logits(weights: dict[str, Tensor], token_ids: list[int]) -> Tensor
         if window is not None:
             hidden = hidden | (at[None, :] <= at[:, None] - window)
         scores = torch.einsum("qhd,khd->hqk", q, k) / HEAD_DIM**0.5
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
         attended = torch.einsum("hqk,khd->qhd", scores.masked_fill(hidden, -torch.inf).softmax(-1), v)
         x = x + attended.flatten(1) @ own["self_attn.o_proj"].T
         normed = rms_norm(x, own["post_attention_layernorm"])

@@ -22,7 +22,7 @@ def append_and_attend(
 
     The projection has one row per request. Each token's position is its request's length - 1, and its slot follows from
     the block table: `projection.positions` is not read. Caches, block tables, lengths and order are those of
-    `paged_decode_attention`; window and scale are the layer's. Returns [requests, num_heads, head_dim]. A request of
+    `paged_decode_attention`; the scoring is the layer's. Returns [requests, num_heads, head_dim]. A request of
     length 0 stores nothing.
     """
     layer = projection.layer
@@ -43,13 +43,11 @@ def append_and_attend_reference(
     order: Tensor | None = None,
 ) -> Tensor:
     """Compute `append_and_attend` by the references of `rope_append` and `paged_decode_attention`."""
-    spec = projection.layer.spec
     positions = (context_lens.to(torch.int64) - 1).clamp(min=0)
     slots = newest_slots(block_tables, context_lens, key_cache.shape[1])
     q = rope_append_reference(projection._replace(positions=positions), slots, key_cache, value_cache)
-    return paged_decode_attention_reference(
-        q, key_cache, value_cache, block_tables, context_lens, scale=spec.scale, sliding_window=spec.window
-    )
+    scoring = projection.layer.scoring
+    return paged_decode_attention_reference(q, key_cache, value_cache, block_tables, context_lens, scoring=scoring)
 
 
 def append_and_attend_triton(
@@ -70,7 +68,7 @@ def append_and_attend_triton(
     layer = projection.layer
     queries = Queries(projection.qkv, layer.spec.num_heads, key_cache.shape[-1], appends=layer)
     rows = CachedRequests(key_cache, value_cache, block_tables, context_lens, order)
-    return launch_decode(queries, rows, layer.spec.scale, layer.spec.window, tiles)
+    return launch_decode(queries, rows, layer.scoring, tiles)
 
 
 def newest_slots(block_tables: Tensor, context_lens: Tensor, block_size: int) -> Tensor:

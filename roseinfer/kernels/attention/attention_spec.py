@@ -3,6 +3,8 @@
 Models state one `AttentionSpec` per layer. Every attention backend reads the spec of the layer that it runs.
 """
 
+from typing import NamedTuple
+
 import msgspec
 
 
@@ -80,6 +82,25 @@ class Rope(msgspec.Struct, frozen=True, kw_only=True):
     """
 
 
+class Scoring(NamedTuple):
+    """The way from the products of queries and keys to attention weights, for attention kernels."""
+
+    scale: float | None = None
+    """Factor on the products, positive. None: head_dim ** -0.5."""
+    window: int | None = None
+    """Sliding window: a token attends to itself and to the window - 1 tokens before it. None: no window."""
+    softcap: float | None = None
+    """Bound c of the scaled products s: the scores are c * tanh(s / c) (Gemma 2). None: the scores are s."""
+
+    def scale_for(self, head_dim: int) -> float:
+        """Return `scale`, or its default for heads of this size."""
+        return head_dim**-0.5 if self.scale is None else self.scale
+
+
+PLAIN_SCORING = Scoring()
+"""Scores with the default scale, without window and bound."""
+
+
 class AttentionSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Attention parameters of one layer."""
 
@@ -92,10 +113,12 @@ class AttentionSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Sliding window: a token attends to itself and to the window - 1 tokens before it. None: no window."""
     scale: float | None = None
     """Factor on attention scores. None: head_dim ** -0.5."""
+    softcap: float | None = None
+    """Bound c of the scaled scores s: c * tanh(s / c). None: no bound."""
     rope: Rope | None = None
     """Rotary positions. None: queries and keys are not rotated."""
 
     @property
-    def softmax_scale(self) -> float:
-        """Factor on attention scores: `scale`, or its default."""
-        return self.head_dim**-0.5 if self.scale is None else self.scale
+    def scoring(self) -> Scoring:
+        """Scale, window and bound of the scores."""
+        return Scoring(self.scale, self.window, self.softcap)

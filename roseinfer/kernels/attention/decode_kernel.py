@@ -6,7 +6,6 @@ heads that share a key head: keys and values are read once. The kernel also acce
 normalizes and rotates the new tokens itself, and does not read back what it appends to the cache.
 """
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,8 +13,10 @@ import torch
 from torch import Tensor
 
 from roseinfer.kernels.arrival import is_last
+from roseinfer.kernels.attention.attention_spec import Scoring
 from roseinfer.kernels.attention.head_rotation import gains, normalized_and_rotated, rotation
 from roseinfer.kernels.attention.projection import AttentionLayer
+from roseinfer.kernels.attention.score_bound import hyperbolic_tangent, score_factors
 from roseinfer.kernels.runtime import (
     MAX_ARRIVALS,
     arrivals,
@@ -93,8 +94,7 @@ def fits(rows: Tensor, key_cache: Tensor, *others: Tensor | None) -> bool:
 def launch_decode(
     queries: Queries,
     rows: CachedRequests,
-    scale: float | None,
-    sliding_window: int | None,
+    scoring: Scoring,
     tiles: DecodeTiles | None,
     output: DecodeOutput | None = None,
 ) -> Tensor:
@@ -126,7 +126,7 @@ def launch_decode(
         partial_out,
         partial_stats,
         arrivals(q.device),
-        (head_dim**-0.5 if scale is None else scale) * math.log2(math.e),
+        *score_factors(scoring, head_dim),
         0.0 if new is None else new.eps,
         q.stride(0),
         q_head_stride,
@@ -147,7 +147,8 @@ def launch_decode(
         TILE=tiles.tile,
         NUM_SPLITS=tiles.num_splits,
         SPLITS_PADDED=next_power_of_two(tiles.num_splits),
-        WINDOW=sliding_window or 0,
+        WINDOW=scoring.window or 0,
+        BOUNDED=scoring.softcap is not None,
         ORDERED=ordered,
         APPENDS=new is not None,
         HAS_TABLE=table is not None,
@@ -214,6 +215,7 @@ def _decode_kernel(
     partial_out,
     partial_stats,
     arrived_splits,
+    bound_scale,
     scale,
     eps,
     q_request_stride,
@@ -236,6 +238,7 @@ def _decode_kernel(
     NUM_SPLITS: tl.constexpr,
     SPLITS_PADDED: tl.constexpr,
     WINDOW: tl.constexpr,
+    BOUNDED: tl.constexpr,
     ORDERED: tl.constexpr,
     APPENDS: tl.constexpr,
     HAS_TABLE: tl.constexpr,
@@ -307,13 +310,16 @@ def _decode_kernel(
         tl.store(new_key_place, new_key, mask=fresh & in_dim[None, :])
         tl.store(new_value_place, new_value, mask=fresh & in_dim[None, :])
         query = query.to(q.dtype.element_ty)
-        new_score = tl.sum(query.to(tl.float32) * new_key.to(tl.float32), 1) * scale
+        new_score = tl.sum(query.to(tl.float32) * new_key.to(tl.float32), 1)
+        if BOUNDED:
+            new_score = hyperbolic_tangent(new_score * bound_scale)
+        new_score = new_score * scale
     else:
         query = tl.load(query_rows[:, None] + dim[None, :], mask=in_group[:, None] & in_dim[None, :], other=0.0)
 
     if GROUP_PADDED == 1:
         # Without tensor cores: each token of the tile has its own running softmax. They are combined once, at the end.
-        query = query.to(tl.float32) * scale
+        query = query.to(tl.float32) * (bound_scale if BOUNDED else scale)
         peak = tl.full((TILE,), -1e30, tl.float32)
         total = tl.zeros((TILE,), tl.float32)
         summed = tl.zeros((TILE, DIM_PADDED), tl.float32)
@@ -344,7 +350,10 @@ def _decode_kernel(
             next_value = tl.load(values + value_place[:, None] + dim[None, :], mask=mask, other=0.0)
             next_position = position + TILE
             next_block = tl.load(table + next_position // BLOCK_SIZE, mask=next_position < stop, other=0).to(tl.int64)
-            score = tl.where(live, tl.sum(key.to(tl.float32) * query, 1), float("-inf"))
+            score = tl.sum(key.to(tl.float32) * query, 1)
+            if BOUNDED:
+                score = hyperbolic_tangent(score) * scale
+            score = tl.where(live, score, float("-inf"))
             new_peak = tl.maximum(peak, score)
             kept = tl.exp2(peak - new_peak)
             weight = tl.exp2(score - new_peak)
@@ -375,7 +384,10 @@ def _decode_kernel(
             value_place = block * value_block_stride + (position % BLOCK_SIZE) * value_token_stride
             key = tl.load(keys + key_place[:, None] + dim[None, :], mask=mask, other=0.0)
             value = tl.load(values + value_place[:, None] + dim[None, :], mask=mask, other=0.0)
-            score = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+            score = tl.dot(query, tl.trans(key), input_precision="ieee")
+            if BOUNDED:
+                score = hyperbolic_tangent(score * bound_scale)
+            score = score * scale
             score = tl.where(live[None, :], score, float("-inf"))
             new_peak = tl.maximum(row_peak, tl.max(score, 1))
             kept = tl.exp2(row_peak - new_peak)

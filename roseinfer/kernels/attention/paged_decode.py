@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from roseinfer.kernels.attention.attention_spec import PLAIN_SCORING, Scoring
 from roseinfer.kernels.attention.decode_kernel import (
     CachedRequests,
     DecodeOutput,
@@ -13,6 +14,7 @@ from roseinfer.kernels.attention.decode_kernel import (
     fits,
     launch_decode,
 )
+from roseinfer.kernels.attention.score_bound import bounded
 
 
 def paged_decode_attention(
@@ -23,8 +25,7 @@ def paged_decode_attention(
     context_lens: Tensor,
     *,
     order: Tensor | None = None,
-    scale: float | None = None,
-    sliding_window: int | None = None,
+    scoring: Scoring = PLAIN_SCORING,
     output: DecodeOutput | None = None,
 ) -> Tensor:
     """Attend from each request's newest token to all tokens of the request, itself included.
@@ -35,12 +36,12 @@ def paged_decode_attention(
     request of length 0 gives zeros.
 
     `order` [requests], int32, is a permutation of the requests: a GPU starts them in this order. With the longest
-    first, no long request starts last. The order does not change the result. `scale` defaults to head_dim ** -0.5.
-    If `output` is given, the result is written to it, except for requests of length 0.
+    first, no long request starts last. The order does not change the result. `scoring` has the scale, the window and
+    the bound of the scores. If `output` is given, the result is written to it, except for requests of length 0.
     """
     chosen = paged_decode_attention_triton if fits(q, key_cache, value_cache) else paged_decode_attention_reference
     arguments = (q, key_cache, value_cache, block_tables, context_lens)
-    return chosen(*arguments, order=order, scale=scale, sliding_window=sliding_window, output=output)
+    return chosen(*arguments, order=order, scoring=scoring, output=output)
 
 
 def paged_decode_attention_reference(
@@ -51,8 +52,7 @@ def paged_decode_attention_reference(
     context_lens: Tensor,
     *,
     order: Tensor | None = None,
-    scale: float | None = None,
-    sliding_window: int | None = None,
+    scoring: Scoring = PLAIN_SCORING,
     output: DecodeOutput | None = None,
 ) -> Tensor:
     """Compute `paged_decode_attention` with torch operations over every block of every table, in float32 or float64."""
@@ -61,12 +61,13 @@ def paged_decode_attention_reference(
     positions = torch.arange(block_tables.shape[1] * key_cache.shape[1], device=q.device)
     seen = positions < context_lens[:, None]  # [requests, tokens]
     blocks = torch.where(seen[:, :: key_cache.shape[1]], block_tables, 0)
-    if sliding_window is not None:
-        seen = seen & (positions >= context_lens[:, None] - sliding_window)
+    if scoring.window is not None:
+        seen = seen & (positions >= context_lens[:, None] - scoring.window)
     keys = key_cache[blocks].flatten(1, 2).to(compute)  # [requests, tokens, kv_heads, head_dim]
     values = value_cache[blocks].flatten(1, 2).to(compute).masked_fill(~seen[:, :, None, None], 0)
     grouped = q.to(compute).view(requests, keys.shape[2], -1, head_dim)
-    scores = torch.einsum("rkgd,rtkd->rkgt", grouped, keys) * (head_dim**-0.5 if scale is None else scale)
+    scores = torch.einsum("rkgd,rtkd->rkgt", grouped, keys) * scoring.scale_for(head_dim)
+    scores = bounded(scores, scoring.softcap)
     weights = scores.masked_fill(~seen[:, None, None], -math.inf).softmax(-1).nan_to_num(0)
     found = torch.einsum("rkgt,rtkd->rkgd", weights, values).reshape(requests, heads, head_dim).to(q.dtype)
     if output is None:
@@ -82,8 +83,7 @@ def paged_decode_attention_triton(
     context_lens: Tensor,
     *,
     order: Tensor | None = None,
-    scale: float | None = None,
-    sliding_window: int | None = None,
+    scoring: Scoring = PLAIN_SCORING,
     output: DecodeOutput | None = None,
     tiles: DecodeTiles | None = None,
 ) -> Tensor:
@@ -93,4 +93,4 @@ def paged_decode_attention_triton(
     streams.
     """
     rows = CachedRequests(key_cache, value_cache, block_tables, context_lens, order)
-    return launch_decode(Queries(q, q.shape[1], q.stride(1)), rows, scale, sliding_window, tiles, output)
+    return launch_decode(Queries(q, q.shape[1], q.stride(1)), rows, scoring, tiles, output)

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from roseinfer.kernels.attention.attention_spec import PLAIN_SCORING, Scoring
+from roseinfer.kernels.attention.score_bound import bounded, hyperbolic_tangent, score_factors
 from roseinfer.kernels.runtime import (
     gdc_launch_dependents,
     gdc_wait,
@@ -60,8 +62,7 @@ def paged_prefill_attention(
     context_lens: Tensor,
     *,
     max_query_len: int,
-    scale: float | None = None,
-    sliding_window: int | None = None,
+    scoring: Scoring = PLAIN_SCORING,
     out: Tensor | None = None,
     earlier: EarlierKeys | None = None,
 ) -> Tensor:
@@ -71,7 +72,7 @@ def paged_prefill_attention(
     each request, then the end of the last. key_cache and value_cache [num_blocks, block_size, kv_heads, head_dim], with
     any strides except the last, contain the new tokens already. block_tables [requests, max_blocks]; context_lens
     [requests] count the new tokens. Integers are int32 or int64. `max_query_len`, by which tiles are chosen, is the
-    approximate maximum of new tokens per request. `scale` must be positive and defaults to head_dim ** -0.5.
+    approximate maximum of new tokens per request. `scoring` has the scale, window and bound of the scores.
     Returns [tokens, heads, head_dim], in `out` if it is given, which must be contiguous. A request with a context of 0
     tokens is skipped. Rows that belong to no request, or to a skipped one, are unchanged in `out` and else undefined.
     `earlier`, which needs `out` and allows no window, continues from attention to the first keys of some requests.
@@ -86,8 +87,7 @@ def paged_prefill_attention(
         query_starts,
         context_lens,
         max_query_len=max_query_len,
-        scale=scale,
-        sliding_window=sliding_window,
+        scoring=scoring,
         out=out,
         earlier=earlier,
     )
@@ -102,8 +102,7 @@ def paged_prefill_attention_reference(
     context_lens: Tensor,
     *,
     max_query_len: int,
-    scale: float | None = None,
-    sliding_window: int | None = None,
+    scoring: Scoring = PLAIN_SCORING,
     out: Tensor | None = None,
     earlier: EarlierKeys | None = None,
 ) -> Tensor:
@@ -125,12 +124,12 @@ def paged_prefill_attention_reference(
         own = torch.arange(length - new, length, device=q.device)[:, None]
         at = torch.arange(length, device=q.device)
         seen = at <= own
-        if sliding_window is not None:
-            seen = seen & (at > own - sliding_window)
+        if scoring.window is not None:
+            seen = seen & (at > own - scoring.window)
         first_key = 0 if earlier is None else int(earlier.first_keys[request])
         seen = seen & (at >= first_key)
         scores = torch.einsum("qhd,khd->hqk", q[rows].to(compute), keys)
-        scores *= q.shape[-1] ** -0.5 if scale is None else scale
+        scores = bounded(scores * scoring.scale_for(q.shape[-1]), scoring.softcap)
         scores = scores.masked_fill(~seen, -math.inf)
         found = torch.einsum("hqk,khd->qhd", scores.softmax(-1), values)
         if earlier is not None and first_key:
@@ -150,8 +149,7 @@ def paged_prefill_attention_triton(
     context_lens: Tensor,
     *,
     max_query_len: int,
-    scale: float | None = None,
-    sliding_window: int | None = None,
+    scoring: Scoring = PLAIN_SCORING,
     out: Tensor | None = None,
     earlier: EarlierKeys | None = None,
     tiles: PrefillTiles | None = None,
@@ -177,7 +175,7 @@ def paged_prefill_attention_triton(
         lse,
         out,
         requests,
-        (head_dim**-0.5 if scale is None else scale) * math.log2(math.e),
+        *score_factors(scoring, head_dim),
         q.stride(0),
         q.stride(1),
         key_cache.stride(0),
@@ -196,7 +194,8 @@ def paged_prefill_attention_triton(
         BLOCK_SIZE=block_size,
         ROWS=tiles.rows,
         KEYS=tiles.keys,
-        WINDOW=sliding_window or 0,
+        WINDOW=scoring.window or 0,
+        BOUNDED=scoring.softcap is not None,
         CONTINUES=earlier is not None,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
@@ -240,6 +239,7 @@ def _prefill_kernel(
     lse,
     out,
     requests,
+    bound_scale,
     scale,
     q_token_stride,
     q_head_stride,
@@ -260,6 +260,7 @@ def _prefill_kernel(
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
     WINDOW: tl.constexpr,
+    BOUNDED: tl.constexpr,
     CONTINUES: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -325,21 +326,21 @@ def _prefill_kernel(
         start = tl.minimum(tl.cdiv(inside, KEYS) * KEYS, seen_by_all)
         peak, total, summed = _attend_keys(
             far, start, stop, True,
-            query, own, keys, values, table, scale, peak, total, summed,
+            query, own, keys, values, table, bound_scale, scale, peak, total, summed,
             key_block_stride, key_token_stride, value_block_stride, value_token_stride,
-            HEAD_DIM, DIM_PADDED, BLOCK_SIZE, KEYS, WINDOW,
+            HEAD_DIM, DIM_PADDED, BLOCK_SIZE, KEYS, WINDOW, BOUNDED,
         )  # fmt: skip
     peak, total, summed = _attend_keys(
         start, seen_by_all, stop, False,
-        query, own, keys, values, table, scale, peak, total, summed,
+        query, own, keys, values, table, bound_scale, scale, peak, total, summed,
         key_block_stride, key_token_stride, value_block_stride, value_token_stride,
-        HEAD_DIM, DIM_PADDED, BLOCK_SIZE, KEYS, WINDOW,
+        HEAD_DIM, DIM_PADDED, BLOCK_SIZE, KEYS, WINDOW, BOUNDED,
     )  # fmt: skip
     peak, total, summed = _attend_keys(
         seen_by_all, stop, stop, True,
-        query, own, keys, values, table, scale, peak, total, summed,
+        query, own, keys, values, table, bound_scale, scale, peak, total, summed,
         key_block_stride, key_token_stride, value_block_stride, value_token_stride,
-        HEAD_DIM, DIM_PADDED, BLOCK_SIZE, KEYS, WINDOW,
+        HEAD_DIM, DIM_PADDED, BLOCK_SIZE, KEYS, WINDOW, BOUNDED,
     )  # fmt: skip
 
     result = summed / tl.where(total > 0, total, 1.0)[:, None]
@@ -357,6 +358,7 @@ def _attend_keys(
     keys,
     values,
     table,
+    bound_scale,
     scale,
     peak,
     total,
@@ -370,6 +372,7 @@ def _attend_keys(
     BLOCK_SIZE: tl.constexpr,
     KEYS: tl.constexpr,
     WINDOW: tl.constexpr,
+    BOUNDED: tl.constexpr,
 ):
     """Add the keys from `start`, a multiple of KEYS, up to `stop` to a running softmax. Never read from `limit` on.
 
@@ -404,6 +407,8 @@ def _attend_keys(
             key = tl.load(key_place)
             value = tl.load(value_place)
         score = tl.dot(query, tl.trans(key), input_precision="ieee")
+        if BOUNDED:
+            score = hyperbolic_tangent(score * bound_scale)
         if MASKED:
             seen = (position[None, :] <= own[:, None]) & live[None, :]
             if WINDOW > 0:

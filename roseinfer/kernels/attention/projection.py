@@ -1,11 +1,12 @@
 """The fused query, key and value projection of a layer: the input of attention backends and their kernels."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from torch import Tensor
 
-from roseinfer.kernels.attention.attention_spec import AttentionSpec
+from roseinfer.kernels.attention.attention_spec import AttentionSpec, Scoring
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +24,11 @@ class AttentionLayer:
     """Weight of an RMS norm of each key head before its rotation, [head_dim]."""
     eps: float = 1e-6
     """Epsilon of the norms of query and key heads."""
+
+    @cached_property
+    def scoring(self) -> Scoring:
+        """Scale, window and bound of the scores, as kernels take them."""
+        return self.spec.scoring
 
 
 class Projection(NamedTuple):

@@ -6,15 +6,29 @@ values in place. Callers must first check that the kernels are loaded and take t
 other predicates.
 """
 
+import ctypes
+
 import torch
 from torch import Tensor
 
+from roseinfer.kernels.attention.attention_spec import PLAIN_SCORING, Scoring
 from roseinfer.kernels.attention.projection import Projection
-from roseinfer.kernels.cpu.native_library import DTYPES, call, functions
+from roseinfer.kernels.cpu.native_library import DTYPES, FLOAT, INTEGER, call, functions
 
 LANES = 16
 """Elements per vector. Row sizes must be multiples of this number."""
 _MAX_HEAD_DIM = 256
+
+
+class ScoringStruct(ctypes.Structure):
+    """The `Scoring` of a layer with its defaults filled in: `Scoring` in cpp/attention.h."""
+
+    _fields_ = (("window", INTEGER), ("scale", FLOAT), ("softcap", FLOAT))
+
+
+def scoring_struct(scoring: Scoring, head_dim: int) -> ScoringStruct:
+    """Describe the scoring of a layer to the kernels."""
+    return ScoringStruct(scoring.window or 0, scoring.scale_for(head_dim), scoring.softcap or 0.0)
 
 
 def runs_native(*tensors: Tensor | None) -> bool:
@@ -115,8 +129,7 @@ def paged_decode_attention(
     block_tables: Tensor,
     context_lens: Tensor,
     *,
-    scale: float | None = None,
-    sliding_window: int | None = None,
+    scoring: Scoring = PLAIN_SCORING,
     out: Tensor | None = None,
 ) -> Tensor:
     """Compute `paged_decode.paged_decode_attention`, for tensors that `runs_attention` accepts.
@@ -143,8 +156,7 @@ def paged_decode_attention(
         block_tables.stride(0),
         key_cache.shape[1],
         key_cache.stride(1),
-        sliding_window or 0,
-        head_dim**-0.5 if scale is None else scale,
+        ctypes.byref(scoring_struct(scoring, head_dim)),
     )
     return out
 
@@ -157,8 +169,7 @@ def paged_prefill_attention(
     query_starts: Tensor,
     context_lens: Tensor,
     *,
-    scale: float | None = None,
-    sliding_window: int | None = None,
+    scoring: Scoring = PLAIN_SCORING,
 ) -> Tensor:
     """Compute `paged_prefill.paged_prefill_attention`, for tensors that `runs_attention` accepts."""
     q = q.contiguous()
@@ -179,8 +190,7 @@ def paged_prefill_attention(
         integers[0].stride(0),
         key_cache.shape[1],
         key_cache.stride(1),
-        sliding_window or 0,
-        q.shape[2] ** -0.5 if scale is None else scale,
+        ctypes.byref(scoring_struct(scoring, q.shape[2])),
     )
     return out
 

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 
 import torch
 
+from roseinfer.kernels.cpu.native_kernels import ScoringStruct
 from roseinfer.kernels.cpu.native_library import FLOAT, INTEGER, POINTER, functions
 from roseinfer.kernels.cpu.native_matmul import WeightStruct
 from roseinfer.spans import operator, recording, span
@@ -30,8 +31,7 @@ class LayerStruct(ctypes.Structure):
         ("rope_table", POINTER),
         ("keys", POINTER),
         ("values", POINTER),
-        ("window", INTEGER),
-        ("scale", FLOAT),
+        ("scoring", ScoringStruct),
         ("qkv", WeightStruct),
         ("output", WeightStruct),
         ("gate_up", WeightStruct),

@@ -9,6 +9,18 @@
 
 namespace {
 
+// The way from the products of a query with keys to the scores of a softmax: `Scoring` in attention_spec.py.
+struct Scoring {
+    int64_t window;  // 0: no sliding window
+    float scale;     // factor on the products
+    float softcap;   // bound c of the scores, c * tanh(score / c); 0: no bound
+
+    F of(F product) const {
+        const F score = product * scale;
+        return softcap > 0.f ? hyperbolic_tangent(score / softcap) * softcap : score;
+    }
+};
+
 // First token that the last token of a request of this length attends to. Window 0: no sliding window.
 inline int64_t first_in_window(int64_t length, int64_t window) {
     return window > 0 && length > window ? length - window : 0;
@@ -158,7 +170,7 @@ inline void put(const F (&sums)[PARTS], int64_t parts, T* out) {
 // weighted sum of the values.
 template <typename T, int64_t HEAD_DIM>
 void attend(const T* q, const T* keys, const T* values, const int32_t* slots, T* out, float* scores, int64_t count,
-            int64_t sharing, int64_t head_dim, int64_t slot_stride, float scale) {
+            int64_t sharing, int64_t head_dim, int64_t slot_stride, const Scoring& scoring) {
     constexpr int64_t MOST = (HEAD_DIM == 0 ? 256 : HEAD_DIM) / W;  // _MAX_HEAD_DIM in native_kernels.py
     constexpr int64_t PARTS = HEAD_DIM == 0 ? MOST + 1 : MOST;      // odd, hence not PAIRED, if head_dim is not known
     const int64_t parts = (HEAD_DIM == 0 ? head_dim : HEAD_DIM) / W, padded = (count + W - 1) / W * W;
@@ -167,7 +179,7 @@ void attend(const T* q, const T* keys, const T* values, const int32_t* slots, T*
         Rows<T>(values, slots + at, slot_stride).fetch(head_dim);
         const Rows<T> own(keys, slots + at, slot_stride);
         for (int64_t head = 0; head < sharing; ++head)
-            store(scores + head * padded + at, scores_of<HEAD_DIM>(q + head * head_dim, own, head_dim) * scale);
+            store(scores + head * padded + at, scoring.of(scores_of<HEAD_DIM>(q + head * head_dim, own, head_dim)));
     }
     for (int64_t head = 0; head < sharing; ++head)
         softmax(scores + head * padded, count, padded, 1.f, scores + head * padded);
@@ -195,8 +207,8 @@ inline auto attend_for(int64_t head_dim) {
 template <typename T>
 void paged_decode_attention(const T* q, const T* keys, const T* values, const int32_t* tables, const int32_t* lengths,
                             T* out, int64_t requests, int64_t heads, int64_t kv_heads, int64_t head_dim,
-                            int64_t table_stride, int64_t block_size, int64_t slot_stride, int64_t window,
-                            float scale) {
+                            int64_t table_stride, int64_t block_size, int64_t slot_stride,
+                            const Scoring& scoring) {
     const int64_t sharing = heads / kv_heads;
     int64_t elements = 0;
     for (int64_t request = 0; request < requests; ++request) elements += lengths[request] * kv_heads * head_dim;
@@ -207,7 +219,7 @@ void paged_decode_attention(const T* q, const T* keys, const T* values, const in
 #pragma omp for schedule(dynamic)
         for (int64_t unit = 0; unit < requests * kv_heads; ++unit) {
             const int64_t request = unit / kv_heads, kv_head = unit % kv_heads, length = lengths[request];
-            const int64_t first = first_in_window(length, window);
+            const int64_t first = first_in_window(length, scoring.window);
             const int64_t place = (request * heads + kv_head * sharing) * head_dim;
             if (length == 0) {
                 std::memset(out + place, 0, sharing * head_dim * sizeof(T));
@@ -217,7 +229,7 @@ void paged_decode_attention(const T* q, const T* keys, const T* values, const in
             scores.resize(sharing * (length - first + W));
             find_slots(tables + request * table_stride, first, length, block_size, slots.data());
             attend_for<T>(head_dim)(q + place, keys + kv_head * head_dim, values + kv_head * head_dim, slots.data(),
-                                    out + place, scores.data(), length - first, sharing, head_dim, slot_stride, scale);
+                                    out + place, scores.data(), length - first, sharing, head_dim, slot_stride, scoring);
         }
     }
 }

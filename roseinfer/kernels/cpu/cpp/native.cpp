@@ -19,8 +19,7 @@ struct Layer {
     const void *attention_norm, *mlp_norm, *q_norm, *k_norm;
     const void* rope_table;  // [max_positions, head_dim]: cosines, then sines; null without rotary positions
     void *keys, *values;     // [num_blocks, block_size, kv_heads, head_dim]
-    int64_t window;          // 0: none
-    float scale;             // factor on attention scores
+    Scoring scoring;
     Weight qkv, output, gate_up, down;
 };
 
@@ -100,14 +99,14 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
                 case ATTENTION:
                     for (int64_t unit = thread; unit < rows * s.kv_heads; unit += threads) {
                         const int64_t row = unit / s.kv_heads, kv_head = unit % s.kv_heads;
-                        const int64_t heads = kv_head * sharing * head_dim, first = first_of(row, layer.window);
+                        const int64_t heads = kv_head * sharing * head_dim, first = first_of(row, layer.scoring.window);
                         attend_for<T>(head_dim)(qkv + row * projected + heads,
                                                 static_cast<const T*>(layer.keys) + kv_head * head_dim,
                                                 static_cast<const T*>(layer.values) + kv_head * head_dim,
                                                 slots.data() + row * slots_stride + first - widest(row),
                                                 attended + row * query + heads, scores.data(),
                                                 s.context_lens[row] - first, sharing, head_dim, slot_stride,
-                                                layer.scale);
+                                                layer.scoring);
                     }
                     break;
                 case OUTPUT:
@@ -178,16 +177,16 @@ void prefill_by_mode(const T* q, Arguments... arguments) {
     extern "C" void paged_decode_attention_##NAME(                                                                     \
         const T* q, const T* keys, const T* values, const int32_t* tables, const int32_t* lengths, T* out,             \
         int64_t requests, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t table_stride, int64_t block_size, \
-        int64_t slot_stride, int64_t window, float scale) {                                                            \
+        int64_t slot_stride, const Scoring* scoring) {                                                                 \
         paged_decode_attention(q, keys, values, tables, lengths, out, requests, heads, kv_heads, head_dim,             \
-                               table_stride, block_size, slot_stride, window, scale);                                  \
+                               table_stride, block_size, slot_stride, *scoring);                                       \
     }                                                                                                                  \
     extern "C" void paged_prefill_attention_##NAME(                                                                    \
         const T* q, const T* keys, const T* values, const int32_t* tables, const int32_t* starts,                      \
         const int32_t* lengths, T* out, int64_t requests, int64_t heads, int64_t kv_heads, int64_t head_dim,           \
-        int64_t table_stride, int64_t block_size, int64_t slot_stride, int64_t window, float scale) {                  \
+        int64_t table_stride, int64_t block_size, int64_t slot_stride, const Scoring* scoring) {                       \
         prefill_by_mode(q, keys, values, tables, starts, lengths, out, requests, heads, kv_heads, head_dim,            \
-                        table_stride, block_size, slot_stride, window, scale);                                         \
+                        table_stride, block_size, slot_stride, *scoring);                                              \
     }                                                                                                                  \
     extern "C" void linear_##NAME(const Weight* weight, const T* x, T* out, int64_t rows) {                            \
         linear_by_rows(*weight, x, out, rows);                                                                         \

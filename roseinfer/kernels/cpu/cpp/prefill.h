@@ -65,13 +65,15 @@ void pack_values(const PackedRows<T>& values, int64_t head_dim, int64_t lanes, i
             }
 }
 
-// Convert scores [begin, end) of a row to attention weights in the products' element type; all other weights become 0.
+// Convert products [begin, end) of a row to attention weights in the products' element type; all other weights become 0.
 template <typename O>
-inline void weigh(float* scores, int64_t begin, int64_t end, int64_t size, float scale, O* weights) {
+inline void weigh(float* scores, int64_t begin, int64_t end, int64_t size, const Scoring& scoring, O* weights) {
     const int64_t first = begin / W * W, last = (end + W - 1) / W * W;
+    if (scoring.softcap > 0.f)
+        for (int64_t at = first; at < last; at += W) store(scores + at, scoring.of(load(scores + at)));
     for (int64_t at = first; at < begin; ++at) scores[at] = -INFINITY;
     std::fill(weights, weights + first, O{});
-    softmax(scores + first, end - first, last - first, scale, weights + first);
+    softmax(scores + first, end - first, last - first, scoring.softcap > 0.f ? 1.f : scoring.scale, weights + first);
     std::fill(weights + last, weights + size, O{});
 }
 
@@ -96,11 +98,11 @@ void multiply_rows(const V* pack, const Operand<T>* x, int64_t rows, int64_t siz
 // to the first of these heads.
 template <typename T>
 void attend_by_packs(const Chunk& chunk, int64_t begin, int64_t end, const T* q, const T* keys, const T* values, T* out,
-                 int64_t sharing, int64_t token_stride, int64_t head_dim, int64_t window, float scale,
+                 int64_t sharing, int64_t token_stride, int64_t head_dim, const Scoring& scoring,
                  QueryScratch<T>& scratch) {
     const int64_t rows = (end - begin) * sharing;
     // Range of keys that any of the tokens attends to, in whole packs, relative to the chunk's first packed key.
-    const int64_t length = chunk.past + end, seen = first_in_window(chunk.past + begin + 1, window);
+    const int64_t length = chunk.past + end, seen = first_in_window(chunk.past + begin + 1, scoring.window);
     const int64_t from = (seen - chunk.first) / KEYS * KEYS, to = (length - chunk.first + KEYS - 1) / KEYS * KEYS;
     const int64_t size = to - from;
     scratch.queries.resize(rows * head_dim), scratch.weights.resize(rows * size);
@@ -118,7 +120,7 @@ void attend_by_packs(const Chunk& chunk, int64_t begin, int64_t end, const T* q,
         multiply_rows<T, KEY_PARTS>(keys + (from + at) * head_dim, scratch.queries.data(), rows, head_dim, at, scores);
     for (int64_t row = 0; row < rows; ++row) {
         const int64_t own = chunk.past + begin + row / sharing + 1, base = chunk.first + from;
-        weigh(&scratch.scores[row * size], first_in_window(own, window) - base, own - base, size, scale,
+        weigh(&scratch.scores[row * size], first_in_window(own, scoring.window) - base, own - base, size, scoring,
               &scratch.weights[row * size]);
     }
     const Target<T> target{scratch.out.data(), head_dim, head_dim, false, nullptr, nullptr};
@@ -155,9 +157,9 @@ struct ByPacks {
     }
 
     static void attend(const Chunk& chunk, int64_t begin, int64_t end, const T* q, const T* keys, const T* values, T* out,
-                       int64_t sharing, int64_t token_stride, int64_t head_dim, int64_t window, float scale,
+                       int64_t sharing, int64_t token_stride, int64_t head_dim, const Scoring& scoring,
                        Scratch& scratch) {
-        attend_by_packs(chunk, begin, end, q, keys, values, out, sharing, token_stride, head_dim, window, scale, scratch);
+        attend_by_packs(chunk, begin, end, q, keys, values, out, sharing, token_stride, head_dim, scoring, scratch);
     }
 };
 
@@ -166,8 +168,8 @@ struct ByPacks {
 template <typename Path, typename T>
 void prefill_attention(const T* q, const T* keys, const T* values, const int32_t* tables, const int32_t* starts,
                        const int32_t* lengths, T* out, int64_t requests, int64_t heads, int64_t kv_heads,
-                       int64_t head_dim, int64_t table_stride, int64_t block_size, int64_t slot_stride, int64_t window,
-                       float scale) {
+                       int64_t head_dim, int64_t table_stride, int64_t block_size, int64_t slot_stride,
+                       const Scoring& scoring) {
     const int64_t sharing = heads / kv_heads, token_stride = heads * head_dim, head = Path::padded_head(head_dim);
     const int64_t tokens = std::max<int64_t>(Path::ROWS / sharing, 1);  // per share
     struct Share {
@@ -180,7 +182,7 @@ void prefill_attention(const T* q, const T* keys, const T* values, const int32_t
     for (int64_t request = 0; request < requests; ++request) {
         const int64_t count = starts[request + 1] - starts[request], past = lengths[request] - count;
         if (count == 0) continue;
-        const int64_t first = first_in_window(past + 1, window) / KEYS * KEYS;
+        const int64_t first = first_in_window(past + 1, scoring.window) / KEYS * KEYS;
         const int64_t padded = (lengths[request] - first + KEYS - 1) / KEYS * KEYS;
         chunks.push_back({request, starts[request], count, past, first, padded, elements});
         elements += padded * kv_heads * head;
@@ -219,7 +221,7 @@ void prefill_attention(const T* q, const T* keys, const T* values, const int32_t
             const int64_t kv_head = unit % kv_heads, place = chunk.place + kv_head * chunk.padded * head;
             const int64_t own = chunk.begin * token_stride + kv_head * sharing * head_dim;
             Path::attend(chunk, share.begin, share.end, q + own, packed_keys + place, packed_values + place, out + own,
-                         sharing, token_stride, head_dim, window, scale, scratch);
+                         sharing, token_stride, head_dim, scoring, scratch);
         }
     }
     key_buffer.trim(), value_buffer.trim();

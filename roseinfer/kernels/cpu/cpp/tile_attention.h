@@ -59,9 +59,14 @@ struct RunningSoftmax {
         for (int64_t row = 0; row < BLOCK; ++row) best[row] = -INFINITY, totals[row] = F{};
     }
 
-    // Convert scores [count] of a row to weights; keys outside of [begin, end) get the weight 0. `scale` is in powers of
-    // two. Returns the factor for the row's earlier sums.
-    float weigh(int64_t row, float* scores, int64_t begin, int64_t end, int64_t count, float scale, uint16_t* weights) {
+    // Convert products [count] of a row to weights; keys outside of [begin, end) get the weight 0. Returns the factor for
+    // the row's earlier sums.
+    float weigh(int64_t row, float* scores, int64_t begin, int64_t end, int64_t count, const Scoring& scoring,
+                uint16_t* weights) {
+        constexpr float LOG2_E = 1.44269504f;
+        const float scale = scoring.softcap > 0.f ? LOG2_E : scoring.scale * LOG2_E;  // weights are powers of two
+        if (scoring.softcap > 0.f)
+            for (int64_t at = 0; at < count; at += W) store(scores + at, scoring.of(load(scores + at)));
         if (begin > 0 || end < count) mask(scores, begin, end, count);
         F most = load(scores);
         for (int64_t at = W; at < count; at += W) {
@@ -116,7 +121,7 @@ struct ByTiles {
     // point to the first of these heads.
     static void attend(const Chunk& chunk, int64_t begin, int64_t end, const uint16_t* q, const uint16_t* keys,
                        const uint16_t* values, uint16_t* out, int64_t sharing, int64_t token_stride, int64_t head_dim,
-                       int64_t window, float scale, Scratch& scratch) {
+                       const Scoring& scoring, Scratch& scratch) {
         const int64_t rows = (end - begin) * sharing, blocks = divide_up(rows, BLOCK), head = padded_head(head_dim);
         const int64_t steps = head / STEP;
         const auto place = [&](int64_t row) { return (begin + row / sharing) * token_stride + row % sharing * head_dim; };
@@ -128,7 +133,7 @@ struct ByTiles {
         scratch.softmax.resize(blocks);
         for (RunningSoftmax& softmax : scratch.softmax) softmax.reset();
         // Range of keys that any of the tokens attends to, relative to the chunk's first packed key.
-        const int64_t seen = first_in_window(chunk.past + begin + 1, window);
+        const int64_t seen = first_in_window(chunk.past + begin + 1, scoring.window);
         const int64_t first = (seen - chunk.first) / STEP * STEP, last = chunk.past + end - chunk.first;
         for (int64_t part = first; part < last; part += PART) {
             const int64_t count = std::min(PART, divide_up(last - part, STEP) * STEP);
@@ -140,8 +145,8 @@ struct ByTiles {
                 for (int64_t i = 0; i < own; ++i) {
                     const int64_t length = chunk.past + begin + (row + i) / sharing + 1, base = chunk.first + part;
                     const float factor = scratch.softmax[block].weigh(
-                        i, scores + i * PART, std::max<int64_t>(first_in_window(length, window) - base, 0),
-                        std::max<int64_t>(length - base, 0), count, scale * 1.44269504f,
+                        i, scores + i * PART, std::max<int64_t>(first_in_window(length, scoring.window) - base, 0),
+                        std::max<int64_t>(length - base, 0), count, scoring,
                         weights + i / 16 * (PART / STEP) * TILE + i % 16 * STEP);
                     float* sum = sums + (row + i) * head;
                     if (part > first && factor != 1.f)

@@ -125,6 +125,12 @@ inline F exponential(F x) {
     return y * (F)((n + 127) << 23);
 }
 
+// tanh(x), within 2e-7.
+inline F hyperbolic_tangent(F x) {
+    const F power = exponential(x < 0.f ? 2.f * x : -2.f * x), size = (1.f - power) / (1.f + power);
+    return x < 0.f ? -size : size;
+}
+
 inline int64_t thread_number() { return omp_get_thread_num(); }
 inline int64_t thread_count() { return omp_get_num_threads(); }
 
