@@ -44,20 +44,26 @@ class ExpertsMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the MLP to x, [tokens, hidden_size]."""
-        with span("roseinfer.moe.route"):
-            routing = self.router(x)
-        with span("roseinfer.moe.experts"):
-            out = experts_mlp(x, routing, self.gate_up.form, self.down.form, self.activation)
+        out = self._experts(x, None)
         if self.shared is None:
             return out
         with span("roseinfer.moe.shared"):
             shared: Tensor = self.shared(x)
             return out + (shared if self.shared_gate is None else shared * self.shared_gate(x))
 
-    def after_norm(self, norm: NormBefore, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+    def after_norm(self, norm: NormBefore, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Apply the MLP to norm(hidden + residual). Takes and returns both tensors as `GatedMLP.after_norm` does."""
         normed, stream = norm.after(hidden, residual)
+        if self.shared is None:
+            return self._experts(normed, stream), None
         return self(normed), stream
+
+    def _experts(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """Return the weighted sum of each token's experts, plus the residual."""
+        with span("roseinfer.moe.route"):
+            routing = self.router(x)
+        with span("roseinfer.moe.experts"):
+            return experts_mlp(x, routing, self.gate_up.form, self.down.form, self.activation, residual)
 
     def weight_map(self) -> WeightMap:
         experts = compose({"": self.gate_up}) | compose({"": self.down})

@@ -1,21 +1,121 @@
-"""The MLPs of the experts that a step's tokens chose, and their weighted sum."""
+"""The MLPs of the experts that a step's tokens chose, and their weighted sum.
+
+On a GPU, plain matrices are multiplied by Triton kernels: token by token for a few tokens, else expert by expert. The
+choice and the tiles depend on the number of tokens only, so that a CUDA graph can hold the launches. Everything else
+runs expert by expert with the kernels of its weight form.
+"""
+
+from dataclasses import astuple
 
 import torch
 from torch import Tensor
 
 from roseinfer.kernels.activations import Activation
-from roseinfer.kernels.experts.expert_weights import ExpertWeights
+from roseinfer.kernels.experts.expert_order import order_by_expert
+from roseinfer.kernels.experts.expert_weights import ExpertWeights, StackedExperts
+from roseinfer.kernels.experts.grouped_products import GroupTiles, grouped_down, grouped_gate_up, sum_pairs
 from roseinfer.kernels.experts.routing import Routing
+from roseinfer.kernels.experts.token_products import TokenTiles, token_down, token_gate_up
+from roseinfer.kernels.runtime import next_power_of_two, runs_triton
+from roseinfer.kernels.tuning import Choice, tuned
+
+Tiles = tuple[TokenTiles, TokenTiles] | tuple[GroupTiles, GroupTiles]
+"""Tiles of the two products: of tokens one by one, or of groups of rows."""
+
+_FEW_TOKENS = 4
+"""Maximum tokens that are multiplied one by one where no choice was measured."""
+_MAX_COUNTED = 4096
+"""Tokens from which the choice stays the same."""
 
 
 def experts_mlp(
-    x: Tensor, routing: Routing, gate_up: ExpertWeights, down: ExpertWeights, activation: Activation
+    x: Tensor,
+    routing: Routing,
+    gate_up: ExpertWeights,
+    down: ExpertWeights,
+    activation: Activation,
+    residual: Tensor | None = None,
 ) -> Tensor:
-    """Return each token's weighted sum of down(activation(gate_up x)) over its experts, [tokens, size].
+    """Return each token's weighted sum of down(activation(gate_up x)) over its experts, plus the residual.
 
-    x: [tokens, size]; matrices of gate_up: [2 * intermediate, size], gates first; of down: [size, intermediate].
+    x, residual and the result: [tokens, size]; matrices of gate_up: [2 * intermediate, size], gates first; of down:
+    [size, intermediate].
     """
-    return experts_mlp_loop(x, routing, gate_up, down, activation)
+    if not len(x):
+        return x if residual is None else residual
+    if isinstance(gate_up, StackedExperts) and isinstance(down, StackedExperts) and _fits(x, gate_up, down):
+        tiles = choose_tiles(x, routing, gate_up)
+        return experts_mlp_triton(x, routing, gate_up, down, activation, residual, tiles=tiles)
+    out = experts_mlp_loop(x, routing, gate_up, down, activation)
+    return out if residual is None else out + residual
+
+
+def experts_mlp_triton(
+    x: Tensor,
+    routing: Routing,
+    gate_up: StackedExperts,
+    down: StackedExperts,
+    activation: Activation,
+    residual: Tensor | None = None,
+    *,
+    tiles: Tiles,
+) -> Tensor:
+    """Compute `experts_mlp` in Triton kernels. Sums are float32 and have a fixed order.
+
+    Tokens one by one round once per product. Groups of rows also round each expert's weighted output.
+    """
+    first, second = tiles
+    if isinstance(first, TokenTiles) and isinstance(second, TokenTiles):
+        active = token_gate_up(x, routing, gate_up.stacked, None, activation, first)
+        return token_down(active, routing, down.stacked, None, residual, second)
+    assert isinstance(first, GroupTiles)
+    assert isinstance(second, GroupTiles)
+    order = order_by_expert(routing.experts, len(gate_up.stacked))
+    top_k = routing.experts.shape[1]
+    active = grouped_gate_up(x, order, top_k, gate_up.stacked, None, activation, first)
+    outputs = grouped_down(active, order, routing.weights, down.stacked, None, second)
+    return sum_pairs(outputs, len(x), residual)
+
+
+def choose_tiles(x: Tensor, routing: Routing, gate_up: StackedExperts) -> Tiles:
+    """Return the measured tiles for this number of tokens, or defaults."""
+    choice = tuned(x.device).get(experts_key(x, routing, gate_up))
+    if choice:
+        return as_tiles(choice)
+    return default_tiles(len(x), routing.experts.shape[1], gate_up)
+
+
+def default_tiles(tokens: int, top_k: int, gate_up: StackedExperts) -> Tiles:
+    """Return tiles that suit most shapes: few rows per expert are padded to 16, many to 128."""
+    if tokens <= _FEW_TOKENS:
+        return TokenTiles(2, 1024, 4), TokenTiles(4, 256, 2)
+    part = gate_up.weight.itemsize // 2  # tiles of float32 have half as many columns
+    mean = tokens * top_k / len(gate_up.stacked)
+    if mean <= 48:
+        rows = 16 if mean <= 12 else 32
+        return GroupTiles(rows, 64, 128 // part, 16, 4, 3), GroupTiles(rows, 64, 128 // part, 16, 4, 4)
+    return GroupTiles(128, 128, 64 // part, 16, 8, 3), GroupTiles(128, 256, 64 // part, 16, 8, 3)
+
+
+def experts_key(x: Tensor, routing: Routing, gate_up: StackedExperts) -> str:
+    """Return the key of the tuned choice for this number of tokens, for `tuning.tuned`."""
+    counted = min(next_power_of_two(len(x)), _MAX_COUNTED)
+    experts, outputs, size = gate_up.stacked.shape
+    dtype = str(x.dtype).removeprefix("torch.")
+    return f"experts {dtype} {counted}x{routing.experts.shape[1]}of{experts}x{outputs}x{size}"
+
+
+def as_choice(tiles: Tiles) -> Choice:
+    """Return tiles as `tuning.remember` stores them."""
+    return (*astuple(tiles[0]), *astuple(tiles[1]))
+
+
+def as_tiles(choice: Choice) -> Tiles:
+    """Return the tiles that `as_choice` wrote: of tokens one by one, if there are few numbers."""
+    half = len(choice) // 2
+    if half == len(TokenTiles.__dataclass_fields__):
+        return TokenTiles(*choice[:half]), TokenTiles(*choice[half:])
+    return GroupTiles(*choice[:half]), GroupTiles(*choice[half:])
 
 
 def experts_mlp_loop(
@@ -36,3 +136,8 @@ def weighted_sum(outputs: Tensor, weights: Tensor) -> Tensor:
     """Return each token's sum of its experts' outputs [tokens * top_k, size] times weights [tokens, top_k]."""
     products = outputs.view(*weights.shape, outputs.shape[1]).to(weights.dtype) * weights[..., None]
     return products.sum(1).to(outputs.dtype)
+
+
+def _fits(x: Tensor, gate_up: StackedExperts, down: StackedExperts) -> bool:
+    weights = (gate_up.stacked, down.stacked)
+    return x.dim() == 2 and runs_triton(x, *weights) and all(weight.dtype == x.dtype for weight in weights)

@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from roseinfer.kernels.experts.route_kernel import MAX_ROUTED_EXPERTS, route_triton
+from roseinfer.kernels.runtime import runs_triton
+
 
 class Routing(NamedTuple):
     """Experts of each token, best first. Of equal scores, the lower expert is first."""
@@ -22,6 +25,8 @@ def route(x: Tensor, weight: Tensor, bias: Tensor | None, top_k: int, *, normali
     Scores and weights are computed in float32, for float64 in float64. A weight is the softmax over all experts or, if
     `normalized`, over the chosen ones.
     """
+    if runs_triton(x, weight, bias) and x.dtype == weight.dtype and len(weight) <= MAX_ROUTED_EXPERTS:
+        return Routing(*route_triton(x, weight, bias, top_k, normalized=normalized))
     return route_reference(x, weight, bias, top_k, normalized=normalized)
 
 
