@@ -22,6 +22,7 @@ from roseinfer.trace.findings.trace_contents import count_work_events, lost_gpu
 from roseinfer.trace.findings.trust import doubts
 from roseinfer.trace.findings.typical_step import draw_typical_step
 from roseinfer.trace.findings.what_if import bounds
+from roseinfer.trace.findings.work_summary import summarize_work
 from roseinfer.trace.reading.columns import Trace
 from roseinfer.trace.reading.trace_folder import read_folder
 from roseinfer.trace.reading.trace_manifest import TraceManifest, find_manifest
@@ -53,6 +54,7 @@ def summarize_columns(trace: Trace, manifest: TraceManifest | None = None) -> Su
     repetition, ranks, completeness = find_repetition(facts), summarize_ranks(facts), find_missing(facts)
     gaps, syncs, budget, places = explain_idle_time(facts)
     job, collectives, ranks = summarize_job(facts, budget, ranks, places)
+    work = summarize_work(facts)
     what_if = bounds(facts, gpu, budget, job)
     judged = JudgedTrace(
         gpu=gpu,
@@ -95,6 +97,11 @@ def summarize_columns(trace: Trace, manifest: TraceManifest | None = None) -> Su
         roofline=limits,
         comparison=None,
         top_ops=top_ops,
+        operators=work.operators,
+        kernels=work.kernels,
+        categories=work.categories,
+        modules=work.modules,
+        stacks=work.stacks,
         ranks=ranks,
         collectives=collectives,
         job=job,

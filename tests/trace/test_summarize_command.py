@@ -144,3 +144,28 @@ def test_fail_above_refuses_incomplete_traces_with_2(
         assert len(err.strip().splitlines()) == 1
         assert "broken.json" in err
     assert command(monkeypatch, capfd, broken, "--baseline", broken)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("group_by", "title", "first"),
+    [("op", "Operators", "aten::mm"), ("kernel", "GPU events by name", "nvjet"), ("category", "category", "matmul")],
+)
+def test_the_work_of_a_gpu_is_shown_in_groups(
+    group_by: str, title: str, first: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = command(monkeypatch, capfd, MATMUL, "--group-by", group_by)
+    table = out[out.index(title) :].splitlines()
+    assert (code, "Top operators and kernels" in out) == (0, False)
+    assert first in table[3]
+
+
+@pytest.mark.parametrize(
+    ("group_by", "option"), [("shape", "record_shapes"), ("module", "with_stack"), ("stack", "with_stack")]
+)
+def test_groups_that_the_recording_lacks_are_refused(
+    group_by: str, option: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = command(monkeypatch, capfd, MATMUL, "--group-by", group_by)
+    assert (code, out) == (1, "")
+    assert f"record with {option}=True" in err
+    assert command(monkeypatch, capfd, MATMUL, "--group-by", group_by, "--json")[0] == 2

@@ -8,6 +8,7 @@ from roseinfer.cli.rendering.recording_context import context_parts, remarks
 from roseinfer.cli.rendering.sheets import all_sheets, shown_devices
 from roseinfer.cli.rendering.step_drawing import WIDTH, draw_step, draw_timeline
 from roseinfer.cli.rendering.table_sheet import milliseconds
+from roseinfer.cli.rendering.work_sheets import work_sheets
 from roseinfer.trace.summary.trace_summary import Summary
 from roseinfer.version import __version__
 
@@ -22,7 +23,7 @@ def to_html(summary: Summary, *, command: str | None = None) -> str:
     """
     budgets = len(budget_sheets(summary.budget, summary.devices))
     lanes = rank_lanes(summary)
-    sheets = [sheet.without_bars() for sheet in all_sheets(summary, _TOP, "self")]
+    sheets = [sheet.without_bars() for sheet in (*all_sheets(summary, _TOP, "self"), *work_sheets(summary, _TOP))]
     return (
         environment()
         .get_template("html_page.html.j2")

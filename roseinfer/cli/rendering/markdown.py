@@ -4,6 +4,7 @@ from roseinfer.cli.rendering.comparison_sheets import comparison_sheets
 from roseinfer.cli.rendering.recording_context import context_parts, remarks, trace_name
 from roseinfer.cli.rendering.sheets import all_sheets
 from roseinfer.cli.rendering.table_sheet import Sheet
+from roseinfer.cli.rendering.work_groups import GroupBy
 from roseinfer.cli.visible_text import visible
 from roseinfer.config import SortKey
 from roseinfer.trace.naming import short_name
@@ -14,7 +15,14 @@ _OPEN_SHEETS = ("Time budget", "Steps by phase")
 """Starts of the titles of tables that are shown at once. The others are folded."""
 
 
-def to_markdown(summary: Summary, top: int = 15, sort_by: SortKey = "self", *, command: str | None = None) -> str:
+def to_markdown(
+    summary: Summary,
+    top: int = 15,
+    sort_by: SortKey = "self",
+    *,
+    group_by: GroupBy | None = None,
+    command: str | None = None,
+) -> str:
     """Return title, context, verdict, warnings and tables as Markdown, with long kernel names shortened.
 
     `command` is the command line that made the document, shown at its end.
@@ -26,7 +34,7 @@ def to_markdown(summary: Summary, top: int = 15, sort_by: SortKey = "self", *, c
     parts += _points("Advice", summary.verdict.advice)
     if notes := remarks(summary):
         parts += ["", *(f"> - {kind}: {escaped(sentence)}" for kind, sentence in notes)]
-    shown = all_sheets(summary, top, sort_by)
+    shown = all_sheets(summary, top, sort_by, group_by)
     if summary.comparison:
         baseline = f"Compared with `{code(summary.comparison.baseline)}`"
         parts += ["", f"**{baseline}: {escaped(summary.comparison.headline)}**"]

@@ -7,6 +7,8 @@ from roseinfer.cli.rendering.comparison_sheets import comparison_sheets
 from roseinfer.cli.rendering.idle_sheets import exposed_sheet, finding_sheet, idle_sheet
 from roseinfer.cli.rendering.rank_sheets import collective_sheet, left_out, rank_sheet, shown_ranks
 from roseinfer.cli.rendering.table_sheet import Sheet, milliseconds, sheet
+from roseinfer.cli.rendering.work_groups import GroupBy
+from roseinfer.cli.rendering.work_sheets import work_sheet
 from roseinfer.config import SortKey
 from roseinfer.trace.summary.device_structs import DeviceSummary
 from roseinfer.trace.summary.finding_structs import NO_SPAN, OpSummary, SpanSummary
@@ -222,8 +224,8 @@ def _key(op: OpSummary, sort_by: SortKey) -> float:
     return {"self": op.self_ms, "total": op.total_ms, "calls": float(op.calls)}[sort_by]
 
 
-def all_sheets(summary: Summary, top: int, sort_by: SortKey) -> list[Sheet]:
-    """Return every sheet that has rows, in reading order."""
+def all_sheets(summary: Summary, top: int, sort_by: SortKey, group_by: GroupBy | None = None) -> list[Sheet]:
+    """Return every sheet that has rows, in reading order. `group_by` replaces the operators by another table."""
     few = min(top, 8)
     sheets = [
         *budget_sheets(summary.budget, summary.devices, set(shown_ranks(summary))),
@@ -241,6 +243,6 @@ def all_sheets(summary: Summary, top: int, sort_by: SortKey) -> list[Sheet]:
         repetition_sheet(summary, few),
         sync_sheet(summary, few),
         what_if_sheet(summary),
-        op_sheet(summary, top, sort_by),
+        op_sheet(summary, top, sort_by) if group_by is None else work_sheet(summary, group_by, top),
     ]
     return [sheet for sheet in sheets if sheet.rows]

@@ -11,6 +11,7 @@ from roseinfer.cli.rendering.sheets import all_sheets, op_sheet, shown_devices, 
 from roseinfer.cli.rendering.table_sheet import TOTAL, CellKind, Sheet, is_worse
 from roseinfer.cli.rendering.text_table import Cell, text_table
 from roseinfer.cli.rendering.text_wrapping import wrapped
+from roseinfer.cli.rendering.work_groups import GroupBy
 from roseinfer.cli.visible_text import visible
 from roseinfer.config import SortKey
 from roseinfer.trace.naming import duration, short_name
@@ -140,8 +141,15 @@ def _print_wrapped(console: Console, text: str, style: str = "", mark: str = "")
         console.print(Text((" " * len(mark) if number else mark) + line, style=style), soft_wrap=True)
 
 
-def print_summary(console: Console, summary: Summary, top: int = 15, sort_by: SortKey = "self") -> None:
+def print_summary(
+    console: Console,
+    summary: Summary,
+    top: int = 15,
+    sort_by: SortKey = "self",
+    group_by: GroupBy | None = None,
+) -> None:
     """Print verdict, warnings about the trace, its context, GPU timelines and tables."""
+    sheets = all_sheets(summary, top, sort_by, group_by)
     print_verdict(console, summary.verdict)
     _print_label(console, "Trace")
     _print_wrapped(console, ", ".join(context_parts(summary)), mark="  ")
@@ -155,7 +163,7 @@ def print_summary(console: Console, summary: Summary, top: int = 15, sort_by: So
         console.print(Text(f"  {left} more GPUs", style="dim"))
     if summary.comparison:
         _print_comparison(console, summary.comparison)
-    for sheet in all_sheets(summary, top, sort_by):
+    for sheet in sheets:
         console.print()
         console.print(sheet_table(sheet, console.width), soft_wrap=True)
     for outlier in summary.steps.outliers:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -14,6 +14,7 @@ from roseinfer.cli.comparison_limit import FailAbove, parse_percent
 from roseinfer.cli.config_flags import flag_help
 from roseinfer.cli.exit_codes import comparison_exit_code
 from roseinfer.cli.options import Debug, Json, Quiet
+from roseinfer.cli.rendering.work_groups import GroupBy
 from roseinfer.config import SortKey
 from roseinfer.errors import UsageError
 from roseinfer.whole_file import check_target, write_whole
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
 
 _PROGRESS_FROM_BYTES = 4 << 20
 """Size of a trace above which reading it takes long enough for a progress bar."""
+
+
+class _Shown(NamedTuple):
+    """What the tables of operators show."""
+
+    top: int
+    sort_by: SortKey
+    group_by: GroupBy | None
 
 
 EXAMPLES = (
@@ -71,6 +80,15 @@ def summarize(
             rich_help_panel="Output",
         ),
     ] = "self",
+    group_by: Annotated[
+        GroupBy | None,
+        typer.Option(
+            "--group-by",
+            metavar="op|shape|kernel|category|module|stack",
+            help="Table of the GPU's work, in place of operators and kernels.",
+            rich_help_panel="Output",
+        ),
+    ] = None,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print Markdown, for a pull request.", rich_help_panel="Output")
     ] = False,
@@ -91,6 +109,8 @@ def summarize(
         raise UsageError("--fail-above needs a --baseline or --rerun to compare with")
     if as_json and markdown:
         raise UsageError("--json and --markdown are two formats: choose one")
+    if as_json and group_by is not None:
+        raise UsageError("--group-by chooses a table, and --json has all of them: leave one out")
     limit = None if fail_above is None else parse_percent(fail_above)
     if html is not None:
         check_target(html, "--html")
@@ -104,7 +124,7 @@ def summarize(
     elif baseline is not None:
         summary = compare(summary, _read(baseline), limit)
     try:
-        _print(summary, top, sort_by, as_json, markdown)
+        _print(summary, _Shown(top, sort_by, group_by), as_json, markdown)
         sys.stdout.flush()
     finally:  # a reader of stdout that has left, or a full disk, costs no page
         if html is not None:
@@ -149,16 +169,17 @@ def _write_page(path: Path, summary: "Summary") -> None:
 
 
 @_collector_off()
-def _print(summary: "Summary", top: int, sort_by: SortKey, as_json: bool, markdown: bool) -> None:
+def _print(summary: "Summary", shown: _Shown, as_json: bool, markdown: bool) -> None:
+    top, sort_by, group_by = shown
     if as_json:
         console.print_json(summary)
     elif markdown:
         from roseinfer.cli.rendering.markdown import to_markdown
         from roseinfer.cli.rendering.recording_context import typed_command
 
-        text = to_markdown(summary, top, sort_by, command=typed_command())
+        text = to_markdown(summary, top, sort_by, group_by=group_by, command=typed_command())
         console.stdout.out(text, end="", highlight=False)
     else:
         from roseinfer.cli.rendering.terminal import print_summary
 
-        print_summary(console.stdout, summary, top, sort_by)
+        print_summary(console.stdout, summary, top, sort_by, group_by)

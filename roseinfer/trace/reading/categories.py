@@ -8,6 +8,9 @@ from roseinfer.trace.reading.columns import KERNEL, MEMCPY, MEMSET
 PROFILER_STEP = re.compile(r"ProfilerStep#\d+$")
 """Name of the span that the profiler's `step()` opens; an operator in traces of torch 1.8."""
 
+MODULE_FRAME = "nn.Module: "
+"""Beginning of the names of Python frames that stand for calls of modules."""
+
 HostKind = Literal["op", "span", "call", "overhead", "python", "ignored"]
 
 _HOST_KINDS: dict[str, HostKind] = {

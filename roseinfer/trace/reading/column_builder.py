@@ -60,7 +60,8 @@ class Rows:
         """Move the rows of some name indices to another table with the same columns."""
         chosen = [np.isin(part, names) for part in self.parts["name"]]
         for name, parts in self.parts.items():
-            target.parts[name] += [part[at] for part, at in zip(parts, chosen, strict=True) if at.any()]
+            if name in target.parts:
+                target.parts[name] += [part[at] for part, at in zip(parts, chosen, strict=True) if at.any()]
             self.parts[name] = [part[~at] for part, at in zip(parts, chosen, strict=True)]
 
     def _count_dropped(self, dropped: NDArray[np.bool_], batch: dict[str, NDArray[Any]]) -> None:
@@ -123,6 +124,7 @@ def host_table(rows: Rows, first_ns: int) -> HostTable:
         thread=in_order(lane),
         name=in_order(rows.pop_column("name")),
         correlation=in_order(rows.pop_column("correlation")) if "correlation" in rows.dtypes else np.zeros(0, np.int64),
+        inputs=in_order(rows.pop_column("inputs")) if "inputs" in rows.dtypes else np.zeros(0, np.int32),
     )
 
 

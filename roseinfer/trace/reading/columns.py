@@ -22,8 +22,14 @@ KERNEL, MEMCPY, MEMSET = 0, 1, 2
 NO_CORRELATION = -1
 MAX_RANKS = 1_000_000
 """Number from which on a rank in a file is damaged: larger than any job."""
+CPU_MEMORY = -1
+"""Device of memory of the host in `MemoryTable`."""
 SHORTEST_FRAME_US = 50
 """Duration from which a Python function is kept: shorter ones explain no idle time that matters, but are many."""
+
+
+def _no_indices() -> Ints32:
+    return np.zeros(0, np.int32)
 
 
 class HostTable(msgspec.Struct, frozen=True, eq=False):
@@ -38,6 +44,8 @@ class HostTable(msgspec.Struct, frozen=True, eq=False):
     correlation: Ints
     """CUPTI's correlation id of each runtime call, or NO_CORRELATION. Empty for other tables but
     `numbered_ops` and `message_ops`."""
+    inputs: Ints32 = msgspec.field(default_factory=_no_indices)
+    """Index into `Trace.inputs` of each operator, -1 if it has none. Empty for other tables, and without shapes."""
 
     def __len__(self) -> int:
         return len(self.start_ns)
@@ -62,6 +70,44 @@ class GpuTable(msgspec.Struct, frozen=True, eq=False):
 
     def __len__(self) -> int:
         return len(self.start_ns)
+
+
+class MemoryTable(msgspec.Struct, frozen=True, eq=False):
+    """Events of torch's allocators, sorted by (device, time). Every array has one entry per event."""
+
+    time_ns: Ints
+    thread: Ints32
+    """Index into `Trace.threads`."""
+    device: Ints32
+    """Index into `Trace.memory_devices`."""
+    num_bytes: Ints
+    """Allocated bytes, negative if they are freed."""
+    address: Ints
+    allocated: Ints
+    """Bytes in tensors on the device after the event; 0 if the recording does not tell."""
+    reserved: Ints
+    """Bytes that the caching allocator holds on the device after the event."""
+
+    def __len__(self) -> int:
+        return len(self.time_ns)
+
+
+class OperatorInputs(msgspec.Struct, frozen=True):
+    """Inputs of an operator, as JSON texts: shapes, types, and the values of those that are no tensors."""
+
+    dims: str
+    types: str
+    values: str
+    """Empty but for convolutions, whose work depends on stride and padding."""
+
+
+class MemoryDevice(msgspec.Struct, frozen=True):
+    """A device whose allocator is recorded in one trace file."""
+
+    id: int
+    """Number of the device, or CPU_MEMORY."""
+    file: int
+    """Index into `file_ranks`."""
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -142,7 +188,10 @@ class Trace(msgspec.Struct, frozen=True, eq=False):
     `correlation` is the number plus 1, and negative for operators of a backward pass.
     """
     frames: HostTable
-    """Python functions that ran for at least `SHORTEST_FRAME_US`; only traces with stacks have any."""
+    """Calls of modules, and Python functions that ran for at least `SHORTEST_FRAME_US`; only with stacks."""
+    inputs: list[OperatorInputs]
+    memory: MemoryTable
+    memory_devices: list[MemoryDevice]
     gpu: GpuTable
     dropped_gpu: Ints
     """Correlation ids of the GPU events that were left out because their times are impossible."""

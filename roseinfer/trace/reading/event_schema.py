@@ -9,6 +9,9 @@ Id = int | str | float | None
 """A pid, tid, device, stream or correlation id; some writers use numbers, others strings."""
 
 
+_NOTHING = msgspec.Raw()
+
+
 class RawArgs(msgspec.Struct, gc=False):
     """The `args` of an event that the analysis uses."""
 
@@ -27,6 +30,18 @@ class RawArgs(msgspec.Struct, gc=False):
     in_elements: Any = msgspec.field(default=None, name="In msg nelems")
     out_elements: Any = msgspec.field(default=None, name="Out msg nelems")
     dtype: Any = None
+    input_dims: msgspec.Raw = msgspec.field(default=_NOTHING, name="Input Dims")
+    """Shapes of an operator's inputs, as JSON text, if the profiler recorded shapes."""
+    input_types: msgspec.Raw = msgspec.field(default=_NOTHING, name="Input type")
+    input_values: msgspec.Raw = msgspec.field(default=_NOTHING, name="Concrete Inputs")
+    """Values of the inputs that are no tensors, such as the stride of a convolution."""
+    num_bytes: Id = msgspec.field(default=None, name="Bytes")
+    """Bytes that an event of the allocator adds, negative for memory that is freed."""
+    address: Id = msgspec.field(default=None, name="Addr")
+    allocated: Id = msgspec.field(default=None, name="Total Allocated")
+    reserved: Id = msgspec.field(default=None, name="Total Reserved")
+    memory_device: Id = msgspec.field(default=None, name="Device Id")
+    memory_device_type: Id = msgspec.field(default=None, name="Device Type")
 
 
 class RawEvent(msgspec.Struct, gc=False):

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from roseinfer.trace.reading.columns import NO_CORRELATION, Device, GpuTable, HostTable, Ints32, Trace
+from roseinfer.trace.reading.columns import NO_CORRELATION, Device, GpuTable, HostTable, Ints32, MemoryTable, Trace
 from roseinfer.trace.reading.trace_merge import merge_traces
 
 _LABEL = re.compile(r"^\s*\[([^\]]+)\]")
@@ -159,9 +159,12 @@ def _part(trace: Trace, label: str, rank: int, threads: NDArray[np.bool_], devic
     tables: dict[str, Any] = {
         name: host(getattr(trace, name)) for name in ("ops", "spans", "calls", "frames", "numbered_ops", "message_ops")
     }
+    mine = threads[trace.memory.thread]
+    memory = {name: getattr(trace.memory, name)[mine] for name in MemoryTable.__struct_fields__}
     return msgspec.structs.replace(
         trace,
         **tables,
+        memory=MemoryTable(**{**memory, "thread": new_thread[memory["thread"]]}),
         threads=[one for one, kept in zip(trace.threads, threads, strict=True) if kept],
         thread_files=[0] * int(threads.sum()),
         file_ranks=[rank],

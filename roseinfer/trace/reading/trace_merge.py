@@ -3,7 +3,19 @@
 import msgspec
 import numpy as np
 
-from roseinfer.trace.reading.columns import NO_CORRELATION, Counts, GpuTable, HostTable, Ints, Ints32, Message, Trace
+from roseinfer.trace.reading.columns import (
+    NO_CORRELATION,
+    Counts,
+    GpuTable,
+    HostTable,
+    Ints,
+    Ints32,
+    MemoryDevice,
+    MemoryTable,
+    Message,
+    OperatorInputs,
+    Trace,
+)
 
 
 def merge_traces(traces: list[Trace], path: str, notes: list[str] | None = None) -> Trace:
@@ -16,18 +28,26 @@ def merge_traces(traces: list[Trace], path: str, notes: list[str] | None = None)
     names: dict[str, int] = {}
     messages: dict[Message, int] = {}
     host: dict[str, list[HostTable]] = {"ops": [], "spans": [], "calls": [], "frames": []}
+    inputs: dict[OperatorInputs, int] = {}
+    memory: list[MemoryTable] = []
+    memory_devices: list[MemoryDevice] = []
     numbered: list[HostTable] = []
     talking: list[HostTable] = []
     gpu: list[GpuTable] = []
     dropped: list[Ints] = []
     shifts: list[int] = []
-    shift = first_id = first_number = threads = devices = 0
+    shift = first_id = first_number = threads = devices = files = 0
     for trace in traces:
         shifts.append(shift)
         renamed = np.array([names.setdefault(name, len(names)) for name in trace.names], np.int32)
         said = np.array([messages.setdefault(one, len(messages)) for one in trace.messages] + [-1], np.int32)
         for kind, tables in host.items():
             tables.append(_shifted(getattr(trace, kind), shift, first_id, renamed, threads))
+        given = np.array([inputs.setdefault(one, len(inputs)) for one in trace.inputs] + [-1], np.int32)
+        host["ops"][-1] = _with_inputs(host["ops"][-1], given, any(one.inputs for one in traces))
+        memory.append(_shifted_memory(trace.memory, shift, threads, len(memory_devices)))
+        memory_devices += [MemoryDevice(one.id, one.file + files) for one in trace.memory_devices]
+        files += len(trace.file_ranks)
         numbered.append(_shifted_numbers(_shifted(trace.numbered_ops, shift, 0, renamed, threads), first_number))
         ops = _shifted(trace.message_ops, shift, 0, renamed, threads)
         talking.append(msgspec.structs.replace(ops, correlation=said[ops.correlation].astype(np.int64)))
@@ -62,6 +82,9 @@ def merge_traces(traces: list[Trace], path: str, notes: list[str] | None = None)
         messages=list(messages),
         numbered_ops=_joined(numbered),
         frames=_joined(host["frames"]),
+        inputs=list(inputs),
+        memory=_joined_memory(memory),
+        memory_devices=memory_devices,
         gpu=_joined_gpu(gpu),
         dropped_gpu=np.concatenate(dropped),
         metadata=traces[0].metadata,
@@ -89,6 +112,7 @@ def _shifted(table: HostTable, shift: int, first_id: int, renamed: Ints32, threa
         name=renamed[table.name] if len(table) else table.name,
         thread=table.thread + np.int32(threads),
         correlation=_shifted_ids(table.correlation, first_id),
+        inputs=table.inputs,
     )
 
 
@@ -102,6 +126,28 @@ def _shifted_gpu(table: GpuTable, shift: int, first_id: int, renamed: Ints32, de
         kind=table.kind,
         correlation=_shifted_ids(table.correlation, first_id),
         message=said[table.message],
+    )
+
+
+def _with_inputs(table: HostTable, given: Ints32, is_recorded: bool) -> HostTable:
+    """Renumber the inputs of operators; a file without shapes gets -1 if another file has shapes."""
+    if len(table.inputs):
+        return msgspec.structs.replace(table, inputs=given[table.inputs])
+    return msgspec.structs.replace(table, inputs=np.full(len(table), -1, np.int32)) if is_recorded else table
+
+
+def _shifted_memory(table: MemoryTable, shift: int, threads: int, devices: int) -> MemoryTable:
+    return msgspec.structs.replace(
+        table,
+        time_ns=table.time_ns + shift,
+        thread=table.thread + np.int32(threads),
+        device=table.device + np.int32(devices),
+    )
+
+
+def _joined_memory(tables: list[MemoryTable]) -> MemoryTable:
+    return MemoryTable(
+        *(np.concatenate([getattr(table, name) for table in tables]) for name in MemoryTable.__struct_fields__)
     )
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from roseinfer.errors import TraceError
 from roseinfer.progress import ProgressCallback
 from roseinfer.trace.reading.byte_source import CHUNK_BYTES, ByteSource
-from roseinfer.trace.reading.categories import PROFILER_STEP, gpu_kind, host_kind
+from roseinfer.trace.reading.categories import MODULE_FRAME, PROFILER_STEP, gpu_kind, host_kind
 from roseinfer.trace.reading.column_builder import (
     DAY_US,
     Rows,
@@ -31,11 +31,13 @@ from roseinfer.trace.reading.columns import (
     Counts,
     Device,
     HostTable,
+    OperatorInputs,
     Trace,
 )
 from roseinfer.trace.reading.event_schema import Id, Metadata, RawArgs, RawEvent
 from roseinfer.trace.reading.event_stream import EventStream
 from roseinfer.trace.reading.foreign_files import foreign_message, name_foreign
+from roseinfer.trace.reading.memory_events import MEMORY_CATEGORY, MemoryEvents
 from roseinfer.trace.reading.messages import message_of
 from roseinfer.trace.reading.platforms import device_name, platform_of
 from roseinfer.trace.reading.process_split import process_label, split_processes
@@ -109,11 +111,13 @@ class _TraceBuilder:
         self.names = _interner()
         self.lanes = _interner()
         self.gpu_lanes = _interner()
-        self.host = {OPS: Rows(), SPANS: Rows(), CALLS: Rows(correlation=np.int64)}
+        self.host = {OPS: Rows(inputs=np.int32), SPANS: Rows(), CALLS: Rows(correlation=np.int64)}
         self.frames, self.numbered_ops = Rows(), Rows(correlation=np.int64)
         self.gpu = Rows(correlation=np.int64, kind=np.int8, message=np.int32)
         self.message_ops = Rows(correlation=np.int64)
         self.messages = _interner()
+        self.inputs = _interner()
+        self.memory = MemoryEvents()
 
     @property
     def is_empty(self) -> bool:
@@ -132,6 +136,8 @@ class _TraceBuilder:
     def _add_group(self, category: str | None, group: list[RawEvent]) -> None:
         if category == "ac2g":
             return
+        if category == MEMORY_CATEGORY:
+            self.memory.add(group, self.lanes)
         complete = [event for event in group if event.ph == "X"]
         if len(complete) < len(group):
             self.unknown += sum(event.ph in _PAIRED for event in group)
@@ -160,23 +166,47 @@ class _TraceBuilder:
     def _add_host(self, kind: str, group: list[RawEvent]) -> None:
         if kind == PYTHON:
             self.python_functions += len(group)
-            self._add_rows(self.frames, [event for event in group if event.dur >= SHORTEST_FRAME_US])
+            kept = [e for e in group if e.dur >= SHORTEST_FRAME_US or (e.name or "").startswith(MODULE_FRAME)]
+            self._add_rows(self.frames, kept)
         elif kind == OVERHEAD:
             self.overhead_us += sum(event.dur for event in group if 0 < event.dur < DAY_US)
         elif kind != IGNORED:
             own: dict[str, Any] = {}
+            args = [event.args or _NO_ARGS for event in group]
             if kind == CALLS:
-                own["correlation"] = _ids((event.args or _NO_ARGS).correlation for event in group)
+                own["correlation"] = _ids(arg.correlation for arg in args)
+            elif kind == OPS:
+                own["inputs"] = self._inputs(group, args)
             self._add_rows(self.host[kind], group, **own)
             if kind == OPS:
-                talking = [event for event in group if event.args is not None and event.args.operation is not None]
-                if talking:
-                    sent = [self.messages[message_of(event.args or _NO_ARGS)] for event in talking]
-                    self._add_rows(self.message_ops, talking, correlation=sent)
-                numbered = [event for event in group if event.args is not None and event.args.sequence is not None]
-                if numbered:
-                    numbers = [_sequence(event.args) for event in numbered]
-                    self._add_rows(self.numbered_ops, numbered, correlation=numbers)
+                self._add_details(group, args)
+
+    def _add_details(self, group: list[RawEvent], args: list[RawArgs]) -> None:
+        """Add the operators that tell of a collective, and those with a sequence number, to tables of their own."""
+        talking = [event for event, arg in zip(group, args, strict=True) if arg.operation is not None]
+        if talking:
+            sent = [self.messages[message_of(event.args or _NO_ARGS)] for event in talking]
+            self._add_rows(self.message_ops, talking, correlation=sent)
+        numbered = [event for event, arg in zip(group, args, strict=True) if arg.sequence is not None]
+        if numbered:
+            self._add_rows(self.numbered_ops, numbered, correlation=[_sequence(event.args) for event in numbered])
+
+    def _inputs(self, group: list[RawEvent], args: list[RawArgs]) -> Any:
+        """Return the index of each operator's inputs, -1 for none."""
+        dims = [arg.input_dims for arg in args]
+        if not any(dims):
+            return np.full(len(args), -1, np.int32)
+        inputs = self.inputs
+        return [
+            inputs[
+                bytes(shape),
+                bytes(arg.input_types),
+                bytes(arg.input_values) if event.name is not None and "conv" in event.name else b"",
+            ]
+            if shape
+            else -1
+            for event, arg, shape in zip(group, args, dims, strict=True)
+        ]
 
     def _add_rows(self, rows: Rows, group: list[RawEvent], **own: Any) -> None:
         names, lanes = self.names, self.lanes
@@ -222,10 +252,14 @@ class _TraceBuilder:
         platform = platform_of(sorted(self.categories), calls, stream.metadata)
         drop_zero_times(self.gpu)
         first_ns = drop_stray_times(parts)
+        if not self.inputs:
+            self.host[OPS].pop_column("inputs")
+            self.host[OPS].dtypes.pop("inputs")
         for rows in (self.frames, self.numbered_ops, self.message_ops):
             drop_far_times(rows, first_ns)
         devices, lane_device, lane_stream = _devices(list(self.gpu_lanes))
         check_counts(path, devices=len(devices))
+        memory, memory_devices = self.memory.finish(first_ns)
         return Trace(
             path=str(path),
             size_bytes=stream.source.size_bytes,
@@ -245,6 +279,9 @@ class _TraceBuilder:
             messages=list(self.messages),
             numbered_ops=_backward_only(host_table(self.numbered_ops, first_ns)),
             frames=host_table(self.frames, first_ns),
+            inputs=[OperatorInputs(*(text.decode("utf-8", "replace") for text in texts)) for texts in self.inputs],
+            memory=memory,
+            memory_devices=memory_devices,
             gpu=gpu_table(self.gpu, first_ns, lane_device, lane_stream),
             dropped_gpu=np.concatenate((np.zeros(0, np.int64), *self.gpu.dropped_ids)),
             metadata=stream.metadata,

@@ -15,6 +15,7 @@ from roseinfer.trace.summary.device_structs import CpuSummary, DeviceSummary, Gp
 from roseinfer.trace.summary.finding_structs import Finding, GapGroup, OpSummary, Repetition, SpanSummary, Sync, WhatIf
 from roseinfer.trace.summary.rank_structs import CollectiveSummary, JobSummary
 from roseinfer.trace.summary.step_structs import Roofline, StepsSummary, TypicalStep
+from roseinfer.trace.summary.work_structs import CategoryWork, KernelWork, OperatorWork, StackWork
 
 SCHEMA_VERSION = 2
 
@@ -99,6 +100,16 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     roofline: Roofline | None
     comparison: TraceComparison | None
     top_ops: list[OpSummary]
+    operators: list[OperatorWork] = []
+    """Time by operator, shapes and types, at most 1,000 rows; `self_gpu_ms` adds up to the time of all GPU events."""
+    kernels: list[KernelWork] = []
+    """GPU events by name, at most 1,000 rows."""
+    categories: list[CategoryWork] = []
+    """GPU events by what they compute."""
+    modules: list[StackWork] = []
+    """Time by chain of modules, at most 1,000 rows; empty without Python stacks."""
+    stacks: list[StackWork] = []
+    """Time by stack of Python functions, at most 200 rows; empty without Python stacks."""
     ranks: list[RankSummary]
     collectives: list[CollectiveSummary] = []
     """Collectives that are matched over several ranks, the longest first."""
