@@ -33,6 +33,7 @@ MODELS = (
 )
 OTHER_FAMILIES = (
     "cohere2",
+    "gemma2",
     "gemma3_text, scaled rotation",
     "glm4",
     "gpt_neox",
