@@ -6,8 +6,10 @@ from typing import Any, TypeVar
 
 from roseinfer.errors import ModelError
 from roseinfer.model_files import quoted, reason
+from roseinfer.models.baichuan import BAICHUAN
 from roseinfer.models.cohere import COHERE, COHERE2
 from roseinfer.models.dialect import Architecture, Checkpoint
+from roseinfer.models.exaone import EXAONE
 from roseinfer.models.fields import WatchedFields
 from roseinfer.models.gemma2 import GEMMA, GEMMA2
 from roseinfer.models.gemma3 import GEMMA3, GEMMA3_TEXT
@@ -16,6 +18,7 @@ from roseinfer.models.gpt2 import GPT2_ARCHITECTURE
 from roseinfer.models.gpt_neox import GPT_NEOX
 from roseinfer.models.granite import GRANITE
 from roseinfer.models.granite_moe import GRANITE_MOE, GRANITE_MOE_SHARED
+from roseinfer.models.internlm2 import INTERNLM2
 from roseinfer.models.llama import LLAMA
 from roseinfer.models.mistral import MINISTRAL, MISTRAL
 from roseinfer.models.mixtral import MIXTRAL
@@ -44,8 +47,10 @@ ARCHITECTURES = {
         QWEN2,
         QWEN3,
         GPT2_ARCHITECTURE,
+        BAICHUAN,
         COHERE,
         COHERE2,
+        EXAONE,
         GEMMA,
         GEMMA2,
         GEMMA3,
@@ -56,6 +61,7 @@ ARCHITECTURES = {
         GRANITE_MOE,
         GRANITE_MOE_SHARED,
         MIXTRAL,
+        INTERNLM2,
         OLMO2,
         OLMO3,
         OLMOE,

@@ -181,6 +181,14 @@ def hf_weight(name: str, _config: ModelConfig) -> WeightPlace | None:
     return None if name.endswith(".rotary_emb.inv_freq") else (name, None)
 
 
+def renamed(name: str, names: Mapping[str, str]) -> str:
+    """Return a tensor's name with every part in `names` replaced. Keys that begin with a dot match inside the name."""
+    for stored, ours in names.items():
+        if stored in name if stored.startswith(".") else name.startswith(stored):
+            name = name.replace(stored, ours, 1)
+    return name
+
+
 def _gguf_config(
     prefix: str,
     architecture: str,

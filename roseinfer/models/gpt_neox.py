@@ -10,7 +10,7 @@ import msgspec
 from torch import Tensor
 
 from roseinfer.models.decoder import Decoder
-from roseinfer.models.decoder_dialects import gguf, hf_config, hugging_face
+from roseinfer.models.decoder_dialects import gguf, hf_config, hugging_face, renamed
 from roseinfer.models.dialect import Architecture, Checkpoint, Transform, WeightPlace
 from roseinfer.models.fields import optional, size
 from roseinfer.models.head_layout import reordered_projection
@@ -57,8 +57,7 @@ def weight_from_hf(name: str, config: ModelConfig) -> WeightPlace | None:
     """Return the name in the weight map, and the order of rows of the fused projection. Masks are skipped."""
     if name.endswith(_NO_WEIGHTS):
         return None
-    for stored, ours in _NAMES.items():
-        name = name.replace(stored, ours)
+    name = renamed(name, _NAMES)
     return name, _separated(config) if ".qkv_proj." in name else None
 
 

@@ -180,7 +180,7 @@ def test_the_context_is_what_the_scaling_reaches(scaling: dict[str, Any], contex
 @pytest.mark.parametrize(
     ("model", "changes", "line"),
     [
-        ("llama", {"model_type": "mamba"}, "'mamba' is not supported; supported: cohere, cohere2, .* starcoder2"),
+        ("llama", {"model_type": "mamba"}, "'mamba' is not supported; supported: baichuan, cohere, .* starcoder2"),
         ("llama", {"hidden_act": "relu"}, "hidden_act 'relu' is not supported; supported: silu"),
         ("gpt2", {"activation_function": "relu"}, "'relu' is not supported; supported: gelu_new, .*gelu"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx True"),

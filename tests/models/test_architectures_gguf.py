@@ -198,7 +198,7 @@ def test_an_architecture_that_is_not_supported_is_named(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(ModelError, match=r"'mamba' is not supported; supported: cohere2, command-r, .*qwen3"):
+    with pytest.raises(ModelError, match=r"'mamba' is not supported; supported: baichuan, cohere2, command-r, .*qwen3"):
         build_engine(EngineConfig(model=str(path), device="cpu"))
 
 
