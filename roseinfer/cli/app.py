@@ -1,4 +1,4 @@
-"""The command line: `roseinfer generate | bench | profile | summarize | models`.
+"""The command line: `roseinfer generate | bench | profile | summarize | merge | models`.
 
 Torch is imported only by a command that needs it, when it runs, so that `--help` is fast.
 """
@@ -33,6 +33,10 @@ COMMANDS = {
     "summarize": Command(
         "roseinfer.cli.summarize.summarize_command",
         "Explain a torch.profiler trace: where the time goes, why the GPU waits, and what to do about it.",
+    ),
+    "merge": Command(
+        "roseinfer.cli.merge.merge_command",
+        "Check that answers of generate are complete, and join them in the order of the requests.",
     ),
     "models": Command(
         "roseinfer.cli.models.models_command", "List the architectures, formats, quantizations and tokenizers that run."

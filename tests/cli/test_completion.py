@@ -23,7 +23,7 @@ def completed(line: str) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "offers"),
     [
-        ("roseinfer ", {"generate", "bench", "profile", "summarize", "models"}),
+        ("roseinfer ", {"generate", "bench", "profile", "summarize", "merge", "models"}),
         ("roseinfer su", {"summarize"}),
         ("roseinfer bench --config ", set(shipped_configs())),
         ("roseinfer generate --model qwen", {name for name in SHAPES if name.startswith("qwen")}),

@@ -1,6 +1,8 @@
 """The options of one call of `generate`, checked before anything is loaded."""
 
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -8,6 +10,7 @@ import msgspec
 from roseinfer.cli.options import GivenSampling
 from roseinfer.config import RunConfig
 from roseinfer.errors import UsageError
+from roseinfer.workload.shard import Shard
 
 
 class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,6 +24,8 @@ class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
     """Value of --output, the file for answers as JSON lines; `-` is stdout, None if not given."""
     resume: bool
     """Skip requests that `output` already answers."""
+    shard: Shard | None
+    """Requests of `input_file` to run; None for all."""
     system: str | None
     """System message for chats that have none."""
     parse_special: bool
@@ -44,7 +49,16 @@ class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def lines_to(self) -> str | None:
         """Destination of JSON lines, `-` for stdout; None if the output is text or one JSON document."""
-        return "-" if self.output is None and self.input_file is not None and not self.json else self.output
+        if self.output is None:
+            return "-" if self.input_file is not None and not self.json else None
+        if self.shard is not None and self.writes_into_folder:
+            return str(Path(self.output) / self.shard.file_name)
+        return self.output
+
+    @property
+    def writes_into_folder(self) -> bool:
+        """True if --output is a folder, or names one that is to be created: it ends with a slash."""
+        return self.output is not None and (self.output.endswith(os.sep) or Path(self.output).is_dir())
 
     def check(self) -> None:
         """Raise UsageError for options that are invalid together."""
@@ -55,6 +69,10 @@ class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError("--num-requests repeats prompts, not the requests of --input: drop one of the two")
         if self.resume and self.output in (None, "-"):
             raise UsageError("--resume continues a file: name the file with --output")
+        if self.shard is not None and self.input_file is None:
+            raise UsageError("--shard divides the requests of a file: name the file with --input")
+        if self.shard is None and self.writes_into_folder:
+            raise UsageError(f"invalid --output {self.output}: it is a folder: name a file, or add --shard I/N")
         if self.json and self.output == "-":
             raise UsageError("--json and --output - both write to stdout: choose one")
         if self.system is not None and workload.raw:

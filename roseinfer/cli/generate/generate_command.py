@@ -13,6 +13,7 @@ from roseinfer.cli.options import Debug, GivenSampling, Json, Quiet, configured
 from roseinfer.config import RunConfig, WorkloadConfig
 from roseinfer.config_file import sampling_with
 from roseinfer.errors import UsageError
+from roseinfer.workload.shard import parse_shard
 
 EXAMPLES = (
     ("Complete one prompt, or two as a batch", 'roseinfer generate "The capital of France is" "Two plus two is"'),
@@ -24,6 +25,10 @@ EXAMPLES = (
     (
         "Run a file of requests, and continue after an interruption",
         "roseinfer generate --input requests.jsonl --output answers.jsonl --resume",
+    ),
+    (
+        "Run the first of four parts of a file",
+        "roseinfer generate --input requests.jsonl --output answers/ --shard 0/4",
     ),
 )
 
@@ -53,6 +58,15 @@ def generate(
         bool,
         typer.Option("--resume", help="Continue --output: skip the requests that it answers.", rich_help_panel="Batch"),
     ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            metavar="I/N",
+            help="Run part I, from 0, of N parts of --input; with a folder as --output.",
+            rich_help_panel="Batch",
+        ),
+    ] = None,
     system: Annotated[
         str | None,
         typer.Option(
@@ -102,6 +116,9 @@ def generate(
     Answers go to --output, or to stdout, in the order of the requests, one line per completion. Each answer is written
     once all earlier ones are. The answer of an invalid line, and of a request that cannot run, is an object with an
     "error"; the others run, and the exit code is 1.
+
+    With --shard, several processes divide the requests among them, by a hash of their ids. If --output is a folder,
+    each writes a file of its own there, and `roseinfer merge` joins them.
     """
     if logit_bias:
         given = given._replace(settings={**given.settings, "logit_bias": _logit_bias(logit_bias)})
@@ -115,6 +132,7 @@ def generate(
         input_file=input_file,
         output=output,
         resume=resume,
+        shard=None if shard is None else parse_shard(shard),
         system=system,
         parse_special=parse_special,
         template_options=_template_options(chat_template_kwargs),

@@ -6,6 +6,7 @@ Imports torch: the command imports this module only when it runs.
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -87,6 +88,8 @@ def write_lines(call: GenerateCall, name: str) -> None:
     """Write one line per completion to a file, or to stdout (`-`), each once all earlier ones are written."""
     call, source = _with_model(call)
     total, requests = _requests(call)
+    if call.writes_into_folder:
+        _make_folder(Path(name).parent)
     with open_lines(name, resume=call.resume) as lines:
         done = lines.answered
         engine = _engine(call, source)
@@ -157,7 +160,10 @@ def _requests(call: GenerateCall) -> tuple[int | None, Iterable[WorkloadRequest]
     sampling = call.config.sampling
     if call.input_file is not None:
         # An invalid line is kept as a refused request, so that the others run.
-        return count_requests(call.input_file), read_requests(call.input_file, sampling, keep_wrong=True)
+        count = count_requests(call.input_file)
+        # Counting the requests of a shard would parse every line twice.
+        known = count if call.shard is None else None
+        return known, read_requests(call.input_file, sampling, keep_wrong=True)
     texts = read_prompts(call.config.workload)
     return len(texts), [
         WorkloadRequest(id=place, prompt=parse_prompt(text), params=sampling)
@@ -185,7 +191,16 @@ def _answers(
 
     scheduler = engine.scheduler(call.config.workload.mode)
     as_they_fit = call.input_file is not None or call.output is not None
-    return answers(scheduler, requests, accepted, as_they_fit=as_they_fit, done=done, on_event=on_event)
+    return answers(
+        scheduler, requests, accepted, as_they_fit=as_they_fit, done=done, shard=call.shard, on_event=on_event
+    )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot create the folder {folder}: {error.strerror}") from None
 
 
 def _print_json(engine: Engine, tally: Tally, content: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from roseinfer.engine.outputs import RequestOutput
 from roseinfer.engine.prompt import Prompt
 from roseinfer.engine.schedulers import Scheduler
 from roseinfer.errors import RoseinferError, UsageError
+from roseinfer.workload.shard import Shard
 from roseinfer.workload.workload_request import WorkloadRequest
 
 _BATCHES_AHEAD = 2
@@ -21,7 +22,8 @@ class RequestFeed:
     """Reads requests, submits them, and holds their answers until they are complete and in order.
 
     `to_prompt` converts a request's prompt to one that the engine accepts. Requests whose id is in `done` are skipped.
-    Their digests there, if any, must be those of their prompts, or else no further request is read.
+    Their digests there, if any, must be those of their prompts, or else no further request is read. Requests that
+    `shard` does not hold are skipped too.
     With `as_they_fit`, requests are read only while the scheduler has room, and a refusal becomes the answer of its
     request. Otherwise all requests are submitted before the first step, and the first refusal is raised.
     """
@@ -34,6 +36,7 @@ class RequestFeed:
         *,
         as_they_fit: bool,
         done: Mapping[str | int, str | None],
+        shard: Shard | None = None,
     ) -> None:
         self.pending: deque[Answer] = deque()
         """Answers not yet delivered to the caller, in the order of their requests."""
@@ -45,6 +48,7 @@ class RequestFeed:
         self._to_prompt = to_prompt
         self._as_they_fit = as_they_fit
         self._done = done
+        self._shard = shard
         self._running: dict[int, Answer] = {}  # by the scheduler's request id
         batch = scheduler.engine.limits.max_batch_size
         self._max_unfinished = _BATCHES_AHEAD * batch
@@ -59,6 +63,8 @@ class RequestFeed:
                 request, self.failure = None, error
             if request is None:
                 self.is_exhausted = True
+            elif self._shard is not None and not self._shard.holds(request.id):
+                self._scheduler.skip()
             elif request.id in self._done:
                 if self._done[request.id] not in (None, prompt_digest(request)):
                     self.failure = _changed(request)
