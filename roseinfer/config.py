@@ -57,6 +57,9 @@ class EngineConfig(CheckedTable, frozen=True, forbid_unknown_fields=True, kw_onl
     """
     device: str = "auto"
     """"cpu", "cuda", "cuda:N", or "auto": a GPU if one is available."""
+    tensor_parallel: PositiveInt = 1
+    """Number of ranks that divide the model: processes of this host, with a GPU each. With `device` "cpu", they are
+    processes that share the CPU."""
     threads: PositiveInt | None = None
     """CPU threads that PyTorch and the compiled kernels compute with, in the whole process. None leaves PyTorch's
     number: OMP_NUM_THREADS, or else one per physical core."""

@@ -50,6 +50,13 @@ def save_llama(folder: Path, **changes: Any) -> Path:
     return _save(LlamaForCausalLM, LlamaConfig(**{**LLAMA, **changes}), folder)
 
 
+def save_mistral(folder: Path, **changes: Any) -> Path:
+    """Save a Mistral with random weights, biases and norms included."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    return _save(MistralForCausalLM, MistralConfig(**{**LLAMA, **changes}), folder)
+
+
 def save_gpt2(folder: Path, **changes: Any) -> Path:
     """Save a GPT-2 with random weights, biases and norms included."""
     from transformers import GPT2Config, GPT2LMHeadModel

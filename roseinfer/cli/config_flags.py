@@ -100,6 +100,13 @@ _ENGINE = (
     ),
     ConfigFlag(
         "engine",
+        "tensor_parallel",
+        "Number of GPUs of this host that divide the model.",
+        "N",
+        int,
+    ),
+    ConfigFlag(
+        "engine",
         "threads",
         "CPU threads to compute with.",
         "N",

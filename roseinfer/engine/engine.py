@@ -119,6 +119,15 @@ class Engine(LoadedModel):
         finally:
             loop.cancel(call)
 
+    def close(self) -> None:
+        """Release the processes of an engine with `tensor_parallel`. It cannot run requests afterwards.
+
+        An engine that is no longer referenced, or whose process ends, releases them too. Without other ranks, this does
+        nothing.
+        """
+        with self.lock:
+            self.runner.close()
+
     @property
     def _loop(self) -> SharedLoop:
         """The loop of this engine's calls. Not a field: a copy of the engine with other limits has its own."""

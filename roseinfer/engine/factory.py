@@ -1,6 +1,7 @@
 """`build_engine`: the one factory from a configuration to a running engine, used by every command."""
 
-from collections.abc import Iterator
+import pickle
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import msgspec
@@ -11,6 +12,9 @@ from roseinfer.attention.registry import attention_backend
 from roseinfer.cache.block_pool import BlockPool
 from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.config import EngineConfig
+from roseinfer.distributed.rank_channel import Kind
+from roseinfer.distributed.rank_group import RankGroup
+from roseinfer.distributed.rank_team import RankTeam, team_of
 from roseinfer.engine.device import (
     resolve_device,
     resolve_dtype,
@@ -20,6 +24,7 @@ from roseinfer.engine.device import (
 )
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.graphs.step_graphs import StepGraphs
+from roseinfer.engine.leading_runner import LeadingRunner
 from roseinfer.engine.limits import StepLimits, activation_bytes, step_limits
 from roseinfer.engine.memory import (
     check_positions_fit,
@@ -28,6 +33,8 @@ from roseinfer.engine.memory import (
     is_out_of_memory,
     kv_cache_bytes,
 )
+from roseinfer.engine.rank_devices import check_divides, rank_device, share_threads
+from roseinfer.engine.rank_worker import serve_under_torchrun
 from roseinfer.engine.runner import Runner
 from roseinfer.engine.step_times import StepTimes
 from roseinfer.errors import ModelError, UsageError
@@ -36,10 +43,12 @@ from roseinfer.model_files import reading
 from roseinfer.models.architectures import architecture
 from roseinfer.models.causal_lm import CausalLM
 from roseinfer.models.compiled_decoder import CompiledDecoder
-from roseinfer.models.footprint import WeightBytes
+from roseinfer.models.footprint import WeightBytes, count_parameters
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.model_loading import check_weights, fill_dummy_weights, load_config, load_weights
 from roseinfer.models.shapes import SHAPES
+from roseinfer.models.tensor_parallel import Division, divide
+from roseinfer.models.weight_slices import RankPart
 from roseinfer.native_stderr import without_panic_reports
 from roseinfer.progress import ProgressCallback
 from roseinfer.text.assets import load_text
@@ -59,7 +68,11 @@ def build_engine(
     UsageError for a setting that cannot work.
     """
     try:
-        return _engine(config, on_progress, source)
+        return (
+            _engine(config, on_progress, source)
+            if config.tensor_parallel == 1
+            else _leading(config, on_progress, source)
+        )
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -69,9 +82,47 @@ def build_engine(
         ) from None
 
 
-def _engine(config: EngineConfig, on_progress: ProgressCallback | None, source: ModelSource | None) -> Engine:
+def build_rank(payload: bytes, group: RankGroup) -> Runner:
+    """Build the runner of a rank other than 0, from the settings that rank 0 has sent."""
+    config, source = pickle.loads(payload)
+    return _engine(config, None, source, group=group).runner
+
+
+def _leading(config: EngineConfig, on_progress: ProgressCallback | None, source: ModelSource | None) -> Engine:
+    """Build the engine of rank 0. In a process that torchrun started as another rank, serve rank 0 and end."""
+    device, place = rank_device(config)
+    if place is not None and place.rank > 0:
+        serve_under_torchrun(place, device, build_rank)
+    started: list[RankTeam] = []
+
+    def start() -> RankTeam:
+        started.append(team_of(config.tensor_parallel, device.type, place))
+        return started[0]
+
+    try:
+        engine = _engine(config, on_progress, source, start=start)
+        started[0].wait_until_ready()
+    except BaseException:
+        for team in started:
+            team.close()
+        raise
+    return engine
+
+
+def _engine(
+    config: EngineConfig,
+    on_progress: ProgressCallback | None,
+    source: ModelSource | None,
+    *,
+    start: Callable[[], RankTeam] | None = None,
+    group: RankGroup | None = None,
+) -> Engine:
+    """Build an engine that runs a whole model; or that of rank 0, which starts the others, or of a rank in a group."""
     set_threads(config.threads)
-    device = resolve_device(config.device)
+    device = rank_device(config)[0] if group is None else group.device
+    if config.tensor_parallel > 1:
+        share_threads(config.threads, config.tensor_parallel)
+    given = config
     config = msgspec.structs.replace(config, compile=_with_native(config.compile, device))
     dtype = resolve_dtype(config.dtype, device)
     source = source or resolve(config.model, config.load_format, SHAPES)
@@ -90,8 +141,14 @@ def _engine(config: EngineConfig, on_progress: ProgressCallback | None, source: 
     max_model_len = _max_model_len(config, model_config)
     if device.type == "cpu" and model_config.rope is not None:
         check_positions_fit(source.name, max_model_len, model_config.head_dim)
+    check_divides(model_config, config.tensor_parallel, quantization)
+    team = None if start is None else start()
+    if team is not None:
+        team.send(Kind.BUILD, pickle.dumps((given, source)))
+        group = team.group(device)
     with reading(source.name):
-        model = _build(model_config.limited_to(max_model_len), dtype, device)
+        model, part = _build(model_config.limited_to(max_model_len), dtype, device, group)
+    whole_config, model_config = model_config, model.config
     num_parameters = sum(view.numel() for view in model.weight_views().values())
     # A CPU's allocator overcommits and fails only when the memory is written to, so the size is checked before that.
     if device.type == "cpu":
@@ -101,11 +158,11 @@ def _engine(config: EngineConfig, on_progress: ProgressCallback | None, source: 
             arithmetic = f"{num_parameters:,} parameters x {dtype.itemsize} bytes"
             check_weights_fit(source.name, num_parameters * dtype.itemsize, arithmetic)
     if reader is None:
-        fill_dummy_weights(model, config.seed)
+        fill_dummy_weights(model, config.seed, part)
     else:
         keep, check = quantization == "stored", config.check_weights
         with reading(source.name):
-            load_weights(model, reader, source, dtype, on_progress, keep_quantized=keep, check_finite=check)
+            load_weights(model, reader, source, dtype, on_progress, keep_quantized=keep, check_finite=check, rank=part)
     stored = WeightBytes.of(model)
     used = (stored.layers + stored.experts) // dtype.itemsize - model_config.idle_parameters
     pair_work = _pair_work(model_config, used)
@@ -116,18 +173,23 @@ def _engine(config: EngineConfig, on_progress: ProgressCallback | None, source: 
         is_gpu=device.type == "cuda",
         max_model_len=max_model_len,
         element_bytes=dtype.itemsize,
-        spare_bytes=spare_memory_bytes(device),
+        spare_bytes=_least(group, spare_memory_bytes(device)),
     )
-    cache = _kv_cache(config, limits, model_config, max_model_len, dtype, device)
+    cache = _kv_cache(config, limits, model_config, max_model_len, dtype, device, group)
     attention = attention_backend(config.attention, cache)
-    model = CompiledDecoder.around(model, cache, attention) or model
+    if group is None:
+        model = CompiledDecoder.around(model, cache, attention) or model
     graphs = _step_graphs(config, limits, model, cache, attention, max_model_len)
+    if team is None:
+        runner = Runner(model, cache, attention, device, graphs, must_capture=group is not None)
+    else:
+        runner = LeadingRunner(model, cache, attention, device, graphs, team)
     return Engine(
         config=config,
-        model_config=model_config,
+        model_config=whole_config,
         model_name=source.name,
-        num_parameters=num_parameters,
-        runner=Runner(model, cache, attention, device, graphs),
+        num_parameters=num_parameters if part is None else count_parameters(whole_config),
+        runner=runner,
         # The pool leaves out the last block: padding rows of CUDA graphs write to it.
         pool=BlockPool(cache.num_blocks - 1, cache.block_size, prefix_cache=config.prefix_cache),
         tokenizer=text.tokenizer,
@@ -176,10 +238,17 @@ def _check_vocabulary(tokenizer: Tokenizer | None, config: EngineConfig, model: 
     raise ModelError(f"{model}: the tokenizer has {tokenizer.vocab_size} tokens, the model {vocab_size}")
 
 
-def _build(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> CausalLM:
+def _build(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, group: RankGroup | None
+) -> tuple[CausalLM, RankPart | None]:
+    """Return an unloaded model; of several ranks, this rank's part of it, with the slices to load."""
     with _default_dtype(dtype), device:
         try:
-            return architecture(config.architecture).build(config).eval()
+            if group is None:
+                return architecture(config.architecture).build(config).eval(), None
+            division = Division(config, group.rank, group.size)
+            model = architecture(config.architecture).build(division.config).eval()
+            return model, RankPart(config, divide(model, division, group))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -207,10 +276,12 @@ def _kv_cache(
     max_model_len: int,
     dtype: torch.dtype,
     device: torch.device,
+    group: RankGroup | None,
 ) -> KVCache:
     """Allocate the KV cache that the settings allow, but at most for a full batch of the longest requests.
 
-    What the activations of the largest step need is left free.
+    What the activations of the largest step need is left free. All ranks have as many blocks as the one with the least
+    memory.
     """
     wanted = limits.max_batch_size * -(-max_model_len // config.block_size)
     block_bytes = model.kv_bytes_per_token(dtype.itemsize) * config.block_size
@@ -221,7 +292,7 @@ def _kv_cache(
         context_tokens=max(max_model_len, limits.max_batch_tokens),
         element_bytes=dtype.itemsize,
     )
-    affordable = kv_cache_bytes(config.kv_cache_memory, device, step_bytes) // block_bytes
+    affordable = _least(group, kv_cache_bytes(config.kv_cache_memory, device, step_bytes) // block_bytes)
     if affordable < 1:
         raise ModelError(
             f"the KV cache has no room for a single block of {block_bytes / 2**20:.1f} MiB on {device}: "
@@ -244,8 +315,8 @@ def _kv_cache(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            # Another program took the memory meanwhile, or it is fragmented.
-            if num_blocks == 1:
+            # Another program took the memory meanwhile, or it is fragmented. Ranks need the same number of blocks.
+            if num_blocks == 1 or group is not None:
                 raise ModelError(f"{device} has no memory for a KV cache: end other programs that use it") from None
             num_blocks //= 2
 
@@ -270,6 +341,11 @@ def _step_graphs(
         max_steps=config.max_decode_steps,
         scrap_block=cache.num_blocks - 1,
     )
+
+
+def _least(group: RankGroup | None, value: int) -> int:
+    """Return the smallest of the ranks' values, or the value of a process that is alone."""
+    return value if group is None else group.least(value)
 
 
 @contextmanager

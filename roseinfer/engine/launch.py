@@ -1,6 +1,7 @@
 """A launched step: tokens that the next step may read on the device, and results that the host reads later."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import NamedTuple
 
@@ -34,6 +35,8 @@ class Launch:
         """`drawn` holds all tokens that the step draws, [decode steps, `num_rows` or more]."""
         self.logprobs = logprobs
         """Log-probabilities per token, None where the request asks for none. None: no request asks for any."""
+        self.guard: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Context in which the host waits for the tokens."""
         self._num_rows = num_rows
         self._tokens, self._is_done = drawn, None
         if drawn.is_cuda:
@@ -46,6 +49,7 @@ class Launch:
     def tokens(self) -> list[int]:
         """Wait for the step and return its tokens: those of the first decode step, then of the second, and so on."""
         if self._is_done is not None:
-            self._is_done.synchronize()
+            with self.guard():
+                self._is_done.synchronize()
         steps: list[list[int]] = self._tokens[:, : self._num_rows].tolist()
         return steps[0] if len(steps) == 1 else list(chain.from_iterable(steps))

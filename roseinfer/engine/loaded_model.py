@@ -64,9 +64,14 @@ class LoadedModel:
         size = f"{self.num_parameters / 1e6:,.1f} M parameters"
         return f"{type(self).__name__}({self.model_name!r}, {size}, {self.dtype_name} on {self.runner.device})"
 
+    @property
+    def rank_config(self) -> ModelConfig:
+        """The part of the model that one rank computes; `model_config` if the engine has no other ranks."""
+        return self.model_config if self.config.tensor_parallel == 1 else self.runner.model.config
+
     @cached_property
     def weight_bytes(self) -> WeightBytes:
-        """Bytes of the weights in memory, in quantized form where they are quantized."""
+        """Bytes of the weights in one rank's memory, in quantized form where they are quantized."""
         return WeightBytes.of(self.runner.model)
 
     @cached_property

@@ -38,12 +38,16 @@ class Runner:
         attention: AttentionBackend,
         device: torch.device,
         graphs: StepGraphs | None = None,
+        *,
+        must_capture: bool = False,
     ) -> None:
+        """With `must_capture`, a graph for which there is no memory is an error: all ranks must replay the same."""
         self.model = model
         self.cache = cache
         self.attention = attention
         self.device = device
         self.graphs = graphs
+        self._must_capture = must_capture
         self._rows: dict[int, RowState] = {}
         self._drawn = DrawnTokens(torch.empty(0, dtype=torch.int64, device=device), ())
 
@@ -63,6 +67,9 @@ class Runner:
                 f"{self.device} has no memory for a step of {batch.num_tokens} tokens: lower --max-batch-tokens, "
                 "--max-batch-size or --kv-cache-memory"
             ) from None
+
+    def close(self) -> None:
+        """Release what other processes hold for this runner: nothing, unless it leads other ranks."""
 
     def _launch(self, batch: StepBatch) -> Launch:
         states = self._update_rows(batch)
@@ -116,6 +123,10 @@ class Runner:
         try:
             self.graphs.capture(key)
         except torch.OutOfMemoryError:
+            if self._must_capture:
+                raise RoseinferError(
+                    f"{self.device} has no memory for CUDA graphs: lower --kv-cache-memory, or give --no-cuda-graphs"
+                ) from None
             _LOG.warning("%s has no memory for CUDA graphs: continuing without them, more slowly", self.device)
             self.graphs = None
         return self.graphs is not None

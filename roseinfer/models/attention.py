@@ -7,6 +7,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from roseinfer.distributed.rank_group import RankGroup
 from roseinfer.kernels.attention.attention_spec import AttentionSpec
 from roseinfer.kernels.attention.projection import AttentionLayer
 from roseinfer.models.linear import Linear
@@ -44,6 +45,12 @@ class Attention(nn.Module):
         self.q_norm = q_norm
         self.k_norm = k_norm
         self.joint = joint
+        self._joint_ranks: RankGroup | None = None
+        self._key_copies = 1
+
+    def divide_joint_norms(self, ranks: RankGroup, key_copies: int) -> None:
+        """Normalize all heads of all ranks together, if norms are joint. `key_copies` ranks hold the same keys."""
+        self._joint_ranks, self._key_copies = ranks, key_copies
 
     def forward(self, x: Tensor, step: StepAttention) -> Tensor:
         """Apply attention to x, [tokens, hidden_size]."""
@@ -67,8 +74,23 @@ class Attention(nn.Module):
             spec = self.spec
             sizes = [count * spec.head_dim for count in (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)]
             q, k, v = torch.split(qkv, sizes, dim=1)
-            qkv = torch.cat((self.q_norm(q), self.k_norm(k), v), dim=1)
+            q, k = self._jointly_normalized(q, k, self.q_norm, self.k_norm)
+            qkv = torch.cat((q, k, v), dim=1)
         return step.attend(qkv, self.layer).flatten(1)
+
+    def _jointly_normalized(self, q: Tensor, k: Tensor, q_norm: RMSNorm, k_norm: RMSNorm) -> tuple[Tensor, Tensor]:
+        """Normalize the queries, and the keys, of all heads of a token together. Ranks add their sums of squares."""
+        ranks = self._joint_ranks
+        if ranks is None:
+            return q_norm(q), k_norm(k)
+        wide = torch.promote_types(q.dtype, torch.float32)
+        q_wide, k_wide = q.to(wide), k.to(wide)
+        sums = torch.stack((q_wide.square().sum(1), k_wide.square().sum(1) / self._key_copies))
+        q_mean, k_mean = ranks.all_reduce(sums)
+        q_mean, k_mean = q_mean / (q.shape[1] * ranks.size), k_mean / (k.shape[1] * ranks.size // self._key_copies)
+        q_wide = q_wide * torch.rsqrt(q_mean + q_norm.eps)[:, None] * q_norm.weight
+        k_wide = k_wide * torch.rsqrt(k_mean + k_norm.eps)[:, None] * k_norm.weight
+        return q_wide.to(q.dtype), k_wide.to(k.dtype)
 
     def _rows_after_norm(
         self, norm: LayerNorm | RMSNorm, hidden: Tensor, residual: Tensor | None, step: StepAttention, rows: Tensor

@@ -1,17 +1,22 @@
 """The interface of a decoder-only language model to the engine."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from roseinfer.attention.backend import AttentionBackend, AttentionMetadata
+from roseinfer.distributed.rank_group import RankGroup
+from roseinfer.errors import ModelError
 from roseinfer.kernels.linear.form_choice import Packing
 from roseinfer.models.embedding import Embedding
 from roseinfer.models.experts import ExpertLinear
 from roseinfer.models.linear import Linear
 from roseinfer.models.model_config import ModelConfig
-from roseinfer.models.norm_layers import RMSNorm
+from roseinfer.models.norm_layers import LayerNorm, RMSNorm
 from roseinfer.models.weight_map import WeightMap
+from roseinfer.models.weight_slices import RankSlice, RankSlices
+from roseinfer.weights.stored_tensor import Range
 
 
 class CausalLM(nn.Module, ABC):
@@ -21,6 +26,8 @@ class CausalLM(nn.Module, ABC):
     embed: Embedding
     head: Linear | None
     """The output head, or None if `embed` is the head as well."""
+    ranks: RankGroup | None = None
+    """Ranks that divide the model; None: this process runs all of it."""
 
     @abstractmethod
     def forward(
@@ -50,6 +57,32 @@ class CausalLM(nn.Module, ABC):
                 module.pack()
         if self.head is None:
             self.embed.pack_head(packing)
+
+    def head_logits(self, hidden: Tensor) -> Tensor:
+        """Multiply by the output head, or by this rank's part: [rows, hidden_size] -> [rows, vocab_size or less]."""
+        return self.embed.logits(hidden) if self.head is None else self.head.linear(hidden)
+
+    def gathered(self, logits: Tensor) -> Tensor:
+        """Return the logits of the whole vocabulary, from those of this rank's part of the head."""
+        return logits if self.ranks is None else self.ranks.gather(logits)[:, : self.config.vocab_size]
+
+    def joining_norms(self) -> Sequence[RMSNorm | LayerNorm]:
+        """Return the norms whose input is the output of an attention or MLP, of which each rank computes a summand."""
+        raise ModelError(f"--tensor-parallel does not support the {self.config.architecture} architecture: drop it")
+
+    def divide_head(self, ranks: RankGroup, rows: Range) -> RankSlices:
+        """Hold some rows of the output head only, padding included. Returns the slices of its weights."""
+        self.ranks = ranks
+        first, stop = rows
+        vocab_size, num_rows = self.config.vocab_size, stop - first
+        if self.head is None:
+            self.embed.divide_head(first, stop, ranks.size * num_rows)
+            return {}
+        self.head = Linear(self.config.hidden_size, num_rows, bias=self.head.bias is not None)
+        first, stop = min(first, vocab_size), min(stop, vocab_size)
+        padding = num_rows - (stop - first)
+        part = RankSlice(0, vocab_size, ((first, stop),), padding=padding)
+        return dict.fromkeys(self.head.weight_map().values(), part)
 
     @abstractmethod
     def weight_map(self) -> WeightMap:

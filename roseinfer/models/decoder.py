@@ -4,6 +4,7 @@ Llama (Touvron et al., 2023) and its descendants differ only in their `ModelConf
 biases, norms of queries and keys, scales, and the attention of each layer.
 """
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -16,6 +17,7 @@ from roseinfer.models.decoder_blocks import DecoderLayer, new_block, new_norm
 from roseinfer.models.embedding import Embedding
 from roseinfer.models.linear import Linear
 from roseinfer.models.model_config import ModelConfig
+from roseinfer.models.norm_layers import LayerNorm, RMSNorm
 from roseinfer.models.rope import RotaryEmbedding
 from roseinfer.models.step_attention import StepAttention
 from roseinfer.models.weight_map import WeightMap, compose
@@ -69,12 +71,20 @@ class Decoder(CausalLM):
 
     def logits(self, hidden: Tensor) -> Tensor:
         config = self.config
-        logits = self.embed.logits(hidden) if self.head is None else self.head.linear(hidden)
+        logits = self.head_logits(hidden)
         if config.logit_scale != 1.0:
             logits = logits * config.logit_scale
         if config.logit_softcap is not None:
             logits = torch.tanh(logits / config.logit_softcap) * config.logit_softcap
-        return logits
+        return self.gathered(logits)
+
+    def joining_norms(self) -> Sequence[RMSNorm | LayerNorm]:
+        layers = [cast(DecoderLayer, layer) for layer in self.layers]
+        following = [*(layer.attention_norm for layer in layers[1:]), self.norm]
+        joining: list[RMSNorm | LayerNorm] = []
+        for layer, after in zip(layers, following, strict=True):
+            joining += [*layer.joining_norms(), after] if layer.ends_partial else layer.joining_norms()
+        return joining
 
     def weight_map(self) -> WeightMap:
         layers = {f"model.layers.{index}": cast(DecoderLayer, layer) for index, layer in enumerate(self.layers)}

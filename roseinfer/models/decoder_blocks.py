@@ -3,6 +3,7 @@
 Every layer takes and returns (hidden, residual), as `GatedMLP.after_norm` does.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -36,6 +37,8 @@ class DecoderLayer(nn.Module):
 
     computes_rows: ClassVar[bool] = True
     """As a step's last layer, the layer returns `StepAttention.rows` only."""
+    ends_partial: ClassVar[bool] = True
+    """Of several ranks, each returns a summand of `hidden`, which the next norm joins."""
 
     def __init__(self, config: ModelConfig, index: int, rope: RotaryEmbedding | None = None) -> None:
         super().__init__()
@@ -61,6 +64,10 @@ class DecoderLayer(nn.Module):
         """Run the layer."""
         hidden, residual = self.attention.after_norm(self.attention_norm, hidden, residual, step)
         return self.mlp.after_norm(self.mlp_norm, hidden, residual)
+
+    def joining_norms(self) -> Sequence[RMSNorm | LayerNorm]:
+        """Return the layer's norms whose input is the output of its attention or MLP."""
+        return (self.mlp_norm,)
 
     def parts(self) -> dict[str, HasWeights]:
         """Return the modules with weights, by their names in Hugging Face checkpoints."""
@@ -99,12 +106,17 @@ class PostNormLayer(DecoderLayer):
     """Norms after attention and MLP, before their outputs are added to the residual stream (OLMo 2)."""
 
     computes_rows = False
+    ends_partial = False
 
     def forward(self, hidden: Tensor, residual: Tensor | None, step: StepAttention) -> tuple[Tensor, Tensor | None]:
         """Run the layer."""
         stream = hidden if residual is None else hidden + residual
         stream = stream + self.attention_norm.after(self.attention(stream, step), None)[0]
         return self.mlp_norm.after(self.mlp(stream), None)[0], stream
+
+    def joining_norms(self) -> Sequence[RMSNorm | LayerNorm]:
+        """Return the layer's norms whose input is the output of its attention or MLP."""
+        return self.attention_norm, self.mlp_norm
 
     def parts(self) -> dict[str, HasWeights]:
         """Return the modules with weights, by their names in Hugging Face checkpoints."""
@@ -120,6 +132,7 @@ class SandwichLayer(DecoderLayer):
     """Norms before and after attention and MLP (Gemma 2 and 3, GLM-4). Names are those of Gemma."""
 
     computes_rows = False
+    ends_partial = False
 
     def __init__(self, config: ModelConfig, index: int, rope: RotaryEmbedding | None = None) -> None:
         super().__init__(config, index, rope)
@@ -132,6 +145,10 @@ class SandwichLayer(DecoderLayer):
         hidden = self.after_attention.after(self.attention(normed, step), None)[0]
         normed, stream = self.mlp_norm.after(hidden, stream)
         return self.after_mlp.after(self.mlp(normed), None)[0], stream
+
+    def joining_norms(self) -> Sequence[RMSNorm | LayerNorm]:
+        """Return the layer's norms whose input is the output of its attention or MLP."""
+        return self.after_attention, self.after_mlp
 
     def parts(self) -> dict[str, HasWeights]:
         """Return the modules with weights, by their names in Hugging Face checkpoints."""
@@ -163,6 +180,10 @@ class ParallelLayer(DecoderLayer):
         if not self.shares_norm:
             normed = self.mlp_norm.after(stream, None)[0]
         return attended + self.mlp(normed), stream
+
+    def joining_norms(self) -> Sequence[RMSNorm | LayerNorm]:
+        """Return no norm: attention and MLP add to one sum, which the next layer's norm joins."""
+        return ()
 
     def parts(self) -> dict[str, HasWeights]:
         """Return the modules with weights, by their names in Hugging Face checkpoints."""

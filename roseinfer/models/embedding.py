@@ -26,6 +26,7 @@ class Embedding(nn.Module):
         """Weight form in which rows are looked up."""
         self.form: WeightForm = self.lookup
         """Weight form that multiplies by the table, used as the output head."""
+        self._head_rows: tuple[int, int] | None = None  # rows of the head that this rank multiplies by
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.lookup.rows(ids, self.table.dtype)
@@ -34,6 +35,17 @@ class Embedding(nn.Module):
         """Multiply by the table, used as the output head: [tokens, size] -> [tokens, rows]."""
         return self.form.matmul(hidden, bias)
 
+    def divide_head(self, first: int, stop: int, padded: int) -> None:
+        """As the output head, use the rows from `first` to `stop` only, of a table padded to `padded` rows.
+
+        The rows after those in use are zeros. Call this before the table is loaded.
+        """
+        table = self.table.new_zeros(max(padded, len(self.table)), self.table.shape[1])
+        self.table = nn.Parameter(table, requires_grad=False)
+        self.lookup = plain_table(self.table, self.rows)
+        self._head_rows = first, stop
+        self.form = plain_table(self.table[first:stop], stop - first)
+
     def pack_head(self, packing: Packing = "none") -> None:
         """Choose the weight form of a loaded table that is also the output head. A packed table is left unchanged.
 
@@ -41,6 +53,10 @@ class Embedding(nn.Module):
         chosen form.
         """
         if not isinstance(self.form, PlainTable):
+            return
+        if self._head_rows is not None:
+            first, stop = self._head_rows
+            self.form = choose_table_form(self.table[first:stop], stop - first, packing)
             return
         self.form = choose_table_form(self.table, self.rows, packing)
         if isinstance(self.form, TableForm):

@@ -41,6 +41,8 @@ class ExpertsMLP(nn.Module):
         self.down = ExpertLinear(width, spec.num_experts, {"down_proj": hidden_size})
         self.shared = GatedMLP(hidden_size, spec.shared_size, activation, bias=False) if spec.shared_size else None
         self.shared_gate = SharedGate(hidden_size) if spec.shared_gate else None
+        self.is_partial = False
+        """True if the result is one rank's summand, which the next norm joins with those of the other ranks."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the MLP to x, [tokens, hidden_size]."""
@@ -54,7 +56,7 @@ class ExpertsMLP(nn.Module):
     def after_norm(self, norm: NormBefore, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Apply the MLP to norm(hidden + residual). Takes and returns both tensors as `GatedMLP.after_norm` does."""
         normed, stream = norm.after(hidden, residual)
-        if self.shared is None:
+        if self.shared is None and not self.is_partial:
             return self._experts(normed, stream), None
         return self(normed), stream
 

@@ -3,12 +3,15 @@
 from typing import Self
 
 import msgspec
+import torch
 from torch import nn
 
+from roseinfer.models.architectures import architecture
 from roseinfer.models.causal_lm import CausalLM
 from roseinfer.models.embedding import Embedding
 from roseinfer.models.experts import ExpertLinear
 from roseinfer.models.linear import Linear
+from roseinfer.models.model_config import ModelConfig
 
 
 class WeightBytes(msgspec.Struct, frozen=True):
@@ -40,6 +43,12 @@ class WeightBytes(msgspec.Struct, frozen=True):
         """Return the bytes of the same weights with elements `factor` times as large."""
         parts = (self.layers, self.head, self.lookup, self.experts)
         return type(self)(*(round(factor * num_bytes) for num_bytes in parts))
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Return the number of parameters of a model that is not loaded."""
+    with torch.device("meta"):
+        return sum(view.numel() for view in architecture(config.architecture).build(config).weight_views().values())
 
 
 def _own_bytes(module: nn.Module) -> int:

@@ -1,6 +1,6 @@
 """GPT-2: LayerNorm, learned positions, multi-head attention, GELU (Radford et al., 2019)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 from torch import Tensor, nn
@@ -52,7 +52,13 @@ class GPT2(CausalLM):
         return self.norm.after(hidden, residual)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return self.embed.logits(hidden, self.head_bias) if self.head is None else self.head.linear(hidden)
+        logits = self.gathered(self.head_logits(hidden))
+        return logits if self.head_bias is None else logits + self.head_bias
+
+    def joining_norms(self) -> Sequence[LayerNorm]:
+        layers = [cast(GPT2Layer, layer) for layer in self.layers]
+        following = [*(layer.attention_norm for layer in layers[1:]), self.norm]
+        return [norm for layer, after in zip(layers, following, strict=True) for norm in (layer.mlp_norm, after)]
 
     def weight_map(self) -> WeightMap:
         layers = {f"transformer.h.{index}": cast(GPT2Layer, layer) for index, layer in enumerate(self.layers)}
@@ -69,12 +75,13 @@ class GPT2Layer(nn.Module):
     def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__()
         hidden, intermediate = config.hidden_size, config.intermediate_size
+        heads = config.num_heads * config.head_dim
         self.attention_norm = LayerNorm(hidden, config.norm_eps, bias=config.norm_bias)
         self.attention = Attention(
             index,
             config.attention_specs[index],
-            Linear(hidden, 3 * hidden, bias=config.qkv_bias, stored_transposed=True),
-            Linear(hidden, hidden, bias=config.output_bias, stored_transposed=True),
+            Linear(hidden, 3 * heads, bias=config.qkv_bias, stored_transposed=True),
+            Linear(heads, hidden, bias=config.output_bias, stored_transposed=True),
         )
         self.mlp_norm = LayerNorm(hidden, config.norm_eps, bias=config.norm_bias)
         activation: Literal["gelu", "gelu_tanh"] = "gelu" if config.activation == "gelu" else "gelu_tanh"

@@ -29,6 +29,8 @@ class Linear(nn.Module):
         self.unit = out_features
         """Common divisor of the projections' numbers of outputs, so that packs of outputs need not span projections."""
         self.stored_transposed = stored_transposed
+        self.is_partial = False
+        """True if the result is one rank's summand, which the next norm joins with those of the other ranks."""
         self.form: WeightForm = plain_form(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,6 +51,8 @@ class Linear(nn.Module):
 
     def onto(self, x: Tensor, stream: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return (x W^T + b, stream), for the next norm to add; or (their sum, None) if one kernel computes the sum."""
+        if self.is_partial:
+            return self.form.linear(x, self.bias), stream
         return self.form.onto(x, stream, self.bias)
 
     def tail(self, outputs: int) -> Callable[[Tensor], Tensor] | None:

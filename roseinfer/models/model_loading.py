@@ -1,6 +1,6 @@
 """Loading a model: its shape, then its weights, from a checkpoint or at random."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -15,11 +15,13 @@ from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.shapes import SHAPES
 from roseinfer.models.stored_packing import StoredPacking
 from roseinfer.models.weight_map import WeightSlot
+from roseinfer.models.weight_slices import RankPart, RankSlices, stored_part
 from roseinfer.progress import ProgressCallback
 from roseinfer.weights.dummy import fill_dummy
 from roseinfer.weights.gguf_file import GgufReader
 from roseinfer.weights.json_file import read_json
 from roseinfer.weights.resolve import ModelSource
+from roseinfer.weights.stored_tensor import StoredPart, StoredParts
 from roseinfer.weights.weight_reader import WeightReader
 
 
@@ -66,62 +68,115 @@ def load_weights(
     *,
     keep_quantized: bool = False,
     check_finite: bool = False,
+    rank: RankPart | None = None,
 ) -> None:
-    """Copy every tensor of the checkpoint into its slot of the model's weight map.
+    """Copy every tensor of the checkpoint into its slot of the model's weight map; of a rank's model, its part alone.
 
     With `keep_quantized`, quantized weights of a GGUF file stay quantized, as `StoredPacking` describes.
     Raises ModelError for a weight that is missing, of another shape, or not part of the architecture: a model that
     silently ran without that weight would be wrong. With `check_finite`, also for one with NaN or infinite values.
     """
-    placed = _placed(model, reader, source)
+    placed = _placed(model, reader, source, rank)
     packing = StoredPacking(model) if keep_quantized and isinstance(reader, GgufReader) else None
-    for name, tensor in _tensors(reader, dtype, on_progress, keep_groups=packing is not None):
+    parts = {} if rank is None else _divided(placed, rank.slices)
+    for name, tensor in _tensors(reader, dtype, on_progress, parts, keep_groups=packing is not None):
         if name not in placed:
             continue
         if check_finite:
             _check_finite(name, tensor, source)
-        for slot, transform in placed[name]:
+        for slot, fit in placed[name]:
             if isinstance(tensor, QuantizedWeight):
+                if rank is not None and len(placed[name]) > 1:
+                    raise ModelError(
+                        f"{source.name}: --tensor-parallel does not divide experts that stay quantized: "
+                        "give --quantize none"
+                    )
                 assert packing is not None
-                packing.add_groups(slot, tensor, transform)
+                packing.add_groups(slot, tensor, fit)
                 continue
-            slot.view.copy_(tensor if transform is None else transform(tensor))
+            slot.view.copy_(tensor if fit is None else fit(tensor))
             if packing is not None and isinstance(reader, GgufReader) and reader.is_quantized(name):
                 packing.add_dequantized(slot)
     if packing is not None:
         packing.finish()
 
 
+def _divided(placed: dict[str, list[tuple[WeightSlot, Transform | None]]], slices: RankSlices) -> dict[str, StoredPart]:
+    """Let the transforms of `placed` return what this rank holds. Returns the parts of stored tensors to read for them.
+
+    A tensor that fills several slots is read whole.
+    """
+    parts: dict[str, StoredPart] = {}
+    for name, places in placed.items():
+        for at, (slot, transform) in enumerate(places):
+            kept = slices.get(slot)
+            if kept is None:
+                continue
+            if len(places) == 1:
+                parts[name], transform = stored_part(kept, transform)
+                places[at] = slot, _then(transform, kept.padded) if kept.padding else transform
+            else:
+                places[at] = slot, _then(transform, kept.of)
+    return parts
+
+
+def _then(transform: Transform | None, after: Transform) -> Transform:
+    return after if transform is None else lambda stored: after(transform(stored))
+
+
 @torch.no_grad()
-def fill_dummy_weights(model: CausalLM, seed: int) -> None:
-    """Fill matrices with random values, norm weights with 1 and biases with 0, so that activations stay in range."""
-    matrices: list[Tensor] = []
-    for name, view in model.weight_views().items():
-        if view.dim() > 1:
-            matrices.append(view)
+def fill_dummy_weights(model: CausalLM, seed: int, rank: RankPart | None = None) -> None:
+    """Fill matrices with random values, norm weights with 1 and biases with 0, so that activations stay in range.
+
+    A rank's model gets its part of what the whole model would get.
+    """
+    matrices: list[WeightSlot] = []
+    for name, slot in model.weight_map().items():
+        if slot.view.dim() > 1:
+            matrices.append(slot)
         else:
-            view.fill_(0.0 if name.endswith("bias") else 1.0)
-    fill_dummy(matrices, seed)
+            slot.view.fill_(0.0 if name.endswith("bias") else 1.0)
+    fill_dummy(_whole_matrices(matrices, {} if rank is None else rank.slices), seed)
+
+
+def _whole_matrices(slots: Iterable[WeightSlot], slices: RankSlices) -> Iterator[Tensor]:
+    """Yield each slot's matrix to be filled. Of a matrix that a rank holds in part, a whole one is filled and cut."""
+    for slot in slots:
+        kept, view = slices.get(slot), slot.view
+        if kept is None:
+            yield view
+        else:
+            shape = kept.whole_shape(view)
+            # The values depend on the order in memory.
+            whole = view.new_empty(shape[::-1]).t() if slot.transposed else view.new_empty(shape)
+            yield whole
+            view.copy_(kept.of(whole))
 
 
 def _tensors(
-    reader: WeightReader, dtype: torch.dtype, on_progress: ProgressCallback | None, *, keep_groups: bool
+    reader: WeightReader,
+    dtype: torch.dtype,
+    on_progress: ProgressCallback | None,
+    parts: StoredParts,
+    *,
+    keep_groups: bool,
 ) -> Iterator[tuple[str, Tensor | QuantizedWeight]]:
     if keep_groups and isinstance(reader, GgufReader):
-        return reader.tensors_and_groups(dtype, on_progress)
-    return reader.tensors(dtype, on_progress)
+        return reader.tensors_and_groups(dtype, on_progress, parts)
+    return reader.tensors(dtype, on_progress, parts)
 
 
 def _placed(
-    model: CausalLM, reader: WeightReader, source: ModelSource
+    model: CausalLM, reader: WeightReader, source: ModelSource, rank: RankPart | None = None
 ) -> dict[str, list[tuple[WeightSlot, Transform | None]]]:
     """Return the slots of each stored tensor that the model uses, with the transforms that make the tensor fit."""
+    config, slices = (model.config, {}) if rank is None else (rank.whole, rank.slices)
     rules = architecture(model.config.architecture).dialect(source.format)
     assert rules is not None, "the config was read by this dialect"
     missing = model.weight_map()
     placed: dict[str, list[tuple[WeightSlot, Transform | None]]] = {}
     for name, stored in reader.table().items():
-        places = rules.weight(name, model.config)
+        places = rules.weight(name, config)
         if places is None:
             continue
         for target, transform in places if isinstance(places, list) else [places]:
@@ -137,7 +192,8 @@ def _placed(
                 raise ModelError(
                     f"{source.name}: weight {name} holds integers: download a model with floating-point weights"
                 )
-            expected, found = tuple(slot.view.shape), _shape_after(transform, stored.shape)
+            expected = slices[slot].whole_shape(slot.view) if slot in slices else tuple(slot.view.shape)
+            found = _shape_after(transform, stored.shape)
             if found != expected:
                 raise ModelError(f"{source.name}: weight {name} has shape {found}, but the config says {expected}")
             placed.setdefault(name, []).append((slot, transform))

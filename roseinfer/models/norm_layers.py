@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from roseinfer.distributed.rank_group import RankGroup
 from roseinfer.kernels.linear.form_choice import prefers_mirrored_norm
 from roseinfer.kernels.norms import Norm, add_layer_norm, add_rms_norm, add_rms_norm_mirrored
 from roseinfer.models.parameter import parameter
@@ -22,6 +23,8 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = parameter(size)
         self.eps = eps
+        self.ranks: RankGroup | None = None
+        """Ranks whose results the norm joins: its input is a partial sum. None: the input is complete."""
         self._mirrored: Tensor | None = None
 
     def pack(self) -> None:
@@ -34,6 +37,10 @@ class RMSNorm(nn.Module):
 
     def after(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return norm(x + residual) and x + residual, [tokens, size] each. If residual is None, the sum is x."""
+        return self.normalized(x, residual) if self.ranks is None else self.ranks.join(x, residual, self)
+
+    def normalized(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Compute `after` for a complete input."""
         if self._mirrored is not None and len(x) <= _FEW_ROWS:
             return add_rms_norm_mirrored(x, residual, self._mirrored, self.eps)
         return add_rms_norm(x, residual, self.weight, self.eps)
@@ -56,12 +63,18 @@ class LayerNorm(nn.Module):
         self.weight = parameter(size)
         self.bias = parameter(size) if bias else None
         self.eps = eps
+        self.ranks: RankGroup | None = None
+        """Ranks whose results the norm joins: its input is a partial sum. None: the input is complete."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, (x.shape[-1],), self.weight, self.bias, self.eps)
 
     def after(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return norm(x + residual) and x + residual, [tokens, size] each. If residual is None, the sum is x."""
+        return self.normalized(x, residual) if self.ranks is None else self.ranks.join(x, residual, self)
+
+    def normalized(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Compute `after` for a complete input."""
         return add_layer_norm(x, residual, self.weight, self.bias, self.eps)
 
     @cached_property

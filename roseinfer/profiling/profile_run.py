@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from roseinfer.config import ProfileConfig, RunConfig
+from roseinfer.config import EngineConfig, ProfileConfig, RunConfig
 from roseinfer.costs.ceilings import ceilings
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.memory import parse_bytes
@@ -51,6 +51,7 @@ def profile_run(
     it records, and on a GPU also the steps after. `on_stage` is called before each of these stages, and before traces
     are compressed. Raises UsageError, with the arithmetic, if the load cannot fill the schedule.
     """
+    check_one_rank(engine.config)
     check_writable(Path(config.profile.profile_dir))
     planned = planned_steps(engine, config.workload.mode, load)
     _check_fits(config, planned, most_steps(engine, config.workload.mode, load))
@@ -100,6 +101,12 @@ def profile_run(
             remove_run_dir(session.run_dir)
         raise RoseinferError(_ended_early(session, config.profile))
     return ProfileResult(session=session.result, report=report)
+
+
+def check_one_rank(config: EngineConfig) -> None:
+    """Raise UsageError for an engine with several ranks, of which only one would be recorded."""
+    if config.tensor_parallel > 1:
+        raise UsageError("profile does not record the ranks of --tensor-parallel yet: drop it, or use bench")
 
 
 def _unseen(_what: str, _unit: str) -> ProgressCallback:

@@ -15,7 +15,7 @@ from roseinfer.model_files import shortened
 from roseinfer.progress import ProgressCallback
 from roseinfer.weights.gguf_groups import read_groups
 from roseinfer.weights.gguf_header import GgufHeader, GgufTensor, read_gguf_header
-from roseinfer.weights.stored_tensor import StoredTensor
+from roseinfer.weights.stored_tensor import ALL_WHOLE, Range, StoredPart, StoredParts, StoredTensor, columns_of
 
 _CHUNK_BLOCKS = 4096
 """Quantization blocks to dequantize at a time. The temporaries then fit into the CPU's cache, which is twice as fast as
@@ -90,28 +90,32 @@ class GgufReader:
         return self._read(raw, tensor, torch.float32)
 
     def tensors(
-        self, dtype: torch.dtype, on_progress: ProgressCallback | None = None
+        self, dtype: torch.dtype, on_progress: ProgressCallback | None = None, parts: StoredParts = ALL_WHOLE
     ) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield (name, tensor) for every tensor, on the CPU, dequantized to `dtype`. Integer tensors stay integers.
+
+        Of the tensors in `parts`, only the part is read.
 
         `on_progress` counts bytes. A tensor that is stored in `dtype` is a view of the mapped file: copy the values.
         """
         for name, tensor, raw in self._stored(on_progress):
-            yield name, self._read(raw, tensor, dtype)
+            yield name, self._read(raw, tensor, dtype, parts.get(name))
 
     def tensors_and_groups(
-        self, dtype: torch.dtype, on_progress: ProgressCallback | None = None
+        self, dtype: torch.dtype, on_progress: ProgressCallback | None = None, parts: StoredParts = ALL_WHOLE
     ) -> Iterator[tuple[str, torch.Tensor | QuantizedWeight]]:
         """Yield (name, tensor or groups) for every tensor.
 
         A matrix stored in uniform 4-bit groups of 32 elements is yielded as a `QuantizedWeight`.
-        Any other tensor is yielded as by `tensors`.
+        Any other tensor is yielded as by `tensors`. Raises ModelError for a part that begins or ends inside a group.
         """
         for name, tensor, raw in self._stored(on_progress):
             kind = self._gguf.GGMLQuantizationType(tensor.ggml_type)
-            block_bytes = self._gguf.GGML_QUANT_SIZES[kind][1]
-            groups = read_groups(kind.name, raw.reshape(-1, block_bytes), tensor.shape)
-            yield name, self._read(raw, tensor, dtype) if groups is None else groups
+            blocks, shape, columns = self._blocks(raw, tensor, parts.get(name))
+            groups = read_groups(kind.name, blocks, shape)
+            if groups is not None and columns is not None:
+                groups = self._cut(groups, columns, name)
+            yield name, self._read(raw, tensor, dtype, parts.get(name)) if groups is None else groups
 
     def table(self) -> dict[str, StoredTensor]:
         """Return the shape and kind of every tensor, by name, from the file's header alone."""
@@ -142,17 +146,53 @@ class GgufReader:
         # Copy-on-write, because torch requires writable memory and the file must not change.
         return np.memmap(part, np.uint8, "c")
 
-    def _read(self, raw: npt.NDArray[np.uint8], tensor: GgufTensor, dtype: torch.dtype) -> torch.Tensor:
+    def _blocks(
+        self, raw: npt.NDArray[np.uint8], tensor: GgufTensor, part: StoredPart | None
+    ) -> tuple[npt.NDArray[np.uint8], tuple[int, ...], tuple[Range, ...] | None]:
+        """Return the quantization blocks of a part, [blocks, bytes], their shape, and columns still to be cut.
+
+        Columns are cut here if they begin and end at the borders of blocks.
+        """
+        block_size, block_bytes = self._gguf.GGML_QUANT_SIZES[self._gguf.GGMLQuantizationType(tensor.ggml_type)]
+        if part is None or len(tensor.shape) < 2:
+            return raw.reshape(-1, block_bytes), tensor.shape, None
+        rows = part.rows_of(torch.from_numpy(raw).view(tensor.shape[0], -1, block_bytes))
+        width, columns = tensor.shape[1], part.columns
+        if columns is not None and not any(border % block_size for borders in columns for border in borders):
+            rows = columns_of(rows, tuple((start // block_size, stop // block_size) for start, stop in columns))
+            width, columns = sum(stop - start for start, stop in columns), None
+        return rows.reshape(-1, block_bytes).numpy(), (len(rows), width), columns
+
+    def _cut(self, groups: QuantizedWeight, columns: tuple[Range, ...], name: str) -> QuantizedWeight:
+        """Return some columns of a matrix, which begin and end at the borders of its groups."""
+        size = groups.group_size
+        for start, stop in columns:
+            if start % size or stop % size:
+                raise ModelError(
+                    f"{self._path}: tensor {name} has groups of {size} columns, which columns {start} to {stop} of one "
+                    "rank would cut: choose another --tensor-parallel, or give --quantize none"
+                )
+        in_groups = tuple((start // size, stop // size) for start, stop in columns)
+        return groups.mapped(
+            lambda plane: columns_of(plane, columns if plane.shape == groups.codes.shape else in_groups)
+        )
+
+    def _read(
+        self, raw: npt.NDArray[np.uint8], tensor: GgufTensor, dtype: torch.dtype, part: StoredPart | None = None
+    ) -> torch.Tensor:
         plain = _PLAIN.get(self._kind(tensor))
         if plain is None:
-            return self._dequantize(raw, tensor, dtype)
+            return self._dequantize(raw, tensor, dtype, part)
         values = torch.from_numpy(raw).view(plain).view(tensor.shape)
+        values = values if part is None else part.of(values)
         return values.to(dtype) if plain.is_floating_point else values
 
-    def _dequantize(self, raw: npt.NDArray[np.uint8], tensor: GgufTensor, dtype: torch.dtype) -> torch.Tensor:
+    def _dequantize(
+        self, raw: npt.NDArray[np.uint8], tensor: GgufTensor, dtype: torch.dtype, part: StoredPart | None
+    ) -> torch.Tensor:
         kind = self._gguf.GGMLQuantizationType(tensor.ggml_type)
-        block_size, block_bytes = self._gguf.GGML_QUANT_SIZES[kind]
-        blocks = raw.reshape(-1, block_bytes)
+        block_size = self._gguf.GGML_QUANT_SIZES[kind][0]
+        blocks, shape, columns = self._blocks(raw, tensor, part)
         values = np.empty((len(blocks), block_size), np.float32)
         try:
             # NumPy copies the chunks on one thread. torch would copy each with all threads, and thousands of small
@@ -166,7 +206,8 @@ class GgufReader:
                 f"{self._path}: tensor {tensor.name} is quantized as {kind.name}, which cannot be dequantized: "
                 "use another quantization of the model, such as Q8_0 or Q4_K_M"
             ) from None
-        return torch.from_numpy(values).to(dtype).view(tensor.shape)
+        dense = torch.from_numpy(values).view(shape)
+        return (dense if columns is None else columns_of(dense, columns)).to(dtype)
 
     def _check_places(self, part: Path, header: GgufHeader) -> None:
         """Raise ModelError unless the tensors lie one after another, padded to the alignment, as GGUF requires.

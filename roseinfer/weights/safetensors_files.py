@@ -12,7 +12,7 @@ from roseinfer.errors import ModelError
 from roseinfer.model_files import reading, shortened
 from roseinfer.progress import ProgressCallback
 from roseinfer.weights.json_file import read_json
-from roseinfer.weights.stored_tensor import StoredTensor
+from roseinfer.weights.stored_tensor import ALL_WHOLE, StoredParts, StoredTensor
 
 _FLOATS = ("F", "BF")
 """Starts of the names of floating-point dtypes."""
@@ -54,9 +54,11 @@ class SafetensorsReader:
         return self._table
 
     def tensors(
-        self, dtype: torch.dtype, on_progress: ProgressCallback | None = None
+        self, dtype: torch.dtype, on_progress: ProgressCallback | None = None, parts: StoredParts = ALL_WHOLE
     ) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield (name, tensor) for every tensor, on the CPU. Floating-point tensors are converted to `dtype`.
+
+        Of the tensors in `parts`, only the part is read.
 
         `on_progress` counts bytes. A tensor that is stored in `dtype` is a view of the mapped file: copy the values.
         """
@@ -65,6 +67,8 @@ class SafetensorsReader:
             with reading(path), safe_open(path, framework="pt", device="cpu") as file:
                 for name, num_bytes in sizes.items():
                     tensor = file.get_tensor(name)
+                    if name in parts:
+                        tensor = parts[name].of(tensor)
                     yield name, tensor.to(dtype) if tensor.is_floating_point() else tensor
                     done += num_bytes
                     if on_progress is not None:

@@ -21,7 +21,7 @@ import torch
 from roseinfer.errors import ModelError
 from roseinfer.model_files import MAX_JSON_BYTES, reading, shortened
 from roseinfer.progress import ProgressCallback
-from roseinfer.weights.stored_tensor import StoredTensor
+from roseinfer.weights.stored_tensor import ALL_WHOLE, StoredParts, StoredTensor
 
 _WHAT_IT_IS = "a dict with `model`, a state dict, and `config`"
 _NO_CHECKSUM = 0
@@ -79,9 +79,11 @@ class TrainerReader:
         }
 
     def tensors(
-        self, dtype: torch.dtype, on_progress: ProgressCallback | None = None
+        self, dtype: torch.dtype, on_progress: ProgressCallback | None = None, parts: StoredParts = ALL_WHOLE
     ) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield (name, tensor) for every tensor, on the CPU. Floating-point tensors are converted to `dtype`.
+
+        Of the tensors in `parts`, only the part is returned.
 
         `on_progress` counts bytes. A tensor that is stored in `dtype` is a view of the mapped file: copy the values.
         """
@@ -93,7 +95,8 @@ class TrainerReader:
             if storage.data_ptr() not in checked:
                 checked.add(storage.data_ptr())
                 self._check(name, storage, unread)
-            yield name, tensor.to(dtype) if tensor.is_floating_point() else tensor
+            part = parts[name].of(tensor) if name in parts else tensor
+            yield name, part.to(dtype) if tensor.is_floating_point() else part
             done += tensor.nbytes
             if on_progress is not None:
                 on_progress(done, self.total_bytes)

@@ -10,7 +10,7 @@ from roseinfer.progress import ProgressCallback
 from roseinfer.weights.gguf_file import GgufReader
 from roseinfer.weights.resolve import ModelSource
 from roseinfer.weights.safetensors_files import SafetensorsReader
-from roseinfer.weights.stored_tensor import StoredTensor
+from roseinfer.weights.stored_tensor import ALL_WHOLE, StoredParts, StoredTensor
 from roseinfer.weights.trainer_checkpoint import TrainerReader
 
 
@@ -32,12 +32,12 @@ class WeightReader(Protocol):
         """Return the shape and kind of every tensor, by name, without reading their values."""
 
     def tensors(
-        self, dtype: torch.dtype, on_progress: ProgressCallback | None = None
+        self, dtype: torch.dtype, on_progress: ProgressCallback | None = None, parts: StoredParts = ALL_WHOLE
     ) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield (name, tensor) for every tensor, on the CPU. Linear weights are [out, in].
 
-        Floating-point tensors are converted to `dtype`. `on_progress` counts bytes. A tensor may be a view of the
-        mapped file: copy the values.
+        Of the tensors in `parts`, only the part is read. Floating-point tensors are converted to `dtype`. `on_progress`
+        counts bytes. A tensor may be a view of the mapped file: copy the values.
         """
 
 

@@ -19,9 +19,9 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
     context_tokens: int
     """Tokens whose keys and values attention read, including the new ones, summed over requests."""
     bytes: int
-    """Bytes that the step had to move, as counted by `costs.step`."""
+    """Bytes that the step had to move, as counted by `costs.step`; of several ranks, one rank's share."""
     flops: int
-    """FLOPs that the step had to compute, as counted by `costs.step`."""
+    """FLOPs that the step had to compute, as counted by `costs.step`; of several ranks, one rank's share."""
     wall_ms: float
     """Time from the step's launch until its tokens were available, in ms.
 
@@ -35,7 +35,7 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 def step_figures(engine: Engine, plan: StepPlan) -> dict[str, Any]:
     """Return the fields of a StepRecord that are known before the step runs: all but the time."""
-    cost = plan_cost(engine.model_config, engine.dtype.itemsize, plan, engine.weight_bytes)
+    cost = plan_cost(engine.rank_config, engine.dtype.itemsize, plan, engine.weight_bytes)
     return {
         "phase": plan.phase,
         "batch": len(plan.chunks),

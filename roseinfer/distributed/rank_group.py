@@ -1,0 +1,113 @@
+"""The ranks of one engine, and the collectives in which all of them take part.
+
+Each rank is a process with one device. All ranks call the same collectives in the same order.
+"""
+
+import os
+from datetime import timedelta
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from roseinfer.distributed.stores import Store, torch_distributed
+from roseinfer.kernels.norms import Norm
+
+_TIMEOUT = timedelta(hours=1)
+"""Maximum duration of a collective. Ranks that end or hang are noticed much earlier, by `RankWatch`."""
+
+_LIBRARY_SETTINGS = {
+    "NCCL_NVLS_ENABLE": "0",  # multicast needs rights that containers often lack, and failed on shared hosts
+    "TORCH_NCCL_ENABLE_MONITORING": "0",  # its thread ends the process while a profiler or debugger stops it
+}
+
+
+class JoinedNorm(Protocol):
+    """A norm whose input is the sum of what all ranks computed."""
+
+    @property
+    def description(self) -> Norm:
+        """The norm's parameters, for kernels that compute the norm themselves."""
+        ...
+
+    def normalized(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return norm(x + residual) and x + residual, [rows, size] each, on this rank alone."""
+        ...
+
+
+class RankGroup:
+    """Collectives between the ranks of an engine, by gloo on a CPU and NCCL on GPUs."""
+
+    def __init__(self, store: Store, rank: int, size: int, device: torch.device) -> None:
+        """Connect to the other ranks, which create their groups with the same store. Blocks until all have."""
+        self.rank = rank
+        """Number of this rank, from 0."""
+        self.size = size
+        """Number of ranks."""
+        self.device = device
+        dist = torch_distributed()
+        self._host: Any = _gloo(dist.PrefixStore("host", store), rank, size)
+        self._backend: Any = self._host
+        if device.type == "cuda":
+            self._backend = _nccl(dist.PrefixStore("device", store), rank, size, device)
+
+    def join(self, partial: Tensor, residual: Tensor | None, norm: JoinedNorm) -> tuple[Tensor, Tensor]:
+        """Return norm(stream) and the stream: the sum of `partial` over all ranks, plus the residual.
+
+        partial and residual: [rows, size]; without a residual, the stream is the sum alone. Every rank gets the same
+        bits. `partial` is overwritten. This is the only place in a layer where ranks meet.
+        """
+        return norm.normalized(self.all_reduce(partial), residual)
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        """Replace a contiguous tensor by its sum over all ranks, and return it."""
+        self._backend.allreduce([x]).wait()
+        return x
+
+    def gather(self, x: Tensor) -> Tensor:
+        """Return the columns of all ranks next to each other: [rows, columns] -> [rows, ranks * columns]."""
+        rows, columns = x.shape
+        every = x.new_empty((self.size * rows, columns))
+        self._backend._allgather_base(every, x.contiguous()).wait()
+        return every.view(self.size, rows, columns).transpose(0, 1).reshape(rows, self.size * columns)
+
+    def least(self, value: int) -> int:
+        """Return the smallest of the ranks' values, on the host."""
+        smallest = torch.tensor([value], dtype=torch.int64)
+        dist = torch_distributed()
+        options = dist.AllreduceOptions()
+        options.reduceOp = dist.ReduceOp.MIN
+        self._host.allreduce([smallest], options).wait()
+        return int(smallest)
+
+    def meet(self) -> None:
+        """Wait until all ranks have called this."""
+        self.least(0)
+
+    def abort(self) -> None:
+        """End collectives that wait for a rank that is gone. The group cannot be used afterwards."""
+        for backend in {id(self._backend): self._backend, id(self._host): self._host}.values():
+            backend.abort()
+
+
+def _gloo(store: Store, rank: int, size: int) -> Any:
+    dist = torch_distributed()
+    options = dist.ProcessGroupGloo._Options()
+    options._devices = [dist.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
+    options._timeout = _TIMEOUT
+    return dist.ProcessGroupGloo(store, rank, size, options)
+
+
+def _nccl(store: Store, rank: int, size: int, device: torch.device) -> Any:
+    for name, value in _LIBRARY_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    dist = torch_distributed()
+    options = dist.ProcessGroupNCCL.Options()
+    options._timeout = _TIMEOUT
+    options.group_name = "tensor_parallel"
+    torch.cuda.set_device(device)
+    group = dist.ProcessGroupNCCL(store, rank, size, options)
+    # The first collective creates the communicator, which a CUDA graph capture must not.
+    group.allreduce([torch.zeros(1, device=device)]).wait()
+    torch.cuda.synchronize(device)
+    return group

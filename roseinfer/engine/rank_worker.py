@@ -1,0 +1,148 @@
+"""The work of a rank other than 0: it builds the engine of its rank, and launches the steps that rank 0 sends."""
+
+import gc
+import os
+import pickle
+import signal
+import socket
+import sys
+import threading
+import traceback
+import zlib
+from array import array
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import torch
+
+from roseinfer.distributed.rank_channel import ChannelClosed, Kind, RankChannel
+from roseinfer.distributed.rank_group import RankGroup
+from roseinfer.distributed.stores import HOST, Store, torchrun_store
+from roseinfer.distributed.torchrun import TorchrunRank
+from roseinfer.engine.launch import Launch
+from roseinfer.engine.memory import is_out_of_memory
+from roseinfer.engine.runner import Runner
+from roseinfer.engine.step_batch import StepBatch
+from roseinfer.errors import RoseinferError
+
+_ALIVE_S = 1.0
+"""Seconds between two messages to rank 0 that this process runs."""
+
+BuildRunner = Callable[[bytes, RankGroup], Runner]
+"""Builds this rank's runner from the payload of a BUILD message."""
+
+
+class RankWorker:
+    """Receives messages of rank 0 and does what they say, until rank 0 ends or closes the connection."""
+
+    def __init__(self, channel: RankChannel, store: Store, rank: int, size: int, device: torch.device) -> None:
+        self._channel = channel
+        self._place = store, rank, size, device
+        self._decoder = msgspec.msgpack.Decoder(StepBatch)
+        self._runner: Runner | None = None
+        self._unread: Launch | None = None
+        self._checksum = 0
+        self._commands: dict[str, Callable[..., Any]] = {
+            "capture_missing": self._capture_missing,
+            "checksum": self._drawn_checksum,
+        }
+
+    def serve(self, build: BuildRunner) -> None:
+        """Serve rank 0 and end the process: with code 0 once rank 0 is gone, with another after an error."""
+        threading.Thread(target=self._report, name="roseinfer-alive", daemon=True).start()
+        try:
+            self._serve(build)
+        except ChannelClosed:
+            os._exit(0)
+        except RoseinferError as error:
+            self._fail(type(error), str(error))
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                self._fail(RoseinferError, "no memory is left: lower --max-batch-tokens or --kv-cache-memory")
+            # A collective fails when another rank is gone, and rank 0 knows which one.
+            self._channel.wait_for_end(_ALIVE_S)
+            self._fail_unexpectedly(error)
+        except BaseException as error:
+            self._fail_unexpectedly(error)
+
+    def _serve(self, build: BuildRunner) -> None:
+        store, rank, size, device = self._place
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+            torch.zeros(1, device=device)  # initializes CUDA before rank 0 waits in the group
+        self._channel.send(Kind.HELLO, str(os.getpid()).encode())
+        group = RankGroup(store, rank, size, device)
+        while True:
+            kind, payload = self._channel.receive()
+            if kind == Kind.STEP:
+                self._launch(payload)
+            elif kind == Kind.BUILD:
+                self._checksum = 0
+                self._runner = build(payload, group)
+                self._channel.send(Kind.READY)
+            elif kind == Kind.COMMAND:
+                name, arguments = pickle.loads(payload)
+                self._channel.send(Kind.REPLY, pickle.dumps(self._commands[name](*arguments)))
+            elif kind == Kind.RELEASE:
+                self._runner = self._unread = None
+                gc.collect()
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
+
+    def _launch(self, payload: bytes) -> None:
+        assert self._runner is not None
+        launch = self._runner.launch(self._decoder.decode(payload))
+        self._read()
+        self._unread = launch
+
+    def _read(self) -> None:
+        """Count the tokens of the newest launch, one launch late: so the host never waits for the device."""
+        if self._unread is not None:
+            self._checksum = checksum_with(self._checksum, self._unread.tokens())
+            self._unread = None
+
+    def _capture_missing(self) -> None:
+        assert self._runner is not None
+        self._runner.capture_missing()
+
+    def _drawn_checksum(self) -> int:
+        self._read()
+        return self._checksum
+
+    def _report(self) -> None:
+        """Tell rank 0 every second that this process runs. End the process as soon as rank 0 is gone."""
+        while not self._channel.wait_for_end(_ALIVE_S):
+            try:
+                self._channel.send(Kind.ALIVE)
+            except ChannelClosed:
+                break
+        os._exit(0)
+
+    def _fail(self, error_type: type[RoseinferError], text: str) -> None:
+        try:
+            self._channel.send(Kind.FAILED, pickle.dumps((error_type, text)))
+            self._channel.wait_for_end(2 * _ALIVE_S)  # rank 0 reads the message, and ends this process
+        except ChannelClosed:
+            pass
+        os._exit(1)
+
+    def _fail_unexpectedly(self, error: BaseException) -> None:
+        traceback.print_exc()
+        sys.stderr.flush()
+        self._fail(RoseinferError, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+
+
+def checksum_with(checksum: int, tokens: list[int]) -> int:
+    """Return the checksum of all tokens drawn so far, from that before the newest ones."""
+    return zlib.crc32(array("q", tokens).tobytes(), checksum)
+
+
+def serve_under_torchrun(place: TorchrunRank, device: torch.device, build: BuildRunner) -> None:
+    """Serve rank 0 in a process that torchrun has started as another rank. Does not return."""
+    store = torchrun_store(place)
+    connection = socket.create_connection((HOST, int(store.get("port"))))
+    channel = RankChannel(connection)
+    channel.send(Kind.HELLO, pickle.dumps((place.rank, os.getpid())))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    RankWorker(channel, store, place.rank, place.size, device).serve(build)
