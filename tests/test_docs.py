@@ -26,8 +26,8 @@ PAGES = [
 
 TUTORIAL_SPANS = ("roseinfer.decode_step_sessions.",)
 """Spans of the tutorial engine, whose trace the README explains; that engine is not in this repository."""
-FOREIGN_OPTIONS = {"--profiler-config"}
-"""Options of other engines, which the pages explain: vLLM's, for recording a trace."""
+FOREIGN_OPTIONS = {"--profiler-config", "--nproc-per-node"}
+"""Options of other programs, which the pages explain: vLLM's, for recording a trace, and torchrun's."""
 
 
 @pytest.fixture(params=PAGES, ids=lambda path: path.name)
