@@ -13,16 +13,23 @@ from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.kernels.cpu import native_step
 from roseinfer.kernels.cpu.native_kernels import LANES, scoring_struct
 from roseinfer.kernels.cpu.native_matmul import WeightKind, WeightStruct
-from roseinfer.kernels.cpu.native_step import LayerStruct, StepStruct, decode_layers
+from roseinfer.kernels.cpu.native_step import ActivationKind, LayerStruct, NormStruct, StepStruct, decode_layers
 from roseinfer.kernels.linear.native_weight import NativeWeight
+from roseinfer.models.activation_names import ActivationName
 from roseinfer.models.causal_lm import CausalLM
 from roseinfer.models.decoder import Decoder
-from roseinfer.models.decoder_blocks import DecoderLayer
+from roseinfer.models.decoder_blocks import DecoderLayer, PostNormLayer, SandwichLayer
 from roseinfer.models.linear import Linear
-from roseinfer.models.mlp import GatedMLP
+from roseinfer.models.mlp import MLP, GatedMLP
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.norm_layers import LayerNorm, RMSNorm
 from roseinfer.models.weight_map import WeightMap
+
+_ACTIVATIONS: dict[ActivationName, ActivationKind] = {
+    "silu": ActivationKind.SILU,
+    "gelu_tanh": ActivationKind.GELU_TANH,
+    "gelu": ActivationKind.GELU,
+}
 
 
 class CompiledDecoder(CausalLM):
@@ -48,13 +55,7 @@ class CompiledDecoder(CausalLM):
         if not isinstance(model, Decoder) or not isinstance(attention, CompiledAttention):
             return None
         config, dtype = model.config, cache.data.dtype
-        is_like_llama = (config.block, config.norm, config.gated_mlp, config.activation) == (
-            "pre_norm",
-            "rms",
-            True,
-            "silu",
-        )
-        if not is_like_llama or config.joint_qk_norm or config.experts is not None:
+        if config.experts is not None:
             return None
         sizes = (config.hidden_size, config.intermediate_size, config.head_dim // 2)
         fits = all(size % LANES == 0 for size in sizes) and all(_fits(layer, dtype) for layer in model.layers)
@@ -105,7 +106,12 @@ class CompiledLayers:
             head_dim=config.head_dim,
             block_size=cache.block_size,
             largest_window=0 if 0 in windows else max(windows),
+            activation=_ACTIVATIONS[config.activation],
+            gated=config.gated_mlp,
+            parallel=config.block == "parallel",
+            joint_norms=config.joint_qk_norm,
             eps=config.norm_eps,
+            residual_scale=config.residual_scale if config.block == "scaled" else 1.0,
         )
 
     def run(self, hidden: Tensor, positions: Tensor, layout: DecodeLayout) -> Tensor:
@@ -142,8 +148,9 @@ def _buffer_sizes(config: ModelConfig) -> dict[str, int]:
     return {
         "qkv": query + 2 * config.num_kv_heads * config.head_dim,
         "attended": query,
-        "gate_up": 2 * config.intermediate_size,
+        "gate_up": (2 if config.gated_mlp else 1) * config.intermediate_size,
         "active": config.intermediate_size,
+        "added": config.hidden_size,
     }
 
 
@@ -161,27 +168,46 @@ def _fits(layer: nn.Module, dtype: torch.dtype) -> bool:
 def _layer(layer: nn.Module, keys: Tensor, values: Tensor) -> LayerStruct:
     """Describe a layer and its part of the cache to the kernels."""
     assert isinstance(layer, DecoderLayer)
-    assert isinstance(layer.mlp, GatedMLP)
-    attention = layer.attention
+    attention, mlp = layer.attention, layer.mlp
+    assert isinstance(mlp, (GatedMLP, MLP))
     spec, table = attention.spec, None if attention.rope is None else attention.rope.table
-
-    def weight_of(norm: RMSNorm | LayerNorm | None) -> int | None:
-        return None if norm is None else norm.weight.data_ptr()
-
+    before, after = _norms(layer)
     return LayerStruct(
-        attention_norm=weight_of(layer.attention_norm),
-        mlp_norm=weight_of(layer.mlp_norm),
-        q_norm=weight_of(attention.q_norm),
-        k_norm=weight_of(attention.k_norm),
+        attention_norm=_norm(before[0]),
+        mlp_norm=_norm(before[1]),
+        after_attention=_norm(after[0]),
+        after_mlp=_norm(after[1]),
+        q_norm=None if attention.q_norm is None else attention.q_norm.weight.data_ptr(),
+        k_norm=None if attention.k_norm is None else attention.k_norm.weight.data_ptr(),
         rope_table=None if table is None else table.data_ptr(),
         keys=keys.data_ptr(),
         values=values.data_ptr(),
         scoring=scoring_struct(spec.scoring, spec.head_dim),
         qkv=_weight(attention.qkv),
         output=_weight(attention.output),
-        gate_up=_weight(layer.mlp.gate_up),
-        down=_weight(layer.mlp.down),
+        gate_up=_weight(mlp.gate_up if isinstance(mlp, GatedMLP) else mlp.up),
+        down=_weight(mlp.down),
     )
+
+
+_NormPair = tuple[RMSNorm | LayerNorm | None, RMSNorm | LayerNorm | None]
+"""Norms of attention and of the MLP."""
+
+
+def _norms(layer: DecoderLayer) -> tuple[_NormPair, _NormPair]:
+    """Return the norms before attention and MLP, and those after them."""
+    own = (layer.attention_norm, layer.mlp_norm)
+    if isinstance(layer, SandwichLayer):
+        return own, (layer.after_attention, layer.after_mlp)
+    return ((None, None), own) if isinstance(layer, PostNormLayer) else (own, (None, None))
+
+
+def _norm(norm: RMSNorm | LayerNorm | None) -> NormStruct:
+    """Describe a norm, or that there is none, to the kernels."""
+    if norm is None:
+        return NormStruct()
+    bias = getattr(norm, "bias", None)
+    return NormStruct(norm.weight.data_ptr(), None if bias is None else bias.data_ptr(), isinstance(norm, LayerNorm))
 
 
 def _weight(linear: Linear) -> WeightStruct:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from architecture_models import random_model, random_prompt
 from native_builds import COMPILER, compiled_kernels_folder
 from stepping import run_traced
 from tiny import save_llama
@@ -102,6 +103,52 @@ def test_logits_equal_those_of_torch(kind: str, threads: int, tmp_path: Path, mo
                 torch.testing.assert_close(ours.logits, expected.logits, rtol=1e-4, atol=2e-4)
     finally:
         torch.set_num_threads(before)
+
+
+FAMILIES = [
+    "cohere2",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "glm4",
+    "gpt_neox",
+    "gpt_neox, one after the other",
+    "granite",
+    "olmo2",
+    "phi3, partly rotated",
+    "smollm3",
+    "stablelm, biases",
+    "starcoder2, sliding window, no biases",
+]
+"""Models that differ in kinds of blocks, norms and activations, in scales, biases and rotated parts."""
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(name, "float32") for name in FAMILIES]
+    + [(name, "bfloat16") for name in ("cohere2", "gemma2", "granite", "olmo2")],
+)
+def test_every_kind_of_layer_runs_in_one_call(
+    name: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random_model(name, **SIZES | {"hidden_size": 128}).save_pretrained(tmp_path)
+    prompts = [random_prompt(5), random_prompt(30), random_prompt(17)]
+    calls = watch(monkeypatch)
+    settings = {"max_batch_size": 3, "dtype": dtype}
+    plain = run_traced(engine_of(tmp_path, compile=False, **settings), prompts, PARAMS)
+    assert not calls
+    compiled = run_traced(engine_of(tmp_path, compile=True, **settings), prompts, PARAMS)
+    assert max(calls) == 3
+    for ours, expected, prompt in zip(compiled, plain, prompts, strict=True):
+        alike = zip(expected.token_ids, ours.token_ids, strict=True)
+        same = next((at for at, (a, b) in enumerate(alike) if a != b), len(ours.token_ids))
+        found, wanted = ours.logits[: same - 1].float(), expected.logits[: same - 1].float()
+        if dtype == "float32":
+            assert ours.token_ids == expected.token_ids
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=2e-4)
+        else:  # both round to bfloat16, at different operations
+            assert same > len(prompt)
+            assert (found - wanted).abs().mean() < 0.05 * wanted.std()
 
 
 @pytest.mark.parametrize("quantize", ["none", "int8", "int4"])

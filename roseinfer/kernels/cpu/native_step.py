@@ -1,7 +1,8 @@
-"""All layers of a decode step as one call of the compiled CPU kernels (cpp/native.cpp)."""
+"""All layers of a decode step as one call of the compiled CPU kernels (cpp/decode_layers.h)."""
 
 import ctypes
 from contextlib import nullcontext
+from enum import IntEnum
 
 import torch
 
@@ -16,16 +17,35 @@ MAX_ROWS = 64
 PARTS = ("qkv_linear", "rope_append", "attention", "output_linear", "gate_up_linear", "down_linear")
 """Parts of a layer, in order. Each part includes the norms, activations and residual additions next to it."""
 
+PARALLEL_PARTS = ("qkv_linear", "rope_append", "attention", "gate_up_linear", "output_linear", "down_linear")
+"""Parts of a layer whose MLP reads the stream without the result of attention, in order."""
+
 _SPANS = {"rope_append": "roseinfer.kv.append", "attention": "roseinfer.attention"}
 """Spans around some parts, with the names that the uncompiled decoder uses for the same work."""
 
 
+class ActivationKind(IntEnum):
+    """Activations of MLPs: `Activation` in cpp/elementwise.h."""
+
+    SILU = 0
+    GELU_TANH = 1
+    GELU = 2
+
+
+class NormStruct(ctypes.Structure):
+    """A norm over the hidden size: `Norm` in cpp/decode_layers.h. Without a weight there is no norm."""
+
+    _fields_ = (("weight", POINTER), ("bias", POINTER), ("centered", INTEGER))
+
+
 class LayerStruct(ctypes.Structure):
-    """Addresses that one decoder layer reads and writes: `Layer` in cpp/native.cpp."""
+    """Addresses that one decoder layer reads and writes: `Layer` in cpp/decode_layers.h."""
 
     _fields_ = (
-        ("attention_norm", POINTER),
-        ("mlp_norm", POINTER),
+        ("attention_norm", NormStruct),
+        ("mlp_norm", NormStruct),
+        ("after_attention", NormStruct),
+        ("after_mlp", NormStruct),
         ("q_norm", POINTER),
         ("k_norm", POINTER),
         ("rope_table", POINTER),
@@ -40,7 +60,7 @@ class LayerStruct(ctypes.Structure):
 
 
 class StepStruct(ctypes.Structure):
-    """A decode step's layers, inputs, buffers and sizes: `Step` in cpp/native.cpp."""
+    """A decode step's layers, inputs, buffers and sizes: `Step` in cpp/decode_layers.h."""
 
     _fields_ = (
         ("layers", POINTER),
@@ -53,6 +73,7 @@ class StepStruct(ctypes.Structure):
         ("attended", POINTER),
         ("gate_up", POINTER),
         ("active", POINTER),
+        ("added", POINTER),
         ("rows", INTEGER),
         ("hidden_size", INTEGER),
         ("intermediate_size", INTEGER),
@@ -62,7 +83,12 @@ class StepStruct(ctypes.Structure):
         ("table_stride", INTEGER),
         ("block_size", INTEGER),
         ("largest_window", INTEGER),
+        ("activation", INTEGER),
+        ("gated", INTEGER),
+        ("parallel", INTEGER),
+        ("joint_norms", INTEGER),
         ("eps", FLOAT),
+        ("residual_scale", FLOAT),
     )
 
 
@@ -76,7 +102,8 @@ def decode_layers(step: StepStruct, dtype: torch.dtype, num_layers: int) -> None
     if not recording():
         function(ctypes.byref(step), 0, num_layers * len(PARTS))
         return
-    for part in range(num_layers * len(PARTS)):
-        name = PARTS[part % len(PARTS)]
+    names = PARALLEL_PARTS if step.parallel else PARTS
+    for part in range(num_layers * len(names)):
+        name = names[part % len(names)]
         with span(_SPANS[name]) if name in _SPANS else nullcontext(), operator(f"roseinfer::{name}"):
             function(ctypes.byref(step), part, part + 1)

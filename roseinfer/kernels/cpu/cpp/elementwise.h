@@ -31,11 +31,44 @@ void add_rms_norm(const T* x, const T* residual, const T* weight, T* total, T* o
                      total == nullptr ? nullptr : total + row * size, out + row * size, size, eps);
 }
 
-// SiLU(gate) * up for 16 elements.
+// Layer norm of a row; `bias` may be null. `out` may be x.
 template <typename T>
-inline F gated(const T* gate, const T* up) {
-    const F value = load(gate);
-    return value / (1.f + exponential(-value)) * load(up);
+void layer_norm_row(const T* x, const T* weight, const T* bias, T* out, int64_t size, float eps) {
+    F total{}, squares{};
+    for (int64_t i = 0; i < size; i += W) total += load(x + i);
+    const float mean = sum(total) / size;
+    for (int64_t i = 0; i < size; i += W) squares += (load(x + i) - mean) * (load(x + i) - mean);
+    const float scale = 1.f / std::sqrt(sum(squares) / size + eps);
+    for (int64_t i = 0; i < size; i += W) {
+        const F value = (load(x + i) - mean) * scale * load(weight + i);
+        store(out + i, bias == nullptr ? value : value + load(bias + i));
+    }
+}
+
+// Activations of MLPs: `ActivationKind` in native_step.py.
+enum Activation { SILU, GELU_TANH, GELU };
+
+// The error function, within 2e-7 (Abramowitz and Stegun, 1964, formula 7.1.26).
+inline F error_function(F x) {
+    const F size = x < 0.f ? -x : x, t = 1.f / (1.f + 0.3275911f * size);
+    F y = all(1.061405429f);
+    y = y * t - 1.453152027f;
+    y = y * t + 1.421413741f;
+    y = y * t - 0.284496736f;
+    y = y * t + 0.254829592f;
+    y = 1.f - y * t * exponential(-size * size);
+    return x < 0.f ? -y : y;
+}
+
+inline F activated(F x, Activation kind) {
+    switch (kind) {
+        case GELU_TANH:  // x / 2 * (1 + tanh(z)) = x / (1 + exp(-2z)), z = sqrt(2 / pi) * (x + 0.044715 x^3)
+            return x / (1.f + exponential(x * (x * x * 0.044715f + 1.f) * -1.59576912f));
+        case GELU:
+            return x * 0.5f * (1.f + error_function(x * 0.70710678f));
+        default:
+            return x / (1.f + exponential(-x));
+    }
 }
 
 template <typename T>
@@ -43,7 +76,7 @@ void silu_and_mul(const T* gate_up, T* out, int64_t rows, int64_t size, int64_t 
 #pragma omp parallel for if (rows * size >= PARALLEL)
     for (int64_t row = 0; row < rows; ++row) {
         const T *gate = gate_up + row * stride, *up = gate + size;
-        for (int64_t i = 0; i < size; i += W) store(out + row * size + i, gated(gate + i, up + i));
+        for (int64_t i = 0; i < size; i += W) store(out + row * size + i, activated(load(gate + i), SILU) * load(up + i));
     }
 }
 
