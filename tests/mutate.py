@@ -7,9 +7,9 @@
 A seed draws the mutants, the same ones in each call. First each test file runs once, and notes which of the places its
 tests reach (tests/mutation_reach.py). Then, per mutant, the tests that reach its place run, until one fails. Kernels
 that Triton compiles cannot be followed: for all of `roseinfer/kernels`, the nearest test files in terms of imports run,
-and tests/kernels runs for nothing else. Each run is a fork of a process that has imported the large libraries, in a copy
-of the package: the checkout is never changed. Prints a table and the survivors in Markdown, and exits with 1 if fewer
-than 90 % die.
+and tests/kernels runs for nothing else. Each run is a fork of a process that has imported the large libraries, in a
+copy of the package: the checkout is never changed. Prints a table and the survivors in Markdown, and exits with 1 if
+fewer than 90 % die.
 """
 
 import argparse
