@@ -51,7 +51,7 @@ class LoadedModel:
     overlap: bool = False
     """True: launch each step before the tokens of the previous step are read."""
     default_params: SamplingParams = field(default_factory=SamplingParams)
-    """Sampling settings of requests without any: those that the model's generation_config.json recommends."""
+    """Sampling settings of requests without any: those that the model's own files recommend."""
     rows: RowPool = field(default_factory=RowPool)
     """Row numbers of the runner, shared by all schedulers of the engine."""
     step_times: StepTimes = field(default_factory=StepTimes)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 from tiny import edit_json
 
@@ -151,6 +152,38 @@ class TestRecommendedSampling:
     def test_a_wrong_value_is_named_with_its_file(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=r"generation_config\.json: invalid top_k -1.*delete the key"):
             self.recommended(tmp_path, do_sample=True, top_k=-1)
+
+    @pytest.mark.parametrize(
+        ("stored", "expected"),
+        [
+            ({}, {}),
+            ({"temp": 0.5, "top_k": 20, "top_p": 0.75}, {"temperature": 0.5, "top_k": 20, "top_p": 0.75}),
+            ({"min_p": 0.25, "top_k": -1, "mirostat": 2}, {"temperature": 1.0, "min_p": 0.25}),
+            ({"temp": 0.0, "top_k": 20, "penalty_repeat": 1.5}, {"repetition_penalty": 1.5}),
+            ({"temp": 0.5, "penalty_repeat": 1.5, "penalty_last_n": 0}, {"temperature": 0.5}),
+        ],
+    )
+    def test_a_gguf_file_gives_its_settings(
+        self, stored: dict[str, float], expected: dict[str, Any], tmp_path: Path
+    ) -> None:
+        source = resolve(str(self.gguf_file(tmp_path, **stored)), "auto", ())
+        assert recommended_sampling(source) == SamplingParams(**expected)
+
+    def test_a_wrong_value_of_a_gguf_file_is_named(self, tmp_path: Path) -> None:
+        path = self.gguf_file(tmp_path, temp=0.5, top_p=7.0)
+        with pytest.raises(ModelError, match=r"model\.gguf: invalid top_p 7\.0.*convert the model again"):
+            recommended_sampling(resolve(str(path), "auto", ()))
+
+    def gguf_file(self, folder: Path, **sampling: float) -> Path:
+        writer = gguf.GGUFWriter(folder / "model.gguf", "llama")
+        for key, value in sampling.items():
+            add = writer.add_int32 if isinstance(value, int) else writer.add_float32
+            add(f"general.sampling.{key}", value)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return folder / "model.gguf"
 
     def test_models_without_the_file_recommend_nothing(self) -> None:
         for source in (resolve("smollm2-135m", "auto", ()), resolve("gpt2", "dummy", ("gpt2",))):

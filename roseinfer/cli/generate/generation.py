@@ -30,7 +30,7 @@ from roseinfer.engine.engine import Engine
 from roseinfer.engine.outputs import TokenEvent
 from roseinfer.engine.prompt import Prompt
 from roseinfer.errors import RoseinferError, UsageError
-from roseinfer.text.generation_config import recommended_sampling
+from roseinfer.text.generation_config import recommendation_origin, recommended_sampling
 from roseinfer.weights.resolve import ModelSource
 from roseinfer.workload.prompts import parse_prompt, read_prompts, shown, to_prompt
 from roseinfer.workload.request_lines import count_requests, read_requests
@@ -139,7 +139,7 @@ def _with_model(call: GenerateCall) -> tuple[GenerateCall, ModelSource]:
     }
     if used:
         settings = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in used.items())
-        console.note(f"[generate] {settings}: from the model's generation_config.json; options win over it")
+        console.note(f"[generate] {settings}: from the model's {recommendation_origin(source)}; options win over it")
     config = msgspec.structs.replace(call.config, sampling=sampling)
     return msgspec.structs.replace(call, config=config), source
 
