@@ -16,6 +16,9 @@ from roseinfer.kernels.norms import Norm
 _TIMEOUT = timedelta(hours=1)
 """Maximum duration of a collective. Ranks that end or hang are noticed much earlier, by `RankWatch`."""
 
+COLLECTIVES_VARIABLE = "ROSEINFER_COLLECTIVES"
+"""Environment variable that is "nccl" to measure NCCL's collectives instead of those of this package, on GPUs."""
+
 _LIBRARY_SETTINGS = {
     "NCCL_NVLS_ENABLE": "0",  # multicast needs rights that containers often lack, and failed on shared hosts
     "TORCH_NCCL_ENABLE_MONITORING": "0",  # its thread ends the process while a profiler or debugger stops it
@@ -46,6 +49,10 @@ class RankGroup:
         """Number of ranks."""
         self.device = device
         dist = torch_distributed()
+        # On a GPU, collectives run on the stream of the kernels around them, instead of one of their own.
+        self._sums, self._gathers = dist.AllreduceOptions(), dist.distributed_c10d.AllgatherOptions()
+        for options in (self._sums, self._gathers):
+            options.asyncOp = False
         self._host: Any = _gloo(dist.PrefixStore("host", store), rank, size)
         self._backend: Any = self._host
         if device.type == "cuda":
@@ -61,14 +68,14 @@ class RankGroup:
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """Replace a contiguous tensor by its sum over all ranks, and return it."""
-        self._backend.allreduce([x]).wait()
+        self._backend.allreduce([x], self._sums).wait()
         return x
 
     def gather(self, x: Tensor) -> Tensor:
         """Return the columns of all ranks next to each other: [rows, columns] -> [rows, ranks * columns]."""
         rows, columns = x.shape
         every = x.new_empty((self.size * rows, columns))
-        self._backend._allgather_base(every, x.contiguous()).wait()
+        self._backend._allgather_base(every, x.contiguous(), self._gathers).wait()
         return every.view(self.size, rows, columns).transpose(0, 1).reshape(rows, self.size * columns)
 
     def least(self, value: int) -> int:

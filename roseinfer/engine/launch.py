@@ -1,5 +1,7 @@
 """A launched step: tokens that the next step may read on the device, and results that the host reads later."""
 
+import zlib
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
@@ -37,6 +39,8 @@ class Launch:
         """Log-probabilities per token, None where the request asks for none. None: no request asks for any."""
         self.guard: Callable[[], AbstractContextManager[None]] = nullcontext
         """Context in which the host waits for the tokens."""
+        self.on_tokens: Callable[[list[int]], None] | None = None
+        """Called with the tokens when the host has read them."""
         self._num_rows = num_rows
         self._tokens, self._is_done = drawn, None
         if drawn.is_cuda:
@@ -52,4 +56,12 @@ class Launch:
             with self.guard():
                 self._is_done.synchronize()
         steps: list[list[int]] = self._tokens[:, : self._num_rows].tolist()
-        return steps[0] if len(steps) == 1 else list(chain.from_iterable(steps))
+        tokens = steps[0] if len(steps) == 1 else list(chain.from_iterable(steps))
+        if self.on_tokens is not None:
+            self.on_tokens(tokens)
+        return tokens
+
+
+def checksum_with(checksum: int, tokens: list[int]) -> int:
+    """Return the checksum of all tokens drawn so far, from that before the newest ones."""
+    return zlib.crc32(array("q", tokens).tobytes(), checksum)

@@ -10,7 +10,7 @@ from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.distributed.rank_channel import Kind
 from roseinfer.distributed.rank_team import RankTeam, release
 from roseinfer.engine.graphs.step_graphs import StepGraphs
-from roseinfer.engine.launch import Launch
+from roseinfer.engine.launch import Launch, checksum_with
 from roseinfer.engine.runner import Runner
 from roseinfer.engine.step_batch import StepBatch
 from roseinfer.errors import RoseinferError
@@ -31,6 +31,7 @@ class LeadingRunner(Runner):
     ) -> None:
         super().__init__(model, cache, attention, device, graphs, must_capture=True)
         self.team = team
+        self._checksum = 0
         self._encoder = msgspec.msgpack.Encoder()
         self._release = weakref.finalize(self, release, team, device.type)
 
@@ -41,7 +42,17 @@ class LeadingRunner(Runner):
             self.team.send(Kind.STEP, self._encoder.encode(batch))
             launch = super().launch(batch)
         launch.guard = self.team.watching
+        launch.on_tokens = self._count
         return launch
+
+    def _count(self, tokens: list[int]) -> None:
+        self._checksum = checksum_with(self._checksum, tokens)
+
+    def drew_the_same(self) -> bool:
+        """Return whether all ranks have drawn the same tokens so far. Call it while no launch is unread."""
+        self._check_open()
+        self.team.call("checksum")
+        return all(checksum == self._checksum for checksum in self.team.answers())
 
     def capture_missing(self) -> None:
         """Capture the graphs that batches needed and that do not exist yet, on all ranks."""

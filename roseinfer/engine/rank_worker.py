@@ -8,8 +8,6 @@ import socket
 import sys
 import threading
 import traceback
-import zlib
-from array import array
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +18,7 @@ from roseinfer.distributed.rank_channel import ChannelClosed, Kind, RankChannel
 from roseinfer.distributed.rank_group import RankGroup
 from roseinfer.distributed.stores import HOST, Store, torchrun_store
 from roseinfer.distributed.torchrun import TorchrunRank
-from roseinfer.engine.launch import Launch
+from roseinfer.engine.launch import Launch, checksum_with
 from roseinfer.engine.memory import is_out_of_memory
 from roseinfer.engine.runner import Runner
 from roseinfer.engine.step_batch import StepBatch
@@ -131,11 +129,6 @@ class RankWorker:
         traceback.print_exc()
         sys.stderr.flush()
         self._fail(RoseinferError, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
-
-
-def checksum_with(checksum: int, tokens: list[int]) -> int:
-    """Return the checksum of all tokens drawn so far, from that before the newest ones."""
-    return zlib.crc32(array("q", tokens).tobytes(), checksum)
 
 
 def serve_under_torchrun(place: TorchrunRank, device: torch.device, build: BuildRunner) -> None:

@@ -15,7 +15,7 @@ from tiny import LLAMA, save_mistral
 from roseinfer.config import EngineConfig, Mode, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
-from roseinfer.engine.rank_worker import checksum_with
+from roseinfer.engine.leading_runner import LeadingRunner
 from roseinfer.errors import RoseinferError, UsageError
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
@@ -46,12 +46,6 @@ def built(model: Path, ranks: int, **changes: Any) -> Iterator[Engine]:
         yield engine
     finally:
         engine.close()
-
-
-def rank_checksums(engine: Engine) -> list[int]:
-    """The checksums of the tokens that each other rank has drawn."""
-    engine.runner.team.call("checksum")  # type: ignore[attr-defined]
-    return engine.runner.team.answers()  # type: ignore[attr-defined]
 
 
 ARCHITECTURES = [name for name in MODELS if "," not in name or name in ALSO]
@@ -88,20 +82,12 @@ def windowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(engine: Engine, sent: list[Job], mode: Mode) -> tuple[list[list[int]], int]:
     """Token ids of all completions, and the number of preemptions. Checks that all ranks drew them."""
-    drawn, launch = [0], engine.runner.launch
-
-    def recorded(batch: Any) -> Any:
-        launched = launch(batch)
-        drawn[0] = checksum_with(drawn[0], launched.tokens())
-        return launched
-
-    engine.runner.launch = recorded  # type: ignore[method-assign]
     scheduler = engine.scheduler(mode)
     run_jobs(scheduler, sent)
     outputs = scheduler.take_outputs()
     assert engine.pool.num_free == engine.pool.num_blocks
-    if engine.config.tensor_parallel > 1:
-        assert rank_checksums(engine) == drawn
+    if isinstance(engine.runner, LeadingRunner):
+        assert engine.runner.drew_the_same()
     return [output.token_ids for output in outputs], scheduler.num_preemptions
 
 

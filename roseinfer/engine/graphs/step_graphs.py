@@ -84,6 +84,7 @@ class StepGraphs:
         self._until_next_decode = 0  # batches until a graph of a decode may be captured that a larger one can replace
         self._pool: Any = None  # torch's type for it has no public name
         self._prepared: tuple[GraphKey, int] | None = None
+        self._error_mode = "global" if model.ranks is None else "thread_local"
 
     @property
     def captured(self) -> list[GraphKey]:
@@ -206,7 +207,8 @@ class StepGraphs:
                 steps.pad(key)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # With "global", calls of NCCL's thread, which watches the collectives before, would end the capture.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode=self._error_mode):
             steps.step(key)
         self._pool = self._pool or graph.pool()
         return graph
