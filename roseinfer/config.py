@@ -70,7 +70,7 @@ class EngineConfig(CheckedTable, frozen=True, forbid_unknown_fields=True, kw_onl
     """Maximum requests per step. None is 8 on a CPU; on a GPU, it follows the model and the memory left (8 to 512)."""
     max_batch_tokens: PositiveInt | None = None
     """Maximum tokens per step, summed over its requests. None is 2048 on a CPU; on a GPU, it follows the model and the
-    memory left (512 to 16384)."""
+    memory left (512 to 16384, and one for each request)."""
     max_itl_ms: Annotated[float, msgspec.Meta(gt=0)] | None = None
     """Bound of the time between two bursts of a request's tokens, in ms.
 

@@ -32,7 +32,9 @@ def step_limits(
 
     A CPU has few cores to fill and shares its memory, so its limits are constant. On a GPU, a step has as many tokens
     as keep their activations within an eighth of `spare_bytes`, the memory left after loading. A batch has as many
-    requests of 1,024 tokens as the KV cache can then hold. Both are powers of two.
+    requests of 1,024 tokens as the KV cache can then hold. Both are powers of two, except that each request of a full
+    batch gets one token more per step: decodes then take no place from prompts, whose chunks keep lengths for which
+    attention is fast.
     """
     size, tokens = config.max_batch_size, config.max_batch_tokens
     if not is_gpu:
@@ -45,7 +47,7 @@ def step_limits(
         left = spare_bytes - activation_bytes(model, tokens, element_bytes=element_bytes)
         request_bytes = min(max_model_len, _USUAL_TOKENS) * model.kv_bytes_per_token(element_bytes)
         size = _power_of_two(left // request_bytes, _GPU_BATCH_SIZES)
-    return StepLimits(size, tokens)
+    return StepLimits(size, tokens if config.max_batch_tokens else tokens + size)
 
 
 def activation_bytes(

@@ -204,6 +204,9 @@ class PlanBuilder:
         if not is_decode:
             affordable = self._planner.times.tokens_within(self._work, start)
             tokens = min(tokens, self._prompt_budget, max(affordable, self._least))
+            full = self._policy.full_prompt_tokens
+            if full <= tokens < left:
+                tokens -= tokens % max(full // 4, 1)  # attention is fast for a few lengths
         return Chunk(request, start, tokens, samples=tokens == left, is_decode=is_decode)
 
     def _run_ahead(self) -> int:

@@ -42,13 +42,13 @@ def limits_of(model: str, spare_gib: float, **settings: Any) -> StepLimits:
 @pytest.mark.parametrize(
     ("model", "spare_gib", "expected"),
     [
-        ("qwen3-0.6b", 130, StepLimits(512, 16384)),
-        ("qwen3-0.6b", 20, StepLimits(128, 16384)),
-        ("llama-3-8b", 120, StepLimits(512, 16384)),
-        ("llama-3-8b", 60, StepLimits(256, 16384)),
-        ("llama-3-8b", 6, StepLimits(32, 4096)),
-        ("llama-3-8b", 0.5, StepLimits(8, 512)),
-        ("gpt2", 70, StepLimits(512, 16384)),
+        ("qwen3-0.6b", 130, StepLimits(512, 16896)),
+        ("qwen3-0.6b", 20, StepLimits(128, 16512)),
+        ("llama-3-8b", 120, StepLimits(512, 16896)),
+        ("llama-3-8b", 60, StepLimits(256, 16640)),
+        ("llama-3-8b", 6, StepLimits(32, 4128)),
+        ("llama-3-8b", 0.5, StepLimits(8, 520)),
+        ("gpt2", 70, StepLimits(512, 16896)),
     ],
 )
 def test_limits_follow_model_and_memory(model: str, spare_gib: float, expected: StepLimits) -> None:
@@ -56,7 +56,7 @@ def test_limits_follow_model_and_memory(model: str, spare_gib: float, expected: 
 
 
 def test_limits_that_are_set_are_used() -> None:
-    assert limits_of("llama-3-8b", 60, max_batch_size=3) == StepLimits(3, 16384)
+    assert limits_of("llama-3-8b", 60, max_batch_size=3) == StepLimits(3, 16387)
     assert limits_of("llama-3-8b", 60, max_batch_tokens=77) == StepLimits(256, 77)
     assert limits_of("llama-3-8b", 60, max_batch_size=3000, max_batch_tokens=99) == StepLimits(3000, 99)
 

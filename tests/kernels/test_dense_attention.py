@@ -27,7 +27,7 @@ def test_a_prompt_is_rounded_down_by_less_than_a_fifth_to_one_of_few_lengths() -
 
 
 def test_prompts_are_computed_together_in_powers_of_two_that_are_worth_a_call() -> None:
-    assert [dense_count(prompts, 4096) for prompts in range(9)] == [0, 1, 2, 2, 4, 4, 4, 4, 8]
+    assert [dense_count(prompts, 4096) for prompts in range(9)] == [0, 1, 2, 3, 4, 4, 4, 4, 8]
     assert dense_count(1, 1024) == 0
     assert dense_count(16, 512) == 16
 

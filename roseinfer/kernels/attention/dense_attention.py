@@ -66,9 +66,9 @@ def _unit(tokens: int) -> int:
 def dense_count(prompts: int, length: int) -> int:
     """Return how many of `prompts` consecutive prompts of `length` tokens one call should compute; 0 if none.
 
-    The number is a power of two, because each number of prompts is a shape too.
+    Above 4, the number is a power of two, because each number of prompts is a shape too.
     """
-    count = 1 << (prompts.bit_length() - 1) if prompts > 0 else 0
+    count = prompts if prompts <= 4 else 1 << (prompts.bit_length() - 1)
     return count if count * length**2 >= _LEAST_PAIRS else 0
 
 
