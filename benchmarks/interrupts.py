@@ -55,7 +55,12 @@ class _Commands:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "TMPDIR": str(temporary), "ROSEINFER_CACHE_DIR": str(self.folder / "cache")},
+            env={
+                **os.environ,
+                "TMPDIR": str(temporary),
+                "ROSEINFER_CACHE_DIR": str(self.folder / "cache"),
+                "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "torch"),  # which torch's profiler makes, and leaves
+            },
         )
 
 

@@ -109,14 +109,15 @@ class Recorder:
         activities = [ProfilerActivity.CPU]
         if self._device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
-        self._profiler = profile(
+        profiler = profile(
             activities=activities,
             record_shapes=config.record_shapes,
             with_stack=config.with_stack,
             profile_memory=config.profile_memory,
             with_modules=config.with_modules,
         )
-        _quietly(self._profiler.prepare_trace)
+        _quietly(profiler.prepare_trace)
+        self._profiler = profiler  # only now, since one that is not prepared cannot be stopped
 
     def _start(self) -> None:
         assert self._profiler is not None

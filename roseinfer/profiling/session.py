@@ -41,6 +41,8 @@ class SessionResult(msgspec.Struct, frozen=True, kw_only=True):
     manifest: RunManifest
     shortfall: str | None = None
     """Steps that the loop left unrecorded, and the remedy; None if the whole schedule was recorded."""
+    unwritten: str | None = None
+    """Why summary.json could not be written, in one line; None if it was."""
 
     def __repr__(self) -> str:
         """Return one line with the run directory."""
@@ -97,6 +99,8 @@ def profile_session(config: ProfileConfig, *, device: str = "auto", name: str = 
     with record_session(config, resolve_device(device), name) as session:
         session.recorder.begin_step()
         yield session
+    if session.result is not None and session.result.unwritten is not None:
+        raise RoseinferError(session.result.unwritten)
 
 
 @contextmanager
@@ -164,18 +168,26 @@ def _write(
             summary = summarize_trace(run_dir, on_progress=on_stage and on_stage("Summarizing", "bytes"))
         else:
             summary = _summary_of_nothing(run_dir, shortfall or "no step was recorded")
-        write_json(run_dir / "summary.json", summary)
     except OSError as error:
-        raise RoseinferError(f"cannot write to {run_dir}: {error.strerror or error}") from None
+        left = f"; {run_dir} holds the recorded trace" if cycles else ""
+        raise RoseinferError(f"cannot write to {run_dir}: {error.strerror or error}{left}") from None
+    unwritten = None
+    try:
+        write_json(run_dir / "summary.json", summary)
+    except OSError as error:  # what was recorded is complete, and can still be shown
+        unwritten = f"cannot write {run_dir / 'summary.json'}: {error.strerror or error}"
+    result = SessionResult(
+        run_dir=run_dir, traces=traces, summary=summary, manifest=manifest, shortfall=shortfall, unwritten=unwritten
+    )
     if not traces:
-        return SessionResult(run_dir=run_dir, traces=[], summary=summary, manifest=manifest, shortfall=shortfall)
+        return result
     point_latest_to(run_dir)
     if device.type == "cuda" and summary.gpu is None:
         raise RoseinferError(
             f"the trace has no GPU work on {device}: check that CUPTI loads and that no other profiler uses it; "
             f"the host's events are in {run_dir}"
         )
-    return SessionResult(run_dir=run_dir, traces=traces, summary=summary, manifest=manifest, shortfall=shortfall)
+    return result
 
 
 def _shortfall(recorder: Recorder, config: ProfileConfig) -> str | None:

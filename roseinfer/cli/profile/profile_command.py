@@ -8,6 +8,7 @@ import typer
 from roseinfer.cli import console
 from roseinfer.cli.options import Debug, Json, Quiet, configured
 from roseinfer.config import RunConfig
+from roseinfer.errors import RoseinferError
 
 if TYPE_CHECKING:
     from roseinfer.profiling.profile_run import ProfileResult
@@ -61,6 +62,8 @@ def profile(
         _print_json(result)
     else:
         _print_tables(result, config)
+    if result.session.unwritten is not None:
+        raise RoseinferError(result.session.unwritten)
     if open_browser and result.session.traces:
         from roseinfer.cli.profile.perfetto import open_trace
 
