@@ -164,6 +164,14 @@ MODELS: dict[str, dict[str, Any]] = {
         "mlp_only_layers": [1],
         **EXPERTS,
     },
+    "gpt_oss": {
+        **WIDE,
+        "num_hidden_layers": 4,
+        "sliding_window": 9,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "rope_parameters": {**YARN, "truncate": False},
+    },
     "olmoe": {"head_dim": None, "num_experts": 6, "num_experts_per_tok": 2},
     "granitemoe": {"num_local_experts": 4, "residual_multiplier": 0.4, "head_dim": None},
     "granitemoeshared": {"shared_intermediate_size": 24, "logits_scaling": 2.0, "head_dim": None},
@@ -213,6 +221,9 @@ def random_model(name: str, **changes: Any) -> Any:
         # transformers initializes biases to 0 and norms to 1, which would hide a missing or swapped parameter.
         if parameter.dim() == 1:
             torch.nn.init.normal_(parameter, parameter.mean().item(), 0.2)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("sinks", "_proj_bias")):  # large enough that a sink or a clamped activation shows
+            torch.nn.init.normal_(parameter, 0.0, 3.0)
     return model
 
 

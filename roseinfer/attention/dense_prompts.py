@@ -10,8 +10,8 @@ from roseinfer.kernels.attention.paged_prefill import EarlierKeys
 
 
 def takes_dense(spec: AttentionSpec) -> bool:
-    """True if cuDNN computes attention of this kind: without a window and without a bound of the scores."""
-    return spec.window is None and spec.softcap is None
+    """True if cuDNN computes attention of this kind: without a window, a bound of the scores and sinks."""
+    return spec.window is None and spec.softcap is None and not spec.sinks
 
 
 def attend_dense(

@@ -80,7 +80,8 @@ class GatherAttention(AttendsFromAll):
             values = torch.cat((past_values, _pad(v, metadata)), dim=1)
             batch = (_pad(q, metadata).transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2))
             mask = metadata.mask_within(spec.window)
-            out = dot_product_attention(*batch, mask, spec)
+            sinks = projection.layer.sinks
+            out = dot_product_attention(*batch, mask, spec, None if sinks is None else sinks.view(1, -1, 1))
             return out.transpose(1, 2)[metadata.rows, metadata.columns]
 
 

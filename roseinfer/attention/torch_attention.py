@@ -18,8 +18,7 @@ from roseinfer.attention.dot_product_attention import dot_product_attention
 from roseinfer.attention.step_layouts import StepLayout
 from roseinfer.attention.torch_projection import RotationCache, split_projection
 from roseinfer.cache.kv_tensors import KVCache
-from roseinfer.kernels.attention.attention_spec import AttentionSpec
-from roseinfer.kernels.attention.projection import Projection
+from roseinfer.kernels.attention.projection import AttentionLayer, Projection
 from roseinfer.kernels.attention.rope_append import rope_append
 from roseinfer.kernels.cpu import native_kernels
 from roseinfer.spans import span
@@ -130,14 +129,13 @@ class TorchAttention(AttendsFromAll):
         else:
             with span("roseinfer.kv.append"):
                 q = self._append(projection, metadata.slots, *cache.data[layer])
-        spec = projection.layer.spec
         with span("roseinfer.attention"):
             if len(metadata.groups) == 1:
-                return _attend(layer, spec, q, cache, metadata.groups[0])
+                return _attend(projection.layer, q, cache, metadata.groups[0])
             out = torch.empty_like(q)
             for group in metadata.groups:
                 assert group.packing is not None
-                out[group.packing.tokens] = _attend(layer, spec, q, cache, group)
+                out[group.packing.tokens] = _attend(projection.layer, q, cache, group)
             return out
 
 
@@ -208,24 +206,28 @@ def _grouped(layout: StepLayout) -> list[list[int]]:
     return [sorted(group) for group in groups]
 
 
-def _attend(layer: int, spec: AttentionSpec, q: Tensor, cache: KVCache, group: _Group) -> Tensor:
+def _attend(layer: AttentionLayer, q: Tensor, cache: KVCache, group: _Group) -> Tensor:
     """Return the attention of the group's queries, packed: [tokens of the group, heads, head_dim]."""
+    spec, index = layer.spec, layer.index
     if group.in_place is not None:
-        keys, values = group.in_place[2 * layer : 2 * layer + 2]
+        keys, values = group.in_place[2 * index : 2 * index + 2]
     else:
-        keys, values = (_read(flat, cache.block_size, group).transpose(1, 2) for flat in cache.flat[layer])
+        keys, values = (_read(flat, cache.block_size, group).transpose(1, 2) for flat in cache.flat[index])
     requests, max_query, kv_heads, head_dim = len(group.query_lens), group.max_query, keys.shape[1], q.shape[2]
     # Query heads that share a key head become further queries of that head: keys are read once and not copied.
     sharing = q.shape[1] // kv_heads
     mask = group.mask(spec.window, sharing, keys)
+    sinks = None if layer.sinks is None else layer.sinks.view(1, kv_heads, sharing)
     if max_query == 1 and group.packing is None:  # such steps are so short that every extra view counts
         queries = q.view(requests, kv_heads, sharing, head_dim)
-        out = dot_product_attention(queries, keys, values, mask, spec)
+        out = dot_product_attention(queries, keys, values, mask, spec, sinks)
         return out.reshape(q.shape)
     queries = q if group.packing is None else q[group.packing.rows]
     queries = queries.reshape(requests, max_query, kv_heads, sharing, head_dim)
     queries = queries.permute(0, 2, 3, 1, 4).flatten(2, 3)  # [requests, kv_heads, sharing * max_query, head_dim]
-    out = dot_product_attention(queries, keys, values, mask, spec)
+    if sinks is not None:
+        sinks = sinks.repeat_interleave(max_query, dim=2)
+    out = dot_product_attention(queries, keys, values, mask, spec, sinks)
     out = out.view(requests, kv_heads, sharing, max_query, head_dim).permute(0, 3, 1, 2, 4)
     out = out.reshape(requests * max_query, kv_heads * sharing, head_dim)
     return out if group.packing is None else out[group.packing.valid]

@@ -205,6 +205,8 @@ def _layer_of(name: str) -> int:
 def _used_elements(slot: WeightSlot, model: ModelConfig) -> Fraction | int:
     """Return the elements of a weight matrix that multiply one token's activations, on average over the experts."""
     module = slot.module
+    if slot.view.dim() < 2:
+        return 0
     if isinstance(module, ExpertLinear):
         spec = model.experts
         assert spec is not None

@@ -16,11 +16,19 @@ from roseinfer.kernels.runtime import (
     triton,
 )
 
-Activation = Literal["silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul", "gelu", "gelu_tanh"]
+Activation = Literal["silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul", "clamped_swiglu_and_mul", "gelu", "gelu_tanh"]
 """Name of an activation function in this module."""
 
-GATED_ACTIVATIONS: tuple[Activation, ...] = ("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul")
+GATED_ACTIVATIONS: tuple[Activation, ...] = (
+    "silu_and_mul",
+    "gelu_and_mul",
+    "gelu_tanh_and_mul",
+    "clamped_swiglu_and_mul",
+)
 """Activations that take gates and values side by side, and return half as many columns."""
+
+SWIGLU_ALPHA, SWIGLU_LIMIT = 1.702, 7.0
+"""Constants of `clamped_swiglu_and_mul`."""
 
 _BLOCK = 1024
 
@@ -77,6 +85,21 @@ def gelu_tanh_and_mul_reference(gate_up: Tensor) -> Tensor:
 def gelu_tanh_and_mul_triton(gate_up: Tensor) -> Tensor:
     """Compute `gelu_tanh_and_mul` in one Triton kernel, rounding once."""
     return _launch(gate_up, gate_up.shape[1] // 2, "gelu_tanh_and_mul")
+
+
+def clamped_swiglu_and_mul(gate_up: Tensor) -> Tensor:
+    """Return g sigmoid(1.702 g) (u + 1) with g = min(gate, 7) and u = up within -7 and 7: gates first, as the others.
+
+    It is the activation of gpt-oss's experts (https://arxiv.org/abs/2508.10925).
+    """
+    return clamped_swiglu_and_mul_reference(gate_up)
+
+
+def clamped_swiglu_and_mul_reference(gate_up: Tensor) -> Tensor:
+    """Compute `clamped_swiglu_and_mul` with torch operations."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    gate = gate.clamp(max=SWIGLU_LIMIT)
+    return gate * torch.sigmoid(SWIGLU_ALPHA * gate) * (up.clamp(-SWIGLU_LIMIT, SWIGLU_LIMIT) + 1.0)
 
 
 def gelu_tanh(x: Tensor) -> Tensor:

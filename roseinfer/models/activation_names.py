@@ -5,12 +5,13 @@ from typing import Literal
 from roseinfer.errors import ModelError
 from roseinfer.model_files import quoted
 
-ActivationName = Literal["gelu", "gelu_tanh", "silu"]
+ActivationName = Literal["gelu", "gelu_tanh", "silu", "clamped_swiglu"]
 
 _HUGGING_FACE: dict[ActivationName, tuple[str, ...]] = {
     "gelu": ("gelu",),
     "gelu_tanh": ("gelu_new", "gelu_pytorch_tanh"),
     "silu": ("silu", "swish"),
+    "clamped_swiglu": (),
 }
 
 

@@ -16,6 +16,7 @@ from roseinfer.models.gemma3 import GEMMA3, GEMMA3_TEXT
 from roseinfer.models.glm4 import GLM4
 from roseinfer.models.gpt2 import GPT2_ARCHITECTURE
 from roseinfer.models.gpt_neox import GPT_NEOX
+from roseinfer.models.gpt_oss import GPT_OSS
 from roseinfer.models.granite import GRANITE
 from roseinfer.models.granite_moe import GRANITE_MOE, GRANITE_MOE_SHARED
 from roseinfer.models.internlm2 import INTERNLM2
@@ -57,6 +58,7 @@ ARCHITECTURES = {
         GEMMA3_TEXT,
         GLM4,
         GPT_NEOX,
+        GPT_OSS,
         GRANITE,
         GRANITE_MOE,
         GRANITE_MOE_SHARED,
@@ -94,10 +96,6 @@ def read_config(source_format: SourceFormat, checkpoint: Checkpoint) -> ModelCon
     if source_format == "trainer":
         name: object = "gpt2"  # trainer checkpoints have no field for the architecture
     else:
-        if quantization := checkpoint.fields.get("quantization_config"):
-            raise ModelError(
-                f"quantization {quoted(_method(quantization))} is not supported; supported: none, or a GGUF file"
-            )
         key = "general.architecture" if source_format == "gguf" else "model_type"
         name = checkpoint.fields.get(key)
     known = {
@@ -106,6 +104,12 @@ def read_config(source_format: SourceFormat, checkpoint: Checkpoint) -> ModelCon
         if (found := model.dialect(source_format)) is not None
     }
     dialect = _among(known, name)
+    quantization = checkpoint.fields.get("quantization_config")
+    if quantization and _method(quantization) not in dialect.quantizations:
+        supported = ", ".join(("none", *dialect.quantizations))
+        raise ModelError(
+            f"quantization {quoted(_method(quantization))} is not supported; supported: {supported}, or a GGUF file"
+        )
     fields = WatchedFields(checkpoint.fields)
     fields.has_types = source_format == "gguf"
     try:

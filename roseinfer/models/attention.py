@@ -12,9 +12,10 @@ from roseinfer.kernels.attention.attention_spec import AttentionSpec
 from roseinfer.kernels.attention.projection import AttentionLayer
 from roseinfer.models.linear import Linear
 from roseinfer.models.norm_layers import LayerNorm, RMSNorm
+from roseinfer.models.parameter import parameter
 from roseinfer.models.rope import RotaryEmbedding
 from roseinfer.models.step_attention import StepAttention
-from roseinfer.models.weight_map import WeightMap, compose
+from roseinfer.models.weight_map import WeightMap, WeightSlot, compose
 
 
 class Attention(nn.Module):
@@ -45,6 +46,7 @@ class Attention(nn.Module):
         self.q_norm = q_norm
         self.k_norm = k_norm
         self.joint = joint
+        self.sinks = parameter(spec.num_heads) if spec.sinks else None
         self._joint_ranks: RankGroup | None = None
         self._key_copies = 1
 
@@ -114,6 +116,7 @@ class Attention(nn.Module):
             q_norm=None if self.q_norm is None or self.joint else self.q_norm.weight,
             k_norm=None if self.k_norm is None or self.joint else self.k_norm.weight,
             eps=0.0 if self.q_norm is None else self.q_norm.eps,
+            sinks=None if self.sinks is None else self.sinks.to(torch.promote_types(self.sinks.dtype, torch.float32)),
         )
 
     @cached_property
@@ -122,4 +125,5 @@ class Attention(nn.Module):
         return replace(self.layer, spec=msgspec.structs.replace(self.spec, num_heads=0), q_norm=None)
 
     def weight_map(self) -> WeightMap:
-        return compose({"": self.qkv, "q_norm": self.q_norm, "k_norm": self.k_norm, "o_proj": self.output})
+        slots = compose({"": self.qkv, "q_norm": self.q_norm, "k_norm": self.k_norm, "o_proj": self.output})
+        return slots if self.sinks is None else slots | {"sinks": WeightSlot(self, "sinks")}

@@ -182,7 +182,7 @@ def _layer(layer: nn.Module, keys: Tensor, values: Tensor) -> LayerStruct:
         rope_table=None if table is None else table.data_ptr(),
         keys=keys.data_ptr(),
         values=values.data_ptr(),
-        scoring=scoring_struct(spec.scoring, spec.head_dim),
+        scoring=scoring_struct(attention.layer.scoring, spec.head_dim),
         qkv=_weight(attention.qkv),
         output=_weight(attention.output),
         gate_up=_weight(mlp.gate_up if isinstance(mlp, GatedMLP) else mlp.up),

@@ -276,5 +276,7 @@ def _gguf_weight(reorders_qk: bool, names: Mapping[str, str], name: str, config:
         return gguf_expert_places(kind, GGUF_EXPERTS[module], layer, config.experts, config.hidden_size)
     if not name.startswith("blk.") or module not in names:
         return name, None  # unknown, so loading refuses it by this name
+    if module == "attn_sinks":
+        return f"model.layers.{block}.{names[module]}.sinks", None
     transform = reordered_projection(names[module].split(".")[-1], config, interleaved=reorders_qk)
     return f"model.layers.{block}.{names[module]}.{kind}", transform

@@ -41,6 +41,8 @@ class Dialect:
     """Function that converts a checkpoint's description to a ModelConfig."""
     weight: Callable[[str, ModelConfig], WeightPlaces | None]
     """Function that maps a stored tensor's name to its places in the model, or to None if the tensor is skipped."""
+    quantizations: tuple[str, ...] = ()
+    """Values of quant_method in a config.json whose weights the reader dequantizes."""
 
 
 @dataclass(frozen=True)

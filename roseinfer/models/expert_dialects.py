@@ -16,7 +16,7 @@ from roseinfer.models.model_config import ModelConfig
 
 _LAYER = re.compile(r"(model\.layers\.\d+\.)(?:mlp|block_sparse_moe)\.(.+)")
 _MIXTRAL = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
-_RENAMED = {"router.weight": "gate.weight", "router.layer.weight": "gate.weight"}
+_RENAMED = {"router.weight": "gate.weight", "router.layer.weight": "gate.weight", "router.bias": "gate.bias"}
 _GATE_UP = ("experts.gate_up_proj", "input_linear.weight")
 _DOWN = ("experts.down_proj", "output_linear.weight")
 

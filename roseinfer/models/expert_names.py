@@ -26,7 +26,7 @@ GGUF_EXPERTS = {
 
 @dataclass(frozen=True)
 class ExpertRows:
-    """Transform that cuts some rows of one expert out of a tensor of all experts, [experts, rows, size]."""
+    """Transform that cuts some rows of one expert out of a tensor of all experts, [experts, rows, ...]."""
 
     expert: int
     num_experts: int
@@ -36,20 +36,23 @@ class ExpertRows:
     """Rows per expert in the stored tensor."""
 
     def __call__(self, stored: Tensor) -> Tensor:
-        """Return [count, size]. Raises RuntimeError for a tensor of other experts or rows."""
-        if stored.dim() != 3 or stored.shape[:2] != (self.num_experts, self.rows):
+        """Return [count, ...]. Raises RuntimeError for a tensor of other experts or rows."""
+        if stored.dim() < 2 or stored.shape[:2] != (self.num_experts, self.rows):
             raise RuntimeError(f"not {self.num_experts} experts of {self.rows} rows")
         return stored[self.expert, self.first : self.first + self.count]
 
 
-def expert_places(prefix: str, parts: Mapping[str, int], num_experts: int) -> list[WeightPlace]:
-    """Return the places of a tensor [experts, rows, size] whose rows are those of `parts`, in order."""
+def expert_places(prefix: str, parts: Mapping[str, int], num_experts: int, kind: str = "weight") -> list[WeightPlace]:
+    """Return the places of a tensor [experts, rows, ...] whose rows are those of `parts`, in order.
+
+    `kind` is "weight" or "bias".
+    """
     rows, places = sum(parts.values()), list[WeightPlace]()
     for expert in range(num_experts):
         first = 0
         for name, count in parts.items():
             cut = ExpertRows(expert, num_experts, first, count, rows)
-            places.append((f"{prefix}.{expert}.{name}.weight", cut))
+            places.append((f"{prefix}.{expert}.{name}.{kind}", cut))
             first += count
     return places
 
@@ -59,7 +62,7 @@ def gguf_expert_places(kind: str, module: str, layer: str, spec: ExpertsSpec, hi
     if module.startswith("mlp.experts."):
         projection = module.removeprefix("mlp.experts.")
         rows = hidden_size if projection == "down_proj" else spec.intermediate_size
-        return expert_places(f"{layer}.mlp.experts", {projection: rows}, spec.num_experts)
+        return expert_places(f"{layer}.mlp.experts", {projection: rows}, spec.num_experts, kind)
     return f"{layer}.{module}.{kind}", _as_row if module == "mlp.shared_expert_gate" else None
 
 

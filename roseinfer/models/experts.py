@@ -15,7 +15,7 @@ from roseinfer.kernels.experts.expert_weights import (
     choose_experts,
     choose_quantized_experts,
 )
-from roseinfer.kernels.experts.experts_mlp import experts_mlp
+from roseinfer.kernels.experts.experts_mlp import Biases, experts_mlp
 from roseinfer.kernels.experts.routing import Routing, route
 from roseinfer.kernels.linear.form_choice import Packing
 from roseinfer.kernels.linear.quantized_weight import QuantizedWeight
@@ -37,8 +37,9 @@ class ExpertsMLP(nn.Module):
         self.spec = spec
         self.activation = GATED[activation]
         self.router = Router(hidden_size, spec)
-        self.gate_up = ExpertLinear(hidden_size, spec.num_experts, {"gate_proj": width, "up_proj": width})
-        self.down = ExpertLinear(width, spec.num_experts, {"down_proj": hidden_size})
+        parts = {"gate_proj": width, "up_proj": width}
+        self.gate_up = ExpertLinear(hidden_size, spec.num_experts, parts, bias=spec.bias)
+        self.down = ExpertLinear(width, spec.num_experts, {"down_proj": hidden_size}, bias=spec.bias)
         self.shared = GatedMLP(hidden_size, spec.shared_size, activation, bias=False) if spec.shared_size else None
         self.shared_gate = SharedGate(hidden_size) if spec.shared_gate else None
         self.is_partial = False
@@ -65,7 +66,9 @@ class ExpertsMLP(nn.Module):
         with span("roseinfer.moe.route"):
             routing = self.router(x)
         with span("roseinfer.moe.experts"):
-            return experts_mlp(x, routing, self.gate_up.form, self.down.form, self.activation, residual)
+            biases = Biases(self.gate_up.stacked_bias, self.down.stacked_bias)
+            forms = self.gate_up.form, self.down.form
+            return experts_mlp(x, routing, *forms, self.activation, residual, biases=biases)
 
     def weight_map(self) -> WeightMap:
         experts = compose({"": self.gate_up}) | compose({"": self.down})
@@ -80,11 +83,12 @@ class Router(nn.Module):
     def __init__(self, hidden_size: int, spec: ExpertsSpec) -> None:
         super().__init__()
         self.weight = parameter(spec.num_experts, hidden_size)
+        self.bias = parameter(spec.num_experts) if spec.bias else None
         self.spec = spec
 
     def forward(self, x: Tensor) -> Routing:
         """Return the experts of each token of x, [tokens, hidden_size]."""
-        return route(x, self.weight, None, self.spec.top_k, normalized=self.spec.normalized)
+        return route(x, self.weight, self.bias, self.spec.top_k, normalized=self.spec.normalized)
 
     def weight_map(self) -> WeightMap:
         return own_weights(self)
@@ -106,18 +110,19 @@ class SharedGate(nn.Module):
 
 
 class ExpertLinear(nn.Module):
-    """One linear layer per expert, y = x W^T, with the matrices of all experts below each other.
+    """One linear layer per expert, y = x W^T + b, with the matrices of all experts below each other.
 
     A loader fills `weight`. Then `pack` chooses the form in which the experts' matrices are multiplied.
     """
 
-    def __init__(self, in_features: int, num_experts: int, parts: dict[str, int]) -> None:
+    def __init__(self, in_features: int, num_experts: int, parts: dict[str, int], *, bias: bool = False) -> None:
         """`parts` maps the name of each projection of an expert to its number of outputs, in the order of the rows."""
         super().__init__()
         self.num_experts = num_experts
         self.parts = parts
         self.weight = parameter(num_experts * sum(parts.values()), in_features)
         """The plain matrices, [experts * outputs, in_features]. Empty once another form replaced them."""
+        self.bias = parameter(len(self.weight)) if bias else None
         self.unit = math.gcd(*parts.values())
         self.form: ExpertWeights = StackedExperts(self.weight, num_experts)
 
@@ -147,14 +152,21 @@ class ExpertLinear(nn.Module):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the matrices of all experts."""
-        return self.form.nbytes
+        """Bytes of the matrices and biases of all experts."""
+        return self.form.nbytes + (0 if self.bias is None else self.bias.nbytes)
+
+    @property
+    def stacked_bias(self) -> Tensor | None:
+        """The biases, [experts, outputs], or None."""
+        return None if self.bias is None else self.bias.view(self.num_experts, -1)
 
     def weight_map(self) -> WeightMap:
-        """Map `<expert>.<projection>.weight` of each expert to its rows."""
+        """Map each expert's `<expert>.<projection>.weight`, and `.bias` if there are biases, to its rows."""
         slots, first_row = {}, 0
         for expert in range(self.num_experts):
             for name, rows in self.parts.items():
                 slots[f"{expert}.{name}.weight"] = WeightSlot(self, "matrix", first_row, rows)
+                if self.bias is not None:
+                    slots[f"{expert}.{name}.bias"] = WeightSlot(self, "bias", first_row, rows)
                 first_row += rows
         return slots

@@ -21,6 +21,8 @@ class ExpertsSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Width of the shared expert, which every token uses; 0: none."""
     shared_gate: bool = False
     """The shared expert's output is multiplied by a sigmoid of a score per token."""
+    bias: bool = False
+    """Router and experts have biases."""
     dense_layers: tuple[int, ...] = ()
     """Indexes of layers with an ordinary MLP."""
 

@@ -14,6 +14,7 @@ GATED: dict[ActivationName, Activation] = {
     "silu": "silu_and_mul",
     "gelu_tanh": "gelu_tanh_and_mul",
     "gelu": "gelu_and_mul",
+    "clamped_swiglu": "clamped_swiglu_and_mul",
 }
 """Activations of gated MLPs by the name of the gate's activation."""
 

@@ -142,7 +142,10 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
         if spec is None:
             return 0
         num_layers = sum(map(spec.is_sparse, range(self.num_layers)))
-        return num_layers * (spec.num_experts - spec.top_k) * 3 * self.hidden_size * spec.intermediate_size
+        parameters = 3 * self.hidden_size * spec.intermediate_size
+        if spec.bias:
+            parameters += 2 * spec.intermediate_size + self.hidden_size
+        return num_layers * (spec.num_experts - spec.top_k) * parameters
 
     def limited_to(self, num_tokens: int) -> "ModelConfig":
         """Return the config for requests of at most `num_tokens` tokens. Learned positions are unchanged."""

@@ -5,9 +5,10 @@ from typing import Any
 
 import msgspec
 
-from roseinfer.kernels.attention.attention_spec import AttentionSpec, LinearScaling, Llama3Scaling, Rope
+from roseinfer.kernels.attention.attention_spec import AttentionSpec, LinearScaling, Llama3Scaling, Rope, YarnScaling
 from roseinfer.models.experts_spec import ExpertsSpec
 from roseinfer.models.model_config import ModelConfig
+from roseinfer.models.rope import yarn_magnitude
 
 
 def _llama(**sizes: Any) -> ModelConfig:
@@ -69,6 +70,30 @@ def _qwen3_moe(*, experts: ExpertsSpec, **sizes: Any) -> ModelConfig:
     return msgspec.structs.replace(dense, architecture="qwen3_moe", num_kv_heads=4, experts=experts)
 
 
+def _gpt_oss(*, num_layers: int, num_heads: int, **sizes: Any) -> ModelConfig:
+    rope = Rope(
+        theta=150_000.0,
+        scaling=YarnScaling(factor=32.0, original_context=4096, attention_factor=yarn_magnitude(32.0), truncate=False),
+    )
+    full = AttentionSpec(num_heads=num_heads, num_kv_heads=8, head_dim=64, sinks=True, rope=rope)
+    local = msgspec.structs.replace(full, window=128)
+    fields: dict[str, Any] = {
+        "architecture": "gpt_oss",
+        "vocab_size": 201088,
+        "num_kv_heads": 8,
+        "head_dim": 64,
+        "max_position_embeddings": 131072,
+        "norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+        "rope": rope,
+        "activation": "clamped_swiglu",
+        "qkv_bias": True,
+        "output_bias": True,
+        "layer_attention": tuple(full if index % 2 else local for index in range(num_layers)),
+    }
+    return ModelConfig(num_layers=num_layers, num_heads=num_heads, **fields | sizes)
+
+
 SHAPES: dict[str, ModelConfig] = {
     "gemma-3-4b": _gemma3(
         num_layers=34, window=1024, hidden_size=2560, num_heads=8, num_kv_heads=4, intermediate_size=10240
@@ -90,6 +115,13 @@ SHAPES: dict[str, ModelConfig] = {
         output_bias=True,
         mlp_bias=True,
         norm_bias=True,
+    ),
+    "gpt-oss-20b": _gpt_oss(
+        hidden_size=2880,
+        num_layers=24,
+        num_heads=64,
+        intermediate_size=2880,
+        experts=ExpertsSpec(num_experts=32, top_k=4, intermediate_size=2880, bias=True),
     ),
     "llama-3.2-1b": _llama(hidden_size=2048, num_layers=16, num_heads=32, head_dim=64, intermediate_size=8192),
     "llama-3.2-3b": _llama(hidden_size=3072, num_layers=28, num_heads=24, head_dim=128, intermediate_size=8192),

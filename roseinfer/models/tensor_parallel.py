@@ -122,6 +122,8 @@ def divide(model: CausalLM, division: Division, ranks: RankGroup) -> RankSlices:
     """
     slices: RankSlices = {}
     for module in model.modules():
+        if isinstance(module, Attention) and module.sinks is not None:
+            raise ModelError("--tensor-parallel does not support attention sinks: drop --tensor-parallel")
         if isinstance(module, Attention):
             slices |= _attention_slices(module, division)
             module.divide_joint_norms(ranks, division.key_copies)

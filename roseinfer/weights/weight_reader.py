@@ -8,6 +8,7 @@ import torch
 from roseinfer.errors import UsageError
 from roseinfer.progress import ProgressCallback
 from roseinfer.weights.gguf_file import GgufReader
+from roseinfer.weights.mxfp4 import Mxfp4Reader
 from roseinfer.weights.resolve import ModelSource
 from roseinfer.weights.safetensors_files import SafetensorsReader
 from roseinfer.weights.stored_tensor import ALL_WHOLE, StoredParts, StoredTensor
@@ -44,7 +45,10 @@ class WeightReader(Protocol):
 def open_weights(source: ModelSource) -> SafetensorsReader | GgufReader | TrainerReader:
     """Open the weights of a model. Raises ModelError if a file is invalid, UsageError if the model has no weights."""
     if source.format == "safetensors" and source.path is not None:
-        return SafetensorsReader(source.path, source.weight_files)
+        reader = SafetensorsReader(source.path, source.weight_files)
+        quantization = reader.description.get("quantization_config")
+        is_mxfp4 = isinstance(quantization, Mapping) and quantization.get("quant_method") == "mxfp4"
+        return Mxfp4Reader(source.path, source.weight_files) if is_mxfp4 else reader
     if source.format == "gguf" and source.path is not None:
         return GgufReader(source.path, source.weight_files)
     if source.format == "trainer" and source.path is not None:

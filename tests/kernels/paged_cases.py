@@ -48,3 +48,8 @@ def paged_case(
         block_tables=torch.tensor(tables, dtype=index_dtype, device=DEVICE),
         context_lens=torch.tensor(context_lens, dtype=index_dtype, device=DEVICE),
     )
+
+
+def random_sinks(heads: int, seed: int, *, present: bool = True) -> torch.Tensor | None:
+    """Return a sink per head, [heads], some of which outweigh most keys; None unless `present`."""
+    return torch.randn(heads, generator=torch.Generator().manual_seed(seed)).mul_(4).to(DEVICE) if present else None

@@ -5,9 +5,12 @@ import torch
 from devices import DEVICE, DTYPES, tolerance
 from test_experts import random_routing
 
+from roseinfer.kernels.activations import Activation
 from roseinfer.kernels.experts.expert_order import order_by_expert_reference, order_by_expert_triton
 from roseinfer.kernels.experts.expert_weights import StackedExperts
 from roseinfer.kernels.experts.experts_mlp import (
+    NO_BIASES,
+    Biases,
     Tiles,
     as_choice,
     as_tiles,
@@ -64,11 +67,14 @@ def test_pairs_are_sorted_by_expert_and_by_token(kind: str, tokens: int, num_exp
 
 
 def compare(
-    routing: Routing, tiles: Tiles, *, size: int, width: int, num_experts: int = 6, dtype: torch.dtype = torch.float32
+    routing: Routing, tiles: Tiles, *, size: int, width: int, dtype: torch.dtype = torch.float32, biased: bool = False
 ) -> None:
-    """Compare kernels and loop, with a residual and rows that are not adjacent."""
+    """Compare kernels and loop, with a residual and rows that are not adjacent.
+
+    `biased`: with the biases and the activation of gpt-oss.
+    """
     generator = torch.Generator().manual_seed(size)
-    tokens = len(routing.experts)
+    tokens, num_experts = len(routing.experts), 6
 
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator).to(dtype).to(DEVICE)
@@ -77,9 +83,12 @@ def compare(
     gate_up = StackedExperts(random(num_experts * 2 * width, size) * size**-0.5, num_experts)
     down = StackedExperts(random(num_experts * size, width) * width**-0.5, num_experts)
     routing = Routing(routing.experts.to(DEVICE), routing.weights.to(DEVICE))
-    found = experts_mlp_triton(x, routing, gate_up, down, "silu_and_mul", residual, tiles=tiles)
+    activation: Activation = "clamped_swiglu_and_mul" if biased else "silu_and_mul"
+    biases = Biases(random(num_experts, 2 * width) * 4, random(num_experts, size)) if biased else NO_BIASES
+    found = experts_mlp_triton(x, routing, gate_up, down, activation, residual, biases=biases, tiles=tiles)
     wide = [StackedExperts(each.weight.float(), num_experts) for each in (gate_up, down)]
-    expected = experts_mlp_loop(x.float(), routing, wide[0], wide[1], "silu_and_mul") + residual.float()
+    exact = Biases(*(None if bias is None else bias.float() for bias in biases))
+    expected = experts_mlp_loop(x.float(), routing, wide[0], wide[1], activation, biases=exact) + residual.float()
     torch.testing.assert_close(found.float(), expected, **tolerance(dtype))
 
 
@@ -87,14 +96,14 @@ def compare(
 @pytest.mark.parametrize("kind", ["spread", "one", "some"])
 def test_few_tokens(kind: str, dtype: torch.dtype) -> None:
     compare(random_routing(kind, 1, 6, 3), ONE_BY_ONE, size=96, width=40, dtype=dtype)
-    compare(random_routing(kind, 3, 6, 2), ONE_BY_ONE, size=64, width=32, dtype=dtype)
+    compare(random_routing(kind, 3, 6, 2), ONE_BY_ONE, size=64, width=32, dtype=dtype, biased=dtype == torch.float32)
     compare(random_routing(kind, 5, 6, 3), IN_GROUPS, size=96, width=40, dtype=dtype)
 
 
 @pytest.mark.parametrize("tiles", [IN_GROUPS, IN_LARGE_GROUPS], ids=["groups", "large groups"])
 @pytest.mark.parametrize("kind", ["spread", "one", "some"])
 def test_many_tokens(kind: str, tiles: Tiles) -> None:
-    compare(random_routing(kind, 70, 6, 2), tiles, size=64, width=64)
+    compare(random_routing(kind, 70, 6, 2), tiles, size=64, width=64, biased=kind == "some")
 
 
 def test_4096_tokens() -> None:

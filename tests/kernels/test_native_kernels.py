@@ -8,7 +8,7 @@ from devices import generator, tolerance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_builds import BUILDS, COMPILER, load_build
-from paged_cases import paged_case
+from paged_cases import paged_case, random_sinks
 from projections import projection_of
 
 from roseinfer.kernels.activations import silu_and_mul, silu_and_mul_reference
@@ -109,6 +109,7 @@ def test_rotation_and_append(
     window=st.one_of(st.none(), st.integers(1, 60)),
     scale=st.sampled_from([1.0, 300.0]),
     softcap=st.sampled_from([None, 1.5, 50.0]),
+    sinks=st.booleans(),
     dtype=DTYPES,
     seed=st.integers(0, 1 << 20),
 )
@@ -121,6 +122,7 @@ def test_paged_decode_attention(
     window: int | None,
     scale: float,
     softcap: float | None,
+    sinks: bool,
     dtype: torch.dtype,
     seed: int,
 ) -> None:
@@ -135,7 +137,8 @@ def test_paged_decode_attention(
     )
     arguments = (case.q.cpu(), case.key_cache.cpu(), case.value_cache.cpu(), case.block_tables.cpu())
     lens = case.context_lens.cpu()
-    scoring = Scoring(scale * head_dim**-0.5, window, softcap)
+    present = random_sinks(heads[0], seed, present=sinks)
+    scoring = Scoring(scale * head_dim**-0.5, window, softcap, None if present is None else present.cpu())
     out = paged_decode_attention(*arguments, lens, scoring=scoring)
     expected = paged_decode_attention_reference(*arguments, lens, scoring=scoring)
     # With large scores, rounding of the scores dominates the error of the softmax.
@@ -152,6 +155,7 @@ def test_paged_decode_attention(
     window=st.one_of(st.none(), st.integers(1, 90)),
     scale=st.sampled_from([1.0, 300.0]),
     softcap=st.sampled_from([None, 1.5, 50.0]),
+    sinks=st.booleans(),
     dtype=DTYPES,
     seed=st.integers(0, 1 << 20),
 )
@@ -165,6 +169,7 @@ def test_paged_prefill_attention(
     window: int | None,
     scale: float,
     softcap: float | None,
+    sinks: bool,
     dtype: torch.dtype,
     seed: int,
 ) -> None:
@@ -185,7 +190,9 @@ def test_paged_prefill_attention(
     arguments = (case.q.cpu(), case.key_cache.cpu(), case.value_cache.cpu(), case.block_tables.cpu())
     assert native_kernels.runs_attention(*arguments[:3])
     arguments = (*arguments, torch.tensor(starts), case.context_lens.cpu())
-    options = {"scoring": Scoring(scale * head_dim**-0.5, window, softcap)}
+    present = random_sinks(heads[0], seed, present=sinks)
+    sinks_on_cpu = None if present is None else present.cpu()
+    options = {"scoring": Scoring(scale * head_dim**-0.5, window, softcap, sinks_on_cpu)}
     own = slice(before, starts[-1])
     close = tolerance(dtype) if scale == 1.0 else {"rtol": 0.05, "atol": 0.05}
     ours, expected = (

@@ -9,7 +9,7 @@ import torch
 from devices import DEVICE, DTYPES, generator, tolerance
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paged_cases import PagedCase, paged_case
+from paged_cases import PagedCase, paged_case, random_sinks
 from projections import projection_of
 from torch import Tensor
 
@@ -90,6 +90,7 @@ def test_every_head_size_and_dtype(dtype: torch.dtype, head_dim: int, heads: int
     heads=st.sampled_from([(1, 1), (2, 2), (4, 2), (3, 1), (10, 2)]),
     window=st.one_of(st.none(), st.integers(1, 60)),
     softcap=st.sampled_from([None, 0.5]),
+    sinks=st.booleans(),
     num_splits=st.integers(1, 7),
     table=st.booleans(),
     norms=st.sampled_from(["", "q", "k", "qk"]),
@@ -103,6 +104,7 @@ def test_lengths_windows_and_splits_fall_anywhere(
     heads: tuple[int, int],
     window: int | None,
     softcap: float | None,
+    sinks: bool,
     num_splits: int,
     table: bool,
     norms: str,
@@ -119,7 +121,7 @@ def test_lengths_windows_and_splits_fall_anywhere(
         index_dtype=torch.int64,
         seed=seed,
     )
-    scoring = Scoring(0.3, window, softcap)
+    scoring = Scoring(0.3, window, softcap, random_sinks(heads[0], seed, present=sinks))
     check(case, scoring, tiles(num_splits, ordered=ordered))
     check_append(case, scoring, tiles(num_splits, ordered=ordered), table=table, norms=norms)
 

@@ -7,7 +7,7 @@ import torch
 from devices import DEVICE, DTYPES, tolerance
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paged_cases import paged_case
+from paged_cases import paged_case, random_sinks
 
 from roseinfer.kernels.attention.attention_spec import PLAIN_SCORING, Scoring
 from roseinfer.kernels.attention.dense_attention import dense_attention_reference
@@ -66,6 +66,7 @@ def test_every_head_size_and_dtype(dtype: torch.dtype, head_dim: int) -> None:
     heads=st.sampled_from([(1, 1), (2, 2), (4, 2), (3, 1), (10, 2), (16, 1)]),
     window=st.one_of(st.none(), st.integers(1, 70)),
     softcap=st.sampled_from([None, 0.5]),
+    sinks=st.booleans(),
     rows=st.sampled_from([16, 32]),
     keys=st.sampled_from([16, 32]),
     seed=st.integers(0, 1 << 20),
@@ -77,6 +78,7 @@ def test_chunks_windows_and_tiles_fall_anywhere(
     heads: tuple[int, int],
     window: int | None,
     softcap: float | None,
+    sinks: bool,
     rows: int,
     keys: int,
     seed: int,
@@ -88,7 +90,7 @@ def test_chunks_windows_and_tiles_fall_anywhere(
         head_dim=16,
         dtype=torch.float32,
         block_size=block_size,
-        scoring=Scoring(None, window, softcap),
+        scoring=Scoring(None, window, softcap, random_sinks(heads[0], seed, present=sinks)),
         tiles=PrefillTiles(rows, keys, 4, 2),
         seed=seed,
     )

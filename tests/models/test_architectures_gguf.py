@@ -12,7 +12,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from architecture_models import TRAINED_CONTEXT, engine_logits, random_model, random_prompt, transformers_logits
+from architecture_models import MODELS, TRAINED_CONTEXT, engine_logits, random_model, random_prompt, transformers_logits
 
 from roseinfer.config import EngineConfig
 from roseinfer.engine.factory import build_engine
@@ -30,6 +30,7 @@ GGUF_NAMES = {
     "gpt_neox": "gptneox",
     "olmo3": "olmo2",
     "mixtral": "llama",
+    "gpt_oss": "gpt-oss",
     "qwen2_moe": "qwen2moe",
     "qwen3_moe": "qwen3moe",
     "granitemoeshared": "granitemoe",
@@ -69,6 +70,7 @@ SAME_IN_GGUF = [
     "mixtral",
     "qwen2_moe",
     "qwen3_moe",
+    "gpt_oss",
     "olmoe",
     "granitemoe",
     "granitemoeshared",
@@ -87,7 +89,10 @@ SAME_IN_GGUF = [
 @pytest.mark.parametrize("name", SAME_IN_GGUF)
 def test_logits_equal_transformers_at_every_position(name: str, tmp_path: Path) -> None:
     # llama.cpp scales Gemma's scores by head_dim, which is what the public models have.
-    oracle = random_model(name, **({"query_pre_attn_scalar": 8} if name.startswith(("gemma2", "gemma3")) else {}))
+    changes: dict[str, Any] = {"query_pre_attn_scalar": 8} if name.startswith(("gemma2", "gemma3")) else {}
+    if name == "gpt_oss":  # llama.cpp rounds YaRN's bounds to whole dimensions
+        changes = {"rope_parameters": MODELS[name]["rope_parameters"] | {"truncate": True}}
+    oracle = random_model(name, **changes)
     path = write_gguf(oracle, tmp_path / "model.gguf")
     prompts = [random_prompt(5), random_prompt(60)]
     for token_ids, logits in engine_logits(path, prompts, max_new_tokens=6, max_batch_tokens=23):
@@ -321,7 +326,20 @@ def _write_gpt2(model: Any, arch: str, writer: gguf.GGUFWriter) -> None:
 
 def _named(model: Any) -> list[tuple[str, torch.Tensor]]:
     """Return each parameter once, with its name. A tied head has the name of the embedding."""
-    return [part for name, parameter in model.named_parameters() for part in _parts(name, parameter.detach())]
+    parts = _gpt_oss_parts if model.config.model_type == "gpt_oss" else _parts
+    return [part for name, parameter in model.named_parameters() for part in parts(name, parameter.detach())]
+
+
+def _gpt_oss_parts(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+    """Return gate and up, which alternate, as tensors of their own, and matrices as [experts, outputs, inputs]."""
+    name, is_bias = name.removesuffix("_bias"), name.endswith("_proj_bias")
+    if ".experts." not in name:
+        return [(f"{name}.weight" if name.endswith("sinks") else name.replace("mlp.router.", "mlp.gate."), tensor)]
+    tensor, kind = (tensor, "bias") if is_bias else (tensor.transpose(1, 2), "weight")
+    if name.endswith("gate_up_proj"):
+        module = name.removesuffix("gate_up_proj")
+        return [(f"{module}{part}_proj.{kind}", tensor[:, at::2]) for at, part in enumerate(("gate", "up"))]
+    return [(f"{name}.{kind}", tensor)]
 
 
 def _parts(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:

@@ -6,6 +6,7 @@ Models state one `AttentionSpec` per layer. Every attention backend reads the sp
 from typing import NamedTuple
 
 import msgspec
+from torch import Tensor
 
 
 class LinearScaling(msgspec.Struct, frozen=True, kw_only=True, tag="linear"):
@@ -91,6 +92,9 @@ class Scoring(NamedTuple):
     """Sliding window: a token attends to itself and to the window - 1 tokens before it. None: no window."""
     softcap: float | None = None
     """Bound c of the scaled products s: the scores are c * tanh(s / c) (Gemma 2). None: the scores are s."""
+    sinks: Tensor | None = None
+    """Score of each head's sink, [heads], float32 or, for float64 queries, float64. A sink takes part in the softmax
+    like a key whose value is 0 (gpt-oss). None: no sinks."""
 
     def scale_for(self, head_dim: int) -> float:
         """Return `scale`, or its default for heads of this size."""
@@ -98,7 +102,7 @@ class Scoring(NamedTuple):
 
 
 PLAIN_SCORING = Scoring()
-"""Scores with the default scale, without window and bound."""
+"""Scores with the default scale, without window, bound and sinks."""
 
 
 class AttentionSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,10 +119,12 @@ class AttentionSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Factor on attention scores. None: head_dim ** -0.5."""
     softcap: float | None = None
     """Bound c of the scaled scores s: c * tanh(s / c). None: no bound."""
+    sinks: bool = False
+    """Each head has a sink: a learned score that takes part in the softmax and has no value."""
     rope: Rope | None = None
     """Rotary positions. None: queries and keys are not rotated."""
 
     @property
     def scoring(self) -> Scoring:
-        """Scale, window and bound of the scores."""
+        """Scale, window and bound of the scores, without the sinks, which are weights."""
         return Scoring(self.scale, self.window, self.softcap)

@@ -16,7 +16,7 @@ from roseinfer.kernels.arrival import is_last
 from roseinfer.kernels.attention.attention_spec import Scoring
 from roseinfer.kernels.attention.head_rotation import gains, normalized_and_rotated, rotation
 from roseinfer.kernels.attention.projection import AttentionLayer
-from roseinfer.kernels.attention.score_bound import hyperbolic_tangent, score_factors
+from roseinfer.kernels.attention.score_bound import hyperbolic_tangent, score_factors, with_sinks
 from roseinfer.kernels.runtime import (
     MAX_ARRIVALS,
     arrivals,
@@ -126,6 +126,7 @@ def launch_decode(
         partial_out,
         partial_stats,
         arrivals(q.device),
+        q if scoring.sinks is None else scoring.sinks,
         *score_factors(scoring, head_dim),
         0.0 if new is None else new.eps,
         q.stride(0),
@@ -149,6 +150,7 @@ def launch_decode(
         SPLITS_PADDED=next_power_of_two(tiles.num_splits),
         WINDOW=scoring.window or 0,
         BOUNDED=scoring.softcap is not None,
+        HAS_SINKS=scoring.sinks is not None,
         ORDERED=ordered,
         APPENDS=new is not None,
         HAS_TABLE=table is not None,
@@ -215,6 +217,7 @@ def _decode_kernel(
     partial_out,
     partial_stats,
     arrived_splits,
+    sinks,
     bound_scale,
     scale,
     eps,
@@ -239,6 +242,7 @@ def _decode_kernel(
     SPLITS_PADDED: tl.constexpr,
     WINDOW: tl.constexpr,
     BOUNDED: tl.constexpr,
+    HAS_SINKS: tl.constexpr,
     ORDERED: tl.constexpr,
     APPENDS: tl.constexpr,
     HAS_TABLE: tl.constexpr,
@@ -397,6 +401,11 @@ def _decode_kernel(
             row_summed += tl.dot(weight.to(value.dtype), value, input_precision="ieee")
             row_peak = new_peak
 
+    if HAS_SINKS:
+        own_sinks = sinks + kv_head * GROUP + head
+        row_peak, row_total, row_summed = with_sinks(
+            own_sinks, in_group & (split == 0), row_peak, row_total, row_summed
+        )
     if PDL and OVERLAPS:
         # The successor waits for this kernel only, so this kernel must not end before its own predecessor.
         gdc_wait()

@@ -14,7 +14,7 @@ from roseinfer.kernels.attention.decode_kernel import (
     fits,
     launch_decode,
 )
-from roseinfer.kernels.attention.score_bound import bounded
+from roseinfer.kernels.attention.score_bound import bounded, share_of_keys
 
 
 def paged_decode_attention(
@@ -36,8 +36,8 @@ def paged_decode_attention(
     request of length 0 gives zeros.
 
     `order` [requests], int32, is a permutation of the requests: a GPU starts them in this order. With the longest
-    first, no long request starts last. The order does not change the result. `scoring` has the scale, the window and
-    the bound of the scores. If `output` is given, the result is written to it, except for requests of length 0.
+    first, no long request starts last. The order does not change the result. `scoring` has the scale, window,
+    bound and sinks of the scores. If `output` is given, the result is written to it, except for requests of length 0.
     """
     chosen = paged_decode_attention_triton if fits(q, key_cache, value_cache) else paged_decode_attention_reference
     arguments = (q, key_cache, value_cache, block_tables, context_lens)
@@ -69,6 +69,9 @@ def paged_decode_attention_reference(
     scores = torch.einsum("rkgd,rtkd->rkgt", grouped, keys) * scoring.scale_for(head_dim)
     scores = bounded(scores, scoring.softcap)
     weights = scores.masked_fill(~seen[:, None, None], -math.inf).softmax(-1).nan_to_num(0)
+    if scoring.sinks is not None:
+        log_sum = scores.masked_fill(~seen[:, None, None], -math.inf).logsumexp(-1, keepdim=True)
+        weights = weights * share_of_keys(log_sum, scoring.sinks.view(1, keys.shape[2], -1, 1))
     found = torch.einsum("rkgt,rtkd->rkgd", weights, values).reshape(requests, heads, head_dim).to(q.dtype)
     if output is None:
         return found

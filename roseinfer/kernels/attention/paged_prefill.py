@@ -16,7 +16,13 @@ import torch
 from torch import Tensor
 
 from roseinfer.kernels.attention.attention_spec import PLAIN_SCORING, Scoring
-from roseinfer.kernels.attention.score_bound import bounded, hyperbolic_tangent, score_factors
+from roseinfer.kernels.attention.score_bound import (
+    bounded,
+    hyperbolic_tangent,
+    score_factors,
+    share_of_keys,
+    with_sinks,
+)
 from roseinfer.kernels.runtime import (
     gdc_launch_dependents,
     gdc_wait,
@@ -72,10 +78,11 @@ def paged_prefill_attention(
     each request, then the end of the last. key_cache and value_cache [num_blocks, block_size, kv_heads, head_dim], with
     any strides except the last, contain the new tokens already. block_tables [requests, max_blocks]; context_lens
     [requests] count the new tokens. Integers are int32 or int64. `max_query_len`, by which tiles are chosen, is the
-    approximate maximum of new tokens per request. `scoring` has the scale, window and bound of the scores.
+    approximate maximum of new tokens per request. `scoring` has the scale, window, bound and sinks of the scores.
     Returns [tokens, heads, head_dim], in `out` if it is given, which must be contiguous. A request with a context of 0
     tokens is skipped. Rows that belong to no request, or to a skipped one, are unchanged in `out` and else undefined.
-    `earlier`, which needs `out` and allows no window, continues from attention to the first keys of some requests.
+    `earlier`, which needs `out` and allows no window and no sinks, continues from attention to the first keys of some
+    requests.
     """
     block_size = key_cache.shape[1]
     fits = block_size & (block_size - 1) == 0 and q.shape[-1] <= 256 and runs_triton(q, key_cache, value_cache)
@@ -136,6 +143,8 @@ def paged_prefill_attention_reference(
             before = earlier.lse[:, rows].to(compute)
             share = torch.sigmoid(before - scores.logsumexp(-1)).t().unsqueeze(-1)  # of the earlier keys
             found = share * out[rows].to(compute) + (1 - share) * found
+        if scoring.sinks is not None:
+            found = found * share_of_keys(scores.logsumexp(-1), scoring.sinks[:, None]).t().unsqueeze(-1)
         out[rows] = found.to(q.dtype)
     return out
 
@@ -173,6 +182,7 @@ def paged_prefill_attention_triton(
         context_lens,
         first_keys,
         lse,
+        q if scoring.sinks is None else scoring.sinks,
         out,
         requests,
         *score_factors(scoring, head_dim),
@@ -196,6 +206,7 @@ def paged_prefill_attention_triton(
         KEYS=tiles.keys,
         WINDOW=scoring.window or 0,
         BOUNDED=scoring.softcap is not None,
+        HAS_SINKS=scoring.sinks is not None,
         CONTINUES=earlier is not None,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
@@ -237,6 +248,7 @@ def _prefill_kernel(
     context_lens,
     first_keys,
     lse,
+    sinks,
     out,
     requests,
     bound_scale,
@@ -261,6 +273,7 @@ def _prefill_kernel(
     KEYS: tl.constexpr,
     WINDOW: tl.constexpr,
     BOUNDED: tl.constexpr,
+    HAS_SINKS: tl.constexpr,
     CONTINUES: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -343,6 +356,8 @@ def _prefill_kernel(
         HEAD_DIM, DIM_PADDED, BLOCK_SIZE, KEYS, WINDOW, BOUNDED,
     )  # fmt: skip
 
+    if HAS_SINKS:
+        peak, total, summed = with_sinks(sinks + row_head, live_row, peak, total, summed)
     result = summed / tl.where(total > 0, total, 1.0)[:, None]
     tl.store(place, result.to(out.dtype.element_ty), mask=row_mask)
 

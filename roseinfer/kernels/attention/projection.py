@@ -24,11 +24,13 @@ class AttentionLayer:
     """Weight of an RMS norm of each key head before its rotation, [head_dim]."""
     eps: float = 1e-6
     """Epsilon of the norms of query and key heads."""
+    sinks: Tensor | None = None
+    """Score of each head's sink, as in `Scoring`."""
 
     @cached_property
     def scoring(self) -> Scoring:
-        """Scale, window and bound of the scores, as kernels take them."""
-        return self.spec.scoring
+        """Scale, window, bound and sinks of the scores, as kernels take them."""
+        return self.spec.scoring._replace(sinks=self.sinks)
 
 
 class Projection(NamedTuple):

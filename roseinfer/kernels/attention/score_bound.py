@@ -1,4 +1,8 @@
-"""The bound of attention scores, c * tanh(score / c), as Gemma 2 has (https://arxiv.org/abs/2408.00118)."""
+"""What else than keys decides attention weights: a bound of the scores, and sinks.
+
+The bound is c * tanh(score / c), as in Gemma 2 (https://arxiv.org/abs/2408.00118). A sink is a score without a value
+(gpt-oss, https://arxiv.org/abs/2508.10925).
+"""
 
 import math
 from typing import NamedTuple
@@ -30,6 +34,26 @@ def score_factors(scoring: Scoring, head_dim: int) -> ScoreFactors:
 def bounded(scores: Tensor, softcap: float | None) -> Tensor:
     """Return softcap * tanh(scores / softcap), or the scores if there is no bound."""
     return scores if softcap is None else torch.tanh(scores / softcap) * softcap
+
+
+def share_of_keys(log_sum: Tensor, sinks: Tensor) -> Tensor:
+    """Return the share of the keys in a softmax with sinks.
+
+    `log_sum` is the logarithm of the sum of exponentials of the keys' scores; the sinks broadcast to it.
+    """
+    return torch.sigmoid(log_sum - sinks.to(log_sum.dtype))
+
+
+@triton.jit
+def with_sinks(sinks, present, peak, total, summed):
+    """Add each row's sink to a running softmax in powers of two.
+
+    sinks: pointers to the sinks of the rows, of which `present` are read. Returns (peak, total, summed).
+    """
+    sink = tl.load(sinks, mask=present, other=float("-inf")) * 1.4426950408889634  # log2(e)
+    highest = tl.maximum(peak, sink)
+    kept = tl.exp2(peak - highest)
+    return highest, total * kept + tl.exp2(sink - highest), summed * kept[:, None]
 
 
 @triton.jit

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from roseinfer.kernels.attention.attention_spec import PLAIN_SCORING, Scoring
 from roseinfer.kernels.attention.projection import Projection
-from roseinfer.kernels.cpu.native_library import DTYPES, FLOAT, INTEGER, call, functions
+from roseinfer.kernels.cpu.native_library import DTYPES, FLOAT, INTEGER, POINTER, call, functions
 
 LANES = 16
 """Elements per vector. Row sizes must be multiples of this number."""
@@ -23,12 +23,13 @@ _MAX_HEAD_DIM = 256
 class ScoringStruct(ctypes.Structure):
     """The `Scoring` of a layer with its defaults filled in: `Scoring` in cpp/attention.h."""
 
-    _fields_ = (("window", INTEGER), ("scale", FLOAT), ("softcap", FLOAT))
+    _fields_ = (("window", INTEGER), ("scale", FLOAT), ("softcap", FLOAT), ("sinks", POINTER))
 
 
 def scoring_struct(scoring: Scoring, head_dim: int) -> ScoringStruct:
-    """Describe the scoring of a layer to the kernels."""
-    return ScoringStruct(scoring.window or 0, scoring.scale_for(head_dim), scoring.softcap or 0.0)
+    """Describe the scoring of a layer to the kernels. The sinks must outlive the struct."""
+    sinks = None if scoring.sinks is None else scoring.sinks.data_ptr()
+    return ScoringStruct(scoring.window or 0, scoring.scale_for(head_dim), scoring.softcap or 0.0, sinks)
 
 
 def runs_native(*tensors: Tensor | None) -> bool:

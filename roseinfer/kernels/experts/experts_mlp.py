@@ -6,6 +6,7 @@ runs expert by expert with the kernels of its weight form.
 """
 
 from dataclasses import astuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +23,18 @@ from roseinfer.kernels.tuning import Choice, tuned
 Tiles = tuple[TokenTiles, TokenTiles] | tuple[GroupTiles, GroupTiles]
 """Tiles of the two products: of tokens one by one, or of groups of rows."""
 
+
+class Biases(NamedTuple):
+    """Biases of all experts; None: none."""
+
+    gate_up: Tensor | None
+    """[experts, 2 * intermediate]."""
+    down: Tensor | None
+    """[experts, size]."""
+
+
+NO_BIASES = Biases(None, None)
+
 _FEW_TOKENS = 4
 """Maximum tokens that are multiplied one by one where no choice was measured."""
 _MAX_COUNTED = 4096
@@ -35,6 +48,8 @@ def experts_mlp(
     down: ExpertWeights,
     activation: Activation,
     residual: Tensor | None = None,
+    *,
+    biases: Biases = NO_BIASES,
 ) -> Tensor:
     """Return each token's weighted sum of down(activation(gate_up x)) over its experts, plus the residual.
 
@@ -45,8 +60,8 @@ def experts_mlp(
         return x if residual is None else residual
     if isinstance(gate_up, StackedExperts) and isinstance(down, StackedExperts) and _fits(x, gate_up, down):
         tiles = choose_tiles(x, routing, gate_up)
-        return experts_mlp_triton(x, routing, gate_up, down, activation, residual, tiles=tiles)
-    out = experts_mlp_loop(x, routing, gate_up, down, activation)
+        return experts_mlp_triton(x, routing, gate_up, down, activation, residual, biases=biases, tiles=tiles)
+    out = experts_mlp_loop(x, routing, gate_up, down, activation, biases=biases)
     return out if residual is None else out + residual
 
 
@@ -58,6 +73,7 @@ def experts_mlp_triton(
     activation: Activation,
     residual: Tensor | None = None,
     *,
+    biases: Biases = NO_BIASES,
     tiles: Tiles,
 ) -> Tensor:
     """Compute `experts_mlp` in Triton kernels. Sums are float32 and have a fixed order.
@@ -66,14 +82,14 @@ def experts_mlp_triton(
     """
     first, second = tiles
     if isinstance(first, TokenTiles) and isinstance(second, TokenTiles):
-        active = token_gate_up(x, routing, gate_up.stacked, None, activation, first)
-        return token_down(active, routing, down.stacked, None, residual, second)
+        active = token_gate_up(x, routing, gate_up.stacked, biases.gate_up, activation, first)
+        return token_down(active, routing, down.stacked, biases.down, residual, second)
     assert isinstance(first, GroupTiles)
     assert isinstance(second, GroupTiles)
     order = order_by_expert(routing.experts, len(gate_up.stacked))
     top_k = routing.experts.shape[1]
-    active = grouped_gate_up(x, order, top_k, gate_up.stacked, None, activation, first)
-    outputs = grouped_down(active, order, routing.weights, down.stacked, None, second)
+    active = grouped_gate_up(x, order, top_k, gate_up.stacked, biases.gate_up, activation, first)
+    outputs = grouped_down(active, order, routing.weights, down.stacked, biases.down, second)
     return sum_pairs(outputs, len(x), residual)
 
 
@@ -119,7 +135,13 @@ def as_tiles(choice: Choice) -> Tiles:
 
 
 def experts_mlp_loop(
-    x: Tensor, routing: Routing, gate_up: ExpertWeights, down: ExpertWeights, activation: Activation
+    x: Tensor,
+    routing: Routing,
+    gate_up: ExpertWeights,
+    down: ExpertWeights,
+    activation: Activation,
+    *,
+    biases: Biases = NO_BIASES,
 ) -> Tensor:
     """Compute `experts_mlp` expert by expert. The order of a token's sum is that of its experts, best first."""
     top_k = routing.experts.shape[1]
@@ -127,8 +149,10 @@ def experts_mlp_loop(
     outputs = x.new_empty(len(pairs), x.shape[1])
     experts, counts = torch.unique_consecutive(chosen, return_counts=True)
     for expert, own in zip(experts.tolist(), torch.split(pairs, counts.tolist()), strict=True):
-        gated = gate_up.expert(expert).linear(x[own // top_k], None, activation)
-        outputs[own] = down.expert(expert).linear(gated)
+        first = None if biases.gate_up is None else biases.gate_up[expert]
+        second = None if biases.down is None else biases.down[expert]
+        gated = gate_up.expert(expert).linear(x[own // top_k], first, activation)
+        outputs[own] = down.expert(expert).linear(gated, second)
     return weighted_sum(outputs, routing.weights)
 
 

@@ -100,6 +100,8 @@ def fused_tiles(
 ) -> GemvTiles | MatmulTiles | None:
     """Return the tile sizes of the fused kernel, or None if separate kernels are faster."""
     rows = len(x)
+    if activation == "clamped_swiglu_and_mul":
+        return None  # only experts have it, and kernels of their own
     if not takes(rows, norm, activation) or x.dim() != 2 or x.dtype != weight.dtype:
         return None
     if not runs_triton(x, weight, bias, residual):

@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <type_traits>
 #include <vector>
 
@@ -14,6 +16,15 @@ struct Scoring {
     int64_t window;  // 0: no sliding window
     float scale;     // factor on the products
     float softcap;   // bound c of the scores, c * tanh(score / c); 0: no bound
+    const float* sinks;  // score of each head's sink, which has no value; null: no sinks
+
+    // Score of a head's sink, -infinity if there is none.
+    float sink(int64_t head) const { return sinks == nullptr ? -INFINITY : sinks[head]; }
+
+    // Scoring of the heads from this one on.
+    Scoring from_head(int64_t head) const {
+        return {window, scale, softcap, sinks == nullptr ? nullptr : sinks + head};
+    }
 
     F of(F product) const {
         const F score = product * scale;
@@ -88,16 +99,16 @@ inline F scores_of(const T* q, const Rows<T>& keys, int64_t head_dim) {
 }
 
 // Scale `length` scores and convert them to attention weights; weights from `length` to `padded` become 0. `weights`
-// may be `scores`.
+// may be `scores`. `sink` is a score that takes part, already scaled, or -infinity.
 template <typename O>
-inline void softmax(float* scores, int64_t length, int64_t padded, float scale, O* weights) {
+inline void softmax(float* scores, int64_t length, int64_t padded, float scale, float sink, O* weights) {
     for (int64_t at = length; at < padded; ++at) scores[at] = -INFINITY;
     F best = load(scores), total{};
     for (int64_t at = W; at < padded; at += W) {
         const F score = load(scores + at);
         best = score > best ? score : best;
     }
-    const float most = largest(best);
+    const float most = std::max(largest(best), sink / scale);
     for (int64_t at = 0; at < padded; at += W) {
         // Weights far below the best one, such as those of the padding, must be 0, but exponential() is at least e^-87.
         const F shifted = (load(scores + at) - most) * scale;
@@ -105,7 +116,7 @@ inline void softmax(float* scores, int64_t length, int64_t padded, float scale, 
         store(scores + at, weight);
         total += weight;
     }
-    const float inverse = 1.f / sum(total);
+    const float inverse = 1.f / (sum(total) + std::exp(sink - most * scale));
     for (int64_t at = 0; at < padded; at += W) store(weights + at, load(scores + at) * inverse);
 }
 
@@ -182,7 +193,7 @@ void attend(const T* q, const T* keys, const T* values, const int32_t* slots, T*
             store(scores + head * padded + at, scoring.of(scores_of<HEAD_DIM>(q + head * head_dim, own, head_dim)));
     }
     for (int64_t head = 0; head < sharing; ++head)
-        softmax(scores + head * padded, count, padded, 1.f, scores + head * padded);
+        softmax(scores + head * padded, count, padded, 1.f, scoring.sink(head), scores + head * padded);
     // Process as many heads at once as fit into registers, so that values are read from memory once.
     const auto some = [&](auto number, int64_t begin) {
         constexpr int HEADS = decltype(number)::value;
@@ -229,7 +240,8 @@ void paged_decode_attention(const T* q, const T* keys, const T* values, const in
             scores.resize(sharing * (length - first + W));
             find_slots(tables + request * table_stride, first, length, block_size, slots.data());
             attend_for<T>(head_dim)(q + place, keys + kv_head * head_dim, values + kv_head * head_dim, slots.data(),
-                                    out + place, scores.data(), length - first, sharing, head_dim, slot_stride, scoring);
+                                    out + place, scores.data(), length - first, sharing, head_dim, slot_stride,
+                                    scoring.from_head(kv_head * sharing));
         }
     }
 }

@@ -157,7 +157,7 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
                                                 slots.data() + row * slots_stride + first - widest(row),
                                                 attended + row * query + heads, scores.data(),
                                                 s.context_lens[row] - first, sharing, head_dim, slot_stride,
-                                                layer.scoring);
+                                                layer.scoring.from_head(kv_head * sharing));
                     }
                     break;
                 case OUTPUT:

@@ -67,13 +67,15 @@ void pack_values(const PackedRows<T>& values, int64_t head_dim, int64_t lanes, i
 
 // Convert products [begin, end) of a row to attention weights in the products' element type; all other weights become 0.
 template <typename O>
-inline void weigh(float* scores, int64_t begin, int64_t end, int64_t size, const Scoring& scoring, O* weights) {
+inline void weigh(float* scores, int64_t begin, int64_t end, int64_t size, const Scoring& scoring, float sink,
+                  O* weights) {
     const int64_t first = begin / W * W, last = (end + W - 1) / W * W;
     if (scoring.softcap > 0.f)
         for (int64_t at = first; at < last; at += W) store(scores + at, scoring.of(load(scores + at)));
     for (int64_t at = first; at < begin; ++at) scores[at] = -INFINITY;
     std::fill(weights, weights + first, O{});
-    softmax(scores + first, end - first, last - first, scoring.softcap > 0.f ? 1.f : scoring.scale, weights + first);
+    softmax(scores + first, end - first, last - first, scoring.softcap > 0.f ? 1.f : scoring.scale, sink,
+            weights + first);
     std::fill(weights + last, weights + size, O{});
 }
 
@@ -121,7 +123,7 @@ void attend_by_packs(const Chunk& chunk, int64_t begin, int64_t end, const T* q,
     for (int64_t row = 0; row < rows; ++row) {
         const int64_t own = chunk.past + begin + row / sharing + 1, base = chunk.first + from;
         weigh(&scratch.scores[row * size], first_in_window(own, scoring.window) - base, own - base, size, scoring,
-              &scratch.weights[row * size]);
+              scoring.sink(row % sharing), &scratch.weights[row * size]);
     }
     const Target<T> target{scratch.out.data(), head_dim, head_dim, false, nullptr, nullptr};
     const auto walk = [&](auto parts) {
@@ -221,7 +223,7 @@ void prefill_attention(const T* q, const T* keys, const T* values, const int32_t
             const int64_t kv_head = unit % kv_heads, place = chunk.place + kv_head * chunk.padded * head;
             const int64_t own = chunk.begin * token_stride + kv_head * sharing * head_dim;
             Path::attend(chunk, share.begin, share.end, q + own, packed_keys + place, packed_values + place, out + own,
-                         sharing, token_stride, head_dim, scoring, scratch);
+                         sharing, token_stride, head_dim, scoring.from_head(kv_head * sharing), scratch);
         }
     }
     key_buffer.trim(), value_buffer.trim();

@@ -55,15 +55,18 @@ struct RunningSoftmax {
     float best[BLOCK];  // largest score so far, scaled
     F totals[BLOCK];    // sum of the weights so far, in 16 parts
 
-    void reset() {
-        for (int64_t row = 0; row < BLOCK; ++row) best[row] = -INFINITY, totals[row] = F{};
+    // Start with the sinks of the rows from `first` on, for `sharing` heads per token.
+    void reset(const Scoring& scoring, int64_t first, int64_t sharing) {
+        for (int64_t row = 0; row < BLOCK; ++row) {
+            best[row] = scoring.sink((first + row) % sharing) * LOG2_E, totals[row] = F{};
+            if (best[row] > -INFINITY) totals[row][0] = 1.f;
+        }
     }
 
     // Convert products [count] of a row to weights; keys outside of [begin, end) get the weight 0. Returns the factor for
     // the row's earlier sums.
     float weigh(int64_t row, float* scores, int64_t begin, int64_t end, int64_t count, const Scoring& scoring,
                 uint16_t* weights) {
-        constexpr float LOG2_E = 1.44269504f;
         const float scale = scoring.softcap > 0.f ? LOG2_E : scoring.scale * LOG2_E;  // weights are powers of two
         if (scoring.softcap > 0.f)
             for (int64_t at = 0; at < count; at += W) store(scores + at, scoring.of(load(scores + at)));
@@ -86,6 +89,8 @@ struct RunningSoftmax {
     }
 
   private:
+    static constexpr float LOG2_E = 1.44269504f;
+
     static void mask(float* scores, int64_t begin, int64_t end, int64_t count) {
         const I lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
         for (int64_t at = 0; at < count; at += W) {
@@ -131,7 +136,7 @@ struct ByTiles {
         uint16_t* weights = scratch.weights.reserve(BLOCK * PART);
         float *scores = scratch.scores.reserve(BLOCK * PART), *sums = scratch.sums.reserve(blocks * BLOCK * head);
         scratch.softmax.resize(blocks);
-        for (RunningSoftmax& softmax : scratch.softmax) softmax.reset();
+        for (int64_t block = 0; block < blocks; ++block) scratch.softmax[block].reset(scoring, block * BLOCK, sharing);
         // Range of keys that any of the tokens attends to, relative to the chunk's first packed key.
         const int64_t seen = first_in_window(chunk.past + begin + 1, scoring.window);
         const int64_t first = (seen - chunk.first) / STEP * STEP, last = chunk.past + end - chunk.first;
