@@ -19,6 +19,7 @@ from roseinfer.models.gpt_neox import GPT_NEOX
 from roseinfer.models.gpt_oss import GPT_OSS
 from roseinfer.models.granite import GRANITE
 from roseinfer.models.granite_moe import GRANITE_MOE, GRANITE_MOE_SHARED
+from roseinfer.models.hf_defaults import HF_DEFAULTS
 from roseinfer.models.internlm2 import INTERNLM2
 from roseinfer.models.llama import LLAMA
 from roseinfer.models.mistral import MINISTRAL, MISTRAL
@@ -110,7 +111,8 @@ def read_config(source_format: SourceFormat, checkpoint: Checkpoint) -> ModelCon
         raise ModelError(
             f"quantization {quoted(_method(quantization))} is not supported; supported: {supported}, or a GGUF file"
         )
-    fields = WatchedFields(checkpoint.fields)
+    defaults = HF_DEFAULTS.get(str(name), {}) if source_format in ("safetensors", "dummy") else {}
+    fields = WatchedFields({**defaults, **checkpoint.fields})
     fields.has_types = source_format == "gguf"
     try:
         return dialect.config(replace(checkpoint, fields=fields))

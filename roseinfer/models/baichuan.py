@@ -23,9 +23,9 @@ _ALIBI = "ALiBi positions, which the 13B models of Baichuan have, are not suppor
 def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
     """Convert a Baichuan config.json to a ModelConfig. Raises ModelError for the 13B models."""
     # Configs of models with ALiBi have no max_position_embeddings, only the tokenizer's model_max_length.
-    if "max_position_embeddings" not in raw and "model_max_length" in raw:
+    if raw.get("model_max_length") is not None and raw.get("max_position_embeddings") is None:
         raise ModelError(_ALIBI)
-    raw = {"rms_norm_eps": 1e-6, "max_position_embeddings": 4096, **raw}
+    raw = {"max_position_embeddings": 4096, **raw}
     return hf_config("baichuan", raw, stores_fused_qkv=True)
 
 

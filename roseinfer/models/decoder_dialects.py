@@ -54,15 +54,6 @@ _GGUF_LAYER = {
 }
 
 
-_HF_DEFAULTS: dict[str, dict[str, Any]] = {
-    "llama": {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048},
-    "mistral": {"rms_norm_eps": 1e-6, "max_position_embeddings": 131072, "num_key_value_heads": 8},
-    "qwen2": {"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "num_key_value_heads": 32},
-    "qwen3": {"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "num_key_value_heads": 32},
-}
-"""Defaults of transformers' config classes for fields that a hand-written config.json may lack."""
-
-
 HfWeight = Callable[[str, ModelConfig], WeightPlaces | None]
 
 
@@ -125,10 +116,8 @@ def hf_config(
     """Convert the config.json fields that Llama-style architectures share. `flags` are the other ModelConfig fields.
 
     `rope` is the result of `rope_from_hf`, for models that call it in their own way. `norm_eps` and `activation` are
-    the keys of these fields, and `tied` is the default of tie_word_embeddings. Missing fields have the defaults of
-    transformers.
+    the keys of these fields, and `tied` is the default of tie_word_embeddings.
     """
-    raw = {**_HF_DEFAULTS.get(architecture, {}), **raw}
     num_heads = size(raw, "num_attention_heads")
     hidden_size = size(raw, "hidden_size")
     rotary, context = rope_from_hf(raw) if rope is None else rope

@@ -24,11 +24,10 @@ _NAMES = {
 
 
 def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
-    """Convert an EXAONE config.json to a ModelConfig. Missing fields have the defaults of its own config class."""
-    raw = {"max_position_embeddings": 2048, "layer_norm_epsilon": 1e-5, "activation_function": "silu", **raw}
+    """Convert an EXAONE config.json to a ModelConfig."""
     layers = size({"num_layers": raw.get("num_layers", raw.get("num_hidden_layers", 32))}, "num_layers")
     width = size(raw, "intermediate_size", 4 * size(raw, "hidden_size"))
-    raw |= {"num_hidden_layers": layers, "intermediate_size": width}
+    raw = {**raw, "num_hidden_layers": layers, "intermediate_size": width}
     return hf_config("exaone", raw, norm_eps="layer_norm_epsilon", activation="activation_function", tied=True)
 
 

@@ -29,8 +29,7 @@ _NAMES = {
 
 
 def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
-    """Convert an InternLM2 config.json to a ModelConfig. Missing fields have the defaults of its own config class."""
-    raw = {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048, **raw}
+    """Convert an InternLM2 config.json to a ModelConfig."""
     bias = optional(raw, "bias", bool, True)
     return hf_config("internlm2", raw, qkv_bias=bias, output_bias=bias, stores_fused_qkv=True)
 
