@@ -68,14 +68,14 @@ class RankGroup:
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """Replace a contiguous tensor by its sum over all ranks, and return it."""
-        self._backend.allreduce([x], self._sums).wait()
+        _finish(self._backend.allreduce([x], self._sums))
         return x
 
     def gather(self, x: Tensor) -> Tensor:
         """Return the columns of all ranks next to each other: [rows, columns] -> [rows, ranks * columns]."""
         rows, columns = x.shape
         every = x.new_empty((self.size * rows, columns))
-        self._backend._allgather_base(every, x.contiguous(), self._gathers).wait()
+        _finish(self._backend._allgather_base(every, x.contiguous(), self._gathers))
         return every.view(self.size, rows, columns).transpose(0, 1).reshape(rows, self.size * columns)
 
     def least(self, value: int) -> int:
@@ -97,6 +97,12 @@ class RankGroup:
             backend.abort()
 
 
+def _finish(work: Any) -> None:
+    """Wait for a collective. NCCL returns None for one that runs on the current stream, in order."""
+    if work is not None:
+        work.wait()
+
+
 def _gloo(store: Store, rank: int, size: int) -> Any:
     dist = torch_distributed()
     options = dist.ProcessGroupGloo._Options()
@@ -115,6 +121,6 @@ def _nccl(store: Store, rank: int, size: int, device: torch.device) -> Any:
     torch.cuda.set_device(device)
     group = dist.ProcessGroupNCCL(store, rank, size, options)
     # The first collective creates the communicator, which a CUDA graph capture must not.
-    group.allreduce([torch.zeros(1, device=device)]).wait()
+    _finish(group.allreduce([torch.zeros(1, device=device)]))
     torch.cuda.synchronize(device)
     return group
