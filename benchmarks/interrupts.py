@@ -126,6 +126,7 @@ def run(moments: int, seed: int) -> tuple[dict[tuple[str, str], Counter[str]], l
                     problems.append("other answers after --resume")
             codes.setdefault((command, number.name), Counter())[str(process.returncode)] += 1
             failures += [f"{command}, {number.name} after {wait_s:.2f} s: {problem}" for problem in problems]
+            print(f"{moment + 1}/{moments} {command} {number.name}: {problems or 'as it should'}", file=sys.stderr)
     return codes, failures
 
 

@@ -37,7 +37,9 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from rich.console import Console
 
-    console = Console(soft_wrap=False) if name == "stdout" else Console(stderr=True)
+    # Rich takes COLUMNS=0, which means "unknown" to others, literally, and would print nothing.
+    columns = width() if os.environ.get("COLUMNS") == "0" else None
+    console = Console(width=columns) if name == "stdout" else Console(stderr=True, width=columns)
     globals()[name] = console
     return console
 
