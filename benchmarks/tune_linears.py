@@ -27,6 +27,7 @@ from roseinfer.kernels.linear.skinny_matmul import MatmulTiles
 from roseinfer.kernels.tuning import Choice, remember, replay_us, tuned
 from roseinfer.models.decoder import DecoderLayer
 from roseinfer.models.embedding import Embedding
+from roseinfer.models.experts import ExpertsMLP
 from roseinfer.models.gpt2 import GPT2Layer
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.rope import RotaryEmbedding
@@ -40,7 +41,10 @@ LEAST_GAIN = 0.003
 
 
 class Attention:
-    """Attention backend for the layers of a chain: one new token per request, over CONTEXT tokens."""
+    """Attention of a step for the layers of a chain: one new token per request, over CONTEXT tokens."""
+
+    rows = None
+    last_layer = -1
 
     def __init__(self, config: ModelConfig, rows: int, layers: int) -> None:
         blocks = CONTEXT // BLOCK_SIZE
@@ -72,13 +76,17 @@ class Chain:
         self.layers = [first, *(_filled(make(config, index)) for index in range(1, self.count))]
         self.attention = Attention(config, rows, self.count)
         layer: Any = first
+        self.products = [
+            Product("qkv", layer.attention.qkv, self.x, layer.attention_norm.description, None, None),
+            Product("output", layer.attention.output, torch.randn(rows, heads), None, None, self.x),
+        ]
+        if isinstance(layer.mlp, ExpertsMLP):
+            return  # benchmarks.tune_experts tunes its products
         widened, activation = (
             (layer.mlp.gate_up, "silu_and_mul") if config.rope is not None else (layer.mlp.up, layer.mlp.activation)
         )
         wide = torch.randn(rows, config.intermediate_size)
-        self.products = [
-            Product("qkv", layer.attention.qkv, self.x, layer.attention_norm.description, None, None),
-            Product("output", layer.attention.output, torch.randn(rows, heads), None, None, self.x),
+        self.products += [
             Product("up", widened, self.x, layer.mlp_norm.description, activation, None),
             Product("down", layer.mlp.down, wide, None, None, self.x),
         ]

@@ -16,7 +16,7 @@ from roseinfer.kernels.experts.expert_weights import (
     choose_quantized_experts,
 )
 from roseinfer.kernels.experts.experts_mlp import Biases, experts_mlp
-from roseinfer.kernels.experts.routing import Routing, route
+from roseinfer.kernels.experts.routing import Routing, route, route_after_norm
 from roseinfer.kernels.linear.form_choice import Packing
 from roseinfer.kernels.linear.quantized_weight import QuantizedWeight
 from roseinfer.kernels.linear.weight_form import NormBefore
@@ -47,7 +47,12 @@ class ExpertsMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the MLP to x, [tokens, hidden_size]."""
-        out = self._experts(x, None)
+        with span("roseinfer.moe.route"):
+            routing = self.router(x)
+        return self._with_shared(self._experts(x, routing, None), x)
+
+    def _with_shared(self, out: Tensor, x: Tensor) -> Tensor:
+        """Add the shared expert of x, if there is one."""
         if self.shared is None:
             return out
         with span("roseinfer.moe.shared"):
@@ -56,15 +61,17 @@ class ExpertsMLP(nn.Module):
 
     def after_norm(self, norm: NormBefore, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Apply the MLP to norm(hidden + residual). Takes and returns both tensors as `GatedMLP.after_norm` does."""
-        normed, stream = norm.after(hidden, residual)
-        if self.shared is None and not self.is_partial:
-            return self._experts(normed, stream), None
-        return self(normed), stream
-
-    def _experts(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        """Return the weighted sum of each token's experts, plus the residual."""
+        if self.is_partial:
+            normed, stream = norm.after(hidden, residual)
+            return self(normed), stream
         with span("roseinfer.moe.route"):
-            routing = self.router(x)
+            normed, stream, routing = self.router.after_norm(norm, hidden, residual)
+        if self.shared is None:
+            return self._experts(normed, routing, stream), None
+        return self._with_shared(self._experts(normed, routing, None), normed), stream
+
+    def _experts(self, x: Tensor, routing: Routing, residual: Tensor | None) -> Tensor:
+        """Return the weighted sum of each token's experts, plus the residual."""
         with span("roseinfer.moe.experts"):
             biases = Biases(self.gate_up.stacked_bias, self.down.stacked_bias)
             forms = self.gate_up.form, self.down.form
@@ -89,6 +96,11 @@ class Router(nn.Module):
     def forward(self, x: Tensor) -> Routing:
         """Return the experts of each token of x, [tokens, hidden_size]."""
         return route(x, self.weight, self.bias, self.spec.top_k, normalized=self.spec.normalized)
+
+    def after_norm(self, norm: NormBefore, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor, Routing]:
+        """Return (norm(hidden + residual), hidden + residual, the experts of each token of the first)."""
+        settings = self.weight, self.bias, self.spec.top_k
+        return route_after_norm(norm, hidden, residual, *settings, normalized=self.spec.normalized)
 
     def weight_map(self) -> WeightMap:
         return own_weights(self)

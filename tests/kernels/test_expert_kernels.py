@@ -22,8 +22,10 @@ from roseinfer.kernels.experts.experts_mlp import (
 )
 from roseinfer.kernels.experts.grouped_products import GroupTiles, grouped_down, grouped_gate_up
 from roseinfer.kernels.experts.route_kernel import route_triton
+from roseinfer.kernels.experts.route_row import route_row, takes_row
 from roseinfer.kernels.experts.routing import Routing, route_reference
 from roseinfer.kernels.experts.token_products import TokenTiles
+from roseinfer.kernels.norms import Norm, add_rms_norm_reference
 from roseinfer.kernels.tuning import tuned
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
@@ -44,6 +46,27 @@ def test_routing(tokens: int, num_experts: int, top_k: int, size: int, normalize
     expected = route_reference(x, weight, bias, top_k, normalized=normalized)
     assert torch.equal(experts, expected.experts)
     torch.testing.assert_close(weights, expected.weights, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("num_experts", "top_k", "size"), [(8, 2, 64), (7, 7, 300), (60, 4, 96)])
+def test_routing_of_one_row_with_its_norm(num_experts: int, top_k: int, size: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(size)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).to(dtype).to(DEVICE)
+
+    x, weight, norm = random(1, size), random(num_experts, size), Norm(random(size), 1e-3)
+    weight[num_experts // 2] = weight[0]
+    for residual, bias in ((None, None), (random(1, size), random(num_experts))):
+        assert takes_row(1, size, num_experts, norm)
+        normed, total, experts, weights = route_row(x, residual, norm, weight, bias, top_k, normalized=bias is None)
+        expected, sums = add_rms_norm_reference(x, residual, norm.weight, norm.eps)
+        torch.testing.assert_close(normed, expected, **tolerance(dtype))
+        assert torch.equal(total, sums)
+        routing = route_reference(normed, weight, bias, top_k, normalized=bias is None)
+        assert torch.equal(experts, routing.experts)
+        torch.testing.assert_close(weights, routing.weights, rtol=1e-3, atol=1e-6)
 
 
 def test_scores_of_a_token_do_not_depend_on_the_others() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from roseinfer.kernels.arrival import is_last
+from roseinfer.kernels.experts.top_experts import expert_of, score_of, sort_keys
 from roseinfer.kernels.runtime import (
     MAX_ARRIVALS,
     arrivals,
@@ -127,26 +128,23 @@ def _route_kernel(
         if not is_last(arrived_splits + tile, SPLITS):
             return
         scores = tl.load(first, cache_modifier=".cg")
-        for other in range(1, SPLITS):
+        for other in tl.static_range(1, SPLITS):  # unrolled, so that the loads do not wait for each other
             scores += tl.load(first + other * (ROWS * EXPERTS), cache_modifier=".cg")
     if HAS_BIAS:
         scores += tl.load(bias + expert, mask=expert < num_experts, other=0.0).to(tl.float32)[None, :]
 
     scores = tl.where((expert < num_experts)[None, :], scores, float("-inf"))
-    left = scores
+    keys = sort_keys(scores, expert[None, :])
     place = tl.arange(0, PADDED_TOP_K)
-    chosen = tl.zeros((ROWS, PADDED_TOP_K), tl.int32)
-    best = tl.full((ROWS, PADDED_TOP_K), float("-inf"), tl.float32)
+    chosen = tl.full((ROWS, PADDED_TOP_K), -0x8000000000000000, tl.int64)
     for rank in tl.static_range(TOP_K):
-        value = tl.max(left, 1)
-        index = tl.argmax(left, 1)  # of equal scores, the first
-        chosen = tl.where((place == rank)[None, :], index[:, None], chosen)
-        best = tl.where((place == rank)[None, :], value[:, None], best)
-        left = tl.where(expert[None, :] == index[:, None], float("-inf"), left)
+        best = tl.max(keys, 1)[:, None]
+        chosen = tl.where((place == rank)[None, :], best, chosen)
+        keys = tl.where(keys == best, -0x8000000000000000, keys)
     highest = tl.max(scores, 1)[:, None]
-    powers = tl.exp(best - highest)
+    powers = tl.where((place < TOP_K)[None, :], tl.exp(score_of(chosen) - highest), 0.0)
     total = tl.sum(powers, 1) if NORMALIZED else tl.sum(tl.exp(scores - highest), 1)
     to = row.to(tl.int64)[:, None] * TOP_K + place[None, :]
     mask = present & (place < TOP_K)[None, :]
-    tl.store(experts + to, chosen, mask=mask)
+    tl.store(experts + to, expert_of(chosen), mask=mask)
     tl.store(weights + to, powers / total[:, None], mask=mask)

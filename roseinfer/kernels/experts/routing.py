@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from roseinfer.kernels.experts.route_kernel import MAX_ROUTED_EXPERTS, route_triton
+from roseinfer.kernels.experts.route_row import route_row, takes_row
+from roseinfer.kernels.linear.weight_form import NormBefore
 from roseinfer.kernels.runtime import runs_triton
 
 
@@ -28,6 +30,32 @@ def route(x: Tensor, weight: Tensor, bias: Tensor | None, top_k: int, *, normali
     if runs_triton(x, weight, bias) and x.dtype == weight.dtype and len(weight) <= MAX_ROUTED_EXPERTS:
         return Routing(*route_triton(x, weight, bias, top_k, normalized=normalized))
     return route_reference(x, weight, bias, top_k, normalized=normalized)
+
+
+def route_after_norm(
+    norm: NormBefore,
+    hidden: Tensor,
+    residual: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    top_k: int,
+    *,
+    normalized: bool,
+) -> tuple[Tensor, Tensor, Routing]:
+    """Return (norm(hidden + residual), hidden + residual, routing of the first), with one kernel for one row on a GPU.
+
+    If residual is None, the sum is hidden.
+    """
+    parts = norm.description
+    if (
+        runs_triton(hidden, residual, weight, bias)
+        and hidden.dtype == weight.dtype
+        and takes_row(len(hidden), hidden.shape[1], len(weight), parts)
+    ):
+        normed, total, *routing = route_row(hidden, residual, parts, weight, bias, top_k, normalized=normalized)
+        return normed, total, Routing(*routing)
+    normed, total = norm.after(hidden, residual)
+    return normed, total, route(normed, weight, bias, top_k, normalized=normalized)
 
 
 def route_reference(x: Tensor, weight: Tensor, bias: Tensor | None, top_k: int, *, normalized: bool) -> Routing:
