@@ -221,6 +221,21 @@ def test_steps_of_a_host_that_runs_ahead_are_timed_from_start_to_start(tmp_path:
     assert new.steps.phases["decode"].median_ms == 0.02
 
 
+def test_steps_that_are_launched_long_before_they_run_take_the_mean_of_the_wall_times(tmp_path: Path) -> None:
+    """Four steps of 90 us of GPU work, launched within 80 us: the median of their wall times would be 20 us."""
+    events: list[Any] = []
+    for step in range(4):
+        at = 20.0 * step
+        events.append(event("user_annotation", "roseinfer.step[decode bs=4 tokens=4]", at, 18))
+        events.append(launch(at + 2, 2, step + 1))
+        events.append(kernel(10 + 90.0 * step, 90, step + 1, "gemm"))
+    new = summarize_trace(write(tmp_path / "new", events))
+    found = compare(new, summary_of(tmp_path, "old", [195, 195, 195, 195])).comparison
+    assert found is not None
+    phase = found.phases[0]
+    assert (phase.timed_by, phase.baseline_ms, phase.new_ms) == ("wall", 0.2, 0.0925)
+
+
 def test_a_gpu_run_compared_with_a_cpu_run_is_a_warning(tmp_path: Path) -> None:
     gpu = summary_of(tmp_path, "gpu", [100, 101, 99])
     cpu = summary_of(tmp_path, "cpu", [100, 101, 99], events=0)

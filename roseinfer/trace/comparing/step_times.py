@@ -8,9 +8,9 @@ from roseinfer.trace.summary.trace_summary import Summary
 
 
 class StepTimes(msgspec.Struct, frozen=True):
-    """Median and spread of the times of some steps."""
+    """Typical time of some steps, and its spread."""
 
-    median_ms: float
+    typical_ms: float
     std_ms: float
     """Sample standard deviation; 0 for a single step."""
     count: int
@@ -19,7 +19,7 @@ class StepTimes(msgspec.Struct, frozen=True):
         """Return the times divided by a number of tokens per step; None if the number is unknown or 0."""
         if not tokens:
             return None
-        return StepTimes(round(self.median_ms / tokens, 6), self.std_ms / tokens, self.count)
+        return StepTimes(round(self.typical_ms / tokens, 6), self.std_ms / tokens, self.count)
 
 
 def host_runs_ahead(summary: Summary, phase: str) -> bool:
@@ -44,7 +44,11 @@ def spans(summary: Summary, phase: str) -> StepTimes:
 
 
 def walls(summary: Summary, phase: str) -> StepTimes:
-    """Return the wall times from the start of each step to the start of the next."""
+    """Return the wall times from the start of each step to the start of the next; of the last, to its end on the GPU.
+
+    If the host runs ahead, its first steps start before the GPU has finished earlier ones, and the last wall time holds
+    what is left. The mean of all is then the time of a step, and stands in place of the median.
+    """
     assert summary.budget is not None
     by_step: dict[int, float] = {}
     for step in summary.budget.steps:
@@ -52,4 +56,5 @@ def walls(summary: Summary, phase: str) -> StepTimes:
             by_step[step.step] = max(step.wall_ms, by_step.get(step.step, 0.0))
     times = list(by_step.values())
     spread = statistics.stdev(times) if len(times) > 1 else 0.0
-    return StepTimes(round(statistics.median(times), 6), round(spread, 6), len(times))
+    typical = statistics.fmean(times) if host_runs_ahead(summary, phase) else statistics.median(times)
+    return StepTimes(round(typical, 6), round(spread, 6), len(times))

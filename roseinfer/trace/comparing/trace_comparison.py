@@ -85,10 +85,10 @@ def _phase(name: str, baseline: Summary, new: Summary) -> PhaseChange:
         per, change = "token", _change(name, old_token, token)
     return msgspec.structs.replace(
         change,
-        baseline_ms=old.median_ms,
-        new_ms=now.median_ms,
-        baseline_ms_per_token=old_token.median_ms if old_token else None,
-        new_ms_per_token=token.median_ms if token else None,
+        baseline_ms=old.typical_ms,
+        new_ms=now.typical_ms,
+        baseline_ms_per_token=old_token.typical_ms if old_token else None,
+        new_ms_per_token=token.typical_ms if token else None,
         per=per,
         timed_by="wall" if runs_ahead else "span",
     )
@@ -107,13 +107,13 @@ def _change(name: str, old: StepTimes, new: StepTimes) -> PhaseChange:
     noise = None
     if old.count > 1 and new.count > 1:
         error = math.sqrt(old.std_ms**2 / old.count + new.std_ms**2 / new.count)
-        noise = to_percent(2 * error, old.median_ms)
-    change = to_percent(new.median_ms - old.median_ms, old.median_ms)
+        noise = to_percent(2 * error, old.typical_ms)
+    change = to_percent(new.typical_ms - old.typical_ms, old.typical_ms)
     clear = abs(change) > max(noise or 0.0, _CLEAR_PERCENT)
     return PhaseChange(
         phase=name,
-        baseline_ms=old.median_ms,
-        new_ms=new.median_ms,
+        baseline_ms=old.typical_ms,
+        new_ms=new.typical_ms,
         change_percent=change,
         noise_percent=noise,
         baseline_ms_per_token=None,
