@@ -10,6 +10,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+from roseinfer.whole_file import replaced_file
+
 _SEAL = b"\nroseinfer blake2b "
 _SEAL_BYTES = len(_SEAL) + 64 + 1
 _MAX_BYTES = 256 << 20
@@ -64,14 +66,8 @@ def write_cached(path: Path, data: bytes) -> None:
     may write to the folder, and OSError if the file cannot be written.
     """
     make_cache_folder(path.parent)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")  # mode 0600
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data + _seal(path, data))
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with replaced_file(path) as file:
+        file.write(data + _seal(path, data))
 
 
 def make_cache_folder(folder: Path) -> None:

@@ -23,21 +23,31 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
                 yield file
             return
         target = path.resolve()  # a link stays a link
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial")
-        partial = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            partial.chmod(_mode_of(target))
-            partial.replace(target)
-        except BaseException:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
+        with replaced_file(target, mode=usual_mode(target)) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         raise RoseinferError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+@contextmanager
+def replaced_file(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """Open a file that replaces `path` at once when the block ends, and never if the block fails.
+
+    Another process may read `path` at any time. Raises OSError if the file cannot be written.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    partial = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        partial.chmod(mode)
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -64,8 +74,8 @@ def _is_special(path: Path) -> bool:
         return False
 
 
-def _mode_of(path: Path) -> int:
-    """Return the permissions of a file, or those that a new file gets."""
+def usual_mode(path: Path) -> int:
+    """Return the permissions of a file, or those that a new file gets from the user's umask."""
     try:
         return stat.S_IMODE(path.stat().st_mode)
     except FileNotFoundError:

@@ -13,6 +13,7 @@ from roseinfer.engine.limits import StepLimits
 from roseinfer.errors import RoseinferError
 from roseinfer.profiling.recorder import RecordedCycle
 from roseinfer.trace.reading.trace_manifest import Graph
+from roseinfer.whole_file import replaced_file, usual_mode
 from roseinfer.workload.host_use import HostUse
 from roseinfer.workload.pass_report import Report
 from roseinfer.workload.provenance import ModelInfo, Versions
@@ -104,14 +105,9 @@ def remove_run_dir(run_dir: Path) -> None:
 
 
 def write_json(path: Path, document: object) -> None:
-    """Write a JSON document atomically."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    """Write a JSON document whole or not at all. Raises OSError if it cannot be written."""
+    with replaced_file(path, mode=usual_mode(path)) as file:
+        file.write(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
 
 
 def compress(uncompressed: Path, on_progress: Callable[[int], None]) -> Path:
