@@ -9,12 +9,11 @@ from pathlib import Path
 
 import msgspec
 
-from roseinfer.disturbance import WAITING_PERCENT, waiting_percent
+from roseinfer.disturbance import WAITING_PERCENT, queued_seconds, waiting_percent
 from roseinfer.engine.device import num_threads, usable_processors
 
 _CPUS = Path("/sys/devices/system/cpu")
 _STAT = Path("/proc/stat")
-_TASKS = Path("/proc/self/task")
 _QUOTAS = (Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"))
 
 
@@ -116,16 +115,6 @@ def idle_seconds(stat: Path = _STAT) -> float | None:
 def stolen_seconds(stat: Path = _STAT) -> float | None:
     """Return the time since boot that the host of a virtual machine took from this process's processors, or None."""
     return _seconds(stat, (8,))
-
-
-def queued_seconds(tasks: Path = _TASKS) -> float | None:
-    """Return the time that the threads of this process have waited for a core, summed; None if unknown."""
-    try:
-        fields = [_read(task / "schedstat").split() for task in tasks.iterdir()]
-    except OSError:
-        return None
-    waits = [int(each[1]) for each in fields if len(each) > 1]
-    return sum(waits) / 1e9 if waits else None
 
 
 def _switches() -> int:

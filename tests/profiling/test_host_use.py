@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from roseinfer.disturbance import queued_seconds
 from roseinfer.workload.host_use import (
     HostUse,
     available_cores,
     idle_seconds,
     measured_host,
-    queued_seconds,
     stolen_seconds,
 )
 
