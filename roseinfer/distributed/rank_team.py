@@ -47,7 +47,8 @@ class RankTeam:
         """`processes` is empty if torchrun has started the ranks."""
         self.size = len(channels) + 1
         self._channels, self._processes, self._store = channels, processes, store
-        self._process_ids = [process.pid for process in processes] or [0] * len(channels)
+        self.process_ids = [process.pid for process in processes] or [0] * len(channels)
+        """Process ids of ranks 1, 2, ...; 0 while that of a rank is not known."""
         self._group: RankGroup | None = None
         self._replies: list[queue.SimpleQueue[tuple[Kind, bytes]]] = [queue.SimpleQueue() for _ in channels]
         self._failure: RoseinferError | None = None
@@ -105,7 +106,7 @@ class RankTeam:
             if self._group is None:
                 for rank in range(1, self.size):
                     _, payload = self._next(rank, Kind.HELLO, _START_S)
-                    self._process_ids[rank - 1] = int(payload)
+                    self.process_ids[rank - 1] = int(payload)
                 self._group = RankGroup(self._store, 0, self.size, device)
         return self._group
 
@@ -250,7 +251,7 @@ class RankTeam:
         for process in self._processes:
             process.kill()
         if not self._processes:
-            for process_id in self._process_ids:
+            for process_id in self.process_ids:
                 if process_id:
                     with suppress(ProcessLookupError):
                         os.kill(process_id, signal.SIGKILL)

@@ -152,9 +152,9 @@ def test_a_load_that_preempts_and_aborts_draws_the_same_tokens_on_all_ranks(tiny
 
 def test_a_closed_engine_is_refused_and_its_processes_serve_the_next(tiny_llama: Path) -> None:
     with built(tiny_llama, 2) as first:
-        processes = first.runner.team._process_ids  # type: ignore[attr-defined]
+        processes = first.runner.team.process_ids  # type: ignore[attr-defined]
     with built(tiny_llama, 2) as second:
-        assert second.runner.team._process_ids == processes  # type: ignore[attr-defined]
+        assert second.runner.team.process_ids == processes  # type: ignore[attr-defined]
         with pytest.raises(RoseinferError, match="the engine is closed: build it again"):
             first.generate("hi", GREEDY)
         second.generate("hi", GREEDY)
