@@ -10,14 +10,21 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from roseinfer.distributed.peer_memory import PeerMemory, new_peer_memory
 from roseinfer.distributed.stores import Store, torch_distributed
 from roseinfer.kernels.norms import Norm
+from roseinfer.kernels.ranks.joined_argmax import joined_argmax, joins_argmax
+from roseinfer.kernels.ranks.joined_norm import joined_norm, joins
+from roseinfer.kernels.sampling.argmax import argmax
 
 _TIMEOUT = timedelta(hours=1)
 """Maximum duration of a collective. Ranks that end or hang are noticed much earlier, by `RankWatch`."""
 
 COLLECTIVES_VARIABLE = "ROSEINFER_COLLECTIVES"
 """Environment variable that is "nccl" to measure NCCL's collectives instead of those of this package, on GPUs."""
+
+_PEER_RANKS = (2,)
+"""Numbers of ranks that join by peer memory; others use NCCL, since the kernels were not measured with them."""
 
 _LIBRARY_SETTINGS = {
     "NCCL_NVLS_ENABLE": "0",  # multicast needs rights that containers often lack, and failed on shared hosts
@@ -48,6 +55,9 @@ class RankGroup:
         self.size = size
         """Number of ranks."""
         self.device = device
+        self._store, self._num_exchanges = store, 0
+        self._peers: PeerMemory | None = None
+        self._wants_peers = size in _PEER_RANKS and os.environ.get(COLLECTIVES_VARIABLE) != "nccl"
         dist = torch_distributed()
         # On a GPU, collectives run on the stream of the kernels around them, instead of one of their own.
         self._sums, self._gathers = dist.AllreduceOptions(), dist.distributed_c10d.AllgatherOptions()
@@ -64,7 +74,37 @@ class RankGroup:
         partial and residual: [rows, size]; without a residual, the stream is the sum alone. Every rank gets the same
         bits. `partial` is overwritten. This is the only place in a layer where ranks meet.
         """
+        if self._peers is not None and joins(self._peers.rows, partial, residual, norm.description):
+            return joined_norm(self._peers.rows, partial, residual, norm.description)
         return norm.normalized(self.all_reduce(partial), residual)
+
+    @property
+    def uses_peer_memory(self) -> bool:
+        """True if small joins run in one kernel, which exchanges data through the memory of the other GPUs."""
+        return self._peers is not None
+
+    def argmax(self, logits: Tensor, first: int) -> Tensor:
+        """Return the token with the largest logit of each row over all ranks, [rows], int64. The lowest of equals wins.
+
+        logits: [rows, tokens] of this rank, whose first token is `first`.
+        """
+        if self._peers is not None and joins_argmax(self._peers.keys, logits):
+            return joined_argmax(self._peers.keys, logits, first)
+        best = argmax(logits)[:, None]
+        # float64 holds every logit and every token id.
+        pairs = self.gather(torch.cat((logits.gather(1, best).double(), best.double() + first), 1))
+        values, tokens = pairs[:, 0::2], pairs[:, 1::2]
+        return tokens.masked_fill(values < values.amax(1, keepdim=True), torch.inf).amin(1).long()
+
+    def prepare_joins(self, size: int, dtype: torch.dtype) -> None:
+        """Prepare joins of rows of `size` elements by peer memory, where they are faster than the library's.
+
+        All ranks call this together, before any of them captures a CUDA graph.
+        """
+        self._peers = None
+        if self.device.type == "cuda" and self._wants_peers:
+            self._peers = new_peer_memory(self, size, dtype)
+            self.meet()
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """Replace a contiguous tensor by its sum over all ranks, and return it."""
@@ -87,12 +127,21 @@ class RankGroup:
         self._host.allreduce([smallest], options).wait()
         return int(smallest)
 
+    def exchange(self, payload: bytes) -> list[bytes]:
+        """Return the payloads of all ranks, by rank."""
+        self._num_exchanges += 1
+        keys = [f"exchange/{self._num_exchanges}/{rank}" for rank in range(self.size)]
+        self._store.set(keys[self.rank], payload)
+        return [bytes(self._store.get(key)) for key in keys]
+
     def meet(self) -> None:
         """Wait until all ranks have called this."""
         self.least(0)
 
     def abort(self) -> None:
         """End collectives that wait for a rank that is gone. The group cannot be used afterwards."""
+        if self._peers is not None:
+            self._peers.abort()
         for backend in {id(self._backend): self._backend, id(self._host): self._host}.values():
             backend.abort()
 

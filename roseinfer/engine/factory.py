@@ -175,6 +175,8 @@ def _engine(
         element_bytes=dtype.itemsize,
         spare_bytes=_least(group, spare_memory_bytes(device)),
     )
+    if group is not None:
+        group.prepare_joins(model_config.hidden_size, dtype)
     cache = _kv_cache(config, limits, model_config, max_model_len, dtype, device, group)
     attention = attention_backend(config.attention, cache)
     if group is None:

@@ -15,6 +15,7 @@ from roseinfer.engine.graphs.step_graphs import StepGraphs
 from roseinfer.engine.launch import DrawnTokens, Launch
 from roseinfer.engine.memory import is_out_of_memory
 from roseinfer.engine.outputs import TokenLogprobs
+from roseinfer.engine.rank_sampling import draw
 from roseinfer.engine.row_state import RowState
 from roseinfer.engine.step_batch import PENDING, StepBatch
 from roseinfer.engine.step_inputs import StepInputs
@@ -22,7 +23,7 @@ from roseinfer.errors import RoseinferError
 from roseinfer.kernels.cpu.spinning import spin_control
 from roseinfer.models.causal_lm import CausalLM
 from roseinfer.sampling.logprobs import logprobs
-from roseinfer.sampling.sampler import SamplingBatch, sample
+from roseinfer.sampling.sampler import SamplingBatch
 from roseinfer.spans import span
 from roseinfer.upload import upload
 
@@ -143,7 +144,7 @@ class Runner:
         with span("roseinfer.model.forward"):
             rows = None if len(last_rows) == len(token_ids) else last_rows
             hidden = self.model(token_ids, positions, self.attention, metadata, rows)
-            logits = self.model.logits(hidden) if len(last_rows) else None
+            logits = self.model.rank_logits(hidden) if len(last_rows) else None
         if logits is None:
             return self._launched(batch, token_ids.new_empty(1, 0), token_ids)
         with span("roseinfer.sample"):
@@ -192,11 +193,12 @@ class Runner:
             self.device,
             [state.history(stop) for state, stop in zip(drawing, stops, strict=True)],
         )
-        drawn = sample(logits, sampling_batch)
+        drawn = draw(self.model, logits, sampling_batch)
         wanted = [state.params.logprobs for state in drawing]
         if all(count is None for count in wanted):
             return drawn, None
-        return drawn, [None if row is None else TokenLogprobs(*row) for row in logprobs(logits, drawn, wanted)]
+        found = logprobs(self.model.gathered(logits), drawn, wanted)
+        return drawn, [None if row is None else TokenLogprobs(*row) for row in found]
 
 
 def _count_tokens(batch: StepBatch, states: Sequence[RowState]) -> None:

@@ -28,6 +28,8 @@ class CausalLM(nn.Module, ABC):
     """The output head, or None if `embed` is the head as well."""
     ranks: RankGroup | None = None
     """Ranks that divide the model; None: this process runs all of it."""
+    head_rows: Range = (0, 0)
+    """Rows of the output head that this rank has, padding included, if there are several ranks."""
 
     @abstractmethod
     def forward(
@@ -62,6 +64,16 @@ class CausalLM(nn.Module, ABC):
         """Multiply by the output head, or by this rank's part: [rows, hidden_size] -> [rows, vocab_size or less]."""
         return self.embed.logits(hidden) if self.head is None else self.head.linear(hidden)
 
+    def rank_logits(self, hidden: Tensor) -> Tensor:
+        """Compute the logits of this rank's part of the vocabulary, padding included; without ranks, all logits."""
+        return self.logits(hidden)
+
+    @property
+    def rank_tokens(self) -> Range:
+        """The tokens of this rank's part of the vocabulary, without padding."""
+        vocab_size = self.config.vocab_size
+        return min(self.head_rows[0], vocab_size), min(self.head_rows[1], vocab_size)
+
     def gathered(self, logits: Tensor) -> Tensor:
         """Return the logits of the whole vocabulary, from those of this rank's part of the head."""
         return logits if self.ranks is None else self.ranks.gather(logits)[:, : self.config.vocab_size]
@@ -72,14 +84,14 @@ class CausalLM(nn.Module, ABC):
 
     def divide_head(self, ranks: RankGroup, rows: Range) -> RankSlices:
         """Hold some rows of the output head only, padding included. Returns the slices of its weights."""
-        self.ranks = ranks
+        self.ranks, self.head_rows = ranks, rows
         first, stop = rows
         vocab_size, num_rows = self.config.vocab_size, stop - first
         if self.head is None:
             self.embed.divide_head(first, stop, ranks.size * num_rows)
             return {}
         self.head = Linear(self.config.hidden_size, num_rows, bias=self.head.bias is not None)
-        first, stop = min(first, vocab_size), min(stop, vocab_size)
+        first, stop = self.rank_tokens
         padding = num_rows - (stop - first)
         part = RankSlice(0, vocab_size, ((first, stop),), padding=padding)
         return dict.fromkeys(self.head.weight_map().values(), part)

@@ -70,13 +70,16 @@ class Decoder(CausalLM):
         return hidden if self.config.embedding_scale == 1.0 else hidden * self.config.embedding_scale
 
     def logits(self, hidden: Tensor) -> Tensor:
+        return self.gathered(self.rank_logits(hidden))
+
+    def rank_logits(self, hidden: Tensor) -> Tensor:
         config = self.config
         logits = self.head_logits(hidden)
         if config.logit_scale != 1.0:
             logits = logits * config.logit_scale
         if config.logit_softcap is not None:
             logits = torch.tanh(logits / config.logit_softcap) * config.logit_softcap
-        return self.gathered(logits)
+        return logits
 
     def joining_norms(self) -> Sequence[RMSNorm | LayerNorm]:
         layers = [cast(DecoderLayer, layer) for layer in self.layers]

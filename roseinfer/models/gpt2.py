@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from roseinfer.attention.backend import AttentionBackend, AttentionMetadata
@@ -52,8 +53,14 @@ class GPT2(CausalLM):
         return self.norm.after(hidden, residual)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        logits = self.gathered(self.head_logits(hidden))
-        return logits if self.head_bias is None else logits + self.head_bias
+        return self.gathered(self.rank_logits(hidden))
+
+    def rank_logits(self, hidden: Tensor) -> Tensor:
+        logits, bias = self.head_logits(hidden), self.head_bias
+        if bias is None or self.ranks is None:
+            return logits if bias is None else logits + bias
+        first, stop = self.rank_tokens
+        return logits + F.pad(bias[first:stop], (0, logits.shape[1] - (stop - first)))
 
     def joining_norms(self) -> Sequence[LayerNorm]:
         layers = [cast(GPT2Layer, layer) for layer in self.layers]

@@ -17,11 +17,11 @@ from roseinfer.engine.graph_sizes import GraphKey
 from roseinfer.engine.graphs.static_inputs import StaticBlockTables, StaticInputs
 from roseinfer.engine.graphs.static_sampling import fill_sampling, sampling_batch, sampling_fields
 from roseinfer.engine.launch import DrawnTokens
+from roseinfer.engine.rank_sampling import draw
 from roseinfer.engine.row_state import RowState
 from roseinfer.engine.step_batch import PENDING, StepBatch
 from roseinfer.kernels.sampling.advance import advance
 from roseinfer.models.causal_lm import CausalLM
-from roseinfer.sampling.sampler import sample
 from roseinfer.spans import span
 from roseinfer.upload import upload
 
@@ -92,10 +92,10 @@ class DecodeSteps:
         width = key.context // self._cache.block_size or None
         layout = DecodeLayout(self._cache, self._tables.on_device[:size, :width], context_lens, fields["order"])
         with span("roseinfer.model.forward"):
-            logits = self._model.logits(self._model(token_ids, positions, self._attention, layout))
+            logits = self._model.rank_logits(self._model(token_ids, positions, self._attention, layout))
         with span("roseinfer.sample"):
             num_tokens = positions + 1 if key.kind != "greedy" else positions  # greedy rows do not read it
-            drawn = sample(logits, sampling_batch(self._inputs, size, num_tokens, key.kind))
+            drawn = draw(self._model, logits, sampling_batch(self._inputs, size, num_tokens, key.kind))
             advance(drawn, token_ids, positions, context_lens, fields["advance"], self._drawn, fields["step"])
 
     def _set_rows(self, batch: StepBatch, states: Sequence[RowState], size: int, before: DrawnTokens) -> None:

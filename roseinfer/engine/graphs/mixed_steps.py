@@ -13,11 +13,11 @@ from roseinfer.engine.graph_sizes import MAX_PROMPTS, GraphKey, GraphSizes
 from roseinfer.engine.graphs.static_inputs import StaticBlockTables, StaticInputs
 from roseinfer.engine.graphs.static_sampling import fill_sampling, sampling_batch, sampling_fields
 from roseinfer.engine.launch import DrawnTokens
+from roseinfer.engine.rank_sampling import draw
 from roseinfer.engine.row_state import RowState
 from roseinfer.engine.step_batch import StepBatch
 from roseinfer.engine.step_inputs import StepInputs
 from roseinfer.models.causal_lm import CausalLM
-from roseinfer.sampling.sampler import sample
 from roseinfer.spans import span
 
 
@@ -142,10 +142,10 @@ class MixedSteps:
                 layout,
                 rows if samples < tokens else None,
             )
-            logits = self._model.logits(hidden if samples < tokens else hidden[rows])
+            logits = self._model.rank_logits(hidden if samples < tokens else hidden[rows])
         with span("roseinfer.sample"):
             batch = sampling_batch(self._inputs, samples, fields["stops"][:samples], key.kind)
-            self._drawn[0, :samples].copy_(sample(logits, batch))
+            self._drawn[0, :samples].copy_(draw(self._model, logits, batch))
 
     def _last(self, num_decodes: int, num_prompts: int) -> DecodeLayout:
         """Return the layout of the tokens to sample after. Padding rows have a context of 0 tokens."""

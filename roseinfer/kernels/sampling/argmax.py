@@ -31,8 +31,12 @@ def argmax(x: Tensor) -> Tensor:
     """
     if x.dim() == 2 and native_kernels.runs_native(x):
         return native_kernels.argmax(x)
-    fits = x.dim() == 2 and runs_triton(x) and len(x) <= MAX_ARRIVALS and x.shape[1] <= _BLOCK * _MAX_PARTS
-    return argmax_triton(x) if fits else argmax_reference(x)
+    return argmax_triton(x) if has_largest_keys(x) else argmax_reference(x)
+
+
+def has_largest_keys(x: Tensor) -> bool:
+    """True if `largest_keys` takes this tensor."""
+    return x.dim() == 2 and runs_triton(x) and len(x) <= MAX_ARRIVALS and x.shape[1] <= _BLOCK * _MAX_PARTS
 
 
 def argmax_reference(x: Tensor) -> Tensor:
@@ -45,6 +49,15 @@ def argmax_reference(x: Tensor) -> Tensor:
 
 def argmax_triton(x: Tensor) -> Tensor:
     """Compute `argmax` in one Triton kernel. Calls must not overlap on several streams: they share counters."""
+    return _launch(x, keys=False)
+
+
+def largest_keys(x: Tensor) -> Tensor:
+    """Return the largest key of each row, as `sort_keys.load_ranked` defines keys: [rows, size] -> [rows], int64."""
+    return _launch(x, keys=True)
+
+
+def _launch(x: Tensor, *, keys: bool) -> Tensor:
     rows, size = x.shape
     parts = triton.cdiv(size, _BLOCK)
     out = torch.empty(rows, dtype=torch.int64, device=x.device)
@@ -59,6 +72,7 @@ def argmax_triton(x: Tensor) -> Tensor:
         PARTS=parts,
         PARTS_PADDED=next_power_of_two(parts),
         BLOCK=_BLOCK,
+        KEYS=keys,
         num_warps=8,
         **launch_options(x),
     )
@@ -76,6 +90,7 @@ def _argmax_kernel(
     PARTS: tl.constexpr,
     PARTS_PADDED: tl.constexpr,
     BLOCK: tl.constexpr,
+    KEYS: tl.constexpr,
     PDL: tl.constexpr,
 ):
     part = tl.program_id(0)
@@ -86,11 +101,12 @@ def _argmax_kernel(
         gdc_launch_dependents()
     found = tl.max(load_ranked(x + row.to(tl.int64) * x_stride, column, size), 0)
     if PARTS == 1:
-        tl.store(out + row, 0x7FFFFFFF - (found & 0x7FFFFFFF))
+        tl.store(out + row, found if KEYS else 0x7FFFFFFF - (found & 0x7FFFFFFF))
     else:
         places = best + row * PARTS
         tl.store(places + part, found)
         if is_last(arrived_parts + row, PARTS):
             other = tl.arange(0, PARTS_PADDED)
             others = tl.load(places + other, mask=other < PARTS, other=-0x7FFFFFFFFFFFFFFF, cache_modifier=".cg")
-            tl.store(out + row, 0x7FFFFFFF - (tl.max(others, 0) & 0x7FFFFFFF))
+            best_key = tl.max(others, 0)
+            tl.store(out + row, best_key if KEYS else 0x7FFFFFFF - (best_key & 0x7FFFFFFF))

@@ -1,0 +1,65 @@
+"""The kernels by which ranks exchange data equal their references.
+
+The interpreter runs one kernel after the other and does not wait, so the rank that runs last has what the others sent.
+"""
+
+import pytest
+import torch
+
+from roseinfer.kernels.norms import Norm
+from roseinfer.kernels.ranks.joined_argmax import joined_argmax
+from roseinfer.kernels.ranks.joined_norm import WORD_ELEMENTS, PeerRows, joined_norm, joined_norm_reference, peer_words
+
+SIZE, MAX_ROWS = 40, 6
+
+
+def memories(ranks: int, size: int = SIZE) -> list[PeerRows]:
+    """The exchange memory of ranks that are all in this process."""
+    words = [peer_words(ranks, size, MAX_ROWS, torch.device("cpu")) for _ in range(ranks)]
+    addresses = [each.data_ptr() for each in words]
+    return [PeerRows.of(rank, ranks, size, MAX_ROWS, words[rank], addresses) for rank in range(ranks)]
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("centered", [False, True], ids=["rms", "layer"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_rank_that_runs_last_has_the_sum_of_all(ranks: int, centered: bool, dtype: torch.dtype) -> None:
+    torch.manual_seed(ranks)
+    memory = memories(ranks)
+    weight, bias = torch.randn(SIZE).to(dtype), torch.randn(SIZE).to(dtype) if centered else None
+    norm = Norm(weight, 1e-5, bias, centered)
+    for turn in range(7):  # more than there are slots
+        rows = 1 + turn * 3 % MAX_ROWS
+        partials = [torch.randn(rows, 2 * SIZE).to(dtype)[:, :SIZE] for _ in range(ranks)]
+        for partial in partials:
+            partial[0, :8] = -0.0  # two words equal the sentinel
+        residual = None if turn == 3 else torch.randn(rows, SIZE).to(dtype)
+        last = turn % ranks
+        for rank in [*(rank for rank in range(ranks) if rank != last), last]:
+            memory[rank].failed.zero_()
+            normed, stream = joined_norm(memory[rank], partials[rank], residual, norm)
+            assert bool(memory[rank].failed) == (rank != last), "a rank has nothing of this turn before it was sent"
+        expected_normed, expected_stream = joined_norm_reference(partials, residual, norm)
+        tolerance = 0.02 if dtype == torch.bfloat16 else 0.003
+        if dtype == torch.float16:  # the interpreter cuts bfloat16 off instead of rounding it
+            assert torch.equal(stream + 0.0, expected_stream + 0.0)
+        torch.testing.assert_close(stream, expected_stream, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(normed, expected_normed, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_rank_that_runs_last_has_the_largest_logit_of_all(ranks: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(ranks)
+    memory = memories(ranks, WORD_ELEMENTS)
+    for turn in range(7):
+        rows = 1 + turn * 3 % MAX_ROWS
+        # Few different values, so that ranks have equal ones.
+        logits = torch.randint(-3, 3, (rows, ranks, 7)).to(dtype)
+        last = turn % ranks
+        for rank in [*(rank for rank in range(ranks) if rank != last), last]:
+            memory[rank].failed.zero_()
+            tokens = joined_argmax(memory[rank], logits[:, rank], 7 * rank)
+            assert bool(memory[rank].failed) == (rank != last)
+        expected = [row.flatten().tolist().index(row.max()) for row in logits]
+        assert tokens.tolist() == expected
