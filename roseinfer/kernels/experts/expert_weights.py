@@ -1,12 +1,17 @@
 """Weight forms of experts: the matrices of all experts of a layer, as their kernels read them."""
 
+import ctypes
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from roseinfer.kernels.cpu.native_experts import weight_table
+from roseinfer.kernels.cpu.native_matmul import WeightStruct
 from roseinfer.kernels.linear.form_choice import Packing, choose_form, choose_quantized_form
+from roseinfer.kernels.linear.native_weight import NativeWeight
 from roseinfer.kernels.linear.plain_weight import PlainWeight
 from roseinfer.kernels.linear.quantized_weight import QuantizedWeight
 from roseinfer.kernels.linear.weight_form import WeightForm
@@ -63,6 +68,12 @@ class SeparateExperts(ExpertWeights):
     @property
     def nbytes(self) -> int:
         return sum(form.nbytes for form in self.forms)
+
+    @cached_property
+    def native_table(self) -> "ctypes.Array[WeightStruct] | None":
+        """The weights as an array for the compiled kernels, if all of them are packed for these."""
+        forms = [form for form in self.forms if isinstance(form, NativeWeight)]
+        return weight_table([form.struct(None) for form in forms]) if len(forms) == len(self.forms) else None
 
 
 def choose_experts(weight: Tensor, num_experts: int, packing: Packing, unit: int) -> ExpertWeights:

@@ -5,6 +5,7 @@ choice and the tiles depend on the number of tokens only, so that a CUDA graph c
 runs expert by expert with the kernels of its weight form.
 """
 
+import ctypes
 from dataclasses import astuple
 from typing import NamedTuple
 
@@ -12,11 +13,14 @@ import torch
 from torch import Tensor
 
 from roseinfer.kernels.activations import Activation
+from roseinfer.kernels.cpu import native_experts, native_kernels
+from roseinfer.kernels.cpu.native_matmul import WeightKind, WeightStruct
 from roseinfer.kernels.experts.expert_order import order_by_expert
-from roseinfer.kernels.experts.expert_weights import ExpertWeights, StackedExperts
+from roseinfer.kernels.experts.expert_weights import ExpertWeights, SeparateExperts, StackedExperts
 from roseinfer.kernels.experts.grouped_products import GroupTiles, grouped_down, grouped_gate_up, sum_pairs
 from roseinfer.kernels.experts.routing import Routing
 from roseinfer.kernels.experts.token_products import TokenTiles, token_down, token_gate_up
+from roseinfer.kernels.linear.native_weight import NativeWeight
 from roseinfer.kernels.runtime import next_power_of_two, runs_triton
 from roseinfer.kernels.tuning import Choice, tuned
 
@@ -37,6 +41,8 @@ NO_BIASES = Biases(None, None)
 
 _FEW_TOKENS = 4
 """Maximum tokens that are multiplied one by one where no choice was measured."""
+_MAX_NATIVE_TOKENS = 64
+"""Maximum tokens of a compiled call. Those of more run expert by expert, on tiles if there are some."""
 _MAX_COUNTED = 4096
 """Tokens from which the choice stays the same."""
 
@@ -61,6 +67,9 @@ def experts_mlp(
     if isinstance(gate_up, StackedExperts) and isinstance(down, StackedExperts) and _fits(x, gate_up, down):
         tiles = choose_tiles(x, routing, gate_up)
         return experts_mlp_triton(x, routing, gate_up, down, activation, residual, biases=biases, tiles=tiles)
+    tables = _native_tables(x, gate_up, down, activation) if biases == NO_BIASES else None
+    if tables is not None:
+        return native_experts.experts_mlp(x, *routing, *tables, activation, residual)
     out = experts_mlp_loop(x, routing, gate_up, down, activation, biases=biases)
     return out if residual is None else out + residual
 
@@ -160,6 +169,25 @@ def weighted_sum(outputs: Tensor, weights: Tensor) -> Tensor:
     """Return each token's sum of its experts' outputs [tokens * top_k, size] times weights [tokens, top_k]."""
     products = outputs.view(*weights.shape, outputs.shape[1]).to(weights.dtype) * weights[..., None]
     return products.sum(1).to(outputs.dtype)
+
+
+def _native_tables(
+    x: Tensor, gate_up: ExpertWeights, down: ExpertWeights, activation: Activation
+) -> "tuple[ctypes.Array[WeightStruct], ctypes.Array[WeightStruct]] | None":
+    """Return both tables for the compiled kernels, or None if these do not take the tokens or the weights."""
+    if len(x) > _MAX_NATIVE_TOKENS or activation not in native_experts.ACTIVATIONS or not native_kernels.runs_native(x):
+        return None
+    if not isinstance(gate_up, SeparateExperts) or not isinstance(down, SeparateExperts):
+        return None
+    first, second = gate_up.native_table, down.native_table
+    if first is None or second is None:
+        return None
+    for form in (gate_up.expert(0), down.expert(0)):
+        if isinstance(form, NativeWeight) and form.kind is WeightKind.PLAIN and form.data.dtype != x.dtype:
+            return None
+    width, hidden = second[0].size, second[0].outputs
+    fits = width % first[0].lanes == 0 and hidden % native_kernels.LANES == 0
+    return (first, second) if fits else None
 
 
 def _fits(x: Tensor, gate_up: StackedExperts, down: StackedExperts) -> bool:

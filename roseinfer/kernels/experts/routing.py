@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from roseinfer.kernels.cpu import native_experts
 from roseinfer.kernels.experts.route_kernel import MAX_ROUTED_EXPERTS, route_triton
 from roseinfer.kernels.experts.route_row import route_row, takes_row
 from roseinfer.kernels.linear.weight_form import NormBefore
@@ -29,6 +30,8 @@ def route(x: Tensor, weight: Tensor, bias: Tensor | None, top_k: int, *, normali
     """
     if runs_triton(x, weight, bias) and x.dtype == weight.dtype and len(weight) <= MAX_ROUTED_EXPERTS:
         return Routing(*route_triton(x, weight, bias, top_k, normalized=normalized))
+    if native_experts.runs_route(x, weight, bias):
+        return Routing(*native_experts.route(x, weight, bias, top_k, normalized=normalized))
     return route_reference(x, weight, bias, top_k, normalized=normalized)
 
 

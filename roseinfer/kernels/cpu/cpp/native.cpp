@@ -8,6 +8,7 @@
 #include "attention.h"
 #include "decode_layers.h"
 #include "elementwise.h"
+#include "experts.h"
 #include "prefill.h"
 #include "products.h"
 #include "tile_attention.h"
@@ -69,6 +70,14 @@ void prefill_by_mode(const T* q, Arguments... arguments) {
     }                                                                                                                  \
     extern "C" void table_rows_##NAME(const Weight* weight, const int64_t* ids, T* out, int64_t count) {               \
         table_rows(*weight, ids, out, count);                                                                          \
+    }                                                                                                                  \
+    extern "C" void route_##NAME(const T* x, const T* weight, const T* bias, int32_t* chosen, float* weights,          \
+                                 int64_t tokens, int64_t experts, int64_t size, int64_t top_k, int64_t normalized) {   \
+        route(x, weight, bias, chosen, weights, tokens, experts, size, top_k, normalized);                             \
+    }                                                                                                                  \
+    extern "C" void experts_mlp_##NAME(const Experts* experts, const T* x, const int32_t* chosen,                      \
+                                       const float* weights, T* out, int64_t tokens) {                                 \
+        experts_mlp(*experts, x, chosen, weights, out, tokens);                                                        \
     }                                                                                                                  \
     extern "C" void argmax_##NAME(const T* x, int64_t* out, int64_t rows, int64_t size, int64_t stride) {              \
         argmax(x, out, rows, size, stride);                                                                            \
