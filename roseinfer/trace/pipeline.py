@@ -12,6 +12,7 @@ from roseinfer.trace.findings.host_summary import summarize_host
 from roseinfer.trace.findings.idle_time import explain_idle_time
 from roseinfer.trace.findings.job_summary import summarize_job
 from roseinfer.trace.findings.lead_in import lead_in
+from roseinfer.trace.findings.operator_roofline import peaks_of
 from roseinfer.trace.findings.operator_summary import summarize_ops
 from roseinfer.trace.findings.rank_summary import summarize_ranks
 from roseinfer.trace.findings.repetition import find_repetition
@@ -28,23 +29,26 @@ from roseinfer.trace.reading.trace_folder import read_folder
 from roseinfer.trace.reading.trace_manifest import TraceManifest, find_manifest
 from roseinfer.trace.reading.trace_reader import read_trace
 from roseinfer.trace.summary.trace_summary import Summary, TraceInfo
+from roseinfer.trace.summary.work_structs import DevicePeaks
 from roseinfer.trace.verdict.judge import judge
 from roseinfer.trace.verdict.judged_trace import JudgedTrace
 
 
-def summarize_trace(path: Path | str, *, on_progress: ProgressCallback | None = None) -> Summary:
+def summarize_trace(
+    path: Path | str, *, peaks: DevicePeaks | None = None, on_progress: ProgressCallback | None = None
+) -> Summary:
     """Summarize a Chrome trace, `.json` or `.json.gz`, or a folder of traces (of ranks or cycles) as one.
 
-    `on_progress` receives (bytes read, total bytes). Raises TraceError if `path` is not a trace.
+    `peaks` are those of the devices, in place of the built-in table. `on_progress` receives (bytes read, total bytes).
+    Raises TraceError if `path` is not a trace.
     """
     path = Path(path)
-    if not path.is_dir():
-        return summarize_columns(read_trace(path, on_progress=on_progress), find_manifest(path))
-    return summarize_columns(read_folder(path, on_progress=on_progress), find_manifest(path))
+    read = read_folder if path.is_dir() else read_trace
+    return summarize_columns(read(path, on_progress=on_progress), find_manifest(path), peaks)
 
 
-def summarize_columns(trace: Trace, manifest: TraceManifest | None = None) -> Summary:
-    """Summarize a trace in memory; the manifest adds rooflines and the spans of graph replays."""
+def summarize_columns(trace: Trace, manifest: TraceManifest | None = None, peaks: DevicePeaks | None = None) -> Summary:
+    """Summarize a trace in memory; the manifest adds rooflines of steps and the spans of graph replays."""
     facts = gather_facts(trace, manifest)
     gpu, devices = summarize_devices(trace, facts.attribution, facts.gaps)
     steps = summarize_steps(trace, facts.steps, facts.event_step, facts.attribution, facts.gaps)
@@ -54,7 +58,8 @@ def summarize_columns(trace: Trace, manifest: TraceManifest | None = None) -> Su
     repetition, ranks, completeness = find_repetition(facts), summarize_ranks(facts), find_missing(facts)
     gaps, syncs, budget, places = explain_idle_time(facts)
     job, collectives, ranks = summarize_job(facts, budget, ranks, places)
-    work = summarize_work(facts)
+    peaks = peaks or peaks_of(trace)
+    work = summarize_work(facts, peaks)
     what_if = bounds(facts, gpu, budget, job)
     judged = JudgedTrace(
         gpu=gpu,
@@ -75,6 +80,8 @@ def summarize_columns(trace: Trace, manifest: TraceManifest | None = None) -> Su
         ranks=ranks,
         job=job,
         collectives=collectives,
+        operators=work.operators,
+        peaks=peaks,
     )
     verdict, findings = judge(judged, count_work_events(trace), trace.counts.unknown)
     return Summary(
@@ -99,6 +106,7 @@ def summarize_columns(trace: Trace, manifest: TraceManifest | None = None) -> Su
         top_ops=top_ops,
         operators=work.operators,
         kernels=work.kernels,
+        peaks=peaks,
         categories=work.categories,
         modules=work.modules,
         stacks=work.stacks,
@@ -109,7 +117,7 @@ def summarize_columns(trace: Trace, manifest: TraceManifest | None = None) -> Su
         verdict=verdict,
         findings=findings,
         completeness=completeness,
-        trust=doubts(facts, steps, completeness, job, ranks),
+        trust=doubts(facts, steps, completeness, job, ranks, work.operators),
         recording=recording,
         phase_costs=costs,
     )

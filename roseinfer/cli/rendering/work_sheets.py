@@ -8,7 +8,8 @@ from roseinfer.errors import TraceError
 from roseinfer.trace.summary.trace_summary import Summary
 from roseinfer.trace.summary.work_structs import OperatorWork, StackWork
 
-_INPUTS_WIDTH = 40
+_INPUTS_WIDTH = 30
+_SHORT_TYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float64": "fp64"}
 _CORES = {True: "yes", False: "no", None: ""}
 
 
@@ -52,9 +53,38 @@ def _operators(summary: Summary, top: int) -> Sheet:
 
 
 def _shapes(summary: Summary, top: int) -> Sheet:
+    if any(row.roofline and row.roofline.percent is not None for row in summary.operators):
+        return _rooflines(summary, top)
     rows = [[row.name, _typed_shapes(row), *_operator_cells(summary, [row])] for row in summary.operators[:top]]
     left = summary.operators[top:]
     return _sheet(summary, "Operators by shape", ("*Operator", "-Inputs"), rows, len(left), left)
+
+
+def _rooflines(summary: Summary, top: int) -> Sheet:
+    """Return the operators by shape, with their shares of what the device's peaks allow."""
+    rows = [
+        [
+            row.name,
+            _typed_shapes(row),
+            f"{row.calls:,}",
+            milliseconds(row.self_gpu_ms),
+            *_roofline_cells(row),
+        ]
+        for row in summary.operators[:top]
+    ]
+    if left := summary.operators[top:]:
+        calls, ms = f"{sum(row.calls for row in left):,}", milliseconds(sum(row.self_gpu_ms for row in left))
+        rows.append([f"{len(left)} more", "", calls, ms, "", "", ""])
+    device = summary.peaks.device if summary.peaks else ""
+    columns = ("*Operator", "-Inputs", "Calls", "Self ms", "-Bound", "Of it %", "Saves ms")
+    return sheet(f"Operators by shape, by self GPU time, and the roofline of {device}", columns, rows)
+
+
+def _roofline_cells(row: OperatorWork) -> list[str]:
+    found = row.roofline
+    if found is None or found.percent is None:
+        return ["", "", ""]
+    return [found.bound or "", f"{found.percent:.0f}", milliseconds(found.saves_ms or 0.0)]
 
 
 def _sheet(
@@ -83,8 +113,8 @@ def _operator_cells(summary: Summary, rows: list[OperatorWork]) -> list[str]:
 
 
 def _typed_shapes(row: OperatorWork) -> str:
-    """Return shapes after their types, such as `bfloat16 [16,4096] [4096,4096]`, at most 40 characters."""
-    types = "/".join(dict.fromkeys((row.dtypes or "").split(", ")))
+    """Return shapes after their types, such as `bf16 [16,4096] [4096,4096]`, at most 30 characters."""
+    types = "/".join(_SHORT_TYPES.get(one, one) for one in dict.fromkeys((row.dtypes or "").split(", ")))
     text = f"{types} {(row.shapes or '').replace('], [', '] [').replace(', ', ',')}".strip()
     return text if len(text) <= _INPUTS_WIDTH else f"{text[: _INPUTS_WIDTH - 1]}…"
 

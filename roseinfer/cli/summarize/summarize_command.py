@@ -15,12 +15,14 @@ from roseinfer.cli.config_flags import flag_help
 from roseinfer.cli.exit_codes import comparison_exit_code
 from roseinfer.cli.options import Debug, Json, Quiet
 from roseinfer.cli.rendering.work_groups import GroupBy
+from roseinfer.cli.summarize.peak_values import parse_peaks
 from roseinfer.config import SortKey
 from roseinfer.errors import UsageError
 from roseinfer.whole_file import check_target, write_whole
 
 if TYPE_CHECKING:
     from roseinfer.trace import Summary
+    from roseinfer.trace.summary.work_structs import DevicePeaks
 
 _PROGRESS_FROM_BYTES = 4 << 20
 """Size of a trace above which reading it takes long enough for a progress bar."""
@@ -89,6 +91,15 @@ def summarize(
             rich_help_panel="Output",
         ),
     ] = None,
+    peak: Annotated[
+        str | None,
+        typer.Option(
+            "--peak",
+            metavar="TFLOPS,TB/S",
+            help="Peaks of the device: bfloat16 TFLOP/s, memory TB/s [default: by its name].",
+            rich_help_panel="Output",
+        ),
+    ] = None,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print Markdown, for a pull request.", rich_help_panel="Output")
     ] = False,
@@ -111,18 +122,19 @@ def summarize(
         raise UsageError("--json and --markdown are two formats: choose one")
     if as_json and group_by is not None:
         raise UsageError("--group-by chooses a table, and --json has all of them: leave one out")
+    peaks = None if peak is None else parse_peaks(peak)
     limit = None if fail_above is None else parse_percent(fail_above)
     if html is not None:
         check_target(html, "--html")
     from roseinfer.trace import compare
 
-    summary = _read(trace)
+    summary = _read(trace, peaks)
     if again:
         from roseinfer.cli.summarize.rerun import rerun
 
         summary = compare(rerun(trace), summary, limit)
     elif baseline is not None:
-        summary = compare(summary, _read(baseline), limit)
+        summary = compare(summary, _read(baseline, peaks), limit)
     try:
         _print(summary, _Shown(top, sort_by, group_by), as_json, markdown)
         sys.stdout.flush()
@@ -151,13 +163,13 @@ def _collector_off() -> Iterator[None]:
 
 
 @_collector_off()
-def _read(path: Path) -> "Summary":
+def _read(path: Path, peaks: "DevicePeaks | None") -> "Summary":
     from roseinfer.trace import summarize_trace
 
     if path.is_dir() or (path.is_file() and path.stat().st_size >= _PROGRESS_FROM_BYTES):
         with console.progress(f"Reading {path.name}", "bytes") as on_progress:
-            return summarize_trace(path, on_progress=on_progress)
-    return summarize_trace(path)
+            return summarize_trace(path, peaks=peaks, on_progress=on_progress)
+    return summarize_trace(path, peaks=peaks)
 
 
 def _write_page(path: Path, summary: "Summary") -> None:

@@ -45,11 +45,7 @@ class ParsedInputs(msgspec.Struct, frozen=True):
     @property
     def shapes(self) -> str:
         """Shapes of the tensors, such as `[16, 4096], [4096, 4096]`."""
-        return (
-            ", ".join(str(list(one.shape)) for one in self.tensors if one is not None)
-            .replace("(", "[")
-            .replace(")", "]")
-        )
+        return ", ".join(str(_as_list(one.shape)) for one in self.tensors if one is not None)
 
     @property
     def dtypes(self) -> str:
@@ -78,6 +74,10 @@ def _tensor(shape: Any, kind: Any) -> TensorInput | None:
     if name in _NO_TENSORS or name.startswith("genericlist") or not all(_is_length(one) for one in shape):
         return None
     return TensorInput(tuple(shape), _TYPES.get(name, name.removeprefix("c10::")))
+
+
+def _as_list(shape: tuple[Any, ...]) -> list[Any]:
+    return [_as_list(one) if isinstance(one, tuple) else one for one in shape]
 
 
 def _is_length(value: Any) -> bool:

@@ -10,6 +10,7 @@ from roseinfer.trace.summary.device_structs import RankSummary
 from roseinfer.trace.summary.rank_structs import JobSummary
 from roseinfer.trace.summary.step_structs import StepsSummary
 from roseinfer.trace.summary.trace_summary import Trust
+from roseinfer.trace.summary.work_structs import OperatorWork
 
 _FEW_STEPS = 3
 _RUNS_AHEAD = 1.5
@@ -26,6 +27,7 @@ def doubts(
     completeness: Completeness,
     job: JobSummary | None = None,
     ranks: Sequence[RankSummary] = (),
+    operators: Sequence[OperatorWork] = (),
 ) -> list[Trust]:
     """Return all reasons to doubt figures of the summary, or to read them with care; warnings first."""
     notes = [
@@ -36,6 +38,7 @@ def doubts(
         *_steps(facts, steps),
         *_overhead(facts, steps),
         *_graphs(facts),
+        *_peaks(facts, operators),
     ]
     return sorted(notes, key=lambda note: note.level != "warning")
 
@@ -51,6 +54,17 @@ def _reading(trace: Trace) -> list[Trust]:
     if counts.events == 0:
         notes.append(Trust("warning", "The trace holds no events: the recording ended before its first active step."))
     return notes
+
+
+def _peaks(facts: Facts, operators: Sequence[OperatorWork]) -> list[Trust]:
+    """Return a note if the device's peaks are missing for the rooflines of products."""
+    unknown = [row for row in operators if row.roofline and row.roofline.flops and row.roofline.bound is None]
+    if not unknown:
+        return []
+    names = ", ".join(sorted({device.name or "a device without a name" for device in facts.trace.devices}))
+    types = ", ".join(sorted({(row.dtypes or "").split(", ")[0] for row in unknown}))
+    message = f"No peak is known for products in {types} on {names}: no roofline is shown. --peak gives the peaks."
+    return [Trust("info", message)]
 
 
 def _manifest(facts: Facts) -> list[Trust]:

@@ -8,10 +8,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from roseinfer.trace.copy_names import copy_direction
 from roseinfer.trace.facts.call_tree import CallTree, call_tree
 from roseinfer.trace.facts.operator_inputs import parse_inputs
 from roseinfer.trace.facts.operator_work import OperatorGroups, operator_groups
 from roseinfer.trace.facts.trace_facts import Facts
+from roseinfer.trace.findings.operator_roofline import operator_roofline
 from roseinfer.trace.kernel_categories import kernel_category, uses_tensor_cores
 from roseinfer.trace.reading.categories import MODULE_FRAME
 from roseinfer.trace.reading.columns import HostTable, Ints
@@ -20,6 +22,7 @@ from roseinfer.trace.summary.work_structs import (
     CATEGORIES,
     NO_OPERATOR,
     CategoryWork,
+    DevicePeaks,
     KernelShare,
     KernelWork,
     OperatorWork,
@@ -54,14 +57,14 @@ class _Pairs(NamedTuple):
     ns: Ints
 
 
-def summarize_work(facts: Facts) -> WorkTables:
-    """Return the work of all devices in tables."""
+def summarize_work(facts: Facts, peaks: DevicePeaks | None) -> WorkTables:
+    """Return the work of all devices in tables; rooflines of operators need the peaks of the devices."""
     trace = facts.trace
     groups = operator_groups(facts)
     pairs = _pairs(facts, groups)
     total_ns = int(pairs.ns.sum())
     return WorkTables(
-        operators=_operators(facts, groups, pairs, total_ns),
+        operators=_operators(facts, groups, pairs, peaks),
         kernels=_kernels(facts, groups, pairs, total_ns),
         categories=_categories(facts, pairs, total_ns),
         modules=_stacks(facts, call_tree(facts, _modules(trace.names, trace.frames)), total_ns),
@@ -80,7 +83,7 @@ def _pairs(facts: Facts, groups: OperatorGroups) -> _Pairs:
     return _Pairs(found // names - 1, found % names, np.diff(np.append(first, len(key))), ns)
 
 
-def _operators(facts: Facts, groups: OperatorGroups, pairs: _Pairs, total_ns: int) -> list[OperatorWork]:
+def _operators(facts: Facts, groups: OperatorGroups, pairs: _Pairs, peaks: DevicePeaks | None) -> list[OperatorWork]:
     """Return one row per group, and one for the events without an operator."""
     kernels: defaultdict[int, list[int]] = defaultdict(list)
     for index in np.argsort(-pairs.ns, kind="stable").tolist():
@@ -89,8 +92,12 @@ def _operators(facts: Facts, groups: OperatorGroups, pairs: _Pairs, total_ns: in
     # Operators that launch nothing themselves are told by the rows of those that do.
     shown = np.flatnonzero((groups.gpu_ns > 0) | (len(pairs.ns) == 0))
     shown = shown[np.lexsort((-groups.gpu_ns[shown], -own[shown]))][: _MAX_ROWS - 1]
-    whole_ns = total_ns or int(groups.self_host_ns.sum())
-    rows = [_operator(facts, groups, index, _of(pairs, kernels[index], facts), whole_ns) for index in shown.tolist()]
+    whole_ns = int(pairs.ns.sum()) or int(groups.self_host_ns.sum())
+    rows = [
+        _with_roofline(facts, groups, index, _operator(facts, groups, index, events, whole_ns), peaks)
+        for index in shown.tolist()
+        for events in [_of(pairs, kernels[index], facts)]
+    ]
     if kernels[-1]:
         rows.append(_without_operator(_of(pairs, kernels[-1], facts), whole_ns))
     return sorted(rows, key=lambda row: -row.percent)
@@ -139,6 +146,17 @@ def _operator(facts: Facts, groups: OperatorGroups, index: int, events: _OfGroup
         tensor_cores=events.most(uses_tensor_cores),  # type: ignore[arg-type]
         kernels=events.shares,
     )
+
+
+def _with_roofline(
+    facts: Facts, groups: OperatorGroups, index: int, row: OperatorWork, peaks: DevicePeaks | None
+) -> OperatorWork:
+    given = int(groups.inputs[index])
+    inputs = parse_inputs(facts.trace.inputs[given]) if given >= 0 else None
+    if inputs is None or any(copy_direction(one.name) for one in row.kernels[:1]):
+        return row  # a copy to or from the host is bound by the link between them
+    found = operator_roofline(row.name, inputs, row.calls, row.gpu_ms, peaks)
+    return msgspec.structs.replace(row, roofline=found)
 
 
 def _without_operator(events: _OfGroup, whole_ns: int) -> OperatorWork:

@@ -15,7 +15,7 @@ from roseinfer.trace.summary.device_structs import CpuSummary, DeviceSummary, Gp
 from roseinfer.trace.summary.finding_structs import Finding, GapGroup, OpSummary, Repetition, SpanSummary, Sync, WhatIf
 from roseinfer.trace.summary.rank_structs import CollectiveSummary, JobSummary
 from roseinfer.trace.summary.step_structs import Roofline, StepsSummary, TypicalStep
-from roseinfer.trace.summary.work_structs import CategoryWork, KernelWork, OperatorWork, StackWork
+from roseinfer.trace.summary.work_structs import CategoryWork, DevicePeaks, KernelWork, OperatorWork, StackWork
 
 SCHEMA_VERSION = 2
 
@@ -102,6 +102,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     top_ops: list[OpSummary]
     operators: list[OperatorWork] = []
     """Time by operator, shapes and types, at most 1,000 rows; `self_gpu_ms` adds up to the time of all GPU events."""
+    peaks: DevicePeaks | None = None
+    """Peaks of the devices that the rooflines of `operators` compare with; None if they are not known."""
     kernels: list[KernelWork] = []
     """GPU events by name, at most 1,000 rows."""
     categories: list[CategoryWork] = []

@@ -34,6 +34,38 @@ class KernelShare(msgspec.Struct, frozen=True):
     ms: float
 
 
+class DevicePeaks(msgspec.Struct, frozen=True, kw_only=True):
+    """Peaks of a device without sparsity."""
+
+    device: str
+    """Name of the device in the table, or `--peak`."""
+    tflops: float
+    """TFLOP/s of bfloat16 products, or of float16 where the device has no bfloat16."""
+    tb_per_s: float
+    """Memory bandwidth in TB/s."""
+    has_bf16: bool = True
+    has_tf32: bool = True
+    """True if float32 products can run at half of `tflops`, as TF32."""
+    source: Literal["table", "option"]
+
+
+class OperatorRoofline(msgspec.Struct, frozen=True, kw_only=True):
+    """Least work of all calls of an operator, from their shapes, and how close to the device's peaks they come."""
+
+    flops: float
+    """FLOPs of the products; 0 for operators that only move data."""
+    bytes: float
+    """Bytes of all inputs, read once, and of the output, written once."""
+    bound: Literal["compute", "memory"] | None
+    """What takes longer at the device's peaks; None if the peaks are not known."""
+    bound_ms: float | None
+    """Time of the calls at the device's peaks; None if the peaks are not known."""
+    percent: float | None
+    """`bound_ms` as a share of `gpu_ms`; above 100 where data was in a cache."""
+    saves_ms: float | None
+    """GPU time that calls at 80 % of the bound would save."""
+
+
 class OperatorWork(msgspec.Struct, frozen=True, kw_only=True):
     """All calls of one operator with inputs of the same shapes and types."""
 
@@ -60,6 +92,8 @@ class OperatorWork(msgspec.Struct, frozen=True, kw_only=True):
     """True if most of `self_gpu_ms` uses tensor cores, False if not; None if the names of the kernels do not tell."""
     kernels: list[KernelShare]
     """Up to 5 GPU events by name of `self_gpu_ms`, the longest first."""
+    roofline: OperatorRoofline | None = None
+    """None if shapes are not recorded, or if the FLOPs and bytes of the operator are not known."""
 
 
 class KernelWork(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,6 +21,8 @@ _CAUSES = {
 }
 
 
+_OF_WORK = ("largest_kernel", "no_tensor_cores", "far_from_bound")
+"""Rules about the time in which the device works, which come after those about the time in which it waits."""
 _MIN_EVIDENCE = 2
 _NO_CAUSE = "Record more steps: no place takes enough of the time to be named."
 _NO_KERNEL = "To go faster, compute less: no single kernel stands out."
@@ -33,11 +35,11 @@ def judge_device(judged: JudgedTrace, findings: list[Finding]) -> Verdict:
     kind = judged.kind
     if kind == "gpu_bound":
         return Verdict(kind, _healthy(judged), _gpu_bound_evidence(judged, gpu, findings), _gpu_bound_advice(findings))
-    reducible = [finding for finding in findings if finding.id != "largest_kernel"]
+    reducible = [finding for finding in findings if finding.id not in _OF_WORK]
     evidence = [_budget_line(judged), *_replays(judged, gpu), *(finding.sentence for finding in reducible)]
     evidence[MAX_EVIDENCE - 2 :] = [] if _earlier_work(judged) else evidence[MAX_EVIDENCE - 2 :]
     evidence += _earlier_work(judged)
-    evidence += [finding.sentence for finding in findings if finding.id == "largest_kernel"]
+    evidence += [finding.sentence for finding in findings if finding.id in ("largest_kernel", "no_tensor_cores")]
     if len(evidence) < _MIN_EVIDENCE:
         evidence.append(
             f"{counted(gpu.gpu_events, f'{judged.device} event')} with a median duration of "
@@ -198,7 +200,7 @@ def _gpu_bound_evidence(judged: JudgedTrace, gpu: GpuSummary, findings: list[Fin
     ]
     evidence += [finding.sentence for finding in findings if finding.id == "largest_kernel"]
     evidence += _earlier_work(judged)
-    evidence += [finding.sentence for finding in findings if finding.id != "largest_kernel"][:1]
+    evidence += [finding.sentence for finding in findings if finding.id not in _OF_WORK][:1]
     if gpu.small_percent >= 20:
         evidence.append(
             f"{gpu.small_percent:.0f} % of {judged.device} events are shorter than 5 us, but the "
@@ -207,6 +209,8 @@ def _gpu_bound_evidence(judged: JudgedTrace, gpu: GpuSummary, findings: list[Fin
     if gpu.median_launch_to_start_us >= 1000:
         ahead = duration(gpu.median_launch_to_start_us / 1000)
         evidence.append(f"The host runs ahead: launched work waits {ahead} in the queue (median), which costs nothing.")
+    evidence += [finding.sentence for finding in findings if finding.id == "no_tensor_cores"]
+    evidence += [finding.sentence for finding in findings if finding.id == "far_from_bound"][:1]
     for phase, row in list(judged.steps.phases.items())[:2]:
         evidence.append(
             f"{phase}: {duration(row.gpu_ms_per_step)} of {judged.device} work per step, in "
@@ -220,6 +224,7 @@ def _gpu_bound_advice(findings: list[Finding]) -> list[str]:
     others = [
         finding.advice
         for finding in findings
-        if finding.id != "largest_kernel" and finding.share_percent >= ADVISED_PERCENT
+        if finding.id not in _OF_WORK and finding.share_percent >= ADVISED_PERCENT
     ]
-    return distinct_lines([f"Nothing to fix on the host. {' '.join(kernels)}".strip(), *others], 3)
+    works = [finding.advice for finding in findings if finding.id in ("no_tensor_cores", "far_from_bound")]
+    return distinct_lines([f"Nothing to fix on the host. {' '.join(kernels)}".strip(), *others, *works], 3)

@@ -16,6 +16,7 @@ from roseinfer.trace.verdict.judged_trace import JudgedTrace
 from roseinfer.trace.verdict.largest_kernels import find_largest_kernel
 from roseinfer.trace.verdict.launch_overhead import find_launch_overhead
 from roseinfer.trace.verdict.no_verdict import judge_capture, judge_empty, judge_incomplete, judge_instant
+from roseinfer.trace.verdict.operator_rooflines import find_far_from_bound, find_unused_tensor_cores
 from roseinfer.trace.verdict.rank_waits import find_rank_waits
 from roseinfer.trace.verdict.unexplained_idle import find_unexplained_idle
 from roseinfer.trace.verdict.verdict_kind import ReducibleCause
@@ -67,7 +68,7 @@ def device_findings(judged: JudgedTrace) -> list[Finding]:
         of_rules = [rule(judged) for rule in _RULES[cause]]
         for findings in sorted(of_rules, key=_largest, reverse=True):
             found += findings
-    return [*found, *find_largest_kernel(judged)]
+    return [*found, *find_unused_tensor_cores(judged), *find_far_from_bound(judged), *find_largest_kernel(judged)]
 
 
 def _largest(findings: list[Finding]) -> float:

@@ -15,6 +15,7 @@ from roseinfer.trace.summary.finding_structs import NO_SPAN, OpSummary, Repetiti
 from roseinfer.trace.summary.rank_structs import CollectiveSummary, JobSummary
 from roseinfer.trace.summary.step_structs import PhaseSummary, Roofline, StepsSummary
 from roseinfer.trace.summary.trace_summary import Recording, VerdictKind
+from roseinfer.trace.summary.work_structs import DevicePeaks, OperatorWork
 from roseinfer.trace.verdict.thresholds import CAPTURE_PERCENT, LONG_STRETCH_US, SHOWN_PERCENT, SPAN_PERCENT
 from roseinfer.trace.verdict.verdict_kind import Shares, kind_of, shares_of
 
@@ -49,6 +50,10 @@ class JudgedTrace(NamedTuple):
     """Waits of several ranks for each other; None for one rank."""
     collectives: list[CollectiveSummary]
     """Collectives that are matched over several ranks, the longest first."""
+    operators: list[OperatorWork]
+    """Time by operator, shapes and types, the longest first."""
+    peaks: DevicePeaks | None
+    """Peaks of the devices; None if they are not known."""
 
     @property
     def total(self) -> TimeBudget:

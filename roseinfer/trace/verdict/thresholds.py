@@ -49,3 +49,5 @@ IDLE_CORES_PERCENT = 25.0
 """Share of the cores that were idle from which a run that has fewer threads than cores is told to use more."""
 DISTURBED = 1.2
 """Ratio of unprofiled to profiled step time from which other programs must have used the machine."""
+FAR_FROM_BOUND_PERCENT = 50.0
+"""Share of its bound below which an operator is told to be slow."""
