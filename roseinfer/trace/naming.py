@@ -21,6 +21,14 @@ def duration(milliseconds: float, digits: int = 1) -> str:
     return f"{1000 * milliseconds:,.{digits}f} us"
 
 
+def byte_size(size: float) -> str:
+    """Return a number of bytes with its unit, in powers of 1,000: `10.5 MB`."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(size) >= scale:
+            return f"{size / scale:,.1f} {unit}"
+    return f"{size:,.0f} B"
+
+
 def short_name(name: str, width: int) -> str:
     """Shorten the name of a kernel, operator or span to at most `width` columns.
 

@@ -12,6 +12,7 @@ from roseinfer.trace.findings.host_summary import summarize_host
 from roseinfer.trace.findings.idle_time import explain_idle_time
 from roseinfer.trace.findings.job_summary import summarize_job
 from roseinfer.trace.findings.lead_in import lead_in
+from roseinfer.trace.findings.memory_summary import summarize_memory
 from roseinfer.trace.findings.operator_roofline import peaks_of
 from roseinfer.trace.findings.operator_summary import summarize_ops
 from roseinfer.trace.findings.rank_summary import summarize_ranks
@@ -23,7 +24,7 @@ from roseinfer.trace.findings.trace_contents import count_work_events, lost_gpu
 from roseinfer.trace.findings.trust import doubts
 from roseinfer.trace.findings.typical_step import draw_typical_step
 from roseinfer.trace.findings.what_if import bounds
-from roseinfer.trace.findings.work_summary import summarize_work
+from roseinfer.trace.findings.work_summary import fold, summarize_work
 from roseinfer.trace.reading.columns import Trace
 from roseinfer.trace.reading.trace_folder import read_folder
 from roseinfer.trace.reading.trace_manifest import TraceManifest, find_manifest
@@ -42,9 +43,21 @@ def summarize_trace(
     `peaks` are those of the devices, in place of the built-in table. `on_progress` receives (bytes read, total bytes).
     Raises TraceError if `path` is not a trace.
     """
-    path = Path(path)
+    return summarize_columns(*read_columns(Path(path), on_progress=on_progress), peaks)
+
+
+def read_columns(path: Path, *, on_progress: ProgressCallback | None = None) -> tuple[Trace, TraceManifest | None]:
+    """Read a trace or a folder of traces into columns, and the manifest beside it, if any."""
     read = read_folder if path.is_dir() else read_trace
-    return summarize_columns(read(path, on_progress=on_progress), find_manifest(path), peaks)
+    return read(path, on_progress=on_progress), find_manifest(path)
+
+
+def folded_stacks(trace: Trace) -> list[str]:
+    """Return the stacks of Python functions with their own time in us, as `outer;inner 123` for flame graphs.
+
+    The time is that of GPU events, or that of the host for a trace without any. Stacks below 1 us are left out.
+    """
+    return fold(gather_facts(trace))
 
 
 def summarize_columns(trace: Trace, manifest: TraceManifest | None = None, peaks: DevicePeaks | None = None) -> Summary:
@@ -59,6 +72,7 @@ def summarize_columns(trace: Trace, manifest: TraceManifest | None = None, peaks
     gaps, syncs, budget, places = explain_idle_time(facts)
     job, collectives, ranks = summarize_job(facts, budget, ranks, places)
     peaks = peaks or peaks_of(trace)
+    memory = summarize_memory(facts)
     work = summarize_work(facts, peaks)
     what_if = bounds(facts, gpu, budget, job)
     judged = JudgedTrace(
@@ -82,6 +96,8 @@ def summarize_columns(trace: Trace, manifest: TraceManifest | None = None, peaks
         collectives=collectives,
         operators=work.operators,
         peaks=peaks,
+        memory=memory,
+        has_stacks=trace.counts.python_functions > 0,
     )
     verdict, findings = judge(judged, count_work_events(trace), trace.counts.unknown)
     return Summary(
@@ -106,6 +122,7 @@ def summarize_columns(trace: Trace, manifest: TraceManifest | None = None, peaks
         top_ops=top_ops,
         operators=work.operators,
         kernels=work.kernels,
+        memory=memory,
         peaks=peaks,
         categories=work.categories,
         modules=work.modules,

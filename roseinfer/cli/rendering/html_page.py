@@ -2,7 +2,9 @@
 
 from roseinfer.cli.rendering.budget_bars import bar_key, budget_bars, comparison_bars, step_columns
 from roseinfer.cli.rendering.budget_sheets import PARTS, budget_sheets
+from roseinfer.cli.rendering.flame_graph import draw_flame, flame_title
 from roseinfer.cli.rendering.html_elements import environment
+from roseinfer.cli.rendering.memory_sheets import PLOT_HEIGHT, PLOT_WIDTH, memory_plots
 from roseinfer.cli.rendering.rank_lanes import lane_key, lane_title, rank_lanes
 from roseinfer.cli.rendering.recording_context import context_parts, remarks
 from roseinfer.cli.rendering.sheets import all_sheets, shown_devices
@@ -44,6 +46,10 @@ def to_html(summary: Summary, *, command: str | None = None) -> str:
             sheets=sheets[budgets:],
             step=draw_step(summary.typical_step) if summary.typical_step else None,
             devices=[(device, draw_timeline(device)) for device in shown_devices(summary)],
+            memory_plots=memory_plots(summary),
+            flame=draw_flame(summary),
+            flame_title=flame_title(summary),
+            plot_size=(PLOT_WIDTH, PLOT_HEIGHT),
             milliseconds=milliseconds,
             width=WIDTH,
             version=__version__,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from roseinfer.cli.rendering.budget_sheets import budget_sheets
 from roseinfer.cli.rendering.comparison_sheets import comparison_sheets
 from roseinfer.cli.rendering.idle_sheets import exposed_sheet, finding_sheet, idle_sheet
+from roseinfer.cli.rendering.memory_sheets import held_sheet, memory_sheet
 from roseinfer.cli.rendering.rank_sheets import collective_sheet, left_out, rank_sheet, shown_ranks
 from roseinfer.cli.rendering.table_sheet import Sheet, milliseconds, sheet
 from roseinfer.cli.rendering.work_groups import GroupBy
@@ -243,6 +244,8 @@ def all_sheets(summary: Summary, top: int, sort_by: SortKey, group_by: GroupBy |
         repetition_sheet(summary, few),
         sync_sheet(summary, few),
         what_if_sheet(summary),
+        memory_sheet(summary),
+        held_sheet(summary),
         op_sheet(summary, top, sort_by) if group_by is None else work_sheet(summary, group_by, top),
     ]
     return [sheet for sheet in sheets if sheet.rows]

@@ -17,7 +17,7 @@ from roseinfer.cli.options import Debug, Json, Quiet
 from roseinfer.cli.rendering.work_groups import GroupBy
 from roseinfer.cli.summarize.peak_values import parse_peaks
 from roseinfer.config import SortKey
-from roseinfer.errors import UsageError
+from roseinfer.errors import TraceError, UsageError
 from roseinfer.whole_file import check_target, write_whole
 
 if TYPE_CHECKING:
@@ -109,6 +109,15 @@ def summarize(
             "--html", metavar="FILE", help="File for a self-contained HTML page, in addition.", rich_help_panel="Output"
         ),
     ] = None,
+    folded: Annotated[
+        Path | None,
+        typer.Option(
+            "--folded",
+            metavar="FILE",
+            help="File for Python stacks with their time in us, for flame graphs.",
+            rich_help_panel="Output",
+        ),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -126,9 +135,11 @@ def summarize(
     limit = None if fail_above is None else parse_percent(fail_above)
     if html is not None:
         check_target(html, "--html")
+    if folded is not None:
+        check_target(folded, "--folded")
     from roseinfer.trace import compare
 
-    summary = _read(trace, peaks)
+    summary = _read(trace, peaks, folded)
     if again:
         from roseinfer.cli.summarize.rerun import rerun
 
@@ -163,13 +174,23 @@ def _collector_off() -> Iterator[None]:
 
 
 @_collector_off()
-def _read(path: Path, peaks: "DevicePeaks | None") -> "Summary":
-    from roseinfer.trace import summarize_trace
+def _read(path: Path, peaks: "DevicePeaks | None", folded: Path | None = None) -> "Summary":
+    """Summarize a trace, and write its Python stacks to the file `folded`, if it is given."""
+    from roseinfer.trace.pipeline import folded_stacks, read_columns, summarize_columns
 
     if path.is_dir() or (path.is_file() and path.stat().st_size >= _PROGRESS_FROM_BYTES):
         with console.progress(f"Reading {path.name}", "bytes") as on_progress:
-            return summarize_trace(path, peaks=peaks, on_progress=on_progress)
-    return summarize_trace(path, peaks=peaks)
+            columns, manifest = read_columns(path, on_progress=on_progress)
+            summary = summarize_columns(columns, manifest, peaks)
+    else:
+        columns, manifest = read_columns(path)
+        summary = summarize_columns(columns, manifest, peaks)
+    if folded is not None:
+        if len(columns.frames) == 0:
+            raise TraceError(f"--folded: {path} has no Python stacks; record with with_stack=True")
+        write_whole(folded, "".join(f"{line}\n" for line in folded_stacks(columns)).encode())
+        console.note(f"wrote {folded}")
+    return summary
 
 
 def _write_page(path: Path, summary: "Summary") -> None:

@@ -263,6 +263,18 @@ def _stacks(facts: Facts, tree: CallTree, total_ns: int) -> list[StackWork]:
     return sorted(rows, key=lambda row: -row.percent)
 
 
+def fold(facts: Facts) -> list[str]:
+    """Return the stacks of Python functions as `outer;inner 123`, with their own time in us."""
+    tree = call_tree(facts, facts.trace.frames)
+    own = tree.self_gpu_ns if len(facts.trace.gpu) else tree.self_host_ns
+    us = np.rint(own / 1000).astype(np.int64)
+    lines = [
+        f"{';'.join(frame.replace(';', ',') for frame in _frames(facts, tree, index))} {us[index]}"
+        for index in np.flatnonzero(us).tolist()
+    ]
+    return sorted(lines)
+
+
 def _frames(facts: Facts, tree: CallTree, index: int) -> list[str]:
     found: list[str] = []
     while index >= 0:

@@ -13,6 +13,7 @@ from roseinfer.trace.summary.comparison_structs import PhaseCosts, TraceComparis
 from roseinfer.trace.summary.completeness_structs import Completeness
 from roseinfer.trace.summary.device_structs import CpuSummary, DeviceSummary, GpuSummary, Platform, RankSummary
 from roseinfer.trace.summary.finding_structs import Finding, GapGroup, OpSummary, Repetition, SpanSummary, Sync, WhatIf
+from roseinfer.trace.summary.memory_structs import DeviceMemory
 from roseinfer.trace.summary.rank_structs import CollectiveSummary, JobSummary
 from roseinfer.trace.summary.step_structs import Roofline, StepsSummary, TypicalStep
 from roseinfer.trace.summary.work_structs import CategoryWork, DevicePeaks, KernelWork, OperatorWork, StackWork
@@ -108,6 +109,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """GPU events by name, at most 1,000 rows."""
     categories: list[CategoryWork] = []
     """GPU events by what they compute."""
+    memory: list[DeviceMemory] = []
+    """Memory of torch's allocators by device; empty without `profile_memory`."""
     modules: list[StackWork] = []
     """Time by chain of modules, at most 1,000 rows; empty without Python stacks."""
     stacks: list[StackWork] = []

@@ -65,12 +65,14 @@ def find_time_outside_operators(judged: JudgedTrace) -> list[Finding]:
     name = heavy.name if heavy else "the program"
     mine = outside_ms(heavy) if heavy else outside
     sentence = f"{duration(outside)} are outside operators ({share:.0f} %), {duration(mine)} of it in {name}."
-    advice = f"Most time of {name} is outside operators ({duration(mine)}): {_outside_remedy(heavy)}."
+    advice = f"Most time of {name} is outside operators ({duration(mine)}): {_outside_remedy(judged, heavy)}."
     return [maker.make(outside, Place(span=heavy.name if heavy else None), sentence, advice)]
 
 
-def _outside_remedy(heavy: SpanSummary | None) -> str:
+def _outside_remedy(judged: JudgedTrace, heavy: SpanSummary | None) -> str:
     if heavy is None or heavy.self_op_ms <= 0.1 * heavy.self_wall_ms:
+        if judged.has_stacks:
+            return "--group-by stack shows which Python functions take it"
         return "record again with with_stack=True to see which Python functions take it"
     if 2 * heavy.self_custom_op_ms >= heavy.self_op_ms:
         return "batch its operators, or make them larger"  # torch.compile cannot see inside custom operators

@@ -69,7 +69,7 @@ def _advice(judged: JudgedTrace, place: IdlePlace, long_ms: float) -> str:
             f"Find out why {place.name} is slow ({by}{in_span(place.span)}): the first call of a kernel "
             "loads its code, so warm up before recording; otherwise make fewer, larger calls."
         )
-    stacks = "" if place.file or judged.recording.with_stack else " with_stack=True names the functions."
+    stacks = "" if place.file or judged.has_stacks else " with_stack=True names the functions."
     return f"Overlap the host's work with the {device}'s: the {device} waits {duration(long_ms)} for {doing}.{stacks}"
 
 

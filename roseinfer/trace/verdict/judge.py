@@ -15,11 +15,13 @@ from roseinfer.trace.verdict.host_work import find_host_work
 from roseinfer.trace.verdict.judged_trace import JudgedTrace
 from roseinfer.trace.verdict.largest_kernels import find_largest_kernel
 from roseinfer.trace.verdict.launch_overhead import find_launch_overhead
+from roseinfer.trace.verdict.memory_growth import find_memory_growth
 from roseinfer.trace.verdict.no_verdict import judge_capture, judge_empty, judge_incomplete, judge_instant
 from roseinfer.trace.verdict.operator_rooflines import find_far_from_bound, find_unused_tensor_cores
 from roseinfer.trace.verdict.rank_waits import find_rank_waits
 from roseinfer.trace.verdict.unexplained_idle import find_unexplained_idle
 from roseinfer.trace.verdict.verdict_kind import ReducibleCause
+from roseinfer.trace.verdict.verdict_lines import MAX_ADVICE, MAX_EVIDENCE
 from roseinfer.trace.verdict.waiting_calls import find_waiting_calls
 
 Rule = Callable[[JudgedTrace], list[Finding]]
@@ -52,9 +54,24 @@ def judge(judged: JudgedTrace, work_events: int, unknown_events: int) -> tuple[V
         return judge_incomplete(judged), []
     if judged.gpu is None:
         findings = cpu_findings(judged)
-        return judge_cpu(judged, findings), findings
-    findings = device_findings(judged)
-    return judge_device(judged, findings), findings
+        verdict = judge_cpu(judged, findings)
+    else:
+        findings = device_findings(judged)
+        verdict = judge_device(judged, findings)
+    growth = find_memory_growth(judged)
+    return _with_growth(verdict, growth), findings + growth
+
+
+def _with_growth(verdict: Verdict, growth: list[Finding]) -> Verdict:
+    """Return the verdict with the growth of memory as its last evidence and advice."""
+    if not growth:
+        return verdict
+    return Verdict(
+        kind=verdict.kind,
+        headline=verdict.headline,
+        evidence=[*verdict.evidence[: MAX_EVIDENCE - 1], growth[0].sentence],
+        advice=[*verdict.advice[: MAX_ADVICE - 1], growth[0].advice],
+    )
 
 
 def device_findings(judged: JudgedTrace) -> list[Finding]:

@@ -12,6 +12,7 @@ from roseinfer.trace.summary.budget_structs import BudgetSummary, ExposedWork, I
 from roseinfer.trace.summary.completeness_structs import Completeness
 from roseinfer.trace.summary.device_structs import CpuSummary, GpuSummary, Platform, RankSummary
 from roseinfer.trace.summary.finding_structs import NO_SPAN, OpSummary, Repetition, SpanSummary, WhatIf
+from roseinfer.trace.summary.memory_structs import DeviceMemory
 from roseinfer.trace.summary.rank_structs import CollectiveSummary, JobSummary
 from roseinfer.trace.summary.step_structs import PhaseSummary, Roofline, StepsSummary
 from roseinfer.trace.summary.trace_summary import Recording, VerdictKind
@@ -54,6 +55,10 @@ class JudgedTrace(NamedTuple):
     """Time by operator, shapes and types, the longest first."""
     peaks: DevicePeaks | None
     """Peaks of the devices; None if they are not known."""
+    memory: list[DeviceMemory]
+    """Memory of torch's allocators by device; empty if it is not recorded."""
+    has_stacks: bool
+    """True if the trace has Python functions."""
 
     @property
     def total(self) -> TimeBudget:

@@ -25,8 +25,9 @@ def find_unused_tensor_cores(judged: JudgedTrace) -> list[Finding]:
     share = sum(row.percent for row in rows)
     where = f"{first.name}{f' of {first.shapes}' if first.shapes else ''}"
     sentence = (
-        f"Products take {duration(spent_ms)}, {share:.0f} % of {judged.device} time, without tensor cores. The largest is "
-        f"{where}: {duration(first.self_gpu_ms)} in {counted(first.calls, 'call')} by {short_name(kernel, 60)}."
+        f"Products take {duration(spent_ms)}, {share:.0f} % of {judged.device} time, without tensor cores. "
+        f"The largest is {where}: {duration(first.self_gpu_ms)} in {counted(first.calls, 'call')} by "
+        f"{short_name(kernel, 60)}."
     )
     place = Place(operator=first.name, kernel=kernel)
     return [maker.make(_saves_ms(rows, spent_ms), place, sentence, _advice(judged, rows, spent_ms))]
@@ -91,5 +92,4 @@ def _far(judged: JudgedTrace, maker: FindingMaker, row: OperatorWork) -> Finding
     else:
         how = "other sizes, a multiple of 64 in each dimension, or a larger batch"
     advice = f"Speed up {row.name}: {how}. At 80 % of the bound it saves {duration(_saved(row))}."
-    place = Place(operator=row.name, kernel=row.kernels[0].name if row.kernels else None)
-    return maker.make(_saved(row), place, sentence, advice)
+    return maker.make(_saved(row), Place(operator=row.name), sentence, advice)
