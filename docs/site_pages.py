@@ -118,10 +118,11 @@ def documents() -> dict[str, tuple[type[msgspec.Struct], dict[str, Any]]]:
     from roseinfer.bench.results import BenchResults
     from roseinfer.profiling.run_dir import RunManifest
     from roseinfer.trace import Summary
+    from roseinfer.trace.summary.summary_schema import summary_schema
 
     return {
         "bench": (BenchResults, bench_schema()),
-        "summary": (Summary, _schema(Summary, "roseinfer summarize --json, summary.json")),
+        "summary": (Summary, summary_schema()),
         "manifest": (RunManifest, _schema(RunManifest, "manifest.json of a run directory")),
     }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
+from msgspec import structs
 
 from roseinfer.cli import console, exit_codes
 from roseinfer.cli.comparison_limit import FailAbove, parse_percent
@@ -91,6 +92,16 @@ def summarize(
             rich_help_panel="Output",
         ),
     ] = None,
+    max_findings: Annotated[
+        int | None,
+        typer.Option(
+            "--max-findings",
+            min=1,
+            metavar="N",
+            help="Maximum number of findings, the largest causes first [default: all].",
+            rich_help_panel="Output",
+        ),
+    ] = None,
     peak: Annotated[
         str | None,
         typer.Option(
@@ -146,6 +157,8 @@ def summarize(
         summary = compare(rerun(trace), summary, limit)
     elif baseline is not None:
         summary = compare(summary, _read(baseline, peaks), limit)
+    if max_findings is not None:
+        summary = structs.replace(summary, findings=summary.findings[:max_findings])
     try:
         _print(summary, _Shown(top, sort_by, group_by), as_json, markdown)
         sys.stdout.flush()

@@ -161,3 +161,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     sentence: str
     """Evidence: names the kernel, operator, span or file, with its figures."""
     advice: str
+    key: str = ""
+    """Rule and place, such as `host_work|roseinfer.schedule|aten::copy_`: the same in every recording of one program.
+
+    Further findings of one rule at one place have `#2`, `#3` and so on at the end.
+    """

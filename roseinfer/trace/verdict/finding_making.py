@@ -1,7 +1,11 @@
 """Build findings from places of idle time and from totals."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
+import msgspec
+
+from roseinfer.trace.collectives import function_name
 from roseinfer.trace.naming import duration
 from roseinfer.trace.summary.budget_structs import IdlePlace
 from roseinfer.trace.summary.finding_structs import NO_SPAN, Finding, FindingKind, Place
@@ -41,7 +45,25 @@ class FindingMaker:
             where=where,
             sentence=sentence,
             advice=advice,
+            key=_key(self._rule, where),
         )
+
+
+def _key(rule: str, where: Place) -> str:
+    kernel = None if where.kernel is None else function_name(where.kernel)
+    rank = None if where.rank is None else f"rank {where.rank}"
+    return "|".join([rule, *(one for one in (where.span, where.operator, kernel, where.file, rank) if one)])
+
+
+def with_distinct_keys(findings: list[Finding]) -> list[Finding]:
+    """Return the findings with a number at the end of every key that an earlier one has."""
+    count: defaultdict[str, int] = defaultdict(int)
+    found: list[Finding] = []
+    for finding in findings:
+        count[finding.key] += 1
+        number = count[finding.key]
+        found.append(finding if number == 1 else msgspec.structs.replace(finding, key=f"{finding.key}#{number}"))
+    return found
 
 
 def per_step(judged: JudgedTrace, total_ms: float) -> str:

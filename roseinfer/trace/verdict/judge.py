@@ -11,6 +11,7 @@ from roseinfer.trace.verdict.device_queue import find_queue_waits
 from roseinfer.trace.verdict.device_verdict import judge_device
 from roseinfer.trace.verdict.exposed_communication import find_exposed_communication
 from roseinfer.trace.verdict.exposed_copies import find_exposed_copies
+from roseinfer.trace.verdict.finding_making import with_distinct_keys
 from roseinfer.trace.verdict.host_work import find_host_work
 from roseinfer.trace.verdict.judged_trace import JudgedTrace
 from roseinfer.trace.verdict.largest_kernels import find_largest_kernel
@@ -59,7 +60,7 @@ def judge(judged: JudgedTrace, work_events: int, unknown_events: int) -> tuple[V
         findings = device_findings(judged)
         verdict = judge_device(judged, findings)
     growth = find_memory_growth(judged)
-    return _with_growth(verdict, growth), findings + growth
+    return _with_growth(verdict, growth), with_distinct_keys(findings + growth)
 
 
 def _with_growth(verdict: Verdict, growth: list[Finding]) -> Verdict:
