@@ -2,7 +2,13 @@
 
 from roseinfer.cli.rendering.budget_sheets import NamedBudget, shown_parts
 from roseinfer.cli.rendering.table_sheet import TOTAL, Sheet, milliseconds, sheet
-from roseinfer.trace.summary.comparison_structs import BudgetChange, FigureChange, ScalingChange, TraceComparison
+from roseinfer.trace.summary.comparison_structs import (
+    BudgetChange,
+    FigureChange,
+    ScalingChange,
+    TraceComparison,
+    WorkChange,
+)
 
 
 def comparison_sheets(comparison: TraceComparison, top: int) -> list[Sheet]:
@@ -25,11 +31,44 @@ def comparison_sheets(comparison: TraceComparison, top: int) -> list[Sheet]:
         *([_scaling_sheet(comparison.scaling)] if comparison.scaling else []),
         *(_budget_sheet(change) for change in comparison.budgets),
         *(
+            _work_sheet([row for row in comparison.work if (row.phase, row.kind) == (phase.phase, kind)], top)
+            for phase in comparison.phases
+            for kind in ("category", "operator")
+        ),
+        *(
             _changes(title, [row for row in rows if row.phase == phase], top)
             for phase in dict.fromkeys(row.phase for row in comparison.spans + comparison.kernels)
             for title, rows in parts
         ),
     ]
+
+
+def _work_sheet(changes: list[WorkChange], top: int) -> Sheet:
+    """Return the changes of GPU time by category or by operator."""
+    rows = [
+        [
+            row.name,
+            milliseconds(row.baseline_ms),
+            milliseconds(row.new_ms),
+            _difference(row.new_ms - row.baseline_ms),
+            "?" if row.noise_ms is None else milliseconds(row.noise_ms),
+            row.verdict,
+        ]
+        for row in changes[:top]
+        if row.new_ms != row.baseline_ms
+    ]
+    columns = ("*Name", "Before ms", "After ms", "Change ms", "Noise ms", "~Verdict")
+    if not changes:
+        return sheet("", columns, [])
+    first = changes[0]
+    per = (
+        ""
+        if first.per == "window"
+        else f", {first.phase}, per {first.per}"
+        if first.phase != "step"
+        else f", per {first.per}"
+    )
+    return sheet(f"GPU time by {first.kind}{per}", columns, rows)
 
 
 def _scaling_sheet(change: ScalingChange) -> Sheet:

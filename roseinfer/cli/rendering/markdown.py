@@ -38,6 +38,7 @@ def to_markdown(
     if summary.comparison:
         baseline = f"Compared with `{code(summary.comparison.baseline)}`"
         parts += ["", f"**{baseline}: {escaped(summary.comparison.headline)}**"]
+        parts += ["", *(f"- {escaped(cause)}." for cause in summary.comparison.causes)]
         parts += ["", *(f"> - warning: {escaped(line)}" for line in summary.comparison.warnings)]
         titles = {sheet.title for sheet in comparison_sheets(summary.comparison, top)}
     else:

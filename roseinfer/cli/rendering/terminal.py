@@ -176,5 +176,7 @@ def print_summary(
 def _print_comparison(console: Console, comparison: TraceComparison) -> None:
     _print_label(console, "Compared with the baseline")
     _print_wrapped(console, comparison.headline, "bold", mark="  ")
+    for cause in comparison.causes:
+        _print_wrapped(console, f"{cause}.", mark="  ")
     for warning in comparison.warnings:
         _print_wrapped(console, warning, "yellow", mark="  warning: ")

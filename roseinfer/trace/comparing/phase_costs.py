@@ -3,11 +3,14 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from roseinfer.trace.facts.operator_work import operator_of_events
 from roseinfer.trace.facts.steps import steps_at
 from roseinfer.trace.facts.trace_facts import Facts
+from roseinfer.trace.kernel_categories import kernel_category
 from roseinfer.trace.reading.columns import Ints
-from roseinfer.trace.summary.comparison_structs import PhaseCosts, SpanCost
+from roseinfer.trace.summary.comparison_structs import PhaseCosts, SpanCost, StepCost
 from roseinfer.trace.summary.units import to_ms
+from roseinfer.trace.summary.work_structs import CATEGORIES
 
 Floats = NDArray[np.float64]
 
@@ -48,6 +51,11 @@ def phase_costs(facts: Facts) -> dict[str, PhaseCosts]:
     op_step = steps_at(steps, trace.ops.start_ns)
     operators = per_step(op_step, trace.ops.name, facts.ops.self_ns, len(trace.names))
     kernels = per_step(facts.event_step, trace.gpu.name, gpu_ns, len(trace.names))
+    category = np.array([CATEGORIES.index(kernel_category(name)) for name in trace.names], np.int64)
+    op = operator_of_events(facts)
+    categories = _with_spread(facts, phase_of, category[trace.gpu.name], list(CATEGORIES))
+    gpu_operators = _with_spread(facts, phase_of, np.append(trace.ops.name, -1)[op].astype(np.int64), trace.names)
+    gpu_kernels = _with_spread(facts, phase_of, trace.gpu.name.astype(np.int64), trace.names)
     return {
         phase: PhaseCosts(
             spans={
@@ -57,9 +65,34 @@ def phase_costs(facts: Facts) -> dict[str, PhaseCosts]:
             },
             operators=_times(trace.names, operators[row]),
             kernels=_times(trace.names, kernels[row]),
+            categories=categories[row],
+            gpu_operators=gpu_operators[row],
+            gpu_kernels=gpu_kernels[row],
         )
         for row, phase in enumerate(phases)
     }
+
+
+def _with_spread(facts: Facts, phase_of: Ints, column: Ints, names: list[str]) -> list[dict[str, StepCost]]:
+    """Return, per phase, the GPU time per step by a column of the GPU events, -1 for none, with its spread."""
+    gpu, count = facts.trace.gpu, len(facts.steps)
+    known = np.flatnonzero((facts.event_step >= 0) & (column >= 0))
+    used, place = np.unique(column[known], return_inverse=True)
+    cell = facts.event_step[known] * len(used) + place
+    ns = np.bincount(cell, weights=(gpu.end_ns - gpu.start_ns)[known], minlength=count * len(used))
+    of_step = ns.reshape(count, len(used))
+    found: list[dict[str, StepCost]] = []
+    for phase in range(int(phase_of.max())):
+        mine = of_step[phase_of[:-1] == phase]
+        mean, std = mine.mean(axis=0), mine.std(axis=0, ddof=1) if len(mine) > 1 else np.zeros(len(used))
+        found.append(
+            {
+                names[index]: StepCost(to_ms(mean[at]), to_ms(std[at]))
+                for at, index in enumerate(used.tolist())
+                if mean[at]
+            }
+        )
+    return found
 
 
 def _times(names: list[str], nanoseconds: Floats) -> dict[str, float]:

@@ -11,8 +11,17 @@ from roseinfer.trace.comparing.budget_changes import budget_changes
 from roseinfer.trace.comparing.comparability import check_complete, differences, is_same, shared_phases
 from roseinfer.trace.comparing.scaling import scaling
 from roseinfer.trace.comparing.step_times import StepTimes, host_runs_ahead, spans, walls
+from roseinfer.trace.comparing.work_changes import has_moved, largest_cause, work_changes
 from roseinfer.trace.naming import duration
-from roseinfer.trace.summary.comparison_structs import FigureChange, PhaseChange, PhaseCosts, SpanCost, TraceComparison
+from roseinfer.trace.summary.comparison_structs import (
+    FigureChange,
+    PhaseChange,
+    PhaseCosts,
+    SpanCost,
+    StepCost,
+    TraceComparison,
+    WorkChange,
+)
 from roseinfer.trace.summary.finding_structs import NO_SPAN
 from roseinfer.trace.summary.trace_summary import Summary
 from roseinfer.trace.summary.units import to_percent
@@ -44,6 +53,17 @@ def compare(new: Summary, baseline: Summary, fail_above_percent: float | None = 
     phases = [_phase(name, baseline, new) for name in shared]
     if not phases:
         phases = [_windows(new, baseline)]
+    work: list[WorkChange] = []
+    if shared:
+        for index, phase in enumerate(phases):
+            name = phase.phase
+            counts = baseline.steps.phases[name].count, new.steps.phases[name].count
+            changes = work_changes(phase, baseline.phase_costs[name], new.phase_costs[name], counts, normalized)
+            if phase.verdict == "no clear change" and has_moved(phase, changes):
+                phases[index] = msgspec.structs.replace(phase, verdict="moved")
+            work += changes
+    elif not new.steps.count and not baseline.steps.count:
+        work = work_changes(phases[0], _whole(baseline), _whole(new), (1, 1), normalized)
     failed = fail_above_percent is not None and any(
         phase.verdict == "slower" and phase.change_percent > fail_above_percent for phase in phases
     )
@@ -70,6 +90,8 @@ def compare(new: Summary, baseline: Summary, fail_above_percent: float | None = 
         failed=failed,
         budgets=budgets,
         scaling=scaling(new, baseline, budgets),
+        work=work,
+        causes=[cause for phase in phases if (cause := largest_cause(phase, work, budgets)) is not None],
     )
     return msgspec.structs.replace(new, comparison=comparison)
 
@@ -129,7 +151,17 @@ def _whole(summary: Summary) -> PhaseCosts:
         return {op.name: op.self_ms for op in summary.top_ops if op.device == device}
 
     spans = {row.name: SpanCost(row.wall_ms, row.gpu_events) for row in summary.spans if row.name != NO_SPAN}
-    return PhaseCosts(spans=spans, operators=times("cpu"), kernels=times("gpu"))
+    own: dict[str, float] = {}
+    for row in summary.operators:
+        own[row.name] = own.get(row.name, 0.0) + row.self_gpu_ms
+    return PhaseCosts(
+        spans=spans,
+        operators=times("cpu"),
+        kernels=times("gpu"),
+        categories={row.category: StepCost(row.ms, 0.0) for row in summary.categories},
+        gpu_operators={name: StepCost(ms, 0.0) for name, ms in own.items() if ms},
+        gpu_kernels={name: StepCost(ms, 0.0) for name, ms in times("gpu").items()},
+    )
 
 
 def _changes(
@@ -168,9 +200,10 @@ def _headline(phases: list[PhaseChange]) -> str:
     for phase in phases:
         noise = "" if phase.noise_percent is None else f", noise {phase.noise_percent:.1f} %"
         old, new = phase.compared_ms
+        verdict = "as fast as before, by other work" if phase.verdict == "moved" else phase.verdict
         unit = " per token" if phase.per == "token" else ""
         parts.append(
-            f"{phase.phase}: {phase.verdict}, {duration(old, 2)} -> {duration(new, 2)}{unit} "
+            f"{phase.phase}: {verdict}, {duration(old, 2)} -> {duration(new, 2)}{unit} "
             f"({phase.change_percent:+.1f} %{noise})"
         )
     return "; ".join(parts)

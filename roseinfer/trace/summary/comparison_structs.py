@@ -15,6 +15,15 @@ class SpanCost(msgspec.Struct, frozen=True):
     gpu_events: float
 
 
+class StepCost(msgspec.Struct, frozen=True):
+    """GPU time per step."""
+
+    ms: float
+    """Mean over the steps."""
+    std_ms: float
+    """Sample standard deviation over the steps; 0 for a single step."""
+
+
 class PhaseCosts(msgspec.Struct, frozen=True):
     """Mean costs per step of one phase, by name of span, operator or kernel."""
 
@@ -23,6 +32,12 @@ class PhaseCosts(msgspec.Struct, frozen=True):
     """Self time on the CPU per step, in ms."""
     kernels: dict[str, float]
     """Time of the GPU events launched per step, in ms."""
+    categories: dict[str, StepCost] = {}
+    """The same by category of kernels."""
+    gpu_operators: dict[str, StepCost] = {}
+    """The same by innermost operator around the launch."""
+    gpu_kernels: dict[str, StepCost] = {}
+    """The same by name of the GPU event, with its spread."""
 
 
 class FigureChange(msgspec.Struct, frozen=True):
@@ -54,7 +69,8 @@ class PhaseChange(msgspec.Struct, frozen=True):
     """
     baseline_ms_per_token: float | None
     new_ms_per_token: float | None
-    verdict: Literal["faster", "slower", "no clear change"]
+    verdict: Literal["faster", "slower", "no clear change", "moved"]
+    """`moved` if the time stayed the same, while a category of GPU time changed by more than its noise."""
     per: Literal["step", "token", "window"] = "step"
     """Unit of work that is compared: a token, if steps of the two traces compute different numbers of tokens."""
     timed_by: Literal["span", "wall", "window"] = "span"
@@ -66,6 +82,23 @@ class PhaseChange(msgspec.Struct, frozen=True):
         if self.per == "token" and self.baseline_ms_per_token is not None and self.new_ms_per_token is not None:
             return self.baseline_ms_per_token, self.new_ms_per_token
         return self.baseline_ms, self.new_ms
+
+
+class WorkChange(msgspec.Struct, frozen=True, kw_only=True):
+    """Change of the GPU time of one category, operator or kernel."""
+
+    phase: str
+    kind: Literal["category", "operator", "kernel"]
+    name: str
+    per: Literal["step", "token", "window"]
+    """Unit of work: a step, a token where the phase is compared per token, or the window of traces without steps."""
+    baseline_ms: float
+    new_ms: float
+    change_percent: float | None
+    """Change relative to the baseline; None if the baseline is 0."""
+    noise_ms: float | None
+    """Two standard errors of the difference of the means; None if either trace has fewer than two steps."""
+    verdict: Literal["slower", "faster", "new", "gone", "no clear change"]
 
 
 class BudgetChange(msgspec.Struct, frozen=True):
@@ -135,6 +168,10 @@ class TraceComparison(msgspec.Struct, frozen=True):
     """Where a step gained or lost time; empty if a trace has no budget."""
     scaling: ScalingChange | None = None
     """Speed-up over a different number of ranks; None for the same number."""
+    work: list[WorkChange] = []
+    """GPU time by category, operator and kernel, per kind and phase the largest change first, at most 20 rows."""
+    causes: list[str] = []
+    """Per phase: the part of a step that changed most, as a sentence."""
 
     def __repr__(self) -> str:
         """Return one line with the headline."""
