@@ -2,8 +2,10 @@
 
     python benchmarks/trace_scale.py --gigabytes 1
     python benchmarks/trace_scale.py --gigabytes 0.1 0.3 1    # time per GB
+    python benchmarks/trace_scale.py --gigabytes 0.5 --stacks # with shapes, Python stacks and memory events
 
-The large trace repeats the recorded trace of tests/trace/data, in Kineto's layout, with shifted times and ids. Each
+The large trace repeats the recorded trace of tests/trace/data, in Kineto's layout, with shifted times and ids; with
+`--stacks`, a training loop on the CPU that is recorded first, with all options of the profiler. Each
 measurement runs in its own process; memory is that process's peak resident size.
 """
 
@@ -22,15 +24,37 @@ SOURCE = Path(__file__).parents[1] / "tests/trace/data/origin_gather_decode_h200
 CHUNK_BYTES = 4 << 20
 
 
-def write_large(path: Path, num_bytes: int) -> int:
-    """Write a trace of at least `num_bytes` bytes; return its number of events."""
-    text = gzip.decompress(SOURCE.read_bytes())
+def record_stacks() -> bytes:
+    """Record three steps of a small training loop with shapes, stacks and memory events; return the trace."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile, record_function
+
+    layer = torch.nn.TransformerEncoderLayer(64, 4, 128, batch_first=True)
+    model = torch.nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+    optimizer = torch.optim.Adam(model.parameters())
+    options = {"record_shapes": True, "with_stack": True, "with_modules": True, "profile_memory": True}
+    with profile(activities=[ProfilerActivity.CPU], **options) as profiler:
+        for index in range(3):
+            with record_function(f"ProfilerStep#{index}"):
+                optimizer.zero_grad()
+                model(torch.randn(4, 16, 64)).square().mean().backward()
+                optimizer.step()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        return path.read_bytes()
+
+
+def write_large(path: Path, num_bytes: int, text: bytes | None = None) -> int:
+    """Write a trace of at least `num_bytes` bytes that repeats `text`, or the recorded one; return its events."""
+    text = text or gzip.decompress(SOURCE.read_bytes())
     start = re.search(rb'"traceEvents": \[\n', text)
     end = text.rfind(b"\n  ],")
     if start is None or end < 0:
-        raise SystemExit(f"{SOURCE} is not in Kineto's layout")
+        raise SystemExit("the trace to repeat is not in Kineto's layout")
     body = text[start.end() : end]
-    window_us = 200_000.0
+    times = [float(found) for found in re.findall(rb'"ts": (\d+\.\d+)', body)]
+    window_us = max(200_000.0, 2 * (max(times) - min(times)))
     stamps = re.compile(rb'("ts": )(\d+\.\d+)')
     ids = re.compile(rb'("(?:correlation|External id|id)": ?)(\d+)')
     steps = re.compile(rb"ProfilerStep#(\d+)")
@@ -88,13 +112,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[1.0], help="sizes of traces in GB [default: 1]")
     parser.add_argument("--repeats", type=int, default=3, help="runs per task and size [default: %(default)s]")
+    parser.add_argument("--stacks", action="store_true", help="repeat a trace with shapes, stacks and memory events")
     parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
     parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.task:
         print(json.dumps(measure(args.task, args.path)))
         return
-    rows = [compare(gigabytes, args.repeats) for gigabytes in args.gigabytes]
+    rows = [compare(gigabytes, args.repeats, args.stacks) for gigabytes in args.gigabytes]
     print("\n   GB  summarize CPU s per GB  bare CPU s per GB  peak MB")
     for size, best in rows:
         costs = best["summarize"]["cpu_seconds"] / size, best["bare"]["cpu_seconds"] / size
@@ -113,11 +138,11 @@ def measure(task: str, path: Path) -> dict[str, float]:
     return {name: round(value, 3) for name, value in found.items()}
 
 
-def compare(gigabytes: float, repeats: int) -> tuple[float, dict[str, dict[str, float]]]:
+def compare(gigabytes: float, repeats: int, stacks: bool) -> tuple[float, dict[str, dict[str, float]]]:
     """Run both tasks in turn on a trace of a size; return (its size in GB, least value of each figure by task)."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "large.json"
-        events = write_large(path, int(gigabytes * 1e9))
+        events = write_large(path, int(gigabytes * 1e9), record_stacks() if stacks else None)
         size = path.stat().st_size / 1e9
         print(f"{size:.2f} GB, {events:,} events")
         runs: dict[str, list[dict[str, float]]] = {task: [] for task in TASKS}

@@ -5,6 +5,7 @@ from pathlib import Path
 from roseinfer.progress import ProgressCallback
 from roseinfer.trace.comparing.phase_costs import phase_costs
 from roseinfer.trace.comparing.recording_conditions import recording_of
+from roseinfer.trace.facts.captured_regions import match_replays
 from roseinfer.trace.facts.trace_facts import gather_facts
 from roseinfer.trace.findings.completeness import find_missing
 from roseinfer.trace.findings.device_summary import summarize_devices
@@ -17,6 +18,7 @@ from roseinfer.trace.findings.operator_roofline import peaks_of
 from roseinfer.trace.findings.operator_summary import summarize_ops
 from roseinfer.trace.findings.rank_summary import summarize_ranks
 from roseinfer.trace.findings.repetition import find_repetition
+from roseinfer.trace.findings.replayed_operators import replay_notes
 from roseinfer.trace.findings.roofline import roofline
 from roseinfer.trace.findings.span_summary import summarize_spans
 from roseinfer.trace.findings.step_summary import summarize_steps
@@ -36,14 +38,20 @@ from roseinfer.trace.verdict.judged_trace import JudgedTrace
 
 
 def summarize_trace(
-    path: Path | str, *, peaks: DevicePeaks | None = None, on_progress: ProgressCallback | None = None
+    path: Path | str,
+    *,
+    peaks: DevicePeaks | None = None,
+    capture: Path | str | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Summary:
     """Summarize a Chrome trace, `.json` or `.json.gz`, or a folder of traces (of ranks or cycles) as one.
 
-    `peaks` are those of the devices, in place of the built-in table. `on_progress` receives (bytes read, total bytes).
+    `peaks` are those of the devices, in place of the built-in table. `capture` is a trace of an eager run of the
+    same program, whose operators the graph replays get. `on_progress` receives (bytes read, total bytes).
     Raises TraceError if `path` is not a trace.
     """
-    return summarize_columns(*read_columns(Path(path), on_progress=on_progress), peaks)
+    trace, manifest = read_columns(Path(path), on_progress=on_progress)
+    return summarize_columns(trace, manifest, peaks, read_columns(Path(capture))[0] if capture is not None else None)
 
 
 def read_columns(path: Path, *, on_progress: ProgressCallback | None = None) -> tuple[Trace, TraceManifest | None]:
@@ -60,7 +68,12 @@ def folded_stacks(trace: Trace) -> list[str]:
     return fold(gather_facts(trace))
 
 
-def summarize_columns(trace: Trace, manifest: TraceManifest | None = None, peaks: DevicePeaks | None = None) -> Summary:
+def summarize_columns(
+    trace: Trace,
+    manifest: TraceManifest | None = None,
+    peaks: DevicePeaks | None = None,
+    capture: Trace | None = None,
+) -> Summary:
     """Summarize a trace in memory; the manifest adds rooflines of steps and the spans of graph replays."""
     facts = gather_facts(trace, manifest)
     gpu, devices = summarize_devices(trace, facts.attribution, facts.gaps)
@@ -73,7 +86,9 @@ def summarize_columns(trace: Trace, manifest: TraceManifest | None = None, peaks
     job, collectives, ranks = summarize_job(facts, budget, ranks, places)
     peaks = peaks or peaks_of(trace)
     memory = summarize_memory(facts)
-    work = summarize_work(facts, peaks)
+    captured = gather_facts(capture) if capture is not None else None
+    replays = match_replays(facts, captured)
+    work = summarize_work(facts, peaks, replays)
     what_if = bounds(facts, gpu, budget, job)
     judged = JudgedTrace(
         gpu=gpu,
@@ -134,7 +149,10 @@ def summarize_columns(trace: Trace, manifest: TraceManifest | None = None, peaks
         verdict=verdict,
         findings=findings,
         completeness=completeness,
-        trust=doubts(facts, steps, completeness, job, ranks, work.operators),
+        trust=[
+            *(replay_notes(replays, capture.path) if capture is not None else []),
+            *doubts(facts, steps, completeness, job, ranks, work.operators),
+        ],
         recording=recording,
         phase_costs=costs,
     )

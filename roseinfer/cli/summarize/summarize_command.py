@@ -92,6 +92,15 @@ def summarize(
             rich_help_panel="Output",
         ),
     ] = None,
+    capture: Annotated[
+        Path | None,
+        typer.Option(
+            "--capture",
+            metavar="FILE",
+            help="Trace of an eager run, whose operators the graph replays get.",
+            rich_help_panel="Output",
+        ),
+    ] = None,
     max_findings: Annotated[
         int | None,
         typer.Option(
@@ -150,7 +159,7 @@ def summarize(
         check_target(folded, "--folded")
     from roseinfer.trace import compare
 
-    summary = _read(trace, peaks, folded)
+    summary = _read(trace, peaks, folded, capture)
     if again:
         from roseinfer.cli.summarize.rerun import rerun
 
@@ -187,17 +196,20 @@ def _collector_off() -> Iterator[None]:
 
 
 @_collector_off()
-def _read(path: Path, peaks: "DevicePeaks | None", folded: Path | None = None) -> "Summary":
+def _read(
+    path: Path, peaks: "DevicePeaks | None", folded: Path | None = None, capture: Path | None = None
+) -> "Summary":
     """Summarize a trace, and write its Python stacks to the file `folded`, if it is given."""
     from roseinfer.trace.pipeline import folded_stacks, read_columns, summarize_columns
 
+    eager = None if capture is None else read_columns(capture)[0]
     if path.is_dir() or (path.is_file() and path.stat().st_size >= _PROGRESS_FROM_BYTES):
         with console.progress(f"Reading {path.name}", "bytes") as on_progress:
             columns, manifest = read_columns(path, on_progress=on_progress)
-            summary = summarize_columns(columns, manifest, peaks)
+            summary = summarize_columns(columns, manifest, peaks, eager)
     else:
         columns, manifest = read_columns(path)
-        summary = summarize_columns(columns, manifest, peaks)
+        summary = summarize_columns(columns, manifest, peaks, eager)
     if folded is not None:
         if len(columns.frames) == 0:
             raise TraceError(f"--folded: {path} has no Python stacks; record with with_stack=True")

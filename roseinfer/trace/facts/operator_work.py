@@ -27,6 +27,8 @@ class OperatorGroups(NamedTuple):
     self_gpu_ns: Ints
     of_event: Ints
     """Per GPU event: group of the innermost operator around its launch, -1 for none."""
+    of_operator: Ints32
+    """Per operator: its group."""
 
 
 def operator_groups(facts: Facts) -> OperatorGroups:
@@ -48,9 +50,10 @@ def operator_groups(facts: Facts) -> OperatorGroups:
         calls=np.bincount(group, minlength=size),
         host_ns=host.astype(np.int64),
         self_host_ns=np.bincount(group, weights=forest.self_ns, minlength=size).astype(np.int64),
-        gpu_ns=_with_inner(forest.parent, group, is_outer, launching, own[launching], size),
+        gpu_ns=with_inner(forest.parent, group, is_outer, launching, own[launching], size),
         self_gpu_ns=np.bincount(group[launching], weights=own[launching], minlength=size).astype(np.int64),
         of_event=np.where(known, np.append(group, -1)[op], -1).astype(np.int64),
+        of_operator=group,
     )
 
 
@@ -86,7 +89,7 @@ def _grouped(name: Ints32, inputs: Ints) -> tuple[Ints32, Ints, Ints]:
     return number[key], used // width, used % width - 1
 
 
-def _with_inner(
+def with_inner(
     parent: Ints32, group: Ints32, is_outer: NDArray[np.bool_], op: Ints, values: NDArray[np.float64] | Ints, size: int
 ) -> Ints:
     """Return, per group, the sum of the values of its operators and of all operators inside them.

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from roseinfer.trace.copy_names import copy_direction
 from roseinfer.trace.facts.call_tree import CallTree, call_tree
+from roseinfer.trace.facts.captured_regions import ReplayMatches
 from roseinfer.trace.facts.operator_inputs import parse_inputs
 from roseinfer.trace.facts.operator_work import OperatorGroups, operator_groups
 from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.findings.operator_roofline import operator_roofline
+from roseinfer.trace.findings.replayed_operators import with_replays
 from roseinfer.trace.kernel_categories import kernel_category, uses_tensor_cores
 from roseinfer.trace.reading.categories import MODULE_FRAME
 from roseinfer.trace.reading.columns import HostTable, Ints
@@ -57,10 +59,13 @@ class _Pairs(NamedTuple):
     ns: Ints
 
 
-def summarize_work(facts: Facts, peaks: DevicePeaks | None) -> WorkTables:
-    """Return the work of all devices in tables; rooflines of operators need the peaks of the devices."""
+def summarize_work(facts: Facts, peaks: DevicePeaks | None, replays: ReplayMatches) -> WorkTables:
+    """Return the work of all devices in tables; rooflines of operators need the peaks of the devices.
+
+    Events of `replays` belong to the operators that launched their counterparts.
+    """
+    facts, groups = with_replays(facts, operator_groups(facts), replays)
     trace = facts.trace
-    groups = operator_groups(facts)
     pairs = _pairs(facts, groups)
     total_ns = int(pairs.ns.sum())
     return WorkTables(
