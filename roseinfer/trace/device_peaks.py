@@ -3,6 +3,7 @@
 import re
 from typing import NamedTuple
 
+from roseinfer.errors import UsageError
 from roseinfer.trace.summary.work_structs import DevicePeaks
 
 
@@ -57,6 +58,17 @@ def known_peaks(device: str, memory_bytes: int = 0) -> DevicePeaks | None:
             source="table",
         )
     return None
+
+
+def parse_peaks(text: str) -> DevicePeaks:
+    """Return the peaks of `989,3.35`: TFLOP/s of bfloat16 products, and TB/s of the memory. Raises UsageError."""
+    try:
+        tflops, tb_per_s = (float(part) for part in text.split(","))
+    except ValueError:
+        tflops = tb_per_s = 0.0
+    if not (0 < tflops < 1e9 and 0 < tb_per_s < 1e9):
+        raise UsageError(f"invalid --peak {text!r}: give TFLOP/s and TB/s of the device, such as 989,3.35")
+    return DevicePeaks(device="--peak", tflops=tflops, tb_per_s=tb_per_s, source="option")
 
 
 def peak_flops(peaks: DevicePeaks, dtype: str) -> float | None:

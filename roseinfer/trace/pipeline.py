@@ -5,6 +5,7 @@ from pathlib import Path
 from roseinfer.progress import ProgressCallback
 from roseinfer.trace.comparing.phase_costs import phase_costs
 from roseinfer.trace.comparing.recording_conditions import recording_of
+from roseinfer.trace.device_peaks import parse_peaks
 from roseinfer.trace.facts.captured_regions import match_replays
 from roseinfer.trace.facts.trace_facts import gather_facts
 from roseinfer.trace.findings.completeness import find_missing
@@ -40,17 +41,18 @@ from roseinfer.trace.verdict.judged_trace import JudgedTrace
 def summarize_trace(
     path: Path | str,
     *,
-    peaks: DevicePeaks | None = None,
+    peak: str | None = None,
     capture: Path | str | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> Summary:
     """Summarize a Chrome trace, `.json` or `.json.gz`, or a folder of traces (of ranks or cycles) as one.
 
-    `peaks` are those of the devices, in place of the built-in table. `capture` is a trace of an eager run of the
-    same program, whose operators the graph replays get. `on_progress` receives (bytes read, total bytes).
-    Raises TraceError if `path` is not a trace.
+    `peak` sets the peaks of the devices, as TFLOP/s and TB/s such as `989,3.35`, in place of the built-in table.
+    `capture` is a trace of an eager run of the same program, whose operators the graph replays get. `on_progress` receives
+    (bytes read, total bytes). Raises TraceError if a file is not a trace.
     """
     trace, manifest = read_columns(Path(path), on_progress=on_progress)
+    peaks = None if peak is None else parse_peaks(peak)
     return summarize_columns(trace, manifest, peaks, read_columns(Path(capture))[0] if capture is not None else None)
 
 

@@ -7,15 +7,13 @@ from typing import Any
 import pytest
 from traces import event, kernel, launch
 
-from roseinfer.cli.summarize.peak_values import parse_peaks
 from roseinfer.errors import UsageError
 from roseinfer.trace import Summary, summarize_trace
-from roseinfer.trace.device_peaks import known_peaks
-from roseinfer.trace.summary.work_structs import DevicePeaks
+from roseinfer.trace.device_peaks import known_peaks, parse_peaks
 
 
 def product(
-    folder: Path, device: str, kind: str, us: float, name: str, dims: Any = None, peaks: DevicePeaks | None = None
+    folder: Path, device: str, kind: str, us: float, name: str, dims: Any = None, peak: str | None = None
 ) -> Summary:
     """Summarize a trace of ten products whose kernel has a name and a duration."""
     dims = dims or [[4096, 4096], [4096, 4096]]
@@ -27,7 +25,7 @@ def product(
         events.append(kernel(at + 5, us, index + 1, name))
     path = folder / "t.json"
     path.write_text(json.dumps({"deviceProperties": [{"id": 0, "name": device}], "traceEvents": events}))
-    return summarize_trace(path, peaks=peaks)
+    return summarize_trace(path, peak=peak)
 
 
 def test_a_product_is_compared_with_the_peak_of_its_device(tmp_path: Path) -> None:
@@ -77,7 +75,7 @@ def test_no_share_is_invented_for_an_unknown_device(tmp_path: Path) -> None:
     assert found is not None
     assert (found.flops > 0, found.bound, found.percent, found.saves_ms) == (True, None, None, None)
     assert any("No peak is known for products in bfloat16 on NVIDIA Z9" in note.message for note in summary.trust)
-    given = product(tmp_path, "NVIDIA Z9", "c10::BFloat16", 278, "nvjet", peaks=parse_peaks("494.5,3.35"))
+    given = product(tmp_path, "NVIDIA Z9", "c10::BFloat16", 278, "nvjet", peak="494.5,3.35")
     assert given.operators[0].roofline is not None
     assert given.operators[0].roofline.percent == pytest.approx(100, abs=0.1)
     assert not any("No peak" in note.message for note in given.trust)

@@ -97,7 +97,7 @@ def test_folded_stacks_agree_with_a_slow_count(tmp_path: Path, events: Events) -
 
 def test_the_page_has_a_flame_graph_of_gpu_time(tmp_path: Path) -> None:
     page = to_html(summarize_trace(write(tmp_path / "t.json", training())))
-    assert "Flame graph of GPU time by Python stack, 1.0 ms" in page
+    assert "Flame graph of GPU time by Python stack" in page
     assert "<title>Net_0: 700.0 us</title>" in page
     assert "_call_impl: 700" not in page
     assert "Flame graph" not in to_html(summarize_trace(MATMUL))

@@ -16,7 +16,6 @@ from roseinfer.cli.config_flags import flag_help
 from roseinfer.cli.exit_codes import comparison_exit_code
 from roseinfer.cli.options import Debug, Json, Quiet
 from roseinfer.cli.rendering.work_groups import GroupBy
-from roseinfer.cli.summarize.peak_values import parse_peaks
 from roseinfer.config import SortKey
 from roseinfer.errors import TraceError, UsageError
 from roseinfer.whole_file import check_target, write_whole
@@ -151,14 +150,15 @@ def summarize(
         raise UsageError("--json and --markdown are two formats: choose one")
     if as_json and group_by is not None:
         raise UsageError("--group-by chooses a table, and --json has all of them: leave one out")
-    peaks = None if peak is None else parse_peaks(peak)
     limit = None if fail_above is None else parse_percent(fail_above)
     if html is not None:
         check_target(html, "--html")
     if folded is not None:
         check_target(folded, "--folded")
     from roseinfer.trace import compare
+    from roseinfer.trace.device_peaks import parse_peaks
 
+    peaks = None if peak is None else parse_peaks(peak)
     summary = _read(trace, peaks, folded, capture)
     if again:
         from roseinfer.cli.summarize.rerun import rerun
