@@ -48,8 +48,8 @@ def summarize_trace(
     """Summarize a Chrome trace, `.json` or `.json.gz`, or a folder of traces (of ranks or cycles) as one.
 
     `peak` sets the peaks of the devices, as TFLOP/s and TB/s such as `989,3.35`, in place of the built-in table.
-    `capture` is a trace of an eager run of the same program, whose operators the graph replays get. `on_progress` receives
-    (bytes read, total bytes). Raises TraceError if a file is not a trace.
+    `capture` is a trace of an eager run of the same program, whose operators the graph replays get. `on_progress`
+    receives (bytes read, total bytes). Raises TraceError if a file is not a trace.
     """
     trace, manifest = read_columns(Path(path), on_progress=on_progress)
     peaks = None if peak is None else parse_peaks(peak)

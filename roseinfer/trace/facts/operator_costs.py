@@ -29,6 +29,10 @@ _ITEM_BYTES = {
 }
 
 
+_MOST = 1 << 80
+"""FLOPs or bytes beyond which the recorded shapes are damaged."""
+
+
 class OperatorCost(NamedTuple):
     """Least work of one call of an operator."""
 
@@ -52,9 +56,10 @@ def operator_cost(name: str, inputs: ParsedInputs) -> OperatorCost | None:
     if rule is None:
         return None
     try:
-        return rule(inputs)
-    except (IndexError, ValueError, TypeError, KeyError):
+        found = rule(inputs)
+    except (IndexError, ValueError, TypeError, KeyError, ArithmeticError, msgspec.DecodeError):
         return None
+    return found if found is not None and 0 <= found.flops < _MOST and 0 < found.num_bytes < _MOST else None
 
 
 def _tensor(inputs: ParsedInputs, index: int) -> TensorInput:
