@@ -53,7 +53,7 @@ def main() -> None:
         files = record_reach(drawn, copy_tree(Path(folder) / "probed"), arguments.timeout, results)
         tree = copy_tree(Path(folder) / "mutated")
         for index, mutant in enumerate(drawn):
-            if str(mutant) in results.killers:
+            if str(mutant) in results.killers or index % arguments.of != arguments.part - 1:
                 continue
             started_s = time.monotonic()
             tests = [] if mutant.path.is_relative_to(KERNELS) else reaching_tests(index, files, arguments.seconds)
@@ -62,8 +62,9 @@ def main() -> None:
             results.add_mutant(str(mutant), killer)
             seconds = round(time.monotonic() - started_s)
             _print(f"{index + 1}/{len(drawn)} {killer or 'SURVIVED'} ({seconds} s, {len(tests)} chosen)  {mutant}")
-    killed = report(drawn, results.killers)
-    sys.exit(killed < 0.9 * len(drawn))
+    tried = [mutant for mutant in drawn if str(mutant) in results.killers]
+    killed = report(tried, results.killers)
+    sys.exit(killed < 0.9 * len(tried))
 
 
 def _arguments() -> argparse.Namespace:
@@ -75,6 +76,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--files", type=int, default=12, help="test files for a kernel [default: 12]")
     parser.add_argument("--timeout", type=int, default=900, help="seconds until a mutant is dead [default: 900]")
     parser.add_argument("--results", type=Path, help="file of results, to go on with")
+    parser.add_argument("--part", type=int, default=1, help="part of the mutants to try in this process [default: 1]")
+    parser.add_argument("--of", type=int, default=1, help="number of parts [default: 1]")
     return parser.parse_args()
 
 
