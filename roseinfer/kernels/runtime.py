@@ -70,6 +70,15 @@ def num_multiprocessors(device: torch.device) -> int:
 
 
 @functools.lru_cache
+def shared_memory(device: torch.device) -> int:
+    """Return the bytes of shared memory that one program may have; in the interpreter 227 KiB, as on Hopper."""
+    if device.type != "cuda":
+        return 227 << 10
+    properties = torch.cuda.get_device_properties(device)
+    return int(getattr(properties, "shared_memory_per_block_optin", 99 << 10))  # older torch does not tell
+
+
+@functools.lru_cache
 def arrivals(device: torch.device) -> Tensor:
     """Return the device's counters of finished programs, for `arrival.is_last`: [MAX_ARRIVALS], int32.
 

@@ -6,7 +6,7 @@ runs expert by expert with the kernels of its weight form.
 """
 
 import ctypes
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from typing import NamedTuple
 
 import torch
@@ -21,7 +21,7 @@ from roseinfer.kernels.experts.grouped_products import GroupTiles, grouped_down,
 from roseinfer.kernels.experts.routing import Routing
 from roseinfer.kernels.experts.token_products import TokenTiles, token_down, token_gate_up
 from roseinfer.kernels.linear.native_weight import NativeWeight
-from roseinfer.kernels.runtime import next_power_of_two, runs_triton
+from roseinfer.kernels.runtime import next_power_of_two, runs_triton, shared_memory
 from roseinfer.kernels.tuning import Choice, tuned
 
 Tiles = tuple[TokenTiles, TokenTiles] | tuple[GroupTiles, GroupTiles]
@@ -111,15 +111,27 @@ def choose_tiles(x: Tensor, routing: Routing, gate_up: StackedExperts) -> Tiles:
 
 
 def default_tiles(tokens: int, top_k: int, gate_up: StackedExperts) -> Tiles:
-    """Return tiles that suit most shapes: few rows per expert are padded to 16, many to 128."""
+    """Return tiles that suit most shapes, as measured on an H200.
+
+    Few rows per expert are padded to 16, many to 128.
+    """
     if tokens <= _FEW_TOKENS:
-        return TokenTiles(2, 1024, 4), TokenTiles(4, 256, 2)
+        return TokenTiles(2, 1024, 4), TokenTiles(2, 256, 2)
     part = gate_up.weight.itemsize // 2  # tiles of float32 have half as many columns
     mean = tokens * top_k / len(gate_up.stacked)
     if mean <= 48:
         rows = 16 if mean <= 12 else 32
-        return GroupTiles(rows, 64, 128 // part, 16, 4, 3), GroupTiles(rows, 64, 128 // part, 16, 4, 4)
-    return GroupTiles(128, 128, 64 // part, 16, 8, 3), GroupTiles(128, 256, 64 // part, 16, 8, 3)
+        tiles = GroupTiles(rows, 64, 128 // part, 16, 4, 3), GroupTiles(rows, 64, 64 // part, 16, 4, 5)
+    else:
+        tiles = GroupTiles(128, 128, 64 // part, 16, 8, 4), GroupTiles(128, 256, 64 // part, 8, 8, 3)
+    most, itemsize = shared_memory(gate_up.weight.device), gate_up.weight.itemsize
+    return _fitted(tiles[0], 2, itemsize, most), _fitted(tiles[1], 1, itemsize, most)
+
+
+def _fitted(tiles: GroupTiles, matrices: int, itemsize: int, most: int) -> GroupTiles:
+    """Return tiles with as many stages as `most` bytes of shared memory hold, for 1 or 2 matrices of weights."""
+    stage = (tiles.rows + matrices * tiles.outputs) * tiles.columns * itemsize
+    return replace(tiles, num_stages=max(1, min(tiles.num_stages, most // stage)))
 
 
 def experts_key(x: Tensor, routing: Routing, gate_up: StackedExperts) -> str:
