@@ -92,6 +92,9 @@ def test_bytes(name: str, dims: list[object], types: list[str], num_bytes: int) 
         ("aten::mm", [[4, 8], [8, 2]], ["what", "what"]),
         ("aten::convolution", [[1, 3, 8, 8], [3, 3, 3, 3], [3]], ["float"] * 3),
         ("aten::add", [[4, 8], [7]], ["float", "float"]),
+        ("aten::mm", [[[1 << 39], [2]], [1 << 39, 1 << 39]], ["TensorList", "float"]),
+        ("aten::embedding", [[1 << 39, 1 << 39], [[1 << 39], [2]]], ["float", "TensorList"]),
+        ("aten::mm", [[1 << 39, 1 << 39], [1 << 39, 1 << 39]], ["float", "float"]),
     ],
 )
 def test_an_operator_that_is_not_known_has_no_cost(name: str, dims: list[object], types: list[str]) -> None:

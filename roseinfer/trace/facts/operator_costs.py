@@ -64,13 +64,13 @@ def operator_cost(name: str, inputs: ParsedInputs) -> OperatorCost | None:
 
 def _tensor(inputs: ParsedInputs, index: int) -> TensorInput:
     found = inputs.tensors[index]
-    if found is None:
+    if found is None or found.dtype == "list":
         raise ValueError("no tensor")
     return found
 
 
 def _bytes(tensor: TensorInput) -> int:
-    return int(math.prod(tensor.shape)) * _ITEM_BYTES[tensor.dtype]
+    return _ITEM_BYTES[tensor.dtype] * int(math.prod(tensor.shape))
 
 
 def _product(first: int) -> _Rule:
