@@ -142,31 +142,26 @@ def read_reach(text: str) -> FileReach:
 
 
 def reaching_tests(index: int, files: dict[str, FileReach], limit_s: float) -> list[str]:
-    """Return tests to run for a mutant: per file those that reach it, quickest file first, then the files' other tests.
+    """Return tests to run for a mutant: those that reach it, without the slowest if all take longer than `limit_s`.
 
-    If only imports reach it, all tests of the files that import it. Ends when tests of `limit_s` are chosen.
+    If only imports reach it, the tests of the files that import it. If there is time left, the other tests of these
+    files follow: a result that tests of a file share is computed by the first of them.
     """
-    reaching = {
-        name: [(test, seconds) for test, seconds, mutants in file.tests if index in mutants]
-        for name, file in files.items()
-    }
-    reaching = {name: tests for name, tests in reaching.items() if tests} or {
-        name: [(test, seconds) for test, seconds, _ in file.tests]
-        for name, file in files.items()
-        if index in file.imported
-    }
-    order = sorted(reaching, key=lambda name: (sum(seconds for _, seconds in reaching[name]), name))
-    chosen = [pair for name in order for pair in reaching[name]]
-    known = set(chosen)
-    # A result that tests of a file share is computed by the first of them.
-    chosen += [(test, s) for name in order for test, s, _ in files[name].tests if (test, s) not in known]
-    names, total_s = [], 0.0
-    for test, seconds in chosen:
-        total_s += seconds
-        if names and total_s > limit_s:
-            break
-        names.append(test)
-    return names
+    every = [
+        (seconds, name, at, test) for name, file in files.items() for at, (test, seconds, _) in enumerate(file.tests)
+    ]
+    reaches = {test for file in files.values() for test, _, mutants in file.tests if index in mutants}
+    importing = {name for name, file in files.items() if index in file.imported}
+    names = {name for _, name, _, test in every if test in reaches} or importing
+    chosen: list[str] = []
+    for is_first in (True, False):
+        kept = []
+        for seconds, name, at, test in sorted(every):
+            if name in names and (test in reaches) == is_first and (limit_s >= seconds or not chosen + kept):
+                limit_s -= seconds
+                kept.append((name, at, test))
+        chosen += [test for _, _, test in sorted(kept)]
+    return chosen
 
 
 def forget(test: str, files: dict[str, FileReach]) -> None:

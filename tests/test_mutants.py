@@ -93,7 +93,8 @@ def test_reaching_tests_a_place_run_first_the_quickest_file_first() -> None:
         "blind": file_of(("blind::a", 1, [2]), imported=(3,)),
     }
     assert reaching_tests(1, files, 100) == ["quick::b", "slow::a", "quick::a", "slow::b"]
-    assert reaching_tests(1, files, 10) == ["quick::b", "slow::a"]
+    assert reaching_tests(1, files, 11) == ["quick::b", "slow::a", "quick::a"]
+    assert reaching_tests(1, files, 9) == ["quick::b", "quick::a", "slow::b"], "the slowest is left out"
     assert reaching_tests(3, files, 10) == ["blind::a"], "only its import reaches the place"
     assert reaching_tests(4, files, 10) == []
     forget("quick::b", files)

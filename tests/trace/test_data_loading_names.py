@@ -128,3 +128,9 @@ def test_functions_of_data_loading(frame: str) -> None:
 )
 def test_other_functions(frame: str) -> None:
     assert not frame_loads_data(frame)
+
+
+@pytest.mark.parametrize("name", ["roseinfer.load_batch", "aten::decode_image", "FSDP::load_batch"])
+def test_names_of_the_engine_of_torch_and_of_fsdp_load_no_data(name: str) -> None:
+    assert loads_data(name.replace("::", ".").rpartition(".")[2]), "the last part alone does"
+    assert not loads_data(name)

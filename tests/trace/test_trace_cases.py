@@ -129,6 +129,7 @@ def test_exposed_copies_are_named_with_their_operator(tmp_path: Path) -> None:
     assert "45.0 % of the time is exposed copies" in summary.verdict.headline
     assert "non_blocking=True" in summary.verdict.advice[0]
     assert summary.findings[0].where.operator == "aten::copy_"
+    assert summary.findings[0].sentence.endswith("runs nothing else during 36.0 ms, 45 % of the time.")
 
 
 def test_one_long_wait_in_the_queue_is_named_by_the_kernel_after_it(tmp_path: Path) -> None:
