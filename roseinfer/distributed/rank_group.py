@@ -16,6 +16,7 @@ from roseinfer.kernels.norms import Norm
 from roseinfer.kernels.ranks.joined_argmax import joined_argmax, joins_argmax
 from roseinfer.kernels.ranks.joined_norm import joined_norm, joins
 from roseinfer.kernels.sampling.argmax import argmax
+from roseinfer.spans import span
 
 _TIMEOUT = timedelta(hours=1)
 """Maximum duration of a collective. Ranks that end or hang are noticed much earlier, by `RankWatch`."""
@@ -74,9 +75,10 @@ class RankGroup:
         partial and residual: [rows, size]; without a residual, the stream is the sum alone. Every rank gets the same
         bits. `partial` is overwritten. This is the only place in a layer where ranks meet.
         """
-        if self._peers is not None and joins(self._peers.rows, partial, residual, norm.description):
-            return joined_norm(self._peers.rows, partial, residual, norm.description)
-        return norm.normalized(self.all_reduce(partial), residual)
+        with span("roseinfer.join"):
+            if self._peers is not None and joins(self._peers.rows, partial, residual, norm.description):
+                return joined_norm(self._peers.rows, partial, residual, norm.description)
+            return norm.normalized(self.all_reduce(partial), residual)
 
     @property
     def uses_peer_memory(self) -> bool:

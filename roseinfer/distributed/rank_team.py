@@ -120,9 +120,13 @@ class RankTeam:
             self.check()
             raise RoseinferError("a rank of --tensor-parallel has ended: start again") from None
 
-    def call(self, command: str, *arguments: Any) -> None:
-        """Let every other rank run one of its commands. `answers` waits for their results."""
-        self.send(Kind.COMMAND, pickle.dumps((command, arguments)))
+    def call(self, command: str, *arguments: Any, is_answered: bool = True) -> None:
+        """Let every other rank run one of its commands, or a function named `module:function` with the rank's worker.
+
+        `answers` must be called next, and waits for the results, unless the call is not answered.
+        """
+        self.check()
+        self.send(Kind.COMMAND, pickle.dumps((command, arguments, is_answered)))
 
     def answers(self) -> list[Any]:
         """Wait for the results of the last command, by rank."""

@@ -9,6 +9,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from functools import partial
+from importlib import import_module
 from typing import Any
 
 import msgspec
@@ -23,6 +25,7 @@ from roseinfer.engine.memory import is_out_of_memory
 from roseinfer.engine.runner import Runner
 from roseinfer.engine.step_batch import StepBatch
 from roseinfer.errors import RoseinferError
+from roseinfer.spans import span
 
 _ALIVE_S = 1.0
 """Seconds between two messages to rank 0 that this process runs."""
@@ -37,6 +40,11 @@ class RankWorker:
     def __init__(self, channel: RankChannel, store: Store, rank: int, size: int, device: torch.device) -> None:
         self._channel = channel
         self._place = store, rank, size, device
+        self.rank, self.size = rank, size
+        self.state: dict[str, Any] = {}
+        """Objects of functions that rank 0 calls, which live as long as the engine."""
+        self.step_label = ""
+        """Label of the step's span, which rank 0 tells while it records."""
         self._decoder = msgspec.msgpack.Decoder(StepBatch)
         self._runner: Runner | None = None
         self._unread: Launch | None = None
@@ -80,32 +88,47 @@ class RankWorker:
                 self._runner = build(payload, group)
                 self._channel.send(Kind.READY)
             elif kind == Kind.COMMAND:
-                name, arguments = pickle.loads(payload)
-                self._channel.send(Kind.REPLY, pickle.dumps(self._commands[name](*arguments)))
+                name, arguments, is_answered = pickle.loads(payload)
+                result = self._command(name)(*arguments)
+                if is_answered:
+                    self._channel.send(Kind.REPLY, pickle.dumps(result))
             elif kind == Kind.RELEASE:
                 self._runner = self._unread = None
+                self.state.clear()
                 gc.collect()
                 if device.type == "cuda":
                     torch.cuda.empty_cache()
 
-    def _launch(self, payload: bytes) -> None:
+    @property
+    def runner(self) -> Runner:
+        """The runner of this rank's engine."""
         assert self._runner is not None
-        launch = self._runner.launch(self._decoder.decode(payload))
-        self._read()
-        self._unread = launch
+        return self._runner
 
-    def _read(self) -> None:
+    def _launch(self, payload: bytes) -> None:
+        with span("roseinfer.step", lambda: self.step_label):
+            launch = self.runner.launch(self._decoder.decode(payload))
+            self.read()
+            self._unread = launch
+
+    def _command(self, name: str) -> Callable[..., Any]:
+        """Return a command of this worker, or a function of a module of this package that takes the worker."""
+        module, _, function = name.partition(":")
+        if not function:
+            return self._commands[name]
+        return partial(getattr(import_module(module), function), self)
+
+    def read(self) -> None:
         """Count the tokens of the newest launch, one launch late: so the host never waits for the device."""
         if self._unread is not None:
             self._checksum = checksum_with(self._checksum, self._unread.tokens())
             self._unread = None
 
     def _capture_missing(self) -> None:
-        assert self._runner is not None
-        self._runner.capture_missing()
+        self.runner.capture_missing()
 
     def _drawn_checksum(self) -> int:
-        self._read()
+        self.read()
         return self._checksum
 
     def _report(self) -> None:

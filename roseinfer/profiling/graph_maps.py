@@ -91,6 +91,10 @@ class GraphMaps:
             warnings.append(f"{len(replayed) - len(made)} graphs were captured during the recording and have no map")
         return [mapped.graph for mapped in made if mapped.graph.events], warnings
 
+    def all_maps(self) -> tuple[list[Graph], list[str]]:
+        """Return the maps of all captured graphs, and warnings about gaps in them."""
+        return self.replayed_by(self._graphs.captured)
+
     def _record(self, keys: Sequence[GraphKey], *, replay: bool) -> list[StepEvents]:
         with tempfile.TemporaryDirectory() as folder:
             with Recorder(_SCHEDULE, self._device, Path(folder)) as recorder:

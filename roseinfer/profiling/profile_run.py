@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from roseinfer.config import EngineConfig, ProfileConfig, RunConfig
+from roseinfer.config import ProfileConfig, RunConfig
 from roseinfer.costs.ceilings import ceilings
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.memory import parse_bytes
@@ -16,6 +16,7 @@ from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.profiling.dry_run import PlannedStep, most_steps, planned_steps
 from roseinfer.profiling.estimate import trace_bytes
 from roseinfer.profiling.graph_maps import GraphMaps
+from roseinfer.profiling.rank_profile import RankProfiles
 from roseinfer.profiling.run_dir import ProfiledStep, check_writable, remove_run_dir
 from roseinfer.profiling.schedule import steps_needed
 from roseinfer.profiling.session import ProfileSession, SessionResult, record_session
@@ -51,7 +52,6 @@ def profile_run(
     it records, and on a GPU also the steps after. `on_stage` is called before each of these stages, and before traces
     are compressed. Raises UsageError, with the arithmetic, if the load cannot fill the schedule.
     """
-    check_one_rank(engine.config)
     check_writable(Path(config.profile.profile_dir))
     planned = planned_steps(engine, config.workload.mode, load)
     _check_fits(config, planned, most_steps(engine, config.workload.mode, load))
@@ -65,12 +65,13 @@ def profile_run(
         baseline = run_load(engine, config.workload.mode, load, on_step=on_step)
     report = Report.of(baseline)
     device = engine.runner.device
+    ranks = RankProfiles(engine.runner)
     limits = ceilings(device, engine.dtype)
     maps = None if engine.runner.graphs is None else GraphMaps(engine.runner.graphs, device)
     replayed = 0
     if maps is not None:
         engine.runner.capture_missing()
-        maps.make()
+        ranks.make_graph_maps(maps)
         replayed = maps.most_events * engine.max_decode_steps
     warnings = _size_warnings(config.profile, device, ops_per_step, replayed)
     for warning in warnings:
@@ -78,6 +79,8 @@ def profile_run(
             on_warning(warning)
     with record_session(config.profile, device, config.workload.mode, begin) as session:
         session.warnings += warnings
+        session.world_size = ranks.world_size
+        ranks.open(config.profile, session.run_dir)
         built = msgspec.structs.replace(config, engine=engine.config)
         session.details |= {
             "config": msgspec.to_builtins(built, str_keys=True),
@@ -90,12 +93,16 @@ def profile_run(
         plans: list[StepPlan] = []
         try:
             on_progress = begin("Recording", "steps")
-            _record(session, engine, load, config, _steady_batch(planned), plans, on_progress)
+            _record(session, engine, load, config, _steady_batch(planned), ranks, plans, on_progress)
+            session.rank_traces = ranks.close(None)
+        except KeyboardInterrupt:
+            session.rank_traces = ranks.close("interrupted")
+            raise
         finally:
             recorded: list[ProfiledStep] = session.details.get("steps", [])
             session.details["baseline_step_ms"] = baseline_step_ms(baseline.steps, recorded)
             if maps is not None:
-                _add_graph_maps(session, maps, plans)
+                _add_graph_maps(session, maps, plans, ranks)
     if session.result is None or not session.is_done:
         if session.result is not None and not session.result.traces:
             remove_run_dir(session.run_dir)
@@ -103,20 +110,14 @@ def profile_run(
     return ProfileResult(session=session.result, report=report)
 
 
-def check_one_rank(config: EngineConfig) -> None:
-    """Raise UsageError for an engine with several ranks, of which only one would be recorded."""
-    if config.tensor_parallel > 1:
-        raise UsageError("profile does not record the ranks of --tensor-parallel yet: drop it, or use bench")
-
-
 def _unseen(_what: str, _unit: str) -> ProgressCallback:
     """Stand for a caller that shows no progress."""
     return lambda _done, _total: None
 
 
-def _add_graph_maps(session: ProfileSession, maps: GraphMaps, plans: list[StepPlan]) -> None:
+def _add_graph_maps(session: ProfileSession, maps: GraphMaps, plans: list[StepPlan], ranks: RankProfiles) -> None:
     if session.is_done:
-        maps.make()  # for graphs captured during the recording
+        ranks.make_graph_maps(maps)  # for graphs captured during the recording
     session.details["graphs"], warnings = maps.replayed_by(plan.graph for plan in plans)
     session.warnings += warnings
 
@@ -187,6 +188,7 @@ def _record(
     load: Sequence[PlannedRequest],
     config: RunConfig,
     steady_batch: int,
+    ranks: RankProfiles,
     plans: list[StepPlan],
     on_progress: ProgressCallback,
 ) -> None:
@@ -199,7 +201,9 @@ def _record(
     session.details["steps"] = steps
 
     def before_step(plan: StepPlan) -> None:
-        recorder.begin_step(_matches(config.profile, plan.phase, len(plan.chunks), steady_batch))
+        matches = _matches(config.profile, plan.phase, len(plan.chunks), steady_batch)
+        ranks.begin_step(matches, plan.label)
+        recorder.begin_step(matches)
         if recorder.is_recording:
             plans.append(plan)
 
@@ -207,6 +211,7 @@ def _record(
         if recorder.is_recording:
             figures = step_figures(engine, plan)
             steps.append(ProfiledStep(index=recorder.num_steps, cycle=recorder.cycle, **figures))
+        ranks.end_step()
         recorder.end_step()
         on_progress(min(recorder.num_steps, total), total)
         return not recorder.is_done

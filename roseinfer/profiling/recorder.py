@@ -35,14 +35,16 @@ class Recorder:
     partial. Traces are written uncompressed; the caller compresses them after the loop.
     """
 
-    def __init__(self, config: ProfileConfig, device: torch.device, folder: Path) -> None:
+    def __init__(self, config: ProfileConfig, device: torch.device, folder: Path, *, rank: int = 0) -> None:
         self.schedule = Schedule(config)
         self.cycles: list[RecordedCycle] = []
         self.num_steps = 0
         """Number of finished steps of the loop."""
         self._config = config
         self._device = device
-        self._folder = folder
+        self.folder = folder
+        """Folder of the traces."""
+        self._rank = rank
         self._profiler: profile | None = None
         self._cycle = 0  # index of the cycle being recorded
         self._recorded = 0  # steps recorded in the cycle
@@ -134,7 +136,7 @@ class Recorder:
         profiler, self._profiler = self._profiler, None
         self._recording = False
         _quietly(profiler.stop_trace)
-        path = self._folder / f"rank0-cycle{self._cycle}.pt.trace.json"
+        path = self.folder / f"rank{self._rank}-cycle{self._cycle}.pt.trace.json"
         _quietly(lambda: profiler.export_chrome_trace(str(path)))
         _check_whole(path)
         self.cycles.append(RecordedCycle(cycle=self._cycle, trace=path.name, steps=self._recorded, partial=partial))

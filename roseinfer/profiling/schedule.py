@@ -5,6 +5,9 @@ from enum import Enum
 
 from roseinfer.config import ProfileConfig
 
+SCHEDULE_KEYS = ("skip_first", "wait", "warmup", "active", "repeat", "phase", "loop")
+"""Settings of a profile that make its schedule."""
+
 
 class Action(Enum):
     """Action of the profiler during one step."""

@@ -23,12 +23,10 @@ from roseinfer.profiling.run_dir import (
     remove_run_dir,
     write_json,
 )
-from roseinfer.profiling.schedule import steps_needed
+from roseinfer.profiling.schedule import SCHEDULE_KEYS, steps_needed
 from roseinfer.progress import ProgressCallback, StageCallback
 from roseinfer.trace import Summary, summarize_trace
 from roseinfer.workload.provenance import current_versions
-
-_SCHEDULE_KEYS = ("skip_first", "wait", "warmup", "active", "repeat", "phase", "loop")
 
 
 class SessionResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +61,10 @@ class ProfileSession:
         self.run_dir = run_dir
         self.result: SessionResult | None = None
         self.warnings: list[str] = []
+        self.world_size = 1
+        """Number of ranks that record into the run directory."""
+        self.rank_traces: list[str] = []
+        """Names of the traces of ranks other than 0."""
         self.details: dict[str, Any] = {}
         """Additional fields of the manifest."""
 
@@ -156,10 +158,10 @@ def _write(
             versions=current_versions(),
             device=device_name(device),
             rank=0,
-            world_size=1,
-            schedule={key: settings[key] for key in _SCHEDULE_KEYS},
+            world_size=session.world_size,
+            schedule={key: settings[key] for key in SCHEDULE_KEYS},
             cycles=described,
-            traces=[trace.name for trace in traces],
+            traces=[trace.name for trace in traces] + session.rank_traces,
             warnings=[*session.warnings, *partial, *([] if shortfall is None else [shortfall])],
             **details,
         )
@@ -177,7 +179,12 @@ def _write(
     except OSError as error:  # what was recorded is complete, and can still be shown
         unwritten = f"cannot write {run_dir / 'summary.json'}: {error.strerror or error}"
     result = SessionResult(
-        run_dir=run_dir, traces=traces, summary=summary, manifest=manifest, shortfall=shortfall, unwritten=unwritten
+        run_dir=run_dir,
+        traces=traces + [run_dir / name for name in session.rank_traces],
+        summary=summary,
+        manifest=manifest,
+        shortfall=shortfall,
+        unwritten=unwritten,
     )
     if not traces:
         return result

@@ -6,13 +6,12 @@ Imports torch: commands import this module only when they run.
 from roseinfer.cli import console
 from roseinfer.cli.loading import load_engine
 from roseinfer.config import RunConfig
-from roseinfer.profiling.profile_run import ProfileResult, check_one_rank, profile_run
+from roseinfer.profiling.profile_run import ProfileResult, profile_run
 from roseinfer.workload.load_plan import plan_load
 
 
 def record_run(config: RunConfig) -> ProfileResult:
     """Build the engine, plan its load, and record a profile of it."""
-    check_one_rank(config.engine)
     engine = load_engine(config.engine)
     load = plan_load(config.workload, config.sampling, engine)
     with console.stages() as stage:

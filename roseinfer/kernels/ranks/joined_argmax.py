@@ -25,7 +25,7 @@ def joined_argmax(memory: PeerRows, logits: Tensor, first: int) -> Tensor:
     """
     keys = largest_keys(logits)
     tokens = torch.empty_like(keys)
-    _argmax_kernel[(len(keys),)](
+    _all_gather_argmax_kernel[(len(keys),)](
         keys,
         tokens,
         memory.words,
@@ -45,7 +45,7 @@ def joined_argmax(memory: PeerRows, logits: Tensor, first: int) -> Tensor:
 
 
 @triton.jit
-def _argmax_kernel(
+def _all_gather_argmax_kernel(
     keys,
     tokens,
     mine,

@@ -115,7 +115,7 @@ def joined_norm(memory: PeerRows, partial: Tensor, residual: Tensor | None, norm
     padded = next_power_of_two(words)
     normed, total = (torch.empty((rows, size), dtype=partial.dtype, device=partial.device) for _ in range(2))
     stream = partial if residual is None else residual
-    _join_kernel[(rows,)](
+    _all_reduce_norm_kernel[(rows,)](
         _as_words(partial),
         _as_words(stream),
         norm.weight.view(torch.int64),
@@ -151,7 +151,7 @@ def _as_words(x: Tensor) -> Tensor:
 
 
 @triton.jit
-def _join_kernel(
+def _all_reduce_norm_kernel(
     partial,
     residual,
     weight,

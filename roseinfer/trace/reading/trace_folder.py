@@ -12,7 +12,8 @@ from roseinfer.trace.reading.rank_names import identify_ranks
 from roseinfer.trace.reading.trace_merge import merge_traces
 from roseinfer.trace.reading.trace_reader import read_trace
 
-_OTHERS = {"manifest.json", "summary.json"}
+_OTHERS = ("manifest.json", "summary.json")
+"""Ends of the names of a run directory's files that are no traces, such as `rank1-manifest.json`."""
 _NUMBERS = re.compile(r"\d+")
 
 
@@ -54,7 +55,7 @@ def find_traces(folder: Path) -> list[Path]:
     found = [
         path
         for path in folder.iterdir()
-        if path.is_file() and path.name.endswith((".json", ".json.gz")) and path.name not in _OTHERS
+        if path.is_file() and path.name.endswith((".json", ".json.gz")) and not path.name.endswith(_OTHERS)
     ]
     if not found:
         if reason := _reason_of_no_trace(folder):
