@@ -141,6 +141,11 @@ class ScriptedEngine:
     def __post_init__(self) -> None:
         self.limits = self.limits or StepLimits(self.config.max_batch_size or 8, 10_000)
 
+    @property
+    def rank_config(self) -> ModelConfig:
+        """One rank has all of the model."""
+        return self.model_config
+
     def step_s(self, plan: StepPlan) -> float:
         prefill = sum(chunk.num_tokens for chunk in plan.chunks if not chunk.is_decode)
         decodes = sum(chunk.is_decode for chunk in plan.chunks)
