@@ -31,11 +31,15 @@ class ModelInfo(msgspec.Struct, frozen=True):
     architecture: str
     parameters: int
     dtype: str
+    active_parameters: int | None = None
+    """Parameters that one token uses, of a model with experts; None: all of them."""
 
     @classmethod
     def of(cls, engine: LoadedModel) -> "ModelInfo":
         config = engine.model_config
-        return cls(engine.model_name, config.architecture, engine.num_parameters, engine.dtype_name)
+        idle = config.idle_parameters
+        active = engine.num_parameters - idle if idle else None
+        return cls(engine.model_name, config.architecture, engine.num_parameters, engine.dtype_name, active)
 
 
 def current_versions() -> Versions:

@@ -7,19 +7,23 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from architecture_models import DECODER, engine_logits, random_model, random_prompt
 from safetensors.torch import load_file, save_file
+from scripted_results import results
 from test_architectures_gguf import write_gguf
 from test_quantize import quantize_gguf
 
+from roseinfer.cli.bench.result_context import context_parts
 from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.engine.factory import build_engine
 from roseinfer.errors import ModelError
 from roseinfer.models.architectures import read_config
 from roseinfer.models.dialect import Checkpoint
 from roseinfer.models.experts import ExpertLinear
+from roseinfer.workload.provenance import ModelInfo
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 
@@ -145,3 +149,13 @@ def test_experts_of_a_gguf_stay_quantized(
     exact = dense.runner.model.weight_views()
     for name, view in kept.runner.model.weight_views().items():
         assert (view.float() - exact[name].float()).norm() < 0.02 * exact[name].float().norm(), name
+
+
+def test_a_benchmark_says_how_many_parameters_a_token_uses(qwen3_moe: tuple[Path, Any]) -> None:
+    folder, oracle = qwen3_moe
+    model = ModelInfo.of(build_engine(EngineConfig(model=str(folder), device="cpu")))
+    idle = sum(each.numel() for name, each in oracle.named_parameters() if ".experts." in name) * 4 // 6
+    assert model.parameters == oracle.num_parameters()
+    assert model.active_parameters == model.parameters - idle
+    measured = msgspec.structs.replace(results([0.1]), model=model)
+    assert f"{model.active_parameters / 1e6:.1f} M per token (MBU counts the experts" in context_parts(measured)[0]

@@ -6,6 +6,7 @@ from roseinfer.cli.rendering.recording_context import recorded_time, version_par
 
 if TYPE_CHECKING:
     from roseinfer.bench.results import BenchResults, BenchRun, Change, Comparison
+    from roseinfer.workload.provenance import ModelInfo
 
 
 def context_parts(results: "BenchResults") -> list[str]:
@@ -17,11 +18,20 @@ def context_parts(results: "BenchResults") -> list[str]:
     named = [("roseinfer", versions.roseinfer + commit), ("torch", versions.torch), ("cuda", versions.cuda)]
     at = recorded_time(environment.measured_at)
     return [
-        f"{model.name}, {model.parameters / 1e6:.1f} M parameters, {model.dtype}{quantized}",
+        f"{model.name}, {_parameters(model)}, {model.dtype}{quantized}",
         environment.device,
         *version_parts(named),
         *([f"measured {at}"] if at else []),
     ]
+
+
+def _parameters(model: "ModelInfo") -> str:
+    """Return the number of parameters and, of a model with experts, how many of them a token uses."""
+    text = f"{model.parameters / 1e6:.1f} M parameters"
+    if model.active_parameters is None:
+        return text
+    expected = "MBU counts the experts that a step is expected to use"
+    return f"{text}, {model.active_parameters / 1e6:.1f} M per token ({expected})"
 
 
 def headline(results: "BenchResults") -> str:
