@@ -126,7 +126,6 @@ class ScriptedEngine:
     submit_s: float = 0.0
     config: EngineConfig = DEFAULTS
     model_config: ModelConfig = TINY
-    rank_config: ModelConfig = TINY
     clock: SimulatedClock = field(default_factory=SimulatedClock)
     pool: BlockPool = field(default_factory=lambda: BlockPool(4096, 4))
     dtype = torch.float32
