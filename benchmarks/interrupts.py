@@ -69,7 +69,7 @@ def _problems(name: str, place: Path, number: signal.Signals, code: int, stderr:
     found = []
     expected = {0, -number} if number == signal.SIGKILL else {0, 128 + number, -number}
     if code not in expected:
-        found.append(f"exit code {code}")
+        found.append(f"exit code {code} with {stderr.strip().splitlines()[-3:]}")
     if "Traceback" in stderr:
         found.append("a traceback")
     if number == signal.SIGKILL:
@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("--moments", type=int, default=100, help="number of signals [default: %(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments [default: %(default)s]")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would theirs
     codes, failures = run(arguments.moments, arguments.seed)
     print("| command | signal | exit codes (times) |")
     print("|---|---|---|")

@@ -3,11 +3,13 @@
 Torch is imported only by a command that needs it, when it runs, so that `--help` is fast.
 """
 
+import atexit
 import errno
 import gc
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from typing import Annotated, Any
 
@@ -139,6 +141,8 @@ def main() -> None:
         sys.stdout.flush()
     except OSError:  # reported by run()
         _drop_stdout()
+    if code == interrupted_code():
+        _end_now(code)
     if "torch" not in sys.modules:
         gc.freeze()  # the interpreter would look for garbage in all objects before it ends
     sys.exit(code)
@@ -182,6 +186,18 @@ def _failure(error: Exception) -> str | None:
             "or end other programs"
         )
     return None
+
+
+def _end_now(code: int) -> None:
+    """End an interrupted process without taking the interpreter down.
+
+    Libraries whose import was interrupted may abort then. Python ends itself by SIGINT, not with `code`, if a library in
+    C has seen the KeyboardInterrupt before us.
+    """
+    atexit._run_exitfuncs()
+    with suppress(AttributeError, OSError, ValueError):  # None, full or closed
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _drop_stdout() -> None:
