@@ -191,8 +191,8 @@ def _failure(error: Exception) -> str | None:
 def _end_now(code: int) -> None:
     """End an interrupted process without taking the interpreter down.
 
-    Libraries whose import was interrupted may abort then. Python ends itself by SIGINT, not with `code`, if a library in
-    C has seen the KeyboardInterrupt before us.
+    Libraries whose import was interrupted may abort then. Python ends itself by SIGINT, not with `code`, if a library
+    in C has seen the KeyboardInterrupt before us.
     """
     atexit._run_exitfuncs()
     with suppress(AttributeError, OSError, ValueError):  # None, full or closed
