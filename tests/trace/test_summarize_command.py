@@ -169,3 +169,20 @@ def test_groups_that_the_recording_lacks_are_refused(
     assert (code, out) == (1, "")
     assert f"record with {option}=True" in err
     assert command(monkeypatch, capfd, MATMUL, "--group-by", group_by, "--json")[0] == 2
+
+
+def test_peaks_are_refused_for_a_trace_without_shapes(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = command(monkeypatch, capfd, MATMUL, "--peak", "989,4.8")
+    assert (code, out) == (1, "")
+    assert "has no shapes of operators; record with record_shapes=True" in err
+    code, _, err = command(monkeypatch, capfd, MATMUL, "--peak", "fast")
+    assert (code, "invalid --peak 'fast'" in err) == (2, True)
+
+
+def test_a_capture_trace_that_does_not_exist_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = command(monkeypatch, capfd, MATMUL, "--capture", tmp_path / "none.json")
+    assert (code, out, len(err.strip().splitlines())) == (1, "", 1)

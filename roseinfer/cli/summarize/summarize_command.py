@@ -160,6 +160,8 @@ def summarize(
 
     peaks = None if peak is None else parse_peaks(peak)
     summary = _read(trace, peaks, folded, capture)
+    if peak is not None and all(row.shapes is None for row in summary.operators):
+        raise TraceError(f"--peak: {trace} has no shapes of operators; record with record_shapes=True")
     if again:
         from roseinfer.cli.summarize.rerun import rerun
 
