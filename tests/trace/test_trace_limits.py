@@ -20,6 +20,19 @@ MAKERS: dict[str, tuple[str, str, Callable[[int], dict[str, Any]]]] = {
     "devices": ("MAX_DEVICES", "devices", lambda place: kernel(place, 1, place + 1, device=place)),
     "streams": ("MAX_LANES", "threads or streams", lambda place: kernel(place, 1, place + 1, stream=place)),
     "threads": ("MAX_LANES", "threads or streams", lambda place: event("cpu_op", "a", place, 1, tid=place)),
+    "memory": (
+        "MAX_DEVICES",
+        "devices",
+        lambda place: {
+            **event("cpu_instant_event", "[memory]", place, 0, args={"Bytes": 1, "Device Type": 1, "Device Id": place}),
+            "ph": "i",
+        },
+    ),
+    "inputs": (
+        "MAX_INPUTS",
+        "different inputs of operators",
+        lambda place: event("cpu_op", "a", place, 1, args={"Input Dims": [[place]], "Input type": ["float"]}),
+    ),
     "names": ("MAX_NAMES", "names of events", lambda place: event("cpu_op", f"a{place}", place, 1)),
 }
 

@@ -23,6 +23,11 @@ class MemoryEvents:
         self._rows = Rows(device=np.int32, **whole)
         self._devices: dict[int, int] = {}
 
+    @property
+    def num_devices(self) -> int:
+        """Number of devices so far."""
+        return len(self._devices)
+
     def add(self, events: list[RawEvent], lanes: Any) -> None:
         """Add the events among some of their category; `lanes` numbers the threads of the file."""
         group = [event for event in events if event.name == _NAME and event.ph == "i"]

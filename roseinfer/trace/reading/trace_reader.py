@@ -66,7 +66,13 @@ def read_trace(path: Path, *, on_progress: ProgressCallback | None = None, chunk
     builder = _TraceBuilder()
     for events in stream:
         builder.add(events)
-        check_counts(path, lanes=max(len(builder.lanes), len(builder.gpu_lanes)), names=len(builder.names))
+        check_counts(
+            path,
+            devices=builder.memory.num_devices,
+            lanes=max(len(builder.lanes), len(builder.gpu_lanes)),
+            names=len(builder.names),
+            inputs=len(builder.inputs),
+        )
     if builder.events == 0 and stream.damaged:
         raise TraceError(f"{path}: not a trace: no event in it can be read")
     no_events_of_a_trace = 0 < builder.without_phase == builder.events
