@@ -8,6 +8,7 @@ from roseinfer.errors import ModelError
 from roseinfer.model_files import quoted, reason
 from roseinfer.models.baichuan import BAICHUAN
 from roseinfer.models.cohere import COHERE, COHERE2
+from roseinfer.models.deepseek import DEEPSEEK
 from roseinfer.models.dialect import Architecture, Checkpoint
 from roseinfer.models.exaone import EXAONE
 from roseinfer.models.fields import WatchedFields
@@ -52,6 +53,7 @@ ARCHITECTURES = {
         BAICHUAN,
         COHERE,
         COHERE2,
+        DEEPSEEK,
         EXAONE,
         GEMMA,
         GEMMA2,
