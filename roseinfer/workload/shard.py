@@ -1,7 +1,7 @@
 """Dividing the requests of a file over several processes, by their ids."""
 
+from dataclasses import dataclass
 from hashlib import blake2b
-from typing import NamedTuple
 
 import msgspec
 
@@ -10,7 +10,8 @@ from roseinfer.errors import UsageError
 MAX_SHARDS = 1_000_000
 
 
-class Shard(NamedTuple):
+@dataclass(frozen=True)
+class Shard:
     """The requests of one of `count` processes.
 
     A request's shard is a hash of its id, so it does not depend on the order or number of the requests.

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from roseinfer.kernels.activations import Activation
 from roseinfer.kernels.cpu import native_kernels
 from roseinfer.kernels.cpu.native_library import INTEGER, POINTER, call
 from roseinfer.kernels.cpu.native_matmul import WeightStruct
 
-ACTIVATIONS: dict[Activation, int] = {"silu_and_mul": 0, "gelu_tanh_and_mul": 1, "gelu_and_mul": 2}
-"""Numbers of the gated activations that the kernels have: `Activation` in cpp/elementwise.h."""
+ACTIVATIONS: dict[str, int] = {"silu_and_mul": 0, "gelu_tanh_and_mul": 1, "gelu_and_mul": 2}
+"""Numbers of the gated activations that the kernels have, by our names: `Activation` in cpp/elementwise.h."""
 
 
 class ExpertsStruct(ctypes.Structure):
@@ -40,7 +39,7 @@ def experts_mlp(
     weights: Tensor,
     gate_up: ctypes.Array[WeightStruct],
     down: ctypes.Array[WeightStruct],
-    activation: Activation,
+    activation: str,
     residual: Tensor | None,
 ) -> Tensor:
     """Return the weighted sum of each token's experts plus the residual, as `experts_mlp.experts_mlp` describes it.
