@@ -17,6 +17,7 @@ from roseinfer.cli.config_flags import CONFIG_FLAGS
 from roseinfer.cli.shown_defaults import config_default
 from roseinfer.cli.useless_flags import refuse_useless_flags
 from roseinfer.config_file import load_config, load_config_and_sampling
+from roseinfer.distributed.torchrun import is_other_rank
 
 
 def _set_quiet(value: bool) -> bool:
@@ -92,6 +93,10 @@ def configured(
                 if value is not None and value != []:
                     overrides.setdefault(flag.table, {})[flag.key] = value
             run, set_sampling = load_config_and_sampling(config_name or base, overrides, defaults)
+            if is_other_rank(run.engine.tensor_parallel):
+                from roseinfer.engine.factory import build_engine
+
+                build_engine(run.engine)  # serves rank 0, which runs the command, and ends the process
             if passes_given:
                 options[_GIVEN] = GivenSampling(set_sampling, overrides.get("sampling", {}))
             in_lines = passes_given or (run.workload.prompts_file or "").endswith(".jsonl")

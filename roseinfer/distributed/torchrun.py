@@ -32,6 +32,12 @@ def torchrun_rank(num_ranks: int) -> TorchrunRank | None:
     return TorchrunRank(rank, size, _number("LOCAL_RANK") if "LOCAL_RANK" in os.environ else rank)
 
 
+def is_other_rank(num_ranks: int) -> bool:
+    """True if torchrun has started this process as another of several ranks than rank 0."""
+    place = torchrun_rank(num_ranks) if num_ranks > 1 else None
+    return place is not None and place.rank > 0
+
+
 def _number(name: str) -> int:
     value = os.environ[name]
     if not value.isdecimal():

@@ -99,7 +99,7 @@ def run(engine: Engine, sent: list[Job], mode: Mode) -> tuple[list[list[int]], i
     prefix_cache=st.booleans(),
     has_window=st.booleans(),
 )
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 def test_random_loads_draw_the_same_tokens_on_all_ranks(
     tiny_llama: Path,
     windowed: Path,
