@@ -28,6 +28,10 @@ class Kind(IntEnum):
     """The rank's process runs; the payload is its process id."""
     ALIVE = 11
     """Sent every second."""
+    BUSY = 15
+    """The rank may be silent until it sends RESUMED: torch's profiler keeps the interpreter for long."""
+    RESUMED = 16
+    """The rank sends ALIVE every second again."""
     READY = 12
     """The engine is built."""
     REPLY = 13

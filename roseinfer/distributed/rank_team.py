@@ -52,6 +52,7 @@ class RankTeam:
         self._group: RankGroup | None = None
         self._replies: list[queue.SimpleQueue[tuple[Kind, bytes]]] = [queue.SimpleQueue() for _ in channels]
         self._failure: RoseinferError | None = None
+        self._busy: set[int] = set()  # indexes of ranks that may be silent
         self._failed = threading.Event()
         self._noticed = threading.Event()
         self._waiting = 0
@@ -217,7 +218,7 @@ class RankTeam:
                         self._fail(failure)
                         return
                 for index, seen_s in last_s.items():
-                    if time.monotonic() - seen_s > SILENCE_S:
+                    if index not in self._busy and time.monotonic() - seen_s > SILENCE_S:
                         silence = f"rank {index + 1} has not answered for {SILENCE_S:.0f} s: start again"
                         self._fail(RoseinferError(silence))
                         return
@@ -235,7 +236,11 @@ class RankTeam:
                 error_type, text = pickle.loads(payload)
                 failure: RoseinferError = error_type(f"rank {index + 1}: {text}")
                 return failure
-            if kind != Kind.ALIVE:
+            if kind == Kind.BUSY:
+                self._busy.add(index)
+            elif kind == Kind.RESUMED:
+                self._busy.discard(index)
+            elif kind != Kind.ALIVE:
                 self._replies[index].put(message)
         return None
 

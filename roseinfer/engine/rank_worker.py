@@ -8,7 +8,8 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -89,7 +90,8 @@ class RankWorker:
                 self._channel.send(Kind.READY)
             elif kind == Kind.COMMAND:
                 name, arguments, is_answered = pickle.loads(payload)
-                result = self._command(name)(*arguments)
+                with self._silent() if ":" in name else nullcontext():
+                    result = self._command(name)(*arguments)
                 if is_answered:
                     self._channel.send(Kind.REPLY, pickle.dumps(result))
             elif kind == Kind.RELEASE:
@@ -130,6 +132,13 @@ class RankWorker:
     def _drawn_checksum(self) -> int:
         self.read()
         return self._checksum
+
+    @contextmanager
+    def _silent(self) -> Iterator[None]:
+        """Tell rank 0 that this rank may not report for a while."""
+        self._channel.send(Kind.BUSY)
+        yield
+        self._channel.send(Kind.RESUMED)
 
     def _report(self) -> None:
         """Tell rank 0 every second that this process runs. End the process as soon as rank 0 is gone."""
