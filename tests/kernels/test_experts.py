@@ -1,11 +1,13 @@
 """Tests of routing and of the experts' products, against definitions in float64."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
 from roseinfer.kernels.experts.expert_weights import StackedExperts, choose_experts
-from roseinfer.kernels.experts.experts_mlp import experts_mlp
+from roseinfer.kernels.experts.experts_mlp import experts_mlp, experts_mlp_all
 from roseinfer.kernels.experts.routing import Routing, route
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
@@ -69,12 +71,13 @@ def random_matrices(num_experts: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("kind", ["spread", "one", "some"])
 @pytest.mark.parametrize("tokens", [0, 1, 3, 40])
-def test_the_sum_is_that_of_the_definition(kind: str, tokens: int) -> None:
+@pytest.mark.parametrize("compute", [experts_mlp, experts_mlp_all])
+def test_the_sum_is_that_of_the_definition(kind: str, tokens: int, compute: Callable[..., Tensor]) -> None:
     gate_up, down = random_matrices(7)
     x = torch.randn(tokens, SIZE, generator=torch.Generator().manual_seed(2))
     routing = random_routing(kind, tokens, 7, 3)
     stacked = (StackedExperts(matrices.flatten(0, 1), 7) for matrices in (gate_up, down))
-    out = experts_mlp(x, routing, *stacked, "silu_and_mul")
+    out = compute(x, routing, *stacked, "silu_and_mul")
     expected = expected_sum(x, routing, gate_up, down)
     assert out.shape == expected.shape
     assert (out - expected).norm() <= 1e-5 * expected.norm()

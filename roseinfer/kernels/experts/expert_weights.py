@@ -20,6 +20,9 @@ from roseinfer.kernels.linear.weight_form import WeightForm
 class ExpertWeights(ABC):
     """One matrix W [outputs, size] per expert."""
 
+    num_experts: int
+    """Number of matrices."""
+
     @abstractmethod
     def expert(self, index: int) -> WeightForm:
         """Return the matrix of one expert."""
@@ -39,6 +42,7 @@ class StackedExperts(ExpertWeights):
 
     def __init__(self, weight: Tensor, num_experts: int) -> None:
         self.weight = weight
+        self.num_experts = num_experts
         self.stacked = weight.view(num_experts, -1, weight.shape[1])
         """The matrices, [experts, outputs, size]."""
 
@@ -58,6 +62,7 @@ class SeparateExperts(ExpertWeights):
 
     def __init__(self, forms: Sequence[WeightForm]) -> None:
         self.forms = tuple(forms)
+        self.num_experts = len(self.forms)
 
     def expert(self, index: int) -> WeightForm:
         return self.forms[index]

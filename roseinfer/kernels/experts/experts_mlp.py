@@ -70,7 +70,8 @@ def experts_mlp(
     tables = _native_tables(x, gate_up, down, activation) if biases == NO_BIASES else None
     if tables is not None:
         return native_experts.experts_mlp(x, *routing, *tables, activation, residual)
-    out = experts_mlp_loop(x, routing, gate_up, down, activation, biases=biases)
+    one_by_one = experts_mlp_loop if x.device.type == "cpu" else experts_mlp_all
+    out = one_by_one(x, routing, gate_up, down, activation, biases=biases)
     return out if residual is None else out + residual
 
 
@@ -175,6 +176,29 @@ def experts_mlp_loop(
         gated = gate_up.expert(expert).linear(x[own // top_k], first, activation)
         outputs[own] = down.expert(expert).linear(gated, second)
     return weighted_sum(outputs, routing.weights)
+
+
+def experts_mlp_all(
+    x: Tensor,
+    routing: Routing,
+    gate_up: ExpertWeights,
+    down: ExpertWeights,
+    activation: Activation,
+    *,
+    biases: Biases = NO_BIASES,
+) -> Tensor:
+    """Compute `experts_mlp` with every expert for every token, and drop what was not chosen.
+
+    A GPU needs this for dtypes without Triton kernels, such as float64: it does not wait for the device, so that a CUDA
+    graph can hold it.
+    """
+    outputs = x.new_zeros(*routing.experts.shape, x.shape[1])
+    for expert in range(gate_up.num_experts):
+        first = None if biases.gate_up is None else biases.gate_up[expert]
+        second = None if biases.down is None else biases.down[expert]
+        out = down.expert(expert).linear(gate_up.expert(expert).linear(x, first, activation), second)
+        outputs = torch.where((routing.experts == expert)[..., None], out[:, None], outputs)
+    return weighted_sum(outputs.flatten(0, 1), routing.weights)
 
 
 def weighted_sum(outputs: Tensor, weights: Tensor) -> Tensor:
