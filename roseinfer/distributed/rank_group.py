@@ -122,7 +122,7 @@ class RankGroup:
 
     def least(self, value: int) -> int:
         """Return the smallest of the ranks' values, on the host."""
-        smallest = torch.tensor([value], dtype=torch.int64)
+        smallest = torch.tensor([value], dtype=torch.int64, device="cpu")
         dist = torch_distributed()
         options = dist.AllreduceOptions()
         options.reduceOp = dist.ReduceOp.MIN

@@ -178,7 +178,8 @@ class RankTeam:
             with suppress(OSError):
                 channel._socket.shutdown(socket.SHUT_RDWR)
         if self._group is not None:
-            self._group.abort()
+            with suppress(RuntimeError):  # ended already when a rank failed
+                self._group.abort()
         for process in self._processes:
             try:
                 process.wait(_EXIT_S)
