@@ -1,11 +1,11 @@
 """Memory of a GPU that other ranks' GPUs read and write, mapped by CUDA IPC."""
 
-import pickle
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from roseinfer.distributed.rank_messages import decoded, encoded
 from roseinfer.kernels.ranks.joined_norm import WORD_ELEMENTS, PeerRows, peer_words
 
 _MAX_BYTES = 1 << 21
@@ -75,7 +75,9 @@ def _new_rows(group: Exchanges, size: int, max_rows: int, opened: list[Tensor]) 
     words = peer_words(group.size, size, max(max_rows, 1), group.device)
     torch.cuda.synchronize(group.device)  # cleared before another rank writes to it
     try:
-        every = [_opened(payload, rank, group, words) for rank, payload in enumerate(group.exchange(_handle(words)))]
+        own = _shared(words)
+        payloads = group.exchange(encoded(plain_parts(own[1])))
+        every = [_opened(payload, rank, group, words, own) for rank, payload in enumerate(payloads)]
     except RuntimeError:  # containers may forbid IPC
         every = []
     if not group.least(bool(every)):
@@ -85,19 +87,37 @@ def _new_rows(group: Exchanges, size: int, max_rows: int, opened: list[Tensor]) 
     return PeerRows.of(group.rank, group.size, size, max(max_rows, 1), words, addresses)
 
 
-def _handle(words: Tensor) -> bytes:
+Plain = bytes | bool | int | None
+"""A part of what opens a tensor that is sent to other ranks."""
+
+_Shared = tuple[Any, tuple[Any, ...]]
+"""A function that opens the memory of a tensor in another process, and its arguments."""
+
+
+def _shared(words: Tensor) -> _Shared:
     from torch.multiprocessing import reductions
 
     reduce: Any = reductions.reduce_tensor
-    return pickle.dumps(reduce(words))
+    shared: _Shared = reduce(words)
+    return shared
 
 
-def _opened(payload: bytes, rank: int, group: Exchanges, own: Tensor) -> Tensor:
+def plain_parts(arguments: tuple[Any, ...]) -> list[Plain]:
+    """Return the handles and offsets among what opens a tensor; None for its types and sizes, which all ranks share."""
+    return [part if isinstance(part, bytes | int) else None for part in arguments]
+
+
+def with_parts(arguments: tuple[Any, ...], parts: list[Plain]) -> list[Any]:
+    """Return the arguments that open another rank's tensor, from those of this rank's own and the other's parts."""
+    return [own if part is None else part for own, part in zip(arguments, parts, strict=True)]
+
+
+def _opened(payload: bytes, rank: int, group: Exchanges, words: Tensor, own: _Shared) -> Tensor:
     """Return the memory of a rank, mapped by this process's own GPU."""
     if rank == group.rank:
-        return own
-    rebuild, arguments = pickle.loads(payload)
-    arguments = list(arguments)
-    arguments[_STORAGE_DEVICE] = group.device.index
-    tensor: Tensor = rebuild(*arguments)
+        return words
+    rebuild, arguments = own
+    theirs = with_parts(arguments, decoded(payload, list[Plain]))
+    theirs[_STORAGE_DEVICE] = group.device.index
+    tensor: Tensor = rebuild(*theirs)
     return tensor

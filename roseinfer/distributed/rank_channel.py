@@ -4,6 +4,7 @@ import select
 import socket
 import struct
 import threading
+from contextlib import suppress
 from enum import IntEnum
 
 _HEADER = struct.Struct("<IB")
@@ -16,7 +17,7 @@ class Kind(IntEnum):
 
     # To another rank.
     BUILD = 1
-    """Build an engine; the payload is its pickled settings."""
+    """Build an engine; the payload is its settings."""
     STEP = 2
     """Launch a step; the payload is an encoded `StepBatch`."""
     COMMAND = 3
@@ -40,6 +41,9 @@ class Kind(IntEnum):
     """The rank ends because of an error; the payload is a line about it."""
 
 
+_KINDS = frozenset(Kind)
+
+
 class ChannelClosed(Exception):  # noqa: N818 - an end, not an error
     """The process at the other end has closed the connection, or ended."""
 
@@ -53,6 +57,8 @@ class RankChannel:
         self._socket = connection
         self._sending = threading.Lock()
         self._received = bytearray()
+        self.max_bytes = 1 << 30
+        """Maximum bytes of a message. A longer one closes the channel."""
 
     def fileno(self) -> int:
         """Return the socket's file descriptor, to wait for messages with `select`."""
@@ -89,6 +95,8 @@ class RankChannel:
             return None
         length, kind = _HEADER.unpack_from(received)
         end = _HEADER.size + length
+        if length > self.max_bytes or kind not in _KINDS:
+            raise ChannelClosed
         if len(received) < end:
             return None
         payload = bytes(received[_HEADER.size : end])
@@ -100,6 +108,15 @@ class RankChannel:
         poll = select.poll()
         poll.register(self._socket, _HANGUP)
         return bool(poll.poll(timeout_s * 1000))
+
+    def set_timeout(self, seconds: float | None) -> None:
+        """Close the channel if the other end is silent for so long; None waits without limit."""
+        self._socket.settimeout(seconds)
+
+    def shut_down(self) -> None:
+        """Tell the other end that the connection ends. A thread that receives gets ChannelClosed."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the connection."""

@@ -19,7 +19,7 @@ from roseinfer.kernels.sampling.argmax import argmax
 from roseinfer.spans import span
 
 _TIMEOUT = timedelta(hours=1)
-"""Maximum duration of a collective. Ranks that end or hang are noticed much earlier, by `RankWatch`."""
+"""Maximum duration of a collective. Ranks that end or hang are noticed much earlier, by `RankTeam`."""
 
 COLLECTIVES_VARIABLE = "ROSEINFER_COLLECTIVES"
 """Environment variable that is "nccl" to measure NCCL's collectives instead of those of this package, on GPUs."""

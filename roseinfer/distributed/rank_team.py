@@ -1,9 +1,10 @@
 """The other ranks as rank 0 sees them: starting their processes, sending them work, noticing that one is gone."""
 
 import atexit
+import hmac
 import os
-import pickle
 import queue
+import secrets
 import selectors
 import signal
 import socket
@@ -20,6 +21,7 @@ import torch
 
 from roseinfer.distributed.rank_channel import ChannelClosed, Kind, RankChannel
 from roseinfer.distributed.rank_group import RankGroup
+from roseinfer.distributed.rank_messages import decoded, decoded_error, decoded_plain, encoded
 from roseinfer.distributed.stores import HOST, Store, new_store, torchrun_store
 from roseinfer.distributed.torchrun import TorchrunRank
 from roseinfer.errors import RoseinferError, lacks_memory
@@ -87,14 +89,19 @@ class RankTeam:
         """Connect to the ranks that torchrun has started."""
         store = torchrun_store(place)
         with socket.create_server((HOST, 0)) as server:
+            secret = secrets.token_hex(32)
+            store.set("secret", secret)
             store.set("port", str(server.getsockname()[1]))
             server.settimeout(_START_S)
             connections: dict[int, RankChannel] = {}
             try:
                 while len(connections) < place.size - 1:
                     channel = RankChannel(server.accept()[0])
-                    rank, _ = pickle.loads(channel.receive()[1])
-                    connections[rank] = channel
+                    rank = _introduced(channel, secret)
+                    if rank is None or not 0 < rank < place.size:
+                        channel.close()  # any program of this host can connect
+                    else:
+                        connections[rank] = channel
             except TimeoutError:
                 raise RoseinferError(
                     f"only {len(connections) + 1} of {place.size} ranks started within {_START_S:.0f} s: start again"
@@ -127,12 +134,12 @@ class RankTeam:
         `answers` must be called next, and waits for the results, unless the call is not answered.
         """
         self.check()
-        self.send(Kind.COMMAND, pickle.dumps((command, arguments, is_answered)))
+        self.send(Kind.COMMAND, encoded((command, arguments, is_answered)))
 
     def answers(self) -> list[Any]:
         """Wait for the results of the last command, by rank."""
         with self.watching():
-            return [pickle.loads(self._next(rank, Kind.REPLY)[1]) for rank in range(1, self.size)]
+            return [decoded_plain(self._next(rank, Kind.REPLY)[1]) for rank in range(1, self.size)]
 
     def wait_until_ready(self) -> None:
         """Wait until every other rank has built its engine."""
@@ -175,8 +182,7 @@ class RankTeam:
         atexit.unregister(self.close)
         self._failure = self._failure or RoseinferError("the engine is closed: build it again")
         for channel in self._channels:
-            with suppress(OSError):
-                channel._socket.shutdown(socket.SHUT_RDWR)
+            channel.shut_down()
         if self._group is not None:
             with suppress(RuntimeError):  # ended already when a rank failed
                 self._group.abort()
@@ -234,9 +240,7 @@ class RankTeam:
         while (message := channel.received()) is not None:
             kind, payload = message
             if kind == Kind.FAILED:
-                error_type, text = pickle.loads(payload)
-                failure: RoseinferError = error_type(f"rank {index + 1}: {text}")
-                return failure
+                return decoded_error(payload, index + 1)
             if kind == Kind.BUSY:
                 self._busy.add(index)
             elif kind == Kind.RESUMED:
@@ -297,6 +301,19 @@ def release(team: RankTeam, device_type: str) -> None:
             _idle[team.size, device_type] = team
             return
     team.close()
+
+
+def _introduced(channel: RankChannel, secret: str) -> int | None:
+    """Return the rank at the other end of a new connection; None unless it knows the secret of the ranks' store."""
+    channel.max_bytes, before = 1024, channel.max_bytes
+    channel.set_timeout(_EXIT_S)
+    try:
+        rank, found = decoded(channel.receive()[1], tuple[int, str])
+    except (ChannelClosed, RoseinferError):
+        return None
+    channel.max_bytes = before
+    channel.set_timeout(None)
+    return rank if hmac.compare_digest(found.encode(), secret.encode()) else None
 
 
 def _environment() -> dict[str, str]:

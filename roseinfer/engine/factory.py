@@ -1,6 +1,5 @@
 """`build_engine`: the one factory from a configuration to a running engine, used by every command."""
 
-import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,6 +13,7 @@ from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.config import EngineConfig
 from roseinfer.distributed.rank_channel import Kind
 from roseinfer.distributed.rank_group import RankGroup
+from roseinfer.distributed.rank_messages import decoded, encoded
 from roseinfer.distributed.rank_team import RankTeam, team_of
 from roseinfer.engine.device import (
     resolve_device,
@@ -84,7 +84,7 @@ def build_engine(
 
 def build_rank(payload: bytes, group: RankGroup) -> Runner:
     """Build the runner of a rank other than 0, from the settings that rank 0 has sent."""
-    config, source = pickle.loads(payload)
+    config, source = decoded(payload, tuple[EngineConfig, ModelSource])
     return _engine(config, None, source, group=group).runner
 
 
@@ -144,7 +144,7 @@ def _engine(
     check_divides(model_config, config.tensor_parallel, quantization)
     team = None if start is None else start()
     if team is not None:
-        team.send(Kind.BUILD, pickle.dumps((given, source)))
+        team.send(Kind.BUILD, encoded((given, source)))
         group = team.group(device)
     with reading(source.name):
         model, part = _build(model_config.limited_to(max_model_len), dtype, device, group)

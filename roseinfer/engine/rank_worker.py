@@ -2,7 +2,6 @@
 
 import gc
 import os
-import pickle
 import signal
 import socket
 import sys
@@ -19,6 +18,7 @@ import torch
 
 from roseinfer.distributed.rank_channel import ChannelClosed, Kind, RankChannel
 from roseinfer.distributed.rank_group import RankGroup
+from roseinfer.distributed.rank_messages import decoded, encoded, encoded_error
 from roseinfer.distributed.stores import HOST, Store, torchrun_store
 from roseinfer.distributed.torchrun import TorchrunRank
 from roseinfer.engine.launch import Launch, checksum_with
@@ -89,11 +89,11 @@ class RankWorker:
                 self._runner = build(payload, group)
                 self._channel.send(Kind.READY)
             elif kind == Kind.COMMAND:
-                name, arguments, is_answered = pickle.loads(payload)
+                name, arguments, is_answered = decoded(payload, tuple[str, list[Any], bool])
                 with self._silent() if ":" in name else nullcontext():
                     result = self._command(name)(*arguments)
                 if is_answered:
-                    self._channel.send(Kind.REPLY, pickle.dumps(result))
+                    self._channel.send(Kind.REPLY, encoded(result))
             elif kind == Kind.RELEASE:
                 self._runner = self._unread = None
                 self.state.clear()
@@ -116,7 +116,7 @@ class RankWorker:
     def _command(self, name: str) -> Callable[..., Any]:
         """Return a command of this worker, or a function of a module of this package that takes the worker."""
         module, _, function = name.partition(":")
-        if not function:
+        if not function or not module.startswith("roseinfer."):
             return self._commands[name]
         return partial(getattr(import_module(module), function), self)
 
@@ -151,7 +151,7 @@ class RankWorker:
 
     def _fail(self, error_type: type[RoseinferError], text: str) -> None:
         try:
-            self._channel.send(Kind.FAILED, pickle.dumps((error_type, text)))
+            self._channel.send(Kind.FAILED, encoded_error(error_type, text))
             self._channel.wait_for_end(2 * _ALIVE_S)  # rank 0 reads the message, and ends this process
         except ChannelClosed:
             pass
@@ -168,6 +168,6 @@ def serve_under_torchrun(place: TorchrunRank, device: torch.device, build: Build
     store = torchrun_store(place)
     connection = socket.create_connection((HOST, int(store.get("port"))))
     channel = RankChannel(connection)
-    channel.send(Kind.HELLO, pickle.dumps((place.rank, os.getpid())))
+    channel.send(Kind.HELLO, encoded((place.rank, bytes(store.get("secret")).decode())))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     RankWorker(channel, store, place.rank, place.size, device).serve(build)

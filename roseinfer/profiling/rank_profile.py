@@ -7,6 +7,7 @@ other ranks, which import them by name.
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from roseinfer.config import ProfileConfig
@@ -71,8 +72,9 @@ def make_graph_maps(worker: RankWorker) -> None:
         maps.make()
 
 
-def open_recorder(worker: RankWorker, config: ProfileConfig, run_dir: str) -> None:
-    """Begin to record this rank by a schedule."""
+def open_recorder(worker: RankWorker, fields: dict[str, Any], run_dir: str) -> None:
+    """Begin to record this rank by the schedule of a `ProfileConfig` with these fields."""
+    config = msgspec.convert(fields, ProfileConfig)
     recorder = Recorder(config, worker.runner.device, Path(run_dir), rank=worker.rank)
     worker.state[_RECORDER] = recorder.__enter__(), config
 
