@@ -134,6 +134,9 @@ def _engine(
         model_config = load_config(source, reader)
         if reader is not None:
             check_weights(model_config, reader, source)
+    check_divides(model_config, config.tensor_parallel, quantization)
+    # The processes of other ranks start while this one reads the tokenizer.
+    team = None if start is None else start()
     metadata = reader.description if reader is not None and source.format == "gguf" else None
     with reading(f"the tokenizer of {config.tokenizer or source.name}"), without_panic_reports():
         text = load_text(source, metadata, config.tokenizer)
@@ -141,8 +144,6 @@ def _engine(
     max_model_len = _max_model_len(config, model_config)
     if device.type == "cpu" and model_config.rope is not None:
         check_positions_fit(source.name, max_model_len, model_config.head_dim)
-    check_divides(model_config, config.tensor_parallel, quantization)
-    team = None if start is None else start()
     if team is not None:
         team.send(Kind.BUILD, encoded((given, source)))
         group = team.group(device)
