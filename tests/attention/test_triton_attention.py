@@ -286,7 +286,7 @@ def test_prompts_of_one_length_leave_nothing_to_the_paged_kernel() -> None:
     assert compare([(0, 8)] * 4, heads=4, kv_heads=2, dense=True)["paged_prefill_attention"] == 0
     layout = layout_of([(3, 1), (0, 8), (0, 8), (0, 8), (16, 8), (0, 9)], 12, 16, 0)
     runs = dense_runs(layout.query_lens, layout.context_lens, 1)
-    assert runs == (DenseRun(1, 2, 8), DenseRun(17, 1, 8), DenseRun(33, 1, 8))
+    assert runs == (DenseRun(1, 3, 8), DenseRun(33, 1, 8))
 
 
 @pytest.mark.parametrize("requests", [[(20, 1), (3, 1), (0, 7), (5, 9)], [(0, 30)], [(0, 8), (0, 8)]], ids=str)
