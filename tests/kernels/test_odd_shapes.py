@@ -10,6 +10,7 @@ from paged_cases import paged_case
 from projections import projection_of
 
 from roseinfer.kernels.activations import silu_and_mul, silu_and_mul_reference
+from roseinfer.kernels.attention.attention_spec import Scoring
 from roseinfer.kernels.attention.paged_decode import paged_decode_attention_reference
 from roseinfer.kernels.attention.paged_prefill import paged_prefill_attention_reference
 from roseinfer.kernels.attention.rope_append import rope_append_reference
@@ -63,14 +64,14 @@ def test_a_batch_of_65_through_a_layer(dtype: torch.dtype) -> None:
     arguments = [each.cpu() for each in (case.q, case.key_cache, case.value_cache, case.block_tables)]
     lens = case.context_lens.cpu()
     torch.testing.assert_close(
-        paged_decode_attention(*arguments, lens, sliding_window=None, scale=0.1),
-        paged_decode_attention_reference(*arguments, lens, sliding_window=None, scale=0.1),
+        paged_decode_attention(*arguments, lens, scoring=Scoring(scale=0.1)),
+        paged_decode_attention_reference(*arguments, lens, scoring=Scoring(scale=0.1)),
         **tolerance(dtype),
     )
     starts = torch.arange(BATCH + 1)  # one new token per request, as a chunk of a prompt
     torch.testing.assert_close(
-        paged_prefill_attention(*arguments, starts, lens, sliding_window=None, scale=0.1),
-        paged_prefill_attention_reference(*arguments, starts, lens, sliding_window=None, scale=0.1, max_query_len=1),
+        paged_prefill_attention(*arguments, starts, lens, scoring=Scoring(scale=0.1)),
+        paged_prefill_attention_reference(*arguments, starts, lens, scoring=Scoring(scale=0.1), max_query_len=1),
         **tolerance(dtype),
     )
 
@@ -103,7 +104,7 @@ def test_contexts_past_32k(window: int | None, dtype: torch.dtype) -> None:
     # Keys and values that the window excludes would show, and so would those that a wrap at 2^15 repeats.
     case.value_cache[case.block_tables[0, :150].long()] += 50
     q, *caches = (each.cpu() for each in (case.q, case.key_cache, case.value_cache, case.block_tables))
-    lens, options = case.context_lens.cpu(), {"sliding_window": window, "scale": 1.0}
+    lens, options = case.context_lens.cpu(), {"scoring": Scoring(scale=1.0, window=window)}
     close = tolerance(dtype) if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.05}
     torch.testing.assert_close(
         paged_decode_attention(q[:2], *caches, lens, **options),
