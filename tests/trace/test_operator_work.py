@@ -42,7 +42,7 @@ def programs(draw: st.DrawFn) -> Events:
                 events.append(launch(at, 1, number) | {"tid": tid})
                 if draw(st.integers(0, 4)):
                     name = draw(st.sampled_from(["nvjet_gemm", "triton_poi_fused_add", "ampere_sgemm"]))
-                    ts, stream = draw(st.integers(0, 400)), draw(st.integers(7, 8))
+                    ts, stream = draw(st.integers(1, 400)), draw(st.integers(7, 8))  # events at 0 are dropped
                     events.append(kernel(ts, draw(st.integers(0, 9)), number, name, stream=stream))
             elif what in ("op", "module") and depth < 4:
                 name = draw(st.sampled_from(["aten::mm", "aten::linear", "aten::add"]))
