@@ -45,6 +45,7 @@ def main() -> None:
             try:
                 for way in options.ways:
                     found[way][state].append(_tokens_per_s(way, options.arguments))
+                    print(f"{state}, {way}: {found[way][state][-1]:.1f} tokens/s", file=sys.stderr, flush=True)
             finally:
                 if busy is not None:
                     busy.kill()
