@@ -134,7 +134,8 @@ def spin_control() -> SpinControl | None:
     There is one per process, because a process has one OpenMP.
     """
     library = _loaded_libgomp()
-    if library is None or any(name in os.environ for name in CHOICES):
+    wanted = os.environ.get("ROSEINFER_WAITING") == "adaptive"  # off by default: a process crashed while it was on
+    if library is None or not wanted or any(name in os.environ for name in CHOICES):
         return None
     return SpinControl(lambda: IdleThreads(library, _crowd()))
 
