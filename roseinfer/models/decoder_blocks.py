@@ -38,7 +38,7 @@ class DecoderLayer(nn.Module):
     computes_rows: ClassVar[bool] = True
     """As a step's last layer, the layer returns `StepAttention.rows` only."""
     ends_partial: ClassVar[bool] = True
-    """Of several ranks, each returns a summand of `hidden`, which the next norm joins."""
+    """True if each of several ranks returns a summand of `hidden`, which the next norm joins."""
 
     def __init__(self, config: ModelConfig, index: int, rope: RotaryEmbedding | None = None) -> None:
         super().__init__()

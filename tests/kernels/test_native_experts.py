@@ -1,12 +1,10 @@
 """Tests that compiled routing and experts agree with torch operations, in every build."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from native_builds import BUILDS, COMPILER, load_build
+from native_builds import COMPILER
 from test_experts import random_routing
 
 from roseinfer.kernels.cpu import native_experts
@@ -19,11 +17,6 @@ pytestmark = [
     pytest.mark.usefixtures("loaded", "single_threaded"),
     pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler"),
 ]
-
-
-@pytest.fixture(scope="module", params=BUILDS)
-def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    yield from load_build(request.param, tmp_path_factory)
 
 
 @given(

@@ -1,13 +1,11 @@
 """Tests that the compiled CPU kernels agree with their references in torch."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from devices import generator, tolerance
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from native_builds import BUILDS, COMPILER, load_build
+from native_builds import COMPILER
 from paged_cases import paged_case, random_sinks
 from projections import projection_of
 
@@ -28,11 +26,6 @@ pytestmark = [
     pytest.mark.usefixtures("single_threaded", "loaded"),
     pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler"),
 ]
-
-
-@pytest.fixture(scope="module", params=BUILDS)
-def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    yield from load_build(request.param, tmp_path_factory)
 
 
 @given(

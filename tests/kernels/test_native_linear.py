@@ -1,12 +1,10 @@
 """Tests that products with weights packed for the compiled CPU kernels agree with plain products."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from native_builds import BUILDS, COMPILER, load_build
+from native_builds import COMPILER
 
 from roseinfer.kernels.cpu import native_library
 from roseinfer.kernels.linear.form_choice import Packing, choose_form, choose_quantized_form
@@ -21,11 +19,6 @@ pytestmark = [
     pytest.mark.usefixtures("loaded"),
     pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler"),
 ]
-
-
-@pytest.fixture(scope="module", params=BUILDS)
-def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    yield from load_build(request.param, tmp_path_factory)
 
 
 @given(

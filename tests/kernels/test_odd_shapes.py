@@ -1,11 +1,9 @@
 """The compiled CPU kernels on shapes that no tile, pack or vector divides, and on long contexts."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from devices import generator, tolerance
-from native_builds import BUILDS, COMPILER, load_build
+from native_builds import COMPILER
 from paged_cases import paged_case
 from projections import projection_of
 
@@ -31,11 +29,6 @@ pytestmark = [
     pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler"),
 ]
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-
-
-@pytest.fixture(scope="module", params=BUILDS)
-def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    yield from load_build(request.param, tmp_path_factory)
 
 
 @each_dtype

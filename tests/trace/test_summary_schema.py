@@ -9,12 +9,15 @@ from traces import DATA, MATMUL, TUTORIAL
 
 from roseinfer.cli import console
 from roseinfer.cli.app import run
+from roseinfer.strict_schema import schema_file
 from roseinfer.trace import summarize_trace
-from roseinfer.trace.summary.summary_schema import SCHEMA_PATH, published_text
+from roseinfer.trace.summary.summary_schema import SCHEMA_PATH, summary_schema
 
 
 def test_the_published_schema_is_up_to_date() -> None:
-    assert SCHEMA_PATH.read_bytes() == published_text(), "run python -m roseinfer.trace.summary.summary_schema"
+    assert SCHEMA_PATH.read_bytes() == schema_file(summary_schema()), (
+        "run python -m roseinfer.trace.summary.summary_schema"
+    )
 
 
 def printed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *args: object) -> str:

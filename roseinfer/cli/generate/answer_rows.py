@@ -150,11 +150,11 @@ def _answered(path: Path) -> dict[str | int, str | None]:
                 if not line.endswith(b"\n"):
                     break
                 read += len(line)
-                row = _decode(line)
+                row = read_row(line)
                 if row is None:
                     raise UsageError(f"cannot resume {path}: line {number} is no answer of generate: name another file")
-                if "error" in row or row["sample_index"] == row["n"] - 1:
-                    answered[row["id"]] = row.get("prompt_digest")
+                if row.is_last:
+                    answered[row.id] = row.prompt_digest
                     whole = read
             file.truncate(whole)
     except OSError as error:
@@ -162,12 +162,36 @@ def _answered(path: Path) -> dict[str | int, str | None]:
     return answered
 
 
-def _decode(line: bytes) -> dict[str, Any] | None:
+class AnswerRow(msgspec.Struct, frozen=True):
+    """The fields of a line that say which completion of which request it holds."""
+
+    id: str | int
+    sample_index: int = -1
+    n: int = 0
+    """Both are missing only in the answer of an error."""
+    error: str | None = None
+    """Message in place of all completions of the request."""
+    prompt_digest: str | None = None
+    """None for an error, and in files of earlier versions."""
+    token_ids: msgspec.Raw = msgspec.Raw()
+    """A list, and missing only in the answer of an error. Not decoded: only its place matters."""
+
+    @property
+    def is_last(self) -> bool:
+        """True for the last line of an answer."""
+        return self.error is not None or self.sample_index == self.n - 1
+
+
+_decode = msgspec.json.Decoder(AnswerRow).decode
+
+
+def read_row(line: bytes) -> AnswerRow | None:
+    """Return the row of a line of an answer file; None if the line is no whole row."""
+    if not line.endswith(b"\n"):
+        return None
     try:
-        row = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        row = _decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    if not isinstance(row, dict) or not isinstance(row.get("id"), str | int):
-        return None
-    counts = (row.get("sample_index"), row.get("n"))
-    return row if "error" in row or all(isinstance(count, int) for count in counts) else None
+    has_tokens = bytes(row.token_ids).startswith(b"[") and 0 <= row.sample_index < row.n
+    return row if row.error is not None or has_tokens else None

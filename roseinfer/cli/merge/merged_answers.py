@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypedDict
 
-import msgspec
-
-from roseinfer.cli.generate.answer_rows import prompt_digest
+from roseinfer.cli.generate.answer_rows import AnswerRow, prompt_digest, read_row
 from roseinfer.config import SamplingParams
 from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.progress import ProgressCallback
@@ -40,21 +38,6 @@ class _Place(NamedTuple):
     length: int
     digest: str | None
     is_error: bool
-
-
-class _Row(msgspec.Struct):
-    """What a line of answers says about its place."""
-
-    id: RequestId
-    sample_index: int = 0
-    n: int = 1
-    error: str | None = None
-    prompt_digest: str | None = None
-    token_ids: msgspec.Raw = msgspec.Raw()
-    """A list, and missing only in the answer of an error. Not decoded: only its place matters."""
-
-
-_decode = msgspec.json.Decoder(_Row).decode
 
 
 @dataclass
@@ -118,10 +101,10 @@ class AnswerIndex:
 
     def _read(self, number: int, file: BinaryIO) -> None:
         start, rows = 0, 0  # of the answer that is being read: its first byte, its rows so far
-        first: _Row | None = None
+        first: AnswerRow | None = None
         end = 0
         for line_number, line in enumerate(file, start=1):
-            row = _parsed(line)
+            row = read_row(line)
             if first is not None and (row is None or (row.id, row.sample_index, row.n) != (first.id, rows, first.n)):
                 self.damaged.append(f"{self.files[number]}: {first.id!r} has {rows} of {first.n} completions")
                 first = None
@@ -131,7 +114,7 @@ class AnswerIndex:
                 if first is None:
                     first, start, rows = row, end, 0
                 rows += 1
-                if row.error is not None or rows == first.n:
+                if row.is_last:
                     length = end + len(line) - start
                     place = _Place(number, start, length, first.prompt_digest, row.error is not None)
                     self.places.setdefault(row.id, []).append(place)
@@ -168,15 +151,3 @@ def _files(source: Path) -> list[Path]:
     if not found:
         raise UsageError(f"{source} has no *.jsonl files: name the folder that `generate --shard` wrote to")
     return found
-
-
-def _parsed(line: bytes) -> _Row | None:
-    """Return what a line says; None if it is no whole answer line."""
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        row = _decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    is_answer = row.error is not None or (bytes(row.token_ids).startswith(b"[") and 0 <= row.sample_index < row.n)
-    return row if is_answer else None

@@ -29,7 +29,7 @@ _PROGRESS_FROM_BYTES = 4 << 20
 
 
 class _Shown(NamedTuple):
-    """What the tables of operators show."""
+    """Options of the tables of operators."""
 
     top: int
     sort_by: SortKey

@@ -1,4 +1,4 @@
-"""What else than keys decides attention weights: a bound of the scores, and sinks.
+"""Bounds of attention scores, and sinks: parts of attention weights that are no keys.
 
 The bound is c * tanh(score / c), as in Gemma 2 (https://arxiv.org/abs/2408.00118). A sink is a score without a value
 (gpt-oss, https://arxiv.org/abs/2508.10925).

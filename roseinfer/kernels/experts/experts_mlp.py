@@ -171,11 +171,17 @@ def experts_mlp_loop(
     outputs = x.new_empty(len(pairs), x.shape[1])
     experts, counts = torch.unique_consecutive(chosen, return_counts=True)
     for expert, own in zip(experts.tolist(), torch.split(pairs, counts.tolist()), strict=True):
-        first = None if biases.gate_up is None else biases.gate_up[expert]
-        second = None if biases.down is None else biases.down[expert]
-        gated = gate_up.expert(expert).linear(x[own // top_k], first, activation)
-        outputs[own] = down.expert(expert).linear(gated, second)
+        outputs[own] = _output(x[own // top_k], expert, gate_up, down, activation, biases)
     return weighted_sum(outputs, routing.weights)
+
+
+def _output(
+    x: Tensor, expert: int, gate_up: ExpertWeights, down: ExpertWeights, activation: Activation, biases: Biases
+) -> Tensor:
+    """Return what one expert makes of all rows of x, [rows, size]."""
+    first = None if biases.gate_up is None else biases.gate_up[expert]
+    second = None if biases.down is None else biases.down[expert]
+    return down.expert(expert).linear(gate_up.expert(expert).linear(x, first, activation), second)
 
 
 def experts_mlp_all(
@@ -194,9 +200,7 @@ def experts_mlp_all(
     """
     outputs = x.new_zeros(*routing.experts.shape, x.shape[1])
     for expert in range(gate_up.num_experts):
-        first = None if biases.gate_up is None else biases.gate_up[expert]
-        second = None if biases.down is None else biases.down[expert]
-        out = down.expert(expert).linear(gate_up.expert(expert).linear(x, first, activation), second)
+        out = _output(x, expert, gate_up, down, activation, biases)
         outputs = torch.where((routing.experts == expert)[..., None], out[:, None], outputs)
     return weighted_sum(outputs.flatten(0, 1), routing.weights)
 

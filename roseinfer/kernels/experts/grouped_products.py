@@ -21,6 +21,7 @@ from roseinfer.kernels.runtime import (
     tl,
     triton,
 )
+from roseinfer.kernels.tile_product import added_product
 
 
 @dataclass(frozen=True)
@@ -219,9 +220,9 @@ def _grouped_kernel(
             tile_weights = tl.load(weight_rows[:, None] + at[None, :], mask=inside, other=0.0)
             if GATED:
                 up_weights = tl.load(up_rows[:, None] + at[None, :], mask=inside, other=0.0)
-        sums = _multiplied(tile_weights, values, sums, WEIGHTS_FIRST)
+        sums = added_product(tile_weights, values, sums, WEIGHTS_FIRST)
         if GATED:
-            up_sums = _multiplied(up_weights, values, up_sums, WEIGHTS_FIRST)
+            up_sums = added_product(up_weights, values, up_sums, WEIGHTS_FIRST)
 
     if HAS_BIAS:
         sums += _along(tl.load(bias + weight_row).to(tl.float32), WEIGHTS_FIRST)
@@ -241,16 +242,6 @@ def _grouped_kernel(
         place = to.to(tl.int64)[:, None] * num_outputs + output[None, :]
         mask = present[:, None] & live[None, :]
     tl.store(out + place, result.to(out.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def _multiplied(weights, values, sums, WEIGHTS_FIRST: tl.constexpr):
-    """Return sums plus the product of weights [outputs, columns] and values [rows, columns]."""
-    if WEIGHTS_FIRST:
-        added = tl.dot(weights, tl.trans(values), sums, input_precision="ieee")
-    else:
-        added = tl.dot(values, tl.trans(weights), sums, input_precision="ieee")
-    return added
 
 
 @triton.jit

@@ -27,6 +27,7 @@ from roseinfer.kernels.runtime import (
     tl,
     triton,
 )
+from roseinfer.kernels.tile_product import added_product
 
 MAX_MATMUL_ROWS = 128
 """Maximum rows of x. With more rows, cuBLAS is as fast."""
@@ -238,10 +239,10 @@ def _matmul_kernel(
                     shift = next_shift
                     next_shift = tl.load(norm_bias + at + COLUMNS, mask=at + COLUMNS < SIZE, other=0.0)
                 both = tl.where(extra == 0, gain[None, :], tl.where(extra == 1, shift[None, :], 0.0))
-                weight_sums = _multiply(weights, both.to(weights.dtype), weight_sums, WEIGHTS_FIRST)
-        sums = _multiply(weights, values, sums, WEIGHTS_FIRST)
+                weight_sums = added_product(weights, both.to(weights.dtype), weight_sums, WEIGHTS_FIRST)
+        sums = added_product(weights, values, sums, WEIGHTS_FIRST)
         if GATED:
-            up_sums = _multiply(up_weights, values, up_sums, WEIGHTS_FIRST)
+            up_sums = added_product(up_weights, values, up_sums, WEIGHTS_FIRST)
 
     squares = tl.sum(squares, 1)
     totals = tl.sum(totals, 1)
@@ -310,16 +311,6 @@ def _matmul_kernel(
     if HAS_RESIDUAL:
         result += before.to(tl.float32)
     tl.store(out + row[:, None] * num_outputs + output[None, :], result.to(out.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def _multiply(weights, values, sums, WEIGHTS_FIRST: tl.constexpr):
-    """Return sums plus the product of weights [outputs, columns] and values [rows, columns]."""
-    if WEIGHTS_FIRST:
-        added = tl.dot(weights, tl.trans(values), sums, input_precision="ieee")
-    else:
-        added = tl.dot(values, tl.trans(weights), sums, input_precision="ieee")
-    return added
 
 
 @triton.jit

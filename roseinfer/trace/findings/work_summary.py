@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -30,6 +30,8 @@ from roseinfer.trace.summary.work_structs import (
     OperatorWork,
     StackWork,
 )
+
+_Value = TypeVar("_Value")
 
 _MAX_ROWS = 1000
 _MAX_STACKS = 200
@@ -99,7 +101,7 @@ def _operators(facts: Facts, groups: OperatorGroups, pairs: _Pairs, peaks: Devic
     shown = shown[np.lexsort((-groups.gpu_ns[shown], -own[shown]))][: _MAX_ROWS - 1]
     whole_ns = int(pairs.ns.sum()) or int(groups.self_host_ns.sum())
     rows = [
-        _with_roofline(facts, groups, index, _operator(facts, groups, index, events, whole_ns), peaks)
+        _operator(facts, groups, index, events, whole_ns, peaks)
         for index in shown.tolist()
         for events in [_of(pairs, kernels[index], facts)]
     ]
@@ -115,9 +117,9 @@ class _OfGroup(NamedTuple):
     counts: list[int]
     ns: list[int]
 
-    def most(self, rule: Callable[[str], object]) -> object:
+    def most(self, rule: Callable[[str], _Value]) -> _Value | None:
         """Return the value of a rule on names that has most of the time; None without events."""
-        sums: defaultdict[object, int] = defaultdict(int)
+        sums: defaultdict[_Value, int] = defaultdict(int)
         for name, ns in zip(self.names, self.ns, strict=True):
             sums[rule(name)] += ns
         return max(sums, key=lambda value: sums[value], default=None)
@@ -133,11 +135,13 @@ def _of(pairs: _Pairs, which: list[int], facts: Facts) -> _OfGroup:
     return _OfGroup(names, [int(pairs.events[index]) for index in which], [int(pairs.ns[index]) for index in which])
 
 
-def _operator(facts: Facts, groups: OperatorGroups, index: int, events: _OfGroup, whole_ns: int) -> OperatorWork:
+def _operator(
+    facts: Facts, groups: OperatorGroups, index: int, events: _OfGroup, whole_ns: int, peaks: DevicePeaks | None
+) -> OperatorWork:
     trace, given = facts.trace, int(groups.inputs[index])
     inputs = parse_inputs(trace.inputs[given]) if given >= 0 else None
     has_gpu = len(trace.gpu) > 0
-    return OperatorWork(
+    row = OperatorWork(
         name=trace.names[int(groups.name[index])],
         shapes=inputs.shapes if inputs else None,
         dtypes=inputs.dtypes if inputs else None,
@@ -147,17 +151,10 @@ def _operator(facts: Facts, groups: OperatorGroups, index: int, events: _OfGroup
         percent=to_percent((groups.self_gpu_ns if has_gpu else groups.self_host_ns)[index], whole_ns),
         host_ms=to_ms(groups.host_ns[index]),
         self_host_ms=to_ms(groups.self_host_ns[index]),
-        category=events.most(kernel_category),  # type: ignore[arg-type]
-        tensor_cores=events.most(uses_tensor_cores),  # type: ignore[arg-type]
+        category=events.most(kernel_category),
+        tensor_cores=events.most(uses_tensor_cores),
         kernels=events.shares,
     )
-
-
-def _with_roofline(
-    facts: Facts, groups: OperatorGroups, index: int, row: OperatorWork, peaks: DevicePeaks | None
-) -> OperatorWork:
-    given = int(groups.inputs[index])
-    inputs = parse_inputs(facts.trace.inputs[given]) if given >= 0 else None
     if inputs is None or any(copy_direction(one.name) for one in row.kernels[:1]):
         return row  # a copy to or from the host is bound by the link between them
     found = operator_roofline(row.name, inputs, row.calls, row.gpu_ms, peaks)
@@ -176,8 +173,8 @@ def _without_operator(events: _OfGroup, whole_ns: int) -> OperatorWork:
         percent=to_percent(ns, whole_ns),
         host_ms=0.0,
         self_host_ms=0.0,
-        category=events.most(kernel_category),  # type: ignore[arg-type]
-        tensor_cores=events.most(uses_tensor_cores),  # type: ignore[arg-type]
+        category=events.most(kernel_category),
+        tensor_cores=events.most(uses_tensor_cores),
         kernels=events.shares,
     )
 

@@ -8,7 +8,7 @@ NO_SPAN = "(no span)"
 """Name of the row for work launched outside all spans, or without a launch in the trace."""
 
 FindingKind = Literal["host", "data", "communication", "waiting", "copy", "gpu", "cpu", "memory", "arithmetic"]
-"""What a finding's time is spent on, or what bounds it."""
+"""Kind of work that a finding's time is spent on, or the limit that bounds it."""
 
 
 class SpanSummary(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ KernelCategory = Literal[
     "copy",
     "other",
 ]
-"""What a kernel computes, by its name."""
+"""Kind of a kernel's work, by its name."""
 CATEGORIES: tuple[KernelCategory, ...] = get_args(KernelCategory)
 
 NO_OPERATOR = "(no operator)"
@@ -57,7 +57,7 @@ class OperatorRoofline(msgspec.Struct, frozen=True, kw_only=True):
     bytes: float
     """Bytes of all inputs, read once, and of the output, written once."""
     bound: Literal["compute", "memory"] | None
-    """What takes longer at the device's peaks; None if the peaks are not known."""
+    """The one that takes longer at the device's peaks; None if the peaks are not known."""
     bound_ms: float | None
     """Time of the calls at the device's peaks; None if the peaks are not known."""
     percent: float | None

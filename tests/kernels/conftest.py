@@ -1,0 +1,12 @@
+"""Fixtures of the tests of kernels."""
+
+from collections.abc import Iterator
+
+import pytest
+from native_builds import BUILDS, load_build
+
+
+@pytest.fixture(scope="module", params=BUILDS)
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Load the compiled CPU kernels, each build in turn."""
+    yield from load_build(request.param, tmp_path_factory)
