@@ -50,7 +50,8 @@ sanitize: $(VENV)/.ready-dev  ## Run the C++ kernels with address checks (minute
 		LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1 \
 		$(BIN)/python -m pytest -n 0 -p no:faulthandler --timeout 0 tests/kernels/test_native_kernels.py \
-		tests/kernels/test_native_linear.py tests/kernels/test_odd_shapes.py tests/models/test_compiled_decoder.py
+		tests/kernels/test_native_linear.py tests/kernels/test_native_experts.py tests/kernels/test_odd_shapes.py \
+		tests/models/test_compiled_decoder.py
 
 lint: $(VENV)/.ready-dev  ## Style, types and import layers
 	@$(BIN)/ruff check .

@@ -1,8 +1,8 @@
 """Compare ways in which CPU threads wait for each other, on an idle machine and beside one busy process.
 
-    python -m benchmarks.waiting [--pairs 10] [--ways adaptive - GOMP_SPINCOUNT=3000]
+    python -m benchmarks.waiting [--pairs 10] [--ways "GOMP_SPINCOUNT=3000" "GOMP_SPINCOUNT=0"]
 
-`adaptive` is the shipped way, and `-` is that of GNU OpenMP itself. Each pair runs every way once on
+The first way is the shipped one, and the empty way `-` is that of GNU OpenMP itself. Each pair runs every way once on
 the idle machine, and once beside a process that computes without end, in turn. Prints the completion tokens per second
 of the demo model, the medians, and their ratio to the first way on the idle machine.
 """
@@ -14,18 +14,19 @@ import statistics
 import subprocess
 import sys
 
-from roseinfer.kernels.cpu.spinning import CHOICES
+from roseinfer.thread_waiting import CHOICES, SPIN_COUNT
 
 _BENCH = ("bench", "--repeats", "3", "--json", "--quiet", "--compile")
 
 
 def _tokens_per_s(way: str, arguments: list[str]) -> float:
     environment = {name: value for name, value in os.environ.items() if name not in CHOICES}
-    if way == "-":
-        environment["OMP_WAIT_POLICY"] = "default"  # GNU OpenMP ignores this value, and roseinfer sees a choice
-    elif way != "adaptive":
+    if way != "-":
         name, _, value = way.partition("=")
         environment[name] = value
+    else:
+        # A value that GNU OpenMP ignores keeps roseinfer from setting its own.
+        environment["OMP_WAIT_POLICY"] = "default"
     call = [sys.executable, "-m", "roseinfer", *_BENCH, *arguments]
     done = subprocess.run(call, env=environment, capture_output=True, check=True)
     return float(json.loads(done.stdout)["runs"][0]["completion_tokens_per_s"]["median"])
@@ -35,7 +36,7 @@ def main() -> None:
     """Run the pairs and print one JSON document."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=10, help="runs of each way [default: %(default)s]")
-    parser.add_argument("--ways", nargs="+", default=["adaptive", "-"])
+    parser.add_argument("--ways", nargs="+", default=[f"GOMP_SPINCOUNT={SPIN_COUNT}", "-", "GOMP_SPINCOUNT=0"])
     parser.add_argument("arguments", nargs="*", help="further options of bench, after --")
     options = parser.parse_args()
     found: dict[str, dict[str, list[float]]] = {way: {"idle": [], "busy": []} for way in options.ways}

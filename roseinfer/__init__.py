@@ -85,6 +85,9 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    from roseinfer.thread_waiting import limit_spinning
+
+    limit_spinning()
     module, _, own_name = _HOMES[name].partition(":")
     value: object = getattr(import_module(f"{__name__}.{module}"), own_name or name)
     globals()[name] = value

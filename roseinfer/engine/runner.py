@@ -20,7 +20,6 @@ from roseinfer.engine.row_state import RowState
 from roseinfer.engine.step_batch import PENDING, StepBatch
 from roseinfer.engine.step_inputs import StepInputs
 from roseinfer.errors import RoseinferError
-from roseinfer.kernels.cpu.spinning import spin_control
 from roseinfer.models.causal_lm import CausalLM
 from roseinfer.sampling.logprobs import logprobs
 from roseinfer.sampling.sampler import SamplingBatch
@@ -50,7 +49,6 @@ class Runner:
         self.device = device
         self.graphs = graphs
         self._must_capture = must_capture
-        self._spinning = spin_control() if device.type == "cpu" else None
         self._rows: dict[int, RowState] = {}
         self._drawn = DrawnTokens(torch.empty(0, dtype=torch.int64, device=device), ())
 
@@ -61,8 +59,6 @@ class Runner:
         The host need not have read the tokens of the previous launch. Raises RoseinferError if the device has no
         memory for the step.
         """
-        if self._spinning is not None:
-            self._spinning.step()
         try:
             return self._launch(batch)
         except (RuntimeError, MemoryError) as error:
