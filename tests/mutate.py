@@ -3,68 +3,180 @@
     python tests/mutate.py                                   # 200 mutants over the package
     python tests/mutate.py --only roseinfer/sampling -n 20   # of one part
     python tests/mutate.py --results build/mutants.jsonl     # keep results; the next call goes on after them
+    python tests/mutate.py --results build/mutants.jsonl --retry   # try the survivors again, after new tests
 
-A seed draws the mutants, the same ones in each call. First each test file runs once, and notes which of the places its
-tests reach (tests/mutation_reach.py). Then, per mutant, the tests that reach its place run, until one fails. Kernels
-that Triton compiles cannot be followed: for all of `roseinfer/kernels`, the nearest test files in terms of imports run,
-and tests/kernels runs for nothing else. Each run is a fork of a process that has imported the large libraries, in a
-copy of the package: the checkout is never changed. Prints a table and the survivors in Markdown, and exits with 1 if
-fewer than 90 % die.
+A seed draws the mutants. A change of the package changes only the draws of its own place. Per mutant, its test files
+run in order of imports, the nearest first, until one test fails. A test file first runs once in a copy of the package
+that notes which places each test reaches, and in what time (tests/mutation_reach.py). For a mutant, only those tests of
+the file run that reach it, the quickest first. Kernels that Triton compiles cannot be followed: all tests of a file
+count for them, and tests/kernels runs for nothing but roseinfer/kernels.
+
+Each run is a fork of a process that has imported the large libraries, in a copy of the package: the checkout is never
+changed. Mutants that do the same as the package are explained in tests/mutation_equivalents.toml, and are not tried.
+Prints a table and the survivors in Markdown, and exits with 1 if fewer than 90 % die or are explained. `--table FILE`
+writes the table into a page.
 """
 
 import argparse
 import ast
-import json
+import hashlib
 import os
-import random
 import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator
 from functools import cache, partial
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 import pytest
-from mutation_reach import FileReach, ReachRecorder, add_probes, forget, reaching_tests, read_reach
+from mutation_reach import ReachRecorder, add_probes, read_reach
+from mutation_results import Results, fate, read_equivalents, table, write_table
 from mutation_sites import Mutant, mutants_of
 
 ROOT = Path(__file__).resolve().parents[1]
 IMPORTS = ("torch", "triton", "tokenizers", "safetensors.torch", "tiktoken", "hypothesis", "transformers", "jinja2")
-KERNELS = "roseinfer/kernels"
+KERNELS, KERNEL_TESTS = "roseinfer/kernels", "tests/kernels/"
 SLOW = {"test_pages_run.py", "test_follow.py", "test_packages.py", "test_pictures.py"}
 """Test files that take minutes, and see next to everything."""
+RUN_S = 15.0
+"""Expected time of the tests of one run: a fork takes seconds to import the package, and a long run ends late."""
 
 
 def main() -> None:
     """Draw mutants, try each, and report."""
     arguments = _arguments()
     drawn = draw(arguments.only, arguments.number, arguments.seed)
-    results = Results(arguments.results)
+    results, equivalents = Results(arguments.results), read_equivalents()
+    wanted = {None, "survived"} if arguments.retry else {None}
+    left = [mutant for mutant in drawn if fate(mutant, results, equivalents) in wanted]
+    if left:
+        _prepare()
+        with tempfile.TemporaryDirectory(prefix="roseinfer-mutants-") as folder:
+            trial = Trial(Path(folder), drawn, results, arguments)
+            for count, mutant in enumerate(left, 1):
+                started_s = time.monotonic()
+                killer = trial.killer_of(mutant)
+                results.add_mutant(mutant, killer)
+                _print(f"{count}/{len(left)} {killer or 'SURVIVED'} ({time.monotonic() - started_s:.0f} s)  {mutant}")
+    lines, explained = table(drawn, results, equivalents)
+    _print("", *lines)
+    if arguments.table is not None:
+        write_table(lines, arguments.table)
+    sys.exit(explained < 90)
+
+
+def _prepare() -> None:
+    """Import what forks need, with the settings of tests/conftest.py, which is too late here."""
     os.environ["OMP_NUM_THREADS"] = "1"
     if not Path("/dev/nvidia0").exists():
-        os.environ["TRITON_INTERPRET"] = "1"  # as tests/conftest.py does, which is too late here
+        os.environ["TRITON_INTERPRET"] = "1"
     for name in IMPORTS:
         __import__(name)
-    with tempfile.TemporaryDirectory(prefix="roseinfer-mutants-") as folder:
-        files = record_reach(drawn, copy_tree(Path(folder) / "probed"), arguments.timeout, results)
-        tree = copy_tree(Path(folder) / "mutated")
-        for index, mutant in enumerate(drawn):
-            if str(mutant) in results.killers or index % arguments.of != arguments.part - 1:
+    load_plugins()
+
+
+def load_plugins() -> None:
+    """Import the plugins of pytest, which each fork would do otherwise."""
+    for plugin in entry_points(group="pytest11"):
+        plugin.load()
+
+
+class Trial:
+    """Runs of tests in two copies of the repository: one with mutants, and one with probes."""
+
+    def __init__(self, folder: Path, drawn: list[Mutant], results: Results, arguments: argparse.Namespace) -> None:
+        self._drawn, self._results = drawn, results
+        self._seconds, self._files, self._timeout_s = arguments.seconds, arguments.files, arguments.timeout
+        self._probed_tree, self._tree = copy_tree(folder / "probed"), copy_tree(folder / "mutated")
+        self._probed = add_probes(self._probed_tree, drawn)
+        self._probed_keys = {drawn[index].key for index in self._probed}
+        self._broken: set[str] = set()
+        """Test files that did not end while they were recorded."""
+
+    def killer_of(self, mutant: Mutant) -> str | None:
+        """Return the test that fails with this mutant, "time" if tests do not end, or None if none fails."""
+        for tests, expected_s in self._runs(mutant):
+            while tests:
+                timeout_s = 60 + 10 * expected_s
+                failed = self._failure_with(mutant, tests, timeout_s)
+                if failed is None:
+                    break
+                if first_failure(self._tree, [failed] if failed in tests else tests, timeout_s) is None:
+                    return failed
+                _print(f"{failed} fails without a change, and does not count")
+                self._results.forget_test(failed)
+                tests = [test for test in tests if test != failed] if failed in tests else []
+        return None
+
+    def _failure_with(self, mutant: Mutant, tests: list[str], timeout_s: float) -> str | None:
+        target = self._tree / mutant.path
+        original = target.read_bytes()
+        _write(target, mutant.source(original))
+        try:
+            return first_failure(self._tree, tests, timeout_s)
+        finally:
+            _write(target, original)
+
+    def _runs(self, mutant: Mutant) -> Iterator[tuple[list[str], float]]:
+        """Yield tests to run together, and their seconds: first all that reach the mutant, then others of their files.
+
+        Together they take as long as `--seconds` says.
+        """
+        left_s = self._seconds
+        run: list[str] = []
+        expected_s = 0.0
+        others: list[tuple[str, float]] = []
+        in_kernels = mutant.path.is_relative_to(KERNELS)
+        files = [file for file in nearest_tests(str(mutant.path)) if in_kernels or not file.startswith(KERNEL_TESTS)]
+        for number, file in enumerate(files):
+            is_recorded = self._is_recorded(file, mutant)
+            if run and (expected_s > RUN_S or not is_recorded):
+                yield run, expected_s
+                run, expected_s = [], 0.0
+            if not is_recorded and number < self._files:
+                self._record(file)
+            if file not in self._results.reach:
                 continue
-            started_s = time.monotonic()
-            tests = [] if mutant.path.is_relative_to(KERNELS) else reaching_tests(index, files, arguments.seconds)
-            tests = tests or nearest_tests(str(mutant.path))[: arguments.files]
-            killer = killer_of(mutant, tests, tree, arguments.timeout, files)
-            results.add_mutant(str(mutant), killer)
-            seconds = round(time.monotonic() - started_s)
-            _print(f"{index + 1}/{len(drawn)} {killer or 'SURVIVED'} ({seconds} s, {len(tests)} chosen)  {mutant}")
-    tried = [mutant for mutant in drawn if str(mutant) in results.killers]
-    killed = report(tried, results.killers)
-    sys.exit(killed < 0.9 * len(tried))
+            for test, seconds, reaches in self._results.reach[file].chosen(mutant.key):
+                if not reaches:
+                    others.append((test, seconds))
+                elif seconds <= left_s or left_s == self._seconds:
+                    left_s, expected_s = left_s - seconds, expected_s + seconds
+                    run.append(test)
+        for test, seconds in others:
+            if seconds <= left_s:
+                left_s, expected_s = left_s - seconds, expected_s + seconds
+                run.append(test)
+        if run:
+            yield run, expected_s
+
+    def _is_recorded(self, file: str, mutant: Mutant) -> bool:
+        """True if it is known which tests of a file reach a mutant, as far as that can be known."""
+        reach = self._results.reach.get(file)
+        if reach is None or reach.source != digest(ROOT / file):
+            return file in self._broken
+        return mutant.key in reach.probed or mutant.key not in self._probed_keys
+
+    def _record(self, file: str) -> None:
+        """Run a test file in the copy with probes."""
+        started_s, note = time.monotonic(), self._probed_tree / "reach.json"
+        note.unlink(missing_ok=True)
+        recorder = ReachRecorder(self._probed_tree, len(self._drawn))
+        in_fork(partial(_record, self._probed_tree, file, recorder, note), self._timeout_s)
+        if note.exists():
+            self._results.add_reach(file, read_reach(note, digest(ROOT / file), self._drawn, self._probed))
+        else:
+            self._broken.add(file)
+        _print(f"{file}: {'recorded' if note.exists() else 'did not end'} ({time.monotonic() - started_s:.0f} s)")
+
+
+def _record(tree: Path, test: str, recorder: ReachRecorder, note: Path) -> None:
+    _run_pytest(tree, [test], recorder)
+    recorder.write(note)
 
 
 def _arguments() -> argparse.Namespace:
@@ -72,58 +184,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("-n", "--number", type=int, default=200, help="mutants to draw [default: 200]")
     parser.add_argument("--seed", type=int, default=20, help="seed of the drawing [default: 20]")
     parser.add_argument("--only", default="roseinfer", help="folder or file to change [default: roseinfer]")
-    parser.add_argument("--seconds", type=float, default=240, help="tests to choose, in seconds [default: 240]")
-    parser.add_argument("--files", type=int, default=12, help="test files for a kernel [default: 12]")
-    parser.add_argument("--timeout", type=int, default=900, help="seconds until a mutant is dead [default: 900]")
+    parser.add_argument("--seconds", type=float, default=240, help="tests per mutant, in seconds [default: 240]")
+    parser.add_argument("--files", type=int, default=20, help="test files to record for a mutant [default: 20]")
+    parser.add_argument("--timeout", type=int, default=900, help="seconds to record a test file [default: 900]")
     parser.add_argument("--results", type=Path, help="file of results, to go on with")
-    parser.add_argument("--part", type=int, default=1, help="part of the mutants to try in this process [default: 1]")
-    parser.add_argument("--of", type=int, default=1, help="number of parts [default: 1]")
+    parser.add_argument("--retry", action="store_true", help="try the survivors among the results again")
+    parser.add_argument("--table", type=Path, help="page to write the table into, between its marks")
     return parser.parse_args()
-
-
-class Results:
-    """What is known so far, also in a file of JSON lines if there is one."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.killers: dict[str, str | None] = {}
-        self.reach: dict[str, str] = {}
-        self._path = path
-        if path is not None and path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                self._take(json.loads(line))
-
-    def _take(self, row: dict[str, Any]) -> None:
-        if "mutant" in row:
-            self.killers[row["mutant"]] = row["killer"]
-        else:
-            self.reach[row["file"]] = row["reach"]
-
-    def add_mutant(self, mutant: str, killer: str | None) -> None:
-        self._add({"mutant": mutant, "killer": killer})
-
-    def add_reach(self, file: str, reach: str) -> None:
-        self._add({"file": file, "reach": reach})
-
-    def _add(self, row: dict[str, Any]) -> None:
-        self._take(row)
-        if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-
-
-def report(drawn: Sequence[Mutant], killers: dict[str, str | None]) -> int:
-    """Print mutants by folder, and survivors. Return how many mutants died."""
-    died, total = Counter[str](), Counter[str]()
-    for mutant in drawn:
-        folder = "/".join(mutant.path.parts[:2])
-        total[folder] += 1
-        died[folder] += killers[str(mutant)] is not None
-    _print("", "| part | mutants | died |", "| --- | ---: | ---: |")
-    _print(*(f"| `{folder}` | {total[folder]} | {died[folder]} |" for folder in sorted(total)))
-    killed = died.total()
-    _print(f"| all | {len(drawn)} | {killed} |", "", f"{100 * killed / len(drawn):.1f} % died. Survivors:")
-    _print(*(f"- `{mutant}`" for mutant in map(str, drawn) if killers[mutant] is None))
-    return killed
 
 
 def draw(only: str, number: int, seed: int) -> list[Mutant]:
@@ -135,7 +202,7 @@ def draw(only: str, number: int, seed: int) -> list[Mutant]:
             places += mutants_of(name, path.read_bytes())
     if not places:
         raise SystemExit(f"nothing to change in {only!r}: name a folder or file of roseinfer/")
-    return random.Random(seed).sample(places, min(number, len(places)))
+    return sorted(places, key=lambda mutant: hashlib.blake2b(f"{seed} {mutant.name}".encode()).digest())[:number]
 
 
 def copy_tree(folder: Path) -> Path:
@@ -148,45 +215,7 @@ def copy_tree(folder: Path) -> Path:
     return folder
 
 
-def record_reach(drawn: list[Mutant], tree: Path, timeout_s: int, results: Results) -> dict[str, FileReach]:
-    """Run each test file that can see a mutant in a copy with probes; return what its tests reach."""
-    add_probes(tree, drawn)
-    seen = {str(mutant.path) for mutant in drawn if not mutant.path.is_relative_to(KERNELS)}
-    needed = {test for path in seen for test in nearest_tests(path) if not test.startswith("tests/kernels/")}
-    for test in sorted(needed - results.reach.keys()):
-        started_s, note = time.monotonic(), tree / "reach.json"
-        note.unlink(missing_ok=True)
-        recorder = ReachRecorder(tree, len(drawn))
-        in_fork(partial(_record, tree, test, recorder, note), timeout_s)
-        if note.exists():
-            results.add_reach(test, note.read_text(encoding="utf-8"))
-        _print(f"{test}: {'recorded' if note.exists() else 'did not end'} ({time.monotonic() - started_s:.0f} s)")
-    return {test: read_reach(results.reach[test]) for test in sorted(needed & results.reach.keys())}
-
-
-def _record(tree: Path, test: str, recorder: ReachRecorder, note: Path) -> None:
-    _run_pytest(tree, [test], recorder)
-    recorder.write(note)
-
-
-def killer_of(mutant: Mutant, tests: list[str], tree: Path, timeout_s: int, files: dict[str, FileReach]) -> str | None:
-    """Return the test that fails with this mutant, "time" if tests do not end, or None if none fails."""
-    target = tree / mutant.path
-    original = target.read_bytes()
-    while True:
-        _write(target, mutant.source(original))
-        try:
-            failed = first_failure(tree, tests, timeout_s)
-        finally:
-            _write(target, original)
-        if failed is None or not failed.startswith("tests/") or first_failure(tree, [failed], timeout_s) is None:
-            return failed
-        _print(f"{failed} fails without a change, and does not count")
-        forget(failed, files)
-        tests = [test for test in tests if test != failed]
-
-
-def first_failure(tree: Path, tests: list[str], timeout_s: int) -> str | None:
+def first_failure(tree: Path, tests: list[str], timeout_s: float) -> str | None:
     """Run tests in a fork until one fails. Return its name, "time" if the tests do not end, or None if all pass."""
     note = tree / "failed"
     note.unlink(missing_ok=True)
@@ -195,7 +224,7 @@ def first_failure(tree: Path, tests: list[str], timeout_s: int) -> str | None:
     return (note.read_text(encoding="utf-8") or None) if note.exists() else "the process ended"
 
 
-def in_fork(work: Callable[[], None], timeout_s: int) -> bool:
+def in_fork(work: Callable[[], None], timeout_s: float) -> bool:
     """Do something in a fork, as the leader of a session. Return False if it does not end in time."""
     if (child := os.fork()) == 0:
         os.setsid()
@@ -252,6 +281,11 @@ class _FirstFailure:
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed and self.name is None:
             self.name = report.nodeid
+
+
+def digest(path: Path) -> str:
+    """Return a short digest of a file."""
+    return hashlib.blake2b(path.read_bytes(), digest_size=6).hexdigest()
 
 
 @cache

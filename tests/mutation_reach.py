@@ -4,7 +4,6 @@ Each place calls `reach` first, which writes to a file that all processes of a t
 """
 
 import ast
-import contextlib
 import json
 import os
 import time
@@ -33,19 +32,36 @@ def reach(index):
 
 @dataclass(frozen=True)
 class FileReach:
-    """What the tests of one file reach. Mutants are numbers."""
+    """What the tests of one file reach. Places are keys of mutants."""
 
-    tests: list[tuple[str, float, list[int]]]
-    """Test, seconds, and the mutants that it or an earlier fixture of its file reaches."""
-    imported: list[int]
-    """Mutants that only an import reaches, such as constants of modules."""
+    source: str
+    """Digest of the file when its tests ran."""
+    probed: frozenset[str]
+    """Places that had a probe when the tests ran."""
+    tests: list[tuple[str, float, frozenset[str]]]
+    """Test, seconds, and the places that it or an earlier fixture of its file reaches."""
+    imported: frozenset[str]
+    """Places that only an import reaches, such as constants of modules."""
+
+    def chosen(self, key: str) -> list[tuple[str, float, bool]]:
+        """Return (test, seconds, reaches it) for a place, the quickest first; nothing if the file does not reach it.
+
+        The tests that do not reach it come last: a result that tests of a file share is computed by the first of them.
+        Of a place that only imports reach, and of one without a probe, all tests count as reaching it.
+        """
+        by_import = key in self.imported or key not in self.probed
+        chosen = [(test, seconds, by_import or key in reached) for test, seconds, reached in self.tests]
+        if not any(reaches for _, _, reaches in chosen):
+            return []
+        return sorted(chosen, key=lambda each: (not each[2], each[1], each[0]))
 
 
-def add_probes(tree: Path, mutants: list[Mutant]) -> None:
-    """Let the package in `tree` call the probe at each mutant's place.
+def add_probes(tree: Path, mutants: list[Mutant]) -> set[int]:
+    """Let the package in `tree` call the probe at each mutant's place, and return which have one.
 
     Kernels, which Triton compiles from their source, and places that are patterns have no probe.
     """
+    found: set[int] = set()
     (tree / f"{_MODULE}.py").write_text(_PROBE, encoding="utf-8")
     by_path = defaultdict(list)
     for index, mutant in enumerate(mutants):
@@ -57,6 +73,8 @@ def add_probes(tree: Path, mutants: list[Mutant]) -> None:
         if not _compiles(_with_probes(original, probed)):
             probed = [place for place in probed if _compiles(_with_probes(original, [place]))]
         path.write_bytes(_with_probes(original, probed))
+        found |= {index for index, _ in probed}
+    return found
 
 
 def _with_probes(source: bytes, places: list[tuple[int, Mutant]]) -> bytes:
@@ -129,43 +147,19 @@ class ReachRecorder:
             self._tests.append((nodeid, round(time.monotonic() - self._started_s, 3), reached))
 
     def write(self, path: Path) -> None:
-        """Write what was noted, as JSON."""
+        """Write what was noted, as JSON. Places are numbers."""
         reached = {index for _, _, mutants in self._tests for index in mutants}
         document = {"tests": self._tests, "imported": sorted(self._imported - reached)}
         path.write_text(json.dumps(document), encoding="utf-8")
 
 
-def read_reach(text: str) -> FileReach:
-    """Read the JSON of a recorder."""
-    document = json.loads(text)
-    return FileReach([(name, seconds, mutants) for name, seconds, mutants in document["tests"]], document["imported"])
-
-
-def reaching_tests(index: int, files: dict[str, FileReach], limit_s: float) -> list[str]:
-    """Return tests to run for a mutant: those that reach it, without the slowest if all take longer than `limit_s`.
-
-    If only imports reach it, the tests of the files that import it. If there is time left, the other tests of these
-    files follow: a result that tests of a file share is computed by the first of them.
-    """
-    every = [
-        (seconds, name, at, test) for name, file in files.items() for at, (test, seconds, _) in enumerate(file.tests)
-    ]
-    reaches = {test for file in files.values() for test, _, mutants in file.tests if index in mutants}
-    importing = {name for name, file in files.items() if index in file.imported}
-    names = {name for _, name, _, test in every if test in reaches} or importing
-    chosen: list[str] = []
-    for is_first in (True, False):
-        kept = []
-        for seconds, name, at, test in sorted(every):
-            if name in names and (test in reaches) == is_first and (limit_s >= seconds or not chosen + kept):
-                limit_s -= seconds
-                kept.append((name, at, test))
-        chosen += [test for _, _, test in sorted(kept)]
-    return chosen
-
-
-def forget(test: str, files: dict[str, FileReach]) -> None:
-    """Remove a test, which also fails without a change."""
-    for file in files.values():
-        with contextlib.suppress(StopIteration):
-            file.tests.remove(next(each for each in file.tests if each[0] == test))
+def read_reach(path: Path, source: str, mutants: list[Mutant], probed: set[int]) -> FileReach:
+    """Read what a recorder wrote. Raises OSError if it wrote nothing."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    keys = [mutant.key for mutant in mutants]
+    return FileReach(
+        source,
+        frozenset(keys[index] for index in probed),
+        [(test, seconds, frozenset(keys[index] for index in found)) for test, seconds, found in document["tests"]],
+        frozenset(keys[index] for index in document["imported"]),
+    )

@@ -1,8 +1,10 @@
 """Places of a source file where one small change should make a test fail, and the changed source."""
 
 import ast
+import hashlib
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 _COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
@@ -40,10 +42,28 @@ class Mutant:
     stop: int
     before: str
     text: str
+    scope: str
+    """Names of the classes and functions around the place, with dots in between; empty in a module."""
+    nth: int = 1
+    """Number of the place among those of the scope with the same change."""
     is_statement: bool = False
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {' '.join(self.before.split())}  ->  {' '.join(self.text.split())}"
+        return f"{self.path}:{self.line}: {self._change}"
+
+    @property
+    def _change(self) -> str:
+        return f"{' '.join(self.before.split())}  ->  {' '.join(self.text.split())}"
+
+    @property
+    def name(self) -> str:
+        """Name that stays the same when other places of the file change."""
+        return f"{self.path} {self.scope or 'module'}: {self._change}{f' ({self.nth})' if self.nth > 1 else ''}"
+
+    @property
+    def key(self) -> str:
+        """Short form of the name."""
+        return hashlib.blake2b(self.name.encode(), digest_size=6).hexdigest()
 
     def source(self, original: bytes) -> bytes:
         """Return the changed source."""
@@ -55,15 +75,37 @@ def mutants_of(path: Path, source: bytes) -> list[Mutant]:
     starts = [0]
     for line in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
+    tree = ast.parse(source)
+    scopes = _scopes(tree)
     found = []
-    for node, new in _changes(ast.parse(source)):
+    for node, new in _changes(tree):
         assert node.end_lineno is not None
         assert node.end_col_offset is not None
         start, stop = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
         text = new if isinstance(new, str) else f"({ast.unparse(new)})"
-        before = source[start:stop].decode()
-        found.append(Mutant(path, node.lineno, start, stop, before, text, is_statement=isinstance(node, ast.stmt)))
-    return sorted(found, key=lambda mutant: (mutant.start, mutant.stop))
+        before, is_statement = source[start:stop].decode(), isinstance(node, ast.stmt)
+        found.append(Mutant(path, node.lineno, start, stop, before, text, scopes[node], is_statement=is_statement))
+    seen = Counter[str]()
+    numbered = []
+    for mutant in sorted(found, key=lambda mutant: (mutant.start, mutant.stop)):
+        seen[mutant.name] += 1
+        numbered.append(replace(mutant, nth=seen[mutant.name]))
+    return numbered
+
+
+def _scopes(tree: ast.AST) -> dict[ast.AST, str]:
+    """Return the scope of each node."""
+    scopes = {tree: ""}
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        scope = scopes[node]
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            scope = f"{scope}.{node.name}".lstrip(".")
+        for child in ast.iter_child_nodes(node):
+            scopes[child] = scope
+            waiting.append(child)
+    return scopes
 
 
 def _changes(tree: ast.AST) -> Iterator[tuple[ast.expr | ast.stmt, ast.expr | str]]:

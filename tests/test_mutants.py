@@ -1,13 +1,13 @@
 """The tool behind `make mutate`: which places it changes, and which tests it chooses for a change."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import mutate
 import pytest
-from mutation_reach import FileReach, ReachRecorder, add_probes, forget, reaching_tests, read_reach
+from mutation_reach import FileReach, ReachRecorder, add_probes, read_reach
+from mutation_results import MARK, Results, read_equivalents, table, write_table
 from mutation_sites import Mutant, mutants_of
 
 SOURCE = b'''
@@ -44,10 +44,20 @@ def test_each_mutant_is_another_valid_program() -> None:
 
 
 def test_the_same_seed_draws_the_same_mutants_of_the_package() -> None:
-    assert mutate.draw("roseinfer/sampling", 20, 3) == mutate.draw("roseinfer/sampling", 20, 3)
+    drawn = mutate.draw("roseinfer/sampling", 20, 3)
+    assert drawn == mutate.draw("roseinfer/sampling", 20, 3) != mutate.draw("roseinfer/sampling", 20, 4)
     assert {mutant.path for mutant in mutate.draw("roseinfer/sampling/uniform.py", 5, 1)} == {
         Path("roseinfer/sampling/uniform.py")
     }
+
+
+def test_names_of_mutants_are_distinct_and_outlive_changes_of_other_places() -> None:
+    names = [mutant.name for mutant in places()]
+    assert len(set(names)) == len(names)
+    assert "package/module.py clamp: 1  ->  2" in names
+    assert "package/module.py clamp: 1  ->  2 (2)" in names
+    shifted = places(b"import os\n\n" + SOURCE.replace(b"LIMIT = 3", b"LIMIT = LOWER - 3"))
+    assert set(names) - {mutant.name for mutant in shifted} == set()
 
 
 def test_a_program_with_probes_does_the_same_and_notes_its_places(tmp_path: Path) -> None:
@@ -82,35 +92,85 @@ def test_every_place_of_the_package_that_is_no_pattern_or_kernel_has_a_probe(tmp
     assert all(f".reach({index})" in text for index in range(len(drawn)))
 
 
-def file_of(*tests: tuple[str, float, list[int]], imported: tuple[int, ...] = ()) -> FileReach:
-    return read_reach(json.dumps({"tests": tests, "imported": imported}))
+def reach_of(*tests: tuple[str, float, set[str]], imported: tuple[str, ...] = ()) -> FileReach:
+    reached = [(test, seconds, frozenset(keys)) for test, seconds, keys in tests]
+    return FileReach("", frozenset({"a", "b", "c", "d"}), reached, frozenset(imported))
 
 
-def test_reaching_tests_a_place_run_first_the_quickest_file_first() -> None:
-    files = {
-        "slow": file_of(("slow::a", 9, [1]), ("slow::b", 1, [])),
-        "quick": file_of(("quick::a", 1, [2]), ("quick::b", 1, [1, 2])),
-        "blind": file_of(("blind::a", 1, [2]), imported=(3,)),
+def test_of_a_file_the_tests_that_reach_a_place_run_first_the_quickest_of_them_before() -> None:
+    reach = reach_of(("slow", 9, {"a"}), ("blind", 1, set()), ("quick", 2, {"a", "b"}), imported=("c",))
+    assert reach.chosen("a") == [("quick", 2, True), ("slow", 9, True), ("blind", 1, False)]
+    assert reach.chosen("d") == [], "no test reaches it"
+    every = [("blind", 1, True), ("quick", 2, True), ("slow", 9, True)]
+    assert reach.chosen("c") == every, "only the import reaches it"
+    assert reach.chosen("a kernel") == every, "it had no probe"
+
+
+@pytest.fixture
+def small_project(tmp_path: Path) -> Path:
+    """A repository with one function, whose sum is tested and whose difference is not."""
+    for name, text in {
+        "roseinfer/__init__.py": "",
+        "roseinfer/core/__init__.py": "",
+        "roseinfer/core/sums.py": "def add(x, y):\n    return x + y\n\n\ndef less(x, y):\n    return x - y\n",
+        "tests/core/test_sums.py": "from roseinfer.core.sums import add, less\n\n\n"
+        "def test_of_less():\n    less(1, 0)\n\n\ndef test_of_add():\n    assert add(1, 2) == 3\n",
+        "pyproject.toml": "[tool.pytest.ini_options]\n",
+    }.items():
+        (tmp_path / "project" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "project" / name).write_text(text)
+    return tmp_path
+
+
+def test_a_mutant_dies_by_the_test_that_fails_and_survives_one_that_checks_nothing(small_project: Path) -> None:
+    script = f"""
+import argparse, pathlib, sys
+sys.path.insert(0, {str(Path(mutate.__file__).parent)!r})
+import mutate
+mutate.load_plugins()
+mutate.ROOT = pathlib.Path({str(small_project / "project")!r})
+drawn = mutate.draw("roseinfer", 9, 1)
+results = mutate.Results(pathlib.Path({str(small_project / "results.jsonl")!r}))
+settings = argparse.Namespace(seconds=60, files=9, timeout=60)
+trial = mutate.Trial(pathlib.Path({str(small_project)!r}), drawn, results, settings)
+for mutant in drawn:
+    results.add_mutant(mutant, trial.killer_of(mutant))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    results = Results(small_project / "results.jsonl")
+    assert results.killers == {
+        "roseinfer/core/sums.py add: x + y  ->  (x - y)": "tests/core/test_sums.py::test_of_add",
+        "roseinfer/core/sums.py less: x - y  ->  (x + y)": None,
     }
-    assert reaching_tests(1, files, 100) == ["quick::b", "slow::a", "quick::a", "slow::b"]
-    assert reaching_tests(1, files, 11) == ["quick::b", "slow::a", "quick::a"]
-    assert reaching_tests(1, files, 9) == ["quick::b", "quick::a", "slow::b"], "the slowest is left out"
-    assert reaching_tests(3, files, 10) == ["blind::a"], "only its import reaches the place"
-    assert reaching_tests(4, files, 10) == []
-    forget("quick::b", files)
-    assert reaching_tests(1, files, 100) == ["slow::a", "slow::b"]
+    (reach,) = results.reach.values()
+    assert [test.rpartition("::")[2] for test, _, reached in reach.tests if reached] == ["test_of_less", "test_of_add"]
 
 
-def test_results_are_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = places()[:2]
-    results = mutate.Results(tmp_path / "results.jsonl")
-    results.add_mutant(str(first), "tests/test_a.py::test_b")
-    results.add_mutant(str(second), None)
-    results.add_reach("tests/test_a.py", "{}")
-    again = mutate.Results(tmp_path / "results.jsonl")
+def test_results_are_read_back_and_told(tmp_path: Path) -> None:
+    first, second, third, fourth = places()[:4]
+    results = Results(tmp_path / "results.jsonl")
+    results.add_mutant(first, "tests/test_a.py::test_b")
+    results.add_mutant(second, None)
+    results.add_reach("tests/test_a.py", reach_of(("tests/test_a.py::test_b", 1.5, {"a"}), imported=("b",)))
+    again = Results(tmp_path / "results.jsonl")
     assert (again.killers, again.reach) == (results.killers, results.reach)
-    assert mutate.report([first, second], again.killers) == 1
-    assert "| all | 2 | 1 |\n\n50.0 % died. Survivors:\n" in capsys.readouterr().out
+    lines, explained = table([first, second, third, fourth], again, {third.name: "It is the same."})
+    assert "| all, of 4 drawn | 3 | 1 | 1 | 1 |" in lines
+    assert explained == pytest.approx(200 / 3)
+    assert lines[-7:-2] == ["Equivalent:", "", f"- `{third.name}`: It is the same.", "", "Survivors:"]
+    assert lines[-1] == f"- `{second.name}`"
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{MARK}\nold\n{MARK}\nafter\n")
+    write_table(lines, page)
+    assert page.read_text() == "\n".join(["before", MARK, "", *lines, "", MARK, "after", ""])
+
+
+def test_every_mutant_that_is_explained_as_equivalent_is_one_of_the_package() -> None:
+    for name, why in read_equivalents().items():
+        path = Path(name.split(" ")[0])
+        assert name in {mutant.name for mutant in mutants_of(path, (mutate.ROOT / path).read_bytes())}
+        assert len(why) > 20
 
 
 def test_a_recorder_separates_tests_from_what_imports_reach(tmp_path: Path) -> None:
@@ -135,6 +195,8 @@ def test_a_recorder_separates_tests_from_what_imports_reach(tmp_path: Path) -> N
         recorder.pytest_runtest_logreport(report("call"))
         recorder.pytest_runtest_logfinish(name)
     recorder.write(tmp_path / "reach.json")
-    found = read_reach((tmp_path / "reach.json").read_text())
-    assert [(name, reached) for name, _, reached in found.tests] == [("a::b", [1, 2]), ("a::c", [1])]
-    assert found.imported == [0]
+    drawn = places()[:3]
+    fixture, own, imported = drawn[1].key, drawn[2].key, drawn[0].key
+    found = read_reach(tmp_path / "reach.json", "digest", drawn, {0, 1, 2})
+    assert [(name, reached) for name, _, reached in found.tests] == [("a::b", {fixture, own}), ("a::c", {fixture})]
+    assert (found.imported, found.source, found.probed) == ({imported}, "digest", {fixture, own, imported})
