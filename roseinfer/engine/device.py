@@ -7,6 +7,7 @@ import torch
 
 from roseinfer.config import DTypeName, EngineConfig
 from roseinfer.errors import UsageError
+from roseinfer.processors import usable_processors
 
 _DTYPES: dict[DTypeName, torch.dtype] = {
     "float32": torch.float32,
@@ -77,11 +78,6 @@ def device_name(device: torch.device) -> str:
 def num_threads() -> int:
     """Return the number of CPU threads that torch computes with."""
     return torch.get_num_threads()
-
-
-def usable_processors() -> list[int]:
-    """Return the numbers of the processors that this process may run on."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def set_threads(count: int | None) -> None:

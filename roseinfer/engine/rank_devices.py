@@ -6,11 +6,12 @@ import torch
 
 from roseinfer.config import EngineConfig
 from roseinfer.distributed.torchrun import TorchrunRank, torchrun_rank
-from roseinfer.engine.device import resolve_device, usable_processors
+from roseinfer.engine.device import resolve_device
 from roseinfer.errors import UsageError
 from roseinfer.kernels.linear.quantized_weight import INT4_GROUP
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.tensor_parallel import Division
+from roseinfer.processors import usable_processors
 
 
 def rank_device(config: EngineConfig) -> tuple[torch.device, TorchrunRank | None]:

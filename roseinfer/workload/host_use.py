@@ -10,11 +10,10 @@ from pathlib import Path
 import msgspec
 
 from roseinfer.disturbance import WAITING_PERCENT, queued_seconds, waiting_percent
-from roseinfer.engine.device import num_threads, usable_processors
+from roseinfer.engine.device import num_threads
+from roseinfer.processors import available_cores, usable_processors
 
-_CPUS = Path("/sys/devices/system/cpu")
 _STAT = Path("/proc/stat")
-_QUOTAS = (Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"))
 
 
 _STOLEN_PERCENT = 2.0
@@ -124,38 +123,9 @@ def _switches() -> int:
 def _seconds(stat: Path, columns: tuple[int, ...]) -> float | None:
     """Return the sum of some columns of /proc/stat over this process's processors."""
     mine = {f"cpu{index}" for index in usable_processors()}
-    rows = [line.split() for line in _read(stat).splitlines()]
+    try:
+        rows = [line.split() for line in stat.read_text().splitlines()]
+    except OSError:
+        return None
     ticks = [sum(int(row[at]) for at in columns) for row in rows if len(row) > max(columns) and row[0] in mine]
     return sum(ticks) / os.sysconf("SC_CLK_TCK") if ticks else None
-
-
-def available_cores(cpus: Path = _CPUS, quotas: tuple[Path, ...] = _QUOTAS) -> tuple[int, int]:
-    """Return (physical cores, hardware threads) that the process may use, at least 1 each.
-
-    Without the kernel's description of the cores, each hardware thread counts as a core.
-    """
-    ids = usable_processors()
-    siblings = {_read(cpus / f"cpu{index}" / "topology" / "thread_siblings_list") or str(index) for index in ids}
-    limit = _quota(quotas)
-    cores, logical = len(siblings), len(ids)
-    if limit is not None:
-        cores, logical = min(cores, limit), min(logical, limit)
-    return max(1, cores), max(1, logical)
-
-
-def _quota(files: tuple[Path, ...]) -> int | None:
-    """Return the CPU limit of the container in whole cores; None without a limit."""
-    for file in files:
-        words = _read(file).split()
-        if file.name == "cpu.cfs_quota_us":  # cgroups, version 1
-            words += _read(file.with_name("cpu.cfs_period_us")).split()
-        if len(words) == 2 and all(word.isdigit() for word in words) and int(words[1]) > 0:
-            return max(1, int(words[0]) // int(words[1]))
-    return None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""

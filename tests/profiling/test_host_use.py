@@ -6,13 +6,8 @@ from pathlib import Path
 import pytest
 
 from roseinfer.disturbance import queued_seconds
-from roseinfer.workload.host_use import (
-    HostUse,
-    available_cores,
-    idle_seconds,
-    measured_host,
-    stolen_seconds,
-)
+from roseinfer.processors import available_cores
+from roseinfer.workload.host_use import HostUse, idle_seconds, measured_host, stolen_seconds
 
 
 def described(folder: Path, siblings: str) -> Path:

@@ -1,5 +1,6 @@
 """Read the bytes of a trace file, plain or gzipped, in chunks, and report progress in bytes of the file."""
 
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,13 +15,20 @@ _READ_AHEAD_FROM_BYTES = 4 << 20
 
 
 class ByteSource:
-    """Iterable over the decompressed chunks of one file.
+    """Iterable over the decompressed chunks of one file, or the bytes from `part[0]` to `part[1]` of one not gzipped.
 
     After the iteration, `damage` says why the file ended early, or is None if the file is whole.
     """
 
-    def __init__(self, path: Path, on_progress: ProgressCallback | None = None, chunk_bytes: int = CHUNK_BYTES) -> None:
+    def __init__(
+        self,
+        path: Path,
+        on_progress: ProgressCallback | None = None,
+        chunk_bytes: int = CHUNK_BYTES,
+        part: tuple[int, int] | None = None,
+    ) -> None:
         self.path = path
+        self._part = part
         self.damage: str | None = None
         self._on_progress = on_progress
         self._chunk_bytes = chunk_bytes
@@ -36,8 +44,8 @@ class ByteSource:
         """Yield chunks of about `chunk_bytes`; of a broken gzip stream, yield everything before the break."""
         try:
             with self.path.open("rb") as file:
-                is_gzip = file.read(2) == b"\x1f\x8b"
-                file.seek(0)
+                is_gzip = self._part is None and file.read(2) == b"\x1f\x8b"
+                file.seek(self._part[0] if self._part else 0)
                 blocks = self._raw(file.read)
                 chunks = self._inflated(blocks) if is_gzip else blocks
                 for chunk in _read_ahead(chunks) if self.size_bytes >= _READ_AHEAD_FROM_BYTES else chunks:
@@ -48,7 +56,8 @@ class ByteSource:
             raise TraceError(f"{self.path}: {error.strerror or error}") from error
 
     def _raw(self, read: Callable[[int], bytes]) -> Iterator[bytes]:
-        while block := read(self._chunk_bytes):
+        start, end = self._part or (0, sys.maxsize)
+        while block := read(min(self._chunk_bytes, end - start - self._done)):
             self._done += len(block)
             yield block
 

@@ -44,6 +44,15 @@ class Rows:
         for name, values in batch.items():
             self.parts[name].append(values)
 
+    def extend(self, later: "Rows", **numbers: NDArray[np.int32]) -> None:
+        """Append the rows of a table with the same columns; `numbers` has the new value of each old one, by column."""
+        for name, parts in later.parts.items():
+            new = numbers.get(name)
+            self.parts[name] += parts if new is None else [new[part].astype(part.dtype) for part in parts]
+        self.dropped += later.dropped
+        self.zero_times += later.zero_times
+        self.dropped_ids += later.dropped_ids
+
     def pop_column(self, name: str) -> NDArray[Any]:
         """Return one whole column and release its batches."""
         parts = self.parts.pop(name)

@@ -6,7 +6,7 @@ no complete JSON list and fails to decode, so a decode that succeeds proves that
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -28,15 +28,29 @@ _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|["{}\[\]]', re.DOTALL)
 _TRUNCATED = "it ends inside its list of events"
 
 
+class ListStart(NamedTuple):
+    """Where the list of events begins in a file."""
+
+    head: bytes
+    """Metadata before the list."""
+    at: int
+    """Position of the first byte after the list's `[`."""
+    bare: bool
+    """True if the file is a list without metadata."""
+
+
 class EventStream:
-    """Iterable over lists of events of one file, in file order.
+    """Iterable over lists of events of one file, in file order, of a source that begins with the file's first byte.
+
+    With `start`, the source begins inside the list instead, at an event.
 
     After the iteration, `metadata` holds the other parts of the file, `damaged` the number of unreadable events, and
     `truncated` the reason if the file is incomplete, else None. Raises TraceError if the file is not a trace.
     """
 
-    def __init__(self, source: ByteSource) -> None:
+    def __init__(self, source: ByteSource, start: ListStart | None = None) -> None:
         self.source = source
+        self._start = start
         self.metadata = Metadata()
         self.opening = b""
         """Bytes from the beginning of the file, which tell its format."""
@@ -50,7 +64,7 @@ class EventStream:
 
     def __iter__(self) -> Iterator[list[RawEvent]]:
         chunks = iter(self.source)
-        head, text, bare = self._find_list(chunks)
+        head, text, bare = self._find_list(chunks) if self._start is None else (self._start.head, b"", self._start.bare)
         while True:
             decoded = self._decode_start(text)
             if decoded is not None:
@@ -67,6 +81,19 @@ class EventStream:
                 break
             text += chunk
         yield self._tail(head, text, bare)
+
+    def find_start(self) -> ListStart:
+        """Read the source until the list begins. Raises TraceError if the file is not a trace."""
+        read = 0
+
+        def counted() -> Iterator[bytes]:
+            nonlocal read
+            for chunk in self.source:
+                read += len(chunk)
+                yield chunk
+
+        head, text, bare = self._find_list(counted())
+        return ListStart(head, read - len(text), bare)
 
     def _find_list(self, chunks: Iterator[bytes]) -> tuple[bytes, bytes, bool]:
         """Return (metadata before the list, text after the list's `[`, True if the file is a list without metadata)."""
@@ -165,6 +192,27 @@ class EventStream:
             if part is not None:
                 fields[name] = getattr(part, name)
         self.metadata = Metadata(**fields)
+
+
+def whole_events(source: ByteSource) -> Iterator[list[RawEvent]]:
+    """Yield the events of a source that begins and ends between two events of a list.
+
+    Raises TraceError if it holds anything else: where it was cut was no place between events, or the list is damaged.
+    """
+    text = b""
+    for chunk in source:
+        text += chunk
+        cut = _last_between(text)
+        found = None if cut is None else decode_list(b"[" + text[:cut] + b"]").events
+        if found is not None and cut is not None:
+            yield found
+            text = _after(text, cut)
+        elif len(text) > _MAX_EVENT_BYTES:
+            break
+    found = decode_list(b"[" + text + b"]").events
+    if found is None:
+        raise TraceError(f"{source.path}: a part of it holds something else than whole events")
+    yield found
 
 
 def _last_between(text: bytes) -> int | None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from roseinfer.trace.reading.column_builder import Rows, drop_far_times
 from roseinfer.trace.reading.columns import CPU_MEMORY, MemoryDevice, MemoryTable
@@ -46,6 +47,11 @@ class MemoryEvents:
             allocated=[_whole(arg.allocated) for arg in args],
             reserved=[_whole(arg.reserved) for arg in args],
         )
+
+    def absorb(self, later: "MemoryEvents", lanes: NDArray[np.int32]) -> None:
+        """Add the events of a later part of the file; `lanes` holds the number here of each of its threads."""
+        devices = [self._devices.setdefault(one, len(self._devices)) for one in later._devices]
+        self._rows.extend(later._rows, lane=lanes, device=np.array(devices, np.int32))
 
     def finish(self, first_ns: int) -> tuple[MemoryTable, list[MemoryDevice]]:
         """Return the events, with times counted from `first_ns`, and their devices. May be called once.
