@@ -122,8 +122,6 @@ def divide(model: CausalLM, division: Division, ranks: RankGroup) -> RankSlices:
     """
     slices: RankSlices = {}
     for module in model.modules():
-        if isinstance(module, Attention) and module.sinks is not None:
-            raise ModelError("--tensor-parallel does not support attention sinks: drop --tensor-parallel")
         if isinstance(module, Attention):
             slices |= _attention_slices(module, division)
             module.divide_joint_norms(ranks, division.key_copies)
@@ -152,6 +150,9 @@ def _attention_slices(attention: Attention, division: Division) -> RankSlices:
     ranges = {"q_proj": (query, (queries,)), "k_proj": (key, (keys,)), "v_proj": (key, (keys,))}
     slices = dict(_column_parallel(attention.qkv.weight_map(), ranges, (query + 2 * key, fused)))
     slices |= _row_parallel(attention.output, query, queries, division.rank)
+    if attention.sinks is not None:
+        sinks = attention.weight_map()["sinks"]
+        slices[sinks] = RankSlice(0, whole.num_heads, (division.share(whole.num_heads),))
     if attention.joint:
         for norm, size, kept in ((attention.q_norm, query, queries), (attention.k_norm, key, keys)):
             if norm is not None:
@@ -176,8 +177,13 @@ def _expert_slices(experts: ExpertsMLP, division: Division) -> RankSlices:
     experts.is_partial = True
     width = experts.spec.intermediate_size * division.size
     kept = (division.share(width),)
-    rows = {slot: RankSlice(0, width, kept) for slot in experts.gate_up.weight_map().values()}
-    return rows | {slot: RankSlice(1, width, kept) for slot in experts.down.weight_map().values()}
+    slices = {slot: RankSlice(0, width, kept) for slot in experts.gate_up.weight_map().values()}
+    for slot in experts.down.weight_map().values():
+        if slot.attribute != "bias":
+            slices[slot] = RankSlice(1, width, kept)
+        elif division.rank > 0:
+            slices[slot] = _without_bias(slot)
+    return slices
 
 
 def _column_parallel(
@@ -201,8 +207,13 @@ def _row_parallel(linear: Linear, size: int, kept: Range, rank: int) -> RankSlic
     weight = slots["weight"]
     slices = {weight: RankSlice(0 if weight.transposed else 1, size, (kept,))}
     if (bias := slots.get("bias")) is not None and rank > 0:
-        slices[bias] = RankSlice(0, len(bias.view), (), padding=len(bias.view))
+        slices[bias] = _without_bias(bias)
     return slices
+
+
+def _without_bias(slot: WeightSlot) -> RankSlice:
+    """Return the slice of a bias that another rank adds: zeros."""
+    return RankSlice(0, len(slot.view), (), padding=len(slot.view))
 
 
 def _widths(config: ModelConfig) -> dict[str, int]:

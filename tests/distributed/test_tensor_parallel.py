@@ -48,7 +48,7 @@ def built(model: Path, ranks: int, **changes: Any) -> Iterator[Engine]:
         engine.close()
 
 
-ARCHITECTURES = [name for name in MODELS if ("," not in name or name in ALSO) and not name.startswith("gpt_oss")]
+ARCHITECTURES = [name for name in MODELS if "," not in name or name in ALSO]
 """Each architecture once, and the variants that divide in another way."""
 
 
