@@ -1,28 +1,38 @@
-"""Check and time the kernels by which the GPUs of two ranks exchange data, beside NCCL.
+"""Check and time the kernels by which the GPUs of several ranks exchange data, beside NCCL.
 
-    torchrun --standalone --nproc-per-node 2 -m benchmarks.rank_kernels
+    torchrun --standalone --nproc-per-node 4 -m benchmarks.rank_kernels
 
-Prints one line of JSON per number of rows: whether the ranks have the same bits, the largest difference to NCCL's sum
-with a norm after it, and us per call inside a CUDA graph.
+Prints one line of JSON per number of rows, for each kind of join: whether the ranks have the same bits, the largest
+difference to NCCL's sum with a norm after it, and us per call inside a CUDA graph. `chosen` is the join of an engine,
+`whole` sends everything to all ranks, `divided` sums some of the rows on each rank. The token with the largest logit
+follows for numbers of rows that a decode step has.
 """
 
+import argparse
 import json
 import os
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
+from roseinfer.distributed.peer_memory import JoinLimits, PeerMemory, new_peer_memory
 from roseinfer.distributed.rank_group import COLLECTIVES_VARIABLE, RankGroup
 from roseinfer.distributed.stores import torchrun_store
 from roseinfer.distributed.torchrun import torchrun_rank
 from roseinfer.models.norm_layers import RMSNorm
 
 _SIZE, _VOCABULARY, _CALLS = 4096, 64128, 40
+_MAX_DRAWS = 256
 
 
 def main() -> None:
-    """Run all sizes on both ranks."""
+    """Run all sizes on all ranks."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 3, 16, 64, 128, 256, 512, 1024, 2048, 8192])
+    parser.add_argument("--max-mib", type=int, default=32, help="maximum size of the own joins [default: %(default)s]")
+    options = parser.parse_args()
     place = torchrun_rank(int(os.environ["WORLD_SIZE"]))
     assert place is not None
     device = torch.device("cuda", place.local_rank)
@@ -30,6 +40,9 @@ def main() -> None:
     store = torchrun_store(place)
     group = RankGroup(store, place.rank, place.size, device)
     group.prepare_joins(_SIZE, torch.bfloat16)
+    max_bytes = options.max_mib << 20
+    whole = new_peer_memory(group, _SIZE, torch.bfloat16, JoinLimits(max_bytes, 0))
+    divided = None if place.size == 2 else new_peer_memory(group, _SIZE, torch.bfloat16, JoinLimits(0, max_bytes))
     os.environ[COLLECTIVES_VARIABLE] = "nccl"
     nccl = RankGroup(torch.distributed.PrefixStore("nccl", store), place.rank, place.size, device)
     if place.rank == 0:
@@ -37,33 +50,52 @@ def main() -> None:
     with torch.inference_mode(), torch.device(device):
         norm = RMSNorm(_SIZE, 1e-5).to(torch.bfloat16)
         norm.weight.normal_(generator=torch.Generator(device).manual_seed(1))
-        for rows in (1, 3, 16, 64, 128, 256, 300):
-            figures = _figures(group, nccl, norm, rows)
+        for rows in options.rows:
+            figures = _joins(group, nccl, {"whole": whole, "divided": divided}, norm, rows)
+            if rows <= _MAX_DRAWS:
+                figures |= _draws(group, nccl, rows)
             if place.rank == 0:
                 print(json.dumps({"rows": rows} | figures), flush=True)
+    for each in (group, nccl):
+        each.meet()
+        each.abort()
 
 
-def _figures(group: RankGroup, nccl: RankGroup, norm: RMSNorm, rows: int) -> dict[str, object]:
+def _joins(
+    group: RankGroup, nccl: RankGroup, kernels: dict[str, PeerMemory | None], norm: RMSNorm, rows: int
+) -> dict[str, object]:
     generator = torch.Generator(group.device).manual_seed(100 * rows + group.rank)
     partial = torch.randn(rows, _SIZE, dtype=torch.bfloat16, generator=generator)
     residual = torch.randn(rows, _SIZE, dtype=torch.bfloat16, generator=generator.manual_seed(rows))
-    logits = torch.randn(rows, _VOCABULARY, dtype=torch.bfloat16, generator=generator.manual_seed(group.rank))
-    worst, same = 0.0, True
-    for _ in range(5):
-        normed, stream = group.join(partial.clone(), residual, norm)
-        tokens = group.argmax(logits, group.rank * _VOCABULARY)
-        _, expected = nccl.join(partial.clone(), residual, norm)
-        same &= bool((tokens == nccl.argmax(logits, group.rank * _VOCABULARY)).all())
-        same &= _same_bits(nccl, normed) and _same_bits(nccl, stream)
-        worst = max(worst, float((stream.float() - expected.float()).abs().max()))
-    timed = {
-        "join_us": lambda: group.join(partial, residual, norm),
-        "nccl_join_us": lambda: nccl.join(partial, residual, norm),
-        "argmax_us": lambda: group.argmax(logits, group.rank * _VOCABULARY),
-        "nccl_argmax_us": lambda: nccl.argmax(logits, group.rank * _VOCABULARY),
+    found: dict[str, Any] = {}
+    ways: dict[str, Callable[[torch.Tensor], Any]] = {"chosen": lambda x: group.join(x, residual, norm)}
+    for name, memory in kernels.items():
+        if memory is not None and memory.join(partial, residual, norm.description) is not None:
+            ways[name] = lambda x, memory=memory: memory.join(x, residual, norm.description)
+    _, expected = nccl.join(partial.clone(), residual, norm)
+    for name, join in ways.items():
+        worst, same = 0.0, True
+        for _ in range(5):
+            normed, stream = join(partial.clone())
+            same &= _same_bits(nccl, normed) and _same_bits(nccl, stream)
+            worst = max(worst, float((stream.float() - expected.float()).abs().max()))
+        found[name] = {"same_bits": same, "largest_difference": round(worst, 4)}
+    ways["nccl"] = lambda x: nccl.join(x, residual, norm)
+    # NCCL overwrites its input, so all ways are checked before any is timed.
+    for name, join in ways.items():
+        found.setdefault(name, {})["us"] = _time_us(nccl, lambda join=join: join(partial))
+    return found
+
+
+def _draws(group: RankGroup, nccl: RankGroup, rows: int) -> dict[str, object]:
+    generator = torch.Generator(group.device).manual_seed(group.rank)
+    logits = torch.randn(rows, _VOCABULARY, dtype=torch.bfloat16, generator=generator)
+    first = group.rank * _VOCABULARY
+    return {
+        "argmax_us": _time_us(nccl, lambda: group.argmax(logits, first)),
+        "nccl_argmax_us": _time_us(nccl, lambda: nccl.argmax(logits, first)),
+        "argmax_equal": bool((group.argmax(logits, first) == nccl.argmax(logits, first)).all()),
     }
-    times = {name: _time_us(nccl, run) for name, run in timed.items()}
-    return {"same_bits": same, "largest_difference": round(worst, 4)} | times
 
 
 def _same_bits(group: RankGroup, x: torch.Tensor) -> bool:

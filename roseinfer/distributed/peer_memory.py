@@ -1,24 +1,22 @@
-"""Memory of a GPU that other ranks' GPUs read and write, mapped by CUDA IPC."""
+"""Memory of a GPU to which other ranks' GPUs write, and the kernels that exchange data through it."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from roseinfer.distributed.rank_messages import decoded, encoded
-from roseinfer.kernels.ranks.joined_norm import WORD_ELEMENTS, PeerRows, peer_words
-
-_MAX_BYTES = 1 << 21
-"""Maximum bytes of a join by peer memory. On two H200, NCCL takes four times as long at 1 MB and 1.3 times at 16 MB."""
+from roseinfer.distributed.gpu_ipc import MappedMemory, exported
+from roseinfer.kernels.norms import Norm
+from roseinfer.kernels.ranks.divided_norm import divided_norm
+from roseinfer.kernels.ranks.joined_norm import joined_norm, joins
+from roseinfer.kernels.ranks.peer_rows import WORD_ELEMENTS, PeerRows, num_peer_words
+from roseinfer.kernels.ranks.peer_words import SENTINEL
 
 _MIN_SIZE = 256
 """Minimum elements of a row: a kernel polls two words per thread."""
 
 _MAX_DRAWS = 1024
 """Maximum rows of an argmax."""
-
-_STORAGE_DEVICE = 6
-"""Index of the device among what torch needs to open an IPC handle."""
 
 
 class Exchanges(Protocol):
@@ -37,23 +35,53 @@ class Exchanges(Protocol):
         ...
 
 
+class JoinLimits(NamedTuple):
+    """Which joins use peer memory, by the bytes of a rank's partial result."""
+
+    whole_bytes: int
+    """Maximum bytes of a join in which every rank sends everything to every other."""
+    divided_bytes: int
+    """Maximum bytes of a join in which every rank sums some of the rows. Larger joins are the library's."""
+
+    @classmethod
+    def of(cls, ranks: int) -> "JoinLimits":
+        """Return the limits for a number of ranks. Two ranks send as many bytes either way."""
+        return cls(_MAX_BYTES, 0) if ranks == 2 else cls((2 << 20) // ranks, _MAX_BYTES)
+
+
+_MAX_BYTES = 16 << 20
+"""Maximum bytes of a join by peer memory. Beyond, NCCL's bandwidth decides."""
+
+
 class PeerMemory(NamedTuple):
     """Addresses and counters with which the kernels of one rank exchange data with the others."""
 
-    rows: PeerRows
-    """For partial results, one row per token."""
+    whole: PeerRows
+    """For joins in which every rank sends everything to every other; one row per token."""
+    divided: PeerRows
+    """For joins in which every rank sums some of the rows."""
     keys: PeerRows
     """For the largest logits, one word per row."""
-    opened: list[Tensor]
-    """Memory of other ranks, which stays mapped while these tensors exist."""
+    mapped: list[MappedMemory]
+    """Memory of other ranks."""
+
+    def join(self, partial: Tensor, residual: Tensor | None, norm: Norm) -> tuple[Tensor, Tensor] | None:
+        """Return the norm of the stream and the stream, as `RankGroup.join`; None if the kernels do not take these."""
+        if joins(self.whole, partial, residual, norm):
+            return joined_norm(self.whole, partial, residual, norm)
+        if joins(self.divided, partial, residual, norm):
+            return divided_norm(self.divided, partial, residual, norm)
+        return None
 
     def abort(self) -> None:
         """End all waits of this rank's kernels."""
-        self.rows.abort.fill_(1)
-        self.keys.abort.fill_(1)
+        for rows in (self.whole, self.divided, self.keys):
+            rows.abort.fill_(1)
 
 
-def new_peer_memory(group: Exchanges, size: int, dtype: torch.dtype) -> PeerMemory | None:
+def new_peer_memory(
+    group: Exchanges, size: int, dtype: torch.dtype, limits: JoinLimits | None = None
+) -> PeerMemory | None:
     """Return memory for joins of rows of `size` elements.
 
     None if the GPUs cannot access each other, or the kernels do not take such rows. All ranks call this together.
@@ -65,59 +93,45 @@ def new_peer_memory(group: Exchanges, size: int, dtype: torch.dtype) -> PeerMemo
     )
     if not group.least(fits and reaches):
         return None
-    opened: list[Tensor] = []
-    rows = _new_rows(group, size, _MAX_BYTES // (size * dtype.itemsize), opened)
-    keys = _new_rows(group, WORD_ELEMENTS, _MAX_DRAWS, opened)
-    return None if rows is None or keys is None else PeerMemory(rows, keys, opened)
-
-
-def _new_rows(group: Exchanges, size: int, max_rows: int, opened: list[Tensor]) -> PeerRows | None:
-    words = peer_words(group.size, size, max(max_rows, 1), group.device)
+    whole_bytes, divided_bytes = limits or JoinLimits.of(group.size)
+    row_bytes = size * dtype.itemsize
+    shapes = [(size, whole_bytes // row_bytes), (size, divided_bytes // row_bytes), (WORD_ELEMENTS, _MAX_DRAWS)]
+    counts = [num_peer_words(group.size, *shape) for shape in shapes]
+    words = torch.full((sum(counts),), SENTINEL, dtype=torch.int64, device=group.device)
     torch.cuda.synchronize(group.device)  # cleared before another rank writes to it
-    try:
-        own = _shared(words)
-        payloads = group.exchange(encoded(plain_parts(own[1])))
-        every = [_opened(payload, rank, group, words, own) for rank, payload in enumerate(payloads)]
-    except RuntimeError:  # containers may forbid IPC
-        every = []
-    if not group.least(bool(every)):
+    mapped, addresses = _mapped(group, words)
+    if not group.least(len(addresses) == group.size):
         return None
-    opened += every
-    addresses = [tensor.data_ptr() for tensor in every]
-    return PeerRows.of(group.rank, group.size, size, max(max_rows, 1), words, addresses)
+    areas = []
+    start = 0
+    for (width, max_rows), count in zip(shapes, counts, strict=True):
+        starts = [address + start * words.itemsize for address in addresses]
+        areas.append(PeerRows.of(group.rank, group.size, width, max_rows, words[start : start + count], starts))
+        start += count
+    return PeerMemory(areas[0], areas[1], areas[2], mapped)
 
 
-Plain = bytes | bool | int | None
-"""A part of what opens a tensor that is sent to other ranks."""
+def _mapped(group: Exchanges, words: Tensor) -> tuple[list[MappedMemory], list[int]]:
+    """Map the memory of all other ranks. Returns its mappings and the addresses of all ranks' words, by rank.
 
-_Shared = tuple[Any, tuple[Any, ...]]
-"""A function that opens the memory of a tensor in another process, and its arguments."""
-
-
-def _shared(words: Tensor) -> _Shared:
-    from torch.multiprocessing import reductions
-
-    reduce: Any = reductions.reduce_tensor
-    shared: _Shared = reduce(words)
-    return shared
-
-
-def plain_parts(arguments: tuple[Any, ...]) -> list[Plain]:
-    """Return the handles and offsets among what opens a tensor; None for its types and sizes, which all ranks share."""
-    return [part if isinstance(part, bytes | int) else None for part in arguments]
-
-
-def with_parts(arguments: tuple[Any, ...], parts: list[Plain]) -> list[Any]:
-    """Return the arguments that open another rank's tensor, from those of this rank's own and the other's parts."""
-    return [own if part is None else part for own, part in zip(arguments, parts, strict=True)]
-
-
-def _opened(payload: bytes, rank: int, group: Exchanges, words: Tensor, own: _Shared) -> Tensor:
-    """Return the memory of a rank, mapped by this process's own GPU."""
-    if rank == group.rank:
-        return words
-    rebuild, arguments = own
-    theirs = with_parts(arguments, decoded(payload, list[Plain]))
-    theirs[_STORAGE_DEVICE] = group.device.index
-    tensor: Tensor = rebuild(*theirs)
-    return tensor
+    Both are empty if this rank's memory cannot be shared, as in some containers, and incomplete if another's cannot.
+    """
+    mapped: list[MappedMemory] = []
+    addresses: list[int] = []
+    try:
+        own = exported(words)
+    except RuntimeError:
+        own = b""
+    payloads = group.exchange(own)
+    if b"" in payloads:
+        return mapped, addresses
+    try:
+        for rank, payload in enumerate(payloads):
+            if rank == group.rank:
+                addresses.append(words.data_ptr())
+            else:
+                mapped.append(MappedMemory(payload))
+                addresses.append(mapped[-1].address)
+    except RuntimeError:
+        addresses = []
+    return mapped, addresses

@@ -10,11 +10,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from roseinfer.distributed.background import Background
 from roseinfer.distributed.peer_memory import PeerMemory, new_peer_memory
 from roseinfer.distributed.stores import Store, torch_distributed
 from roseinfer.kernels.norms import Norm
 from roseinfer.kernels.ranks.joined_argmax import joined_argmax, joins_argmax
-from roseinfer.kernels.ranks.joined_norm import joined_norm, joins
 from roseinfer.kernels.sampling.argmax import argmax
 from roseinfer.spans import span
 
@@ -24,8 +24,8 @@ _TIMEOUT = timedelta(hours=1)
 COLLECTIVES_VARIABLE = "ROSEINFER_COLLECTIVES"
 """Environment variable that is "nccl" to measure NCCL's collectives instead of those of this package, on GPUs."""
 
-_PEER_RANKS = (2,)
-"""Numbers of ranks that join by peer memory; others use NCCL, since the kernels were not measured with them."""
+_MAX_PEER_RANKS = 8
+"""Maximum ranks that join by peer memory: as many GPUs of one host are connected to each other."""
 
 _LIBRARY_SETTINGS = {
     "NCCL_NVLS_ENABLE": "0",  # multicast needs rights that containers often lack, and failed on shared hosts
@@ -58,16 +58,18 @@ class RankGroup:
         self.device = device
         self._store, self._num_exchanges = store, 0
         self._peers: PeerMemory | None = None
-        self._wants_peers = size in _PEER_RANKS and os.environ.get(COLLECTIVES_VARIABLE) != "nccl"
+        self._wants_peers = size <= _MAX_PEER_RANKS and os.environ.get(COLLECTIVES_VARIABLE) != "nccl"
         dist = torch_distributed()
         # On a GPU, collectives run on the stream of the kernels around them, instead of one of their own.
         self._sums, self._gathers = dist.AllreduceOptions(), dist.distributed_c10d.AllgatherOptions()
         for options in (self._sums, self._gathers):
             options.asyncOp = False
         self._host: Any = _gloo(dist.PrefixStore("host", store), rank, size)
-        self._backend: Any = self._host
+        self._device: Background[Any] | None = None
         if device.type == "cuda":
-            self._backend = _nccl(dist.PrefixStore("device", store), rank, size, device)
+            # NCCL connects while the caller loads its weights.
+            device_store = dist.PrefixStore("device", store)
+            self._device = Background(lambda: _nccl(device_store, rank, size, device), "roseinfer-nccl")
 
     def join(self, partial: Tensor, residual: Tensor | None, norm: JoinedNorm) -> tuple[Tensor, Tensor]:
         """Return norm(stream) and the stream: the sum of `partial` over all ranks, plus the residual.
@@ -76,9 +78,16 @@ class RankGroup:
         bits. `partial` is overwritten. This is the only place in a layer where ranks meet.
         """
         with span("roseinfer.join"):
-            if self._peers is not None and joins(self._peers.rows, partial, residual, norm.description):
-                return joined_norm(self._peers.rows, partial, residual, norm.description)
+            if self._peers is not None:
+                joined = self._peers.join(partial, residual, norm.description)
+                if joined is not None:
+                    return joined
             return norm.normalized(self.all_reduce(partial), residual)
+
+    @property
+    def _backend(self) -> Any:
+        """The library's collectives on the group's device."""
+        return self._host if self._device is None else self._device.result()
 
     @property
     def uses_peer_memory(self) -> bool:
@@ -101,8 +110,10 @@ class RankGroup:
     def prepare_joins(self, size: int, dtype: torch.dtype) -> None:
         """Prepare joins of rows of `size` elements by peer memory, where they are faster than the library's.
 
-        All ranks call this together, before any of them captures a CUDA graph.
+        Returns once all memory that collectives need is allocated. All ranks call this together, before any of them
+        captures a CUDA graph.
         """
+        _ = self._backend
         self._peers = None
         if self.device.type == "cuda" and self._wants_peers:
             self._peers = new_peer_memory(self, size, dtype)
@@ -144,8 +155,11 @@ class RankGroup:
         """End collectives that wait for a rank that is gone. The group cannot be used afterwards."""
         if self._peers is not None:
             self._peers.abort()
-        for backend in {id(self._backend): self._backend, id(self._host): self._host}.values():
-            backend.abort()
+        if self._device is not None:
+            self._device.give_up()
+            if (backend := self._device.finished) is not None:
+                backend.abort()
+        self._host.abort()
 
 
 def _finish(work: Any) -> None:
@@ -171,7 +185,9 @@ def _nccl(store: Store, rank: int, size: int, device: torch.device) -> Any:
     options.group_name = "tensor_parallel"
     torch.cuda.set_device(device)
     group = dist.ProcessGroupNCCL(store, rank, size, options)
-    # The first collective creates the communicator, which a CUDA graph capture must not.
-    _finish(group.allreduce([torch.zeros(1, device=device)]))
-    torch.cuda.synchronize(device)
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(stream):
+        # The first collective creates the communicator, which a CUDA graph capture must not.
+        _finish(group.allreduce([torch.zeros(1, device=device)]))
+    stream.synchronize()
     return group

@@ -102,9 +102,13 @@ def _leading(config: EngineConfig, on_progress: ProgressCallback | None, source:
     try:
         engine = _engine(config, on_progress, source, start=start)
         started[0].wait_until_ready()
-    except BaseException:
+    except BaseException as error:
         for team in started:
-            team.close()
+            try:
+                if isinstance(error, RuntimeError):
+                    team.raise_cause(error)
+            finally:
+                team.close()
         raise
     return engine
 
@@ -168,6 +172,8 @@ def _engine(
     used = (stored.layers + stored.experts) // dtype.itemsize - model_config.idle_parameters
     pair_work = _pair_work(model_config, used)
     model.pack("none" if quantization == "stored" else quantization)
+    if group is not None:
+        group.prepare_joins(model_config.hidden_size, dtype)
     limits = step_limits(
         config,
         model_config,
@@ -176,8 +182,6 @@ def _engine(
         element_bytes=dtype.itemsize,
         spare_bytes=_least(group, spare_memory_bytes(device)),
     )
-    if group is not None:
-        group.prepare_joins(model_config.hidden_size, dtype)
     cache = _kv_cache(config, limits, model_config, max_model_len, dtype, device, group)
     attention = attention_backend(config.attention, cache)
     if group is None:

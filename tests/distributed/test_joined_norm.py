@@ -7,15 +7,20 @@ import pytest
 import torch
 
 from roseinfer.kernels.norms import Norm
+from roseinfer.kernels.ranks import divided_norm as divided_norm_module
+from roseinfer.kernels.ranks import joined_norm as joined_norm_module
+from roseinfer.kernels.ranks.divided_norm import divided_norm
 from roseinfer.kernels.ranks.joined_argmax import joined_argmax
-from roseinfer.kernels.ranks.joined_norm import WORD_ELEMENTS, PeerRows, joined_norm, joined_norm_reference, peer_words
+from roseinfer.kernels.ranks.joined_norm import joined_norm, joined_norm_reference
+from roseinfer.kernels.ranks.peer_rows import WORD_ELEMENTS, PeerRows, num_peer_words
+from roseinfer.kernels.ranks.peer_words import SENTINEL
 
 SIZE, MAX_ROWS = 40, 6
 
 
 def memories(ranks: int, size: int = SIZE) -> list[PeerRows]:
     """The exchange memory of ranks that are all in this process."""
-    words = [peer_words(ranks, size, MAX_ROWS, torch.device("cpu")) for _ in range(ranks)]
+    words = [torch.full((num_peer_words(ranks, size, MAX_ROWS),), SENTINEL) for _ in range(ranks)]
     addresses = [each.data_ptr() for each in words]
     return [PeerRows.of(rank, ranks, size, MAX_ROWS, words[rank], addresses) for rank in range(ranks)]
 
@@ -45,6 +50,51 @@ def test_the_rank_that_runs_last_has_the_sum_of_all(ranks: int, centered: bool, 
             assert torch.equal(stream + 0.0, expected_stream + 0.0)
         torch.testing.assert_close(stream, expected_stream, rtol=tolerance, atol=tolerance)
         torch.testing.assert_close(normed, expected_normed, rtol=tolerance, atol=tolerance)
+
+
+def test_programs_of_several_rows_have_the_same_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    norm = Norm(torch.randn(SIZE).half(), 1e-5)
+    partials = [torch.randn(MAX_ROWS, SIZE).half() for _ in range(2)]
+    alone, looped = memories(2), memories(2)
+    expected = [joined_norm(memory, partial, None, norm) for memory, partial in zip(alone, partials, strict=True)]
+    monkeypatch.setattr(joined_norm_module, "num_multiprocessors", lambda device: 4)
+    found = [joined_norm(memory, partial, None, norm) for memory, partial in zip(looped, partials, strict=True)]
+    assert torch.equal(found[1][0], expected[1][0])
+    assert torch.equal(found[1][1], expected[1][1])
+    assert not looped[1].failed
+    assert torch.equal(looped[1].counters, alone[1].counters)
+
+
+@pytest.mark.parametrize(("ranks", "dtype"), [(3, torch.bfloat16), (4, torch.float16)])
+def test_owners_of_rows_send_their_sums_to_all(ranks: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(divided_norm_module, "num_multiprocessors", lambda device: 1)
+    torch.manual_seed(ranks)
+    memory = memories(ranks)
+    centered = ranks == 3
+    norm = Norm(torch.randn(SIZE).to(dtype), 1e-5, torch.randn(SIZE).to(dtype) if centered else None, centered)
+    for turn in range(4):  # more than there are slots
+        rows = MAX_ROWS - turn
+        partials = [torch.randn(rows, 2 * SIZE).to(dtype)[:, :SIZE] for _ in range(ranks)]
+        for partial in partials:
+            partial[0, :8] = -0.0  # two words equal the sentinel
+        residual = None if turn == 3 else torch.randn(rows, SIZE).to(dtype)
+        before = [each.counters.clone() for each in memory]
+        # Nothing waits here. The first time, owners lack rows of later ranks; then later ranks' sums are old.
+        for attempt in range(3):
+            results = []
+            for rank in range(ranks):
+                memory[rank].counters.copy_(before[rank])
+                memory[rank].failed.zero_()
+                results.append(divided_norm(memory[rank], partials[rank], residual, norm))
+                assert bool(memory[rank].failed) == (attempt == rank == 0 or (attempt == 0 and rank < ranks - 1))
+        expected_normed, expected_stream = joined_norm_reference(partials, residual, norm)
+        tolerance = 0.02 if dtype == torch.bfloat16 else 0.003
+        for normed, stream in results:
+            torch.testing.assert_close(stream, expected_stream, rtol=tolerance, atol=tolerance)
+            torch.testing.assert_close(normed, expected_normed, rtol=tolerance, atol=tolerance)
+            assert torch.equal(stream, results[0][1])
+            assert torch.equal(normed, results[0][0])
 
 
 @pytest.mark.parametrize("ranks", [2, 4])

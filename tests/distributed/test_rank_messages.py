@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from roseinfer.config import EngineConfig
-from roseinfer.distributed.peer_memory import Plain, plain_parts, with_parts
 from roseinfer.distributed.rank_channel import ChannelClosed, Kind, RankChannel
 from roseinfer.distributed.rank_messages import decoded, decoded_error, encoded, encoded_error
 from roseinfer.distributed.rank_team import _introduced
@@ -36,13 +35,6 @@ def test_other_payloads_are_refused() -> None:
     for payload in (b"", b"\xc1", encoded(("name", 1)), encoded([1, 2, 3])):
         with pytest.raises(RoseinferError, match="invalid message"):
             decoded(payload, tuple[int, str])
-
-
-def test_what_opens_memory_of_another_rank_has_types_of_ones_own() -> None:
-    own = (int, (4, 4), 0, "storage", 1, b"own", 64, 128, False, b"counter", 5, b"event", True)
-    theirs = (int, (4, 4), 0, "storage", 2, b"theirs", 64, 256, False, b"other", 7, b"", False)
-    sent = decoded(encoded(plain_parts(theirs)), list[Plain])
-    assert tuple(with_parts(own, sent)) == theirs
 
 
 def test_messages_arrive_whole_and_in_order_however_they_are_cut() -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from roseinfer.kernels.ranks.joined_norm import PeerRows
+from roseinfer.kernels.ranks.peer_rows import PeerRows
 from roseinfer.kernels.ranks.peer_words import clear_words, poll_words, push_words
 from roseinfer.kernels.runtime import gdc_launch_dependents, gdc_wait, launch_options, tl, triton
 from roseinfer.kernels.sampling.argmax import has_largest_keys, largest_keys
