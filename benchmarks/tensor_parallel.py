@@ -3,12 +3,14 @@
     python -m benchmarks.tensor_parallel --model llama-3-8b --ranks 1 2 --parts decode prompts offline
 
 `decode` is the median time per decode step at each of --batches. `prompts` is the rate of 4 prompts of 7,936 tokens.
-`offline` is the load of configs/small-engines.toml. `ids` compares the tokens that one rank and several draw in
-float32. `soak` runs many short requests in a small KV cache, and compares the ranks' checksums. With
---collectives nccl, ranks use NCCL only. Each figure is one line of JSON, printed as soon as it is measured.
+`offline` is the load of configs/small-engines.toml. `start` is the time of a command that draws one token, from its
+start to its end, the faster of two. `ids` compares the tokens that one rank and several draw in float32. `soak` runs
+many short requests in a small KV cache, and compares the ranks' checksums. With --collectives nccl, ranks use NCCL
+only. Each figure is one line of JSON, printed as soon as it is measured. `ready` has the parts of building the engine.
 """
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -22,7 +24,10 @@ import torch
 from benchmarks.random_prompts import random_prompts
 from roseinfer import EngineConfig, SamplingParams, build_engine
 from roseinfer.config_file import load_config
+from roseinfer.distributed import rank_group
 from roseinfer.distributed.rank_group import COLLECTIVES_VARIABLE
+from roseinfer.distributed.rank_team import RankTeam
+from roseinfer.engine import factory
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.leading_runner import LeadingRunner
 from roseinfer.workload.load_plan import plan_load
@@ -66,10 +71,13 @@ def _measure(options: argparse.Namespace) -> None:
         _compare_ids(options, say)
     if "soak" in options.parts:
         say("soak", **_soak(options))
+    if "start" in options.parts:
+        say("start", seconds=min(_started_s(options) for _ in range(2)))
     if not {"decode", "prompts", "offline"} & set(options.parts):
         return
-    started_s = time.perf_counter()
     offline = load_config("small-engines", {})
+    part_s = _timed_parts()
+    started_s = time.perf_counter()
     engine = build_engine(
         EngineConfig(
             model=options.model,
@@ -82,7 +90,7 @@ def _measure(options: argparse.Namespace) -> None:
             prefix_cache=False,
         )
     )
-    say("ready", seconds=round(time.perf_counter() - started_s, 2), kv_blocks=engine.pool.num_blocks)
+    say("ready", seconds=round(time.perf_counter() - started_s, 2), parts=part_s, kv_blocks=engine.pool.num_blocks)
     if "decode" in options.parts:
         for batch in options.batches:
             say("decode", batch=batch, **_decode(engine, batch))
@@ -96,6 +104,44 @@ def _measure(options: argparse.Namespace) -> None:
         say("offline", completion_tokens_per_s=round(report.completion_tokens_per_s, 1))
     if options.device != "cpu":
         say("memory", peak_gib=round(torch.cuda.max_memory_allocated() / 2**30, 2))
+
+
+def _started_s(options: argparse.Namespace) -> float:
+    """Seconds of a command that starts, draws one token and ends."""
+    command = [sys.executable, "-m", "roseinfer", "generate", "ids:1,2,3", "--model", options.model, "--quiet"]
+    command += ["--load-format", "dummy", "--device", options.device, "--tensor-parallel", str(options.ranks[0])]
+    command += ["--max-new-tokens", "1", "--max-model-len", "1024"]
+    started_s = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return round(time.perf_counter() - started_s, 2)
+
+
+def _timed_parts() -> dict[str, float]:
+    """Return what becomes the seconds of the parts of building an engine. Parts may contain others."""
+    part_s: dict[str, float] = {}
+
+    def time_calls(owner: Any, name: str) -> None:
+        function = getattr(owner, name)
+
+        @functools.wraps(function)
+        def timed(*arguments: Any, **named: Any) -> Any:
+            started_s = time.perf_counter()
+            try:
+                return function(*arguments, **named)
+            finally:
+                part_s[name.strip("_")] = round(time.perf_counter() - started_s, 2)
+
+        setattr(owner, name, timed)
+
+    for name in ("load_text", "_build", "fill_dummy_weights", "_kv_cache", "_step_graphs"):
+        time_calls(factory, name)
+    for name in ("started", "group", "wait_until_ready"):
+        time_calls(RankTeam, name)
+    time_calls(rank_group, "_gloo")
+    time_calls(rank_group, "_nccl")
+    time_calls(rank_group, "new_peer_memory")
+    time_calls(rank_group.RankGroup, "prepare_joins")
+    return part_s
 
 
 def _decode(engine: Engine, batch: int) -> dict[str, float]:

@@ -16,6 +16,8 @@ class Kind(IntEnum):
     """Kinds of messages, from rank 0 to the other ranks and back."""
 
     # To another rank.
+    START = 5
+    """Take a device and enter the group; the payload is the type of device and the port of the ranks' store."""
     BUILD = 1
     """Build an engine; the payload is its settings."""
     STEP = 2
@@ -24,6 +26,8 @@ class Kind(IntEnum):
     """Call the function that the payload names, and send its REPLY."""
     RELEASE = 4
     """Drop the engine."""
+    END = 6
+    """End the process: rank 0 goes on without it."""
     # From another rank.
     HELLO = 10
     """The rank's process runs; the payload is its process id."""

@@ -14,26 +14,27 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from roseinfer.distributed.driver_files import remove_driver_files, remove_own_driver_files_at_exit
 from roseinfer.distributed.rank_channel import ChannelClosed, Kind, RankChannel
 from roseinfer.distributed.rank_group import RankGroup
 from roseinfer.distributed.rank_messages import decoded, decoded_error, decoded_plain, encoded
+from roseinfer.distributed.rank_processes import rank_processes
 from roseinfer.distributed.stores import HOST, Store, new_store, torchrun_store
 from roseinfer.distributed.torchrun import TorchrunRank
 from roseinfer.errors import RoseinferError, lacks_memory
 
-WORKER_MODULE = "roseinfer.engine.rank_process"
 SILENCE_S = 7.0
 """Seconds without a message after which a rank counts as hung. Each rank sends one per second."""
 
 _START_S = 120.0
 """Maximum seconds in which the processes of all ranks must start."""
-_LAST_RESORT_S = 2.5
-"""Seconds after a failure after which rank 0 ends its process, if a call that waits for the failed rank cannot end."""
+_LAST_RESORT_S = 9.0
+"""Seconds after the last message of a failed rank after which rank 0 ends its process, if a call that waits for that
+rank cannot end. The driver takes some seconds to end kernels of a process that was killed, on one H200."""
 _EXIT_S = 3.0
 """Seconds that a rank has to end by itself."""
 
@@ -66,22 +67,11 @@ class RankTeam:
     @classmethod
     def started(cls, size: int, device_type: str) -> "RankTeam":
         """Start a process per rank on this host. Their group is ready once `group` returns."""
+        channels, processes = rank_processes(size)
         store = new_store()
-        channels, processes = [], []
-        for rank in range(1, size):
-            ours, theirs = socket.socketpair()
-            with theirs:
-                arguments = [str(rank), str(size), device_type, str(store.port), str(theirs.fileno())]
-                processes.append(
-                    subprocess.Popen(
-                        [sys.executable, "-m", WORKER_MODULE, *arguments],
-                        stdin=subprocess.DEVNULL,
-                        stdout=subprocess.DEVNULL,
-                        env=_environment(),
-                        pass_fds=[theirs.fileno()],
-                    )
-                )
-            channels.append(RankChannel(ours))
+        for channel in channels:
+            with suppress(ChannelClosed):  # noticed by the team
+                channel.send(Kind.START, encoded((device_type, store.port)))
         return cls(channels, processes, store)
 
     @classmethod
@@ -115,6 +105,8 @@ class RankTeam:
                 for rank in range(1, self.size):
                     _, payload = self._next(rank, Kind.HELLO, _START_S)
                     self.process_ids[rank - 1] = int(payload)
+                if device.type == "cuda":
+                    remove_own_driver_files_at_exit()
                 self._group = RankGroup(self._store, 0, self.size, device)
         return self._group
 
@@ -153,6 +145,14 @@ class RankTeam:
             self._noticed.set()
             raise type(self._failure)(str(self._failure)) from None
 
+    def raise_cause(self, error: RuntimeError) -> None:
+        """Raise RoseinferError if an error comes from the end of another rank.
+
+        A collective ends with an error when another rank is gone, often before the thread has noticed.
+        """
+        if not lacks_memory(error) and self._failed.wait(_EXIT_S):
+            self.check()
+
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Run a block that waits for other ranks. Raises RoseinferError, naming the rank, if one fails meanwhile."""
@@ -163,9 +163,7 @@ class RankTeam:
         except (RoseinferError, MemoryError, torch.OutOfMemoryError):
             raise
         except RuntimeError as error:
-            # A collective ends with an error when another rank is gone, often before the thread has noticed.
-            if not lacks_memory(error) and self._failed.wait(_EXIT_S):
-                self.check()
+            self.raise_cause(error)
             raise
         except BaseException:
             self._failure = self._failure or RoseinferError("a step was interrupted: build the engine again")
@@ -182,6 +180,8 @@ class RankTeam:
         atexit.unregister(self.close)
         self._failure = self._failure or RoseinferError("the engine is closed: build it again")
         for channel in self._channels:
+            with suppress(ChannelClosed):
+                channel.send(Kind.END)
             channel.shut_down()
         if self._group is not None:
             with suppress(RuntimeError):  # ended already when a rank failed
@@ -194,8 +194,16 @@ class RankTeam:
                 process.wait()
         if threading.current_thread() is not self._thread:
             self._thread.join(_EXIT_S)
+        self._remove_files()
         for channel in self._channels:
             channel.close()
+
+    def _remove_files(self) -> None:
+        """Remove what the GPU's driver leaves of ranks that were killed."""
+        if self._group is not None and self._group.device.type == "cuda":
+            for process_id in self.process_ids:
+                if process_id:
+                    remove_driver_files(process_id)
 
     def _next(self, rank: int, kind: Kind, timeout_s: float | None = None) -> tuple[Kind, bytes]:
         """Return the next message of a rank, which must be of this kind. Raises the failure if a rank fails."""
@@ -227,7 +235,7 @@ class RankTeam:
                 for index, seen_s in last_s.items():
                     if index not in self._busy and time.monotonic() - seen_s > SILENCE_S:
                         silence = f"rank {index + 1} has not answered for {SILENCE_S:.0f} s: start again"
-                        self._fail(RoseinferError(silence))
+                        self._fail(RoseinferError(silence), SILENCE_S)
                         return
 
     def _receive(self, index: int) -> RoseinferError | None:
@@ -257,8 +265,11 @@ class RankTeam:
                 how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return RoseinferError(f"rank {rank} of --tensor-parallel {self.size} {how}: start again")
 
-    def _fail(self, failure: RoseinferError) -> None:
-        """End all ranks and their collectives, so that no call of this process waits for them any longer."""
+    def _fail(self, failure: RoseinferError, silent_s: float = 0.0) -> None:
+        """End all ranks and their collectives, so that no call of this process waits for them any longer.
+
+        `silent_s` is the time since the failed rank's last message.
+        """
         if self._is_closed:
             return
         self._failure = failure
@@ -272,9 +283,11 @@ class RankTeam:
         self._failed.set()
         if self._group is not None and self._group.device.type == "cuda":
             threading.Thread(target=self._group.abort, daemon=True).start()
-        if self._waiting and not self._noticed.wait(_LAST_RESORT_S):
+        if self._waiting and not self._noticed.wait(_LAST_RESORT_S - silent_s):
             if not self._waiting or self._is_closed:
                 return
+            self._remove_files()
+            remove_driver_files(os.getpid())
             sys.stderr.write(f"error: {failure}\n")
             sys.stderr.flush()
             os._exit(failure.exit_code)
@@ -314,10 +327,3 @@ def _introduced(channel: RankChannel, secret: str) -> int | None:
     channel.max_bytes = before
     channel.set_timeout(None)
     return rank if hmac.compare_digest(found.encode(), secret.encode()) else None
-
-
-def _environment() -> dict[str, str]:
-    """Return the environment of a rank's process, in which this very package is imported."""
-    folder = str(Path(__file__).parents[2])
-    paths = [folder, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

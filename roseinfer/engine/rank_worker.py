@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,6 +17,7 @@ from typing import Any
 import msgspec
 import torch
 
+from roseinfer.distributed.driver_files import remove_driver_files
 from roseinfer.distributed.rank_channel import ChannelClosed, Kind, RankChannel
 from roseinfer.distributed.rank_group import RankGroup
 from roseinfer.distributed.rank_messages import decoded, encoded, encoded_error
@@ -28,6 +30,9 @@ from roseinfer.engine.step_batch import StepBatch
 from roseinfer.errors import RoseinferError
 from roseinfer.spans import span
 
+_PARENT_END_S = 4.0
+"""Maximum seconds that rank 0 takes to end after it has closed its connections: the driver frees its GPU's memory."""
+
 _ALIVE_S = 1.0
 """Seconds between two messages to rank 0 that this process runs."""
 
@@ -38,8 +43,17 @@ BuildRunner = Callable[[bytes, RankGroup], Runner]
 class RankWorker:
     """Receives messages of rank 0 and does what they say, until rank 0 ends or closes the connection."""
 
-    def __init__(self, channel: RankChannel, store: Store, rank: int, size: int, device: torch.device) -> None:
-        self._channel = channel
+    def __init__(
+        self,
+        channel: RankChannel,
+        store: Store,
+        rank: int,
+        size: int,
+        device: torch.device,
+        parent_id: int | None = None,
+    ) -> None:
+        """`parent_id` is the process id of rank 0, if it has started this process."""
+        self._channel, self._parent_id = channel, parent_id
         self._place = store, rank, size, device
         self.rank, self.size = rank, size
         self.state: dict[str, Any] = {}
@@ -61,7 +75,7 @@ class RankWorker:
         try:
             self._serve(build)
         except ChannelClosed:
-            os._exit(0)
+            self._exit_without_leader()
         except RoseinferError as error:
             self._fail(type(error), str(error))
         except (RuntimeError, MemoryError) as error:
@@ -100,6 +114,8 @@ class RankWorker:
                 gc.collect()
                 if device.type == "cuda":
                     torch.cuda.empty_cache()
+            elif kind == Kind.END:
+                self._exit(0)
 
     @property
     def runner(self) -> Runner:
@@ -147,7 +163,22 @@ class RankWorker:
                 self._channel.send(Kind.ALIVE)
             except ChannelClosed:
                 break
-        os._exit(0)
+        self._exit_without_leader()
+
+    def _exit_without_leader(self) -> None:
+        """End this process after rank 0, and remove what the GPU's driver leaves if rank 0 was killed."""
+        if self._place[3].type == "cuda" and self._parent_id is not None:
+            for _ in range(round(_PARENT_END_S / 0.1)):
+                if os.getppid() != self._parent_id:  # only now has it ended
+                    remove_driver_files(self._parent_id)
+                    break
+                time.sleep(0.1)
+        self._exit(0)
+
+    def _exit(self, code: int) -> None:
+        """End this process at once, however busy its device is."""
+        remove_driver_files(os.getpid())
+        os._exit(code)
 
     def _fail(self, error_type: type[RoseinferError], text: str) -> None:
         try:
@@ -155,7 +186,7 @@ class RankWorker:
             self._channel.wait_for_end(2 * _ALIVE_S)  # rank 0 reads the message, and ends this process
         except ChannelClosed:
             pass
-        os._exit(1)
+        self._exit(1)
 
     def _fail_unexpectedly(self, error: BaseException) -> None:
         traceback.print_exc()

@@ -16,7 +16,7 @@ import pytest
 from tiny import save_llama
 
 from roseinfer.config import EngineConfig, SamplingParams
-from roseinfer.distributed import rank_team
+from roseinfer.distributed import rank_processes, rank_team
 from roseinfer.distributed.rank_team import RankTeam
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
@@ -102,7 +102,7 @@ def test_a_rank_that_hangs(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_rank_that_runs_out_of_memory(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rank_team, "_idle", {})
-    monkeypatch.setattr(rank_team, "WORKER_MODULE", "failing_rank")
+    monkeypatch.setattr(rank_processes, "WORKER_MODULE", "failing_rank")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     engine = build_engine(EngineConfig(model=str(tiny_llama), device="cpu", dtype="float32", tensor_parallel=2))
     message = "^rank 1: no memory is left: lower --max-batch-tokens or --kv-cache-memory$"
