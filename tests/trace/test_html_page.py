@@ -1,16 +1,18 @@
 """The HTML report: context, budget picture, names that may break, coloured changes."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
 import pytest
 from budgets import HOST_BOUND, budget, parts
-from traces import TUTORIAL, event, write
+from traces import TUTORIAL, event, kernel, launch, write
 
 from roseinfer.cli.rendering.budget_bars import budget_bars, step_columns
 from roseinfer.cli.rendering.html_elements import named, prose
 from roseinfer.cli.rendering.html_page import to_html
+from roseinfer.cli.rendering.step_drawing import draw_step
 from roseinfer.cli.rendering.table_sheet import milliseconds
 from roseinfer.trace import Summary, compare, summarize_trace
 from roseinfer.trace.summary.budget_structs import StepBudget
@@ -99,6 +101,36 @@ def test_changes_are_coloured_by_what_they_mean(summary: Summary, tmp_path: Path
     fast, slow = trace("fast.json", 100), trace("slow.json", 300)
     assert '<td class="change worse">+200.0</td>' in to_html(compare(slow, fast))
     assert '<td class="change better">-66.7</td>' in to_html(compare(fast, slow))
+
+
+def test_the_timeline_has_the_events_of_the_step_and_none_overlaps_another_in_its_row(tmp_path: Path) -> None:
+    times = [(20, 30, 7), (30, 30, 8), (50, 40, 7), (55, 1, 9), (60, 10, 8), (95, 5, 8)]  # start, duration, stream
+    events = [event("user_annotation", "roseinfer.step[decode bs=1 tokens=1]", 0, 100)]
+    for number, (start, duration, stream) in enumerate(times, 1):
+        events += [launch(number, 0.5, number), kernel(start, duration, number, f"gemm{number}", stream=stream)]
+    step = summarize_trace(write(tmp_path / "t.json", events)).typical_step
+    assert step
+    drawn = {one.name: (one.row, one.start_us, one.end_us) for one in step.busy[0].events}
+    assert drawn == {
+        "gemm1": (0, 20, 50),
+        "gemm2": (1, 30, 60),
+        "gemm3": (0, 50, 90),
+        "gemm4": (2, 55, 56),
+        "gemm5": (1, 60, 70),
+        "gemm6": (0, 95, 100),
+    }
+    boxes = {box.name: box for box in draw_step(step).boxes if box.css == "event"}
+    assert (boxes["gemm3"].x, boxes["gemm3"].width) == (500, 400)
+    assert len({boxes[name].y for name in ("gemm1", "gemm2", "gemm4")}) == 3
+
+
+def test_the_timeline_keeps_the_longest_of_many_events() -> None:
+    step = summarize_trace(TUTORIAL).typical_step
+    assert step
+    events = step.busy[0].events
+    assert len(events) == 300
+    assert all(one.end_us <= other.start_us for one, other in pairwise(events) if one.row == other.row)
+    assert max(one.end_us for one in events) <= step.end_us
 
 
 def test_spans_are_indented_by_their_depth(summary: Summary) -> None:

@@ -119,8 +119,7 @@ def test_the_page_shows_every_cell_of_every_sheet(summary: Summary) -> None:
 
 def test_the_page_is_self_contained(summary: Summary) -> None:
     page = to_html(compare(summary, summary))
-    assert "<script" not in page
-    assert not re.search(r"(src|href)=|url\(|https?://", page)
+    assert not re.search(r"(src|href)=|url\(|https?://|import[ (]|fetch\(|XMLHttpRequest|WebSocket", page)
 
 
 def test_repeats_on_a_cpu_are_called_operators(tmp_path: Path) -> None:
@@ -142,7 +141,7 @@ def test_hostile_names_are_escaped_everywhere(tmp_path: Path) -> None:
     name = '<script>alert("x")</script>|`[bold]a[/]'
     path = write(tmp_path / "t.json", [event("cpu_op", name, 1, 2), event("user_annotation", name, 0, 9)])
     hostile = summarize_trace(path)
-    assert "<script>" not in to_html(hostile)
+    assert to_html(hostile).count("<script>") == 1, "the page's own"
     assert '\n| `<script>alert("x")</script>\\|\'[bold]a[/]` |' in to_markdown(hostile)
     out = io.StringIO()
     print_summary(Console(width=160, file=out), hostile)

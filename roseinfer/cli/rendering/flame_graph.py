@@ -51,7 +51,7 @@ def draw_flame(summary: Summary) -> Drawing | None:
     boxes: list[Box] = []
     _draw(root, 0.0, 0, WIDTH / root.ms[0], boxes)
     height = max((box.y + box.height for box in boxes), default=0.0)
-    return Drawing(height=height, boxes=boxes, ticks=[])
+    return Drawing(height=height, total_ms=root.ms[0], boxes=boxes, ticks=[])
 
 
 def _self_ms(summary: Summary, row: StackWork) -> float:
@@ -75,7 +75,7 @@ def _draw(node: _Node, x: float, depth: int, scale: float, boxes: list[Box]) -> 
             fits = int(width / _LABEL_PIXELS) - 1
             label = "" if fits < 3 else _short(name) if len(_short(name)) <= fits else f"{_short(name)[: fits - 1]}…"
             title = f"{name}: {duration(inner.ms[0])}"
-            boxes.append(Box(round(x, 2), depth * _ROW, round(width, 2), _ROW - 1, "span", label, title))
+            boxes.append(Box(round(x, 2), depth * _ROW, round(width, 2), _ROW - 1, "span", label, title, _short(name)))
             _draw(inner, x, depth + 1, scale, boxes)
         x += width
 

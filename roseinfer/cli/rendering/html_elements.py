@@ -7,7 +7,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup, escape
 
-from roseinfer.cli.rendering.table_sheet import TOTAL, is_worse
+from roseinfer.cli.rendering.table_sheet import TOTAL, is_rest, is_worse
 from roseinfer.cli.rendering.text_wrapping import bound_units
 from roseinfer.trace.naming import short_name
 
@@ -29,7 +29,14 @@ def environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
-    made.globals |= {"named": named, "prose": prose, "depth": depth, "judged": judged, "total": TOTAL}
+    made.globals |= {
+        "named": named,
+        "prose": prose,
+        "depth": depth,
+        "judged": judged,
+        "is_rest": is_rest,
+        "total": TOTAL,
+    }
     return made
 
 

@@ -1,4 +1,7 @@
-"""A trace summary as a self-contained HTML page without scripts or network access, for light and dark mode."""
+"""A trace summary as a self-contained HTML page without network access, for light and dark mode.
+
+Its script sorts tables and zooms drawings. Without scripts the page shows the same.
+"""
 
 from roseinfer.cli.rendering.budget_bars import bar_key, budget_bars, comparison_bars, step_columns
 from roseinfer.cli.rendering.budget_sheets import PARTS, budget_sheets

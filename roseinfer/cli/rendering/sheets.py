@@ -7,7 +7,7 @@ from roseinfer.cli.rendering.comparison_sheets import comparison_sheets
 from roseinfer.cli.rendering.idle_sheets import exposed_sheet, finding_sheet, idle_sheet
 from roseinfer.cli.rendering.memory_sheets import held_sheet, memory_sheet
 from roseinfer.cli.rendering.rank_sheets import collective_sheet, left_out, rank_sheet, shown_ranks
-from roseinfer.cli.rendering.table_sheet import Sheet, milliseconds, sheet
+from roseinfer.cli.rendering.table_sheet import Sheet, milliseconds, rest, sheet
 from roseinfer.cli.rendering.work_groups import GroupBy
 from roseinfer.cli.rendering.work_sheets import work_sheet
 from roseinfer.config import SortKey
@@ -213,9 +213,7 @@ def op_sheet(summary: Summary, top: int, sort_by: SortKey) -> Sheet:
         if left := ops[top:]:
             calls, self_ms = sum(op.calls for op in left), sum(op.self_ms for op in left)
             share = sum(op.percent for op in left)
-            rows.append(
-                [f"{len(left)} more", device.upper(), f"{calls:,}", milliseconds(self_ms), f"{share:.1f}", "", ""]
-            )
+            rows.append([rest(len(left)), device.upper(), f"{calls:,}", milliseconds(self_ms), f"{share:.1f}", "", ""])
     what = "operators and kernels" if summary.gpu else "operators"
     title = f"Top {what} by {'calls' if sort_by == 'calls' else sort_by + ' time'}"
     return sheet(title, ("*Name", "-On", "Calls", "Self ms", "Self %", "Total ms", "Mean us"), rows)

@@ -24,29 +24,35 @@ class Box(NamedTuple):
     css: str
     label: str
     title: str
+    name: str | None = None
+    """Label of a box with room for it; None for a box that has no label at any width."""
 
 
 class Drawing(NamedTuple):
     """Boxes and ticks of a timeline."""
 
     height: float
+    total_ms: float
+    """Time from the left edge to the right edge."""
     boxes: list[Box]
     ticks: list[tuple[float, str]]
 
 
 def draw_step(step: TypicalStep) -> Drawing:
-    """Draw one step from top to bottom: spans by depth, busy time per GPU, longest gaps by cause."""
+    """Draw one step from top to bottom: spans by depth, busy time and events per GPU, longest gaps by cause."""
     end_us = step.end_us or 1.0
     scale = WIDTH / end_us
     boxes = [_box(segment, "span", 0.0, scale) for segment in step.spans]
     top = (max((segment.row for segment in step.spans), default=-1) + 1) * _ROW + 6
     for device in step.busy:
         boxes += _bars(device, top)
-        top += _ROW + 3
+        top += _ROW
+        boxes += [_box(segment, "event", top, scale) for segment in device.events]
+        top += (max((segment.row for segment in device.events), default=-1) + 1) * _ROW + 3
     boxes += [_box(segment, "gap", top, scale) for segment in step.gaps]
     top += _ROW * bool(step.gaps)
     ticks = [(index * WIDTH / 5, f"{index * end_us / 5000:.1f} ms") for index in range(6)]
-    return Drawing(height=top, boxes=boxes, ticks=ticks)
+    return Drawing(height=top, total_ms=end_us / 1000, boxes=boxes, ticks=ticks)
 
 
 def draw_timeline(device: DeviceSummary) -> list[tuple[float, float, float]]:
@@ -59,7 +65,8 @@ def _box(segment: Segment, css: str, top: float, scale: float) -> Box:
     width = max(0.5, (segment.end_us - segment.start_us) * scale)
     fits = int(width / _LABEL_PIXELS) - 1
     name = segment.name
-    label = name if len(name) <= fits else f"…{name[-fits + 1 :]}" if fits >= 6 else ""
+    cut = f"…{name[-fits + 1 :]}" if css == "span" else f"{name[: fits - 1]}…"  # spans often begin with one package
+    label = name if len(name) <= fits else cut if fits >= 6 else ""
     if css == "gap":
         css = f"gap {name.replace(' ', '-')}"
     return Box(
@@ -70,6 +77,7 @@ def _box(segment: Segment, css: str, top: float, scale: float) -> Box:
         css=css,
         label="" if css.startswith("gap") else label,
         title=f"{name}: {duration((segment.end_us - segment.start_us) / 1000)}",
+        name=None if css.startswith("gap") else name,
     )
 
 

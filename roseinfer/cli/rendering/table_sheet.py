@@ -46,6 +46,16 @@ def milliseconds(value: float) -> str:
     return f"{value:.1f}" if value >= 100 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
 
 
+def rest(count: int) -> str:
+    """Return the first cell of the row that stands for the rows left out."""
+    return f"{count} more"
+
+
+def is_rest(cell: str) -> bool:
+    """True for a first cell that `rest` made."""
+    return cell.removesuffix(" more").isdecimal() and cell.endswith(" more")
+
+
 def is_worse(change: str) -> bool | None:
     """Return True if a cell of kind "change" is a change for the worse, False for the better; None if it is neither."""
     if change in _WORDS:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from roseinfer.cli.rendering.table_sheet import Sheet, milliseconds, sheet
+from roseinfer.cli.rendering.table_sheet import Sheet, milliseconds, rest, sheet
 from roseinfer.cli.rendering.work_groups import GROUPS, GroupBy
 from roseinfer.errors import TraceError
 from roseinfer.trace.summary.trace_summary import Summary
@@ -74,7 +74,7 @@ def _rooflines(summary: Summary, top: int) -> Sheet:
     ]
     if left := summary.operators[top:]:
         calls, ms = f"{sum(row.calls for row in left):,}", milliseconds(sum(row.self_gpu_ms for row in left))
-        rows.append([f"{len(left)} more", "", calls, ms, "", "", ""])
+        rows.append([rest(len(left)), "", calls, ms, "", "", ""])
     device = summary.peaks.device if summary.peaks else ""
     columns = ("*Operator", "-Inputs", "Calls", "Self ms", "-Bound", "Of it %", "Saves ms")
     return sheet(f"Operators by shape, by self GPU time, and the roofline of {device}", columns, rows)
@@ -97,7 +97,7 @@ def _sheet(
 ) -> Sheet:
     if count > 0:
         blank = [""] * (len(names) - 1)
-        rows = [*rows, [f"{count} more", *blank, *_operator_cells(summary, left)]]
+        rows = [*rows, [rest(count), *blank, *_operator_cells(summary, left)]]
     gpu = ("Calls", "Self GPU ms", "%", "GPU ms", "Host ms")
     columns = gpu if summary.gpu else ("Calls", "Self ms", "%", "Total ms")
     return sheet(f"{title}, by {'self GPU' if summary.gpu else 'self'} time", (*names, *columns), rows)
@@ -134,7 +134,7 @@ def _kernels(summary: Summary, top: int) -> Sheet:
     ]
     if left := summary.kernels[top:]:
         count, ms = f"{sum(row.count for row in left):,}", milliseconds(sum(row.ms for row in left))
-        rows.append([f"{len(left)} more", "", count, ms, f"{sum(row.percent for row in left):.1f}", "", ""])
+        rows.append([rest(len(left)), "", count, ms, f"{sum(row.percent for row in left):.1f}", "", ""])
     columns = ("*Kernel", "-Category", "Count", "Ms", "%", "Mean us", "-Tensor cores")
     return sheet("GPU events by name", columns, rows)
 

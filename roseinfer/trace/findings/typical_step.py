@@ -12,11 +12,13 @@ from roseinfer.trace.summary.units import to_ms
 
 _MAX_SPANS = 300
 _MAX_GAPS = 40
+_MAX_EVENTS = 300
+_MAX_ROWS = 4
 _PARTS = 240
 
 
 def draw_typical_step(facts: Facts) -> TypicalStep | None:
-    """Return the timeline of the median step, with its longest spans and gaps; None without steps.
+    """Return the timeline of the median step, with its longest spans, GPU events and gaps; None without steps.
 
     The timeline ends with the step or with the last GPU event that the step launched, whichever is later.
     """
@@ -65,7 +67,25 @@ def _busy(facts: Facts, mine: Ints, start: int, reach: int) -> list[StepBusy]:
         at = mine[gpu.device[mine] == device]
         low, high = union(gpu.start_ns[at], gpu.end_ns[at])
         shares = covered_shares(low, high, start, reach, _PARTS)
-        found.append(StepBusy(f"GPU {facts.trace.devices[device].id}", shares))
+        found.append(StepBusy(f"GPU {facts.trace.devices[device].id}", shares, _events(facts, at, start)))
+    return found
+
+
+def _events(facts: Facts, at: Ints, start: int) -> list[Segment]:
+    """Return the longest events of a device, each in the first row that is free when it starts.
+
+    Events of several streams overlap. Those for which no row is free are left out.
+    """
+    gpu = facts.trace.gpu
+    longest = at[np.argsort(gpu.start_ns[at] - gpu.end_ns[at], kind="stable")[:_MAX_EVENTS]]
+    found: list[Segment] = []
+    free_from = [0] * _MAX_ROWS
+    for event in longest[np.argsort(gpu.start_ns[longest], kind="stable")].tolist():
+        low, high = int(gpu.start_ns[event]), int(gpu.end_ns[event])
+        row = next((row for row, since in enumerate(free_from) if since <= low), None)
+        if row is not None and high > low:
+            free_from[row] = high
+            found.append(_segment(facts.trace.names[gpu.name[event]], row, gpu.start_ns, gpu.end_ns, event, start))
     return found
 
 

@@ -94,6 +94,8 @@ class StepBusy(msgspec.Struct, frozen=True):
     name: str
     shares: list[float]
     """Busy share, 0 to 1, of each of some equal parts of the picture."""
+    events: list[Segment] = []
+    """The longest GPU events, in rows in which none overlaps another."""
 
 
 class TypicalStep(msgspec.Struct, frozen=True):
