@@ -49,6 +49,7 @@ RUN_S = 15.0
 def main() -> None:
     """Draw mutants, try each, and report."""
     arguments = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no fork is left
     drawn = draw(arguments.only, arguments.number, arguments.seed)
     results, equivalents = Results(arguments.results), read_equivalents()
     wanted = {None, "survived"} if arguments.retry else {None}
@@ -228,18 +229,22 @@ def in_fork(work: Callable[[], None], timeout_s: float) -> bool:
     """Do something in a fork, as the leader of a session. Return False if it does not end in time."""
     if (child := os.fork()) == 0:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         try:
             work()
         finally:
             os._exit(0)
     ended_s = time.monotonic() + timeout_s
-    while os.waitpid(child, os.WNOHANG) == (0, 0):
-        if time.monotonic() > ended_s:
+    has_ended = False
+    try:
+        while time.monotonic() < ended_s and not has_ended:
+            has_ended = os.waitpid(child, os.WNOHANG) != (0, 0)
+            time.sleep(0.05)
+    finally:
+        if not has_ended:
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            return False
-        time.sleep(0.05)
-    return True
+    return has_ended
 
 
 def _write(path: Path, source: bytes) -> None:
@@ -290,7 +295,10 @@ def digest(path: Path) -> str:
 
 @cache
 def nearest_tests(path: str) -> list[str]:
-    """Return the test files that can see a file of the package, those with the fewest imports in between first."""
+    """Return the test files that can see a file of the package, the nearest first.
+
+    A file is near with few imports in between, in the folder of the same name, and with words of the name in its own.
+    """
     graph = _importers()
     distance = {path: 0}
     waiting = deque([path])
@@ -299,9 +307,12 @@ def nearest_tests(path: str) -> list[str]:
             if importer not in distance:
                 distance[importer] = distance[at] + 1
                 waiting.append(importer)
-    folder = f"tests/{path.split('/')[1]}/"
+    folder, words = f"tests/{path.split('/')[1]}/", set(Path(path).stem.split("_"))
     tests = [name for name in distance if Path(name).name.startswith("test_") and Path(name).name not in SLOW]
-    return sorted(tests, key=lambda name: (distance[name] - name.startswith(folder), name))
+    nearness = {
+        name: distance[name] - name.startswith(folder) - len(words & set(Path(name).stem.split("_"))) for name in tests
+    }
+    return sorted(tests, key=lambda name: (nearness[name], name))
 
 
 @cache

@@ -1,5 +1,7 @@
 """Builds of the compiled CPU kernels, for this processor and as if for older ones."""
 
+import fcntl
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from roseinfer.cache_folder import make_cache_folder
 from roseinfer.kernels.cpu import compiler, native_library
 from roseinfer.kernels.cpu.native_tiles import TileMode, set_tile_mode
 
@@ -27,19 +30,50 @@ BUILDS = [_TILES, "without tiles", *_OLDER]
 """Names of builds that `load_build` accepts. The first two are one library, with and without tiles."""
 
 
-def compiled_kernels_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the cache folder of all tests that use compiled kernels, so that a run compiles each build once."""
-    folder = tmp_path_factory.getbasetemp()
-    return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "compiled-kernels"
+_FOLDER = Path(__file__).parents[1] / ".pytest_cache" / "compiled-kernels"
 
 
-def load_build(name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Load one of `BUILDS`, and unload it after the tests. The first test of a session that needs it compiles it."""
+def compiled_kernels_folder() -> Path:
+    """Return the cache folder of all tests that use compiled kernels, with the library of this checkout in it.
+
+    The library's name is a hash of its source, so that later test runs use it too.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ROSEINFER_CACHE_DIR", str(compiled_kernels_folder(tmp_path_factory)))
+        patch.setenv("ROSEINFER_CACHE_DIR", str(folder := _folder()))
+        _provide(compiler.library_path())
+    return folder
+
+
+def _folder() -> Path:
+    """Return the cache folder. Another compiler, such as that of `make sanitize`, has one of its own."""
+    own = os.environ.get("CXX", "")
+    return _FOLDER / (hashlib.blake2b(own.encode(), digest_size=4).hexdigest() if own else "usual")
+
+
+def _provide(path: Path) -> None:
+    """Copy a library from the user's cache folder, where `make setup` puts it, or compile it; one process at a time."""
+    make_cache_folder(path.parent)
+    with (path.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            return
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("ROSEINFER_CACHE_DIR")
+            users = compiler.library_path()
+        if users.exists() and "CXX" not in os.environ:
+            shutil.copy(users, path)
+        else:
+            compiler.compile_library(path)
+
+
+def load_build(name: str) -> Iterator[None]:
+    """Load one of `BUILDS`, and unload it after the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROSEINFER_CACHE_DIR", str(_folder()))
         if name in _OLDER:
             patch.setattr(compiler, "_FLAGS", (*compiler._FLAGS, _OLDER[name]))
         native_library.unload()
+        _provide(compiler.library_path())
         native_library.load()
         assert set_tile_mode(TileMode.ALWAYS if name == _TILES else TileMode.NEVER) == (name == _TILES)
         yield

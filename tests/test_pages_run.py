@@ -3,11 +3,13 @@
 Steps that need a GPU or take long are left to docs/follow.py.
 """
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from native_builds import COMPILER, compiled_kernels_folder
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
@@ -39,8 +41,12 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder for all pages. Some compile kernels, which engines of other tests must not find."""
-    return tmp_path_factory.mktemp("cache")
+    """A cache folder for all pages, with compiled kernels as after `make setup`, which engines of other tests lack."""
+    folder = tmp_path_factory.mktemp("cache")
+    if COMPILER is not None:
+        for library in compiled_kernels_folder().glob("*.so"):
+            shutil.copy(library, folder)
+    return folder
 
 
 @pytest.mark.timeout(600)

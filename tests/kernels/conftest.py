@@ -7,6 +7,6 @@ from native_builds import BUILDS, load_build
 
 
 @pytest.fixture(scope="module", params=BUILDS)
-def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def loaded(request: pytest.FixtureRequest) -> Iterator[None]:
     """Load the compiled CPU kernels, each build in turn."""
-    yield from load_build(request.param, tmp_path_factory)
+    yield from load_build(request.param)

@@ -24,6 +24,18 @@ def forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     native_library.unload()
 
 
+@pytest.fixture
+def small_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the kernels' source by one with the same functions, which do nothing: it compiles in a second."""
+    (tmp_path / "cpp").mkdir()
+    functions = [f"void {name}_SUFFIX() {{}}\n" for name in native_library._ARGUMENTS]
+    for suffix in compiler.DTYPE_NAMES:
+        text = "".join(functions).replace("SUFFIX", suffix)
+        with (tmp_path / "cpp" / "native.cpp").open("a") as file:
+            file.write(f'#ifdef {suffix.upper()}\nextern "C" {{\n{text}}}\n#endif\n')
+    monkeypatch.setattr(compiler, "_SOURCES", tmp_path / "cpp")
+
+
 def named_compiler(path: Path, script: str) -> str:
     """Write an executable script to use as the compiler, and return its path."""
     path.write_text(script)
@@ -31,7 +43,7 @@ def named_compiler(path: Path, script: str) -> str:
     return str(path)
 
 
-@pytest.mark.usefixtures("forgotten")
+@pytest.mark.usefixtures("forgotten", "small_sources")
 def test_a_second_process_finds_the_library_and_runs_no_changed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -98,7 +110,7 @@ def test_a_library_that_cannot_be_loaded_is_left_alone(tmp_path: Path, monkeypat
     assert not native_library.load_if_compiled()
 
 
-@pytest.mark.usefixtures("forgotten")
+@pytest.mark.usefixtures("forgotten", "small_sources")
 def test_cxx_may_be_a_command_and_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", str(tmp_path / "nowhere"))
     with pytest.raises(UsageError, match=r"CXX names .*nowhere, which is not installed"):

@@ -33,8 +33,8 @@ PARAMS = SamplingParams(max_new_tokens=20, stop_on_eos=False)
 
 
 @pytest.fixture(scope="module")
-def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled_kernels_folder(tmp_path_factory)
+def cache_dir() -> Path:
+    return compiled_kernels_folder()
 
 
 @pytest.fixture(autouse=True)

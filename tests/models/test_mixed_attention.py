@@ -230,8 +230,8 @@ def test_compiled_backend(
 
 
 @pytest.fixture(scope="module")
-def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled_kernels_folder(tmp_path_factory)
+def cache_dir() -> Path:
+    return compiled_kernels_folder()
 
 
 @pytest.fixture
