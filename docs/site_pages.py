@@ -114,6 +114,9 @@ def help_text(command: str) -> str:
 
 def documents() -> dict[str, tuple[type[msgspec.Struct], dict[str, Any]]]:
     """Return the struct and the JSON Schema of each JSON document."""
+    from roseinfer.advice.prediction_scores import ScoreCard
+    from roseinfer.advice.predictions import Predictions
+    from roseinfer.advice.tried_advice import TryReport
     from roseinfer.bench.json_schema import bench_schema
     from roseinfer.bench.results import BenchResults
     from roseinfer.profiling.run_dir import RunManifest
@@ -124,6 +127,9 @@ def documents() -> dict[str, tuple[type[msgspec.Struct], dict[str, Any]]]:
         "bench": (BenchResults, bench_schema()),
         "summary": (Summary, summary_schema()),
         "manifest": (RunManifest, _schema(RunManifest, "manifest.json of a run directory")),
+        "try": (TryReport, _schema(TryReport, "roseinfer summarize --try --json")),
+        "predictions": (Predictions, _schema(Predictions, "predictions.json of a run directory")),
+        "scores": (ScoreCard, _schema(ScoreCard, "roseinfer summarize --scores --json")),
     }
 
 

@@ -25,6 +25,7 @@ _PANELS = (
     "Profile",
     "Measurement",
     "Comparison",
+    "Advice",
     "Output",
     "Sampling",
     "Engine",

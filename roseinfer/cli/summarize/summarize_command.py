@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _PROGRESS_FROM_BYTES = 4 << 20
 """Size of a trace above which reading it takes long enough for a progress bar."""
 
+_USUAL_BUDGET = "120s"
+
 
 class _Shown(NamedTuple):
     """Options of the tables of operators."""
@@ -44,6 +46,10 @@ EXAMPLES = (
         "roseinfer summarize new.json.gz --baseline old.json.gz --fail-above 5%",
     ),
     ("A table for a pull request", "roseinfer summarize trace.json.gz --markdown"),
+    (
+        "Try the advice on a run, then see how good advice was",
+        "roseinfer summarize profiles/latest --try\n  roseinfer summarize profiles --scores",
+    ),
 )
 
 
@@ -70,6 +76,36 @@ def summarize(
         ),
     ] = False,
     fail_above: FailAbove = None,
+    finding: Annotated[
+        str | None,
+        typer.Option(
+            "--finding",
+            metavar="ID",
+            help="Finding or bound of the older run whose advice was followed: kept in its predictions.json.",
+            rich_help_panel="Comparison",
+        ),
+    ] = None,
+    try_it: Annotated[
+        bool,
+        typer.Option("--try", help="Measure what the advice on a run directory gives.", rich_help_panel="Advice"),
+    ] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            metavar="TIME",
+            help="Time for --try, such as 5min [default: 120s].",
+            rich_help_panel="Advice",
+        ),
+    ] = None,
+    scores: Annotated[
+        bool,
+        typer.Option(
+            "--scores",
+            help="Print how good each kind of advice was, over the run directories in a folder.",
+            rich_help_panel="Advice",
+        ),
+    ] = False,
     top: Annotated[
         int, typer.Option("--top", min=1, metavar="N", help=flag_help("profile", "top"), rich_help_panel="Output")
     ] = 15,
@@ -142,6 +178,38 @@ def summarize(
     debug: Debug = False,
 ) -> int:
     """Explain a torch.profiler trace: where the time goes, why the GPU waits, and what to do about it."""
+    if try_it or scores:
+        _refuse_beside_advice(
+            "--try" if try_it else "--scores",
+            {
+                "--scores": try_it and scores,
+                "--baseline": baseline is not None,
+                "--rerun": again,
+                "--fail-above": fail_above is not None,
+                "--finding": finding is not None,
+                "--group-by": group_by is not None,
+                "--capture": capture is not None,
+                "--max-findings": max_findings is not None,
+                "--peak": peak is not None,
+                "--markdown": markdown,
+                "--html": html is not None,
+                "--folded": folded is not None,
+            },
+        )
+    if budget is not None and not try_it:
+        raise UsageError("--budget limits --try: add --try, or leave --budget out")
+    if scores:
+        from roseinfer.cli.summarize.showing_scores import show_scores
+
+        show_scores(trace, as_json=as_json)
+        return 0
+    if try_it:
+        from roseinfer.cli.summarize.trying_advice import run_trials
+
+        run_trials(trace, budget or _USUAL_BUDGET, lambda path: _read(path, None), as_json=as_json)
+        return 0
+    if finding is not None and baseline is None and not again:
+        raise UsageError("--finding needs a --baseline or --rerun that follows the advice")
     if again and baseline is not None:
         raise UsageError("--rerun compares with the run itself: leave --baseline out")
     if fail_above is not None and baseline is None and not again:
@@ -159,15 +227,24 @@ def summarize(
     from roseinfer.trace.device_peaks import parse_peaks
 
     peaks = None if peak is None else parse_peaks(peak)
+    if finding is not None:
+        from roseinfer.cli.summarize.recording_predictions import check_run_dir
+
+        check_run_dir(baseline or trace)
     summary = _read(trace, peaks, folded, capture)
     if peak is not None and all(row.shapes is None for row in summary.operators):
         raise TraceError(f"--peak: {trace} has no shapes of operators; record with record_shapes=True")
     if again:
         from roseinfer.cli.summarize.rerun import rerun
 
-        summary = compare(rerun(trace), summary, limit)
+        older, summary = summary, compare(rerun(trace), summary, limit)
     elif baseline is not None:
-        summary = compare(summary, _read(baseline, peaks), limit)
+        older = _read(baseline, peaks)
+        summary = compare(summary, older, limit)
+    if finding is not None:
+        from roseinfer.cli.summarize.recording_predictions import record_prediction
+
+        record_prediction(baseline or trace, finding, older, summary, is_rerun=again)
     if max_findings is not None:
         summary = structs.replace(summary, findings=summary.findings[:max_findings])
     try:
@@ -183,6 +260,13 @@ def summarize(
         console.print_error(f"{trace} holds no operators, spans or GPU events: give a trace of torch.profiler")
         return exit_codes.RUN_FAILED
     return 0
+
+
+def _refuse_beside_advice(option: str, others: dict[str, bool]) -> None:
+    """Raise UsageError for an option that would have no effect beside --try or --scores."""
+    for name, is_given in others.items():
+        if is_given:
+            raise UsageError(f"{option} prints a table of its own, or --json: leave {name} out")
 
 
 @contextmanager

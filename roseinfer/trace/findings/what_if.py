@@ -25,28 +25,39 @@ def bounds(
         return []
     total = budget.total
     found = [
-        _bound("loading all data ahead of time", total.host_ms.data_loading, total.wall_ms),
-        _bound("hiding all communication behind computation", total.exposed_communication_ms, total.wall_ms),
-        _bound("starting every collective on all ranks at once", job.exposed_wait_ms if job else 0.0, total.wall_ms),
-        _bound("hiding all copies behind computation", total.exposed_copy_ms, total.wall_ms),
+        _bound("data_ahead", "loading all data ahead of time", total.host_ms.data_loading, total.wall_ms),
+        _bound(
+            "hidden_communication",
+            "hiding all communication behind computation",
+            total.exposed_communication_ms,
+            total.wall_ms,
+        ),
+        _bound(
+            "collectives_at_once",
+            "starting every collective on all ranks at once",
+            job.exposed_wait_ms if job else 0.0,
+            total.wall_ms,
+        ),
+        _bound("hidden_copies", "hiding all copies behind computation", total.exposed_copy_ms, total.wall_ms),
     ]
     if gpu is not None:
         host_ms = sum(msgspec.structs.astuple(total.host_ms))
         launch_call_ms = min(gpu.idle_by_cause.launch_call_ms, host_ms)
         found = [
-            _bound("removing all host-late gaps", host_ms - launch_call_ms, total.wall_ms),
-            _bound(_no_launch_gaps(facts, gpu), host_ms, total.wall_ms),
+            _bound("no_host_late_gaps", "removing all host-late gaps", host_ms - launch_call_ms, total.wall_ms),
+            _bound(*_no_launch_gaps(facts, gpu), host_ms, total.wall_ms),
             *_one_kernel_each(facts, total.wall_ms),
             *found,
-            _bound("removing all idle time", host_ms + total.queue_ms, total.wall_ms),
+            _bound("no_idle_time", "removing all idle time", host_ms + total.queue_ms, total.wall_ms),
         ]
     return [bound for bound in found if bound.saves_ms > _MIN_SHARE * total.wall_ms]
 
 
-def _no_launch_gaps(facts: Facts, gpu: GpuSummary) -> str:
+def _no_launch_gaps(facts: Facts, gpu: GpuSummary) -> tuple[str, str]:
+    """Return (id, change) of the bound without time between launches."""
     if 0 < gpu.launches <= _FEW_LAUNCHES * len(facts.steps):
-        return "removing all host-late and launch-call gaps"
-    return "one launch per step, without host-late and launch-call gaps"
+        return "no_launch_gaps", "removing all host-late and launch-call gaps"
+    return "one_launch_per_step", "one launch per step, without host-late and launch-call gaps"
 
 
 def _one_kernel_each(facts: Facts, wall_ms: float) -> list[WhatIf]:
@@ -65,14 +76,16 @@ def _one_kernel_each(facts: Facts, wall_ms: float) -> list[WhatIf]:
     for group in range(len(spans.groups)):
         at = np.flatnonzero((spans.group == group) & forest.outermost(spans.group) & ~is_step)
         if len(at) and events[at].sum() >= _MIN_EVENTS_PER_CALL * len(at):
-            name = f"one kernel per call of {spans.groups[group]}"
-            rows.append(_bound(name, min(to_ms(int(saved[at].sum())), wall_ms), wall_ms))
+            name = spans.groups[group]
+            saves_ms = min(to_ms(int(saved[at].sum())), wall_ms)
+            rows.append(_bound(f"one_kernel_per_call|{name}", f"one kernel per call of {name}", saves_ms, wall_ms))
     return sorted(rows, key=lambda row: -row.saves_ms)[:_SPANS]
 
 
-def _bound(change: str, saves_ms: float, wall_ms: float) -> WhatIf:
+def _bound(name: str, change: str, saves_ms: float, wall_ms: float) -> WhatIf:
     left = wall_ms - saves_ms
     return WhatIf(
+        id=name,
         change=change,
         saves_ms=round(saves_ms, 6),
         saves_percent=to_percent(saves_ms, wall_ms),

@@ -117,6 +117,8 @@ class WhatIf(msgspec.Struct, frozen=True):
     """Saved share of the budget's wall time."""
     speedup: float
     """Factor by which the wall time would shrink; 0 if nothing of it would remain."""
+    id: str = ""
+    """Stable name of the bound, such as `no_idle_time`; `one_kernel_per_call|SPAN` has the span."""
 
 
 class OpSummary(msgspec.Struct, frozen=True):

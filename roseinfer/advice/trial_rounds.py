@@ -1,0 +1,133 @@
+"""Measure contenders in interleaved rounds, until each of them is decided.
+
+Nothing here knows an engine: tests use scripted contenders and simulated time.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from roseinfer.advice.levers import Settings
+from roseinfer.advice.paired_gains import MIN_PAIRS, Gain, Outcome, control_spread, is_decided, outcome, paired_gain
+from roseinfer.errors import RoseinferError
+
+OnEvent = Callable[[str, dict[str, Any]], None]
+"""Called with the name of an event and its fields while advice is tried."""
+
+
+class Contender(Protocol):
+    """An engine with some settings, in a process of its own."""
+
+    def warm_up(self) -> None:
+        """Wait until the engine is built, and run the workload once. Raises RoseinferError if it cannot run."""
+
+    def sample(self) -> float:
+        """Run the workload; return its cost, in s per token. Raises RoseinferError if the engine fails."""
+
+    def close(self) -> None:
+        """End the process. May be called twice."""
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A change to try."""
+
+    settings: Settings
+    keeps_numbers: bool = True
+    """False if the change reduces the precision of the model's numbers."""
+
+
+class Entry:
+    """A candidate in a comparison: its process, and its costs beside the reference's in the same rounds."""
+
+    def __init__(self, candidate: Candidate, contender: Contender) -> None:
+        self.candidate, self.contender = candidate, contender
+        self.costs: list[float] = []
+        self.reference: list[float] = []
+        self.failure: str | None = None
+        """Why it could not be measured, for the user; None if it could."""
+
+    def gain(self, spread: float) -> Gain | None:
+        """Return what it saves, of which equal contenders have this spread; None before the third round."""
+        return paired_gain(self.reference, self.costs, spread) if len(self.costs) >= MIN_PAIRS else None
+
+
+class Rounds:
+    """Interleaved measurements of one search, and the spread of equal contenders that they found."""
+
+    def __init__(self, *, now_s: Callable[[], float], rng: random.Random, on_event: OnEvent, max_pairs: int) -> None:
+        self._now_s, self._rng, self._on_event, self._max_pairs = now_s, rng, on_event, max_pairs
+        self.spread = 0.0
+        """Root mean square of the log ratios of the reference's and the control's costs."""
+        self.is_cut_short = False
+        """True if a comparison ended before all of its candidates were decided."""
+        self.sample_s = 0.0
+        """Time of the last sample of a reference."""
+
+    def compare(
+        self, reference: Contender, entries: Sequence[Entry], until_s: float, control: Contender | None = None
+    ) -> None:
+        """Measure every entry against the reference, until all are decided or the time is `until_s`.
+
+        With a control, a second contender with the reference's settings, `spread` is measured in the same rounds.
+        """
+        left = [entry for entry in entries if entry.failure is None]
+        before: list[float] = []
+        again: list[float] = []
+        round_s = 0.0
+        for _ in range(self._max_pairs):
+            began_s = self._now_s()
+            if not left:
+                return
+            if began_s + round_s > until_s:
+                break
+            others = [entry.contender for entry in left] + ([] if control is None else [control])
+            costs = self._round([reference, *others], left)
+            if costs is None or id(reference) not in costs:
+                break
+            before.append(costs[id(reference)])
+            if control is not None:
+                again.append(costs[id(control)])
+                self.spread = control_spread(before, again)
+            left = [entry for entry in left if self._goes_on(entry, costs, before[-1])]
+            round_s = self._now_s() - began_s
+        self.is_cut_short |= any(len(entry.costs) < self._max_pairs for entry in left)
+
+    def outcome(self, entry: Entry) -> Outcome | None:
+        """Return the outcome of an entry; None if it was not measured."""
+        gain = entry.gain(self.spread)
+        return None if gain is None else outcome(gain, self.spread)
+
+    def _round(self, contenders: list[Contender], entries: list[Entry]) -> dict[int, float] | None:
+        """Return a sample of each contender by id, measured in random order; None if the time is over."""
+        of_contender = {id(entry.contender): entry for entry in entries}
+        order = list(contenders)
+        self._rng.shuffle(order)
+        costs: dict[int, float] = {}
+        for contender in order:
+            began_s = self._now_s()
+            try:
+                costs[id(contender)] = contender.sample()
+            except TimeoutError:
+                return None
+            except RoseinferError as error:
+                entry = of_contender.get(id(contender))
+                if entry is None:
+                    raise
+                entry.failure = str(error)
+            if contender is contenders[0]:
+                self.sample_s = self._now_s() - began_s
+        return costs
+
+    def _goes_on(self, entry: Entry, costs: dict[int, float], reference: float) -> bool:
+        """Add a round to an entry; return whether it needs another one."""
+        if entry.failure is not None:
+            return False
+        entry.costs.append(costs[id(entry.contender)])
+        entry.reference.append(reference)
+        gain = entry.gain(self.spread)
+        if gain is None:
+            return True
+        self._on_event("round", {"settings": entry.candidate.settings, "saves_percent": round(gain.saves_percent, 2)})
+        return not is_decided(gain, self.spread)

@@ -1,0 +1,148 @@
+"""The search over changes, with scripted engines whose gains are known."""
+
+import itertools
+import random
+
+import pytest
+from scripted_contenders import ScriptedMachine, factors
+
+from roseinfer.advice.levers import Settings
+from roseinfer.advice.trial_search import Candidate, OriginalError, SearchResult
+
+GAINS = {"attention": 0.5, "compile": 0.7, "overlap": 0.9, "threads": 1.0, "max_batch_tokens": 1.2}
+
+
+def candidates(*settings: Settings) -> list[Candidate]:
+    return [Candidate(each) for each in settings]
+
+
+def outcomes(found: SearchResult) -> dict[str, str]:
+    return {next(iter(trial.candidate.settings)): trial.outcome for trial in found.trials}
+
+
+def test_known_gains_are_found_and_measured() -> None:
+    machine = ScriptedMachine(factors(GAINS), noise=0.01, offset=0.002)
+    found = machine.search(candidates(*({key: True} for key in GAINS)))
+    assert outcomes(found) == {
+        "attention": "helped",
+        "compile": "helped",
+        "overlap": "helped",
+        "threads": "no clear change",
+        "max_batch_tokens": "slower",
+    }
+    for trial in found.trials:
+        key = next(iter(trial.candidate.settings))
+        assert trial.gain.saves_percent == pytest.approx(100 * (1 - GAINS[key]), abs=4)
+    assert found.combined is not None
+    assert found.combined.settings == {"attention": True, "compile": True, "overlap": True}
+    assert found.combined.gain.speedup == pytest.approx(1 / (0.5 * 0.7 * 0.9), rel=0.05)
+    assert found.is_complete
+    assert machine.open == 0
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.1])
+def test_noise_alone_is_never_called_a_gain(noise: float) -> None:
+    for seed in range(100):
+        machine = ScriptedMachine(
+            factors({}), seed=seed, noise=noise, offset=0.002, drift=noise / 2, spikes=noise, fails=[]
+        )
+        found = machine.search(candidates(*({f"key{number}": 1} for number in range(8))))
+        assert [trial for trial in found.trials if trial.outcome == "helped"] == []
+        assert found.combined is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_search_reaches_97_percent_of_an_exhaustive_grid(seed: int) -> None:
+    """Effects depend on each other: some changes help more together with others, or only then."""
+    rng = random.Random(seed)
+    keys = ["attention", "compile", "overlap", "max_batch_size"]
+    effect = {key: rng.uniform(0.4, 1.1) for key in keys}
+    both = {pair: rng.uniform(0.9, 1.1) for pair in itertools.combinations(keys, 2)}
+
+    def cost(settings: Settings) -> float:
+        value = 0.01
+        for key in settings:
+            value *= effect[key]
+        for pair, factor in both.items():
+            value *= factor if set(pair) <= set(settings) else 1.0
+        return value
+
+    found = ScriptedMachine(cost, seed=seed, noise=0.003).search(candidates(*({key: True} for key in keys)))
+    grid = [cost(dict.fromkeys(some, True)) for size in range(5) for some in itertools.combinations(keys, size)]
+    reached = cost(found.combined.settings if found.combined else {})
+    assert min(grid) / reached >= 0.97
+
+
+def test_of_several_values_of_a_setting_the_best_is_used() -> None:
+    costs = {1: 0.01, 4: 0.006, 16: 0.004, 64: 0.005}
+    machine = ScriptedMachine(lambda settings: costs[settings.get("max_decode_steps", 1)], noise=0.01)
+    found = machine.search(candidates(*({"max_decode_steps": steps} for steps in (4, 16, 64))))
+    assert found.combined is not None
+    assert found.combined.settings == {"max_decode_steps": 16}
+
+
+def test_reduced_precision_is_measured_on_top_and_reported_apart() -> None:
+    machine = ScriptedMachine(factors({"attention": 0.5, "quantize": 0.5}), noise=0.01)
+    found = machine.search([Candidate({"quantize": "int8"}, keeps_numbers=False), Candidate({"attention": "paged"})])
+    assert found.combined is not None
+    assert found.combined.settings == {"attention": "paged"}
+    assert found.reduced is not None
+    assert found.reduced.settings == {"attention": "paged", "quantize": "int8"}
+    assert found.reduced.gain.speedup == pytest.approx(4, rel=0.1)
+
+
+def test_reduced_precision_alone_is_found_if_nothing_else_helps() -> None:
+    machine = ScriptedMachine(factors({"quantize": 0.5}), noise=0.01)
+    found = machine.search([Candidate({"overlap": True}), Candidate({"quantize": "int8"}, keeps_numbers=False)])
+    assert found.combined is None
+    assert found.reduced is not None
+    assert found.reduced.settings == {"quantize": "int8"}
+
+
+def test_an_engine_that_cannot_run_is_named_and_the_others_are_measured() -> None:
+    machine = ScriptedMachine(factors(GAINS), noise=0.01, fails=[{"compile": True}])
+    found = machine.search(candidates({"compile": True}, {"attention": "paged"}))
+    assert [(each.candidate.settings, each.reason) for each in found.untried] == [
+        ({"compile": True}, "this engine cannot run")
+    ]
+    assert outcomes(found) == {"attention": "helped"}
+
+
+@pytest.mark.parametrize("budget_s", [1, 20, 40, 60, 100, 200])
+def test_a_search_stops_at_its_budget_with_what_it_has(budget_s: float) -> None:
+    machine = ScriptedMachine(factors(GAINS), noise=0.01)
+    began_s = machine.time_s
+    tried = candidates(*({key: True} for key in GAINS))
+    if budget_s < 12:
+        with pytest.raises(OriginalError, match="give a longer --budget"):
+            machine.search(tried, budget_s)
+    else:
+        found = machine.search(tried, budget_s)
+        assert len(found.trials) + len(found.untried) == len(tried)
+        assert {each.reason for each in found.untried} <= {"the budget ended"}
+        assert not found.is_complete or budget_s >= 100
+    assert machine.time_s - began_s <= budget_s
+    assert machine.open == 0
+
+
+def test_an_original_that_cannot_run_ends_the_search() -> None:
+    machine = ScriptedMachine(factors({}), fails=[{}])
+    with pytest.raises(OriginalError, match="cannot run"):
+        machine.search(candidates({"attention": "paged"}))
+    assert machine.open == 0
+
+
+def test_no_more_processes_exist_at_once_than_allowed() -> None:
+    machine = ScriptedMachine(factors({"key3": 0.5}), noise=0.01)
+    most = 0
+    launch = machine.start
+
+    def start(settings: list[Settings]) -> object:
+        nonlocal most
+        started = launch(settings)
+        most = max(most, machine.open)
+        return started
+
+    machine.start = start  # type: ignore[method-assign, assignment]
+    machine.search(candidates(*({f"key{number}": 1} for number in range(7))), residents=2)
+    assert most <= 2 + 2 + 1  # the original, its control and the best so far besides
