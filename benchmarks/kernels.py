@@ -1,11 +1,12 @@
 """Time every GPU kernel against torch, cuBLAS included, at the decode shapes of three models.
 
     python -m benchmarks.kernels [--variants]
-    python -m benchmarks.kernels --tune [--seconds 150] [--rows 1,64] [--models gpt2,llama-3-8b]
+    python -m benchmarks.kernels --tune [--seconds 150] [--rows 1,64] [--models gpt2,llama-3-8b] [--tensor-parallel 2]
 
 Each figure is the time of one call in a CUDA graph of many calls, on inputs that together exceed the device's caches. A
 kernel that fails has the error in its row. With --tune, the script instead times the linear layers' tiles inside the
-models' layers and stores the fastest for later processes. Prints one JSON document.
+models' layers and stores the fastest for later processes; with --tensor-parallel, inside the layers of one rank. Prints
+one JSON document.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import msgspec
 import torch
 import torch.nn.functional as F
 
@@ -31,6 +33,7 @@ from roseinfer.kernels.norms import Norm, add_layer_norm, add_layer_norm_referen
 from roseinfer.kernels.tuning import replay_us, tuned
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.shapes import SHAPES
+from roseinfer.models.tensor_parallel import Division, padded_rows
 from roseinfer.sampling.sampler import SamplingBatch, sample, sample_reference
 
 MODELS = ("gpt2", "qwen3-0.6b", "llama-3-8b")
@@ -251,6 +254,12 @@ def small(rows: Rows, name: str, config: ModelConfig, batch: int) -> None:
     )
 
 
+def rank_config(config: ModelConfig, ranks: int) -> ModelConfig:
+    """Return the model that one of several ranks runs."""
+    part = Division(config, 0, ranks).config
+    return msgspec.structs.replace(part, vocab_size=padded_rows(config.vocab_size, ranks))
+
+
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -258,6 +267,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=150, help="time limit of --tune in s [default: %(default)s]")
     parser.add_argument("--rows", default="1,64", help="batch sizes to tune for [default: %(default)s]")
     parser.add_argument("--models", default=",".join(MODELS), help="built-in shapes to tune for [default: %(default)s]")
+    parser.add_argument("--tensor-parallel", type=int, default=1, help="ranks to tune for [default: %(default)s]")
     parser.add_argument("--jobs", type=int, default=8, help="kernels to compile in parallel [default: %(default)s]")
     parser.add_argument("--variants", action="store_true", help="time other tiles of decode attention too")
     arguments = parser.parse_args()
@@ -270,9 +280,14 @@ def main() -> None:
         "dtype": str(DTYPE).removeprefix("torch."),
     }
     if arguments.tune:
+        ranks = arguments.tensor_parallel
         models = {name: SHAPES[name] for name in arguments.models.split(",")}
+        if ranks > 1:
+            models = {name: rank_config(config, ranks) for name, config in models.items()}
         counts = [int(count) for count in arguments.rows.split(",")]
-        chains = tune_linears(models, counts, device, DTYPE, arguments.seconds, arguments.jobs)
+        chains = tune_linears(
+            models, counts, device, DTYPE, arguments.seconds, arguments.jobs, apart_from_norms=ranks > 1
+        )
         print(json.dumps({**about, "chains": chains, "tuned": tuned(device)}))
         return
     rows = Rows()

@@ -63,7 +63,8 @@ class Attention:
 class Chain:
     """A few layers with random weights, and the products of the first."""
 
-    def __init__(self, config: ModelConfig, rows: int) -> None:
+    def __init__(self, config: ModelConfig, rows: int, *, apart_from_norms: bool = False) -> None:
+        """With `apart_from_norms`, norms and residual additions are in the kernels between which the products run."""
         heads = config.num_heads * config.head_dim
         self.x = torch.randn(rows, config.hidden_size)
         rope = None if config.rope is None else RotaryEmbedding(config.rope, config.head_dim, CONTEXT)
@@ -90,6 +91,8 @@ class Chain:
             Product("up", widened, self.x, layer.mlp_norm.description, activation, None),
             Product("down", layer.mlp.down, wide, None, None, self.x),
         ]
+        if apart_from_norms:
+            self.products = [replace(product, norm=None, residual=None) for product in self.products]
 
     def run(self) -> None:
         hidden, residual = self.x, None
@@ -100,7 +103,7 @@ class Chain:
 class Head:
     """The language-model head alone, over several copies of its weight."""
 
-    def __init__(self, config: ModelConfig, rows: int) -> None:
+    def __init__(self, config: ModelConfig, rows: int, *, apart_from_norms: bool = False) -> None:
         self.x = torch.randn(rows, config.hidden_size)
         size = 2 * config.vocab_size * config.hidden_size
         self.count = max(2, -(-CHAIN_BYTES // size))
@@ -269,6 +272,8 @@ def tune_linears(
     dtype: torch.dtype,
     seconds: float,
     jobs: int = 8,
+    *,
+    apart_from_norms: bool = False,
 ) -> list[dict[str, Any]]:
     """Tune the linear layers and head of each model for each number of rows; return one report per chain."""
     tuner = Tuner(device, seconds, jobs)
@@ -286,7 +291,7 @@ def tune_linears(
             result: dict[str, Any] = {"model": name, "rows": count, "part": kind.__name__.lower()}
             print(f"{name}, {count} rows, {result['part']}", file=sys.stderr, flush=True)
             try:
-                result |= tuner.tune(kind(models[name], count), deadline)
+                result |= tuner.tune(kind(models[name], count, apart_from_norms=apart_from_norms), deadline)
             except Exception as error:  # report it and tune the others
                 result["error"] = f"{type(error).__name__}: {str(error)[:300]}"
             torch.cuda.empty_cache()

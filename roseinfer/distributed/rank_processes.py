@@ -71,7 +71,10 @@ def _started(size: int) -> RankProcesses:
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment of a rank's process, in which this very package is imported."""
+    """Return the environment of a rank's process, in which this very package is imported.
+
+    torch's libraries do not warn there: they would report that rank 0 is gone, with stacks of C++.
+    """
     folder = str(Path(__file__).parents[2])
     paths = [folder, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return {"TORCH_CPP_LOG_LEVEL": "ERROR", **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
