@@ -93,6 +93,16 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
     """
 
 
+class DataParallel(msgspec.Struct, frozen=True, kw_only=True):
+    """Several engines that shared the load of a run, compared with one of them."""
+
+    engines: int
+    alone: Spread
+    """Completion tokens per second of one engine with the whole load."""
+    speedup: float
+    """Completion tokens per second of all engines, divided by those of one. Means over the repeats."""
+
+
 class BenchRun(msgspec.Struct, frozen=True, kw_only=True):
     """Figures of one measured configuration.
 
@@ -135,6 +145,8 @@ class BenchRun(msgspec.Struct, frozen=True, kw_only=True):
     search: Search | None = None
     host: HostUse | None = None
     """Cores used, and disturbance by other programs, over warm-up and repeats; None in an older result."""
+    data_parallel: DataParallel | None = None
+    """Comparison with one engine, of a run with --data-parallel. Rates of decode and prefill are per engine."""
 
     @property
     def is_beyond_ceilings(self) -> bool:
@@ -255,7 +267,16 @@ def bench_run(
         outliers=outliers(total_s),
         search=search,
         host=measured.host,
+        data_parallel=_data_parallel(measured, reports),
     )
+
+
+def _data_parallel(measured: Measured, reports: Sequence[Report]) -> DataParallel | None:
+    if not measured.alone:
+        return None
+    alone = spread([Report.of(result).completion_tokens_per_s for result in measured.alone])
+    together = spread([report.completion_tokens_per_s for report in reports])
+    return DataParallel(engines=measured.num_engines, alone=alone, speedup=together.mean / alone.mean)
 
 
 def _repeat(result: WorkloadResult, repeat: int) -> RepeatFigures:

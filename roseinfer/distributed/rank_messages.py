@@ -34,13 +34,13 @@ def encoded_error(error_type: type[RoseinferError], text: str) -> bytes:
     return encoded((error_type.__name__, text))
 
 
-def decoded_error(payload: bytes, rank: int) -> RoseinferError:
-    """Decode the error of a rank, with the rank in its message."""
+def decoded_error(payload: bytes, process: str) -> RoseinferError:
+    """Decode the error of another process, which the message then names."""
     name, text = decoded(payload, tuple[str, str])
     kind: Any = getattr(errors, name, None)
     if not (isinstance(kind, type) and issubclass(kind, RoseinferError)):
         kind = RoseinferError
-    error: RoseinferError = kind(f"rank {rank}: {text}")
+    error: RoseinferError = kind(f"{process}: {text}")
     return error
 
 

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,27 +52,29 @@ def _end_unused() -> None:
         ranks.end()
 
 
+def started_process(
+    module: str, arguments: Sequence[str], environment: Mapping[str, str]
+) -> tuple[RankChannel, "subprocess.Popen[bytes]"]:
+    """Start `python -m module ARGUMENTS SOCKET`, and return the connection to the process. It prints nothing."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments, str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env={**_environment(), **environment},
+            pass_fds=[theirs.fileno()],
+        )
+    return RankChannel(ours), process
+
+
 def _started(size: int) -> RankProcesses:
-    channels, processes = [], []
-    for rank in range(1, size):
-        ours, theirs = socket.socketpair()
-        with theirs:
-            arguments = [str(rank), str(size), str(theirs.fileno())]
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", WORKER_MODULE, *arguments],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    env=_environment(),
-                    pass_fds=[theirs.fileno()],
-                )
-            )
-        channels.append(RankChannel(ours))
-    return RankProcesses(channels, processes)
+    started = [started_process(WORKER_MODULE, [str(rank), str(size)], {}) for rank in range(1, size)]
+    return RankProcesses([channel for channel, _ in started], [process for _, process in started])
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment of a rank's process, in which this very package is imported.
+    """Return the environment of another process, in which this very package is imported.
 
     torch's libraries do not warn there: they would report that rank 0 is gone, with stacks of C++.
     """

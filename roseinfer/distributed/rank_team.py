@@ -248,7 +248,7 @@ class RankTeam:
         while (message := channel.received()) is not None:
             kind, payload = message
             if kind == Kind.FAILED:
-                return decoded_error(payload, index + 1)
+                return decoded_error(payload, f"rank {index + 1}")
             if kind == Kind.BUSY:
                 self._busy.add(index)
             elif kind == Kind.RESUMED:

@@ -301,6 +301,7 @@ def test_a_baseline_of_something_else_judges_nothing(
         (["--find-max-batch", "--find-max-rate", "--slo", "ttft=1s"], "choose one"),
         (["--find-max-rate", "--slo", "ttft=1s", "--max-batch-size", "1,2"], "one value of each option"),
         (["--find-max-rate", "--slo", "ttft=1s", "--request-rate", "3"], "leave --request-rate out"),
+        (["--find-max-rate", "--slo", "ttft=1s", "--data-parallel", "2"], "leave --data-parallel out"),
         (["--slo", "ttft=200"], "has no unit: give ttft=200ms"),
         (["--slo", "fast"], "invalid --slo limit 'fast'"),
         (["--fail-above", "5%"], "needs a --baseline"),

@@ -25,10 +25,10 @@ def test_settings_and_paths_arrive_as_they_were_sent() -> None:
 
 
 def test_errors_keep_their_kind_and_name_the_rank() -> None:
-    error = decoded_error(encoded_error(ModelError, "no room"), 3)
+    error = decoded_error(encoded_error(ModelError, "no room"), "rank 3")
     assert (type(error), str(error)) == (ModelError, "rank 3: no room")
-    assert type(decoded_error(encoded(("SystemExit", "x")), 1)) is RoseinferError
-    assert decoded_error(encoded_error(UsageError, "wrong"), 1).exit_code == 2
+    assert type(decoded_error(encoded(("SystemExit", "x")), "rank 1")) is RoseinferError
+    assert decoded_error(encoded_error(UsageError, "wrong"), "rank 1").exit_code == 2
 
 
 def test_other_payloads_are_refused() -> None:

@@ -26,6 +26,7 @@ class BenchCall(msgspec.Struct, frozen=True, kw_only=True):
     max_new_tokens: str | None
     request_rate: str | None
     repeats: int
+    data_parallel: int
     slo: str | None
     find_max_batch: bool
     find_max_rate: bool
@@ -67,6 +68,8 @@ class BenchCall(msgspec.Struct, frozen=True, kw_only=True):
             check_target(self.save_requests, "--save-requests")
 
     def _check_search(self) -> None:
+        if self.data_parallel > 1:
+            raise UsageError("a search runs on one engine: leave --data-parallel out")
         if self.find_max_batch and self.find_max_rate:
             raise UsageError("--find-max-batch and --find-max-rate are two searches: choose one")
         if self.slo is None:

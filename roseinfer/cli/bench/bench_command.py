@@ -85,6 +85,16 @@ def bench(
             rich_help_panel="Measurement",
         ),
     ] = 3,
+    data_parallel: Annotated[
+        int,
+        typer.Option(
+            "--data-parallel",
+            min=1,
+            metavar="N",
+            help="Engines that share the load, a process and GPU each; one engine is measured too.",
+            rich_help_panel="Measurement",
+        ),
+    ] = 1,
     slo: Annotated[
         str | None,
         typer.Option(
@@ -167,6 +177,7 @@ def bench(
         max_new_tokens=max_new_tokens,
         request_rate=request_rate,
         repeats=repeats,
+        data_parallel=data_parallel,
         slo=slo,
         find_max_batch=find_max_batch,
         find_max_rate=find_max_rate,

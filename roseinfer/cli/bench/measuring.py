@@ -11,6 +11,7 @@ import msgspec
 
 from roseinfer.bench import cell_measurement
 from roseinfer.bench.baseline_comparison import check_comparable
+from roseinfer.bench.engine_team import EngineTeam, engine_config
 from roseinfer.bench.grid import Cell
 from roseinfer.bench.numbers import plain
 from roseinfer.bench.results import BenchResults, BenchRun, Environment, Search, Trial, bench_run
@@ -41,7 +42,13 @@ def measure(call: BenchCall, cells: Sequence[Cell], slo: Slo | None, *, judged_b
     """
     limited = [cell.max_batch_size for cell in cells if cell.max_batch_size is not None]
     largest = max(limited, default=None)
-    engine = load_engine(msgspec.structs.replace(call.config.engine, max_batch_size=largest))
+    config, team = msgspec.structs.replace(call.config.engine, max_batch_size=largest), None
+    if call.data_parallel > 1:
+        config = engine_config(config, call.data_parallel)
+        team = EngineTeam(config, call.data_parallel)
+    engine = load_engine(config)
+    if team is not None:
+        team.wait_until_ready()
     startup_s = time.perf_counter() - call.started_s
     if judged_by is not None:
         check_comparable(judged_by, ModelInfo.of(engine), cells)
@@ -58,7 +65,9 @@ def measure(call: BenchCall, cells: Sequence[Cell], slo: Slo | None, *, judged_b
             with console.stages() as stage:
                 on_stage = stage and stage.named(f"Measuring {cell.name}{_place(len(measured), len(cells))}")
                 while True:
-                    result = cell_measurement.measure_cell(engine, cell, repeats=call.repeats, on_stage=on_stage)
+                    result = cell_measurement.measure_cell(
+                        engine, cell, repeats=call.repeats, on_stage=on_stage, team=team
+                    )
                     if search is None or slo is None:
                         break
                     met_percent = goodput(slo, result.figures, 1.0).met_percent

@@ -85,8 +85,11 @@ def _print_tables(results: "BenchResults", measured: "Sequence[Measured]", grid:
 
 
 def remarks(run: "BenchRun") -> list[str]:
-    """Return notes on the figures: search, goodput, preemptions, outliers."""
+    """Return notes on the figures: engines, search, goodput, preemptions, outliers."""
     remarks = []
+    if (several := run.data_parallel) is not None:
+        alone = f"{several.alone.mean:.0f} completion tokens/s"
+        remarks.append(f"{run.name}: {several.engines} engines, {several.speedup:.2f} times one engine with {alone}")
     if run.search is not None:
         remarks.append(_search_remark(run, run.search))
     if run.goodput is not None:

@@ -1,0 +1,81 @@
+"""Two engines that share a load answer all of it, as one engine does, and their speed is compared with one."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from roseinfer.bench.cell_measurement import measure_cell
+from roseinfer.bench.engine_team import EngineTeam, engine_config
+from roseinfer.bench.grid import Cell
+from roseinfer.bench.results import bench_run
+from roseinfer.cli.bench.result_output import remarks
+from roseinfer.config import EngineConfig, SamplingParams, WorkloadConfig
+from roseinfer.costs.ceilings import Ceilings
+from roseinfer.engine.engine import Engine
+from roseinfer.engine.factory import build_engine
+from roseinfer.errors import ModelError, RoseinferError, UsageError
+
+pytestmark = pytest.mark.usefixtures("single_threaded")
+
+PARAMS = SamplingParams(max_new_tokens=5, stop_on_eos=False)
+CELL = Cell(
+    name="offline",
+    mode="offline",
+    max_batch_size=2,
+    workload=WorkloadConfig(mode="offline", prompt_length="3..9", num_requests=4, turns=2),
+    sampling=PARAMS,
+)
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Iterator[tuple[Engine, EngineTeam]]:
+    config = EngineConfig(model=str(tiny_llama), device="cpu", dtype="float64", max_batch_size=4)
+    team = EngineTeam(config, 2)
+    engine = build_engine(config)
+    team.wait_until_ready()
+    yield engine, team
+    team.close()
+    engine.close()
+
+
+def test_a_load_on_two_engines_has_the_answers_of_one(engines: tuple[Engine, EngineTeam]) -> None:
+    engine, team = engines
+    measured = measure_cell(engine, CELL, repeats=1, team=team)
+    answers = [
+        sorted((output.prompt_token_ids, output.token_ids) for output in results[0].outputs)
+        for results in (measured.alone, measured.results)
+    ]
+    assert len(answers[0]) == 8
+    assert answers[0] == answers[1]
+    assert {step.batch for step in measured.results[0].steps} <= {1, 2}
+    run = bench_run(measured, Ceilings(copy_bytes_per_s=1e12, flops_per_s=1e12), startup_s=0.0)
+    assert run.data_parallel is not None
+    assert run.data_parallel.engines == 2
+    expected = run.completion_tokens_per_s.mean / run.data_parallel.alone.mean
+    assert run.data_parallel.speedup == pytest.approx(expected)
+    assert remarks(run)[0].startswith(f"offline: 2 engines, {expected:.2f} times one engine with ")
+
+
+def test_an_engine_that_ends_is_named(engines: tuple[Engine, EngineTeam]) -> None:
+    engine, team = engines
+    os.kill(team.process_ids[0], signal.SIGKILL)
+    with pytest.raises(RoseinferError, match=r"^engine 1 of --data-parallel 2 was ended by SIGKILL: start again$"):
+        measure_cell(engine, CELL, repeats=1, team=team)
+
+
+def test_an_engine_that_cannot_be_built_says_why(tmp_path: Path) -> None:
+    team = EngineTeam(EngineConfig(model=str(tmp_path), device="cpu"), 2)
+    with pytest.raises(ModelError, match=r"^engine 1 of --data-parallel 2: "):
+        team.wait_until_ready()
+    team.close()
+
+
+def test_calls_that_cannot_work_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = EngineConfig(model="gpt2", device="cpu")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="without torchrun"):
+        engine_config(config, 2)
