@@ -13,6 +13,7 @@ import argparse
 import functools
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from roseinfer.workload.load_runner import run_load
 from roseinfer.workload.pass_report import Report
 
 _PROMPT_TOKENS = 7936
+_ROUND = 2000
 
 
 def main() -> None:
@@ -70,7 +72,7 @@ def _measure(options: argparse.Namespace) -> None:
     if "ids" in options.parts:
         _compare_ids(options, say)
     if "soak" in options.parts:
-        say("soak", **_soak(options))
+        _soak(options, say)
     if "start" in options.parts:
         say("start", seconds=min(_started_s(options) for _ in range(2)))
     if not {"decode", "prompts", "offline"} & set(options.parts):
@@ -197,8 +199,11 @@ def _compare_ids(options: argparse.Namespace, say: Any) -> None:
     say("ids", equal=same, of=len(found[0]))
 
 
-def _soak(options: argparse.Namespace) -> dict[str, Any]:
-    """Run many requests in a KV cache that preempts. All must finish, and all ranks draw the same tokens."""
+def _soak(options: argparse.Namespace, say: Any) -> None:
+    """Run many requests in a KV cache that preempts. All must finish, and all ranks draw the same tokens.
+
+    Reports after every `_ROUND` requests, with the memory of rank 0.
+    """
     engine = build_engine(
         EngineConfig(
             model="qwen3-0.6b",
@@ -210,27 +215,34 @@ def _soak(options: argparse.Namespace) -> dict[str, Any]:
             kv_cache_memory="256MiB",
         )
     )
-    prompts = random_prompts(engine, options.requests, 24)
-    params = [
-        SamplingParams(max_new_tokens=8 + at % 100, stop_on_eos=False, temperature=0.7 * (at % 2), seed=at)
-        for at in range(len(prompts))
-    ]
-    scheduler = engine.scheduler("offline")
-    for prompt, each in zip(prompts, params, strict=True):
-        scheduler.submit(prompt, each)
+    finished = preemptions = done = 0
     started_s = time.perf_counter()
-    outputs = scheduler.run()
-    finished = sum(len(out.token_ids) == each.max_new_tokens for out, each in zip(outputs, params, strict=True))
-    figures: dict[str, Any] = {
-        "finished": finished,
-        "of": len(prompts),
-        "preemptions": scheduler.num_preemptions,
-        "seconds": round(time.perf_counter() - started_s, 1),
-    }
-    if isinstance(engine.runner, LeadingRunner):
-        figures["ranks_equal"] = engine.runner.drew_the_same()
+    while done < options.requests:
+        prompts = random_prompts(engine, min(_ROUND, options.requests - done), 24)
+        params = [
+            SamplingParams(max_new_tokens=8 + at % 100, stop_on_eos=False, temperature=0.7 * (at % 2), seed=at)
+            for at in range(len(prompts))
+        ]
+        scheduler = engine.scheduler("offline")
+        for prompt, each in zip(prompts, params, strict=True):
+            scheduler.submit(prompt, each)
+        outputs = scheduler.run()
+        done += len(prompts)
+        finished += sum(len(out.token_ids) == each.max_new_tokens for out, each in zip(outputs, params, strict=True))
+        preemptions += scheduler.num_preemptions
+        figures: dict[str, Any] = {
+            "finished": finished,
+            "of": done,
+            "preemptions": preemptions,
+            "seconds": round(time.perf_counter() - started_s, 1),
+            "host_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
+        }
+        if options.device != "cpu":
+            figures["gpu_mib"] = torch.cuda.memory_allocated() >> 20
+        if isinstance(engine.runner, LeadingRunner):
+            figures["ranks_equal"] = engine.runner.drew_the_same()
+        say("soak", **figures)
     engine.close()
-    return figures
 
 
 if __name__ == "__main__":
