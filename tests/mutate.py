@@ -32,13 +32,14 @@ from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import hypothesis
 import pytest
 from mutation_reach import ReachRecorder, add_probes, read_reach
 from mutation_results import Results, fate, read_equivalents, table, write_table
 from mutation_sites import Mutant, mutants_of
 
 ROOT = Path(__file__).resolve().parents[1]
-IMPORTS = ("torch", "triton", "tokenizers", "safetensors.torch", "tiktoken", "hypothesis", "transformers", "jinja2")
+IMPORTS = ("torch", "triton", "tokenizers", "safetensors.torch", "tiktoken", "transformers", "jinja2")
 KERNELS, KERNEL_TESTS = "roseinfer/kernels", "tests/kernels/"
 SLOW = {"test_pages_run.py", "test_follow.py", "test_packages.py", "test_pictures.py"}
 """Test files that take minutes, and see next to everything."""
@@ -78,6 +79,9 @@ def _prepare() -> None:
     for name in IMPORTS:
         __import__(name)
     load_plugins()
+    # A failing example need not be made small, which takes minutes.
+    hypothesis.settings.register_profile("mutants", phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate])
+    hypothesis.settings.load_profile("mutants")
 
 
 def load_plugins() -> None:

@@ -6,6 +6,7 @@ import threading
 import pytest
 from command import ENVIRONMENT, roseinfer
 
+from roseinfer.cli.generate.generation_progress import GenerationProgress
 from roseinfer.cli.progress_line import ProgressLine
 
 
@@ -121,3 +122,22 @@ def test_quiet_commands_and_short_ones_in_a_pipe_print_no_progress(tiny_llama: o
     call = ["generate", "hi", "--model", tiny_llama, "--max-new-tokens", "2", "--json"]
     assert "\r" not in roseinfer(*call).stderr
     assert roseinfer(*call, "--quiet", environment={**ENVIRONMENT, "TERM": "xterm"}).stderr == ""
+
+
+@pytest.mark.parametrize("total", [None, 5])
+def test_generation_tells_of_each_token_and_answer(total: int | None) -> None:
+    shown: list[tuple[str, int, int]] = []
+
+    class Line:
+        what = ""
+
+        def __call__(self, done: int, whole: int) -> None:
+            shown.append((self.what, done, whole))
+
+    progress = GenerationProgress(Line(), total, 2)  # type: ignore[arg-type]
+    progress.add_token(None, None)  # type: ignore[arg-type]
+    progress.add_answer()
+    if total is None:
+        assert shown == [("Generating, 1 tokens, 2 requests", 0, 0), ("Generating, 1 tokens, 3 requests", 0, 0)]
+    else:
+        assert shown == [("Generating, 1 tokens", 2, 5), ("Generating, 1 tokens", 3, 5)]

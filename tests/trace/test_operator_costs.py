@@ -65,6 +65,14 @@ def test_attention_counts_both_products() -> None:
     assert backward.flops == 5 * 2 * 2 * 8 * 128 * 128 * 64
 
 
+def test_a_transposed_convolution_in_groups_writes_the_channels_of_all_groups() -> None:
+    values = ["", "", "", "[2, 2]", "[0, 0]", "[1, 1]", "True", "[0, 0]", "2"]
+    types = ["float", "float", "", *["ScalarList"] * 3, "Scalar", "ScalarList", "Scalar"]
+    found = cost("aten::convolution", [[1, 4, 8, 8], [4, 3, 2, 2], [], [], [], [], [], [], []], types, values)
+    outputs = 2 * 3 * 16 * 16
+    assert found == OperatorCost(2 * 8 * 8 * 4 * 3 * 2 * 2, 4 * (4 * 8 * 8 + 4 * 3 * 2 * 2 + outputs), "float32")
+
+
 @pytest.mark.parametrize(
     ("name", "dims", "types", "num_bytes"),
     [

@@ -152,6 +152,15 @@ def test_impossible_times_are_left_out_and_counted(tmp_path: Path) -> None:
     assert trace.ops.start_ns.tolist() == [1000 * index for index in range(9)]
 
 
+@pytest.mark.parametrize(("streams", "left"), [([7, 7], 0), ([7, 8], 2), ([7], 1), ([7, 7, 8], 1), ([7, 7, 7], 0)])
+def test_several_gpu_events_of_a_stream_at_time_0_have_no_time(tmp_path: Path, streams: list[int], left: int) -> None:
+    at_zero = [kernel(0, 5 + index, index + 1, "early", stream=stream) for index, stream in enumerate(streams)]
+    later = [kernel(100 + 10 * index, 5, 50 + index, stream=7 + index % 2) for index in range(8)]
+    trace = read_trace(write(tmp_path / "t.json", [*later, *at_zero]))
+    assert len(trace.gpu) == 8 + left
+    assert trace.counts.dropped == len(streams) - left
+
+
 def test_the_autograd_profilers_own_export_is_read(tmp_path: Path) -> None:
     text = '[{"name": "aten::add", "ph": "X", "ts": 1.5, "dur": 2, "tid": 1, "pid": "CPU functions", "args": {}}]'
     path = tmp_path / "t.json"

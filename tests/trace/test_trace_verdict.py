@@ -350,6 +350,17 @@ def test_work_that_waits_in_a_long_queue_is_not_overhead(tmp_path: Path) -> None
     assert any("The host runs ahead" in line for line in summary.verdict.evidence)
 
 
+@pytest.mark.parametrize(("wait_us", "is_said"), [(999.5, False), (1000.5, True)])
+def test_a_queue_of_a_millisecond_is_said(tmp_path: Path, wait_us: float, is_said: bool) -> None:
+    events = [
+        one
+        for index in range(1, 2001)
+        for one in (launch(10 * index, 4, index), kernel(10 * index + 4 + wait_us, 10, index))
+    ]
+    evidence = summary_of(tmp_path, events).verdict.evidence
+    assert any("launched work waits 1.0 ms in the queue" in line for line in evidence) == is_said
+
+
 def test_exposed_collectives_are_reported_and_hidden_ones_are_not(tmp_path: Path) -> None:
     def trace(at: float) -> list[dict[str, Any]]:
         launches = [launch(0, 1, 1), launch(1, 1, 2)]
