@@ -40,7 +40,7 @@ _POINT_S = 3.0
 _ROUNDS = 4
 _FINAL_ROUNDS = 8
 _BEST = 3
-_AT_ONCE = 4
+_AT_ONCE = 6
 """Grid points whose processes exist at the same time."""
 
 
@@ -173,9 +173,10 @@ def _measured(scenario: Scenario, arguments: argparse.Namespace) -> dict[str, An
             "verdict": summary["verdict"]["headline"],
             "report": json.loads(tried),
         }
+        print(_PREFIX + json.dumps(result), flush=True)
         if arguments.grid and scenario.name == "tutorial":
             result["grid"] = _grid(run_dir, result["report"])
-    print(_PREFIX + json.dumps(result), flush=True)
+            print(_PREFIX + json.dumps(result), flush=True)
     return result
 
 
@@ -277,9 +278,10 @@ def _interleaved(processes: list[TrialProcess], rounds: int) -> list[list[float]
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """Return the results in what an earlier call printed."""
+    """Return the results in what an earlier call printed: of each run the last one, which has the grid."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line.removeprefix(_PREFIX)) for line in lines if line.startswith(_PREFIX)]
+    results = [json.loads(line.removeprefix(_PREFIX)) for line in lines if line.startswith(_PREFIX)]
+    return list({(each["scenario"], each["report"]["device"]): each for each in results}.values())
 
 
 def as_markdown(results: list[dict[str, Any]]) -> str:
