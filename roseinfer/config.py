@@ -85,9 +85,9 @@ class EngineConfig(CheckedTable, frozen=True, forbid_unknown_fields=True, kw_onl
     compile: bool | None = None
     """Use the kernels that the machine's C++ compiler builds, on a CPU.
 
-    True compiles them if necessary, which takes seconds. None uses them if they are compiled already (`make setup`
-    compiles them) and the processor has AVX-512, for which they are measured to be faster. Once one engine uses the
-    kernels, every engine of the process does.
+    True compiles them if necessary, which takes up to half a minute. None uses them if they are compiled already
+    (`make setup` compiles them) and the processor has AVX2, for which they are measured to be faster. Once one engine
+    uses the kernels, every engine of the process does.
     """
     cuda_graphs: bool = True
     """Replay steps as CUDA graphs, on a GPU. Steps with many prompt tokens are launched kernel by kernel."""

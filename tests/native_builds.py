@@ -22,6 +22,8 @@ def _older() -> dict[str, str]:
     info = Path("/proc/cpuinfo")
     features = set(info.read_text(encoding="utf-8").split()) if info.exists() else set()
     flags = {"avx512_bf16": ("without AVX-512 BF16", "-mno-avx512bf16"), "avx512f": ("without AVX-512", "-mno-avx512f")}
+    if not flags.keys() & features:  # compiling one more build for the others would take too long
+        flags = {"avx2": ("without AVX2", "-mno-avx2")}
     return dict(build for feature, build in flags.items() if feature in features)
 
 

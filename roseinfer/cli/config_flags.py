@@ -145,8 +145,8 @@ _ENGINE = (
     _switch(
         "engine",
         "compile",
-        "On a CPU, run compiled kernels; the first use compiles them in about 3 s.",
-        unset="on if compiled before and the CPU has AVX-512",
+        "On a CPU, run compiled kernels; the first use compiles them in up to 30 s.",
+        unset="on if compiled before and the CPU has AVX2",
     ),
     _switch("engine", "cuda_graphs", "On a GPU, replay steps as CUDA graphs."),
     ConfigFlag(

@@ -82,4 +82,4 @@ def _note_limits(engine: Engine) -> None:
 
 @functools.cache  # one note per process
 def _note_missing_kernels() -> None:
-    console.note("[compile] the kernels for this CPU are not compiled yet: --compile does it once, in about 3 s")
+    console.note("[compile] the kernels for this CPU are not compiled yet: --compile does it once, in up to 30 s")

@@ -44,9 +44,9 @@ def _cpu_kernels() -> str:
 
     if native_library.load_if_compiled():
         is_used = native_library.is_on_by_default()
-        return "compiled" if is_used else "compiled, used with --compile (this CPU has no AVX-512)"
+        return "compiled" if is_used else "compiled, used with --compile (this CPU has no AVX2)"
     try:
         find_compiler()
     except UsageError as error:
         return f"not compiled: {str(error).removeprefix('--compile').lstrip(': ')}"
-    return "not compiled: --compile does it once, in about 3 s"
+    return "not compiled: --compile does it once, in up to 30 s"

@@ -37,7 +37,7 @@ inline int64_t first_in_window(int64_t length, int64_t window) {
     return window > 0 && length > window ? length - window : 0;
 }
 
-// Write the slots of a request's tokens [first, length), padded with the last slot to a multiple of 16.
+// Write the slots of a request's tokens [first, length), padded with the last slot to a multiple of W.
 inline void find_slots(const int32_t* table, int64_t first, int64_t length, int64_t block_size, int32_t* slots) {
     int32_t slot = 0;
     int64_t at = first;
@@ -48,7 +48,7 @@ inline void find_slots(const int32_t* table, int64_t first, int64_t length, int6
     for (; (at - first) % W != 0; ++at) *slots++ = slot;
 }
 
-// Addresses of 16 tokens' keys or values.
+// Addresses of W tokens' keys or values.
 template <typename T>
 struct Rows {
     const T* row[W];
@@ -66,15 +66,15 @@ struct Rows {
     }
 };
 
-// True if values are multiplied in pairs: bfloat16, and an even number of 16-element vectors per head.
+// True if values are multiplied in pairs: bfloat16, and an even number of vectors per head.
 template <typename T, int64_t PARTS>
 constexpr bool PAIRED = std::is_same_v<T, uint16_t> && PARTS % 2 == 0;
 
-// Dot products of a query with 16 keys.
+// Dot products of a query with W keys.
 template <int64_t HEAD_DIM, typename T>
 inline F scores_of(const T* q, const Rows<T>& keys, int64_t head_dim) {
     const int64_t size = HEAD_DIM == 0 ? head_dim : HEAD_DIM;
-    F products[4][4] = {};  // key 4 * row + j at [j][row]
+    F products[4][W / 4] = {};  // key 4 * row + j at [j][row]
 #ifdef __AVX512BF16__
     if constexpr (std::is_same_v<T, uint16_t>) {
         if (size % (2 * W) == 0) {
@@ -120,7 +120,7 @@ inline void softmax(float* scores, int64_t length, int64_t padded, float scale, 
     for (int64_t at = 0; at < padded; at += W) store(weights + at, load(scores + at) * inverse);
 }
 
-// Add 16 weighted values to the sums of HEADS heads; weights[head * padded + i] belongs to row i. If pairs of bfloat16
+// Add W weighted values to the sums of HEADS heads; weights[head * padded + i] belongs to row i. If pairs of bfloat16
 // are multiplied, weights are rounded to bfloat16, and each two sums hold their elements interleaved, which `put`
 // reverts.
 template <int HEADS, int64_t PARTS, typename T>

@@ -12,7 +12,7 @@
 
 namespace {
 
-constexpr int64_t KEY_PARTS = 4, KEYS = KEY_PARTS * W;  // keys per pack
+constexpr int64_t KEYS = 64, KEY_PARTS = KEYS / W;  // keys per pack
 
 // New tokens of one request: the last ones of its context.
 struct Chunk {

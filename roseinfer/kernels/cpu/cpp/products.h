@@ -33,13 +33,15 @@ struct Weight {
 
 constexpr int64_t GROUP = 32;  // int4: elements of a row that share a scale and an offset
 
-// Widen 16 bytes to 32 bits each. GCC 12 compiles the portable conversion to 40 instructions, so AVX-512 uses the
-// intrinsic, a single instruction.
+// Widen W bytes to 32 bits each. GCC 12 compiles the portable conversion to 40 instructions, so x86 uses the intrinsic,
+// a single instruction.
 inline I load_codes(const int8_t* p) {
 #ifdef __AVX512F__
     return (I)_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#elif defined(__AVX2__)
+    return (I)_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
 #else
-    typedef int8_t B __attribute__((vector_size(16)));
+    typedef int8_t B __attribute__((vector_size(W)));
     B codes;
     std::memcpy(&codes, p, sizeof codes);
     return __builtin_convertvector(codes, I);
@@ -49,8 +51,10 @@ inline I load_codes(const int8_t* p) {
 inline I load_codes(const uint8_t* p) {
 #ifdef __AVX512F__
     return (I)_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#elif defined(__AVX2__)
+    return (I)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
 #else
-    typedef uint8_t B __attribute__((vector_size(16)));
+    typedef uint8_t B __attribute__((vector_size(W)));
     B codes;
     std::memcpy(&codes, p, sizeof codes);
     return __builtin_convertvector(codes, I);
@@ -59,8 +63,8 @@ inline I load_codes(const uint8_t* p) {
 
 inline F load(const int8_t* p) { return __builtin_convertvector(load_codes(p), F); }
 
-// Arithmetic on pairs. A Pair holds two adjacent elements of 16 outputs' weights, or two elements of x broadcast to all
-// lanes. `add` adds the products of two pairs to 16 sums.
+// Arithmetic on pairs. A Pair holds two adjacent elements of W outputs' weights, or two elements of x broadcast to all
+// lanes. `add` adds the products of two pairs to W sums.
 struct Floats {
     typedef float Operand;  // element type of x as products read it
     struct Pair {
@@ -77,10 +81,14 @@ struct Floats {
         return {(F)(both << 16), (F)(both & 0xFFFF0000u)};
     }
     static Pair of_pack(const int8_t* pack, int64_t) {
-        typedef int16_t S __attribute__((vector_size(32)));
+#if defined(__AVX2__) && !defined(__AVX512F__)
+        const I wide = (I)_mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(pack)));
+#else
+        typedef int16_t S __attribute__((vector_size(2 * W)));
         S both;
         std::memcpy(&both, pack, sizeof both);
         const I wide = __builtin_convertvector(both, I);
+#endif
         return {__builtin_convertvector(wide << 24 >> 24, F), __builtin_convertvector(wide >> 8, F)};
     }
     static F add(F sums, Pair a, Pair b) { return sums + a.first * b.first + a.second * b.second; }
@@ -129,7 +137,7 @@ struct Target {
     const uint16_t* scales;  // [outputs], or null
     const T* bias;           // [outputs], or null
 
-    // Scale and store up to 16 outputs of one row, plus bias and residual. Rounds as often as separate operations
+    // Scale and store up to W outputs of one row, plus bias and residual. Rounds as often as separate operations
     // would.
     void put(int64_t row, int64_t output, F value) const {
         const int64_t count = outputs - output;
@@ -183,24 +191,34 @@ struct Fetch {
     }
 };
 
-// Multiply a plain or int8 pack of 16 * PARTS outputs with ROWS rows of x.
+// Vectors of outputs whose sums for ROWS rows fit into the processor's registers: 32 with AVX-512, else 16.
+constexpr int some_parts(int rows, int parts) {
+    const int most = W == 16 ? parts : rows == 1 ? 8 : rows == 2 ? 4 : 2;
+    return parts < most ? parts : most;
+}
+
+// Multiply a plain or int8 pack of W * PARTS outputs with ROWS rows of x.
 template <typename T, int ROWS, int PARTS, typename V, typename To>
 inline void multiply_pack(const V* pack, const Operand<T>* x, int64_t size, int64_t row, int64_t output, Fetch fetch,
                           const Target<To>& target) {
     typedef Arithmetic<T> A;
-    F sums[ROWS][PARTS] = {};
-    for (int64_t k = 0; k < size; k += 2, pack += 2 * PARTS * W) {
-        fetch(k);
-        typename A::Pair own[ROWS];
-        for (int i = 0; i < ROWS; ++i) own[i] = A::of_row(x + (row + i) * size + k);
-        for (int part = 0; part < PARTS; ++part) {
-            const typename A::Pair values =
-                A::of_pack(pack + (std::is_same_v<V, float> ? 1 : 2) * part * W, PARTS * W);
-            for (int i = 0; i < ROWS; ++i) sums[i][part] = A::add(sums[i][part], values, own[i]);
+    constexpr int SOME = some_parts(ROWS, PARTS);
+    for (int first = 0; first < PARTS; first += SOME) {
+        const V* own_pack = pack + (std::is_same_v<V, float> ? 1 : 2) * first * W;
+        F sums[ROWS][SOME] = {};
+        for (int64_t k = 0; k < size; k += 2, own_pack += 2 * PARTS * W) {
+            if (first == 0) fetch(k);
+            typename A::Pair own[ROWS];
+            for (int i = 0; i < ROWS; ++i) own[i] = A::of_row(x + (row + i) * size + k);
+            for (int part = 0; part < SOME; ++part) {
+                const typename A::Pair values =
+                    A::of_pack(own_pack + (std::is_same_v<V, float> ? 1 : 2) * part * W, PARTS * W);
+                for (int i = 0; i < ROWS; ++i) sums[i][part] = A::add(sums[i][part], values, own[i]);
+            }
         }
+        for (int i = 0; i < ROWS; ++i)
+            for (int part = 0; part < SOME; ++part) target.put(row + i, output + (first + part) * W, sums[i][part]);
     }
-    for (int i = 0; i < ROWS; ++i)
-        for (int part = 0; part < PARTS; ++part) target.put(row + i, output + part * W, sums[i][part]);
 }
 
 // int4: value = (code - 8) * scale + offset. This is what a converted code exceeds (code - 8) by. As bfloat16, a code
@@ -221,14 +239,20 @@ inline void widen(I first, I second, typename Arithmetic<T>::Pair& low, typename
     }
 }
 
+// Part of a pack whose sum is at `part` of SOME sums, half of which are for low bits and the others for high bits.
+template <int PARTS, int SOME>
+constexpr int part_of(int first, int part) {
+    return part < SOME / 2 ? first + part : PARTS / 2 + first + part - SOME / 2;
+}
+
 // Add one int4 group's sums of products, with its scale and offset applied, to the sums of the groups before. `totals`:
 // sums of x over this group, `groups` elements from row to row.
-template <typename T, int ROWS, int PARTS>
-inline void add_group(F (&sums)[ROWS][PARTS], const F (&inner)[ROWS][PARTS], const uint8_t* scales, const float* totals,
-                      int64_t groups) {
-    for (int part = 0; part < PARTS; ++part, scales += sizeof(U)) {
+template <typename T, int PARTS, int ROWS, int SOME>
+inline void add_group(F (&sums)[ROWS][SOME], const F (&inner)[ROWS][SOME], int first, const uint8_t* scales,
+                      const float* totals, int64_t groups) {
+    for (int part = 0; part < SOME; ++part) {
         U pair;
-        std::memcpy(&pair, scales, sizeof pair);
+        std::memcpy(&pair, scales + part_of<PARTS, SOME>(first, part) * sizeof(U), sizeof pair);
         const F scale = (F)(pair << 16), offset = (F)(pair & 0xFFFF0000u) - SHIFT<T> * scale;
         for (int i = 0; i < ROWS; ++i) {
             sums[i][part] += scale * inner[i][part];
@@ -237,34 +261,40 @@ inline void add_group(F (&sums)[ROWS][PARTS], const F (&inner)[ROWS][PARTS], con
     }
 }
 
-// Multiply an int4 pack of 16 * PARTS outputs with ROWS rows of x.
+// Multiply an int4 pack of W * PARTS outputs with ROWS rows of x.
 template <typename T, int ROWS, int PARTS>
-inline void multiply_codes(const Weight& w, const uint8_t* codes, const Operand<T>* x, const float* totals, int64_t row,
+inline void multiply_codes(const Weight& w, const uint8_t* pack, const Operand<T>* x, const float* totals, int64_t row,
                            int64_t output, Fetch fetch, const Target<T>& target) {
     typedef Arithmetic<T> A;
     constexpr int64_t HALF = PARTS * W / 2;
+    constexpr int SOME = some_parts(ROWS, PARTS);
     const int64_t groups = w.size / GROUP;
-    F sums[ROWS][PARTS] = {};
-    for (int64_t group = 0; group < groups; ++group) {
-        F inner[ROWS][PARTS] = {};
-        for (int64_t k = group * GROUP; k < (group + 1) * GROUP; k += 2, codes += 2 * HALF) {
-            fetch(k);
-            typename A::Pair own[ROWS];
-            for (int i = 0; i < ROWS; ++i) own[i] = A::of_row(x + (row + i) * w.size + k);
-            for (int part = 0; part < PARTS / 2; ++part) {
-                typename A::Pair low, high;
-                widen<T>(load_codes(codes + part * W), load_codes(codes + HALF + part * W), low, high);
-                for (int i = 0; i < ROWS; ++i) {
-                    inner[i][part] = A::add(inner[i][part], low, own[i]);
-                    inner[i][part + PARTS / 2] = A::add(inner[i][part + PARTS / 2], high, own[i]);
+    for (int first = 0; first < PARTS / 2; first += SOME / 2) {
+        const uint8_t* codes = pack;
+        F sums[ROWS][SOME] = {};
+        for (int64_t group = 0; group < groups; ++group) {
+            F inner[ROWS][SOME] = {};
+            for (int64_t k = group * GROUP; k < (group + 1) * GROUP; k += 2, codes += 2 * HALF) {
+                if (first == 0) fetch(k);
+                typename A::Pair own[ROWS];
+                for (int i = 0; i < ROWS; ++i) own[i] = A::of_row(x + (row + i) * w.size + k);
+                for (int part = 0; part < SOME / 2; ++part) {
+                    typename A::Pair low, high;
+                    const uint8_t* place = codes + (first + part) * W;
+                    widen<T>(load_codes(place), load_codes(place + HALF), low, high);
+                    for (int i = 0; i < ROWS; ++i) {
+                        inner[i][part] = A::add(inner[i][part], low, own[i]);
+                        inner[i][part + SOME / 2] = A::add(inner[i][part + SOME / 2], high, own[i]);
+                    }
                 }
             }
+            add_group<T, PARTS>(sums, inner, first, codes, totals + row * groups + group, groups);
+            codes += PARTS * sizeof(U);
         }
-        add_group<T>(sums, inner, codes, totals + row * groups + group, groups);
-        codes += PARTS * sizeof(U);
+        for (int i = 0; i < ROWS; ++i)
+            for (int part = 0; part < SOME; ++part)
+                target.put(row + i, output + part_of<PARTS, SOME>(first, part) * W, sums[i][part]);
     }
-    for (int i = 0; i < ROWS; ++i)
-        for (int part = 0; part < PARTS; ++part) target.put(row + i, output + part * W, sums[i][part]);
 }
 
 // Multiply an int4 pack whose codes have been converted once for many rows: registers then hold more rows at once.
@@ -287,7 +317,7 @@ inline void multiply_widened(const Weight& w, const uint8_t* codes, const Operan
             }
         }
         codes += GROUP * PARTS * W / 2;
-        add_group<T>(sums, inner, codes, totals + row * groups + group, groups);
+        add_group<T, PARTS>(sums, inner, 0, codes, totals + row * groups + group, groups);
         codes += PARTS * sizeof(U);
     }
     for (int i = 0; i < ROWS; ++i)
@@ -363,8 +393,11 @@ void multiply_code_packs(const Weight& w, const Operand<T>* x, int64_t rows, int
                          Scratch<T>& scratch, const Target<T>& target) {
     const int64_t groups = w.size / GROUP, bytes = PARTS * W * groups * (GROUP / 2 + sizeof(uint32_t));
     scratch.totals.resize(rows * groups);
-    for (int64_t group = 0; group < rows * groups; ++group)
-        scratch.totals[group] = sum(load(x + group * GROUP) + load(x + group * GROUP + W));
+    for (int64_t group = 0; group < rows * groups; ++group) {
+        F total{};
+        for (int64_t k = 0; k < GROUP; k += W) total += load(x + group * GROUP + k);
+        scratch.totals[group] = sum(total);
+    }
     for (int64_t index = begin; index < end; ++index) {
         const uint8_t* codes = static_cast<const uint8_t*>(w.values) + index * bytes;
         if constexpr (!std::is_same_v<Operand<T>, float>) {
@@ -409,11 +442,11 @@ void multiply(const Weight& w, const T* x, int64_t rows, int64_t begin, int64_t 
         const Target<T> target{out + row * stride, stride, w.outputs, adds, scales, static_cast<const T*>(w.bias)};
         const Operand<T>* read = operands(x + row * w.size, some * w.size, scratch);
         if (w.lanes == 64)
-            multiply_parts<T, 4>(w, read, some, begin, end, scratch, target);
+            multiply_parts<T, 64 / W>(w, read, some, begin, end, scratch, target);
         else if (w.lanes == 32)
-            multiply_parts<T, 2>(w, read, some, begin, end, scratch, target);
+            multiply_parts<T, 32 / W>(w, read, some, begin, end, scratch, target);
         else
-            multiply_parts<T, 1>(w, read, some, begin, end, scratch, target);
+            multiply_parts<T, 16 / W>(w, read, some, begin, end, scratch, target);
     }
 }
 

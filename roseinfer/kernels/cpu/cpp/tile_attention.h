@@ -28,10 +28,10 @@ inline F power_of_two(F x) {
 // Pack 16 * n keys, as outputs of a product whose sum runs over the head's elements.
 inline void keys_to_tiles(const PackedRows<uint16_t>& keys, int64_t head_dim, uint16_t* tiles) {
     const int64_t steps = divide_up(head_dim, STEP);
-    if (head_dim % STEP != 0) std::memset(tiles, 0, KEYS / W * steps * TILE * sizeof *tiles);
+    if (head_dim % STEP != 0) std::memset(tiles, 0, KEYS / COLUMNS * steps * TILE * sizeof *tiles);
     for (int64_t key = 0; key < KEYS; ++key) {
-        uint16_t* to = tiles + key / W * steps * TILE + key % W * 2;
-        for (int64_t i = 0; i < head_dim; i += 2) std::memcpy(to + i * W, keys.row[key] + i, 2 * sizeof *to);
+        uint16_t* to = tiles + key / COLUMNS * steps * TILE + key % COLUMNS * 2;
+        for (int64_t i = 0; i < head_dim; i += 2) std::memcpy(to + i * COLUMNS, keys.row[key] + i, 2 * sizeof *to);
     }
 }
 
@@ -40,7 +40,7 @@ inline void keys_to_tiles(const PackedRows<uint16_t>& keys, int64_t head_dim, ui
 inline void values_to_tiles(const PackedRows<uint16_t>& values, int64_t head_dim, int64_t stride, uint16_t* tiles) {
     for (int64_t i = 0; i < divide_up(head_dim, BLOCK) * BLOCK; i += W)
         for (int64_t at = 0; at < KEYS; at += 2) {
-            uint16_t* to = tiles + i / W * stride + at * W;
+            uint16_t* to = tiles + i / COLUMNS * stride + at * COLUMNS + i % COLUMNS * 2;
             if (i >= head_dim) {
                 std::memset(to, 0, 2 * W * sizeof *to);
                 continue;
@@ -53,7 +53,7 @@ inline void values_to_tiles(const PackedRows<uint16_t>& values, int64_t head_dim
 // Softmax of some rows, whose keys come in parts. Rows of `sums` and `weights` are those of `scores`.
 struct RunningSoftmax {
     float best[BLOCK];  // largest score so far, scaled
-    F totals[BLOCK];    // sum of the weights so far, in 16 parts
+    F totals[BLOCK];    // sum of the weights so far, in W parts
 
     // Start with the sinks of the rows from `first` on, for `sharing` heads per token.
     void reset(const Scoring& scoring, int64_t first, int64_t sharing) {
@@ -92,7 +92,8 @@ struct RunningSoftmax {
     static constexpr float LOG2_E = 1.44269504f;
 
     static void mask(float* scores, int64_t begin, int64_t end, int64_t count) {
-        const I lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+        I lanes{};
+        for (int32_t lane = 0; lane < W; ++lane) lanes[lane] = lane;
         for (int64_t at = 0; at < count; at += W) {
             const I key = lanes + static_cast<int32_t>(at);
             const I own = (key >= static_cast<int32_t>(begin)) & (key < static_cast<int32_t>(end));
@@ -119,7 +120,7 @@ struct ByTiles {
     static void pack(const PackedRows<uint16_t>& keys, const PackedRows<uint16_t>& values, int64_t at, int64_t padded,
                      int64_t head_dim, uint16_t* packed_keys, uint16_t* packed_values) {
         keys_to_tiles(keys, head_dim, packed_keys + at * padded_head(head_dim));
-        values_to_tiles(values, head_dim, padded * W, packed_values + at * W);
+        values_to_tiles(values, head_dim, padded * COLUMNS, packed_values + at * COLUMNS);
     }
 
     // Compute attention of new tokens [begin, end) of a request, for the heads that share one key head. `q` and `out`
@@ -145,7 +146,7 @@ struct ByTiles {
             for (int64_t block = 0; block < blocks; ++block) {
                 const int64_t row = block * BLOCK, own = std::min(BLOCK, rows - row);
                 for (int64_t key = 0; key < count; key += BLOCK)
-                    scratch.tiles.multiply(own, queries + row * head, head * 16, keys + (part + key) * head, head * W,
+                    scratch.tiles.multiply(own, queries + row * head, head * 16, keys + (part + key) * head, head * COLUMNS,
                                            steps, scores + key, PART, false);
                 for (int64_t i = 0; i < own; ++i) {
                     const int64_t length = chunk.past + begin + (row + i) / sharing + 1, base = chunk.first + part;
@@ -158,8 +159,8 @@ struct ByTiles {
                         for (int64_t at = 0; at < head; at += W) store(sum + at, load(sum + at) * factor);
                 }
                 for (int64_t at = 0; at < head; at += BLOCK)
-                    scratch.tiles.multiply(own, weights, PART / STEP * TILE, values + at * chunk.padded + part * W,
-                                           chunk.padded * W, count / STEP, sums + row * head + at, head, part > first);
+                    scratch.tiles.multiply(own, weights, PART / STEP * TILE, values + at * chunk.padded + part * COLUMNS,
+                                           chunk.padded * COLUMNS, count / STEP, sums + row * head + at, head, part > first);
             }
         }
         for (int64_t row = 0; row < rows; ++row) {

@@ -25,7 +25,9 @@ inline U rounded_pairs(F first, F second) {
 struct Panel {
     uint16_t* tiles;
     int64_t steps;
-    uint16_t* at(int64_t output, int64_t step) const { return tiles + (output / W * steps + step) * TILE; }
+    uint16_t* at(int64_t output, int64_t step) const {
+        return tiles + (output / COLUMNS * steps + step) * TILE + output % COLUMNS * 2;
+    }
 };
 
 // Copy the elements [begin, end) of outputs [first, first + w.lanes) to tiles; `to`: index of the first output's tiles.
@@ -35,7 +37,7 @@ void fill_from_pack(const Weight& w, int64_t first, int64_t begin, int64_t end, 
     for (int64_t k = begin; k < end; k += 2)
         for (int64_t lane = 0; lane < w.lanes; lane += W) {
             const V* from = pack + k * w.lanes + 2 * lane;
-            uint16_t* place = panel.at(to + lane, (k - begin) / STEP) + (k - begin) % STEP * W;
+            uint16_t* place = panel.at(to + lane, (k - begin) / STEP) + (k - begin) % STEP * COLUMNS;
             if constexpr (std::is_same_v<V, uint16_t>) {
                 std::memcpy(place, from, 2 * W * sizeof *place);
             } else {
@@ -68,7 +70,7 @@ inline void fill_from_codes(const Weight& w, int64_t first, int64_t begin, int64
                 for (int64_t part = 0; part < 2; ++part) {
                     const U both = rounded_pairs(pairs[part].first * scale[part] + offset[part],
                                                  pairs[part].second * scale[part] + offset[part]);
-                    std::memcpy(place[part] + k * W, &both, sizeof both);
+                    std::memcpy(place[part] + k * COLUMNS, &both, sizeof both);
                 }
             }
         }
@@ -79,12 +81,12 @@ inline void fill_from_codes(const Weight& w, int64_t first, int64_t begin, int64
 inline void fill_panel(const Weight& w, int64_t unit, int64_t units, int64_t begin, int64_t end, const Panel& panel) {
     const int64_t padded = divide_up(w.outputs, w.lanes) * w.lanes, last = (unit + units) * UNIT;
     if ((end - begin) % STEP != 0)
-        for (int64_t output = 0; output < units * UNIT; output += W)
+        for (int64_t output = 0; output < units * UNIT; output += COLUMNS)
             std::memset(panel.at(output, panel.steps - 1), 0, TILE * sizeof(uint16_t));
     for (int64_t output = unit * UNIT; output < last; output += w.lanes) {
         const int64_t to = output - unit * UNIT;
         if (output >= padded)
-            std::memset(panel.at(to, 0), 0, w.lanes / W * panel.steps * TILE * sizeof(uint16_t));
+            std::memset(panel.at(to, 0), 0, w.lanes / COLUMNS * panel.steps * TILE * sizeof(uint16_t));
         else if (w.kind == 0)
             fill_from_pack<uint16_t>(w, output, begin, end, to, panel);
         else if (w.kind == 1)

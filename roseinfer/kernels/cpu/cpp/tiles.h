@@ -23,6 +23,7 @@ namespace {
 constexpr int64_t TILE = 512;  // elements of a tile
 constexpr int64_t STEP = 32;   // elements of a row or output per tile
 constexpr int64_t BLOCK = 32;  // rows per block, and outputs per block
+constexpr int64_t COLUMNS = 16;  // outputs of a tile, and its rows
 constexpr int64_t CACHE_LINE = 64;
 
 inline int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
@@ -71,15 +72,15 @@ template <int ROW_TILES>
 void multiply_block_portably(const uint16_t* left, int64_t left_stride, const uint16_t* right, int64_t right_stride,
                              int64_t steps, float* sums, int64_t stride, bool adds) {
     for (int64_t row = 0; row < 16 * ROW_TILES; ++row)
-        for (int64_t half = 0; half < 2; ++half) {
-            float* place = sums + row * stride + half * W;
+        for (int64_t output = 0; output < BLOCK; output += W) {
+            float* place = sums + row * stride + output;
             F sum = adds ? load(place) : F{};
             for (int64_t step = 0; step < steps; ++step) {
                 const uint16_t* x = left + row / 16 * left_stride + step * TILE + row % 16 * STEP;
-                const uint16_t* y = right + half * right_stride + step * TILE;
+                const uint16_t* y = right + output / COLUMNS * right_stride + step * TILE + output % COLUMNS * 2;
                 for (int64_t pair = 0; pair < 16; ++pair) {
                     U both;
-                    std::memcpy(&both, y + pair * 2 * W, sizeof both);
+                    std::memcpy(&both, y + pair * 2 * COLUMNS, sizeof both);
                     sum += (F)(both << 16) * as_float(x[2 * pair]) + (F)(both & 0xFFFF0000u) * as_float(x[2 * pair + 1]);
                 }
             }
@@ -97,10 +98,10 @@ inline void multiply_block_by_amx(const uint16_t* left, int64_t left_stride, con
     asm volatile("" ::: "memory");  // the compiler does not know that the instructions below read memory
     if (adds) {
         _tile_loadd(0, sums, bytes);
-        _tile_loadd(1, sums + W, bytes);
+        _tile_loadd(1, sums + COLUMNS, bytes);
         if (ROW_TILES == 2) {
             _tile_loadd(2, second, bytes);
-            _tile_loadd(3, second + W, bytes);
+            _tile_loadd(3, second + COLUMNS, bytes);
         }
     } else {
         _tile_zero(0);
@@ -122,10 +123,10 @@ inline void multiply_block_by_amx(const uint16_t* left, int64_t left_stride, con
         }
     }
     _tile_stored(0, sums, bytes);
-    _tile_stored(1, sums + W, bytes);
+    _tile_stored(1, sums + COLUMNS, bytes);
     if (ROW_TILES == 2) {
         _tile_stored(2, second, bytes);
-        _tile_stored(3, second + W, bytes);
+        _tile_stored(3, second + COLUMNS, bytes);
     }
 }
 #endif

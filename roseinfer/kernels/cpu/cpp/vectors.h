@@ -1,6 +1,7 @@
-// Vectors of 16 floats, and loads and stores of the two element types: float, and bfloat16 as bits in uint16_t.
-// Arithmetic is in float and rounded once. Vectors use the compiler's vector extension, so any little-endian target
-// works.
+// Vectors of 16 floats, or 8 without AVX-512, and loads and stores of the two element types: float, and bfloat16 as bits
+// in uint16_t. Arithmetic is in float and rounded once. Vectors use the compiler's vector extension, so any
+// little-endian target works. A compiler keeps vectors that are wider than the processor's in memory, where they are many
+// times slower.
 
 #pragma once
 
@@ -9,17 +10,21 @@
 #include <cstring>
 
 #include <omp.h>
-#ifdef __AVX512F__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
 namespace {
 
+#ifdef __AVX512F__
 constexpr int64_t W = 16;  // lanes
-typedef float F __attribute__((vector_size(64)));
-typedef uint32_t U __attribute__((vector_size(64)));
-typedef int32_t I __attribute__((vector_size(64)));
-typedef uint16_t H __attribute__((vector_size(32)));
+#else
+constexpr int64_t W = 8;
+#endif
+typedef float F __attribute__((vector_size(4 * W)));
+typedef uint32_t U __attribute__((vector_size(4 * W)));
+typedef int32_t I __attribute__((vector_size(4 * W)));
+typedef uint16_t H __attribute__((vector_size(2 * W)));
 
 // Minimum elements for which several threads are faster than one.
 constexpr int64_t PARALLEL = 1 << 14;
@@ -31,9 +36,13 @@ inline F load(const float* p) {
 }
 
 inline F load(const uint16_t* p) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    return (F)((U)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))) << 16);
+#else
     H bits;
     std::memcpy(&bits, p, sizeof bits);
     return (F)(__builtin_convertvector(bits, U) << 16);
+#endif
 }
 
 inline void store(float* p, F value) { std::memcpy(p, &value, sizeof value); }
@@ -45,32 +54,45 @@ inline void store(uint16_t* p, F value) {
 #else
     const U bits = (U)value, is_nan = (U)(value != value);
     const U rounded = bits + 0x7FFF + ((bits >> 16) & 1);  // to nearest, ties to even
-    const H high = __builtin_convertvector(((rounded & ~is_nan) | (0x7FC00000u & is_nan)) >> 16, H);
+    const U bits_of_high = ((rounded & ~is_nan) | (0x7FC00000u & is_nan)) >> 16;
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    const __m256i packed = _mm256_packus_epi32((__m256i)bits_of_high, (__m256i)bits_of_high);  // within each half
+    const __m128i high = _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
+#else
+    const H high = __builtin_convertvector(bits_of_high, H);
+#endif
     std::memcpy(p, &high, sizeof high);
 #endif
 }
 
 inline F all(float value) { return value - F{}; }
 
-inline float sum(F value) {
+// The lower half of a vector, combined with the upper half.
+template <typename Combine>
+inline auto folded(F value, Combine combine) {
     typedef float F8 __attribute__((vector_size(32)));
+    if constexpr (W == 8) {
+        return value;
+    } else {
+        F8 halves[2];
+        std::memcpy(halves, &value, sizeof value);
+        return combine(halves[0], halves[1]);
+    }
+}
+
+inline float sum(F value) {
     typedef float F4 __attribute__((vector_size(16)));
-    F8 eights[2];
-    std::memcpy(eights, &value, sizeof value);
-    const F8 eight = eights[0] + eights[1];
+    const auto eight = folded(value, [](auto a, auto b) { return a + b; });
     F4 fours[2];
     std::memcpy(fours, &eight, sizeof eight);
     const F4 four = fours[0] + fours[1];
     return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
-// Largest of the 16 lanes.
+// Largest of the lanes.
 inline float largest(F value) {
-    typedef float F8 __attribute__((vector_size(32)));
     typedef float F4 __attribute__((vector_size(16)));
-    F8 eights[2];
-    std::memcpy(eights, &value, sizeof value);
-    const F8 eight = eights[0] > eights[1] ? eights[0] : eights[1];
+    const auto eight = folded(value, [](auto a, auto b) { return a > b ? a : b; });
     F4 fours[2];
     std::memcpy(fours, &eight, sizeof eight);
     const F4 four = fours[0] > fours[1] ? fours[0] : fours[1];
@@ -78,9 +100,9 @@ inline float largest(F value) {
     return low > high ? low : high;
 }
 
-// Sum the lanes of 16 vectors at once, in about three instructions per vector. Lane 4 * row + j of the result is the
-// sum of the lanes of values[j][row].
-inline F sums_of(const F (&values)[4][4]) {
+// Sum the lanes of W vectors at once, in about three instructions per vector. Lane 4 * row + j of the result is the sum
+// of the lanes of values[j][row].
+inline F sums_of(const F (&values)[4][W / 4]) {
 #ifdef __AVX512F__
     __m512 quarters[4];
     for (int j = 0; j < 4; ++j) {
@@ -99,10 +121,17 @@ inline F sums_of(const F (&values)[4][4]) {
     }
     return (F)_mm512_add_ps((__m512)_mm512_unpacklo_pd(pairs[0], pairs[1]),
                             (__m512)_mm512_unpackhi_pd(pairs[0], pairs[1]));
+#elif defined(__AVX2__)
+    __m256 rows[2];  // lane j of both halves: a part of the sum of values[j][row]
+    for (int row = 0; row < 2; ++row)
+        rows[row] = _mm256_hadd_ps(_mm256_hadd_ps((__m256)values[0][row], (__m256)values[1][row]),
+                                   _mm256_hadd_ps((__m256)values[2][row], (__m256)values[3][row]));
+    return (F)_mm256_add_ps(_mm256_permute2f128_ps(rows[0], rows[1], 0x20),
+                            _mm256_permute2f128_ps(rows[0], rows[1], 0x31));
 #else
     F out;
     for (int j = 0; j < 4; ++j)
-        for (int row = 0; row < 4; ++row) out[4 * row + j] = sum(values[j][row]);
+        for (int row = 0; row < W / 4; ++row) out[4 * row + j] = sum(values[j][row]);
     return out;
 #endif
 }
