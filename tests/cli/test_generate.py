@@ -128,9 +128,7 @@ def test_a_reader_that_has_had_enough_ends_it_in_silence(tiny: list[object]) -> 
     assert stderr == b""
 
 
-@pytest.mark.skipif(
-    COMPILER is None or not native_library.is_on_by_default(), reason="needs AVX2 and a C++ compiler"
-)
+@pytest.mark.skipif(COMPILER is None or not native_library.is_on_by_default(), reason="needs AVX2 and a C++ compiler")
 def test_kernels_that_nobody_has_made_are_told_of_in_one_line(tiny: list[object], tmp_path: Path) -> None:
     environment = {**ENVIRONMENT, "CXX": "", "ROSEINFER_CACHE_DIR": str(tmp_path)}
 
