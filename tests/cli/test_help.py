@@ -77,7 +77,7 @@ def test_no_line_ends_in_a_blank_or_between_a_number_and_its_unit(command: str, 
     for line in done.stdout.splitlines():
         assert line == line.rstrip()
         assert not re.search(r"\babout \d+$", line)
-    assert re.search(r"\b3 s\b", done.stdout) or command in ("", "summarize")
+    assert re.search(r"\b30 s\b", done.stdout) or command in ("", "summarize")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
