@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from benchmarks.tune_linears import tune_linears
 from roseinfer.config import SamplingParams
 from roseinfer.kernels import activations
-from roseinfer.kernels.attention.decode_kernel import DecodeTiles
+from roseinfer.kernels.attention.decode_tiles import DecodeTiles
 from roseinfer.kernels.attention.paged_decode import paged_decode_attention, paged_decode_attention_triton
 from roseinfer.kernels.attention.projection import AttentionLayer, Projection
 from roseinfer.kernels.attention.rope_append import rope_append

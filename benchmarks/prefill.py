@@ -20,11 +20,8 @@ from torch.nn.attention.bias import causal_lower_right
 
 from benchmarks.kernels import BLOCK_SIZE, DTYPE, MODELS, random
 from roseinfer.kernels.attention.dense_attention import dense_causal_attention, supports_dense
-from roseinfer.kernels.attention.paged_prefill import (
-    PrefillTiles,
-    paged_prefill_attention,
-    paged_prefill_attention_triton,
-)
+from roseinfer.kernels.attention.paged_prefill import paged_prefill_attention, paged_prefill_attention_triton
+from roseinfer.kernels.attention.prefill_kernel import PrefillTiles
 from roseinfer.kernels.tuning import replay_us
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.models.shapes import SHAPES

@@ -6,7 +6,7 @@ from torch import Tensor
 from roseinfer.attention.step_layouts import DensePrompts, PromptLayout
 from roseinfer.kernels.attention.attention_spec import AttentionSpec
 from roseinfer.kernels.attention.dense_attention import dense_attention, dense_causal_attention
-from roseinfer.kernels.attention.paged_prefill import EarlierKeys
+from roseinfer.kernels.attention.prefill_kernel import EarlierKeys
 
 
 def takes_dense(spec: AttentionSpec) -> bool:

@@ -19,12 +19,14 @@ from roseinfer.kernels.attention.append_and_attend import (
     append_and_attend_triton,
 )
 from roseinfer.kernels.attention.attention_spec import PLAIN_SCORING, Scoring
-from roseinfer.kernels.attention.decode_kernel import DecodeOutput, DecodeTiles
+from roseinfer.kernels.attention.decode_kernel import DecodeOutput
+from roseinfer.kernels.attention.decode_tiles import DecodeTiles
 from roseinfer.kernels.attention.paged_decode import (
     paged_decode_attention,
     paged_decode_attention_reference,
     paged_decode_attention_triton,
 )
+from roseinfer.kernels.attention.split_results import splits_at_once
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 
@@ -124,6 +126,12 @@ def test_lengths_windows_and_splits_fall_anywhere(
     scoring = Scoring(0.3, window, softcap, random_sinks(heads[0], seed, present=sinks))
     check(case, scoring, tiles(num_splits, ordered=ordered))
     check_append(case, scoring, tiles(num_splits, ordered=ordered), table=table, norms=norms)
+
+
+def test_splits_that_do_not_fit_into_registers_are_joined_in_rounds() -> None:
+    case = paged_case([100, 40], heads=6, kv_heads=1, head_dim=128, dtype=torch.float32)
+    assert splits_at_once(8, 8, 128, num_warps=1) == 2
+    check(case, tiles=DecodeTiles(tile=16, num_splits=7, num_warps=1, num_stages=2))
 
 
 @pytest.mark.parametrize("num_splits", [1, 4])

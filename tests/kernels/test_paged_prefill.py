@@ -13,12 +13,11 @@ from roseinfer.kernels.attention.attention_spec import PLAIN_SCORING, Scoring
 from roseinfer.kernels.attention.dense_attention import dense_attention_reference
 from roseinfer.kernels.attention.paged_decode import paged_decode_attention_reference
 from roseinfer.kernels.attention.paged_prefill import (
-    EarlierKeys,
-    PrefillTiles,
     paged_prefill_attention,
     paged_prefill_attention_reference,
     paged_prefill_attention_triton,
 )
+from roseinfer.kernels.attention.prefill_kernel import EarlierKeys, PrefillTiles
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from roseinfer.kernels.attention.decode_kernel import CachedRequests, DecodeTiles, Queries, fits, launch_decode
+from roseinfer.kernels.attention.decode_kernel import CachedRequests, Queries, fits, launch_decode
+from roseinfer.kernels.attention.decode_tiles import DecodeTiles
 from roseinfer.kernels.attention.paged_decode import paged_decode_attention_reference
 from roseinfer.kernels.attention.projection import Projection
 from roseinfer.kernels.attention.rope_append import rope_append_reference

@@ -6,7 +6,6 @@ heads that share a key head: keys and values are read once. The kernel also acce
 normalizes and rotates the new tokens itself, and does not read back what it appends to the cache.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -14,9 +13,11 @@ from torch import Tensor
 
 from roseinfer.kernels.arrival import is_last
 from roseinfer.kernels.attention.attention_spec import Scoring
+from roseinfer.kernels.attention.decode_tiles import DecodeTiles, decode_tiles
 from roseinfer.kernels.attention.head_rotation import gains, normalized_and_rotated, rotation
 from roseinfer.kernels.attention.projection import AttentionLayer
 from roseinfer.kernels.attention.score_bound import hyperbolic_tangent, score_factors, with_sinks
+from roseinfer.kernels.attention.split_results import joined_splits, splits_at_once
 from roseinfer.kernels.runtime import (
     MAX_ARRIVALS,
     arrivals,
@@ -24,31 +25,10 @@ from roseinfer.kernels.runtime import (
     gdc_wait,
     launch_options,
     next_power_of_two,
-    num_multiprocessors,
     runs_triton,
     tl,
     triton,
 )
-
-_MAX_SPLITS = 32
-
-_LONG_CONTEXT = 8192
-"""Tokens from which more splits, each with more tokens at a time, read keys and values faster. On an H200, batch 1 of
-qwen3-0.6b at 32,768 tokens reads 3.3 TB/s instead of 1.8, at 131,072 tokens 4.0 instead of 2.0."""
-
-
-@dataclass(frozen=True)
-class DecodeTiles:
-    """Tile sizes and options of a launch."""
-
-    tile: int
-    """Tokens that a program processes at once."""
-    num_splits: int
-    """Parts that each request's keys are cut into."""
-    num_warps: int
-    num_stages: int
-    ordered: bool = False
-    """True if programs start in the order of `CachedRequests.order`: faster if not all of them run at once."""
 
 
 class Queries(NamedTuple):
@@ -111,6 +91,7 @@ def launch_decode(
         partial_out = q.new_empty((requests, kv_heads, tiles.num_splits, group, head_dim), dtype=torch.float32)
         partial_stats = q.new_empty((requests, kv_heads, tiles.num_splits, group, 2), dtype=torch.float32)
     ordered = tiles.ordered and order is not None
+    members, dim_padded = next_power_of_two(group), max(16, next_power_of_two(head_dim))
     table, q_norm, k_norm = (None, None, None) if new is None else (new.table, new.q_norm, new.k_norm)
     _decode_kernel[(kv_heads, tiles.num_splits, requests)](
         q,
@@ -143,11 +124,12 @@ def launch_decode(
         GROUP=group,
         GROUP_PADDED=1 if group == 1 else max(16, next_power_of_two(group)),
         HEAD_DIM=head_dim,
-        DIM_PADDED=max(16, next_power_of_two(head_dim)),
+        DIM_PADDED=dim_padded,
         BLOCK_SIZE=block_size,
         TILE=tiles.tile,
         NUM_SPLITS=tiles.num_splits,
-        SPLITS_PADDED=next_power_of_two(tiles.num_splits),
+        MEMBERS=members,
+        AT_ONCE=splits_at_once(next_power_of_two(tiles.num_splits), members, dim_padded, tiles.num_warps),
         WINDOW=scoring.window or 0,
         BOUNDED=scoring.softcap is not None,
         HAS_SINKS=scoring.sinks is not None,
@@ -163,43 +145,6 @@ def launch_decode(
         **launch_options(q),
     )
     return out
-
-
-def decode_tiles(requests: int, heads: int, key_cache: Tensor, max_tokens: int) -> DecodeTiles:
-    """Choose tiles from shapes alone, so that a captured launch serves every length that fits the tables.
-
-    The choices were the fastest of those measured on an H200 with contexts of 256 to 1000 tokens. The number of splits
-    is a power of two, so that batches of many sizes share a few compiled kernels.
-    """
-    kv_heads, head_dim = key_cache.shape[2:]
-    lanes, multiprocessors = requests * kv_heads, num_multiprocessors(key_cache.device)
-    is_alone = heads == kv_heads  # no two query heads share keys, so tensor cores are not used
-    if lanes >= 2 * multiprocessors:
-        wanted = 1
-        tile, num_warps = (16 if lanes >= 2048 else 32, 2) if is_alone else (64, 4)
-    else:
-        # Programs of a single warp need no synchronization, and many of them run at the same time.
-        wanted = -(-(2 if is_alone else 8) * multiprocessors // lanes)
-        tile, num_warps = 16, 1
-    max_splits = _MAX_SPLITS
-    if max_tokens > _LONG_CONTEXT and lanes < 2 * multiprocessors and not is_alone and head_dim <= 128:
-        wanted, max_splits = -(-4 * multiprocessors // lanes), 2 * _MAX_SPLITS
-        tile, num_warps = (128, 4) if head_dim <= 64 else (64, 2)
-    if head_dim > 64 if is_alone else head_dim > 128:
-        num_warps = min(2 * num_warps, 4)
-    if head_dim > 128:
-        tile = min(tile, 64 // key_cache.element_size())
-    # If many programs run one after another, three resident programs hide start-up better than two with more stages.
-    num_stages = 2 if key_cache.element_size() > 2 or lanes > 10 * multiprocessors else 3
-    possible = -(-max_tokens // tile)
-    splits = next_power_of_two(min(wanted, possible, max_splits) + 1) // 2
-    return DecodeTiles(
-        tile=tile,
-        num_splits=splits,
-        num_warps=num_warps if heads // kv_heads <= 16 else 8,
-        num_stages=num_stages,
-        ordered=lanes > 4 * multiprocessors,
-    )
 
 
 @triton.jit
@@ -239,7 +184,8 @@ def _decode_kernel(
     BLOCK_SIZE: tl.constexpr,
     TILE: tl.constexpr,
     NUM_SPLITS: tl.constexpr,
-    SPLITS_PADDED: tl.constexpr,
+    MEMBERS: tl.constexpr,
+    AT_ONCE: tl.constexpr,
     WINDOW: tl.constexpr,
     BOUNDED: tl.constexpr,
     HAS_SINKS: tl.constexpr,
@@ -426,19 +372,19 @@ def _decode_kernel(
         tl.store(partial_stats + rows * 2, row_peak, mask=in_group)
         tl.store(partial_stats + rows * 2 + 1, row_total, mask=in_group)
         if is_last(arrived_splits + lane, active):
-            other = tl.arange(0, SPLITS_PADDED)
-            present = other < active
-            for member in tl.static_range(GROUP):
-                other_rows = (part + other) * GROUP + member
-                peaks = tl.load(partial_stats + other_rows * 2, mask=present, other=-1e30, cache_modifier=".cg")
-                totals = tl.load(partial_stats + other_rows * 2 + 1, mask=present, other=0.0, cache_modifier=".cg")
-                sums = tl.load(
-                    partial_out + other_rows[:, None] * HEAD_DIM + dim[None, :],
-                    mask=present[:, None] & in_dim[None, :],
-                    other=0.0,
-                    cache_modifier=".cg",
-                )
-                part_share = tl.exp2(peaks - tl.max(peaks, 0))
-                joined = tl.sum(sums * part_share[:, None], 0) / tl.sum(totals * part_share, 0)
-                target = out + (lane.to(tl.int64) * GROUP + member) * HEAD_DIM + dim
-                tl.store(target, joined.to(out.dtype.element_ty), mask=in_dim)
+            member = tl.arange(0, MEMBERS)
+            joined = joined_splits(
+                partial_out,
+                partial_stats,
+                part * GROUP,
+                active,
+                member,
+                dim,
+                GROUP,
+                HEAD_DIM,
+                MEMBERS,
+                DIM_PADDED,
+                AT_ONCE,
+            )
+            target = out + (lane.to(tl.int64) * GROUP + member[:, None]) * HEAD_DIM + dim[None, :]
+            tl.store(target, joined.to(out.dtype.element_ty), mask=(member < GROUP)[:, None] & in_dim[None, :])

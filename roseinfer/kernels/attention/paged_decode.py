@@ -6,14 +6,8 @@ import torch
 from torch import Tensor
 
 from roseinfer.kernels.attention.attention_spec import PLAIN_SCORING, Scoring
-from roseinfer.kernels.attention.decode_kernel import (
-    CachedRequests,
-    DecodeOutput,
-    DecodeTiles,
-    Queries,
-    fits,
-    launch_decode,
-)
+from roseinfer.kernels.attention.decode_kernel import CachedRequests, DecodeOutput, Queries, fits, launch_decode
+from roseinfer.kernels.attention.decode_tiles import DecodeTiles
 from roseinfer.kernels.attention.score_bound import bounded, share_of_keys
 
 
