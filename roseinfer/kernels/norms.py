@@ -113,6 +113,7 @@ def _launch(
         HAS_RESIDUAL=residual is not None,
         HAS_BIAS=bias is not None,
         CENTERED=centered,
+        EARLY=rows == 1,
         num_warps=min(max(padded // 512, 1), 16),
         **launch_options(x),
     )
@@ -135,6 +136,7 @@ def _norm_kernel(
     HAS_RESIDUAL: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     CENTERED: tl.constexpr,
+    EARLY: tl.constexpr,
     PDL: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -144,8 +146,11 @@ def _norm_kernel(
     if HAS_BIAS:
         shift = tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
     if PDL:
+        if EARLY:
+            gdc_launch_dependents()  # the next kernel prefetches its weights while this one waits
         gdc_wait()
-        gdc_launch_dependents()
+        if not EARLY:
+            gdc_launch_dependents()
     value = tl.load(x + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
     if HAS_RESIDUAL:
         value += tl.load(residual + row * residual_stride + column, mask=inside, other=0.0).to(tl.float32)
