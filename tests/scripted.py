@@ -16,6 +16,7 @@ from roseinfer.engine.planner import Planner
 from roseinfer.engine.prompt import Prompt
 from roseinfer.engine.request import Request
 from roseinfer.engine.step_plan import Policy, StepPlan
+from roseinfer.models.expert_use import ExpertUse
 from roseinfer.models.model_config import ModelConfig
 
 
@@ -130,6 +131,7 @@ class ScriptedEngine:
     pool: BlockPool = field(default_factory=lambda: BlockPool(4096, 4))
     dtype = torch.float32
     weight_bytes = None
+    expert_use = ExpertUse()
     chat_template = None
     limits: StepLimits | None = None
     runner = SimpleNamespace(

@@ -11,6 +11,7 @@ from roseinfer.bench.protocol import measure
 from roseinfer.bench.request_figures import RequestFigures, request_figures
 from roseinfer.config import Mode, SamplingParams, WorkloadConfig
 from roseinfer.engine.engine import Engine
+from roseinfer.models.expert_use import ExpertBalance
 from roseinfer.progress import StageCallback
 from roseinfer.workload.clock import WALL_CLOCK, Clock
 from roseinfer.workload.dealing import encoded_load
@@ -30,6 +31,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     results: Sequence[WorkloadResult]
     peak_memory_bytes: int
+    experts: ExpertBalance | None = None
+    """How evenly tokens of the warm-up used the experts; None for a model without experts."""
     host: HostUse | None = None
     """Cores used, and disturbance by other programs, over warm-up and repeats."""
     num_engines: int = 1
@@ -73,6 +76,7 @@ def measure_cell(
         seed=engine.config.seed,
         results=results,
         peak_memory_bytes=peak_memory_bytes(engine.runner.device),
+        experts=limited.expert_use.balance,
         host=host.use(),
         num_engines=1 if team is None else team.size,
         alone=alone,

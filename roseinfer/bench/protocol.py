@@ -14,6 +14,7 @@ from roseinfer.engine.engine import Engine
 from roseinfer.errors import UsageError
 from roseinfer.progress import ProgressCallback, StageCallback
 from roseinfer.workload.clock import WALL_CLOCK, Clock
+from roseinfer.workload.expert_choices import count_choices
 from roseinfer.workload.load_plan import PlannedRequest
 from roseinfer.workload.load_runner import WorkloadResult, run_load
 from roseinfer.workload.pass_progress import reporting
@@ -81,9 +82,10 @@ def warm_up(
 ) -> None:
     """Run one untimed pass, then capture the CUDA graphs that the pass requested and did not find.
 
-    A timed pass over the same load then finds all its graphs.
+    A timed pass over the same load then finds all its graphs. Of a model with experts, the pass's choices are counted.
     """
-    timed_pass(engine, mode, load, clock, None if on_stage is None else on_stage("warm-up", ""), team)
+    result = timed_pass(engine, mode, load, clock, None if on_stage is None else on_stage("warm-up", ""), team)
+    count_choices(engine, result.outputs)
     if on_stage is not None and engine.runner.graphs is not None:
         on_stage("capturing CUDA graphs", "")
     engine.runner.capture_missing()

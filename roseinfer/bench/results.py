@@ -28,6 +28,7 @@ from roseinfer.bench.slo import Goodput, Slo, goodput
 from roseinfer.config import EngineConfig, Mode, SamplingParams, WorkloadConfig
 from roseinfer.costs.ceilings import Ceilings
 from roseinfer.engine.limits import StepLimits
+from roseinfer.models.expert_use import ExpertBalance
 from roseinfer.notebook import notebook_html, short_repr
 from roseinfer.workload.host_use import HostUse
 from roseinfer.workload.load_runner import WorkloadResult
@@ -147,6 +148,8 @@ class BenchRun(msgspec.Struct, frozen=True, kw_only=True):
     """Cores used, and disturbance by other programs, over warm-up and repeats; None in an older result."""
     data_parallel: DataParallel | None = None
     """Comparison with one engine, of a run with --data-parallel. Rates of decode and prefill are per engine."""
+    experts: ExpertBalance | None = None
+    """How evenly tokens used the experts, by which MBU counts the experts of a step; None: unknown, or no experts."""
 
     @property
     def is_beyond_ceilings(self) -> bool:
@@ -268,6 +271,7 @@ def bench_run(
         search=search,
         host=measured.host,
         data_parallel=_data_parallel(measured, reports),
+        experts=measured.experts,
     )
 
 

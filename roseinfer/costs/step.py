@@ -6,7 +6,7 @@ The symbols, per step:
     C  context tokens of attention    P  query-key pairs of attention, summed over layers
     R  passes over the weights: the number of decode steps in the launch, usually 1
     e  bytes per element
-    H(t)  experts of a layer that t tokens use: E (1 - (1 - k/E)^t) of E experts, with k experts per token
+    H(t)  experts of a layer that t tokens use: the sum over its E experts of 1 - (1 - p)^t
 
 A layer with a sliding window has a smaller C and P than the others; the formulas then use the mean over layers.
 
@@ -23,8 +23,8 @@ needs the keys and values of all new tokens, and everything else only for the to
 only` is the number of elements of its matrices without those of keys and values, and its C and P are those of the
 sampled tokens.
 
-H is an expected value for tokens that choose all experts equally often. A router that prefers some experts makes a step
-read fewer bytes than this.
+p is the share of tokens that choose an expert, as counted on tokens of the run. Where nothing was counted, it is k/E
+with k experts per token, as if all were chosen equally often: a router that prefers some experts reads fewer bytes.
 
 The cost is a lower bound. It excludes activations between kernels, which a perfect kernel holds on the chip; block
 tables, indexes and rotation angles, which are small; and arithmetic outside matrix products. Keys and values of a
@@ -41,6 +41,7 @@ import torch
 
 from roseinfer.engine.step_plan import Chunk, StepPlan
 from roseinfer.models.architectures import architecture
+from roseinfer.models.expert_use import ExpertUse
 from roseinfer.models.experts import ExpertLinear, Router, SharedGate
 from roseinfer.models.footprint import WeightBytes
 from roseinfer.models.linear import Linear
@@ -86,7 +87,13 @@ def step_cost(
     return _cost(model, element_bytes, rows, weights)
 
 
-def plan_cost(model: ModelConfig, element_bytes: int, plan: StepPlan, weights: WeightBytes | None = None) -> StepCost:
+def plan_cost(
+    model: ModelConfig,
+    element_bytes: int,
+    plan: StepPlan,
+    weights: WeightBytes | None = None,
+    expert_use: ExpertUse | None = None,
+) -> StepCost:
     """Return the cost of a step plan. A layer's sliding window limits the keys and values that its attention reads."""
     keys = pairs = 0
     for window, num_layers in _layers_by_window(model).items():
@@ -100,7 +107,8 @@ def plan_cost(model: ModelConfig, element_bytes: int, plan: StepPlan, weights: W
             keys += last - own_keys
             pairs += last - own_pairs
     sampled = plan.decode_steps * sum(chunk.samples for chunk in plan.chunks)
-    return _cost(model, element_bytes, _StepCounts(plan.num_tokens, sampled, plan.decode_steps, keys, pairs), weights)
+    counts = _StepCounts(plan.num_tokens, sampled, plan.decode_steps, keys, pairs)
+    return _cost(model, element_bytes, counts, weights, expert_use)
 
 
 class _StepCounts(NamedTuple):
@@ -118,12 +126,18 @@ class _StepCounts(NamedTuple):
     """Query-key pairs, summed over requests and layers."""
 
 
-def _cost(model: ModelConfig, element_bytes: int, rows: _StepCounts, weights: WeightBytes | None) -> StepCost:
+def _cost(
+    model: ModelConfig,
+    element_bytes: int,
+    rows: _StepCounts,
+    weights: WeightBytes | None,
+    expert_use: ExpertUse | None = None,
+) -> StepCost:
     plain = _plain(model)
     if weights is None:
         weights = plain.weights.scaled(element_bytes)
     num_bytes = rows.passes * (weights.layers + (weights.head if rows.sampled else 0)) + rows.tokens * weights.lookup
-    num_bytes += _expert_bytes(model, rows, weights.experts)
+    num_bytes += _expert_bytes(model, rows, weights.experts, expert_use or ExpertUse())
     num_bytes += 2 * rows.sampled * model.vocab_size * element_bytes
     layer_kv_bytes = model.kv_bytes_per_token(element_bytes) // model.num_layers
     num_bytes += (rows.tokens * model.num_layers + rows.keys) * layer_kv_bytes
@@ -135,15 +149,20 @@ def _cost(model: ModelConfig, element_bytes: int, rows: _StepCounts, weights: We
     return StepCost(num_bytes, flops)
 
 
-def _expert_bytes(model: ModelConfig, rows: _StepCounts, stored: int) -> int:
+def _expert_bytes(model: ModelConfig, rows: _StepCounts, stored: int, expert_use: ExpertUse) -> int:
     """Return the expected bytes that a step reads of the experts, of which `stored` bytes exist."""
     spec = model.experts
     if spec is None:
         return 0
+    layers = sum(map(spec.is_sparse, range(model.num_layers)))
     last = int(spec.is_sparse(model.num_layers - 1))
-    inner = sum(map(spec.is_sparse, range(model.num_layers - 1)))
-    used = inner * spec.expected_hits(rows.tokens / rows.passes) + last * spec.expected_hits(rows.sampled / rows.passes)
-    return round(rows.passes * stored * used / (spec.num_experts * (inner + last)))
+
+    def hits(tokens: int) -> tuple[float, ...]:
+        each = tokens / rows.passes
+        return expert_use.expected_hits(each) or (spec.expected_hits(each),) * layers
+
+    used = sum(hits(rows.tokens)[: layers - last]) + sum(hits(rows.sampled)[layers - last :])
+    return round(rows.passes * stored * used / (spec.num_experts * layers))
 
 
 @lru_cache(maxsize=16)

@@ -18,6 +18,7 @@ from roseinfer.engine.runner import Runner
 from roseinfer.engine.step_times import StepTimes
 from roseinfer.errors import UsageError
 from roseinfer.model_files import reading
+from roseinfer.models.expert_use import ExpertUse
 from roseinfer.models.footprint import WeightBytes
 from roseinfer.models.model_config import ModelConfig
 from roseinfer.native_stderr import without_panic_reports
@@ -56,6 +57,8 @@ class LoadedModel:
     """Row numbers of the runner, shared by all schedulers of the engine."""
     step_times: StepTimes = field(default_factory=StepTimes)
     """Times of the engine's steps, which its schedulers measure and plan by."""
+    expert_use: ExpertUse = field(default_factory=ExpertUse)
+    """How often the model's routers choose each expert, once `workload.expert_choices` has counted it."""
     lock: EngineLock = field(default_factory=EngineLock)
     """Held by the thread that uses the runner, the pool or the rows."""
 

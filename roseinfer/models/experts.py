@@ -5,6 +5,7 @@ differ in their `ExpertsSpec`.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,8 @@ class ExpertsMLP(nn.Module):
         self.down = ExpertLinear(width, spec.num_experts, {"down_proj": hidden_size}, bias=spec.bias)
         self.shared = GatedMLP(hidden_size, spec.shared_size, activation, bias=False) if spec.shared_size else None
         self.shared_gate = SharedGate(hidden_size) if spec.shared_gate else None
+        self.on_choice: Callable[[Tensor], None] | None = None
+        """Called with the experts of each token, [tokens, top_k], of steps that no CUDA graph replays."""
         self.is_partial = False
         """True if the result is one rank's summand, which the next norm joins with those of the other ranks."""
 
@@ -73,6 +76,8 @@ class ExpertsMLP(nn.Module):
     def _experts(self, x: Tensor, routing: Routing, residual: Tensor | None) -> Tensor:
         """Return the weighted sum of each token's experts, plus the residual."""
         with span("roseinfer.moe.experts"):
+            if self.on_choice is not None:
+                self.on_choice(routing.experts)
             biases = Biases(self.gate_up.stacked_bias, self.down.stacked_bias)
             forms = self.gate_up.form, self.down.form
             return experts_mlp(x, routing, *forms, self.activation, residual, biases=biases)

@@ -22,6 +22,7 @@ from roseinfer.profiling.schedule import steps_needed
 from roseinfer.profiling.session import ProfileSession, SessionResult, record_session
 from roseinfer.profiling.unprofiled_baseline import baseline_step_ms, warm_up
 from roseinfer.progress import ProgressCallback, StageCallback
+from roseinfer.workload.expert_choices import count_choices
 from roseinfer.workload.host_use import measured_host
 from roseinfer.workload.load_plan import PlannedRequest
 from roseinfer.workload.load_runner import run_load
@@ -64,6 +65,7 @@ def profile_run(
     with measured_host() as host:
         baseline = run_load(engine, config.workload.mode, load, on_step=on_step)
     report = Report.of(baseline)
+    count_choices(engine, baseline.outputs)
     device = engine.runner.device
     ranks = RankProfiles(engine.runner)
     limits = ceilings(device, engine.dtype)
@@ -88,6 +90,7 @@ def profile_run(
             "limits": engine.limits,
             "ceilings": {"copy_bytes_per_s": limits.copy_bytes_per_s, "flops_per_s": limits.flops_per_s},
             "host": host.use(),
+            "experts": engine.expert_use.balance,
             "report": report,
         }
         plans: list[StepPlan] = []

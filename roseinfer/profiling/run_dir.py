@@ -11,6 +11,7 @@ import msgspec
 
 from roseinfer.engine.limits import StepLimits
 from roseinfer.errors import RoseinferError
+from roseinfer.models.expert_use import ExpertBalance
 from roseinfer.profiling.recorder import RecordedCycle
 from roseinfer.trace.reading.trace_manifest import Graph
 from roseinfer.whole_file import replaced_file, usual_mode
@@ -64,6 +65,8 @@ class RunManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """
     host: HostUse | None = None
     """Threads, and cores used, of the unprofiled pass."""
+    experts: ExpertBalance | None = None
+    """How evenly tokens of the unprofiled pass used the experts; None for a model without experts."""
     report: Report | None = None
     """Counts, times and rates of the unprofiled pass that ran before the recording."""
     steps: list[ProfiledStep] | None = None

@@ -35,7 +35,7 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 def step_figures(engine: Engine, plan: StepPlan) -> dict[str, Any]:
     """Return the fields of a StepRecord that are known before the step runs: all but the time."""
-    cost = plan_cost(engine.rank_config, engine.dtype.itemsize, plan, engine.weight_bytes)
+    cost = plan_cost(engine.rank_config, engine.dtype.itemsize, plan, engine.weight_bytes, engine.expert_use)
     return {
         "phase": plan.phase,
         "batch": len(plan.chunks),

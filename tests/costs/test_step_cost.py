@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from scripted import TINY
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -14,6 +15,7 @@ from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 from roseinfer.engine.request import Request
 from roseinfer.engine.step_plan import Chunk, StepPlan
+from roseinfer.models.expert_use import ExpertUse
 from roseinfer.models.experts_spec import ExpertsSpec
 from roseinfer.models.footprint import WeightBytes
 
@@ -174,6 +176,11 @@ def test_a_step_reads_the_experts_that_its_tokens_use_and_multiplies_by_them(lla
     assert model.idle_parameters == 6 * expert
     step = step_cost(model, 1, tokens=2, context_tokens=18, sampled=2)
     assert step_cost(model, 1, tokens=6, context_tokens=54, sampled=6, passes=3) == step + step + step
+    # Of 10 tokens, all chose the first expert, and half chose the second, the other half the third.
+    use, plan = ExpertUse(), plan_of((8, 1, True), (8, 1, True))
+    equal = plan_cost(model, 1, plan, expert_use=use).bytes
+    use.learn(np.array([[10, 5, 5, 0, 0, 0, 0, 0]]), 10)
+    assert equal - plan_cost(model, 1, plan, expert_use=use).bytes == (3.5 - (1 + 0.75 + 0.75)) * expert
 
 
 def plan_of(*chunks: tuple[int, int, bool]) -> StepPlan:

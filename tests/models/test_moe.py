@@ -16,13 +16,17 @@ from scripted_results import results
 from test_architectures_gguf import write_gguf
 from test_quantize import quantize_gguf
 
+from roseinfer.bench.cell_measurement import measure_cell
+from roseinfer.bench.grid import Cell
+from roseinfer.bench.results import bench_run
 from roseinfer.cli.bench.result_context import context_parts
-from roseinfer.config import EngineConfig, SamplingParams
+from roseinfer.config import EngineConfig, SamplingParams, WorkloadConfig
+from roseinfer.costs.ceilings import Ceilings
 from roseinfer.engine.factory import build_engine
 from roseinfer.errors import ModelError
 from roseinfer.models.architectures import read_config
 from roseinfer.models.dialect import Checkpoint
-from roseinfer.models.experts import ExpertLinear
+from roseinfer.models.experts import ExpertLinear, ExpertsMLP
 from roseinfer.workload.provenance import ModelInfo
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
@@ -159,3 +163,25 @@ def test_a_benchmark_says_how_many_parameters_a_token_uses(qwen3_moe: tuple[Path
     assert model.active_parameters == model.parameters - idle
     measured = msgspec.structs.replace(results([0.1]), model=model)
     assert f"{model.active_parameters / 1e6:.1f} M per token (MBU counts the experts" in context_parts(measured)[0]
+
+
+def test_a_measurement_counts_how_often_each_expert_is_chosen(qwen3_moe: tuple[Path, Any]) -> None:
+    engine = build_engine(EngineConfig(model=str(qwen3_moe[0]), device="cpu"))
+    spec = engine.model_config.experts
+    assert spec is not None
+    layers = [module for module in engine.runner.model.modules() if isinstance(module, ExpertsMLP)]
+    for layer in layers:
+        layer.router.weight.zero_()  # all scores are equal, so every token chooses the experts with the lowest ids
+    params = SamplingParams(max_new_tokens=4, temperature=0.0, stop_on_eos=False)
+    workload = WorkloadConfig(prompt_length=40, num_requests=2)
+    found = measure_cell(
+        engine, Cell(name="run", mode="offline", max_batch_size=2, workload=workload, sampling=params), repeats=1
+    )
+    assert found.experts is not None
+    assert found.experts.tokens == 88
+    assert found.experts.busiest == pytest.approx(spec.num_experts / spec.top_k)
+    assert found.experts.unused_percent == pytest.approx(100 * (1 - spec.top_k / spec.num_experts))
+    assert engine.expert_use.expected_hits(1000.0) == pytest.approx([spec.top_k] * len(layers))
+    run = bench_run(found, Ceilings(copy_bytes_per_s=1e9, flops_per_s=1e9), startup_s=0.0)
+    measured = msgspec.structs.replace(results([0.1]), model=ModelInfo.of(engine), runs=[run])
+    assert "by the choices of 88 tokens: a layer's busiest expert has" in context_parts(measured)[0]

@@ -6,7 +6,6 @@ from roseinfer.cli.rendering.recording_context import recorded_time, version_par
 
 if TYPE_CHECKING:
     from roseinfer.bench.results import BenchResults, BenchRun, Change, Comparison
-    from roseinfer.workload.provenance import ModelInfo
 
 
 def context_parts(results: "BenchResults") -> list[str]:
@@ -18,20 +17,27 @@ def context_parts(results: "BenchResults") -> list[str]:
     named = [("roseinfer", versions.roseinfer + commit), ("torch", versions.torch), ("cuda", versions.cuda)]
     at = recorded_time(environment.measured_at)
     return [
-        f"{model.name}, {_parameters(model)}, {model.dtype}{quantized}",
+        f"{model.name}, {_parameters(results)}, {model.dtype}{quantized}",
         environment.device,
         *version_parts(named),
         *([f"measured {at}"] if at else []),
     ]
 
 
-def _parameters(model: "ModelInfo") -> str:
-    """Return the number of parameters and, of a model with experts, how many of them a token uses."""
+def _parameters(results: "BenchResults") -> str:
+    """Return the number of parameters and, of a model with experts, how many of them a token uses and how evenly."""
+    model = results.model
     text = f"{model.parameters / 1e6:.1f} M parameters"
     if model.active_parameters is None:
         return text
-    expected = "MBU counts the experts that a step is expected to use"
-    return f"{text}, {model.active_parameters / 1e6:.1f} M per token ({expected})"
+    text = f"{text}, {model.active_parameters / 1e6:.1f} M per token"
+    balance = next((run.experts for run in results.runs if run.experts is not None), None)
+    if balance is None:
+        return f"{text} (MBU counts the experts that a step would use if all were chosen equally often)"
+    return (
+        f"{text} (MBU counts the experts that a step is expected to use, by the choices of {balance.tokens} tokens: "
+        f"a layer's busiest expert has {balance.busiest:.1f} times the mean, {balance.unused_percent:.1f} % have none)"
+    )
 
 
 def headline(results: "BenchResults") -> str:
