@@ -143,12 +143,14 @@ class _Search:
         """Run the three parts of the search."""
         original, singles = self._singles(candidates)
         hopeful = [each.candidate for each in self._trials if each.gain.saves_percent > _HOPELESS_PERCENT]
-        best, lower = self._best(singles, True), self._best(singles, False)
+        single = best = self._best(singles, True)
+        lower = self._best(singles, False)
         if best is not None:
             best = self._climbed(best, [each for each in hopeful if each.keeps_numbers])
             lower = self._step(best, [each for each in hopeful if not each.keeps_numbers]).best
-        gains = self._confirmed(original, [each for each in (best, lower) if each is not None])
-        combined, reduced = (None if each is None else gains.get(id(each)) for each in (best, lower))
+        gains = self._confirmed(original, [each for each in (single, best, lower) if each is not None])
+        combined = gains.get(id(best)) or gains.get(id(single))
+        reduced = gains.get(id(lower))
         return SearchResult(
             control_percent=100 * self._rounds.spread,
             trials=self._trials,
@@ -261,7 +263,7 @@ class _Search:
         return _Step(best, wave, gained)
 
     def _confirmed(self, original: Contender, found: list[Entry]) -> dict[int, Combined]:
-        """Measure settings against the original; return the result by id of the entry, of those that still help.
+        """Measure settings against the original; return the results by id of the entry, of those that still help.
 
         A change alone was measured so already. Others are measured again even if the steps added up, in fresh processes
         of both sides if there is time.

@@ -146,3 +146,15 @@ def test_no_more_processes_exist_at_once_than_allowed() -> None:
     machine.start = start  # type: ignore[method-assign, assignment]
     machine.search(candidates(*({f"key{number}": 1} for number in range(7))), residents=2)
     assert most <= 2 + 2 + 1  # the original, its control and the best so far besides
+
+
+def test_without_time_to_confirm_a_combination_the_best_change_alone_is_reported() -> None:
+    tried = candidates({"attention": "paged"}, {"compile": True}, {"overlap": True})
+    speedups = []
+    for budget_s in range(30, 150, 4):
+        found = ScriptedMachine(factors(GAINS), noise=0.01).search(tried, budget_s)
+        if found.combined is not None:
+            speedups.append((len(found.combined.settings), found.combined.gain.speedup))
+    assert {size for size, _ in speedups} >= {1, 3}
+    for size, speedup in speedups:
+        assert speedup == pytest.approx({1: 2, 2: 2 / 0.7, 3: 2 / 0.7 / 0.9}[size], rel=0.1)

@@ -60,7 +60,7 @@ def test_the_help_of_a_command_imports_no_other_and_no_tables(command: str) -> N
 
 def test_a_summary_imports_what_it_shows_and_reads_with() -> None:
     modules = imported("summarize", TRACE)
-    assert not modules & (NEVER | RICH_PARTS | {"roseinfer.cli.rendering.html_page"})
+    assert not modules & (NEVER | RICH_PARTS | {"roseinfer.cli.rendering.html_page", "roseinfer.advice"})
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["bench", "-h"], ["profile", "--help"]])
