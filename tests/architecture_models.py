@@ -90,6 +90,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "cohere": {"logit_scale": 0.5, **LAYER_NORM},
     "cohere, attention bias": {"attention_bias": True, "tie_word_embeddings": False, **LAYER_NORM},
     "cohere2": {"num_hidden_layers": 4, "head_dim": None, "sliding_window": 9, **LAYER_NORM},
+    "exaone4": {"num_hidden_layers": 4, "sliding_window": 9},
+    "exaone4, no windows": {"sliding_window": None, "layer_types": ["full_attention"] * 2, "rope_parameters": LLAMA3},
     "gemma": {"head_dim": 12},
     # The bounds are so small that they change every score and logit.
     "gemma2": {

@@ -11,6 +11,7 @@ from roseinfer.models.cohere import COHERE, COHERE2
 from roseinfer.models.deepseek import DEEPSEEK
 from roseinfer.models.dialect import Architecture, Checkpoint
 from roseinfer.models.exaone import EXAONE
+from roseinfer.models.exaone4 import EXAONE4
 from roseinfer.models.fields import WatchedFields
 from roseinfer.models.gemma2 import GEMMA, GEMMA2
 from roseinfer.models.gemma3 import GEMMA3, GEMMA3_TEXT
@@ -55,6 +56,7 @@ ARCHITECTURES = {
         COHERE2,
         DEEPSEEK,
         EXAONE,
+        EXAONE4,
         GEMMA,
         GEMMA2,
         GEMMA3,

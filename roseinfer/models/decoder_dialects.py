@@ -158,6 +158,16 @@ def full_every(period: int, num_layers: int) -> list[str]:
     return [SLIDING if (index + 1) % period else FULL for index in range(num_layers)]
 
 
+def gguf_has_window(prefix: str, config: ModelConfig, checkpoint: Checkpoint, period: int) -> list[bool]:
+    """Return which layers have the window: those that a GGUF file lists, or else all but every `period`-th."""
+    listed = checkpoint.fields.get(f"{prefix}.attention.sliding_window_pattern")
+    if not isinstance(listed, list):
+        return [kind == SLIDING for kind in full_every(period, config.num_layers)]
+    if len(listed) != config.num_layers:
+        raise ModelError(f"sliding_window_pattern has {len(listed)} values for {config.num_layers} layers")
+    return [bool(each) for each in listed]
+
+
 def with_windows(config: ModelConfig, windows: Sequence[int | None]) -> ModelConfig:
     """Return the config with a sliding window per layer."""
     if len(set(windows)) == 1:

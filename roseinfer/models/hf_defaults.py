@@ -15,6 +15,7 @@ def _rms(context: int, eps: float, kv_heads: int | None = None) -> dict[str, Any
 HF_DEFAULTS: dict[str, dict[str, Any]] = {
     "cohere": {"max_position_embeddings": 8192, "layer_norm_eps": 1e-5},
     "cohere2": {"max_position_embeddings": 8192, "layer_norm_eps": 1e-5},
+    "exaone4": {**_rms(2048, 1e-5, kv_heads=32), "sliding_window": 4096},
     "glm4": _rms(131_072, 1.5625e-7, kv_heads=2),
     "gpt_neox": {"max_position_embeddings": 2048, "layer_norm_eps": 1e-5},
     "granite": _rms(2048, 1e-6),

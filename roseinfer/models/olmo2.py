@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 
-from roseinfer.errors import ModelError
 from roseinfer.models.decoder import Decoder
 from roseinfer.models.decoder_dialects import (
     FULL,
@@ -16,6 +15,7 @@ from roseinfer.models.decoder_dialects import (
     SLIDING,
     full_every,
     gguf,
+    gguf_has_window,
     hf_config,
     hf_windows,
     hugging_face,
@@ -55,13 +55,9 @@ def config_from_gguf(config: ModelConfig, checkpoint: Checkpoint) -> ModelConfig
 
     Scaled rotation applies to the layers without a window, as in llama.cpp.
     """
-    pattern = checkpoint.fields.get("olmo2.attention.sliding_window_pattern")
-    window = config.sliding_window
-    if window is None or config.rope is None:
+    if config.sliding_window is None or config.rope is None:
         return msgspec.structs.replace(config, sliding_window=None)
-    has_window = pattern if isinstance(pattern, list) else [(index + 1) % 4 for index in range(config.num_layers)]
-    if len(has_window) != config.num_layers:
-        raise ModelError(f"sliding_window_pattern has {len(has_window)} values for {config.num_layers} layers")
+    has_window = gguf_has_window("olmo2", config, checkpoint, period=4)
     unscaled = msgspec.structs.replace(config.rope, scaling=None)
     return config.with_attention(
         lambda index, spec: (

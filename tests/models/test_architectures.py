@@ -196,6 +196,11 @@ def test_the_context_is_what_the_scaling_reaches(scaling: dict[str, Any], contex
         ("llama", {"num_key_value_heads": 3}, "4 heads cannot share 3"),
         ("llama", {"num_attention_heads": 0}, "num_attention_heads = 0"),
         ("llama", {"head_dim": 7}, "even head_dim"),
+        (
+            "exaone4",
+            {"layer_types": None, "sliding_window_pattern": "LLLG"},
+            "needs sliding_window_pattern as int, but it is 'LLLG'",
+        ),
         ("mistral", {"sliding_window": -1}, "sliding_window = -1"),
         ("mistral", {"layer_types": ["full_attention"], "sliding_window": 9}, "layer_types has 1 types for 2 layers"),
         (

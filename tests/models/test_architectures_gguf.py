@@ -56,6 +56,8 @@ SAME_IN_GGUF = [
     "qwen3, yarn",
     "cohere",
     "cohere2",
+    "exaone4",
+    "exaone4, no windows",
     "gemma",
     "gemma2",
     "gemma3_text",
@@ -245,7 +247,7 @@ def _write_decoder(model: Any, arch: str, writer: gguf.GGUFWriter) -> None:
     _write_rope(model, head_dim, writer)
     if getattr(config, "sliding_window", None):
         writer.add_sliding_window(config.sliding_window)
-    if arch == "olmo2" and hasattr(config, "layer_types"):
+    if arch in ("exaone4", "olmo2") and hasattr(config, "layer_types"):
         writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config.layer_types])
     _write_scales(config, arch, writer)
     _write_experts(config, writer)

@@ -107,6 +107,7 @@ def test_logits_equal_those_of_torch(kind: str, threads: int, tmp_path: Path, mo
 
 FAMILIES = [
     "cohere2",
+    "exaone4",
     "gemma",
     "gemma2",
     "gemma3_text",
