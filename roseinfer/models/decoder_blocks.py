@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from roseinfer.errors import ModelError
 from roseinfer.models.attention import Attention
 from roseinfer.models.experts import ExpertsMLP
 from roseinfer.models.linear import FusedLinear, Linear
@@ -210,4 +211,6 @@ def _new_mlp(config: ModelConfig, index: int) -> GatedMLP | MLP | ExpertsMLP:
     if config.gated_mlp:
         stored_as = "gate_up_proj" if config.stores_fused_gate_up else None
         return GatedMLP(hidden, intermediate, config.activation, bias=bias, stored_as=stored_as)
-    return MLP(hidden, intermediate, "gelu" if config.activation == "gelu" else "gelu_tanh", bias=bias)
+    if config.activation not in ("gelu", "gelu_tanh"):
+        raise ModelError(f"{config.activation} in an MLP without a gate is not supported; supported: gelu, gelu_tanh")
+    return MLP(hidden, intermediate, config.activation, bias=bias)

@@ -216,6 +216,12 @@ def test_what_is_not_supported_is_refused_by_name(model: str, changes: dict[str,
     assert "\n" not in str(refusal.value)
 
 
+def test_an_mlp_without_a_gate_has_no_silu() -> None:
+    config = msgspec.structs.replace(SHAPES["llama-3.2-1b"], num_layers=1, gated_mlp=False)
+    with torch.device("meta"), pytest.raises(ModelError, match="silu in an MLP without a gate is not supported"):
+        architecture("llama").build(config)
+
+
 def test_a_config_that_says_little_gets_transformers_defaults() -> None:
     raw = random_model("qwen3").config.to_dict()
     for key in ("head_dim", "rope_parameters", "use_sliding_window", "layer_types", "tie_word_embeddings"):
