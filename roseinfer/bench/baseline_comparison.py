@@ -129,7 +129,9 @@ def differences(baseline: BenchResults, results: BenchResults) -> list[str]:
     older = {run.name: run for run in baseline.runs}
     for run in results.runs:
         if run.name in older:
-            found += _changed({f"{run.name}: max_batch_size": (older[run.name].max_batch_size, run.max_batch_size)})
+            before = older[run.name]
+            found += _changed({f"{run.name}: max_batch_size": (before.max_batch_size, run.max_batch_size)})
+            found += _changed({f"{run.name}: engines": (before.num_engines, run.num_engines)})
     return found + _other_workloads(baseline, results.runs)
 
 

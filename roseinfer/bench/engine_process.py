@@ -20,8 +20,12 @@ from roseinfer.distributed.rank_messages import decoded, encoded, encoded_error
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 from roseinfer.errors import RoseinferError
+from roseinfer.weights.resolve import ModelSource
 from roseinfer.workload.clock import WALL_CLOCK
 from roseinfer.workload.load_runner import WorkloadResult, run_load
+
+_READ_S = 2.0
+"""Seconds in which the other end reads what was sent last, or this process ends by itself."""
 
 
 class EngineProcess:
@@ -44,7 +48,8 @@ class EngineProcess:
             while True:
                 kind, payload = self._channel.receive()
                 if kind == Kind.BUILD:
-                    self._engine = build_engine(decoded(payload, EngineConfig))
+                    config, source = decoded(payload, tuple[EngineConfig, ModelSource])
+                    self._engine = build_engine(config, source=source)
                     self._channel.send(Kind.READY)
                 else:
                     name, argument = decoded(payload, tuple[str, bytes])
@@ -80,10 +85,6 @@ class EngineProcess:
             pass
         threading.Event().wait(_READ_S)
         os._exit(0)
-
-
-_READ_S = 2.0
-"""Seconds in which the other end reads what was sent last, or this process ends by itself."""
 
 
 def main() -> None:

@@ -15,11 +15,13 @@ from roseinfer.config import EngineConfig, Mode
 from roseinfer.distributed.rank_channel import ChannelClosed, Kind, RankChannel
 from roseinfer.distributed.rank_messages import decoded, decoded_error, encoded
 from roseinfer.distributed.rank_processes import started_process
+from roseinfer.distributed.torchrun import is_under_torchrun
 from roseinfer.engine.device import resolve_device
 from roseinfer.engine.engine import Engine
 from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.processors import usable_processors
 from roseinfer.progress import ProgressCallback
+from roseinfer.weights.resolve import ModelSource
 from roseinfer.workload.clock import WALL_CLOCK
 from roseinfer.workload.dealing import EncodedRequest, dealt, encoded_load, joined
 from roseinfer.workload.load_plan import PlannedRequest
@@ -32,6 +34,7 @@ _HEAD_START_S = 0.02
 """Seconds between the last preparation and the common start of a pass."""
 
 _EXIT_S = 5.0
+"""Seconds that a process has to end by itself."""
 
 T = TypeVar("T")
 
@@ -47,8 +50,8 @@ class SentPass(msgspec.Struct, frozen=True, kw_only=True):
 class EngineTeam:
     """The engines of data parallelism but the first, which this process runs itself."""
 
-    def __init__(self, config: EngineConfig, size: int) -> None:
-        """Start `size` - 1 processes and let them build their engines."""
+    def __init__(self, config: EngineConfig, source: ModelSource, size: int) -> None:
+        """Start `size` - 1 processes and let them build their engines of the model that `resolve` found."""
         self.size = size
         self._channels: list[RankChannel] = []
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -58,7 +61,7 @@ class EngineTeam:
             self._channels.append(channel)
             self._processes.append(process)
         self.process_ids = [process.pid for process in self._processes]
-        self._send(Kind.BUILD, [encoded(config)] * (size - 1))
+        self._send(Kind.BUILD, [encoded((config, source))] * (size - 1))
 
     def wait_until_ready(self) -> None:
         """Wait until all engines are built. Raises RoseinferError, naming the engine, if one cannot be."""
@@ -137,7 +140,7 @@ def engine_config(config: EngineConfig, size: int) -> EngineConfig:
 
     Raises UsageError if there are not enough GPUs, or if torchrun has started this process.
     """
-    if torchrun_rank_is_set():
+    if is_under_torchrun():
         raise UsageError("--data-parallel starts its processes itself: run roseinfer without torchrun")
     device = resolve_device(config.device)
     if device.type == "cpu":
@@ -151,11 +154,6 @@ def engine_config(config: EngineConfig, size: int) -> EngineConfig:
         per_engine = "" if config.tensor_parallel == 1 else f" x --tensor-parallel {config.tensor_parallel}"
         raise UsageError(f"--data-parallel {size}{per_engine} needs {needed} GPUs, and PyTorch sees {count}")
     return config
-
-
-def torchrun_rank_is_set() -> bool:
-    """True if torchrun has started this process."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def _visible_devices(config: EngineConfig, index: int) -> dict[str, str]:

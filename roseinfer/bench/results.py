@@ -152,6 +152,11 @@ class BenchRun(msgspec.Struct, frozen=True, kw_only=True):
     """How evenly tokens used the experts, by which MBU counts the experts of a step; None: unknown, or no experts."""
 
     @property
+    def num_engines(self) -> int:
+        """Engines that shared the load."""
+        return 1 if self.data_parallel is None else self.data_parallel.engines
+
+    @property
     def is_beyond_ceilings(self) -> bool:
         """True if the steps were faster than the device's measured rates allow."""
         mbu = self.decode.mbu_percent if self.decode is not None else 0.0

@@ -18,7 +18,7 @@ from roseinfer.cli.shown_defaults import config_default
 from roseinfer.cli.useless_flags import refuse_useless_flags
 from roseinfer.config_file import load_config, load_config_and_sampling
 from roseinfer.distributed.rank_processes import start_ranks_early
-from roseinfer.distributed.torchrun import is_other_rank, torchrun_rank
+from roseinfer.distributed.torchrun import is_other_rank, is_under_torchrun
 
 
 def _set_quiet(value: bool) -> bool:
@@ -102,7 +102,7 @@ def configured(
                 options[_GIVEN] = GivenSampling(set_sampling, overrides.get("sampling", {}))
             in_lines = passes_given or (run.workload.prompts_file or "").endswith(".jsonl")
             refuse_useless_flags(run, overrides, requests_have_settings=in_lines)
-            if run.engine.tensor_parallel > 1 and torchrun_rank(run.engine.tensor_parallel) is None:
+            if run.engine.tensor_parallel > 1 and not is_under_torchrun():
                 start_ranks_early(run.engine.tensor_parallel)
             return command(run, *args, **options)
 

@@ -19,7 +19,7 @@ def torchrun_rank(num_ranks: int) -> TorchrunRank | None:
 
     Raises UsageError if torchrun started another number of processes than `num_ranks`, or on several hosts.
     """
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+    if not is_under_torchrun():
         return None
     rank, size = _number("RANK"), _number("WORLD_SIZE")
     if size != num_ranks:
@@ -30,6 +30,11 @@ def torchrun_rank(num_ranks: int) -> TorchrunRank | None:
     if "LOCAL_WORLD_SIZE" in os.environ and _number("LOCAL_WORLD_SIZE") != size:
         raise UsageError("--tensor-parallel needs all ranks on one host: start torchrun with --nnodes 1")
     return TorchrunRank(rank, size, _number("LOCAL_RANK") if "LOCAL_RANK" in os.environ else rank)
+
+
+def is_under_torchrun() -> bool:
+    """True if torchrun has started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def is_other_rank(num_ranks: int) -> bool:

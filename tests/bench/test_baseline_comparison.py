@@ -14,7 +14,7 @@ from roseinfer.bench.baseline_comparison import (
     differences,
     read_baseline,
 )
-from roseinfer.bench.results import Change
+from roseinfer.bench.results import Change, DataParallel
 from roseinfer.cli.comparison_limit import parse_percent
 from roseinfer.config import EngineConfig, SamplingParams, WorkloadConfig
 from roseinfer.errors import UsageError
@@ -90,6 +90,9 @@ def test_another_batch_limit_is_another_setting_and_with_drawn_prompts_another_l
     larger = [msgspec.structs.replace(run, max_batch_size=9) for run in before.runs]
     now = msgspec.structs.replace(before, runs=larger)
     assert differences(before, now) == ["online: max_batch_size: 1 then, 9 now"]
+    several = DataParallel(engines=2, alone=before.runs[0].completion_tokens_per_s, speedup=1.9)
+    shared = [msgspec.structs.replace(run, data_parallel=several) for run in before.runs]
+    assert differences(before, msgspec.structs.replace(before, runs=shared)) == ["online: engines: 1 then, 2 now"]
     cell = msgspec.structs.replace(CELL, max_batch_size=9, workload=WorkloadConfig(prompt_length=4, num_requests=None))
     with pytest.raises(UsageError, match=r"something else: online: another workload \(num_requests: 1 then, 9 now\)"):
         check_comparable(before, before.model, [cell])

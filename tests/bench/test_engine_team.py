@@ -17,6 +17,8 @@ from roseinfer.costs.ceilings import Ceilings
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 from roseinfer.errors import ModelError, RoseinferError, UsageError
+from roseinfer.models.shapes import SHAPES
+from roseinfer.weights.resolve import ModelSource, resolve
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 
@@ -33,7 +35,7 @@ CELL = Cell(
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Iterator[tuple[Engine, EngineTeam]]:
     config = EngineConfig(model=str(tiny_llama), device="cpu", dtype="float64", max_batch_size=4)
-    team = EngineTeam(config, 2)
+    team = EngineTeam(config, resolve(config.model, config.load_format, SHAPES), 2)
     engine = build_engine(config)
     team.wait_until_ready()
     yield engine, team
@@ -67,7 +69,9 @@ def test_an_engine_that_ends_is_named(engines: tuple[Engine, EngineTeam]) -> Non
 
 
 def test_an_engine_that_cannot_be_built_says_why(tmp_path: Path) -> None:
-    team = EngineTeam(EngineConfig(model=str(tmp_path), device="cpu"), 2)
+    (tmp_path / "config.json").write_text("{}")
+    source = ModelSource(name="empty", format="safetensors", path=tmp_path)
+    team = EngineTeam(EngineConfig(model=str(tmp_path), device="cpu"), source, 2)
     with pytest.raises(ModelError, match=r"^engine 1 of --data-parallel 2: "):
         team.wait_until_ready()
     team.close()

@@ -19,9 +19,10 @@ from roseinfer.bench.slo import Slo, goodput
 from roseinfer.bench.slo_search import find_largest, next_lower
 from roseinfer.cli import console
 from roseinfer.cli.bench.bench_call import BenchCall
-from roseinfer.cli.loading import load_engine
+from roseinfer.cli.loading import find_model, load_engine
 from roseinfer.costs.ceilings import Ceilings, ceilings
 from roseinfer.engine.device import device_name, num_threads
+from roseinfer.weights.resolve import ModelSource
 from roseinfer.workload.provenance import ModelInfo, current_versions
 
 
@@ -43,10 +44,11 @@ def measure(call: BenchCall, cells: Sequence[Cell], slo: Slo | None, *, judged_b
     limited = [cell.max_batch_size for cell in cells if cell.max_batch_size is not None]
     largest = max(limited, default=None)
     config, team = msgspec.structs.replace(call.config.engine, max_batch_size=largest), None
+    source: ModelSource | None = None
     if call.data_parallel > 1:
-        config = engine_config(config, call.data_parallel)
-        team = EngineTeam(config, call.data_parallel)
-    engine = load_engine(config)
+        config, source = engine_config(config, call.data_parallel), find_model(config)
+        team = EngineTeam(config, source, call.data_parallel)
+    engine = load_engine(config, source)
     if team is not None:
         team.wait_until_ready()
     startup_s = time.perf_counter() - call.started_s
@@ -82,6 +84,8 @@ def measure(call: BenchCall, cells: Sequence[Cell], slo: Slo | None, *, judged_b
             is_interrupted = True
             break
         searches.append(search)
+    if team is not None:
+        team.close()
 
     def runs_against(limits: Ceilings) -> list[BenchRun]:
         return [

@@ -31,6 +31,7 @@ def _flat(results: "BenchResults", run: "BenchRun") -> dict[str, object]:
         "prompt_length": run.workload.prompt_length,
         "completion_length": run.workload.completion_length or run.sampling.max_new_tokens,
         "request_rate": run.workload.request_rate,
+        "engines": run.num_engines,
         "repeats": run.repeats,
         "requests": run.requests,
         "prompt_tokens": run.prompt_tokens,
@@ -48,6 +49,7 @@ def _flat(results: "BenchResults", run: "BenchRun") -> dict[str, object]:
             fields[f"{name}_{part}"] = None if latency is None else getattr(latency, part)
     decode, prefill, goodput = run.decode, run.prefill, run.goodput
     return fields | {
+        "speedup_over_one_engine": run.data_parallel and run.data_parallel.speedup,
         "decode_step_ms": decode and decode.median_step_ms,
         "decode_tokens_per_s": decode and decode.tokens_per_s,
         "mbu_percent": decode and decode.mbu_percent,
