@@ -41,6 +41,31 @@ def filtered_stderr(kept: Callable[[bytes], bytes]) -> Iterator[None]:
 
 
 @contextmanager
+def only_python_stderr() -> Iterator[None]:
+    """Let only `sys.stderr` reach the user: drop what libraries write to file descriptor 2, however long it takes."""
+    python = sys.stderr
+    try:
+        saved = os.dup(2)
+    except OSError:  # the parent process closed it
+        yield
+        return
+    _flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        with os.fdopen(os.dup(saved), "w", encoding=python.encoding, errors=python.errors) as stream:
+            sys.stderr = stream
+            try:
+                yield
+            finally:
+                sys.stderr = python
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+@contextmanager
 def without_panic_reports() -> Iterator[None]:
     """Drop the reports of panics inside the context, which raise an exception too."""
     with filtered_stderr(_before_panic):

@@ -22,6 +22,7 @@ _PANELS = (
     "Workload",
     "Grid",
     "Batch",
+    "Ray",
     "Profile",
     "Measurement",
     "Comparison",

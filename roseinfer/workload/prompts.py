@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
+
 from roseinfer.config import WorkloadConfig
 from roseinfer.engine.loaded_model import LoadedModel
 from roseinfer.engine.prompt import Chat, Prompt, as_chat, is_chat
@@ -14,6 +16,41 @@ from roseinfer.errors import UsageError
 _MAX_QUOTED = 40
 """Maximum characters of an invalid prompt that an error message quotes."""
 _IDS = re.compile(r"ids:\s*\d+(\s*,\s*\d+)*\s*")
+
+
+class PromptForm(msgspec.Struct, frozen=True, kw_only=True):
+    """How the prompts of a call become prompts of the engine: options that apply to all of them."""
+
+    raw: bool = False
+    """Send prompts as they are, without the chat template."""
+    system: str | None = None
+    """System message for chats that have none."""
+    parse_special: bool = False
+    """Recognize control tokens that raw prompts spell out."""
+    template_options: dict[str, Any] = {}
+    """Variables of the chat template, below those of a request."""
+
+    def check(self, engine: LoadedModel) -> None:
+        """Raise UsageError if the model has no chat template for an option that needs one, or the reverse."""
+        if self.system is not None and engine.chat_template is None:
+            raise UsageError(
+                f"{engine.model_name} has no chat template, so a system message cannot be sent: drop --system"
+            )
+        if self.template_options and engine.chat_template is None:
+            raise UsageError(f"{engine.model_name} has no chat template: drop --chat-template-kwargs")
+        if self.parse_special and not self.raw and engine.chat_template is not None:
+            raise UsageError("--parse-special is for prompts without the chat template, which renders them: add --raw")
+
+    def converted(self, prompt: Prompt, engine: LoadedModel) -> Prompt:
+        """Convert a prompt to the form that the engine accepts, see `to_prompt`."""
+        return to_prompt(
+            prompt,
+            engine,
+            raw=self.raw,
+            system=self.system,
+            parse_special=self.parse_special,
+            template_options=self.template_options,
+        )
 
 
 def read_prompts(workload: WorkloadConfig) -> list[str]:

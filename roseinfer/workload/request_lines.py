@@ -1,10 +1,10 @@
-"""Read requests from JSON lines: each has a prompt, messages or token ids, and optional sampling settings.
+"""Read requests from JSON lines or Parquet: each has a prompt, messages or token ids, and optional sampling settings.
 
-A file is read line by line, so that it may be larger than memory.
+A file is read line by line, or in batches of rows, so that it may be larger than memory.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +15,7 @@ from roseinfer.config import SamplingParams
 from roseinfer.config_file import sampling_with
 from roseinfer.engine.prompt import Chat, Prompt, as_chat, check_template_options, clipped
 from roseinfer.errors import UsageError
+from roseinfer.workload.request_files import is_table, num_rows, request_files, table_rows
 from roseinfer.workload.workload_request import WorkloadRequest
 
 PROMPT_KEYS = ("prompt", "messages", "prompt_token_ids")
@@ -31,6 +32,9 @@ _UNUSED: dict[str, tuple[Any, ...]] = {"stream": (False,), "response_format": ({
 _LABELS = ("model", "user", "metadata")
 """Keys of OpenAI's request files that change no answer: the model is that of --model."""
 
+ROW_KEYS = (*PROMPT_KEYS, *CHAT_KEYS, *SAMPLING_KEYS, *_SYNONYMS, "top_logprobs", "tool_choice")
+"""Keys of a request in a table that may have columns of other meanings."""
+
 _URLS = ("/v1/chat/completions", "/v1/completions")
 
 MAX_LINE_BYTES = 16 << 20
@@ -42,65 +46,57 @@ _decode = msgspec.json.Decoder().decode
 
 
 def count_requests(name: str) -> int | None:
-    """Return the number of requests in a file, valid or not; None for stdin and pipes, which are read once.
+    """Return the number of requests in some files, valid or not; None for stdin and pipes, which are read once.
 
-    Raises UsageError for a file without requests.
+    `name` is as in `read_requests`. Raises UsageError for files without requests.
     """
-    if name == "-" or Path(name).is_fifo() or Path(name).is_char_device():
+    files = request_files(name)
+    if any(file == "-" or Path(file).is_fifo() or Path(file).is_char_device() for file in files):
         return None
-    with _opened(name) as file:
-        count = sum(1 for line in _lines(file) if line.strip())
+    count = sum(num_rows(file) if is_table(file) else _count_lines(file) for file in files)
     if count == 0:
         raise UsageError(f'{name} has no requests: write one per line, such as {{"prompt": "Hello"}}')
     return count
 
 
 def read_requests(name: str, base: SamplingParams, *, keep_wrong: bool = False) -> Iterator[WorkloadRequest]:
-    """Yield the requests of a file, or of standard input (`-`).
+    """Yield the requests of a file, of several files (see `request_files`), or of standard input (`-`).
 
-    `base` has the sampling settings for keys that a line does not set. Blank lines are skipped. Raises UsageError for
-    an invalid line, naming its number and key. With `keep_wrong`, an invalid line yields a request whose `refusal` is
-    the error message, and reading continues.
+    `base` has the sampling settings for keys that a line does not set. Blank lines are skipped. A request without an id
+    has its line number as id, or its row number in a Parquet file; the numbers of several files continue each other.
+    Raises UsageError for an invalid line, naming its number and key. With `keep_wrong`, an invalid line yields a
+    request whose `refusal` is the error message, and reading continues.
     """
-    lines: dict[str | int, int] = {}  # request id -> line number
-    with _opened(name) as file:
-        for number, line in enumerate(_lines(file), start=1):
-            if not line.strip():
+    places: dict[str | int, str] = {}  # request id -> line
+    number = 0
+    for file in request_files(name):
+        kind = "row" if is_table(file) else "line"
+        for at, record in enumerate(_records(file), start=1):
+            number += 1
+            if record is None:
                 continue
-            where = f"{'stdin' if name == '-' else name} line {number}"
+            where = f"{kind} {at}" if file == name or name == "-" else f"{file} {kind} {at}"
             try:
-                request = _request(line, number, base)
-                if request.id in lines:
-                    raise UsageError(f"id {request.id!r} is already used in line {lines[request.id]}: give another id")
+                fields = _fields(record) if isinstance(record, bytes) else record
+                request = request_of(fields, number, base)
+                if request.id in places:
+                    raise UsageError(f"id {request.id!r} is already used in {places[request.id]}: give another id")
             except UsageError as error:
-                refusal = f"{where}: {error}"
+                refusal = f"{'stdin' if file == '-' else file} {kind} {at}: {error}"
                 if not keep_wrong:
                     raise UsageError(refusal) from None
-                yield WorkloadRequest(id=_id_of(line, number), prompt="", params=base, refusal=refusal)
+                yield WorkloadRequest(id=_id_of(record, number), prompt="", params=base, refusal=refusal)
                 continue
-            lines[request.id] = number
+            places[request.id] = where
             yield request
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """Yield the lines of a file. Of a line above the limit, yield its first bytes alone, one more than the limit."""
-    while line := file.readline(MAX_LINE_BYTES + 1):
-        yield line
-        while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
-            line = file.readline(MAX_LINE_BYTES + 1)
+def request_of(fields: Mapping[str, Any], number: int, base: SamplingParams) -> WorkloadRequest:
+    """Return the request of a JSON object, or of a row of a table.
 
-
-def _request(line: bytes, number: int, base: SamplingParams) -> WorkloadRequest:
-    if len(line) > MAX_LINE_BYTES:
-        raise UsageError(f"the line is longer than {MAX_LINE_BYTES >> 20} MiB: shorten the prompt")
-    try:
-        fields = _decode(line)
-    except RecursionError:
-        raise UsageError('the line is nested too deeply: write a request such as {"prompt": "Hello"}') from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"not valid JSON: {error}") from None
-    if not isinstance(fields, dict):
-        raise UsageError('the line is not a JSON object: write a request such as {"prompt": "Hello"}')
+    `number` is its id unless it has one; `base` has the settings that it leaves open. Raises UsageError for fields that
+    are no request.
+    """
     request_id = fields.get("custom_id" if "body" in fields else "id", number)
     if not _is_id(request_id):
         raise UsageError(f"invalid id {clipped(request_id, _MAX_QUOTED)}: give a string or an integer")
@@ -116,7 +112,44 @@ def _request(line: bytes, number: int, base: SamplingParams) -> WorkloadRequest:
     return WorkloadRequest(id=request_id, prompt=_prompt(given[0], fields), params=params)
 
 
-def _body(fields: dict[str, Any]) -> dict[str, Any]:
+def _records(file: str) -> Iterator[bytes | dict[str, Any] | None]:
+    """Yield the lines of a file, or the rows of a table; None for a blank line."""
+    if is_table(file):
+        yield from table_rows(file)
+        return
+    with _opened(file) as opened:
+        for line in _lines(opened):
+            yield line if line.strip() else None
+
+
+def _count_lines(file: str) -> int:
+    with _opened(file) as opened:
+        return sum(1 for line in _lines(opened) if line.strip())
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the lines of a file. Of a line above the limit, yield its first bytes alone, one more than the limit."""
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        yield line
+        while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+            line = file.readline(MAX_LINE_BYTES + 1)
+
+
+def _fields(line: bytes) -> dict[str, Any]:
+    if len(line) > MAX_LINE_BYTES:
+        raise UsageError(f"the line is longer than {MAX_LINE_BYTES >> 20} MiB: shorten the prompt")
+    try:
+        fields = _decode(line)
+    except RecursionError:
+        raise UsageError('the line is nested too deeply: write a request such as {"prompt": "Hello"}') from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"not valid JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise UsageError('the line is not a JSON object: write a request such as {"prompt": "Hello"}')
+    return fields
+
+
+def _body(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the request in a line of OpenAI's batch API: {"custom_id", "method", "url", "body"}."""
     if unknown := fields.keys() - {"custom_id", "method", "url", "body"}:
         raise UsageError(f"unknown key {min(unknown)} beside body; known keys: custom_id, method, url, body")
@@ -129,7 +162,7 @@ def _body(fields: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
-def _settings(fields: dict[str, Any]) -> dict[str, Any]:
+def _settings(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return a request with the names and types of this engine in place of OpenAI's."""
     fields = {key: value for key, value in fields.items() if key not in _LABELS}
     for key, allowed in _UNUSED.items():
@@ -159,10 +192,10 @@ def _settings(fields: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _id_of(line: bytes, number: int) -> str | int:
+def _id_of(record: bytes | dict[str, Any], number: int) -> str | int:
     """Return the id for the answer to an invalid line: its `id` if that can be read, else the line number."""
     try:
-        fields = _decode(line)
+        fields = _decode(record) if isinstance(record, bytes) else record
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return number
     request_id: Any = fields.get("custom_id", fields.get("id", number)) if isinstance(fields, dict) else number

@@ -14,8 +14,8 @@ import pytest
 from command import ENVIRONMENT, command, roseinfer, succeeds, without_progress
 
 from roseinfer import Engine, EngineConfig, SamplingParams, UsageError, build_engine
-from roseinfer.cli.generate.answer_rows import prompt_digest
 from roseinfer.cli.generate.answer_stream import answers
+from roseinfer.workload.answer import prompt_digest
 from roseinfer.workload.request_lines import MAX_LINE_BYTES, count_requests, read_requests
 from roseinfer.workload.workload_request import WorkloadRequest
 

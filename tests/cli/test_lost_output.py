@@ -16,12 +16,12 @@ import pytest
 
 from roseinfer.cli import app, safe_encoding, signals
 from roseinfer.cli.bench import benchmarking
-from roseinfer.cli.generate.answer import Answer
 from roseinfer.cli.generate.answer_rows import open_lines
 from roseinfer.config import SamplingParams
 from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.kernels.cpu import compiler
 from roseinfer.whole_file import check_target, whole_file, write_whole
+from roseinfer.workload.answer import Answer
 from roseinfer.workload.workload_request import WorkloadRequest
 
 BENCH = ("--prompt-length", "8", "--max-new-tokens", "2", "--repeats", "1", "--dtype", "float32", "--quiet")
@@ -273,7 +273,7 @@ def test_answers_are_on_the_disk_when_the_file_is_closed(tmp_path: Path, monkeyp
     with open_lines(str(path), resume=False) as lines:
         lines.write(refused(), has_text=True)
     assert synced == [path.stat().st_size]
-    monkeypatch.setattr("roseinfer.cli.generate.answer_rows.rows", interrupted)
+    monkeypatch.setattr("roseinfer.workload.answer.rows", interrupted)
     with pytest.raises(KeyboardInterrupt), open_lines(str(path), resume=True) as lines:
         lines.write(refused(), has_text=True)
     assert synced[1:] == [path.stat().st_size]

@@ -1,6 +1,5 @@
-"""Answers as JSON: rows of the `--json` document, and lines of a file that --resume can continue."""
+"""Files of answers as JSON lines, which --resume can continue."""
 
-import hashlib
 import os
 import stat
 import sys
@@ -8,39 +7,15 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import msgspec
 
-from roseinfer.cli.generate.answer import Answer
-from roseinfer.engine.outputs import RequestOutput
 from roseinfer.errors import RoseinferError, UsageError
-from roseinfer.workload.workload_request import WorkloadRequest
+from roseinfer.workload.answer import Answer, encoded
 
 _SYNC_S = 1.0
 """Time between two writes of answers to the disk. A machine that loses its power loses the answers since then."""
-
-
-def rows(answer: Answer, *, has_text: bool) -> list[dict[str, Any]]:
-    """Return a row per completion, or one row with the error. Without `has_text`, a row's `text` is null."""
-    if answer.error is not None:
-        return [{"id": answer.request.id, "error": answer.error}]
-    return [_row(answer, output, has_text) for output in answer.outputs]
-
-
-def _row(answer: Answer, output: RequestOutput, has_text: bool) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "id": answer.request.id,
-        "sample_index": output.sample_index,
-        "n": answer.request.params.n,
-        "text": output.text if has_text else None,
-        "token_ids": output.token_ids,
-        "finish_reason": output.finish_reason,
-        "prompt_tokens": len(output.prompt_token_ids),
-        "ttft_ms": None if output.ttft_s is None else output.ttft_s * 1e3,
-        "e2e_ms": (output.token_times_s[-1] - output.submitted_s) * 1e3 if output.token_times_s else None,
-    }
-    return row if output.logprobs is None else {**row, "logprobs": output.logprobs}
 
 
 class AnswerLines:
@@ -58,9 +33,11 @@ class AnswerLines:
 
     def write(self, answer: Answer, *, has_text: bool) -> None:
         """Write the rows of one answer and flush them. Raises RoseinferError if that fails, as on a full disk."""
-        digest = {} if answer.error is not None else {"prompt_digest": prompt_digest(answer.request)}
-        answer_rows = rows(answer, has_text=has_text)
-        data = memoryview(b"".join(msgspec.json.encode({**row, **digest}) + b"\n" for row in answer_rows))
+        self.write_encoded(encoded(answer, has_text=has_text))
+
+    def write_encoded(self, lines: bytes) -> None:
+        """Write the lines of whole answers, see `write`."""
+        data = memoryview(lines)
         with self._failing_clearly():
             while data:
                 data = data[self._file.write(data) :]
@@ -105,7 +82,7 @@ def open_lines(name: str, *, resume: bool) -> Iterator[AnswerLines]:
     except OSError as error:
         raise UsageError(f"cannot write to {name}: {error.strerror}") from None
     with file:
-        _lock(file, name)
+        lock(file, name)
         is_on_disk = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
         if is_on_disk and not resume and path.stat().st_size > 0:
             raise UsageError(f"{name} already holds answers: add --resume to continue it, or name another file")
@@ -119,12 +96,7 @@ def open_lines(name: str, *, resume: bool) -> Iterator[AnswerLines]:
         lines.close()
 
 
-def prompt_digest(request: WorkloadRequest) -> str:
-    """Return a short digest of a request's prompt, as the user wrote it."""
-    return hashlib.blake2b(msgspec.json.encode(request.prompt), digest_size=8).hexdigest()
-
-
-def _lock(file: BinaryIO, name: str) -> None:
+def lock(file: BinaryIO, name: str) -> None:
     """Lock the file until it is closed. Raises UsageError if another process has locked it."""
     try:
         import fcntl  # not on Windows

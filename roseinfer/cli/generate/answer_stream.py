@@ -6,11 +6,11 @@ Imports torch: the command imports this module only when it runs.
 from collections.abc import Callable, Generator, Iterable, Mapping
 from types import MappingProxyType
 
-from roseinfer.cli.generate.answer import Answer
 from roseinfer.cli.generate.request_feed import RequestFeed
 from roseinfer.engine.outputs import TokenEvent
 from roseinfer.engine.prompt import Prompt
 from roseinfer.engine.schedulers import Scheduler
+from roseinfer.workload.answer import Answer
 from roseinfer.workload.shard import Shard
 from roseinfer.workload.workload_request import WorkloadRequest
 

@@ -6,8 +6,8 @@ The first unfinished completion is written as it grows, later ones once all befo
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from roseinfer.cli.generate.answer import Answer
 from roseinfer.engine.outputs import TokenEvent
+from roseinfer.workload.answer import Answer
 from roseinfer.workload.prompts import shown
 from roseinfer.workload.workload_request import WorkloadRequest
 

@@ -26,6 +26,10 @@ class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
     """Skip requests that `output` already answers."""
     shard: Shard | None
     """Requests of `input_file` to run; None for all."""
+    ray: str | None
+    """Address of the Ray cluster to run on, `local` for one on this machine; None without Ray."""
+    actors: int | None
+    """Engines on the Ray cluster; None for as many as it has GPUs for."""
     system: str | None
     """System message for chats that have none."""
     parse_special: bool
@@ -71,8 +75,11 @@ class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError("--resume continues a file: name the file with --output")
         if self.shard is not None and self.input_file is None:
             raise UsageError("--shard divides the requests of a file: name the file with --input")
-        if self.shard is None and self.writes_into_folder:
-            raise UsageError(f"invalid --output {self.output}: it is a folder: name a file, or add --shard I/N")
+        if self.shard is None and self.ray is None and self.writes_into_folder:
+            raise UsageError(
+                f"invalid --output {self.output}: it is a folder: name a file, or add --shard I/N or --ray"
+            )
+        self._check_ray()
         if self.json and self.output == "-":
             raise UsageError("--json and --output - both write to stdout: choose one")
         if self.system is not None and workload.raw:
@@ -83,3 +90,21 @@ class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError("--logprobs shows in JSON only: add --json or --output FILE, or drop --logprobs")
         if self.is_chat and sampling.n > 1:
             raise UsageError("a chat has one answer per turn: drop --n, or give a prompt")
+
+    def _check_ray(self) -> None:
+        if self.ray is None:
+            if self.actors is not None:
+                raise UsageError("--actors is the number of engines on a Ray cluster: add --ray, or drop it")
+            return
+        if self.input_file in (None, "-"):
+            raise UsageError("--ray answers the requests of files: name them with --input")
+        if self.config.engine.device not in ("auto", "cpu", "cuda"):
+            raise UsageError(
+                f"invalid --device {self.config.engine.device}: Ray chooses the GPU of an actor: give cuda, or drop it"
+            )
+        if self.shard is not None:
+            raise UsageError("--ray and --shard both divide the requests: choose one")
+        if self.json and self.output is None:
+            raise UsageError(
+                "--json prints statistics with --ray: name a file or a folder for the answers with --output"
+            )

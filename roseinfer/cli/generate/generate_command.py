@@ -9,7 +9,7 @@ import typer
 
 from roseinfer.cli import console
 from roseinfer.cli.generate.generate_call import GenerateCall
-from roseinfer.cli.options import Debug, GivenSampling, Json, Quiet, configured
+from roseinfer.cli.options import Actors, Debug, GivenSampling, Json, Quiet, Ray, configured
 from roseinfer.config import RunConfig, WorkloadConfig
 from roseinfer.config_file import sampling_with
 from roseinfer.errors import UsageError
@@ -30,6 +30,10 @@ EXAMPLES = (
         "Run the first of four parts of a file",
         "roseinfer generate --input requests.jsonl --output answers/ --shard 0/4",
     ),
+    (
+        "Run files of requests on all GPUs of a Ray cluster",
+        "roseinfer generate --input 'requests/*.parquet' --output answers/ --ray auto",
+    ),
 )
 
 
@@ -45,13 +49,19 @@ def generate(
     input_file: Annotated[
         str | None,
         typer.Option(
-            "--input", metavar="FILE", help="File of requests as JSON lines; - is stdin.", rich_help_panel="Batch"
+            "--input",
+            metavar="FILE|DIR|GLOB",
+            help="Requests as JSON lines or Parquet; - is stdin.",
+            rich_help_panel="Batch",
         ),
     ] = None,
     output: Annotated[
         str | None,
         typer.Option(
-            "--output", metavar="FILE", help="File for the answers as JSON lines; - is stdout.", rich_help_panel="Batch"
+            "--output",
+            metavar="FILE|DIR",
+            help="File for the answers as JSON lines; - is stdout.",
+            rich_help_panel="Batch",
         ),
     ] = None,
     resume: Annotated[
@@ -67,6 +77,8 @@ def generate(
             rich_help_panel="Batch",
         ),
     ] = None,
+    ray: Ray = None,
+    actors: Actors = None,
     system: Annotated[
         str | None,
         typer.Option(
@@ -118,7 +130,8 @@ def generate(
     "error"; the others run, and the exit code is 1.
 
     With --shard, several processes divide the requests among them, by a hash of their ids. If --output is a folder,
-    each writes a file of its own there, and `roseinfer merge` joins them.
+    each writes a file of its own there, and `roseinfer merge` joins them. With --ray, engines on a Ray cluster answer
+    the requests. If --output is a folder, each block of requests becomes a file there as soon as it is answered.
     """
     if logit_bias:
         given = given._replace(settings={**given.settings, "logit_bias": _logit_bias(logit_bias)})
@@ -133,6 +146,8 @@ def generate(
         output=output,
         resume=resume,
         shard=None if shard is None else parse_shard(shard),
+        ray=ray,
+        actors=actors,
         system=system,
         parse_special=parse_special,
         template_options=_template_options(chat_template_kwargs),
@@ -149,6 +164,10 @@ def generate(
 
     if call.is_chat:
         generation.chat(call)
+    elif call.ray is not None and call.input_file is not None:
+        from roseinfer.cli.generate.ray_generation import write_blocks
+
+        write_blocks(call, call.ray, call.input_file)
     elif call.lines_to is not None:
         generation.write_lines(call, call.lines_to)
     elif json:

@@ -13,8 +13,7 @@ from typing import Any
 import msgspec
 
 from roseinfer.cli import console
-from roseinfer.cli.generate.answer import Answer
-from roseinfer.cli.generate.answer_rows import open_lines, rows
+from roseinfer.cli.generate.answer_rows import open_lines
 from roseinfer.cli.generate.answer_stream import answers
 from roseinfer.cli.generate.answer_text import AnswerText
 from roseinfer.cli.generate.chat_session import ChatSession, read_line
@@ -32,7 +31,8 @@ from roseinfer.engine.prompt import Prompt
 from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.text.generation_config import recommendation_origin, recommended_sampling
 from roseinfer.weights.resolve import ModelSource
-from roseinfer.workload.prompts import parse_prompt, read_prompts, shown, to_prompt
+from roseinfer.workload.answer import Answer, rows
+from roseinfer.workload.prompts import PromptForm, parse_prompt, read_prompts, shown
 from roseinfer.workload.request_lines import count_requests, read_requests
 from roseinfer.workload.workload_request import WorkloadRequest
 
@@ -42,7 +42,7 @@ _PLAIN = SamplingParams()
 
 def print_text(call: GenerateCall) -> None:
     """Stream the completions to stdout in the order of their prompts."""
-    call, source = _with_model(call)
+    call, source = with_model(call)
     _, requests = _requests(call)
     requests = list(requests)
     engine = _engine(call, source)
@@ -68,7 +68,7 @@ def print_text(call: GenerateCall) -> None:
 
 def print_document(call: GenerateCall) -> None:
     """Print all completions as one JSON document."""
-    call, source = _with_model(call)
+    call, source = with_model(call)
     total, requests = _requests(call)
     engine = _engine(call, source)
     tally = Tally()
@@ -80,13 +80,13 @@ def print_document(call: GenerateCall) -> None:
             outputs += ({**prompt, **row} for row in rows(answer, has_text=engine.tokenizer is not None))
             tally.add(answer)
             progress.add_answer()
-    _print_json(engine, tally, {"outputs": outputs})
+    _print_json(engine.model_name, tally, {"outputs": outputs})
     _report_refused(tally, "the document")
 
 
 def write_lines(call: GenerateCall, name: str) -> None:
     """Write one line per completion to a file, or to stdout (`-`), each once all earlier ones are written."""
-    call, source = _with_model(call)
+    call, source = with_model(call)
     total, requests = _requests(call)
     if call.writes_into_folder:
         _make_folder(Path(name).parent)
@@ -109,23 +109,19 @@ def write_lines(call: GenerateCall, name: str) -> None:
                         f"[generate] {name} has {len(done) + tally.answers} answers: --resume continues the file"
                     )
                 raise
-    if call.json:
-        _print_json(engine, tally, {"output": name})
-    else:
-        console.note(tally.statistics().line())
-    _report_refused(tally, "stdout" if name == "-" else name)
+    report(call, source.name, tally, name)
 
 
 def chat(call: GenerateCall) -> None:
     """Chat with the user at the terminal."""
-    call, source = _with_model(call)
+    call, source = with_model(call)
     engine = _engine(call, source)
     raw, options = call.config.workload.raw, call.template_options
     session = ChatSession(engine, call.config.sampling, system=call.system, raw=raw, template_options=options)
     session.run(read_line, _write)
 
 
-def _with_model(call: GenerateCall) -> tuple[GenerateCall, ModelSource]:
+def with_model(call: GenerateCall) -> tuple[GenerateCall, ModelSource]:
     """Find the model, and return the call with the sampling settings that the model recommends below those given."""
     source = find_model(call.config.engine)
     recommended = recommended_sampling(source)
@@ -144,14 +140,19 @@ def _with_model(call: GenerateCall) -> tuple[GenerateCall, ModelSource]:
     return msgspec.structs.replace(call, config=config), source
 
 
+def prompt_form(call: GenerateCall) -> PromptForm:
+    """Return how the prompts of the call become prompts of the engine."""
+    return PromptForm(
+        raw=call.config.workload.raw,
+        system=call.system,
+        parse_special=call.parse_special,
+        template_options=call.template_options,
+    )
+
+
 def _engine(call: GenerateCall, source: ModelSource) -> Engine:
     engine = load_engine(call.config.engine, source)
-    if call.system is not None and engine.chat_template is None:
-        raise UsageError(f"{engine.model_name} has no chat template, so a system message cannot be sent: drop --system")
-    if call.template_options and engine.chat_template is None:
-        raise UsageError(f"{engine.model_name} has no chat template: drop --chat-template-kwargs")
-    if call.parse_special and not call.config.workload.raw and engine.chat_template is not None:
-        raise UsageError("--parse-special is for prompts without the chat template, which renders them: add --raw")
+    prompt_form(call).check(engine)
     return engine
 
 
@@ -179,15 +180,10 @@ def _answers(
     done: Mapping[str | int, str | None] = MappingProxyType({}),
     on_event: Callable[[WorkloadRequest, TokenEvent], None] | None = None,
 ) -> Iterator[Answer]:
+    form = prompt_form(call)
+
     def accepted(prompt: Prompt) -> Prompt:
-        return to_prompt(
-            prompt,
-            engine,
-            raw=call.config.workload.raw,
-            system=call.system,
-            parse_special=call.parse_special,
-            template_options=call.template_options,
-        )
+        return form.converted(prompt, engine)
 
     scheduler = engine.scheduler(call.config.workload.mode)
     as_they_fit = call.input_file is not None or call.output is not None
@@ -203,8 +199,17 @@ def _make_folder(folder: Path) -> None:
         raise UsageError(f"cannot create the folder {folder}: {error.strerror}") from None
 
 
-def _print_json(engine: Engine, tally: Tally, content: dict[str, Any]) -> None:
-    console.print_json({"schema_version": 1, "model": engine.model_name, **content, "statistics": tally.statistics()})
+def report(call: GenerateCall, model: str, tally: Tally, name: str) -> None:
+    """Print the statistics of the answers in `name`, `-` for stdout. Raises RoseinferError if any was refused."""
+    if call.json:
+        _print_json(model, tally, {"output": name})
+    else:
+        console.note(tally.statistics().line())
+    _report_refused(tally, "stdout" if name == "-" else name)
+
+
+def _print_json(model: str, tally: Tally, content: dict[str, Any]) -> None:
+    console.print_json({"schema_version": 1, "model": model, **content, "statistics": tally.statistics()})
 
 
 def _report_refused(tally: Tally, where: str) -> None:

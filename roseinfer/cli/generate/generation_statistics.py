@@ -5,7 +5,7 @@ import time
 
 import msgspec
 
-from roseinfer.cli.generate.answer import Answer
+from roseinfer.workload.answer import Answer
 
 
 class GenerationStatistics(msgspec.Struct, frozen=True):
@@ -33,23 +33,36 @@ class Tally:
     def __init__(self) -> None:
         self.answers = 0
         self.refused = 0
-        self._started_s = time.perf_counter()
+        self.started_s = time.perf_counter()
+        """Start of the work that is counted, by `time.perf_counter`."""
         self._prompt_tokens = 0
         self._completion_tokens = 0
         self._first_s = math.inf
 
     def add(self, answer: Answer) -> None:
         """Count a complete answer."""
-        self.answers += 1
-        self.refused += answer.error is not None
-        self._prompt_tokens += len(answer.outputs[0].prompt_token_ids) if answer.outputs else 0
-        for output in answer.outputs:
-            self._completion_tokens += len(output.token_ids)
-            self._first_s = min(self._first_s, math.inf if output.ttft_s is None else output.ttft_s)
+        firsts = [output.ttft_s for output in answer.outputs if output.ttft_s is not None]
+        self.add_counts(
+            answers=1,
+            refused=answer.error is not None,
+            prompt_tokens=len(answer.outputs[0].prompt_token_ids) if answer.outputs else 0,
+            completion_tokens=sum(len(output.token_ids) for output in answer.outputs),
+            ttft_s=min(firsts, default=None),
+        )
+
+    def add_counts(
+        self, *, answers: int, refused: int, prompt_tokens: int, completion_tokens: int, ttft_s: float | None
+    ) -> None:
+        """Add the counts of complete answers. `ttft_s` is the shortest time to a first token among them."""
+        self.answers += answers
+        self.refused += refused
+        self._prompt_tokens += prompt_tokens
+        self._completion_tokens += completion_tokens
+        self._first_s = min(self._first_s, math.inf if ttft_s is None else ttft_s)
 
     def statistics(self) -> GenerationStatistics:
         """Return the statistics up to now."""
-        elapsed_s = time.perf_counter() - self._started_s
+        elapsed_s = time.perf_counter() - self.started_s
         return GenerationStatistics(
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion_tokens,

@@ -3,12 +3,11 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
-from roseinfer.cli.generate.answer import Answer
-from roseinfer.cli.generate.answer_rows import prompt_digest
 from roseinfer.engine.outputs import RequestOutput
 from roseinfer.engine.prompt import Prompt
 from roseinfer.engine.schedulers import Scheduler
 from roseinfer.errors import RoseinferError, UsageError
+from roseinfer.workload.answer import Answer, check_unchanged
 from roseinfer.workload.shard import Shard
 from roseinfer.workload.workload_request import WorkloadRequest
 
@@ -66,11 +65,11 @@ class RequestFeed:
             elif self._shard is not None and not self._shard.holds(request.id):
                 self._scheduler.skip()
             elif request.id in self._done:
-                if self._done[request.id] not in (None, prompt_digest(request)):
-                    self.failure = _changed(request)
-                    self.is_exhausted = True
-                else:
+                try:
+                    check_unchanged(request, self._done)
                     self._scheduler.skip()
+                except UsageError as error:
+                    self.failure, self.is_exhausted = error, True
             else:
                 self._submit(request)
 
@@ -106,10 +105,3 @@ class RequestFeed:
     def _is_full(self) -> bool:
         unfinished = sum(answer.request.params.n - len(answer.outputs) for answer in self._running.values())
         return unfinished >= self._max_unfinished or len(self.pending) >= self._max_pending
-
-
-def _changed(request: WorkloadRequest) -> UsageError:
-    return UsageError(
-        f"request {request.id!r} has another prompt than the one that the file answers: give it another id, or name "
-        "another --output"
-    )

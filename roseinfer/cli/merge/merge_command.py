@@ -12,7 +12,7 @@ from roseinfer.whole_file import check_target, whole_file
 
 EXAMPLES = (
     (
-        "Join the files that `generate --shard` wrote to a folder",
+        "Join the files that `generate --shard` or `generate --ray` wrote to a folder",
         "roseinfer merge answers/ --input requests.jsonl --output answers.jsonl",
     ),
     ("Check the files only", "roseinfer merge answers/ --input requests.jsonl"),
@@ -25,7 +25,8 @@ def merge(
     ],
     *,
     input_file: Annotated[
-        str, typer.Option("--input", metavar="FILE", help="File of the requests.", rich_help_panel="Batch")
+        str,
+        typer.Option("--input", metavar="FILE|DIR|GLOB", help="Files of the requests.", rich_help_panel="Batch"),
     ],
     output: Annotated[
         Path | None,

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypedDict
 
-from roseinfer.cli.generate.answer_rows import AnswerRow, prompt_digest, read_row
+from roseinfer.cli.generate.answer_rows import AnswerRow, read_row
 from roseinfer.config import SamplingParams
 from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.progress import ProgressCallback
+from roseinfer.workload.answer import prompt_digest
 from roseinfer.workload.request_lines import count_requests, read_requests
 
 _MAX_OPEN_FILES = 128
