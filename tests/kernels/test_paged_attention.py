@@ -130,7 +130,7 @@ def test_lengths_windows_and_splits_fall_anywhere(
 
 def test_splits_that_do_not_fit_into_registers_are_joined_in_rounds() -> None:
     case = paged_case([100, 40], heads=6, kv_heads=1, head_dim=128, dtype=torch.float32)
-    assert splits_at_once(8, 8, 128, num_warps=1) == 2
+    assert splits_at_once(8, 128, num_warps=1) == 2
     check(case, tiles=DecodeTiles(tile=16, num_splits=7, num_warps=1, num_stages=2))
 
 

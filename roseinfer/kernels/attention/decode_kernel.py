@@ -108,6 +108,7 @@ def launch_decode(
         partial_stats,
         arrivals(q.device),
         q if scoring.sinks is None else scoring.sinks,
+        tiles.num_splits,
         *score_factors(scoring, head_dim),
         0.0 if new is None else new.eps,
         q.stride(0),
@@ -127,9 +128,8 @@ def launch_decode(
         DIM_PADDED=dim_padded,
         BLOCK_SIZE=block_size,
         TILE=tiles.tile,
-        NUM_SPLITS=tiles.num_splits,
         MEMBERS=members,
-        AT_ONCE=splits_at_once(next_power_of_two(tiles.num_splits), members, dim_padded, tiles.num_warps),
+        SPLITS_AT_ONCE=splits_at_once(members, dim_padded, tiles.num_warps) if tiles.num_splits > 1 else 0,
         WINDOW=scoring.window or 0,
         BOUNDED=scoring.softcap is not None,
         HAS_SINKS=scoring.sinks is not None,
@@ -147,7 +147,8 @@ def launch_decode(
     return out
 
 
-@triton.jit
+# One kernel for all numbers of splits and widths of the tables, which follow the batch: compiling takes a second.
+@triton.jit(do_not_specialize=["num_splits", "table_stride"])
 def _decode_kernel(
     q,
     rope_table,
@@ -163,6 +164,7 @@ def _decode_kernel(
     partial_stats,
     arrived_splits,
     sinks,
+    num_splits,
     bound_scale,
     scale,
     eps,
@@ -183,9 +185,8 @@ def _decode_kernel(
     DIM_PADDED: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     TILE: tl.constexpr,
-    NUM_SPLITS: tl.constexpr,
     MEMBERS: tl.constexpr,
-    AT_ONCE: tl.constexpr,
+    SPLITS_AT_ONCE: tl.constexpr,
     WINDOW: tl.constexpr,
     BOUNDED: tl.constexpr,
     HAS_SINKS: tl.constexpr,
@@ -208,7 +209,7 @@ def _decode_kernel(
     if WINDOW > 0:
         first = tl.maximum(length - WINDOW, 0)
     num_tiles = tl.cdiv(end - first, TILE)
-    split_tiles = tl.maximum(tl.cdiv(num_tiles, NUM_SPLITS), 1)
+    split_tiles = tl.maximum(tl.cdiv(num_tiles, num_splits), 1)
     active = tl.cdiv(num_tiles, split_tiles)  # splits with tokens; the others return
     # Returning before the wait is safe: one split per request waits, so the kernel ends after its predecessor.
     if split >= tl.maximum(active, 1):
@@ -365,8 +366,8 @@ def _decode_kernel(
             result_mask = result_mask & (length > 0)
         tl.store(result, (row_summed / divisor[:, None]).to(out.dtype.element_ty), mask=result_mask)
         return
-    if NUM_SPLITS > 1:
-        part = lane.to(tl.int64) * NUM_SPLITS
+    if SPLITS_AT_ONCE > 0:
+        part = lane.to(tl.int64) * num_splits
         rows = (part + split) * GROUP + head
         tl.store(partial_out + rows[:, None] * HEAD_DIM + dim[None, :], row_summed, mask=result_mask)
         tl.store(partial_stats + rows * 2, row_peak, mask=in_group)
@@ -384,7 +385,7 @@ def _decode_kernel(
                 HEAD_DIM,
                 MEMBERS,
                 DIM_PADDED,
-                AT_ONCE,
+                SPLITS_AT_ONCE,
             )
             target = out + (lane.to(tl.int64) * GROUP + member[:, None]) * HEAD_DIM + dim[None, :]
             tl.store(target, joined.to(out.dtype.element_ty), mask=(member < GROUP)[:, None] & in_dim[None, :])

@@ -42,7 +42,9 @@ def decode_tiles(requests: int, heads: int, key_cache: Tensor, max_tokens: int) 
     else:
         # Programs of a single warp need no synchronization, and many of them run at the same time.
         wanted = -(-(2 if is_alone else 8) * multiprocessors // lanes)
-        tile, num_warps = 16, 1
+        # The results of many heads take long to join, so their splits are fewer and longer: one request's step of
+        # qwen3-30b-a3b takes 2.39 ms with tiles of 32 tokens, 2.47 ms with 16.
+        tile, num_warps = 32 if heads >= 8 * kv_heads and lanes <= 16 and head_dim <= 128 else 16, 1
     max_splits = _MAX_SPLITS
     if max_tokens > _LONG_CONTEXT and lanes < 2 * multiprocessors and not is_alone and head_dim <= 128:
         wanted, max_splits = -(-4 * multiprocessors // lanes), 2 * _MAX_SPLITS

@@ -142,7 +142,7 @@ def _packed(group: int) -> int:
 
 
 # Specialization for 1 request, or for multiples of 16, would compile again and be no faster.
-@triton.jit(do_not_specialize=["requests"])
+@triton.jit(do_not_specialize=["requests", "table_stride", "lse_stride"])
 def _prefill_kernel(
     q,
     key_cache,

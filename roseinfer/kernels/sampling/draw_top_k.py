@@ -94,7 +94,7 @@ def _ranked_tile(candidates, start, count, MAX_TOP_K: tl.constexpr, TILE: tl.con
     return tl.topk(keys, MAX_TOP_K)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])  # do not compile again for another batch size
 def _draw_kernel(
     logits,
     temperatures,
