@@ -24,7 +24,8 @@ def count_choices(engine: Engine, outputs: Sequence[RequestOutput]) -> None:
         return
     prompts, left = [], _MOST_TOKENS
     for output in outputs:
-        tokens = [*output.prompt_token_ids, *output.token_ids][-min(_TOKENS_EACH, engine.max_model_len - 1) :][:left]
+        # One token less than the engine has just held, since each prompt needs a completion token.
+        tokens = [*output.prompt_token_ids, *output.token_ids][1:][-_TOKENS_EACH:][:left]
         if tokens:
             prompts.append(tokens)
             left -= len(tokens)

@@ -16,9 +16,15 @@ def test_a_row_of_prompts_has_first_token_and_rates() -> None:
     assert dict(zip(titles, cells, strict=True))["first token, ms"] == str(row["ttft_ms"])
     assert "| other | no memory |" in record
     assert "torch" in record.splitlines()[4]
+    titles, _, cells = (line.split(" | ") for line in table("online", [row]).splitlines())
+    assert dict(zip(titles, cells, strict=True))["ITL p99, ms"] == "10.0"
 
 
-def test_every_configuration_of_the_prompts_has_its_own_name() -> None:
+def test_every_configuration_has_its_own_name_and_options() -> None:
     names = list(parts()["prompts"])
     assert len(set(names)) == 7
     assert "qwen3-0.6b, 16 x 4,096 + 64" in names
+    assert list(parts()["online"]) == ["llama-3-8b, 14 requests/s, ITL at most 100 ms"]
+    assert len(parts()["experts"]) == 7
+    every = [tuple(options) for configurations in parts().values() for options in configurations.values()]
+    assert len(set(every)) == len(every)

@@ -178,10 +178,10 @@ def test_a_measurement_counts_how_often_each_expert_is_chosen(qwen3_moe: tuple[P
         engine, Cell(name="run", mode="offline", max_batch_size=2, workload=workload, sampling=params), repeats=1
     )
     assert found.experts is not None
-    assert found.experts.tokens == 88
+    assert found.experts.tokens == 86
     assert found.experts.busiest == pytest.approx(spec.num_experts / spec.top_k)
     assert found.experts.unused_percent == pytest.approx(100 * (1 - spec.top_k / spec.num_experts))
     assert engine.expert_use.expected_hits(1000.0) == pytest.approx([spec.top_k] * len(layers))
     run = bench_run(found, Ceilings(copy_bytes_per_s=1e9, flops_per_s=1e9), startup_s=0.0)
     measured = msgspec.structs.replace(results([0.1]), model=ModelInfo.of(engine), runs=[run])
-    assert "by the choices of 88 tokens: a layer's busiest expert has" in context_parts(measured)[0]
+    assert "by the choices of 86 tokens: a layer's busiest expert has" in context_parts(measured)[0]
