@@ -1,11 +1,12 @@
 """Measure decode steps, prompts and loads on a GPU, with the share of the device's measured ceilings that they reach.
 
-    python -m benchmarks.gpu [--repeats 3] [--only decode|prompts|loads|tutorial] [--record]
+    python -m benchmarks.gpu [--repeats 3] [--only decode|prompts|loads|online|experts|tutorial] [--record]
 
 Decode: bf16, random weights, greedy, 128 prompt tokens and 256 completion tokens per request. Prompts: bf16, random
 weights, greedy, 64 or 128 completion tokens per request, all requests at once, and the engine's own limits. Loads: the
-configs small-engines*. Tutorial: the config tutorial-gpt2, the run of the tutorial engine that this project started
-from, with its own batch limit and with 16.
+configs small-engines*. Online: prompts of 1,000 tokens that arrive by a Poisson process, with a bound of the ITL.
+Experts: decode steps and prompts of models with experts. Tutorial: the config tutorial-gpt2, the run of the tutorial
+engine that this project started from, with its own batch limit and with 16.
 
 Each configuration runs in its own process. Prints a Markdown table per part, a row as soon as it is measured, then
 JSON. `--record` needs `--only prompts`: the other tables are copied into `benchmarks/results/gpu.md` by hand.
@@ -30,6 +31,14 @@ PROMPTS = {
 }
 """(requests, prompt tokens, completion tokens) of each measurement, by model."""
 
+ONLINE = {"llama-3-8b": (14.0, 100.0)}
+"""(requests per second, bound of the ITL in ms) by model. The rate is about 70 % of what an H200 serves, as
+estimated from its rates of prompts and decodes."""
+ONLINE_REQUESTS = 150
+
+EXPERTS = {"qwen3-30b-a3b": (1, 64, 256), "gpt-oss-20b": (1, 64)}
+"""Batch sizes of decode steps, by model."""
+
 _RECORD = "gpu-prompts.md"
 
 _COLUMNS = {
@@ -39,6 +48,12 @@ _COLUMNS = {
     "slowest": "slowest",
     "fastest": "fastest",
     "ready, s": "startup_s",
+}
+_ONLINE_COLUMNS = {
+    "first token p50, ms": "ttft_ms",
+    "first token p99, ms": "ttft_p99_ms",
+    "ITL p99, ms": "itl_p99_ms",
+    **_COLUMNS,
 }
 _PROMPT_COLUMNS = {
     "first token, ms": "ttft_ms",
@@ -61,6 +76,17 @@ def prompts(model: str, requests: int, prompt: int, completion: int) -> list[str
     return [*options, "--num-requests", str(requests)]
 
 
+def online(model: str, rate: float, bound_ms: float) -> list[str]:
+    options = ["--model", model, "--load-format", "dummy", "--mode", "online", "--dtype", "bfloat16"]
+    options += ["--prompt-length", "1000", "--max-new-tokens", "200", "--no-stop-on-eos"]
+    options += ["--num-requests", str(ONLINE_REQUESTS), "--request-rate", str(rate)]
+    return [*options, "--max-itl-ms", str(bound_ms)]
+
+
+def experts(model: str, batch: int) -> list[str]:
+    return [*decode(model, batch), "--no-stop-on-eos"]
+
+
 def load(model: str) -> list[str]:
     return ["--config", _LOADS[model], "--model", model, "--dtype", "bfloat16"]
 
@@ -79,6 +105,14 @@ def parts() -> dict[str, dict[str, list[str]]]:
             for requests, prompt, completion in sizes
         },
         "loads": {f"{model}, offline load": load(model) for model in MODELS},
+        "online": {
+            f"{model}, {rate:g} requests/s, ITL at most {bound:g} ms": online(model, rate, bound)
+            for model, (rate, bound) in ONLINE.items()
+        },
+        "experts": {
+            **{f"{model}, batch {batch}": experts(model, batch) for model, sizes in EXPERTS.items() for batch in sizes},
+            **{f"{model}, 1 x 4,096 + 64": prompts(model, 1, 4096, 64) for model in EXPERTS},
+        },
         "tutorial": {f"tutorial-gpt2, batch limit {limit}": tutorial(limit) for limit in (8, 16)},
     }
 
@@ -108,6 +142,8 @@ def figures(document: dict[str, Any]) -> dict[str, Any]:
         "fastest": round(run["completion_tokens_per_s"]["max"], 1),
         "decode_tokens_per_s": round(run["decode"]["tokens_per_s"], 1),
         "ttft_ms": round(run["ttft_ms"]["p50"], 1),
+        "ttft_p99_ms": round(run["ttft_ms"]["p99"], 1),
+        "itl_p99_ms": None if run["itl_ms"] is None else round(run["itl_ms"]["p99"], 1),
         "prefill_tokens_per_s": None if prefill is None else round(prefill["tokens_per_s"]),
         "mfu_percent": None if prefill is None else round(prefill["mfu_percent"], 1),
         "prefill_steps": None if prefill is None else prefill["steps"],
@@ -136,7 +172,7 @@ def table(part: str, rows: list[dict[str, Any]]) -> str:
 
 
 def _columns(part: str) -> dict[str, str]:
-    return _PROMPT_COLUMNS if part == "prompts" else _COLUMNS
+    return {"prompts": _PROMPT_COLUMNS, "experts": _PROMPT_COLUMNS, "online": _ONLINE_COLUMNS}.get(part, _COLUMNS)
 
 
 def prompt_record(rows: list[dict[str, Any]], repeats: int) -> str:
