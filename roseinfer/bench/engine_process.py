@@ -4,7 +4,6 @@ It builds the engine that the first process describes, runs its part of each pas
 """
 
 import os
-import signal
 import socket
 import sys
 import threading
@@ -89,7 +88,6 @@ class EngineProcess:
 
 def main() -> None:
     """Serve the first process until it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the first one handles it
     EngineProcess(RankChannel(socket.socket(fileno=int(sys.argv[1])))).serve()
 
 

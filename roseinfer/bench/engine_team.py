@@ -144,15 +144,15 @@ def engine_config(config: EngineConfig, size: int) -> EngineConfig:
         raise UsageError("--data-parallel starts its processes itself: run roseinfer without torchrun")
     device = resolve_device(config.device)
     if device.type == "cpu":
-        threads = max(1, len(usable_processors()) // size)
+        threads = max(1, len(usable_processors()) // (size * config.tensor_parallel))
         given = config.threads is not None or "OMP_NUM_THREADS" in os.environ
         return config if given else msgspec.structs.replace(config, threads=threads)
     if ":" in config.device:
         raise UsageError(f"--device {config.device} is one GPU: give --device cuda with --data-parallel {size}")
     needed, count = size * config.tensor_parallel, torch.cuda.device_count()
     if needed > count:
-        per_engine = "" if config.tensor_parallel == 1 else f" x --tensor-parallel {config.tensor_parallel}"
-        raise UsageError(f"--data-parallel {size}{per_engine} needs {needed} GPUs, and PyTorch sees {count}")
+        each = "" if config.tensor_parallel == 1 else f" with --tensor-parallel {config.tensor_parallel}"
+        raise UsageError(f"--data-parallel {size}{each} needs {needed} GPUs, and PyTorch sees {count}: lower it")
     return config
 
 

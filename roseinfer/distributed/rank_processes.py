@@ -5,16 +5,21 @@ Needs no torch, so that a command can start the processes before it imports torc
 
 import atexit
 import os
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from roseinfer.distributed.rank_channel import RankChannel
 
 WORKER_MODULE = "roseinfer.engine.rank_process"
+
+_MAX_EARLY = 8
+"""Maximum ranks that start before anything has checked that there are as many GPUs."""
 
 
 class RankProcesses(NamedTuple):
@@ -36,8 +41,8 @@ _early: dict[int, RankProcesses] = {}
 
 
 def start_ranks_early(size: int) -> None:
-    """Start the processes of `size` ranks for the next engine with so many."""
-    if size not in _early:
+    """Start the processes of `size` ranks for the next engine with so many; of at most `_MAX_EARLY` ranks."""
+    if size not in _early and size <= _MAX_EARLY:
         _early[size] = _started(size)
 
 
@@ -55,9 +60,12 @@ def _end_unused() -> None:
 def started_process(
     module: str, arguments: Sequence[str], environment: Mapping[str, str]
 ) -> tuple[RankChannel, "subprocess.Popen[bytes]"]:
-    """Start `python -m module ARGUMENTS SOCKET`, and return the connection to the process. It prints nothing."""
+    """Start `python -m module ARGUMENTS SOCKET`, and return the connection to the process.
+
+    It prints nothing on stdout, and Ctrl-C, which reaches all processes of a terminal, does not end it.
+    """
     ours, theirs = socket.socketpair()
-    with theirs:
+    with theirs, _without_interrupts():
         process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments, str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
@@ -66,6 +74,16 @@ def started_process(
             pass_fds=[theirs.fileno()],
         )
     return RankChannel(ours), process
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Block SIGINT. A process that is started meanwhile never receives it; this one does afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _started(size: int) -> RankProcesses:

@@ -4,7 +4,6 @@
 """
 
 import os
-import signal
 import socket
 import sys
 
@@ -19,7 +18,6 @@ from roseinfer.engine.rank_worker import RankWorker
 
 def main() -> None:
     """Serve rank 0 until it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal, and rank 0 handles it
     parent_id = os.getppid()
     rank, size, descriptor = map(int, sys.argv[1:])
     channel = RankChannel(socket.socket(fileno=descriptor))
