@@ -4,7 +4,8 @@ from roseinfer.kernels.runtime import tl, triton
 
 _PER_THREAD = 64
 """Elements of partial results per thread. On an H200, 32 and 128 are slower."""
-_MAX_AT_ONCE = 32
+_MAX_AT_ONCE = 16
+"""Maximum splits at once. Loads for splits that a request does not have take time, too."""
 
 
 def splits_at_once(members: int, head_dim: int, num_warps: int) -> int:
