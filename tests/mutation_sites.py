@@ -140,11 +140,16 @@ def _changes(tree: ast.AST) -> Iterator[tuple[ast.expr | ast.stmt, ast.expr | st
 
 
 def _is_left_out(parent: ast.AST, child: ast.AST) -> bool:
-    """True for annotations and main guards, which tests do not run, and f-strings, whose parts have no known place."""
+    """True for annotations, main guards, options of classes such as `frozen`, and f-strings.
+
+    Tests do not run the first two, options of classes forbid what no code does, and parts of f-strings have no place.
+    """
     if isinstance(child, ast.JoinedStr):
         return True
     if isinstance(parent, ast.AnnAssign | ast.arg):
         return child is parent.annotation
+    if isinstance(parent, ast.ClassDef):
+        return isinstance(child, ast.keyword) or child in parent.decorator_list
     if isinstance(parent, ast.FunctionDef):
         return child is parent.returns or child in parent.decorator_list
     if isinstance(child, ast.If):

@@ -12,6 +12,7 @@ from roseinfer.config import EngineConfig, Mode, SamplingParams
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 from roseinfer.errors import UsageError
+from roseinfer.processors import usable_processors
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 
@@ -199,5 +200,8 @@ def test_the_number_of_threads_can_be_set(tiny_llama: Path) -> None:
             UsageError, match=r"^--threads 99999 is more than the \d+ that this process may run at once"
         ):
             build_engine(EngineConfig(model=str(tiny_llama), threads=99999))
+        every = len(usable_processors())
+        build_engine(EngineConfig(model=str(tiny_llama), threads=every))
+        assert torch.get_num_threads() == every
     finally:
         torch.set_num_threads(before)

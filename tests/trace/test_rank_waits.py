@@ -155,8 +155,8 @@ def test_the_longest_waits_are_listed_one_by_one(tmp_path: Path) -> None:
     assert found[0].transfer_ms == near(1.25)
 
 
-def test_groups_are_matched_each_for_itself(tmp_path: Path) -> None:
-    """Ranks 0 and 1 are one group, 2 and 3 another of the same name; both also run a collective with all."""
+def grouped() -> Job:
+    """Return a job in which ranks 0 and 1 are one group, 2 and 3 another of the same name; all are a third one."""
     ranks = [Rank(one) for one in range(4)]
     for step in range(3):
         for one in ranks:
@@ -166,13 +166,28 @@ def test_groups_are_matched_each_for_itself(tmp_path: Path) -> None:
             all_reduce(members, 200, step, **MESSAGE, **group)
         group = {"Process Group Name": "0", "Process Group Ranks": "[0, 1, 2, 3]", "Group size": 4}
         all_reduce(ranks, 500, step, **MESSAGE, **group)
-    summary = summarize_trace(Job({one.rank: one for one in ranks}, []).write(tmp_path / "job"))
+    return Job({one.rank: one for one in ranks}, [])
+
+
+def test_groups_are_matched_each_for_itself(tmp_path: Path) -> None:
+    summary = summarize_trace(grouped().write(tmp_path / "job"))
     found = {(row.group, tuple(row.ranks)): row.wait_ms_by_rank for row in summary.collectives}
     assert found == {
         ("tp", (0, 1)): near({0: 0.3, 1: 0.0}),
         ("tp", (2, 3)): near({2: 0.3, 3: 0.0}),
         ("0", (0, 1, 2, 3)): near({0: 0.6, 1: 0.6, 2: 0.0, 3: 0.0}),
     }
+
+
+def test_what_a_rank_lacks_of_several_groups_is_added_up(tmp_path: Path) -> None:
+    made = grouped()
+    events = made.ranks[3].events
+    collectives = [event for event in events if event["name"].startswith("nccl")]
+    lost = collectives[2:]  # of three steps with one of its pair and one of all: all but those of the first step
+    lost.remove(next(one for one in lost if one["args"]["Process Group Name"] == "0"))
+    events[:] = [event for event in events if event not in lost]
+    (missing,) = job_of(summarize_trace(made.write(tmp_path / "job"))).missing
+    assert (missing.rank, missing.count, missing.of, missing.first) == (3, 3, 6, 1)
 
 
 def test_collectives_of_unnamed_groups_are_not_matched_over_all_ranks(tmp_path: Path) -> None:
@@ -239,6 +254,11 @@ def test_collectives_of_gloo_are_matched(tmp_path: Path) -> None:
         )
     summary = summarize_trace(tmp_path)
     assert waits_of(summary) == near({0: 0.0, 1: 24.0})
+    assert summary.budget
+    for one, compute_ms in zip(summary.budget.devices, (32, 8), strict=True):
+        assert one.compute_ms == near(compute_ms)
+        assert one.exposed_communication_ms == near(39.6 - compute_ms)
+        assert one.host_ms.python == near(one.wall_ms - 39.6)
     late = job_of(summary).straggler
     assert late is not None
     assert (late.rank, late.does[0].part, late.kernel) == (0, "compute_ms", "aten::mm")
