@@ -107,6 +107,15 @@ def summarized(folder: Path, sizes: list[int]) -> tuple[DeviceMemory, bool]:
     return summary.memory[0], any(finding.id == "memory_growth" for finding in summary.findings)
 
 
+def test_without_totals_memory_is_the_sum_of_what_was_allocated_and_freed(tmp_path: Path) -> None:
+    events = [event("cpu_op", "aten::empty", 0, 100)]
+    for at, (size, address) in enumerate([(100, 1), (50, 2), (-100, 1), (30, 3)], 1):
+        events.append(memory(at, size, 0, address))
+        del events[-1]["args"]["Total Allocated"]
+    (found,) = summarize_trace(write(tmp_path / "t.json", events)).memory
+    assert (found.start_bytes, found.peak_bytes, found.peak_ms, found.end_bytes) == (0, 150, 0.002, 80)
+
+
 def test_growth_is_told_per_step(tmp_path: Path) -> None:
     row, is_told = summarized(tmp_path, [(5 + index) << 20 for index in range(8)])
     assert (row.growth_bytes_per_step, row.is_growing, is_told) == (1 << 20, True, True)

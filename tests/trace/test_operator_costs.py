@@ -65,6 +65,18 @@ def test_attention_counts_both_products() -> None:
     assert backward.flops == 5 * 2 * 2 * 8 * 128 * 128 * 64
 
 
+@pytest.mark.parametrize(
+    "kind", ["flash_attention", "flash_attention_for_cpu", "efficient_attention", "cudnn_attention"]
+)
+def test_attention_of_every_kind_counts_two_products_and_five_backward(kind: str) -> None:
+    shape, product = [2, 8, 128, 64], 2 * 2 * 8 * 128 * 128 * 64
+    forward = cost(f"aten::_scaled_dot_product_{kind}", [shape] * 3, ["float"] * 3)
+    backward = cost(f"aten::_scaled_dot_product_{kind}_backward", [shape] * 4, ["float"] * 4)
+    assert forward is not None
+    assert backward is not None
+    assert (forward.flops, backward.flops) == (2 * product, 5 * product)
+
+
 def test_a_transposed_convolution_in_groups_writes_the_channels_of_all_groups() -> None:
     values = ["", "", "", "[2, 2]", "[0, 0]", "[1, 1]", "True", "[0, 0]", "2"]
     types = ["float", "float", "", *["ScalarList"] * 3, "Scalar", "ScalarList", "Scalar"]

@@ -103,6 +103,15 @@ def test_time_outside_operators_is_a_finding_below_sixty_percent_in_operators(
     assert any(finding.id == "outside_operators" for finding in found) == is_told
 
 
+@pytest.mark.parametrize(("op_us", "tells"), [(5, True), (9, False)])
+def test_the_self_time_of_a_span_is_evidence_unless_a_finding_tells_it(tmp_path: Path, op_us: int, tells: bool) -> None:
+    made = [event("cpu_op", "aten::mul", 10 * index, op_us) for index in range(600)]
+    summary = summary_of(tmp_path, [event("user_annotation", "loop", 0, 6000), *made])
+    found = {finding.id for finding in summary.findings}
+    assert ("outside_operators" in found, "small_operators" in found) == (tells, True)
+    assert any(line.startswith("loop has a self time of") for line in summary.verdict.evidence) != tells
+
+
 @pytest.mark.parametrize(("op_us", "is_told"), [(199, False), (201, True)])
 def test_an_operator_of_twenty_percent_is_a_finding(tmp_path: Path, op_us: int, is_told: bool) -> None:
     made = [event("cpu_op", "aten::softmax", 0, op_us)]
