@@ -1,24 +1,31 @@
 """Two engines that share a load answer all of it, as one engine does, and their speed is compared with one."""
 
+import json
 import os
 import signal
+import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from roseinfer.bench import engine_team
 from roseinfer.bench.cell_measurement import measure_cell
 from roseinfer.bench.engine_team import EngineTeam, engine_config
 from roseinfer.bench.grid import Cell
 from roseinfer.bench.results import bench_run
+from roseinfer.cli.app import run
 from roseinfer.cli.bench.result_output import remarks
 from roseinfer.config import EngineConfig, SamplingParams, WorkloadConfig
 from roseinfer.costs.ceilings import Ceilings
+from roseinfer.distributed.rank_channel import Kind, RankChannel
+from roseinfer.distributed.rank_messages import encoded_error
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 from roseinfer.errors import ModelError, RoseinferError, UsageError
 from roseinfer.models.shapes import SHAPES
-from roseinfer.weights.resolve import ModelSource, resolve
+from roseinfer.weights.resolve import resolve
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 
@@ -53,12 +60,12 @@ def test_a_load_on_two_engines_has_the_answers_of_one(engines: tuple[Engine, Eng
     assert len(answers[0]) == 8
     assert answers[0] == answers[1]
     assert {step.batch for step in measured.results[0].steps} <= {1, 2}
-    run = bench_run(measured, Ceilings(copy_bytes_per_s=1e12, flops_per_s=1e12), startup_s=0.0)
-    assert run.data_parallel is not None
-    assert run.data_parallel.engines == 2
-    expected = run.completion_tokens_per_s.mean / run.data_parallel.alone.mean
-    assert run.data_parallel.speedup == pytest.approx(expected)
-    assert remarks(run)[0].startswith(f"offline: 2 engines, {expected:.2f} times one engine with ")
+    figures = bench_run(measured, Ceilings(copy_bytes_per_s=1e12, flops_per_s=1e12), startup_s=0.0)
+    assert figures.data_parallel is not None
+    assert figures.data_parallel.engines == 2
+    expected = figures.completion_tokens_per_s.mean / figures.data_parallel.alone.mean
+    assert figures.data_parallel.speedup == pytest.approx(expected)
+    assert remarks(figures)[0].startswith(f"offline: 2 engines, {expected:.2f} times one engine with ")
 
 
 def test_an_engine_that_ends_is_named(engines: tuple[Engine, EngineTeam]) -> None:
@@ -68,13 +75,26 @@ def test_an_engine_that_ends_is_named(engines: tuple[Engine, EngineTeam]) -> Non
         measure_cell(engine, CELL, repeats=1, team=team)
 
 
-def test_an_engine_that_cannot_be_built_says_why(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    source = ModelSource(name="empty", format="safetensors", path=tmp_path)
-    team = EngineTeam(EngineConfig(model=str(tmp_path), device="cpu"), source, 2)
-    with pytest.raises(ModelError, match=r"^engine 1 of --data-parallel 2: "):
+def test_an_engine_that_cannot_be_built_says_why(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair()
+    RankChannel(theirs).send(Kind.FAILED, encoded_error(ModelError, "no room"))
+    process = subprocess.Popen(["true"])
+    monkeypatch.setattr(engine_team, "started_process", lambda *arguments: (RankChannel(ours), process))
+    team = EngineTeam(EngineConfig(device="cpu"), resolve(str(tiny_llama), "auto", SHAPES), 2)
+    with pytest.raises(ModelError, match=r"^engine 1 of --data-parallel 2: no room$"):
         team.wait_until_ready()
     team.close()
+
+
+def test_the_command_reports_the_speed_of_both(
+    tiny_llama: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = "--device cpu --data-parallel 2 --num-requests 3 --prompt-length 4 --max-new-tokens 3 --repeats 1 --json"
+    monkeypatch.setattr("sys.argv", ["roseinfer", "bench", "--model", str(tiny_llama), *options.split()])
+    assert run() == 0
+    (document,) = json.loads(capsys.readouterr().out)["runs"]
+    assert document["data_parallel"]["engines"] == 2
+    assert (document["requests"], document["completion_tokens"]) == (3, 9)
 
 
 def test_calls_that_cannot_work_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
