@@ -98,6 +98,8 @@ def read_run(run_dir: Path, option: str) -> RecordedRun:
     """Return a run with its limits filled in. Raises UsageError, naming `option`, for anything but a run directory."""
     manifest, config = _read(run_dir, option)
     workload, engine = config.workload, config.engine
+    if workload.prompts_file == "-":
+        raise UsageError(f"cannot run {run_dir / MANIFEST} again: its prompts came from stdin; give them in a file")
     if workload.prompt_length is not None and workload.num_requests is None and manifest.report.requests:
         # A limit of the batch that is filled in below would change how many requests are drawn.
         workload = msgspec.structs.replace(workload, num_requests=manifest.report.requests // workload.turns)

@@ -354,5 +354,8 @@ def _saves(gain: Gain | None) -> float:
 
 
 def _adds(candidate: Candidate, top: Entry) -> bool:
-    """Return whether a candidate changes settings of an entry."""
-    return any(top.candidate.settings.get(key) != value for key, value in candidate.settings.items())
+    """Return whether a candidate changes a setting that an entry leaves alone.
+
+    Another value of a setting that the entry has is none: the values were measured against each other before.
+    """
+    return not set(candidate.settings) <= set(top.candidate.settings)

@@ -127,8 +127,9 @@ def test_a_search_stops_at_its_budget_with_what_it_has(budget_s: float) -> None:
 
 def test_an_original_that_cannot_run_ends_the_search() -> None:
     machine = ScriptedMachine(factors({}), fails=[{}])
-    with pytest.raises(OriginalError, match="cannot run"):
+    with pytest.raises(OriginalError, match="cannot run") as failure:
         machine.search(candidates({"attention": "paged"}))
+    assert failure.value.exit_code == 2
     assert machine.open == 0
 
 

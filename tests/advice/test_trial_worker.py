@@ -1,0 +1,57 @@
+"""What a worker reports of its passes, with a scripted engine, and how it serves a task, with a real one."""
+
+from pathlib import Path
+
+import pytest
+from scripted import ScriptedEngine
+
+from roseinfer.advice.trial_messages import ELSEWHERE, SAMPLE, WARM_UP, Built, Sample, TrialTask, Warm
+from roseinfer.advice.trial_worker import sample_of, served
+from roseinfer.config import EngineConfig, RunConfig, SamplingParams, WorkloadConfig
+from roseinfer.errors import RoseinferError, UsageError
+from roseinfer.workload.load_plan import PlannedRequest
+from roseinfer.workload.load_runner import WorkloadResult, run_load
+
+PARAMS = SamplingParams(max_new_tokens=11, stop_on_eos=False)
+
+
+def passes(*arrivals_s: float) -> WorkloadResult:
+    engine = ScriptedEngine(decode_s=0.1, token_s=0.01, submit_s=0.5)
+    load = [PlannedRequest(prompt=[1, 2, 3, 4], params=PARAMS, arrival_s=arrival_s) for arrival_s in arrivals_s]
+    return run_load(engine.as_engine, "online", load, clock=engine.clock)
+
+
+def test_a_pass_is_timed_per_token_and_by_phase() -> None:
+    once = sample_of([passes(0, 0)], over_time=False)
+    assert once.seconds == pytest.approx({"prefill": 0.08, "decode": 1.0, ELSEWHERE: 1.0})
+    assert once.cost == pytest.approx(2.08 / 22)
+    twice = sample_of([passes(0, 0), passes(0, 0)], over_time=False)
+    assert twice.cost == pytest.approx(once.cost)
+    assert twice.seconds == pytest.approx(once.seconds)
+
+
+def test_requests_that_arrive_over_time_are_timed_themselves() -> None:
+    apart = sample_of([passes(0, 100)], over_time=True)
+    assert apart.cost == pytest.approx(2 * (0.5 + 0.04 + 1.0) / 22)
+
+
+def task(model: Path, **changes: object) -> TrialTask:
+    config = RunConfig(
+        engine=EngineConfig(model=str(model), dtype="float32", device="cpu", max_model_len=32),
+        sampling=PARAMS,
+        workload=WorkloadConfig(prompts=("ab",), **changes),  # type: ignore[arg-type]
+    )
+    return TrialTask(config, "CPU", 0.1, min_sample_s=0.0)
+
+
+def test_a_worker_answers_what_it_is_asked_and_then_ends(tiny_llama: Path) -> None:
+    answers = list(served(task(tiny_llama), [WARM_UP, SAMPLE, SAMPLE, b"\n", SAMPLE]))
+    assert [type(each) for each in answers] == [Built, Warm, Sample, Sample]
+
+
+def test_a_run_of_another_device_or_of_a_missing_model_fails(tiny_llama: Path) -> None:
+    elsewhere = TrialTask(task(tiny_llama).config, "NVIDIA H100", 0.1, 0.0)
+    with pytest.raises(UsageError, match="recorded on NVIDIA H100, and this machine has no GPU"):
+        list(served(elsewhere, []))
+    with pytest.raises(RoseinferError, match="no-such-model"):
+        list(served(task(Path("/no-such-model")), []))
