@@ -5,6 +5,9 @@ from roseinfer.advice.predictions import Prediction
 from roseinfer.advice.tried_advice import Combination, TryReport
 from roseinfer.cli.rendering.table_sheet import Sheet, sheet
 
+_NOISY_PERCENT = 10.0
+"""Difference of equal engines from which the report says that the machine is noisy."""
+
 
 def tried_sheet(report: TryReport) -> Sheet:
     """Return the advice that was measured: its bound, the saving, and the verdict on the prediction."""
@@ -34,16 +37,23 @@ def report_lines(report: TryReport) -> list[str]:
     """Return the sentences below the table of a report: faults, the combination, and the command line to use."""
     lines = [fault_line(each) for each in report.predictions if each.above_bound]
     lines += [f"Not measured: {each.change}, because {each.reason}." for each in report.untried]
-    lines.append(f"Two processes with the run's own settings differ by {report.control_percent:.1f} %.")
+    lines.append(f"Two processes with the run's own settings differ by {report.control_percent:.1f} %{_noisy(report)}.")
     if not report.is_complete:
         lines.append(f"The budget of {report.budget_s:g} s ended the search: --budget gives it more.")
-    if report.combined is None:
+    if not report.predictions:
+        lines.append("Nothing was measured often enough to be judged.")
+    elif report.combined is None:
         lines.append("Nothing helped clearly: the settings of the run stay.")
-    else:
+    if report.combined is not None:
         lines.append(f"Together: {_combined(report.combined)}.")
     if report.reduced is not None:
         lines.append(f"With reduced precision, which changes texts: {_combined(report.reduced)}.")
     return lines
+
+
+def _noisy(report: TryReport) -> str:
+    is_noisy = report.control_percent > _NOISY_PERCENT
+    return ": other programs use the machine, and only large gains can be told from noise" if is_noisy else ""
 
 
 def fault_line(prediction: Prediction) -> str:
