@@ -20,6 +20,7 @@ from roseinfer.bench.cell_measurement import measure_cell
 from roseinfer.bench.grid import Cell
 from roseinfer.bench.results import bench_run
 from roseinfer.cli.bench.result_context import context_parts
+from roseinfer.cli.bench.result_output import remarks
 from roseinfer.config import EngineConfig, SamplingParams, WorkloadConfig
 from roseinfer.costs.ceilings import Ceilings
 from roseinfer.engine.factory import build_engine
@@ -184,4 +185,5 @@ def test_a_measurement_counts_how_often_each_expert_is_chosen(qwen3_moe: tuple[P
     assert engine.expert_use.expected_hits(1000.0) == pytest.approx([spec.top_k] * len(layers))
     run = bench_run(found, Ceilings(copy_bytes_per_s=1e9, flops_per_s=1e9), startup_s=0.0)
     measured = msgspec.structs.replace(results([0.1]), model=ModelInfo.of(engine), runs=[run])
-    assert "by the choices of 86 tokens: a layer's busiest expert has" in context_parts(measured)[0]
+    assert "MBU counts the experts that a step is expected to use, by the counted choices" in context_parts(measured)[0]
+    assert remarks(run)[0].startswith("run: choices of experts by 86 tokens: a layer's busiest has ")

@@ -25,19 +25,15 @@ def context_parts(results: "BenchResults") -> list[str]:
 
 
 def _parameters(results: "BenchResults") -> str:
-    """Return the number of parameters and, of a model with experts, how many of them a token uses and how evenly."""
+    """Return the number of parameters and, of a model with experts, how many of them a token uses."""
     model = results.model
     text = f"{model.parameters / 1e6:.1f} M parameters"
     if model.active_parameters is None:
         return text
     text = f"{text}, {model.active_parameters / 1e6:.1f} M per token"
-    balance = next((run.experts for run in results.runs if run.experts is not None), None)
-    if balance is None:
-        return f"{text} (MBU counts the experts that a step would use if all were chosen equally often)"
-    return (
-        f"{text} (MBU counts the experts that a step is expected to use, by the choices of {balance.tokens} tokens: "
-        f"a layer's busiest expert has {balance.busiest:.1f} times the mean, {balance.unused_percent:.1f} % have none)"
-    )
+    is_counted = any(run.experts is not None for run in results.runs)
+    basis = "by the counted choices of some tokens" if is_counted else "as if all were chosen equally often"
+    return f"{text} (MBU counts the experts that a step is expected to use, {basis})"
 
 
 def headline(results: "BenchResults") -> str:

@@ -85,7 +85,7 @@ def _print_tables(results: "BenchResults", measured: "Sequence[Measured]", grid:
 
 
 def remarks(run: "BenchRun") -> list[str]:
-    """Return notes on the figures: engines, search, goodput, preemptions, outliers."""
+    """Return notes on the figures: engines, search, goodput, preemptions, experts, outliers."""
     remarks = []
     if (several := run.data_parallel) is not None:
         alone = f"{several.alone.mean:.0f} completion tokens/s"
@@ -97,6 +97,11 @@ def remarks(run: "BenchRun") -> list[str]:
         remarks.append(f"{run.name}: goodput {run.goodput.requests_per_s:.2f} requests/s, {met}")
     if run.preemptions:
         remarks.append(f"{run.name}: {run.preemptions} preemptions: raise --kv-cache-memory or lower --max-batch-size")
+    if run.experts is not None:
+        balance = (
+            f"a layer's busiest has {run.experts.busiest:.1f} times the mean, {run.experts.unused_percent:.1f} % none"
+        )
+        remarks.append(f"{run.name}: choices of experts by {run.experts.tokens} tokens: {balance}")
     if run.host is not None and (disturbance := run.host.disturbance) is not None:
         remarks.append(f"{run.name}: the machine was not this run's alone: {disturbance}")
     if run.outliers:
