@@ -258,6 +258,31 @@ def test_what_is_left_of_running_prompts_counts_when_prompts_are_spread() -> Non
         assert machine.step().label == label
 
 
+def test_requests_that_a_full_batch_cannot_admit_do_not_keep_prompts_from_being_spread() -> None:
+    """At five prompt tokens per step, the 14 left of the running request fit in the steps of any completion."""
+    policy = Policy(2, 64, max_mixed_tokens=6, least_prompt_tokens=2, spreads_prompts=True)
+    machine = Machine(Planner(BlockPool(64, 4), policy))
+    first = new_request(0, range(6), 9)
+    first.stop_token_ids = frozenset()
+    machine.scheduler.add(first)
+    machine.scheduler.add(new_request(1, range(50, 68), 2))
+    assert [machine.step().label for _ in range(2)] == ["prefill bs=1 tokens=6", "mixed bs=2 tokens=6"]
+    machine.scheduler.add(new_request(2, range(100, 110), 30))
+    assert machine.step().label == "mixed bs=2 tokens=6"
+
+
+@pytest.mark.parametrize(("stops", "steps"), [(frozenset[int](), 8), (frozenset({6}), 1)])
+def test_several_steps_are_planned_only_where_no_token_ends_a_request(stops: frozenset[int], steps: int) -> None:
+    planner = Planner(BlockPool(64, 4), Policy(4, 64, 64, max_decode_steps=8))
+    request = new_request(0, range(6), 20)
+    request.stop_token_ids = stops
+    planner.add(request)
+    plan = planner.plan()
+    planner.begin(plan)
+    planner.commit(plan, [1])
+    assert planner.plan().decode_steps == steps
+
+
 def test_prompts_are_not_spread_where_completions_would_only_end_later() -> None:
     policy = Policy(8, 64, max_mixed_tokens=8, least_prompt_tokens=2, spreads_prompts=True)
     one = Machine(Planner(BlockPool(64, 4), policy))

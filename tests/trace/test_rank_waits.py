@@ -197,6 +197,12 @@ def test_collectives_of_unnamed_groups_are_not_matched_over_all_ranks(tmp_path: 
     assert summary.verdict.kind == "communication_bound"
 
 
+def test_short_collectives_that_are_not_matched_are_said_too(tmp_path: Path) -> None:
+    made = job([[5000, 5000, 5000, 5000]] * 2, transfer_us=100, **MESSAGE, **{"Group size": 2})
+    notes = [note.message for note in summarize_trace(made.write(tmp_path / "job")).trust]
+    assert any("The collectives of the ranks are not matched" in note for note in notes)
+
+
 def test_a_rank_that_died_lacks_the_last_collectives(tmp_path: Path) -> None:
     made = straggler()
     end = max(event["ts"] for event in made.ranks[3].events) * 0.6
