@@ -40,21 +40,6 @@ Quiet = Annotated[
     typer.Option("--quiet", "-q", callback=_set_quiet, help="Print results and errors only.", rich_help_panel="Output"),
 ]
 Debug = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="Print the traceback of an error.")]
-Ray = Annotated[
-    str | None,
-    typer.Option(
-        "--ray",
-        metavar="local|auto|HOST:PORT",
-        help="Ray cluster to run on; local starts one on this machine.",
-        rich_help_panel="Ray",
-    ),
-]
-Actors = Annotated[
-    int | None,
-    typer.Option(
-        "--actors", min=1, metavar="N", help="Engines on the Ray cluster [default: one per GPU].", rich_help_panel="Ray"
-    ),
-]
 ConfigName = Annotated[
     str | None,
     typer.Option(

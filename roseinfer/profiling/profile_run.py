@@ -143,7 +143,7 @@ def _check_fits(config: RunConfig, planned: list[PlannedStep], most: int) -> Non
     profile = config.profile
     if not planned:
         raise UsageError("--max-new-tokens 0 leaves no step to profile: give 1 or more")
-    if not any(_matches(profile, step.phase, step.batch, _steady_batch(planned)) for step in planned):
+    if not any(matches_phase(profile, step.phase, step.batch, _steady_batch(planned)) for step in planned):
         phases = ", ".join(sorted({step.phase for step in planned}))
         raise UsageError(f"the workload has no step of phase {profile.phase}: give --phase any, or one of {phases}")
     needed = steps_needed(profile)
@@ -173,7 +173,8 @@ def _steady_batch(planned: list[PlannedStep]) -> int:
     return max((step.batch for step in planned if step.phase == "decode"), default=0)
 
 
-def _matches(config: ProfileConfig, phase: Phase, batch: int, steady_batch: int) -> bool:
+def matches_phase(config: ProfileConfig, phase: Phase, batch: int, steady_batch: int) -> bool:
+    """True if a step of this phase and batch size is one to record. `steady_batch` is the largest batch of the run."""
     match config.phase:
         case "any":
             return True
@@ -204,7 +205,7 @@ def _record(
     session.details["steps"] = steps
 
     def before_step(plan: StepPlan) -> None:
-        matches = _matches(config.profile, plan.phase, len(plan.chunks), steady_batch)
+        matches = matches_phase(config.profile, plan.phase, len(plan.chunks), steady_batch)
         ranks.begin_step(matches, plan.label)
         recorder.begin_step(matches)
         if recorder.is_recording:

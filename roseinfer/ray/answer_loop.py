@@ -40,6 +40,8 @@ class AnswerLoop:
         self.engine = engine
         self.step: Step = Scheduler.step
         """Computes a step. Another function may take its place, to record some steps. Called on the loop's thread."""
+        self.at_idle: Callable[[], None] | None = None
+        """Called on the loop's thread when no request is left, before the next batch."""
         self.idle_s = 0.0
         """Time without any request between the first batch and the last answer, in seconds."""
         self._scheduler = engine.scheduler(mode)
@@ -47,6 +49,7 @@ class AnswerLoop:
         self._inbox: SimpleQueue[_Batch] = SimpleQueue()
         self._running: dict[int, tuple[_Batch, Answer]] = {}  # by the scheduler's request id
         self._unfinished: set[_Batch] = set()
+        self._ended_s: float | None = None  # time of the last answer, while there is no request
         threading.Thread(target=self._run, name="answer-loop", daemon=True).start()
 
     def submit(self, requests: Sequence[PlacedRequest]) -> "Future[list[Answer]]":
@@ -61,6 +64,12 @@ class AnswerLoop:
         self._inbox.put(batch)
         return batch.future
 
+    def reset_idle(self) -> None:
+        """Count `idle_s` from the next batch on. Call this once all batches have ended."""
+        while self._ended_s is None:  # the loop notes it soon after the last answer
+            time.sleep(0.001)
+        self.idle_s, self._ended_s = 0.0, None
+
     def _encoded(self, answer: Answer) -> list[int] | None:
         try:
             if answer.request.refusal is not None:
@@ -72,12 +81,11 @@ class AnswerLoop:
 
     def _run(self) -> None:
         num_threads()  # torch sets the number of threads of OpenMP per thread, on first use
-        ended_s: float | None = None
         while True:
             batch = self._next(waits=not self._scheduler.has_unfinished)
-            if batch is not None and ended_s is not None:
-                self.idle_s += time.perf_counter() - ended_s
-                ended_s = None
+            if batch is not None and self._ended_s is not None:
+                self.idle_s += time.perf_counter() - self._ended_s
+                self._ended_s = None
             try:
                 while batch is not None:
                     self._start(batch)
@@ -86,11 +94,13 @@ class AnswerLoop:
                     self.step(self._scheduler)
                     self._scheduler.take_steps()
                 self._collect()
+                if not self._scheduler.has_unfinished and self.at_idle is not None:
+                    self.at_idle()
             except BaseException as error:
                 self._fail(error)
                 return
-            if not self._scheduler.has_unfinished and ended_s is None:
-                ended_s = time.perf_counter()
+            if not self._scheduler.has_unfinished and self._ended_s is None:
+                self._ended_s = time.perf_counter()
 
     def _next(self, *, waits: bool) -> _Batch | None:
         try:

@@ -44,6 +44,10 @@ class Block(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     """From 0, in the order of the requests."""
     requests: list[PlacedRequest] = []
+    drawn: tuple[int, int] | None = None
+    """In place of requests: those from one number to another of the configured workload, which each actor draws."""
+    records: bool = False
+    """Record steps by `config.profile` from this block on, in the actor that gets it."""
     failure: Failure | None = None
     """Error at which the reading of requests ended."""
 
@@ -64,12 +68,12 @@ class BlockAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """Node and process of the actor."""
     started_s: float = 0.0
     ended_s: float = 0.0
-    ready_s: float = 0.0
-    """Time at which the actor's engine was built."""
     startup_s: float = 0.0
     """Seconds that building the engine took, waiting for the node's first actor included."""
     idle_s: float = 0.0
     """Seconds so far, since the actor's first block, in which its engine had no request."""
+    files: dict[str, bytes] = {}
+    """Files of a recorded run by name, if the block asked for them."""
     failure: Failure | None = None
 
 
@@ -101,6 +105,12 @@ def blocks(requests: Iterable[PlacedRequest], size: int) -> Iterator[Block]:
         number += 1
     if failure is not None:
         yield Block(number=number, failure=failure)
+
+
+def drawn_blocks(total: int, size: int, recorded: int | None = None) -> Iterator[Block]:
+    """Yield `total` requests of the configured workload in blocks of `size`; one block may start a recording."""
+    for number, start in enumerate(range(0, total, size)):
+        yield Block(number=number, drawn=(start, min(start + size, total)), records=number == recorded)
 
 
 def unanswered(name: str, sampling: SamplingParams, done: Mapping[str | int, str | None]) -> Iterator[PlacedRequest]:

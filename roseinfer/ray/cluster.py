@@ -49,6 +49,8 @@ def connected(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
             _join(ray, address)
         for number, handler in handlers.items():  # Ray's own handler of SIGTERM would end the process at once
             signal.signal(number, handler)
+        # Errors of Ray's own processes, which its log files hold, would be printed to stdout among the results.
+        ray._private.worker.print_worker_logs = lambda *_: None
         logging.getLogger("ray").setLevel(logging.CRITICAL)
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         yield
@@ -91,9 +93,11 @@ def num_gpus() -> int:
     return int(_imported().cluster_resources().get("GPU", 0))
 
 
-def num_cpus() -> int:
-    """Return the number of CPUs of the connected cluster."""
-    return int(_imported().cluster_resources().get("CPU", 0))
+def cpus_per_actor(actors: int) -> int:
+    """Return the number of CPUs that each of some actors gets: its share of the cluster, and at most a node's."""
+    ray = _imported()
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    return max(min(sum(nodes) // actors, max(nodes, default=0)), 1)
 
 
 def _imported() -> Any:

@@ -16,7 +16,7 @@ from roseinfer.errors import RoseinferError, UsageError
 from roseinfer.ray.actor_engine import requests_in_flight
 from roseinfer.ray.block_stage import BlockStage
 from roseinfer.ray.blocks import Block, BlockAnswer, BlockReader
-from roseinfer.ray.cluster import check_room, num_cpus, num_gpus
+from roseinfer.ray.cluster import check_room, cpus_per_actor, num_gpus
 from roseinfer.workload.prompts import PromptForm
 
 _CPU_BLOCK, _GPU_BLOCK = 16, 128
@@ -52,7 +52,7 @@ def plan_actors(engine: EngineConfig, actors: int | None, num_requests: int | No
     on_gpu = found > 0 and engine.device != "cpu"
     ranks = engine.tensor_parallel
     count = actors or (max(found // ranks, 1) if on_gpu else 1)
-    cores = max(num_cpus() // count, 1)
+    cores = cpus_per_actor(count)
     threads = engine.threads
     if not on_gpu and threads is None:
         threads = max(cores // ranks, 1)
@@ -70,11 +70,17 @@ def plan_actors(engine: EngineConfig, actors: int | None, num_requests: int | No
 
 
 def run_job(
-    config: RunConfig, form: PromptForm, plan: ActorPlan, read: Callable[[], Iterable[Block]]
+    config: RunConfig,
+    form: PromptForm,
+    plan: ActorPlan,
+    read: Callable[[], Iterable[Block]],
+    *,
+    warms_up: bool = False,
 ) -> Generator[BlockAnswer, None, None]:
     """Yield the answers to the blocks that `read` returns, each as soon as it is complete.
 
-    `read` runs on this machine, in a process of its own. A block whose actor dies is computed again. Closing the
+    `read` runs on this machine, in a process of its own. With `warms_up`, each actor runs the configured workload once
+    before its first block. A block whose actor dies is computed again. Closing the
     iterator ends the actors. Raises RoseinferError if the actors cannot start, or if the job fails.
     """
     context = DataContext.get_current()
@@ -92,7 +98,7 @@ def run_job(
         .map_batches(BlockReader(read), num_cpus=0, label_selector=here)
         .map_batches(
             BlockStage,
-            fn_constructor_args=(msgspec.structs.replace(config, engine=plan.engine), form),
+            fn_constructor_args=(msgspec.structs.replace(config, engine=plan.engine), form, warms_up),
             batch_size=1,
             compute=actors,
             num_cpus=plan.cpus,

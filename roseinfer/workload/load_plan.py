@@ -6,14 +6,14 @@ from collections.abc import Sequence
 import msgspec
 from msgspec.structs import replace
 
-from roseinfer.config import SamplingParams, WorkloadConfig
+from roseinfer.config import RunConfig, SamplingParams, WorkloadConfig
 from roseinfer.engine.loaded_model import LoadedModel
 from roseinfer.engine.prompt import Prompt
 from roseinfer.errors import UsageError
 from roseinfer.workload.arrivals import arrival_times_s
 from roseinfer.workload.lengths import parse_lengths
 from roseinfer.workload.prompts import read_prompts, to_prompt, to_prompts
-from roseinfer.workload.request_lines import read_requests
+from roseinfer.workload.request_lines import count_requests, read_requests
 
 _LARGEST_TOKEN_ID = 10_000
 """Largest token id of drawn prompts. The published benchmark of nano-vllm draws ids from 0 to 10000 too, so that
@@ -73,6 +73,18 @@ def plan_load(workload: WorkloadConfig, sampling: SamplingParams, engine: Loaded
         )
         for index, (prompt, params) in enumerate(given)
     ]
+
+
+def requests_per_pass(config: RunConfig) -> int:
+    """Return the number of requests of a workload without conversations, without planning it."""
+    workload = config.workload
+    if workload.num_requests is not None:
+        return workload.num_requests
+    if workload.prompt_length is not None:
+        return drawn_requests(config.engine.max_batch_size)
+    if (workload.prompts_file or "").endswith(".jsonl"):
+        return count_requests(workload.prompts_file or "") or 0
+    return len(read_prompts(workload))
 
 
 def drawn_requests(max_batch_size: int | None) -> int:

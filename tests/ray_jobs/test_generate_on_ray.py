@@ -126,6 +126,23 @@ def test_a_file_gets_the_answers_in_the_order_of_requests_in_several_tables(
     )
 
 
+def test_a_job_is_measured_and_one_of_its_actors_recorded(cluster: str, tiny_llama: Path, tmp_path: Path) -> None:
+    load = ["--model", tiny_llama, "--prompt-length", 8, "--max-new-tokens", 6, "--num-requests", 9, "--json"]
+    on_ray = [*load, "--ray", cluster, "--actors", 1]
+    done = roseinfer("bench", *on_ray, "--repeats", 2, environment=with_token())
+    assert done.returncode == 0, done.stderr
+    job = json.loads(done.stdout)["job"]
+    assert (job["requests"], job["completion_tokens"], len(job["actors"])) == (18, 108, 1)
+    assert job["actors"][0]["busy_percent"] > 0
+
+    done = roseinfer("profile", *on_ray, "--profile-dir", tmp_path / "profiles", environment=with_token())
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert [step["phase"] for step in json.loads((tmp_path / "profiles/latest/manifest.json").read_text())["steps"]]
+    assert document["summary"]["trace"]["path"].startswith(document["run_dir"])
+    assert document["traces"] == [f"{document['run_dir']}/rank0-cycle0.pt.trace.json.gz"]
+
+
 def test_an_engine_that_cannot_be_built_in_an_actor_is_one_line(cluster: str, tiny_llama: Path, tmp_path: Path) -> None:
     file = tmp_path / "requests.jsonl"
     file.write_text('{"prompt": "one"}\n')
@@ -144,6 +161,7 @@ def test_a_cluster_that_cannot_be_reached_is_one_line(tiny_llama: Path, tmp_path
     call = ["generate", "--input", file, "--model", tiny_llama]
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
+    on_ray = ["--model", tiny_llama, "--prompt-length", 4, "--ray", "local"]
     wrong = {
         "cannot reach a Ray cluster at 127.0.0.1": (1, [*call, "--ray", f"127.0.0.1:{port}"]),
         "as `ray job submit": (2, [*call, "--ray", "ray://127.0.0.1:10001"]),
@@ -152,6 +170,11 @@ def test_a_cluster_that_cannot_be_reached_is_one_line(tiny_llama: Path, tmp_path
         "choose one": (2, [*call, "--ray", "local", "--shard", "0/2"]),
         "name them with --input": (2, ["generate", "--ray", "local", "--model", tiny_llama, "Hi"]),
         "Ray chooses the GPU": (2, [*call, "--ray", "local", "--device", "cuda:1"]),
+        "--slo is for one engine": (2, ["bench", *on_ray, "--slo", "ttft=1s"]),
+        "give one value of each option": (2, ["bench", *on_ray, "--max-batch-size", "1,2"]),
+        "bench --ray sends all requests at once": (2, ["bench", *on_ray, "--request-rate", 1]),
+        "profile --ray sends all requests at once": (2, ["profile", *on_ray, "--turns", 2]),
+        "--no-loop is for one engine": (2, ["profile", *on_ray, "--no-loop"]),
     }
     for hint, (code, arguments) in wrong.items():
         done = roseinfer(*arguments)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from roseinfer.cli.bench.result_plot import check_plot
+from roseinfer.cli.ray_options import check_actors
 from roseinfer.config import RunConfig
 from roseinfer.errors import UsageError
 from roseinfer.whole_file import check_target
@@ -36,6 +37,10 @@ class BenchCall(msgspec.Struct, frozen=True, kw_only=True):
     json: bool
     plot: Path | None
     save_requests: Path | None
+    ray: str | None
+    """Address of the Ray cluster to measure, `local` for one on this machine; None without Ray."""
+    actors: int | None
+    """Engines on the Ray cluster; None for as many as it has GPUs for."""
     started_s: float
     """Time at which the command started, by `time.perf_counter`."""
 
@@ -66,6 +71,24 @@ class BenchCall(msgspec.Struct, frozen=True, kw_only=True):
             check_plot(self.plot)
         if self.save_requests is not None:
             check_target(self.save_requests, "--save-requests")
+
+    def check_ray(self, num_cells: int) -> None:
+        """Raise UsageError for what a measurement on Ray does not do. `num_cells` is the number of configurations."""
+        check_actors(self.ray, self.actors)
+        if self.ray is None:
+            return
+        given = {
+            "--slo": self.slo,
+            "--baseline": self.baseline,
+            "--plot": self.plot,
+            "--save-requests": self.save_requests,
+        }
+        if refused := [name for name, value in given.items() if value is not None]:
+            raise UsageError(f"{refused[0]} is for one engine, and --ray measures a job of several: drop one")
+        if self.result_format not in ("table", "json"):
+            raise UsageError(f"--format {self.result_format} is not for --ray: give table or json")
+        if num_cells > 1:
+            raise UsageError("--ray measures one configuration: give one value of each option")
 
     def _check_search(self) -> None:
         if self.data_parallel > 1:

@@ -12,6 +12,7 @@ from roseinfer.cli.comparison_limit import FailAbove
 from roseinfer.cli.completion import completes
 from roseinfer.cli.config_flags import flag_help
 from roseinfer.cli.options import Debug, Json, Quiet, configured
+from roseinfer.cli.ray_options import Actors, Ray
 from roseinfer.config import RunConfig
 from roseinfer.errors import UsageError
 
@@ -24,6 +25,10 @@ EXAMPLES = (
     (
         "Keep the results, change something, compare",
         "roseinfer bench --json > before.json\n  roseinfer bench --baseline before.json --fail-above 5%",
+    ),
+    (
+        "Two engines on this machine, with Ray",
+        "roseinfer bench --ray local --actors 2",
     ),
     (
         "The highest request rate at which 99 % of the requests stay within limits",
@@ -159,6 +164,8 @@ def bench(
             rich_help_panel="Output",
         ),
     ] = None,
+    ray: Ray = None,
+    actors: Actors = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -168,6 +175,8 @@ def bench(
     Options under Grid accept several values, such as 1,4,16, and every combination is measured. Completions do not end
     at EOS unless --stop-on-eos or a config file says so. Without --config, bench measures the shipped config
     `default`.
+
+    With --ray, engines on a Ray cluster answer the workload, --repeats times per engine: first one of them, then all.
     """
     call = BenchCall(
         config=config,
@@ -187,6 +196,8 @@ def bench(
         json=json,
         plot=plot,
         save_requests=save_requests,
+        ray=ray,
+        actors=actors,
         started_s=time.perf_counter(),
     )
     call.check()

@@ -23,6 +23,7 @@ from roseinfer.cli.bench.result_plot import draw_plot
 from roseinfer.cli.bench.value_lists import listed, positive_int, rate, whole_number
 from roseinfer.cli.comparison_limit import parse_percent
 from roseinfer.cli.exit_codes import comparison_exit_code
+from roseinfer.cli.ray_options import check_offline
 from roseinfer.cli.signals import interrupted_code, interrupted_word
 from roseinfer.config import Mode, RunConfig
 from roseinfer.engine.device import resolve_device
@@ -37,6 +38,16 @@ def run_benchmark(call: BenchCall) -> int:
     axes = _axes(call)
     slo = None if call.slo is None else parse_slo(call.slo)
     to_measure = cells(_with_batch_limit(call.config), axes)
+    call.check_ray(len(to_measure))
+    if call.ray is not None:
+        from roseinfer.cli.bench.ray_benchmarking import run_ray_benchmark
+
+        [cell] = to_measure
+        engine = replace(call.config.engine, max_batch_size=cell.max_batch_size)
+        config = replace(call.config, engine=engine, workload=cell.workload, sampling=cell.sampling)
+        check_offline(config, "bench")
+        run_ray_benchmark(replace(call, config=config), call.ray)
+        return 0
     if call.searched is not None and len(to_measure) > 1:
         raise UsageError("a search starts from one configuration: give one value of each option")
     if baseline is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from roseinfer.cli.options import GivenSampling
+from roseinfer.cli.ray_options import check_actors, check_device
 from roseinfer.config import RunConfig
 from roseinfer.errors import UsageError
 from roseinfer.workload.shard import Shard
@@ -92,16 +93,12 @@ class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError("a chat has one answer per turn: drop --n, or give a prompt")
 
     def _check_ray(self) -> None:
+        check_actors(self.ray, self.actors)
         if self.ray is None:
-            if self.actors is not None:
-                raise UsageError("--actors is the number of engines on a Ray cluster: add --ray, or drop it")
             return
         if self.input_file in (None, "-"):
             raise UsageError("--ray answers the requests of files: name them with --input")
-        if self.config.engine.device not in ("auto", "cpu", "cuda"):
-            raise UsageError(
-                f"invalid --device {self.config.engine.device}: Ray chooses the GPU of an actor: give cuda, or drop it"
-            )
+        check_device(self.config.engine.device)
         if self.shard is not None:
             raise UsageError("--ray and --shard both divide the requests: choose one")
         if self.json and self.output is None:

@@ -9,7 +9,8 @@ import typer
 
 from roseinfer.cli import console
 from roseinfer.cli.generate.generate_call import GenerateCall
-from roseinfer.cli.options import Actors, Debug, GivenSampling, Json, Quiet, Ray, configured
+from roseinfer.cli.options import Debug, GivenSampling, Json, Quiet, configured
+from roseinfer.cli.ray_options import Actors, Ray
 from roseinfer.config import RunConfig, WorkloadConfig
 from roseinfer.config_file import sampling_with
 from roseinfer.errors import UsageError

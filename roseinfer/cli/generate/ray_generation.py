@@ -13,10 +13,9 @@ from roseinfer.cli.generate.block_files import BlockSink, open_sink
 from roseinfer.cli.generate.generate_call import GenerateCall
 from roseinfer.cli.generate.generation import prompt_form, report, with_model
 from roseinfer.cli.generate.generation_statistics import Tally
-from roseinfer.cli.progress_line import Progress, Stages
-from roseinfer.native_stderr import only_python_stderr
+from roseinfer.cli.progress_line import Progress
+from roseinfer.cli.ray_session import RayProgress, counted_actors, ray_session
 from roseinfer.ray.blocks import read_blocks
-from roseinfer.ray.cluster import connected
 from roseinfer.workload.request_lines import count_requests
 
 
@@ -26,15 +25,10 @@ def write_blocks(call: GenerateCall, address: str, input_file: str) -> None:
     total = count_requests(input_file) or 0
     name = call.lines_to or "-"
     tally = Tally()
-    with (
-        only_python_stderr(),
-        open_sink(name, is_folder=call.writes_into_folder, resume=call.resume) as sink,
-        console.stages() as stage,
-    ):
+    with open_sink(name, is_folder=call.writes_into_folder, resume=call.resume) as sink:
         try:
-            _show(stage, "Starting Ray")
-            with connected(address):
-                _run(call, input_file, total, sink, tally, stage)
+            with ray_session(address) as progress:
+                _run(call, input_file, total, sink, tally, progress)
         except KeyboardInterrupt:
             if name != "-":
                 console.note(f"[generate] {name} has {len(sink.answered) + tally.answers} answers: --resume continues")
@@ -42,7 +36,7 @@ def write_blocks(call: GenerateCall, address: str, input_file: str) -> None:
     report(call, source.name, tally, name)
 
 
-def _run(call: GenerateCall, name: str, total: int, sink: BlockSink, tally: Tally, stage: Stages | None) -> None:
+def _run(call: GenerateCall, name: str, total: int, sink: BlockSink, tally: Tally, progress: RayProgress) -> None:
     """Answer the requests on the connected cluster, and count the answers in `tally`."""
     import ray
 
@@ -50,8 +44,7 @@ def _run(call: GenerateCall, name: str, total: int, sink: BlockSink, tally: Tall
 
     done = sink.answered
     plan = plan_actors(call.config.engine, call.actors, total - len(done))
-    actors = "1 actor" if plan.actors == 1 else f"{plan.actors} actors"
-    _show(stage, f"Starting {actors}")
+    progress.start_actors(plan.actors)
     read = partial(read_blocks, name, call.config.sampling, ray.put(dict(done)), plan.block_size)
     # On one terminal, a progress line and lines of output would garble each other.
     is_hidden = call.lines_to == "-" and sys.stdout.isatty()
@@ -60,9 +53,8 @@ def _run(call: GenerateCall, name: str, total: int, sink: BlockSink, tally: Tall
         for answer in answers:
             if tally.answers == 0:
                 tally.started_s = time.perf_counter() - max(time.time() - answer.started_s, 0.0)
-                if stage is not None:
-                    stage.end()
-                    line = None if is_hidden else stage("Generating", "requests")
+                progress.end()
+                line = None if is_hidden else progress.begin("Generating")
             sink.add(answer.number, answer.place, answer.lines)
             tally.add_counts(
                 answers=answer.answers,
@@ -75,11 +67,6 @@ def _run(call: GenerateCall, name: str, total: int, sink: BlockSink, tally: Tall
                 speed = tally.statistics()
                 line.what = (
                     f"Generating, {speed.completion_tokens:,} tokens, {speed.completion_tokens_per_s:,.0f} tokens/s on "
-                    f"{actors}"
+                    f"{counted_actors(plan.actors)}"
                 )
                 line(len(done) + tally.answers, total)
-
-
-def _show(stage: Stages | None, what: str) -> None:
-    if stage is not None:
-        stage(what, ticks=True)

@@ -7,11 +7,13 @@ import typer
 
 from roseinfer.cli import console
 from roseinfer.cli.options import Debug, Json, Quiet, configured
+from roseinfer.cli.ray_options import Actors, Ray, check_actors, check_offline
 from roseinfer.config import RunConfig
-from roseinfer.errors import RoseinferError
+from roseinfer.errors import RoseinferError, UsageError
 
 if TYPE_CHECKING:
-    from roseinfer.profiling.profile_run import ProfileResult
+    from roseinfer.profiling.session import SessionResult
+    from roseinfer.workload.pass_report import Report
 
 
 EXAMPLES = (
@@ -32,6 +34,8 @@ EXAMPLES = (
 def profile(
     config: RunConfig,
     *,
+    ray: Ray = None,
+    actors: Actors = None,
     open_browser: Annotated[
         bool,
         typer.Option(
@@ -48,47 +52,62 @@ def profile(
 
     The workload repeats with fresh requests until the schedule is done. The throughput figures come from a pass
     without the profiler. Without --config, profile runs the shipped config `default`.
+
+    With --ray, engines on a Ray cluster run the workload, and the one that computes its middle is recorded meanwhile.
     """
+    check_actors(ray, actors)
+    if ray is not None:
+        check_offline(config, "profile")
+        if not config.profile.loop:
+            raise UsageError("--no-loop is for one engine: a job on Ray ends by itself: drop it")
     if open_browser:
         from roseinfer.cli.profile.perfetto import check_browser
 
         check_browser()
     with console.progress("Importing torch", ticks=True):
-        from roseinfer.cli.profile.profiled_run import record_run
         from roseinfer.profiling.run_dir import check_writable
     check_writable(Path(config.profile.profile_dir))
-    result = record_run(config)
-    if json:
-        _print_json(result)
+    report: Report | None = None
+    if ray is not None:
+        from roseinfer.cli.profile.ray_profile import record_actor
+
+        session = record_actor(config, ray, actors)
     else:
-        _print_tables(result, config)
-    if result.session.unwritten is not None:
-        raise RoseinferError(result.session.unwritten)
-    if open_browser and result.session.traces:
+        from roseinfer.cli.profile.profiled_run import record_run
+
+        result = record_run(config)
+        session, report = result.session, result.report
+    if json:
+        _print_json(session, report)
+    else:
+        _print_tables(session, report, config)
+    if session.unwritten is not None:
+        raise RoseinferError(session.unwritten)
+    if open_browser and session.traces:
         from roseinfer.cli.profile.perfetto import open_trace
 
-        open_trace(result.session.traces[0])
+        open_trace(session.traces[0])
 
 
-def _print_json(result: "ProfileResult") -> None:
-    session = result.session
+def _print_json(session: "SessionResult", report: "Report | None") -> None:
     console.print_json(
         {
             "run_dir": str(session.run_dir),
             "traces": [str(trace) for trace in session.traces],
-            "report": result.report,
+            "report": report,
             "summary": session.summary,
         }
     )
 
 
-def _print_tables(result: "ProfileResult", config: RunConfig) -> None:
+def _print_tables(session: "SessionResult", report: "Report | None", config: RunConfig) -> None:
     from roseinfer.cli.rendering.run_report import print_run_report
     from roseinfer.cli.rendering.terminal import budget_tables, ops_table, print_verdict, spans_table
 
-    session, out = result.session, console.stdout
-    print_run_report(result.report)
-    out.print()
+    out = console.stdout
+    if report is not None:
+        print_run_report(report)
+        out.print()
     for table in budget_tables(session.summary, width=out.width):
         out.print(table)
         out.print()
