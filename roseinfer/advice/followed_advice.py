@@ -17,7 +17,7 @@ def followed_advice(finding: str, old: Summary, new: Summary, source: Literal["b
     `finding` is the key or id of a finding, or the id of a what-if bound. The saving is that of the phases that both
     have, weighed by their time in `old`. Raises UsageError for an unknown finding, or without a phase in common.
     """
-    key, bound_percent = _advice(finding, old)
+    key, bound_percent = named_advice(finding, old)
     saves, noise = _saving(old, new)
     return Prediction(
         finding=key,
@@ -36,8 +36,11 @@ def followed_advice(finding: str, old: Summary, new: Summary, source: Literal["b
     )
 
 
-def _advice(finding: str, old: Summary) -> tuple[str, float]:
-    """Return (key, bound in percent) of the finding or bound of that name, the largest first."""
+def named_advice(finding: str, old: Summary) -> tuple[str, float]:
+    """Return (key, bound in percent) of the finding or bound of that name; of several of one rule, the first.
+
+    Raises UsageError if there is none.
+    """
     known = [(each.key, each.share_percent) for each in old.findings]
     known += [(each.id, each.saves_percent) for each in old.what_if]
     for key, bound in known:

@@ -63,10 +63,14 @@ def utc_now() -> str:
 
 def add_predictions(run_dir: Path, new: list[Prediction]) -> None:
     """Append predictions to those of a run directory. Raises RoseinferError if the file cannot be read or written."""
+    document = Predictions(predictions=[*known_predictions(run_dir), *new])
+    write_whole(run_dir / FILE, msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+
+
+def known_predictions(run_dir: Path) -> list[Prediction]:
+    """Return the predictions of a run directory, none before the first. Raises RoseinferError as `read_predictions`."""
     path = run_dir / FILE
-    known = read_predictions(path) if path.exists() else []
-    document = Predictions(predictions=[*known, *new])
-    write_whole(path, msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+    return read_predictions(path) if path.exists() else []
 
 
 def read_predictions(path: Path) -> list[Prediction]:

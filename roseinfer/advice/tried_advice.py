@@ -12,7 +12,7 @@ import msgspec
 from roseinfer.advice.fastest_config import write_fastest_config
 from roseinfer.advice.lever_bounds import PhaseBounds, lever_bounds
 from roseinfer.advice.levers import Proposal, Settings, applied, as_options, proposals
-from roseinfer.advice.predictions import Prediction, add_predictions, exceeds, utc_now
+from roseinfer.advice.predictions import Prediction, add_predictions, exceeds, known_predictions, utc_now
 from roseinfer.advice.recorded_run import RecordedRun, read_run
 from roseinfer.advice.trial_process import TrialStarter
 from roseinfer.advice.trial_rounds import Candidate, OnEvent
@@ -23,6 +23,8 @@ from roseinfer.trace.summary.trace_summary import Summary
 SCHEMA_VERSION = 1
 _UNBOUNDED_PERCENT = 30.0
 """Place of a change without a bound in the order of trials."""
+_LEAST_PASSES = 9
+"""Passes without which nothing can be compared: a warm-up and three rounds of the run itself, its control, and more."""
 _MAX_RESIDENTS = 6
 _GPU_ENGINE_BYTES = 2 << 30
 _CPU_ENGINE_BYTES = 1 << 30
@@ -97,6 +99,7 @@ def try_advice(
     run = read_run(run_dir, "--try")
     if not os.access(run_dir, os.W_OK | os.X_OK):
         raise UsageError(f"--try writes predictions.json: {run_dir} is not writable")
+    known_predictions(run_dir)  # a file that cannot be read is refused before anything is measured
     num_gpus, gpu_bytes = _gpus() if run.is_gpu else (0, 0)
     if run.is_gpu and not num_gpus:
         raise UsageError(f"the run was recorded on {run.device}, and this machine has no GPU: try it there")
@@ -150,10 +153,6 @@ def try_advice(
         config=path,
         command=command,
     )
-
-
-_LEAST_PASSES = 9
-"""Passes of the original without which nothing can be compared: a warm-up and three rounds, of it and its control."""
 
 
 def advised_changes(run: RecordedRun, summary: Summary, num_gpus: int) -> list[_Advised]:

@@ -66,6 +66,7 @@ def test_a_change_by_hand_is_kept_with_the_advice_that_it_followed(run: Path, tm
         (("--try", "--budget", "long"), "invalid --budget 'long': give a time, such as 120s or 5min"),
         (("--budget", "10s"), "--budget limits --try: add --try"),
         (("--try", "--rerun"), "leave --rerun out"),
+        (("--try", "--top", "3"), "leave --top out"),
         (("--scores", "--markdown"), "leave --markdown out"),
         (("--scores",), "has no predictions.json"),
         (("--finding", "x"), "--finding needs a --baseline or --rerun"),

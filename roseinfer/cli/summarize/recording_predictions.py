@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from roseinfer.advice.followed_advice import followed_advice
-from roseinfer.advice.predictions import FILE, add_predictions
+from roseinfer.advice.followed_advice import followed_advice, named_advice
+from roseinfer.advice.predictions import FILE, add_predictions, known_predictions
 from roseinfer.advice.recorded_run import MANIFEST
 from roseinfer.cli import console
 from roseinfer.errors import UsageError
@@ -14,6 +14,12 @@ def check_run_dir(older: Path) -> None:
     """Raise UsageError if the older run, whose predictions are kept, is no run directory."""
     if not (older / MANIFEST).is_file():
         raise UsageError(f"--finding keeps predictions in the older run's directory: {older} has no {MANIFEST}")
+    known_predictions(older)  # a file that cannot be read is refused before anything is profiled
+
+
+def check_finding(finding: str, old: Summary) -> None:
+    """Raise UsageError if the older run has no such finding. Call this before long work."""
+    named_advice(finding, old)
 
 
 def record_prediction(older: Path, finding: str, old: Summary, new: Summary, *, is_rerun: bool) -> None:

@@ -28,6 +28,7 @@ _PROGRESS_FROM_BYTES = 4 << 20
 """Size of a trace above which reading it takes long enough for a progress bar."""
 
 _USUAL_BUDGET = "120s"
+_USUAL_TOP = 15
 
 
 class _Shown(NamedTuple):
@@ -108,7 +109,7 @@ def summarize(
     ] = False,
     top: Annotated[
         int, typer.Option("--top", min=1, metavar="N", help=flag_help("profile", "top"), rich_help_panel="Output")
-    ] = 15,
+    ] = _USUAL_TOP,
     sort_by: Annotated[
         SortKey,
         typer.Option(
@@ -187,6 +188,8 @@ def summarize(
                 "--rerun": again,
                 "--fail-above": fail_above is not None,
                 "--finding": finding is not None,
+                "--top": top != _USUAL_TOP,
+                "--sort-by": sort_by != "self",
                 "--group-by": group_by is not None,
                 "--capture": capture is not None,
                 "--max-findings": max_findings is not None,
@@ -237,6 +240,10 @@ def summarize(
     if again:
         from roseinfer.cli.summarize.rerun import rerun
 
+        if finding is not None:
+            from roseinfer.cli.summarize.recording_predictions import check_finding
+
+            check_finding(finding, summary)
         older, summary = summary, compare(rerun(trace), summary, limit)
     elif baseline is not None:
         older = _read(baseline, peaks)
