@@ -58,7 +58,7 @@ def main() -> None:
     results, equivalents = Results(arguments.results), read_equivalents()
     wanted = {None, "survived"} if arguments.retry else {None}
     left = [mutant for mutant in drawn if fate(mutant, results, equivalents) in wanted]
-    if left:
+    if left and not arguments.report:
         _prepare()
         with tempfile.TemporaryDirectory(prefix="roseinfer-mutants-") as folder:
             trial = Trial(Path(folder), drawn, results, arguments)
@@ -203,6 +203,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--timeout", type=int, default=900, help="seconds to record a test file [default: 900]")
     parser.add_argument("--results", type=Path, help="file of results, to go on with")
     parser.add_argument("--retry", action="store_true", help="try the survivors among the results again")
+    parser.add_argument("--report", action="store_true", help="print the table of the results, and try no mutant")
     parser.add_argument("--table", type=Path, help="page to write the table into, between its marks")
     return parser.parse_args()
 

@@ -38,6 +38,9 @@ def test_a_product_is_compared_with_the_peak_of_its_device(tmp_path: Path) -> No
     assert found.saves_ms == pytest.approx(2.78 - found.bound_ms / 0.8, abs=1e-6)
     assert summary.peaks is not None
     assert summary.peaks.device == "H100 SXM"
+    (far,) = [finding for finding in summary.findings if finding.id == "far_from_bound"]
+    assert summary.verdict.kind == "gpu_bound"
+    assert summary.verdict.evidence.count(far.sentence) == 1
 
 
 def test_a_product_of_few_rows_is_bound_by_memory(tmp_path: Path) -> None:

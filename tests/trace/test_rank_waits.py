@@ -203,6 +203,15 @@ def test_short_collectives_that_are_not_matched_are_said_too(tmp_path: Path) -> 
     assert any("The collectives of the ranks are not matched" in note for note in notes)
 
 
+@pytest.mark.parametrize(("shift_us", "is_said"), [(99.95, False), (100.05, True)])
+def test_clocks_that_differ_by_a_tenth_of_a_millisecond_are_said(
+    tmp_path: Path, shift_us: float, is_said: bool
+) -> None:
+    made = job([[5000, 5000]] * 3).write(tmp_path / "job", clock={1: shift_us})
+    notes = [note.message for note in summarize_trace(made).trust]
+    assert any("that of rank 1 by" in note for note in notes) == is_said
+
+
 def test_a_rank_that_died_lacks_the_last_collectives(tmp_path: Path) -> None:
     made = straggler()
     end = max(event["ts"] for event in made.ranks[3].events) * 0.6

@@ -350,6 +350,19 @@ def test_work_that_waits_in_a_long_queue_is_not_overhead(tmp_path: Path) -> None
     assert any("The host runs ahead" in line for line in summary.verdict.evidence)
 
 
+def test_the_three_spans_that_one_kernel_each_would_save_most_are_told(tmp_path: Path) -> None:
+    events = [event("user_annotation", "ProfilerStep#1", 0, 10_000)]
+    for span, gap in enumerate((40, 10, 30, 20)):
+        begin = 10 + 2500 * span
+        events.append(event("user_annotation", f"part{span}", begin, 40 * (gap + 2)))
+        for index in range(40):
+            at, number = begin + (gap + 2) * index, 40 * span + index + 1
+            events += [launch(at, 1, number), kernel(at + 1, 2, number)]
+    bounds = [bound.change for bound in summary_of(tmp_path, events).what_if]
+    told = [change for change in bounds if change.startswith("one kernel per call of")]
+    assert told == [f"one kernel per call of part{span}" for span in (0, 2, 3)]
+
+
 @pytest.mark.parametrize(("wait_us", "is_said"), [(999.5, False), (1000.5, True)])
 def test_a_queue_of_a_millisecond_is_said(tmp_path: Path, wait_us: float, is_said: bool) -> None:
     events = [
