@@ -53,7 +53,7 @@ def lever_bounds(lever: str, settings: Settings, now: Situation, summary: Summar
         return None
     case = _Case(settings, now, summary)
     shares = {name: _share(rule(case, name, phase)) for name, phase in phases.items()}
-    if "attention" in settings and lever != "attention":  # the setting needs another backend, which saves time too
+    if "attention" in settings and rule is _idle:  # graphs need another backend, which saves work of the device too
         other = {name: _share(_removed_spans(case, name, phase)) for name, phase in phases.items()}
         shares = {name: min(1.0, share + other[name]) for name, share in shares.items()}
     return PhaseBounds(shares, 1.0)

@@ -123,7 +123,8 @@ def _quantize(now: Situation) -> list[Settings]:
 
 
 def _compile(now: Situation) -> list[Settings]:
-    return [] if now.is_gpu or now.engine.compile else [{"compile": True}]
+    """Compiled decode steps need the paged cache; with the gathered one, only the products are compiled."""
+    return [] if now.is_gpu or now.engine.compile else [{"compile": True, "attention": "paged"}]
 
 
 def _threads(now: Situation) -> list[Settings]:
