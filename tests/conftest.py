@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import save_gpt2, save_llama
+from tiny import save_gpt2, save_llama, save_ministral
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined, so set before any import
@@ -62,6 +62,12 @@ def _frozen_heap() -> None:
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a tiny random Llama with a byte-level tokenizer and a context of 128 tokens."""
     return save_llama(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_ministral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a tiny random Ministral: three layers, two of them with a window of 6 tokens."""
+    return save_ministral(tmp_path_factory.mktemp("models") / "tiny-ministral")
 
 
 @pytest.fixture(scope="session")

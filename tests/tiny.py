@@ -57,6 +57,15 @@ def save_mistral(folder: Path, **changes: Any) -> Path:
     return _save(MistralForCausalLM, MistralConfig(**{**LLAMA, **changes}), folder)
 
 
+def save_ministral(folder: Path, **changes: Any) -> Path:
+    """Save a Ministral with random weights, whose first and last of three layers have a window of 6 tokens."""
+    from transformers import MinistralConfig, MinistralForCausalLM
+
+    layers = ["sliding_attention", "full_attention", "sliding_attention"]
+    windows = {"num_hidden_layers": 3, "sliding_window": 6, "layer_types": layers, "head_dim": 8}
+    return _save(MinistralForCausalLM, MinistralConfig(**{**LLAMA, **windows, **changes}), folder)
+
+
 def save_gpt2(folder: Path, **changes: Any) -> Path:
     """Save a GPT-2 with random weights, biases and norms included."""
     from transformers import GPT2Config, GPT2LMHeadModel

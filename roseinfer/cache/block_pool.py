@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from roseinfer.cache.group_tables import GroupTables
 from roseinfer.cache.prefix_index import Key, PrefixIndex
 from roseinfer.errors import RoseinferError
 
@@ -32,9 +33,19 @@ class BlockPool:
     is evicted when no empty block is left: the block freed first is evicted first.
     """
 
-    def __init__(self, num_blocks: int, block_size: int, *, prefix_cache: bool = True) -> None:
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int,
+        *,
+        prefix_cache: bool = True,
+        windows: Sequence[int | None] = (None,),
+    ) -> None:
+        """`windows` has the sliding window of each group of layers, None for a group without one."""
         self.num_blocks = num_blocks
         self.block_size = block_size
+        self.tables = GroupTables(windows, block_size)
+        """Arithmetic of the block tables."""
         self.prefix_cache = prefix_cache
         self.statistics = PrefixCacheStatistics()
         self._index = PrefixIndex()
@@ -49,8 +60,8 @@ class BlockPool:
         return len(self._empty) + len(self._cached)
 
     def blocks_for(self, num_tokens: int) -> int:
-        """Return the number of blocks for `num_tokens` consecutive tokens of one request."""
-        return -(-num_tokens // self.block_size)
+        """Return the number of blocks for `num_tokens` consecutive tokens of one request, over all groups."""
+        return self.tables.length(num_tokens)
 
     def holders(self, block: int) -> int:
         """Return the number of requests that share the block."""
@@ -91,16 +102,21 @@ class BlockPool:
                 self._empty.append(block)
 
     def match(self, token_ids: Sequence[int], keys: Iterable[Key]) -> list[int]:
-        """Return the blocks of the longest cached prefix of `token_ids`. Nothing is allocated or shared.
+        """Return the block table of the longest cached prefix of `token_ids`. Nothing is allocated or shared.
 
-        `keys` are the keys of the full blocks of `token_ids`, from `block_key`.
+        `keys` are the keys of the full blocks of `token_ids`, from `block_key`. Only the entries that
+        `GroupTables.held` returns for the token after the prefix are blocks with the prefix's content.
         """
-        return self._index.match(token_ids, keys, self.block_size) if self.prefix_cache else []
+        if not self.prefix_cache:
+            return []
+        if self.tables.windows == (None,):
+            return self._index.match(token_ids, keys, self.block_size)
+        return self._index.match_groups(token_ids, keys, self.tables)
 
-    def publish(self, block: int, key: Key, parent: Key, tokens: Sequence[int]) -> None:
+    def publish(self, block: int, key: Key, parent: Key, tokens: Sequence[int], group: int = 0) -> None:
         """Let later requests find an allocated block by its content, once all of its tokens are computed."""
         if self.prefix_cache:
-            self._index.publish(block, key, parent, tokens)
+            self._index.publish(block, key, parent, tokens, group)
 
     def reset_prefix_cache(self) -> None:
         """Empty all free blocks, and reset the statistics. Blocks in use remain findable."""

@@ -11,7 +11,10 @@ from roseinfer.upload import upload
 
 
 class KVCache:
-    """Keys and values of all layers, in `data` [layers, 2, num_blocks, block_size, kv_heads, head_dim]."""
+    """Keys and values of all layers, in `data` [num_layers, 2, num_blocks, block_size, kv_heads, head_dim].
+
+    Each block belongs to one group of layers (`LayerGroups`), and `num_layers` is the number of layers per group.
+    """
 
     def __init__(
         self,
@@ -23,15 +26,17 @@ class KVCache:
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device,
+        num_groups: int = 1,
     ) -> None:
         self.num_layers = num_layers
+        self.num_groups = num_groups
         self.num_blocks = num_blocks
         self.block_size = block_size
         shape = (num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim)
         self.data = _zeros(shape, dtype, device)
         # Views are created once: on a CPU, creating one takes as long as a small operation on it.
         self.flat = [(keys, values) for keys, values in self.data.flatten(2, 3)]
-        """Keys and values per layer, indexed by slot: [num_blocks * block_size, kv_heads, head_dim] each."""
+        """Keys and values per layer of a group, indexed by slot: [num_blocks * block_size, kv_heads, head_dim] each."""
 
     def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
         """Store new keys and values [tokens, kv_heads, head_dim] at `slots` [tokens]."""
@@ -40,7 +45,7 @@ class KVCache:
         values.index_copy_(0, slots, v)
 
     def copy_blocks(self, copies: Sequence[tuple[int, int]]) -> None:
-        """Copy whole blocks in all layers. Each pair is (source block, target block)."""
+        """Copy whole blocks, in all layers of their groups. Each pair is (source block, target block)."""
         if copies:
             sources, targets = upload(self.data.device, *np.array(copies, dtype=np.int64).T)
             self.data[:, :, targets] = self.data[:, :, sources]

@@ -139,7 +139,7 @@ def _cost(
     num_bytes = rows.passes * (weights.layers + (weights.head if rows.sampled else 0)) + rows.tokens * weights.lookup
     num_bytes += _expert_bytes(model, rows, weights.experts, expert_use or ExpertUse())
     num_bytes += 2 * rows.sampled * model.vocab_size * element_bytes
-    layer_kv_bytes = model.kv_bytes_per_token(element_bytes) // model.num_layers
+    layer_kv_bytes = model.layer_kv_bytes(element_bytes)
     num_bytes += (rows.tokens * model.num_layers + rows.keys) * layer_kv_bytes
     key_value = 2 * model.num_kv_heads * model.head_dim * model.hidden_size
     sampled_only = plain.last_layer - key_value

@@ -9,6 +9,7 @@ import torch
 from roseinfer.attention.backend import AttentionBackend
 from roseinfer.attention.registry import attention_backend
 from roseinfer.cache.block_pool import BlockPool
+from roseinfer.cache.group_tables import GroupTables
 from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.config import EngineConfig
 from roseinfer.distributed.rank_channel import Kind
@@ -198,7 +199,12 @@ def _engine(
         num_parameters=num_parameters if part is None else count_parameters(whole_config),
         runner=runner,
         # The pool leaves out the last block: padding rows of CUDA graphs write to it.
-        pool=BlockPool(cache.num_blocks - 1, cache.block_size, prefix_cache=config.prefix_cache),
+        pool=BlockPool(
+            cache.num_blocks - 1,
+            cache.block_size,
+            prefix_cache=config.prefix_cache,
+            windows=model_config.layer_groups.windows,
+        ),
         tokenizer=text.tokenizer,
         chat_template=text.chat_template,
         eos_token_ids=text.eos_token_ids,
@@ -290,8 +296,10 @@ def _kv_cache(
     What the activations of the largest step need is left free. All ranks have as many blocks as the one with the least
     memory.
     """
-    wanted = limits.max_batch_size * -(-max_model_len // config.block_size)
-    block_bytes = model.kv_bytes_per_token(dtype.itemsize) * config.block_size
+    groups = model.layer_groups
+    tables = GroupTables(groups.windows, config.block_size)
+    wanted = limits.max_batch_size * tables.most_held(max_model_len, limits.max_batch_tokens)
+    block_bytes = groups.num_slots * model.layer_kv_bytes(dtype.itemsize) * config.block_size
     step_bytes = activation_bytes(
         model,
         limits.max_batch_tokens,
@@ -300,9 +308,10 @@ def _kv_cache(
         element_bytes=dtype.itemsize,
     )
     affordable = _least(group, kv_cache_bytes(config.kv_cache_memory, device, step_bytes) // block_bytes)
-    if affordable < 1:
+    if affordable < tables.num_groups:
         raise ModelError(
-            f"the KV cache has no room for a single block of {block_bytes / 2**20:.1f} MiB on {device}: "
+            f"the KV cache has no room for a single block of {tables.num_groups * block_bytes / 2**20:.1f} MiB on "
+            f"{device}: "
             "raise --kv-cache-memory, or lower --block-size or --max-batch-tokens"
         )
     num_blocks = min(wanted, affordable)
@@ -311,7 +320,8 @@ def _kv_cache(
     while True:
         try:
             return KVCache(
-                num_layers=model.num_layers,
+                num_layers=groups.num_slots,
+                num_groups=tables.num_groups,
                 num_blocks=num_blocks + 1,
                 block_size=config.block_size,
                 num_kv_heads=model.num_kv_heads,
@@ -323,7 +333,7 @@ def _kv_cache(
             if not is_out_of_memory(error):
                 raise
             # Another program took the memory meanwhile, or it is fragmented. Ranks need the same number of blocks.
-            if num_blocks == 1 or group is not None:
+            if num_blocks < 2 * tables.num_groups or group is not None:
                 raise ModelError(f"{device} has no memory for a KV cache: end other programs that use it") from None
             num_blocks //= 2
 

@@ -48,6 +48,7 @@ class PlanBuilder:
         self.preempted: list[Request] = []
         self._planner, self._queued_running, self._waiting, self._span = planner, running, waiting, span
         self._policy, self._pool = policy, pool = planner.policy, planner.pool
+        self._tables = pool.tables
         self._running = list(running)
         self._budget = policy.max_batch_tokens
         decodes = sum([request.num_computed_tokens >= len(request.prompt_token_ids) for request in self._running])
@@ -132,11 +133,11 @@ class PlanBuilder:
         chunk = self._chunk(request, request.num_computed_tokens)
         if chunk.num_tokens == 0:
             return True
-        needed = self._pool.blocks_for(chunk.stop) - len(request.block_table)
+        needed = self._tables.length(chunk.stop) - len(request.block_table)
         while needed > self._num_free:
             victim = self._running.pop()
             self.preempted.append(victim)
-            self._release(victim.block_table)
+            self._release(self._tables.held(victim.block_table, victim.held_query))
             if victim is request:
                 return False
         self._add(chunk, needed)
@@ -153,11 +154,12 @@ class PlanBuilder:
         if chunk.num_tokens == 0 or self._is_better_whole(chunk):
             return False
         # All tokens of the request must fit, not only this chunk: half a prompt in the cache is of no use.
-        needed = self._pool.blocks_for(len(request.token_ids)) - len(admission.shared)
-        idle = sum(self._num_holders(block) == 0 for block in admission.shared)
+        shared = self._tables.held(admission.shared, admission.num_tokens)
+        needed = self._tables.most_held(len(request.token_ids), self._policy.max_batch_tokens) - len(shared)
+        idle = sum(self._num_holders(block) == 0 for block in shared)
         if needed + idle > self._num_free:
             return False
-        for block in admission.shared:
+        for block in shared:
             self._holders[block] = self._num_holders(block) + 1
         self._num_free -= idle
         self._running.append(request)
@@ -179,20 +181,23 @@ class PlanBuilder:
 
         None while another completion of the same prompt is still computing the prompt, which can then be shared.
         """
-        size, parent = self._pool.block_size, request.parent
+        size, num_groups, parent = self._pool.block_size, self._tables.num_groups, request.parent
         reusable = len(request.token_ids) - 1  # the last token is always computed, to draw the next one
         with self._span("roseinfer.prefix_cache.lookup"):
             keys = self._planner.leading_keys(request, reusable // size) if self._pool.prefix_cache else iter(())
             cached = self._pool.match(request.token_ids, keys)
+        num_cached = len(cached) // num_groups * size
         if parent is not None and parent.finish_reason is None:
             prompt = len(request.prompt_token_ids)
             if parent.num_computed_tokens < prompt and (parent.block_table or self._starts_now(parent)):
                 return None
-            if parent.num_computed_tokens >= prompt and (prompt - 1) // size >= len(cached):
+            if prompt <= parent.num_computed_tokens and self._tables.serves(parent.held_query, prompt - 1):
                 full, rest = divmod(prompt - 1, size)
-                table = parent.block_table
-                return Admission(request, tuple(table[:full]), table[full] if rest else None, prompt - 1)
-        return Admission(request, tuple(cached), None, len(cached) * size)
+                if full * size >= num_cached:
+                    table = parent.block_table
+                    shared, copied = table[: full * num_groups], table[full * num_groups : (full + 1) * num_groups]
+                    return Admission(request, tuple(shared), tuple(copied) if rest else (), prompt - 1)
+        return Admission(request, tuple(cached), (), num_cached)
 
     def _starts_now(self, request: Request) -> bool:
         return any(admission.request is request for admission in self.admitted)
@@ -230,8 +235,8 @@ class PlanBuilder:
 
     def _more_blocks(self, steps: int) -> int:
         """Return the blocks that the chunks need beyond those of a single decode step."""
-        blocks_for = self._pool.blocks_for
-        return sum(blocks_for(chunk.start + steps) - blocks_for(chunk.stop) for chunk in self.chunks)
+        length = self._tables.length
+        return sum(length(chunk.start + steps) - length(chunk.stop) for chunk in self.chunks)
 
     def _add(self, chunk: Chunk, blocks: int) -> None:
         self.chunks.append(chunk)

@@ -45,6 +45,7 @@ class Planner:
         """
         self.pool = pool
         self.policy = policy
+        self._tables = pool.tables
         self.times = times or StepTimes()
         self._rows = rows or RowPool()
         self._graph_sizes = graph_sizes
@@ -64,7 +65,7 @@ class Planner:
         """Queue a request. Raises UsageError, with the arithmetic, if the request can never run."""
         # The last token of a completion is never computed, so it needs no slot.
         num_tokens = len(request.prompt_token_ids) + max(request.max_new_tokens - 1, 0)
-        blocks = self.pool.blocks_for(num_tokens)
+        blocks = self._tables.most_held(num_tokens, self.policy.max_batch_tokens)
         if blocks > self.pool.num_blocks:
             raise UsageError(
                 f"a request of {len(request.prompt_token_ids)} prompt and {request.max_new_tokens} new tokens needs "
@@ -97,7 +98,7 @@ class Planner:
             self.num_preemptions += 1
         changes: list[BlockTableChange] = []
         row_starts: list[RowStart] = []
-        copied: dict[Request, int] = {}
+        copied: dict[Request, tuple[int, ...]] = {}
         statistics = self.pool.statistics
         # Blocks are shared before any is allocated: an allocation may evict blocks that nobody holds.
         for admission in plan.admitted:
@@ -106,27 +107,27 @@ class Planner:
             self._waiting.pop()
             self.num_waiting_tokens -= len(request.token_ids)
             insort(self._running, request, key=self._order)
-            self.pool.share(admission.shared)
+            self.pool.share(self._tables.held(admission.shared, admission.num_tokens))
             request.block_table = list(admission.shared)
-            request.num_computed_tokens = admission.num_tokens
+            request.num_computed_tokens = request.held_query = admission.num_tokens
             request.row = self._rows.allocate()
             row_starts.append(_row_start(request))
             if admission.shared:
                 changes.append(BlockTableChange(request.row, list(admission.shared)))
             statistics.queried_tokens += len(request.token_ids)
             statistics.hit_tokens += admission.num_tokens
-            if admission.copied is not None:
+            if admission.copied:
                 copied[request] = admission.copied
         copies: list[BlockCopy] = []
-        blocks_for = self.pool.blocks_for
+        table_length = self._tables.length
         for chunk in plan.chunks:
             request = chunk.request
-            missing = blocks_for(chunk.start + chunk.num_tokens) - len(request.block_table)
+            missing = table_length(chunk.start + chunk.num_tokens) - len(request.block_table)
             if missing == 0:
                 continue
             new = self.pool.allocate(missing)
             if request in copied:
-                copies.append(BlockCopy(copied[request], new[0]))
+                copies += map(BlockCopy, copied[request], new)
             request.block_table += new
             changes.append(BlockTableChange(request.row, new))
         chunks = plan.chunks
@@ -174,6 +175,7 @@ class Planner:
         """
         resolved: list[tuple[Request, Sequence[int]]] = []
         rows, row = sum([chunk.samples for chunk in plan.chunks]), 0
+        frees_behind = bool(self._tables.windowed)
         for chunk in plan.chunks:
             request = chunk.request
             is_over = request.finish_reason is not None
@@ -186,6 +188,8 @@ class Planner:
                 self._publish(chunk)
                 if request.finish_reason is not None:
                     self._leave(request)
+                elif frees_behind:
+                    self._free_behind(request, chunk.stop)
         return resolved
 
     def commit(self, plan: StepPlan, sampled: Sequence[int]) -> list[tuple[Request, Sequence[int]]]:
@@ -235,7 +239,7 @@ class Planner:
 
     def _publish(self, chunk: Chunk) -> None:
         """Make the blocks that a chunk has filled available to other requests."""
-        size = self.pool.block_size
+        size, num_groups = self.pool.block_size, self._tables.num_groups
         first, last = chunk.start // size, (chunk.start + chunk.num_tokens) // size
         if first == last or not self.pool.prefix_cache:
             return
@@ -244,7 +248,17 @@ class Planner:
         for index in range(first, last):
             parent = keys[index - 1] if index else ROOT
             tokens = request.token_ids[index * size : (index + 1) * size]
-            self.pool.publish(request.block_table[index], keys[index], parent, tokens)
+            for group in range(num_groups):
+                self.pool.publish(request.block_table[index * num_groups + group], keys[index], parent, tokens, group)
+
+    def _free_behind(self, request: Request, num_tokens: int) -> None:
+        """Free the blocks that no query after the first `num_tokens` tokens of a running request can see.
+
+        Those that the last of these tokens sees are still held: other completions of its prompt compute it again.
+        """
+        # Launches in flight may still read these blocks, but a later launch cannot write to them before.
+        self.pool.free(self._tables.behind(request.block_table, request.held_query, num_tokens - 1))
+        request.held_query = num_tokens - 1
 
     def _queue(self, request: Request) -> None:
         insort(self._waiting, request, key=self._reversed_order)
@@ -268,8 +282,8 @@ class Planner:
         self._release(request)
 
     def _release(self, request: Request) -> None:
-        self.pool.free(request.block_table)
-        request.block_table = []
+        self.pool.free(self._tables.held(request.block_table, request.held_query))
+        request.block_table, request.held_query = [], 0
 
 
 def _row_start(request: Request) -> RowStart:

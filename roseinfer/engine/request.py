@@ -33,6 +33,9 @@ class Request:
     row: int = -1
     """Row of the runner that holds the running request's state; -1 before the first step."""
     block_table: list[int] = field(default_factory=list)
+    """Blocks of all groups of layers, as `roseinfer/cache/group_tables.py` describes."""
+    held_query: int = 0
+    """Position of a query: the request holds all blocks that queries can see from there on."""
     block_keys: list[bytes] = field(default_factory=list)
     """Prefix-cache keys of the leading full blocks, computed as far as they were needed."""
     num_pending: int = 0

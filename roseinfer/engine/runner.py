@@ -156,24 +156,27 @@ class Runner:
         self._drawn = DrawnTokens(newest, rows)
         return Launch(tokens, len(rows), logprobs)
 
-    def _inputs(self, batch: StepBatch, states: Sequence[RowState]) -> tuple[Tensor, Tensor, Tensor, AttentionMetadata]:
-        """Return token ids, positions, indexes of the tokens to sample after, and attention metadata, on the device."""
-        block_tables = [state.block_table for state in states]
-        inputs = StepInputs.of(batch, block_tables, self.cache.block_size)
+    def _inputs(
+        self, batch: StepBatch, states: Sequence[RowState]
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[AttentionMetadata, ...]]:
+        """Return inputs on the device: token ids, positions, indexes of the tokens to sample after, and the attention
+        metadata of each group of layers.
+        """
+        block_tables, num_groups = [state.block_table for state in states], self.cache.num_groups
+        inputs = StepInputs.of(batch, block_tables, self.cache.block_size, num_groups=num_groups)
         sources = self._drawn.places_of(batch.rows[at] for at in inputs.pending_chunks)
-        token_ids, positions, slots, last_rows, pending, places = upload(
-            self.device, inputs.token_ids, inputs.positions, inputs.slots, inputs.last_rows, inputs.pending, sources
+        token_ids, positions, last_rows, pending, places, *slots = upload(
+            self.device, inputs.token_ids, inputs.positions, inputs.last_rows, inputs.pending, sources, *inputs.slots
         )
         if len(sources):
             token_ids.index_copy_(0, pending, self._drawn.tokens[places])
-        layout = StepLayout(
-            query_lens=batch.lengths,
-            context_lens=batch.starts,
-            block_tables=block_tables,
-            slots=slots,
-            last=[at for at, samples in enumerate(batch.samples) if samples],
-        )
-        return token_ids, positions, last_rows, self.attention.prepare(layout, self.cache)
+        last = [at for at, samples in enumerate(batch.samples) if samples]
+        metadata = []
+        for group in range(num_groups):
+            tables = block_tables if num_groups == 1 else [table[group::num_groups] for table in block_tables]
+            layout = StepLayout(batch.lengths, batch.starts, tables, slots[group], last)
+            metadata.append(self.attention.prepare(layout, self.cache))
+        return token_ids, positions, last_rows, tuple(metadata)
 
     def _sample(
         self, logits: Tensor, batch: StepBatch, states: Sequence[RowState]

@@ -21,7 +21,7 @@ class StepInputs:
     positions: Integers
     """Position of each token in its request: [tokens]."""
     slots: Integers
-    """Cache slot of each token's keys and values: block x block_size + offset, [tokens]."""
+    """Cache slots of each token's keys and values: block x block_size + offset, [groups of layers, tokens]."""
     last_rows: Integers
     """Index in `token_ids` of the last token of each chunk that samples: [chunks that sample]."""
     pending: Integers
@@ -36,11 +36,13 @@ class StepInputs:
         block_tables: Sequence[Sequence[int]],
         block_size: int,
         order: Sequence[int] | None = None,
+        *,
+        num_groups: int = 1,
     ) -> "StepInputs":
         """Compute the inputs of a batch of one decode step.
 
-        `block_tables` has one table per chunk, with blocks up to the chunk's end. `order` has the indexes of the
-        chunks in packing order; None is the batch's own order.
+        `block_tables` has one table per chunk, with the blocks of `num_groups` groups of layers up to the chunk's end.
+        `order` has the indexes of the chunks in packing order; None is the batch's own order.
         """
         token_ids = batch.token_ids if order is None else _reordered_tokens(batch, order)
         order = range(len(batch.rows)) if order is None else order
@@ -49,12 +51,13 @@ class StepInputs:
         ends = lengths.cumsum()
         tokens = np.array(token_ids, dtype=np.int64)
         blocks: list[int] = []  # blocks that the chunks write to, chunk after chunk
-        shifts: list[int] = []  # per chunk: index in `blocks` minus index in the chunk's own table
+        shifts: list[int] = []  # per chunk: index in `blocks` minus index in the chunk's own table, in one group
         for at in order:
             start = batch.starts[at]
             first = start // block_size
-            shifts.append(len(blocks) - first)
-            blocks += block_tables[at][first : -(-(start + batch.lengths[at]) // block_size)]
+            shifts.append(len(blocks) // num_groups - first)
+            last = -(-(start + batch.lengths[at]) // block_size)
+            blocks += block_tables[at][first * num_groups : last * num_groups]
         positions = np.arange(len(tokens)) + np.repeat(starts - ends + lengths, lengths)
         places = positions // block_size + np.repeat(np.array(shifts, dtype=np.int64), lengths)
         pending = np.flatnonzero(tokens == PENDING)
@@ -63,7 +66,8 @@ class StepInputs:
         return cls(
             token_ids=tokens,
             positions=positions,
-            slots=np.array(blocks, dtype=np.int64)[places] * block_size + positions % block_size,
+            slots=np.array(blocks, dtype=np.int64).reshape(-1, num_groups).T[:, places] * block_size
+            + positions % block_size,
             last_rows=ends[[batch.samples[at] for at in order]] - 1,
             pending=pending,
             pending_chunks=chunks[ends.searchsorted(pending, side="right")],

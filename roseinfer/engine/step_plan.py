@@ -72,9 +72,10 @@ class Admission(msgspec.Struct, frozen=True, gc=False):
 
     request: Request
     shared: tuple[int, ...] = ()
-    """Full blocks that the request shares with others. Their contents no longer change."""
-    copied: int | None = None
-    """Block that another request still writes to. Its first tokens are copied to a block of this request."""
+    """Block table of full blocks that the request shares with others. Their contents no longer change."""
+    copied: tuple[int, ...] = ()
+    """Blocks, one per group of layers, that another request still writes to. Their first tokens are copied to blocks of
+    this request."""
     num_tokens: int = 0
     """Tokens in the shared and copied blocks."""
 

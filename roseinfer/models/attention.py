@@ -7,6 +7,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from roseinfer.cache.layer_groups import LayerPlace
 from roseinfer.distributed.rank_group import RankGroup
 from roseinfer.kernels.attention.attention_spec import AttentionSpec
 from roseinfer.kernels.attention.projection import AttentionLayer
@@ -24,6 +25,7 @@ class Attention(nn.Module):
     def __init__(
         self,
         index: int,
+        place: LayerPlace,
         spec: AttentionSpec,
         qkv: Linear,
         output: Linear,
@@ -40,6 +42,7 @@ class Attention(nn.Module):
         super().__init__()
         self.index = index
         self.spec = spec
+        self.place = place
         self.qkv = qkv
         self.output = output
         self.rope = rope
@@ -110,7 +113,8 @@ class Attention(nn.Module):
     def layer(self) -> AttentionLayer:
         """Weights and settings for attention backends. Created on first use: the model must not move afterwards."""
         return AttentionLayer(
-            index=self.index,
+            index=self.place.slot,
+            group=self.place.group,
             spec=self.spec,
             table=None if self.rope is None else self.rope.table,
             q_norm=None if self.q_norm is None or self.joint else self.q_norm.weight,

@@ -37,10 +37,12 @@ class CausalLM(nn.Module, ABC):
         token_ids: Tensor,
         positions: Tensor,
         attention: AttentionBackend,
-        metadata: AttentionMetadata,
+        metadata: Sequence[AttentionMetadata],
         rows: Tensor | None = None,
     ) -> Tensor:
         """Compute the final hidden states [tokens, hidden_size] from token ids and positions [tokens].
+
+        `metadata` has the result of `AttentionBackend.prepare` for each group of layers.
 
         With `rows`, indexes of tokens, only their hidden states are computed and returned, [rows, hidden_size]. They
         must be the last tokens of the requests in `StepLayout.last`.

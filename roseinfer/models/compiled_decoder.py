@@ -1,6 +1,7 @@
 """A decoder whose decode steps run all layers in one call of the compiled CPU kernels."""
 
 import ctypes
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -13,7 +14,14 @@ from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.kernels.cpu import native_step
 from roseinfer.kernels.cpu.native_kernels import LANES, scoring_struct
 from roseinfer.kernels.cpu.native_matmul import WeightKind, WeightStruct
-from roseinfer.kernels.cpu.native_step import ActivationKind, LayerStruct, NormStruct, StepStruct, decode_layers
+from roseinfer.kernels.cpu.native_step import (
+    ActivationKind,
+    GroupStruct,
+    LayerStruct,
+    NormStruct,
+    StepStruct,
+    decode_layers,
+)
 from roseinfer.kernels.linear.native_weight import NativeWeight
 from roseinfer.models.activation_names import ActivationName
 from roseinfer.models.causal_lm import CausalLM
@@ -66,14 +74,15 @@ class CompiledDecoder(CausalLM):
         token_ids: Tensor,
         positions: Tensor,
         attention: AttentionBackend,
-        metadata: AttentionMetadata,
+        metadata: Sequence[AttentionMetadata],
         rows: Tensor | None = None,
     ) -> Tensor:
-        layout = self._attention.decodes(metadata) if len(token_ids) <= native_step.MAX_ROWS else None
-        if layout is None:
+        layouts = [self._attention.decodes(each) for each in metadata] if len(token_ids) <= native_step.MAX_ROWS else []
+        decodes = [layout for layout in layouts if layout is not None]
+        if not decodes:
             hidden: Tensor = self.decoder(token_ids, positions, attention, metadata, rows)
             return hidden
-        hidden = self._layers.run(self.decoder.embedded(token_ids), positions, layout)
+        hidden = self._layers.run(self.decoder.embedded(token_ids), positions, decodes)
         return self.norm.after(hidden if rows is None else hidden[rows], None)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -92,20 +101,20 @@ class CompiledLayers:
     def __init__(self, decoder: Decoder, cache: KVCache) -> None:
         self._config = config = decoder.config
         self._cache = cache
-        self._table = (LayerStruct * config.num_layers)(
-            *(_layer(layer, keys, values) for layer, (keys, values) in zip(decoder.layers, cache.flat, strict=True))
-        )
+        self._table = (LayerStruct * config.num_layers)(*(_layer(layer, cache) for layer in decoder.layers))
+        windows = config.layer_groups.windows
+        self._groups = (GroupStruct * len(windows))(*(GroupStruct(window=window or 0) for window in windows))
         self._buffers: list[Tensor] = []
-        windows = {spec.window or 0 for spec in config.attention_specs}
         self._step = StepStruct(
             layers=ctypes.cast(self._table, ctypes.c_void_p),
+            groups=ctypes.cast(self._groups, ctypes.c_void_p),
+            num_groups=len(windows),
             hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size,
             heads=config.num_heads,
             kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
             block_size=cache.block_size,
-            largest_window=0 if 0 in windows else max(windows),
             activation=_ACTIVATIONS[config.activation],
             gated=config.gated_mlp,
             parallel=config.block == "parallel",
@@ -114,8 +123,8 @@ class CompiledLayers:
             residual_scale=config.residual_scale if config.block == "scaled" else 1.0,
         )
 
-    def run(self, hidden: Tensor, positions: Tensor, layout: DecodeLayout) -> Tensor:
-        """Run the layers for one new token per request.
+    def run(self, hidden: Tensor, positions: Tensor, layouts: Sequence[DecodeLayout]) -> Tensor:
+        """Run the layers for one new token per request. `layouts` has one layout per group of layers.
 
         Takes embeddings and returns the residual stream after the layers, both [requests, hidden_size]. May overwrite
         `hidden`.
@@ -125,10 +134,11 @@ class CompiledLayers:
         step.rows = len(stream)
         step.stream = stream.data_ptr()
         step.positions = positions.data_ptr()
-        step.slots = layout.slots.data_ptr()
-        step.block_tables = layout.block_tables.data_ptr()
-        step.context_lens = layout.context_lens.data_ptr()
-        step.table_stride = layout.block_tables.stride(0)
+        step.context_lens = layouts[0].context_lens.data_ptr()
+        step.table_stride = layouts[0].block_tables.stride(0)
+        for group, layout in zip(self._groups, layouts, strict=True):
+            group.slots = layout.slots.data_ptr()
+            group.block_tables = layout.block_tables.data_ptr()
         decode_layers(step, self._cache.data.dtype, len(self._table))
         return stream
 
@@ -165,13 +175,14 @@ def _fits(layer: nn.Module, dtype: torch.dtype) -> bool:
     return True
 
 
-def _layer(layer: nn.Module, keys: Tensor, values: Tensor) -> LayerStruct:
+def _layer(layer: nn.Module, cache: KVCache) -> LayerStruct:
     """Describe a layer and its part of the cache to the kernels."""
     assert isinstance(layer, DecoderLayer)
     attention, mlp = layer.attention, layer.mlp
     assert isinstance(mlp, (GatedMLP, MLP))
     spec, table = attention.spec, None if attention.rope is None else attention.rope.table
     before, after = _norms(layer)
+    keys, values = cache.flat[attention.place.slot]
     return LayerStruct(
         attention_norm=_norm(before[0]),
         mlp_norm=_norm(before[1]),
@@ -182,6 +193,7 @@ def _layer(layer: nn.Module, keys: Tensor, values: Tensor) -> LayerStruct:
         rope_table=None if table is None else table.data_ptr(),
         keys=keys.data_ptr(),
         values=values.data_ptr(),
+        group=attention.place.group,
         scoring=scoring_struct(attention.layer.scoring, spec.head_dim),
         qkv=_weight(attention.qkv),
         output=_weight(attention.output),

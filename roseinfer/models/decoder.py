@@ -52,7 +52,7 @@ class Decoder(CausalLM):
         token_ids: Tensor,
         positions: Tensor,
         attention: AttentionBackend,
-        metadata: AttentionMetadata,
+        metadata: Sequence[AttentionMetadata],
         rows: Tensor | None = None,
     ) -> Tensor:
         hidden, residual = self.embedded(token_ids), None

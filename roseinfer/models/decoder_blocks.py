@@ -50,6 +50,7 @@ class DecoderLayer(nn.Module):
         self.attention_norm = new_norm(config)
         self.attention = Attention(
             index,
+            config.layer_groups.places[index],
             config.attention_specs[index],
             FusedLinear(hidden, parts, bias=config.qkv_bias, stored_as="qkv_proj" if config.stores_fused_qkv else None),
             Linear(query, hidden, bias=config.output_bias),

@@ -43,7 +43,7 @@ class GPT2(CausalLM):
         token_ids: Tensor,
         positions: Tensor,
         attention: AttentionBackend,
-        metadata: AttentionMetadata,
+        metadata: Sequence[AttentionMetadata],
         rows: Tensor | None = None,
     ) -> Tensor:
         hidden, residual = self.embed(token_ids) + self.embed_positions(positions), None
@@ -86,6 +86,7 @@ class GPT2Layer(nn.Module):
         self.attention_norm = LayerNorm(hidden, config.norm_eps, bias=config.norm_bias)
         self.attention = Attention(
             index,
+            config.layer_groups.places[index],
             config.attention_specs[index],
             Linear(hidden, 3 * heads, bias=config.qkv_bias, stored_transposed=True),
             Linear(heads, hidden, bias=config.output_bias, stored_transposed=True),

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from roseinfer.cache.layer_groups import LayerGroups, layer_groups
 from roseinfer.errors import ModelError
 from roseinfer.kernels.attention.attention_spec import AttentionSpec, DynamicScaling, LongRopeScaling, Rope
 from roseinfer.model_files import quoted
@@ -153,6 +154,17 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
             return self
         return msgspec.structs.replace(self, max_position_embeddings=num_tokens)
 
+    @property
+    def layer_groups(self) -> LayerGroups:
+        """Groups of layers that share block tables. A window that no request exceeds is as good as none."""
+        longest = self.max_position_embeddings
+        windows = (spec.window for spec in self.attention_specs)
+        return layer_groups(tuple(None if window is None or window >= longest else window for window in windows))
+
     def kv_bytes_per_token(self, element_bytes: int) -> int:
         """Return the bytes of one token's keys and values, over all layers."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * element_bytes
+        return self.num_layers * self.layer_kv_bytes(element_bytes)
+
+    def layer_kv_bytes(self, element_bytes: int) -> int:
+        """Return the bytes of one token's keys and values in one layer."""
+        return 2 * self.num_kv_heads * self.head_dim * element_bytes

@@ -1,5 +1,6 @@
 """Attention during one step, as the layers of a model see it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -13,7 +14,8 @@ class StepAttention:
     """The engine's attention backend, with the metadata and positions of one step."""
 
     backend: AttentionBackend
-    metadata: AttentionMetadata
+    metadata: Sequence[AttentionMetadata]
+    """Metadata of each group of layers."""
     positions: Tensor
     """Position of each token in its request, [tokens]."""
     rows: Tensor | None = None
@@ -26,12 +28,12 @@ class StepAttention:
 
         Returns [tokens, heads, head_dim].
         """
-        return self.backend.attend(Projection(qkv, self.positions, layer), self.metadata)
+        return self.backend.attend(Projection(qkv, self.positions, layer), self.metadata[layer.group])
 
     @property
     def attends_to_rows(self) -> bool:
         """True if the backend can attend from `rows` alone."""
-        return self.backend.has_last(self.metadata)
+        return self.backend.has_last(self.metadata[0])
 
     def attend_rows(self, keys_values: Tensor, stored: AttentionLayer, qkv: Tensor, layer: AttentionLayer) -> Tensor:
         """Store the keys and values of all tokens, and attend from `rows`.
@@ -40,4 +42,4 @@ class StepAttention:
         [rows, (heads + 2 * kv_heads) * head_dim]. Returns [rows, heads, head_dim].
         """
         projection = Projection(keys_values, self.positions, stored)
-        return self.backend.attend_last(projection, Projection(qkv, self.positions, layer), self.metadata)
+        return self.backend.attend_last(projection, Projection(qkv, self.positions, layer), self.metadata[layer.group])

@@ -39,7 +39,8 @@ def planned_steps(engine: Engine, mode: Mode, load: Sequence[PlannedRequest]) ->
         for request in scheduler.make_requests(token_ids, endless):
             request.id = len(prompts) - 1
             requests.append(request)
-    pool = BlockPool(engine.pool.num_blocks, engine.pool.block_size, prefix_cache=engine.pool.prefix_cache)
+    own = engine.pool
+    pool = BlockPool(own.num_blocks, own.block_size, prefix_cache=own.prefix_cache, windows=own.tables.windows)
     return _schedule(Planner(pool, scheduler.policy(engine)), requests)
 
 

@@ -91,10 +91,12 @@ def test_a_request_aborted_or_preempted_between_its_chunks_leaves_nothing_behind
     first = scheduler.submit(PROMPT, PARAMS)
     for _ in range(3):
         scheduler.step()
-    # The first request has 19 blocks and soon needs one more. The pool has 11 others; 167 tokens need all of them.
+    # Without a window, the first request has 19 blocks and soon needs one more. The pool has 11 others; 167 tokens need
+    # all of them.
     others = [scheduler.submit([251 + number, *PROMPT[:166]], PARAMS) for number in range(2)]
     outputs = {output.request_id: output.token_ids for output in scheduler.run()}
-    assert scheduler.num_preemptions > 0
+    # With a window, the first request has freed most of its blocks.
+    assert (scheduler.num_preemptions > 0) == (not engine.pool.tables.windowed)
     assert outputs[first] == expected(model)
     assert len(outputs[aborted]) == 0
     assert [len(outputs[other]) for other in others] == [12, 12]

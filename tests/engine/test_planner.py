@@ -1,5 +1,6 @@
 """The planner alone, over a simulated cache that remembers the contents of every slot. No torch, many random runs."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roseinfer.cache.block_pool import BlockPool
+from roseinfer.cache.group_tables import GroupTables
 from roseinfer.config import SamplingParams
 from roseinfer.engine.planner import Planner
 from roseinfer.engine.request import Request
@@ -16,7 +18,8 @@ from roseinfer.engine.step_plan import Policy, StepPlan
 from roseinfer.errors import UsageError
 
 Content = tuple[int, ...]
-"""Simulated keys and values of one token: the tuple of all tokens up to it, which determine the real ones."""
+"""Simulated keys and values of one token: the group of layers, then all tokens up to it, which determine the real ones.
+"""
 
 
 @dataclass
@@ -30,7 +33,7 @@ class Machine:
     def step(self) -> StepPlan:
         """Run one step as an engine does, and check every cached token that the model would read."""
         plan = self.scheduler.plan()
-        size = self.scheduler.pool.block_size
+        size, windows = self.scheduler.pool.block_size, self.scheduler.pool.tables.windows
         for source, target in self.scheduler.begin(plan).block_copies:
             for offset in range(size):
                 self.slots.pop((target, offset), None)
@@ -39,11 +42,16 @@ class Machine:
         for chunk in plan.chunks:
             table, tokens = chunk.request.block_table, chunk.request.token_ids
             for at in range(chunk.start, chunk.stop):
-                self.slots[table[at // size], at % size] = tuple(tokens[: at + 1])
+                for group in range(len(windows)):
+                    self.slots[table[at // size * len(windows) + group], at % size] = (group, *tokens[: at + 1])
         for chunk in plan.chunks:
             table, tokens = chunk.request.block_table, chunk.request.token_ids
-            for at in range(chunk.stop):
-                assert self.slots[table[at // size], at % size] == tuple(tokens[: at + 1])
+            for group, window in enumerate(windows):
+                # Of a chunk's tokens, the first sees the farthest.
+                for at in range(0 if window is None else max(chunk.start - window + 1, 0), chunk.stop):
+                    block = table[at // size * len(windows) + group]
+                    assert self.slots[block, at % size] == (group, *tokens[: at + 1])
+                    assert self.scheduler.pool.holders(block) > 0
         sampled = [next_token(chunk.request) for chunk in plan.chunks if chunk.samples]
         self.scheduler.commit(plan, sampled)
         self.scheduler.times.observe(plan, self.step_s(plan))
@@ -116,6 +124,7 @@ def jobs(draw: st.DrawFn) -> list[tuple[list[int], int, int, int]]:
     block_size=st.sampled_from([1, 2, 3, 4, 8]),
     spare_blocks=st.integers(0, 8),
     prefix_cache=st.booleans(),
+    windows=st.sampled_from([(None,), (None,), (3,), (None, 4), (None, 2, 2), (None, 1, 7), (5, 2)]),
     policy=st.builds(
         Policy,
         max_batch_size=st.integers(1, 5),
@@ -128,7 +137,7 @@ def jobs(draw: st.DrawFn) -> list[tuple[list[int], int, int, int]]:
         spreads_prompts=st.booleans(),
         longest_first=st.booleans(),
     ),
-    durations_s=st.lists(st.floats(0, 0.05), min_size=1, max_size=7),
+    durations_s=st.lists(st.one_of(st.just(0.0), st.floats(1e-9, 0.05)), min_size=1, max_size=7),
     aborts=st.dictionaries(st.integers(0, 7), st.integers(0, 25), max_size=3),
 )
 @settings(max_examples=400, deadline=None)
@@ -137,13 +146,15 @@ def test_every_request_ends_once_with_its_own_completion_and_no_block_is_lost(
     block_size: int,
     spare_blocks: int,
     prefix_cache: bool,
+    windows: tuple[int | None, ...],
     policy: Policy,
     durations_s: list[float],
     aborts: dict[int, int],
 ) -> None:
     # Hardly more blocks than the largest request needs, so that most runs preempt.
-    largest = max(-(-(len(prompt) + new - 1) // block_size) for prompt, new, _, _ in of)
-    pool = BlockPool(largest + spare_blocks, block_size, prefix_cache=prefix_cache)
+    tables = GroupTables(windows, block_size)
+    largest = max(tables.most_held(len(prompt) + new - 1, policy.max_batch_tokens) for prompt, new, _, _ in of)
+    pool = BlockPool(largest + spare_blocks, block_size, prefix_cache=prefix_cache, windows=windows)
     duration_s = cycle(durations_s)
     machine = Machine(Planner(pool, policy), step_s=lambda plan: next(duration_s))
     scheduler = machine.scheduler
@@ -200,6 +211,8 @@ def test_every_request_ends_once_with_its_own_completion_and_no_block_is_lost(
         # No starvation: the first request in order is in every step.
         assert any(chunk.request is min(live, key=lambda r: order(policy, r)) for chunk in plan.chunks)
         assert num_steps < 5000, "no progress"
+        held = Counter(block for request in live for block in visible_blocks(pool, request))
+        assert [pool.holders(block) for block in range(pool.num_blocks)] == [held[at] for at in range(pool.num_blocks)]
 
     for request in requests:
         expected = completion_alone(request)
@@ -211,6 +224,18 @@ def test_every_request_ends_once_with_its_own_completion_and_no_block_is_lost(
         assert request.block_table == []
     assert pool.num_free == pool.num_blocks
     assert all(pool.holders(block) == 0 for block in range(pool.num_blocks))
+
+
+def visible_blocks(pool: BlockPool, request: Request) -> set[int]:
+    """Return the blocks that queries can see from the last computed token on, token by token."""
+    windows, table = pool.tables.windows, request.block_table
+    end = len(table) // len(windows) * pool.block_size
+    last = max(request.num_computed_tokens - 1, 0)
+    return {
+        table[at // pool.block_size * len(windows) + group]
+        for group, window in enumerate(windows)
+        for at in range(0 if window is None else max(last - window + 1, 0), end)
+    }
 
 
 def order(policy: Policy, request: Request) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """Steps with fixed-address inputs, as CUDA graphs capture them, run on a CPU without a graph."""
 
 import random
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -52,7 +53,7 @@ def replays(monkeypatch: pytest.MonkeyPatch) -> list[GraphKey]:
     return found
 
 
-@pytest.mark.parametrize("model", ["tiny_llama", "tiny_gpt2"])
+@pytest.mark.parametrize("model", ["tiny_llama", "tiny_gpt2", "tiny_ministral"])
 @pytest.mark.parametrize("params", [{}, {"temperature": 0.8, "top_k": 7}, {"temperature": 1.1, "top_p": 0.8}], ids=str)
 def test_steps_that_keep_their_state_on_the_device_draw_the_same(
     model: str, params: dict[str, Any], request: pytest.FixtureRequest, replays: list[GraphKey]
@@ -93,9 +94,13 @@ def test_what_a_load_asked_for_once_can_be_captured_before_it_comes_again(
     assert replays[0] == GraphKey(0, "greedy", 64)
 
 
-@pytest.mark.parametrize("fused", [False, True], ids=["apart", "as on a GPU"])
-@pytest.mark.parametrize("mode", ["online", "offline"])
-@pytest.mark.parametrize("model", ["tiny_llama", "tiny_gpt2"])
+@pytest.mark.parametrize(
+    ("model", "mode", "fused"),
+    [
+        *product(["tiny_llama", "tiny_gpt2"], ["online", "offline"], [False, True]),
+        ("tiny_ministral", "offline", True),
+    ],
+)
 def test_prompts_beside_decodes_draw_the_same_whatever_stands_between_them(
     model: str,
     mode: Any,
@@ -148,7 +153,8 @@ def test_prompts_beside_decodes_draw_the_same_whatever_stands_between_them(
     done: list[tuple[int, Engine]] = []
     expected = run(graphs=False)
     assert run(graphs=True) == expected
-    few = 30 * 4 * done[0][1].model_config.kv_bytes_per_token(4)
+    # Windowed layers free blocks, so that fewer are enough.
+    few = (16 if model == "tiny_ministral" else 30) * 4 * done[0][1].model_config.kv_bytes_per_token(4)
     assert run(graphs=True, kv_cache_memory=str(few), prefix_cache=True) == expected
     assert done[-1][0] > 0, "four requests need more blocks"
     assert run(graphs=True, overlap=True) == expected

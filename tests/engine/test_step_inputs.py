@@ -15,12 +15,22 @@ chunks_drawn = st.lists(
 """Chunks as (tokens before it, tokens in it, tokens after it, samples)."""
 
 
-@given(drawn=chunks_drawn, block_size=st.sampled_from([1, 3, 16]), seed=st.integers(0, 1 << 20))
+@given(
+    drawn=chunks_drawn,
+    block_size=st.sampled_from([1, 3, 16]),
+    num_groups=st.integers(1, 3),
+    seed=st.integers(0, 1 << 20),
+)
 @settings(max_examples=60, deadline=None)
-def test_inputs_are_those_of_each_token(drawn: list[tuple[int, int, int, bool]], block_size: int, seed: int) -> None:
+def test_inputs_are_those_of_each_token(
+    drawn: list[tuple[int, int, int, bool]], block_size: int, num_groups: int, seed: int
+) -> None:
     random = np.random.default_rng(seed)
     sequences = [random.integers(0, 1000, start + count + behind).tolist() for start, count, behind, _ in drawn]
-    tables = [random.integers(0, 1000, -(-(start + count) // block_size)).tolist() for start, count, _, _ in drawn]
+    tables = [
+        random.integers(0, 1000, -(-(start + count) // block_size) * num_groups).tolist()
+        for start, count, _, _ in drawn
+    ]
     batch = StepBatch(
         rows=list(range(len(drawn))),
         starts=[start for start, _, _, _ in drawn],
@@ -31,19 +41,21 @@ def test_inputs_are_those_of_each_token(drawn: list[tuple[int, int, int, bool]],
         ],
     )
     for order in (None, random.permutation(len(drawn)).tolist()):
-        inputs = StepInputs.of(batch, tables, block_size, order)
+        inputs = StepInputs.of(batch, tables, block_size, order, num_groups=num_groups)
         tokens, positions, slots, last_rows = [], [], [], []
         for at in range(len(drawn)) if order is None else order:
             start, count, _, samples = drawn[at]
             for position in range(start, start + count):
                 tokens.append(sequences[at][position])
                 positions.append(position)
-                slots.append(tables[at][position // block_size] * block_size + position % block_size)
+                first = position // block_size * num_groups
+                blocks = tables[at][first : first + num_groups]
+                slots.append([block * block_size + position % block_size for block in blocks])
             if samples:
                 last_rows.append(len(tokens) - 1)
         assert inputs.token_ids.tolist() == tokens
         assert inputs.positions.tolist() == positions
-        assert inputs.slots.tolist() == slots
+        assert inputs.slots.T.tolist() == slots
         assert inputs.last_rows.tolist() == last_rows
 
 

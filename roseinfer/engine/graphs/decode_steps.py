@@ -90,9 +90,12 @@ class DecodeSteps:
         token_ids, positions, context_lens = fields["token_ids"], fields["positions"], fields["context_lens"]
         # Kernels choose their tiles by the width of the tables.
         width = key.context // self._cache.block_size or None
-        layout = DecodeLayout(self._cache, self._tables.on_device[:size, :width], context_lens, fields["order"])
+        layouts = [
+            DecodeLayout(self._cache, tables[:size, :width], context_lens, fields["order"])
+            for tables in self._tables.on_device
+        ]
         with span("roseinfer.model.forward"):
-            logits = self._model.rank_logits(self._model(token_ids, positions, self._attention, layout))
+            logits = self._model.rank_logits(self._model(token_ids, positions, self._attention, layouts))
         with span("roseinfer.sample"):
             num_tokens = positions + 1 if key.kind != "greedy" else positions  # greedy rows do not read it
             drawn = draw(self._model, logits, sampling_batch(self._inputs, size, num_tokens, key.kind))

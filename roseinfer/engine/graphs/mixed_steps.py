@@ -39,6 +39,7 @@ class MixedSteps:
         self._model, self._cache, self._attention = model, cache, attention
         self._tables, self._prompt_tables = tables, prompt_tables
         self._padding_slot = padding_slot
+        self._slot_fields = [f"slots_{group}" for group in range(cache.num_groups)]
         tokens, max_batch_size = max(sizes.token_counts + sizes.whole_counts), sizes.decode_rows[-1]
         samples = max_batch_size + MAX_PROMPTS
         device = cache.data.device
@@ -48,7 +49,7 @@ class MixedSteps:
                 # Decoding requests first, then prompts.
                 "token_ids": (tokens, np.int64),
                 "positions": (tokens, np.int64),
-                "slots": (tokens, np.int64),
+                **dict.fromkeys(self._slot_fields, (tokens, np.int64)),
                 "context_lens": (max_batch_size, np.int32),
                 "order": (max_batch_size, np.int32),
                 "prompt_context_lens": (MAX_PROMPTS, np.int32),
@@ -79,14 +80,15 @@ class MixedSteps:
         decodes, prompts, sampling = _sorted_chunks(batch)
         order = decodes + prompts
         tables = [state.block_table for state in states]
-        inputs = StepInputs.of(batch, tables, self._cache.block_size, order)
+        inputs = StepInputs.of(batch, tables, self._cache.block_size, order, num_groups=self._cache.num_groups)
         stops = [start + length for start, length in zip(batch.starts, batch.lengths, strict=True)]
         self._tables.update([tables[at] for at in decodes], key.rows)
         self._prompt_tables.update([tables[at] for at in prompts], MAX_PROMPTS)
         fill = self._inputs.fill
         fill("token_ids", inputs.token_ids, key.tokens)
         fill("positions", inputs.positions, key.tokens)
-        fill("slots", inputs.slots, key.tokens, padding=self._padding_slot)
+        for name, slots in zip(self._slot_fields, inputs.slots, strict=True):
+            fill(name, slots, key.tokens, padding=self._padding_slot)
         fill("context_lens", [stops[at] for at in decodes], key.rows)
         fill("order", np.argsort(-self._inputs.on_host["context_lens"][: key.rows], kind="stable"), key.rows)
         fill("prompt_context_lens", [stops[at] for at in prompts], MAX_PROMPTS)
@@ -119,27 +121,14 @@ class MixedSteps:
         fields, size = self._inputs.on_device, key.rows
         tokens, num_prompts = key.tokens, 1 if key.whole else MAX_PROMPTS
         samples = size + num_prompts
-        decodes = DecodeLayout(
-            self._cache, self._tables.on_device[:size], fields["context_lens"][:size], fields["order"][:size]
-        )
-        prompts = PromptLayout(
-            self._prompt_tables.on_device[:num_prompts],
-            fields["prompt_context_lens"][:num_prompts],
-            fields["query_starts"][: num_prompts + 1],
-            key.tokens,
-            # Padding follows the prompt, so that no token of the prompt attends to it.
-            DensePrompts((DenseRun(0, 1, tokens),), None) if key.whole else None,
-        )
-        layout = MixedLayout(
-            self._cache, fields["slots"][:tokens], decodes if size else None, prompts, self._last(size, num_prompts)
-        )
+        layouts = [self._layout(key, group, num_prompts) for group in range(self._cache.num_groups)]
         rows = fields["last_rows"][:samples]
         with span("roseinfer.model.forward"):
             hidden = self._model(
                 fields["token_ids"][:tokens],
                 fields["positions"][:tokens],
                 self._attention,
-                layout,
+                layouts,
                 rows if samples < tokens else None,
             )
             logits = self._model.rank_logits(hidden if samples < tokens else hidden[rows])
@@ -147,10 +136,25 @@ class MixedSteps:
             batch = sampling_batch(self._inputs, samples, fields["stops"][:samples], key.kind)
             self._drawn[0, :samples].copy_(draw(self._model, logits, batch))
 
-    def _last(self, num_decodes: int, num_prompts: int) -> DecodeLayout:
+    def _layout(self, key: GraphKey, group: int, num_prompts: int) -> MixedLayout:
+        """Return the layout of the step for the layers of one group."""
+        fields, size = self._inputs.on_device, key.rows
+        tables, prompt_tables = self._tables.on_device[group, :size], self._prompt_tables.on_device[group, :num_prompts]
+        decodes = DecodeLayout(self._cache, tables, fields["context_lens"][:size], fields["order"][:size])
+        prompts = PromptLayout(
+            prompt_tables,
+            fields["prompt_context_lens"][:num_prompts],
+            fields["query_starts"][: num_prompts + 1],
+            key.tokens,
+            # Padding follows the prompt, so that no token of the prompt attends to it.
+            DensePrompts((DenseRun(0, 1, key.tokens),), None) if key.whole else None,
+        )
+        slots, last = fields[self._slot_fields[group]][: key.tokens], self._last(torch.cat((tables, prompt_tables)))
+        return MixedLayout(self._cache, slots, decodes if size else None, prompts, last)
+
+    def _last(self, tables: Tensor) -> DecodeLayout:
         """Return the layout of the tokens to sample after. Padding rows have a context of 0 tokens."""
-        fields, samples = self._inputs.on_device, num_decodes + num_prompts
-        tables = torch.cat((self._tables.on_device[:num_decodes], self._prompt_tables.on_device[:num_prompts]))
+        fields, samples = self._inputs.on_device, len(tables)
         chosen = tables.index_select(0, fields["last_tables"][:samples])
         return DecodeLayout(self._cache, chosen, fields["stops"][:samples])
 

@@ -12,6 +12,9 @@ from roseinfer.upload import Array, aligned_offsets, upload, upload_into
 Field: TypeAlias = tuple[int, type[np.generic]]
 """Length and element type of an array."""
 
+_ALIGNED_BLOCKS = 4
+"""Block numbers in 16 bytes. Triton would compile kernels again for the tables of a group at any other address."""
+
 
 class StaticInputs:
     """Named arrays, written on the host and read on the device."""
@@ -43,14 +46,20 @@ class StaticInputs:
 class StaticBlockTables:
     """Block tables of a batch, on the device. Tables that have not changed are not copied again."""
 
-    def __init__(self, rows: int, blocks: int, padding: int, device: torch.device) -> None:
-        """`padding` is the block number in table rows without a request."""
-        self.on_device = torch.full((rows, blocks), padding, dtype=torch.int32, device=device)
-        """Block numbers, [rows, blocks], int32. Entries after the end of a table are arbitrary valid blocks."""
-        self._on_host = np.full((rows, blocks), padding, dtype=np.int32)
+    def __init__(self, rows: int, blocks: int, padding: int, device: torch.device, num_groups: int = 1) -> None:
+        """`blocks` is the maximum number of blocks per request and group, `padding` the block number in table rows
+        without a request.
+        """
+        self.num_groups = num_groups
+        if num_groups > 1:
+            blocks += -blocks % _ALIGNED_BLOCKS
+        self.on_device = torch.full((num_groups, rows, blocks), padding, dtype=torch.int32, device=device)
+        """Block numbers per group of layers, [groups, rows, blocks], int32. Entries after the end of a table are
+        arbitrary valid blocks."""
+        self._on_host = np.full((num_groups, rows, blocks), padding, dtype=np.int32)
         self._padding = padding
         self._tables: list[list[int] | None] = [None] * rows
-        self._lengths = [1] * rows
+        self._lengths = [num_groups] * rows
 
     def update(self, tables: Sequence[list[int]], size: int) -> None:
         """Write `tables` to the first rows, and padding to the rows after them up to `size`.
@@ -59,19 +68,21 @@ class StaticBlockTables:
         identity: another list object is another table.
         """
         changed: list[int] = []
+        groups = self.num_groups
         for row, table in enumerate(tables):
             known = self._lengths[row] if self._tables[row] is table else 0
             if known < len(table):
-                self._on_host[row, known : len(table)] = table[known:]
+                for group in range(groups):
+                    self._on_host[group, row, known // groups : len(table) // groups] = table[known + group :: groups]
                 self._tables[row], self._lengths[row] = table, len(table)
                 changed.append(row)
         for row in range(len(tables), size):
             if self._tables[row] is not None:
-                self._on_host[row, 0] = self._padding
-                self._tables[row], self._lengths[row] = None, 1
+                self._on_host[:, row, 0] = self._padding
+                self._tables[row], self._lengths[row] = None, groups
                 changed.append(row)
         if changed:
             rows = slice(changed[0], changed[-1] + 1)
-            columns = slice(0, max(self._lengths[row] for row in changed))
-            (part,) = upload(self.on_device.device, self._on_host[rows, columns])
-            self.on_device[rows, columns].copy_(part)
+            columns = slice(0, max(self._lengths[row] for row in changed) // groups)
+            (part,) = upload(self.on_device.device, self._on_host[:, rows, columns])
+            self.on_device[:, rows, columns].copy_(part)

@@ -61,7 +61,9 @@ class StepGraphs:
         max_steps: int,
         scrap_block: int,
     ) -> None:
-        """`max_blocks` is the length of the longest block table; `scrap_block` is a block that no request has."""
+        """`max_blocks` is the number of blocks of the longest request in one group of layers; `scrap_block` is a block
+        that no request has.
+        """
         self.max_steps = max_steps
         self.sizes = GraphSizes(
             max_batch_size,
@@ -73,7 +75,8 @@ class StepGraphs:
         """Sizes of steps that can be captured."""
         device = cache.data.device
         tables, prompt_tables = (
-            StaticBlockTables(rows, max_blocks, scrap_block, device) for rows in (max_batch_size, MAX_PROMPTS)
+            StaticBlockTables(rows, max_blocks, scrap_block, device, cache.num_groups)
+            for rows in (max_batch_size, MAX_PROMPTS)
         )
         shared = (model, cache, attention, tables)
         self._decode = DecodeSteps(*shared, max_batch_size=max_batch_size, max_steps=max_steps)

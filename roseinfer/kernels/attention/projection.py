@@ -14,7 +14,7 @@ class AttentionLayer:
     """Weights and settings of a layer's attention, which are the same in every step."""
 
     index: int
-    """Position of the layer in the model and in the KV cache."""
+    """Position of the layer's keys and values in the KV cache, among the layers of its group."""
     spec: AttentionSpec
     table: Tensor | None = None
     """Cosines, then sines per position: [max_positions, head_dim]. None: queries and keys are not rotated."""
@@ -26,6 +26,8 @@ class AttentionLayer:
     """Epsilon of the norms of query and key heads."""
     sinks: Tensor | None = None
     """Score of each head's sink, as in `Scoring`."""
+    group: int = 0
+    """Group of layers whose block tables the layer reads."""
 
     @cached_property
     def scoring(self) -> Scoring:

@@ -51,6 +51,7 @@ class LayerStruct(ctypes.Structure):
         ("rope_table", POINTER),
         ("keys", POINTER),
         ("values", POINTER),
+        ("group", INTEGER),
         ("scoring", ScoringStruct),
         ("qkv", WeightStruct),
         ("output", WeightStruct),
@@ -59,15 +60,20 @@ class LayerStruct(ctypes.Structure):
     )
 
 
+class GroupStruct(ctypes.Structure):
+    """Block tables of a group of layers with the same window: `Group` in cpp/decode_layers.h."""
+
+    _fields_ = (("slots", POINTER), ("block_tables", POINTER), ("window", INTEGER))
+
+
 class StepStruct(ctypes.Structure):
     """A decode step's layers, inputs, buffers and sizes: `Step` in cpp/decode_layers.h."""
 
     _fields_ = (
         ("layers", POINTER),
+        ("groups", POINTER),
         ("stream", POINTER),
         ("positions", POINTER),
-        ("slots", POINTER),
-        ("block_tables", POINTER),
         ("context_lens", POINTER),
         ("qkv", POINTER),
         ("attended", POINTER),
@@ -82,7 +88,7 @@ class StepStruct(ctypes.Structure):
         ("head_dim", INTEGER),
         ("table_stride", INTEGER),
         ("block_size", INTEGER),
-        ("largest_window", INTEGER),
+        ("num_groups", INTEGER),
         ("activation", INTEGER),
         ("gated", INTEGER),
         ("parallel", INTEGER),

@@ -25,23 +25,32 @@ struct Layer {
     const void *q_norm, *k_norm;      // of each head, or of all heads together; null: none
     const void* rope_table;           // [max_positions, head_dim]: cosines, then sines; null without rotary positions
     void *keys, *values;              // [num_blocks, block_size, kv_heads, head_dim]
+    int64_t group;                    // group of layers whose block tables the layer reads
     Scoring scoring;
     Weight qkv, output, gate_up, down;  // without a gate, gate_up is the MLP's first matrix
+};
+
+// Layers that share block tables and have the same window: `GroupStruct` in native_step.py.
+struct Group {
+    const int64_t* slots;         // [rows]
+    const int32_t* block_tables;  // [rows, table_stride]
+    int64_t window;               // 0: none
 };
 
 // A decode step: one new token per row. `StepStruct` in native_step.py must have the same fields.
 struct Step {
     const Layer* layers;
+    const Group* groups;
     void* stream;  // [rows, hidden]: residual stream, at first the embeddings
-    const int64_t *positions, *slots;
-    const int32_t *block_tables, *context_lens;
+    const int64_t* positions;
+    const int32_t* context_lens;
     void *qkv, *attended, *gate_up, *active, *added;  // buffers between the parts of a layer
     int64_t rows, hidden, intermediate, heads, kv_heads, head_dim, table_stride, block_size;
-    int64_t largest_window;  // over all layers; 0 if a layer has none
-    int64_t activation;      // `Activation` in elementwise.h
-    int64_t gated;           // 1: the MLP has a gate
-    int64_t parallel;        // 1: the MLP reads the stream without the result of attention
-    int64_t joint_norms;     // 1: q_norm and k_norm are over all heads of a token together
+    int64_t num_groups;
+    int64_t activation;   // `Activation` in elementwise.h
+    int64_t gated;        // 1: the MLP has a gate
+    int64_t parallel;     // 1: the MLP reads the stream without the result of attention
+    int64_t joint_norms;  // 1: q_norm and k_norm are over all heads of a token together
     float eps;
     float residual_scale;  // factor on the results of attention and MLP
 };
@@ -74,11 +83,10 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
     T *gate_up = static_cast<T*>(s.gate_up), *active = static_cast<T*>(s.active), *added = static_cast<T*>(s.added);
     int64_t longest = 0;  // longest context attended to, rounded up to whole vectors
     const auto first_of = [&](int64_t row, int64_t window) { return first_in_window(s.context_lens[row], window); };
-    const auto widest = [&](int64_t row) { return first_of(row, s.largest_window); };
-    for (int64_t row = 0; row < rows; ++row) longest = std::max(longest, s.context_lens[row] - widest(row));
+    for (int64_t at = 0; at < s.num_groups * rows; ++at)
+        longest = std::max(longest, s.context_lens[at % rows] - first_of(at % rows, s.groups[at / rows].window));
     longest = (longest + W - 1) / W * W;
-    const int64_t slots_stride = longest + W;
-    std::vector<int32_t> slots(rows * slots_stride);
+    std::vector<int32_t> slots(s.num_groups * rows * longest);  // of the tokens that each group's layers attend to
 #pragma omp parallel
     {
         const int64_t thread = thread_number(), threads = thread_count();
@@ -112,12 +120,11 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
             }
         };
 #pragma omp for
-        for (int64_t row = 0; row < rows; ++row) {
-            int32_t* own = slots.data() + row * slots_stride;
-            const int64_t count = s.context_lens[row] - widest(row), whole = (count + W - 1) / W * W;
-            find_slots(s.block_tables + row * s.table_stride, widest(row), s.context_lens[row], s.block_size, own);
-            // A layer with a smaller window starts inside a vector, and so reads past the last whole one.
-            if (whole > 0) std::fill(own + whole, own + whole + W, own[whole - 1]);
+        for (int64_t at = 0; at < s.num_groups * rows; ++at) {
+            const Group& group = s.groups[at / rows];
+            const int64_t row = at % rows;
+            find_slots(group.block_tables + row * s.table_stride, first_of(row, group.window), s.context_lens[row],
+                       s.block_size, slots.data() + at * longest);
         }
         for (int64_t at = begin; at < end; ++at) {
             const Layer& layer = s.layers[at / PARTS];
@@ -143,18 +150,19 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
                         T* own = qkv + row * projected;
                         turn_and_append(own, own, static_cast<T*>(layer.keys), static_cast<T*>(layer.values), q_norm, k_norm,
                                         table == nullptr ? nullptr : table + s.positions[row] * head_dim, kv_head,
-                                        s.kv_heads, sharing, s.slots[row], slot_stride, head_dim, s.eps);
+                                        s.kv_heads, sharing, s.groups[layer.group].slots[row], slot_stride, head_dim, s.eps);
                     }
                     break;
                 }
                 case ATTENTION:
                     for (int64_t unit = thread; unit < rows * s.kv_heads; unit += threads) {
                         const int64_t row = unit / s.kv_heads, kv_head = unit % s.kv_heads;
-                        const int64_t heads = kv_head * sharing * head_dim, first = first_of(row, layer.scoring.window);
+                        const int64_t heads = kv_head * sharing * head_dim;
+                        const int64_t first = first_of(row, s.groups[layer.group].window);
                         attend_for<T>(head_dim)(qkv + row * projected + heads,
                                                 static_cast<const T*>(layer.keys) + kv_head * head_dim,
                                                 static_cast<const T*>(layer.values) + kv_head * head_dim,
-                                                slots.data() + row * slots_stride + first - widest(row),
+                                                slots.data() + (layer.group * rows + row) * longest,
                                                 attended + row * query + heads, scores.data(),
                                                 s.context_lens[row] - first, sharing, head_dim, slot_stride,
                                                 layer.scoring.from_head(kv_head * sharing));
