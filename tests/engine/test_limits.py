@@ -18,7 +18,7 @@ from roseinfer.engine import memory
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 from roseinfer.engine.limits import StepLimits, activation_bytes, step_limits
-from roseinfer.engine.memory import check_step_fits, kv_cache_bytes
+from roseinfer.engine.memory import check_step_fits, kv_cache_bytes, parse_bytes
 from roseinfer.errors import UsageError
 from roseinfer.kernels.attention.projection import Projection
 from roseinfer.models.shapes import SHAPES
@@ -164,6 +164,28 @@ def test_chunks_of_a_long_prompt_reuse_the_memory_of_the_first(wide: Path) -> No
     first, *others = peak_of(engine, 3072)
     assert len(others) == 11
     assert max(others) <= 1.05 * first
+
+
+@pytest.mark.parametrize(
+    ("text", "num_bytes"),
+    [
+        ("512", 512),
+        ("7 B", 7),
+        ("3kB", 3000),
+        ("3KB", 3000),
+        ("1.5KiB", 1536),
+        ("2MB", 2 * 10**6),
+        ("2MiB", 2 << 20),
+        ("500GB", 500 * 10**9),
+        ("0.5TiB", 1 << 39),
+        ("1TB", 10**12),
+        ("3kiB", None),
+        ("-1GiB", None),
+        ("lots", None),
+    ],
+)
+def test_amounts_of_memory_have_decimal_and_binary_units(text: str, num_bytes: int | None) -> None:
+    assert parse_bytes(text) == num_bytes
 
 
 def test_the_kv_cache_leaves_the_memory_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:

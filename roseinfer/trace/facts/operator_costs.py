@@ -129,11 +129,11 @@ def _transposed_size(size: int, taps: int, stride: int, padding: int, dilation: 
     return (size - 1) * stride - 2 * padding + dilation * (taps - 1) + 1
 
 
-def _attention(first: int, products: int) -> _Rule:
+def _attention(first: int, *, is_backward: bool = False) -> _Rule:
     """Return the rule of attention whose queries `[batch, heads, queries, head_dim]` are input `first`.
 
-    `products` is 2 for the forward pass, and 5 for the backward pass, which computes the scores again. Every key
-    counts, also for causal attention.
+    The forward pass computes 2 products, and the backward pass 5, since it computes the scores again. Every key counts,
+    also for causal attention.
     """
 
     def rule(inputs: ParsedInputs) -> OperatorCost:
@@ -141,12 +141,12 @@ def _attention(first: int, products: int) -> _Rule:
         batch, heads, queries, head_dim = query.shape
         keys, value_dim = key.shape[2], value.shape[3]
         pairs = batch * heads * queries * keys
-        dims = head_dim + value_dim if products == 2 else 3 * head_dim + 2 * value_dim
+        dims = 3 * head_dim + 2 * value_dim if is_backward else head_dim + value_dim
         moved = (
             sum(_bytes(one) for one in (query, key, value))
             + batch * heads * queries * value_dim * _ITEM_BYTES[query.dtype]
         )
-        return OperatorCost(2 * pairs * dims, moved * (1 if products == 2 else 2), query.dtype)
+        return OperatorCost(2 * pairs * dims, moved * (2 if is_backward else 1), query.dtype)
 
     return rule
 
@@ -283,14 +283,14 @@ _RULES: dict[str, _Rule] = {
     "aten::baddbmm": _product(1),
     "aten::convolution": _convolution,
     "aten::convolution_backward": _convolution_backward,
-    "aten::_scaled_dot_product_flash_attention": _attention(0, 2),
-    "aten::_scaled_dot_product_flash_attention_for_cpu": _attention(0, 2),
-    "aten::_scaled_dot_product_efficient_attention": _attention(0, 2),
-    "aten::_scaled_dot_product_cudnn_attention": _attention(0, 2),
-    "aten::_scaled_dot_product_flash_attention_backward": _attention(1, 5),
-    "aten::_scaled_dot_product_flash_attention_for_cpu_backward": _attention(1, 5),
-    "aten::_scaled_dot_product_efficient_attention_backward": _attention(1, 5),
-    "aten::_scaled_dot_product_cudnn_attention_backward": _attention(1, 5),
+    "aten::_scaled_dot_product_flash_attention": _attention(0),
+    "aten::_scaled_dot_product_flash_attention_for_cpu": _attention(0),
+    "aten::_scaled_dot_product_efficient_attention": _attention(0),
+    "aten::_scaled_dot_product_cudnn_attention": _attention(0),
+    "aten::_scaled_dot_product_flash_attention_backward": _attention(1, is_backward=True),
+    "aten::_scaled_dot_product_flash_attention_for_cpu_backward": _attention(1, is_backward=True),
+    "aten::_scaled_dot_product_efficient_attention_backward": _attention(1, is_backward=True),
+    "aten::_scaled_dot_product_cudnn_attention_backward": _attention(1, is_backward=True),
     "aten::embedding": _embedding,
     "aten::index_select": _embedding,
     "aten::copy_": _copy,
