@@ -22,7 +22,7 @@ def tried_sheet(report: TryReport) -> Sheet:
         ]
         for each in report.predictions
     ]
-    columns = ("*Finding", "*Change", "Bound %", "Saves %", "+-", "-Verdict")
+    columns = ("*Finding", "-Change", "Bound %", "Saves %", "+-", "-Verdict")
     return sheet("Advice that was tried (shares of the time per token)", columns, rows)
 
 
