@@ -350,6 +350,13 @@ def test_work_that_waits_in_a_long_queue_is_not_overhead(tmp_path: Path) -> None
     assert any("The host runs ahead" in line for line in summary.verdict.evidence)
 
 
+def test_operators_inside_operators_count_once_for_their_span(tmp_path: Path) -> None:
+    inner = [event("cpu_op", "aten::t", 20, 10), event("cpu_op", "aten::addmm", 40, 50)]
+    outer = [event("user_annotation", "loop", 0, 1000), event("cpu_op", "aten::linear", 10, 100)]
+    (span,) = [one for one in summary_of(tmp_path, [*outer, *inner]).spans if one.name == "loop"]
+    assert span.self_op_ms == pytest.approx(0.1)
+
+
 def test_the_three_spans_that_one_kernel_each_would_save_most_are_told(tmp_path: Path) -> None:
     events = [event("user_annotation", "ProfilerStep#1", 0, 10_000)]
     for span, gap in enumerate((40, 10, 30, 20)):
