@@ -8,6 +8,7 @@ from roseinfer.advice.paired_gains import MIN_GAIN_PERCENT, Outcome
 from roseinfer.advice.predictions import BY_HAND, Prediction, exceeds, utc_now
 from roseinfer.errors import UsageError
 from roseinfer.setting_words import listed
+from roseinfer.trace.comparing.recording_conditions import was_disturbed
 from roseinfer.trace.summary.trace_summary import Summary
 
 
@@ -15,10 +16,13 @@ def followed_advice(finding: str, old: Summary, new: Summary, source: Literal["b
     """Return what a change gave that follows the advice of a finding on `old`; `new` holds the comparison with it.
 
     `finding` is the key or id of a finding, or the id of a what-if bound. The saving is that of the phases that both
-    have, weighed by their time in `old`. Raises UsageError for an unknown finding, or without a phase in common.
+    have, weighed by their time in `old`. A run that other programs slowed down decides nothing: its noise is unknown.
+    Raises UsageError for an unknown finding, or without a phase in common.
     """
     key, bound_percent = named_advice(finding, old)
     saves, noise = _saving(old, new)
+    is_decided = not (was_disturbed(old.recording) or was_disturbed(new.recording))
+    noise = noise if is_decided else None
     return Prediction(
         finding=key,
         rule=rule_of(key),
@@ -29,7 +33,7 @@ def followed_advice(finding: str, old: Summary, new: Summary, source: Literal["b
         saves_percent=round(saves, 2),
         noise_percent=None if noise is None else round(noise, 2),
         outcome=_outcome(saves, noise),
-        above_bound=exceeds(bound_percent, saves, noise),
+        above_bound=is_decided and exceeds(bound_percent, saves, noise),
         device=new.recording.device or "",
         model=new.recording.model,
         measured_at=utc_now(),

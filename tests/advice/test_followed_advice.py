@@ -98,6 +98,24 @@ def test_a_change_helps_only_beyond_its_noise(after: float, noise: float | None)
         assert 100 * (1 - after) - (noise or 0.0) > 40
 
 
+@pytest.mark.parametrize("disturbed", ["old", "new"])
+def test_a_run_that_others_slowed_down_decides_nothing(disturbed: str) -> None:
+    def slowed(run: Summary, percent: float) -> Summary:
+        return msgspec.structs.replace(run, recording=msgspec.structs.replace(run.recording, waiting_percent=percent))
+
+    old, new = older(decode=3), compared(phase("decode", 10, 2))
+    quiet = followed_advice("host_work", slowed(old, 0.4), slowed(new, 4.9), "baseline")
+    assert (quiet.outcome, quiet.above_bound) == ("helped", True)
+    old, new = (slowed(old, 51), new) if disturbed == "old" else (old, slowed(new, 51))
+    kept = followed_advice("host_work", old, new, "baseline")
+    assert (kept.saves_percent, kept.noise_percent, kept.outcome, kept.above_bound) == (
+        80,
+        None,
+        "no clear change",
+        False,
+    )
+
+
 def test_what_names_no_finding_or_compares_nothing_is_refused() -> None:
     with pytest.raises(UsageError, match=r"give one of host_work\|a, host_work\|b, no_idle_time"):
         followed_advice("launches", older(decode=3), compared(phase("decode", 1, 1)), "baseline")

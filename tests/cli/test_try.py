@@ -53,6 +53,8 @@ def test_a_change_by_hand_is_kept_with_the_advice_that_it_followed(run: Path, tm
     done = succeeds("summarize", run, "--baseline", old, "--finding", findings[0]["key"])
     assert f"[predictions] {findings[0]['key']}: saves 0.0 %" in done.stderr
     [kept] = json.loads((old / "predictions.json").read_text())["predictions"]
+    again = succeeds("summarize", old, "--json")
+    assert "predictions.json" not in again.stdout, "it is no trace that was left out"
     assert kept["source"] == "baseline"
     assert kept["lever"] == "by hand"
     assert kept["bound_percent"] == findings[0]["share_percent"]

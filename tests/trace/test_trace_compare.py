@@ -170,6 +170,12 @@ def test_differences_besides_the_code_are_warnings(tmp_path: Path) -> None:
     assert "the dtype differs: float32 in the baseline, bfloat16 now" in found
     assert "with_stack was on for this trace only" in found
     assert "quantize" not in found  # the baseline's manifest does not say
+    host = {"threads": 2, "cores": 2, "logical_cores": 2, "cores_used": 1.0, "cores_idle": 0.0}
+    busy = made("busy", {"device": "CPU A", "host": {**host, "threads_waiting": 1.0}})
+    quiet = made("quiet", {"device": "CPU A", "host": {**host, "threads_waiting": 0.02}})
+    assert "other programs slowed the baseline down: its threads waited for a core for 50 %" in warnings_of(quiet, busy)
+    assert "other programs slowed this run down" in warnings_of(busy, quiet)
+    assert warnings_of(quiet, quiet) == ""
 
 
 def test_profiler_options_recorded_in_the_trace_are_compared(tmp_path: Path) -> None:

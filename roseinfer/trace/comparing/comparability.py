@@ -1,6 +1,7 @@
 """Check whether two traces can be compared, and list the differences between them other than the code."""
 
 from roseinfer.errors import UsageError
+from roseinfer.trace.comparing.recording_conditions import was_disturbed
 from roseinfer.trace.naming import counted
 from roseinfer.trace.summary.step_structs import PhaseSummary, StepsSummary
 from roseinfer.trace.summary.trace_summary import Summary
@@ -63,6 +64,12 @@ def differences(new: Summary, baseline: Summary) -> list[str]:
         if was_on != getattr(new.recording, option):
             found.append(
                 f"{option} was on for {'the baseline' if was_on else 'this trace'} only: it slows the host down"
+            )
+    for name, recording in (("the baseline", baseline.recording), ("this run", new.recording)):
+        if was_disturbed(recording):
+            found.append(
+                f"other programs slowed {name} down: its threads waited for a core for "
+                f"{recording.waiting_percent:.0f} % of the time; record it again on a quiet machine"
             )
     found += _steps_that_differ(new.steps, baseline.steps)
     found += [f"baseline: {doubt.message}" for doubt in baseline.trust if doubt.level == "warning"]

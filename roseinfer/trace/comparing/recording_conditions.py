@@ -4,9 +4,10 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from roseinfer.disturbance import WAITING_PERCENT, waiting_percent
 from roseinfer.trace.reading.columns import Trace
 from roseinfer.trace.reading.event_schema import Metadata
-from roseinfer.trace.reading.trace_manifest import ManifestVersions, TraceManifest
+from roseinfer.trace.reading.trace_manifest import ManifestHost, ManifestVersions, TraceManifest
 from roseinfer.trace.summary.device_structs import DeviceSummary
 from roseinfer.trace.summary.trace_summary import Recording
 
@@ -27,7 +28,19 @@ def recording_of(trace: Trace, manifest: TraceManifest | None, devices: list[Dev
         with_stack=bool(head.with_stack or asked.with_stack or trace.counts.python_functions),
         profile_memory=bool(head.profile_memory or asked.profile_memory),
         record_shapes=bool(head.record_shapes or asked.record_shapes),
+        waiting_percent=_waiting(known.host),
     )
+
+
+def was_disturbed(recording: Recording) -> bool:
+    """Return whether other programs slowed a run down, so that its times say little about its code."""
+    return recording.waiting_percent is not None and recording.waiting_percent >= WAITING_PERCENT
+
+
+def _waiting(host: ManifestHost | None) -> float | None:
+    if host is None or host.threads_waiting is None:
+        return None
+    return round(min(waiting_percent(host.threads_waiting, min(host.threads, host.cores)), 100.0), 1)
 
 
 def _utc(unix_ns: int | None) -> str | None:

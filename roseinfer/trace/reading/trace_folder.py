@@ -12,7 +12,7 @@ from roseinfer.trace.reading.rank_names import identify_ranks
 from roseinfer.trace.reading.trace_merge import merge_traces
 from roseinfer.trace.reading.trace_reader import read_trace
 
-_OTHERS = ("manifest.json", "summary.json")
+_OTHERS = ("manifest.json", "summary.json", "predictions.json")
 """Ends of the names of a run directory's files that are no traces, such as `rank1-manifest.json`."""
 _NUMBERS = re.compile(r"\d+")
 

@@ -82,6 +82,9 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
     with_stack: bool
     profile_memory: bool
     record_shapes: bool
+    waiting_percent: float | None = None
+    """Share of their time in which the computing threads waited for a core, before the recording and without the
+    profiler; None if unknown. From 5 % on, other programs slowed the run down."""
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
