@@ -76,7 +76,9 @@ class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
     reduced: Combined | None
     """The best settings with reduced precision; None if that did not help in addition."""
     is_complete: bool
-    """False if the budget ended the search."""
+    """False if the budget, or an interruption, ended the search."""
+    is_interrupted: bool = False
+    """True if KeyboardInterrupt ended the search, after it had measured something."""
 
 
 class OriginalError(UsageError):
@@ -94,7 +96,8 @@ def search(
 ) -> SearchResult:
     """Measure candidates, given in order of their promise, and combine those that help.
 
-    Raises OriginalError if the original cannot run, or if the budget ends before it has run once.
+    KeyboardInterrupt ends the search with what it has; it is raised if that is nothing. Raises OriginalError if the
+    original cannot run, or if the budget ends before it has run once.
     """
     running = _Search(start, limits, now_s, on_event, rng)
     try:
@@ -125,6 +128,8 @@ class _Search:
         self._began_s = now_s()
         self._ends_s = self._began_s + limits.budget_s
         self._open: list[Contender] = []
+        self._measuring: list[Entry] = []
+        """Changes that are measured alone at the moment."""
         self._trials: list[Trial] = []
         self._untried: list[Untried] = []
         self._is_complete = True
@@ -140,17 +145,19 @@ class _Search:
         self._open.clear()
 
     def result_of(self, candidates: list[Candidate]) -> SearchResult:
-        """Run the three parts of the search."""
-        original, singles = self._singles(candidates)
-        hopeful = [each.candidate for each in self._trials if each.gain.saves_percent > _HOPELESS_PERCENT]
-        single = best = self._best(singles, True)
-        lower = self._best(singles, False)
-        if best is not None:
-            best = self._climbed(best, [each for each in hopeful if each.keeps_numbers])
-            lower = self._step(best, [each for each in hopeful if not each.keeps_numbers]).best
-        gains = self._confirmed(original, [each for each in (single, best, lower) if each is not None])
-        combined = gains.get(id(best)) or gains.get(id(single))
-        reduced = gains.get(id(lower))
+        """Run the search, or the part of it before an interruption."""
+        try:
+            combined, reduced = self._searched(candidates)
+        except KeyboardInterrupt:
+            for entry in self._measuring:
+                self._note(entry)
+            if not self._trials:
+                raise
+            self._is_complete = False
+            return msgspec.structs.replace(self._found(None, None), is_interrupted=True)
+        return self._found(combined, reduced)
+
+    def _found(self, combined: Combined | None, reduced: Combined | None) -> SearchResult:
         return SearchResult(
             control_percent=100 * self._rounds.spread,
             trials=self._trials,
@@ -159,6 +166,18 @@ class _Search:
             reduced=reduced,
             is_complete=self._is_complete and not self._rounds.is_cut_short,
         )
+
+    def _searched(self, candidates: list[Candidate]) -> tuple[Combined | None, Combined | None]:
+        """Run the three parts of the search; return the best settings, and the best ones with reduced precision."""
+        original, singles = self._singles(candidates)
+        hopeful = [each.candidate for each in self._trials if each.gain.saves_percent > _HOPELESS_PERCENT]
+        single = best = self._best(singles, True)
+        lower = self._best(singles, False)
+        if best is not None:
+            best = self._climbed(best, [each for each in hopeful if each.keeps_numbers])
+            lower = self._step(best, [each for each in hopeful if not each.keeps_numbers]).best
+        gains = self._confirmed(original, [each for each in (single, best, lower) if each is not None])
+        return gains.get(id(best)) or gains.get(id(single)), gains.get(id(lower))
 
     # Each change alone.
 
@@ -177,7 +196,9 @@ class _Search:
                 break
             entries = self._entries(wave)
             self._warm_up(entries, until_s)
+            self._measuring = entries
             self._rounds.compare(original, entries, until_s, None if measured else control)
+            self._measuring = []
             for entry in entries:
                 self._note(entry)
             measured += entries

@@ -64,7 +64,9 @@ class TryReport(msgspec.Struct, frozen=True, kw_only=True):
     budget_s: float
     took_s: float
     is_complete: bool
-    """False if the budget ended the search."""
+    """False if the budget, or an interruption, ended the search."""
+    is_interrupted: bool
+    """True if an interruption such as Ctrl-C ended the search."""
     control_percent: float
     """By how much two processes with the run's own settings differ."""
     predictions: list[Prediction]
@@ -138,6 +140,7 @@ def try_advice(
         budget_s=budget_s,
         took_s=round(time.monotonic() - began_s, 1),
         is_complete=found.is_complete,
+        is_interrupted=found.is_interrupted,
         control_percent=round(found.control_percent, 2),
         predictions=predictions,
         untried=[

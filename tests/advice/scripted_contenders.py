@@ -41,6 +41,7 @@ class ScriptedMachine:
         self.ends_s = math.inf
         self.started: list[Settings] = []
         self.samples = 0
+        self.interrupted_at = math.inf
         self.open = 0
 
     def now_s(self) -> float:
@@ -80,6 +81,8 @@ class ScriptedContender:
         assert self._is_open
         machine = self._machine
         machine.samples += 1
+        if machine.samples > machine.interrupted_at:
+            raise KeyboardInterrupt
         machine.speed *= math.exp(machine.rng.gauss(0, machine.drift))
         spike = machine.rng.random() * 2 if machine.rng.random() < machine.spikes else 0.0
         cost = self._mine * machine.speed * math.exp(machine.rng.gauss(0, machine.noise)) * (1 + spike)

@@ -159,3 +159,24 @@ def test_without_time_to_confirm_a_combination_the_best_change_alone_is_reported
     assert {size for size, _ in speedups} >= {1, 3}
     for size, speedup in speedups:
         assert speedup == pytest.approx({1: 2, 2: 2 / 0.7, 3: 2 / 0.7 / 0.9}[size], rel=0.1)
+
+
+@pytest.mark.parametrize("after", [0, 5, 12, 20, 40, 60])
+def test_an_interruption_keeps_what_was_measured(after: int) -> None:
+    machine = ScriptedMachine(factors(GAINS), noise=0.01, offset=0.002)
+    whole = ScriptedMachine(factors(GAINS), noise=0.01, offset=0.002)
+    changes = candidates(*({key: True} for key in GAINS))
+    assert not whole.search(changes).is_interrupted
+    machine.interrupted_at = after
+    try:
+        found = machine.search(changes)
+    except KeyboardInterrupt:
+        assert after <= 20, "seven engines warm up and do two rounds"
+    else:
+        assert found.is_interrupted
+        assert not found.is_complete
+        assert found.combined is None
+        assert {*outcomes(found)} <= GAINS.keys()
+        assert outcomes(found).get("attention", "helped") in ("helped", "no clear change")
+        assert after > 20
+    assert machine.open == 0

@@ -43,6 +43,7 @@ def report(**fields: Any) -> TryReport:
         "budget_s": 120.0,
         "took_s": 60.0,
         "is_complete": True,
+        "is_interrupted": False,
         "control_percent": 1.0,
         "predictions": [PREDICTION],
         "untried": [],
@@ -60,6 +61,10 @@ def report(**fields: Any) -> TryReport:
         ({}, "Together: --overlap saves 20.0 % +- 2.0 (1.25x)."),
         ({"combined": None}, "Nothing helped clearly: the settings of the run stay."),
         ({"combined": None, "predictions": []}, "Nothing was measured often enough to be judged."),
+        (
+            {"is_interrupted": True, "is_complete": False},
+            "The search was interrupted: changes were not tried together.",
+        ),
         ({"is_complete": False}, "The budget of 120 s ended the search: --budget gives it more."),
         ({"control_percent": 40.0}, "Two processes with the run's own settings differ by 40.0 %: other programs use"),
         ({"reduced": TOGETHER}, "With reduced precision, which changes texts: --overlap saves 20.0 %"),

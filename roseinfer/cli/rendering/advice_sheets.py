@@ -38,7 +38,9 @@ def report_lines(report: TryReport) -> list[str]:
     lines = [fault_line(each) for each in report.predictions if each.above_bound]
     lines += [f"Not measured: {each.change}, because {each.reason}." for each in report.untried]
     lines.append(f"Two processes with the run's own settings differ by {report.control_percent:.1f} %{_noisy(report)}.")
-    if not report.is_complete:
+    if report.is_interrupted:
+        lines.append("The search was interrupted: changes were not tried together.")
+    elif not report.is_complete:
         lines.append(f"The budget of {report.budget_s:g} s ended the search: --budget gives it more.")
     if not report.predictions:
         lines.append("Nothing was measured often enough to be judged.")

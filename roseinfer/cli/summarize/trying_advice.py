@@ -34,7 +34,7 @@ def parse_budget(text: str) -> float:
 
 
 def run_trials(run_dir: Path, budget: str, summarized: Callable[[Path], "Summary"], *, as_json: bool) -> None:
-    """Try the advice on a run, and print the report."""
+    """Try the advice on a run, and print the report, also after Ctrl-C if something was measured by then."""
     budget_s = parse_budget(budget)
     read_run(run_dir, "--try")  # refuses anything else before a trace is read
     summary = summarized(run_dir)
@@ -44,6 +44,8 @@ def run_trials(run_dir: Path, budget: str, summarized: Callable[[Path], "Summary
         console.print_json(report)
     else:
         _print(report)
+    if report.is_interrupted:
+        raise KeyboardInterrupt
 
 
 @contextmanager
