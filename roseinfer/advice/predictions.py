@@ -87,12 +87,14 @@ def read_predictions(path: Path) -> list[Prediction]:
 
 
 def predictions_below(folder: Path) -> list[Prediction]:
-    """Return the predictions of all run directories in a folder. Raises UsageError if there are none."""
+    """Return the predictions of all run directories in a folder, which are none if no time was left to measure any.
+
+    Raises UsageError if nothing was tried below the folder.
+    """
     if not folder.is_dir():
         raise UsageError(f"--scores takes a folder of run directories: {folder} is none")
     # A link such as `latest` would count a run twice; rglob does not follow links to folders.
     paths = sorted(folder.rglob(FILE))
-    found = [prediction for path in paths for prediction in read_predictions(path)]
-    if not found:
+    if not paths:
         raise UsageError(f"{folder} has no {FILE}: `roseinfer summarize RUN --try` writes one into a run directory")
-    return found
+    return [prediction for path in paths for prediction in read_predictions(path)]

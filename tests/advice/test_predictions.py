@@ -54,6 +54,9 @@ def test_files_that_hold_no_predictions_are_refused(tmp_path: Path) -> None:
         predictions_below(tmp_path)
     with pytest.raises(UsageError, match="takes a folder"):
         predictions_below(tmp_path / "none")
+    add_predictions(tmp_path, [])
+    assert predictions_below(tmp_path) == [], "the budget ended before anything was measured"
+    assert score_card([]).total.tried == 0
     path = tmp_path / FILE
     path.write_text("[]")
     with pytest.raises(RoseinferError, match="is no list of predictions"):

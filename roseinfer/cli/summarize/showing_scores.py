@@ -18,6 +18,8 @@ def show_scores(folder: Path, *, as_json: bool) -> None:
     from roseinfer.cli.rendering.text_wrapping import wrapped
 
     out = console.stdout
+    if not card.total.tried:
+        console.note("[scores] no advice was measured: `--budget` gives `--try` more time")
     for number, table in enumerate(score_sheets(card)):
         if number:
             out.print()
