@@ -9,9 +9,12 @@ WAITING_PERCENT = 5.0
 of two cores it is below 1 %."""
 
 
-def waiting_percent(threads_waiting: float | None, threads: int) -> float:
-    """Return the share of the time of some threads in which they waited for a core; 0 if it is unknown."""
-    return 100 * (threads_waiting or 0.0) / max(1, threads)
+def waiting_percent(threads_waiting: float | None, threads: int, cores: int) -> float:
+    """Return the share of the time of some threads in which they waited for one of the cores; 0 if it is unknown.
+
+    `threads_waiting` is the mean number of threads that waited. Of more threads than cores, only as many count.
+    """
+    return min(100 * (threads_waiting or 0.0) / max(1, min(threads, cores)), 100.0)
 
 
 def queued_seconds(tasks: Path = _TASKS) -> float | None:

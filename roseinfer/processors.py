@@ -1,4 +1,4 @@
-"""Which processors this process may use, and how many cores they are."""
+"""The processors that this process may use, and how many cores they are."""
 
 import os
 from pathlib import Path

@@ -26,9 +26,9 @@ class PhaseBounds(NamedTuple):
     """Upper bounds of what a change saves, as shares from 0 to 1."""
 
     by_phase: Mapping[str, float]
-    """Of each recorded phase."""
+    """Bound of each recorded phase."""
     elsewhere: float
-    """Of phases that are not recorded, and of the time outside steps; 1 if nothing is known about them."""
+    """Bound of phases that are not recorded, and of the time outside steps; 1 if nothing is known about them."""
 
     def of_pass(self, seconds: Mapping[str, float]) -> float:
         """Return the bound of a whole pass in percent, from its time per phase, with that outside steps."""

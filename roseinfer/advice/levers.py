@@ -24,7 +24,7 @@ _LONG_PROMPT = 64
 
 
 class Situation(NamedTuple):
-    """What decides which values of a setting are worth a try."""
+    """Facts of a run and its machine that decide which values of a setting are worth a try."""
 
     engine: EngineConfig
     """Settings of the run, with the limits of a step that it chose filled in."""

@@ -26,7 +26,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     lever: str
     """Setting that was changed, such as `graphs`; `by hand` for a change of the program."""
     change: str
-    """What was changed: options of the command line; for a change by hand, the run or trace that has it."""
+    """The change: options of the command line; for a change by hand, the run or trace that has it."""
     source: Literal["try", "baseline", "rerun"]
     """Command that measured the change."""
     bound_percent: float | None

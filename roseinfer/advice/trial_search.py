@@ -65,7 +65,7 @@ class Untried(msgspec.Struct, frozen=True):
 
 
 class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a search found, within its budget."""
+    """Result of a search, within its budget."""
 
     control_percent: float
     """By how much two processes of the original differ: root mean square over rounds."""
@@ -154,10 +154,12 @@ class _Search:
             if not self._trials:
                 raise
             self._is_complete = False
-            return msgspec.structs.replace(self._found(None, None), is_interrupted=True)
+            return self._found(None, None, is_interrupted=True)
         return self._found(combined, reduced)
 
-    def _found(self, combined: Combined | None, reduced: Combined | None) -> SearchResult:
+    def _found(
+        self, combined: Combined | None, reduced: Combined | None, *, is_interrupted: bool = False
+    ) -> SearchResult:
         return SearchResult(
             control_percent=100 * self._rounds.spread,
             trials=self._trials,
@@ -165,6 +167,7 @@ class _Search:
             combined=combined,
             reduced=reduced,
             is_complete=self._is_complete and not self._rounds.is_cut_short,
+            is_interrupted=is_interrupted,
         )
 
     def _searched(self, candidates: list[Candidate]) -> tuple[Combined | None, Combined | None]:

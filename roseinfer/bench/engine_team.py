@@ -14,7 +14,7 @@ import torch
 from roseinfer.config import EngineConfig, Mode
 from roseinfer.distributed.rank_channel import ChannelClosed, Kind, RankChannel
 from roseinfer.distributed.rank_messages import decoded, decoded_error, encoded
-from roseinfer.distributed.rank_processes import started_process
+from roseinfer.distributed.rank_processes import end_within, started_process
 from roseinfer.distributed.torchrun import is_under_torchrun
 from roseinfer.engine.device import resolve_device
 from roseinfer.engine.engine import Engine
@@ -95,11 +95,7 @@ class EngineTeam:
         for channel in self._channels:
             channel.shut_down()
         for process in self._processes:
-            try:
-                process.wait(_EXIT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end_within(process, _EXIT_S)
         for channel in self._channels:
             channel.close()
 

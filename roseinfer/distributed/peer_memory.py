@@ -36,7 +36,7 @@ class Exchanges(Protocol):
 
 
 class JoinLimits(NamedTuple):
-    """Which joins use peer memory, by the bytes of a rank's partial result."""
+    """Joins that use peer memory, by the bytes of a rank's partial result."""
 
     whole_bytes: int
     """Maximum bytes of a join in which every rank sends everything to every other."""

@@ -76,6 +76,15 @@ def started_process(
     return RankChannel(ours), process
 
 
+def end_within(process: "subprocess.Popen[bytes]", seconds: float) -> None:
+    """Wait until a process has ended, and end it after some seconds."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
     """Block SIGINT. A process that is started meanwhile never receives it; this one does afterwards."""

@@ -22,7 +22,7 @@ from roseinfer.distributed.driver_files import remove_driver_files, remove_own_d
 from roseinfer.distributed.rank_channel import ChannelClosed, Kind, RankChannel
 from roseinfer.distributed.rank_group import RankGroup
 from roseinfer.distributed.rank_messages import decoded, decoded_error, decoded_plain, encoded
-from roseinfer.distributed.rank_processes import rank_processes
+from roseinfer.distributed.rank_processes import end_within, rank_processes
 from roseinfer.distributed.stores import HOST, Store, new_store, torchrun_store
 from roseinfer.distributed.torchrun import TorchrunRank
 from roseinfer.errors import RoseinferError, lacks_memory
@@ -187,11 +187,7 @@ class RankTeam:
             with suppress(RuntimeError):  # ended already when a rank failed
                 self._group.abort()
         for process in self._processes:
-            try:
-                process.wait(_EXIT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end_within(process, _EXIT_S)
         if threading.current_thread() is not self._thread:
             self._thread.join(_EXIT_S)
         self._remove_files()

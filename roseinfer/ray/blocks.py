@@ -1,4 +1,4 @@
-"""What the reader and the actors of a job exchange: blocks of requests, and their answers.
+"""Blocks of requests, and their answers: the reader and the actors of a job exchange them.
 
 Imports no torch: the process that reads requests needs none.
 """

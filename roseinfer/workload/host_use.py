@@ -43,12 +43,12 @@ class HostUse(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def disturbance(self) -> str | None:
         """Evidence that the machine was not this run's alone, as text; None without any."""
-        waiting = waiting_percent(self.threads_waiting, min(self.threads, self.cores))
+        waiting = waiting_percent(self.threads_waiting, self.threads, self.cores)
         stolen_percent = self.stolen_percent or 0.0
         parts = []
         if waiting >= WAITING_PERCENT:
             switches = "" if self.involuntary_switches is None else f" ({self.involuntary_switches} times)"
-            parts.append(f"its threads waited for a core for {min(waiting, 100):.0f} % of the time{switches}")
+            parts.append(f"its threads waited for a core for {waiting:.0f} % of the time{switches}")
         if stolen_percent >= _STOLEN_PERCENT:
             parts.append(f"the host took {stolen_percent:.0f} % of the time of its cores")
         return " and ".join(parts) or None

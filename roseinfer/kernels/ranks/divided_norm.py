@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from roseinfer.kernels.norms import Norm
-from roseinfer.kernels.ranks.joined_norm import as_words, norm_options
+from roseinfer.kernels.ranks.joined_norm import norm_arguments, norm_options
 from roseinfer.kernels.ranks.norm_rows import store_normed, sum_with
-from roseinfer.kernels.ranks.peer_rows import WORD_ELEMENTS, PeerRows
+from roseinfer.kernels.ranks.peer_rows import PeerRows
 from roseinfer.kernels.ranks.peer_words import (
     clear_words,
     element,
@@ -25,33 +25,13 @@ from roseinfer.kernels.runtime import gdc_launch_dependents, gdc_wait, num_multi
 
 def divided_norm(memory: PeerRows, partial: Tensor, residual: Tensor | None, norm: Norm) -> tuple[Tensor, Tensor]:
     """Compute `joined_norm`, equal to its reference too. `memory` serves this function only."""
-    rows, size = partial.shape
-    normed, total = (torch.empty((rows, size), dtype=partial.dtype, device=partial.device) for _ in range(2))
-    stream = partial if residual is None else residual
-    groups = -(-rows // memory.ranks)
+    normed, total = (torch.empty(partial.shape, dtype=partial.dtype, device=partial.device) for _ in range(2))
+    groups = -(-len(partial) // memory.ranks)
     # All programs must run at the same time: each waits for the same program of other ranks.
     _divided_norm_kernel[(min(groups, num_multiprocessors(partial.device)),)](
-        as_words(partial),
-        as_words(stream),
-        norm.weight.view(torch.int64),
-        (norm.weight if norm.bias is None else norm.bias).view(torch.int64),
-        normed.view(torch.int64),
-        total.view(torch.int64),
-        memory.words,
-        memory.addresses,
-        memory.counters,
-        memory.failed,
-        memory.abort.data_ptr(),
-        norm.eps,
-        partial.stride(0) // WORD_ELEMENTS,
-        stream.stride(0) // WORD_ELEMENTS,
-        memory.max_rows,
-        rows,
+        *norm_arguments(memory, partial, residual, norm, normed, total),
         groups,
-        RANK=memory.rank,
-        RANKS=memory.ranks,
-        HAS_RESIDUAL=residual is not None,
-        **norm_options(partial, norm),
+        **norm_options(memory, partial, residual, norm),
     )
     return normed, total
 

@@ -57,18 +57,26 @@ def joined_norm(memory: PeerRows, partial: Tensor, residual: Tensor | None, norm
     partial and residual: [rows, size], in 16 bits. All ranks must call this with as many rows, in the same order. The
     sum is computed in float32 and rounded once, before the norm.
     """
-    rows, size = partial.shape
-    normed, total = (torch.empty((rows, size), dtype=partial.dtype, device=partial.device) for _ in range(2))
-    stream = partial if residual is None else residual
+    rows = len(partial)
+    normed, total = (torch.empty(partial.shape, dtype=partial.dtype, device=partial.device) for _ in range(2))
     # All programs must run at the same time: each waits for the same program of other ranks.
     programs = min(rows, num_multiprocessors(partial.device))
     _all_reduce_norm_kernel[(programs,)](
-        as_words(partial),
-        as_words(stream),
-        norm.weight.view(torch.int64),
-        (norm.weight if norm.bias is None else norm.bias).view(torch.int64),
-        normed.view(torch.int64),
-        total.view(torch.int64),
+        *norm_arguments(memory, partial, residual, norm, normed, total),
+        LOOPED=programs < rows,
+        **norm_options(memory, partial, residual, norm),
+    )
+    return normed, total
+
+
+def norm_arguments(
+    memory: PeerRows, partial: Tensor, residual: Tensor | None, norm: Norm, normed: Tensor, total: Tensor
+) -> tuple[Any, ...]:
+    """Return the first arguments of kernels that join rows, up to the number of rows. Tensors are viewed as words."""
+    stream = partial if residual is None else residual
+    bias = norm.weight if norm.bias is None else norm.bias
+    return (
+        *(x.view(torch.int64) for x in (partial, stream, norm.weight, bias, normed, total)),
         memory.words,
         memory.addresses,
         memory.counters,
@@ -78,21 +86,18 @@ def joined_norm(memory: PeerRows, partial: Tensor, residual: Tensor | None, norm
         partial.stride(0) // WORD_ELEMENTS,
         stream.stride(0) // WORD_ELEMENTS,
         memory.max_rows,
-        rows,
-        RANK=memory.rank,
-        RANKS=memory.ranks,
-        LOOPED=programs < rows,
-        HAS_RESIDUAL=residual is not None,
-        **norm_options(partial, norm),
+        len(partial),
     )
-    return normed, total
 
 
-def norm_options(partial: Tensor, norm: Norm) -> dict[str, Any]:
-    """Return the launch options of kernels that compute a norm: one program per row, with two words per thread."""
+def norm_options(memory: PeerRows, partial: Tensor, residual: Tensor | None, norm: Norm) -> dict[str, Any]:
+    """Return the constants and options of kernels that join rows: two words per thread of a program."""
     words = partial.shape[1] // WORD_ELEMENTS
     padded = next_power_of_two(words)
     return {
+        "RANK": memory.rank,
+        "RANKS": memory.ranks,
+        "HAS_RESIDUAL": residual is not None,
         "WORDS": words,
         "PADDED": padded,
         "HAS_BIAS": norm.bias is not None,
@@ -101,11 +106,6 @@ def norm_options(partial: Tensor, norm: Norm) -> dict[str, Any]:
         "num_warps": min(max(padded // 64, 1), 16),
         **launch_options(partial),
     }
-
-
-def as_words(x: Tensor) -> Tensor:
-    """View 16-bit elements, whose rows may be apart, as words."""
-    return x.view(torch.int64)
 
 
 @triton.jit

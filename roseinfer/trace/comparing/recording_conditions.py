@@ -40,7 +40,7 @@ def was_disturbed(recording: Recording) -> bool:
 def _waiting(host: ManifestHost | None) -> float | None:
     if host is None or host.threads_waiting is None:
         return None
-    return round(min(waiting_percent(host.threads_waiting, min(host.threads, host.cores)), 100.0), 1)
+    return round(waiting_percent(host.threads_waiting, host.threads, host.cores), 1)
 
 
 def _utc(unix_ns: int | None) -> str | None:

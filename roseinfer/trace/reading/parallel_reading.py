@@ -60,11 +60,9 @@ def read_parts(
 
     with ExitStack() as stack:
         workers = [stack.enter_context(_Worker(path, part, chunk_bytes)) for part in bounds[:-1]]
-        stream, last = EventStream(ByteSource(path, progress, chunk_bytes, bounds[-1]), start), TraceBuilder()
+        stream = EventStream(ByteSource(path, progress, chunk_bytes, bounds[-1]), start)
         stream.opening = first.opening
-        for events in stream:
-            last.add(events)
-            last.check(path)
+        last = TraceBuilder.of(stream, path)
         builder = TraceBuilder()
         for worker in workers:
             part = worker.result()
@@ -134,11 +132,7 @@ def serve() -> None:
 
 def read_part(path: Path, part: tuple[int, int], chunk_bytes: int) -> TraceBuilder | None:
     """Return the events between two positions in the list of events, or None if that text holds anything else."""
-    builder = TraceBuilder()
     try:
-        for events in whole_events(ByteSource(path, None, chunk_bytes, part)):
-            builder.add(events)
-            builder.check(path)
+        return TraceBuilder.of(whole_events(ByteSource(path, None, chunk_bytes, part)), path)
     except TraceError:
         return None
-    return builder

@@ -86,6 +86,15 @@ class TraceBuilder:
         for category, group in by_category.items():
             self._add_group(category, group)
 
+    @classmethod
+    def of(cls, batches: Iterable[list[RawEvent]], path: Path) -> "TraceBuilder":
+        """Collect batches of events. Raises TraceError, naming the file, as soon as they are too varied."""
+        builder = cls()
+        for events in batches:
+            builder.add(events)
+            builder.check(path)
+        return builder
+
     def check(self, path: Path) -> None:
         """Raise TraceError if the events so far are more varied than any recording."""
         check_counts(

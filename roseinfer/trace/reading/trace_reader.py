@@ -49,11 +49,8 @@ def read_trace(
 
 
 def _read_in_turn(source: ByteSource) -> tuple[EventStream, TraceBuilder]:
-    stream, builder = EventStream(source), TraceBuilder()
-    for events in stream:
-        builder.add(events)
-        builder.check(source.path)
-    return stream, builder
+    stream = EventStream(source)
+    return stream, TraceBuilder.of(stream, source.path)
 
 
 def _return_memory(trace: Trace) -> None:

@@ -52,7 +52,7 @@ def find_idle_cores(judged: JudgedTrace) -> list[Finding]:
     host = judged.host
     if host is None or not 0 < host.threads < host.cores:
         return []
-    if waiting_percent(host.threads_waiting, host.threads) >= WAITING_PERCENT:
+    if waiting_percent(host.threads_waiting, host.threads, host.cores) >= WAITING_PERCENT:
         return []  # other programs wanted the cores, too
     idle = host.cores - host.cores_used if host.cores_idle is None else host.cores_idle
     if 100 * idle < IDLE_CORES_PERCENT * host.cores:

@@ -203,16 +203,16 @@ inline void multiply_pack(const V* pack, const Operand<T>* x, int64_t size, int6
                           const Target<To>& target) {
     typedef Arithmetic<T> A;
     constexpr int SOME = some_parts(ROWS, PARTS);
+    constexpr int64_t PART = std::is_same_v<V, float> ? W : 2 * W;  // elements from part to part
     for (int first = 0; first < PARTS; first += SOME) {
-        const V* own_pack = pack + (std::is_same_v<V, float> ? 1 : 2) * first * W;
+        const V* own_pack = pack + first * PART;
         F sums[ROWS][SOME] = {};
         for (int64_t k = 0; k < size; k += 2, own_pack += 2 * PARTS * W) {
             if (first == 0) fetch(k);
             typename A::Pair own[ROWS];
             for (int i = 0; i < ROWS; ++i) own[i] = A::of_row(x + (row + i) * size + k);
             for (int part = 0; part < SOME; ++part) {
-                const typename A::Pair values =
-                    A::of_pack(own_pack + (std::is_same_v<V, float> ? 1 : 2) * part * W, PARTS * W);
+                const typename A::Pair values = A::of_pack(own_pack + part * PART, PARTS * W);
                 for (int i = 0; i < ROWS; ++i) sums[i][part] = A::add(sums[i][part], values, own[i]);
             }
         }
