@@ -10,6 +10,7 @@ from roseinfer.cli import console
 from roseinfer.cli.progress_line import Progress, Stages
 from roseinfer.native_stderr import only_python_stderr
 from roseinfer.ray.cluster import connected
+from roseinfer.trace.naming import counted
 
 
 class RayProgress:
@@ -25,7 +26,7 @@ class RayProgress:
 
     def start_actors(self, count: int) -> None:
         """Show that actors start."""
-        self.show(f"Starting {counted_actors(count)}")
+        self.show(f"Starting {counted(count, 'actor')}")
 
     def begin(self, what: str) -> Progress | None:
         """Show the next stage, and return the callback of its progress in requests; None if nothing is shown."""
@@ -45,8 +46,3 @@ def ray_session(address: str) -> Iterator[RayProgress]:
         progress.show("Starting Ray")
         with connected(address):
             yield progress
-
-
-def counted_actors(count: int) -> str:
-    """Return "1 actor", or "N actors"."""
-    return "1 actor" if count == 1 else f"{count} actors"

@@ -4,6 +4,8 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from ray.data import ActorPoolStrategy
+
 from roseinfer.cache_folder import cache_folder, make_cache_folder
 from roseinfer.config import EngineConfig
 from roseinfer.engine.engine import Engine
@@ -26,10 +28,18 @@ def node_engine(config: EngineConfig) -> Engine:
         return build_engine(config)
 
 
-def requests_in_flight(config: EngineConfig, *, has_gpu: bool) -> int:
-    """Return how many requests an actor needs at hand so that its batches stay full."""
+def batches_in_flight(config: EngineConfig, size: int, *, has_gpu: bool) -> int:
+    """Return how many batches of `size` requests an actor needs at hand so that those of its engine stay full."""
     batch = config.max_batch_size or (_GPU_BATCH_SIZE if has_gpu else CPU_BATCH_SIZE)
-    return int(_IN_FLIGHT * batch) + 1
+    requests = int(_IN_FLIGHT * batch) + 1
+    return -(-requests // size) + 1
+
+
+def actor_pool(actors: int, in_flight: int) -> ActorPoolStrategy:
+    """Return a pool of so many actors, each with `in_flight` batches at a time."""
+    return ActorPoolStrategy(
+        size=actors, max_tasks_in_flight_per_actor=in_flight, max_concurrent_calls_per_actor=in_flight
+    )
 
 
 @contextmanager

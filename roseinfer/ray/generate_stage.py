@@ -7,11 +7,10 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
-from ray.data import ActorPoolStrategy
 
 from roseinfer.config import EngineConfig, Mode, SamplingParams
 from roseinfer.errors import UsageError
-from roseinfer.ray.actor_engine import node_engine, requests_in_flight
+from roseinfer.ray.actor_engine import actor_pool, batches_in_flight, node_engine
 from roseinfer.ray.answer_loop import AnswerLoop
 from roseinfer.ray.blocks import PlacedRequest
 from roseinfer.workload.answer import Answer, rows
@@ -96,12 +95,9 @@ def stage_options(
     further arguments of GenerateStage.
     """
     has_gpu = engine.device != "cpu"
-    batches = -(-requests_in_flight(engine, has_gpu=has_gpu) // batch_size) + 1
     return {
         "fn_constructor_kwargs": {"engine": engine, "sampling": sampling, **options},
-        "compute": ActorPoolStrategy(
-            size=actors, max_tasks_in_flight_per_actor=batches, max_concurrent_calls_per_actor=batches
-        ),
+        "compute": actor_pool(actors, batches_in_flight(engine, batch_size, has_gpu=has_gpu)),
         "batch_size": batch_size,
         "batch_format": "pyarrow",
         "num_gpus": engine.tensor_parallel if has_gpu else 0,

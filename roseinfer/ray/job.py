@@ -9,11 +9,11 @@ from collections.abc import Callable, Generator, Iterable
 
 import msgspec
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import DataContext
 
 from roseinfer.config import EngineConfig, RunConfig
 from roseinfer.errors import RoseinferError, UsageError
-from roseinfer.ray.actor_engine import requests_in_flight
+from roseinfer.ray.actor_engine import actor_pool, batches_in_flight
 from roseinfer.ray.block_stage import BlockStage
 from roseinfer.ray.blocks import Block, BlockAnswer, BlockReader
 from roseinfer.ray.cluster import check_room, cpus_per_actor, num_gpus
@@ -65,7 +65,7 @@ def plan_actors(engine: EngineConfig, actors: int | None, num_requests: int | No
         cpus=1 if on_gpu else min((threads or 1) * ranks, cores),
         gpus=ranks if on_gpu else 0,
         block_size=block_size,
-        blocks_in_flight=-(-requests_in_flight(engine, has_gpu=on_gpu) // block_size) + 1,
+        blocks_in_flight=batches_in_flight(engine, block_size, has_gpu=on_gpu),
     )
 
 
@@ -88,11 +88,6 @@ def run_job(
     context.enable_progress_bars = False
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     check_room(plan.actors, cpus=plan.cpus, gpus=plan.gpus)
-    actors = ActorPoolStrategy(
-        size=plan.actors,
-        max_tasks_in_flight_per_actor=plan.blocks_in_flight,
-        max_concurrent_calls_per_actor=plan.blocks_in_flight,
-    )
     dataset = (
         ray.data.from_items([{"source": 0}], override_num_blocks=1)
         .map_batches(BlockReader(read), num_cpus=0, label_selector=here)
@@ -100,7 +95,7 @@ def run_job(
             BlockStage,
             fn_constructor_args=(msgspec.structs.replace(config, engine=plan.engine), form, warms_up),
             batch_size=1,
-            compute=actors,
+            compute=actor_pool(plan.actors, plan.blocks_in_flight),
             num_cpus=plan.cpus,
             num_gpus=plan.gpus,
         )

@@ -14,10 +14,11 @@ from roseinfer.cli.bench.bench_call import BenchCall
 from roseinfer.cli.bench.result_tables import rich_table
 from roseinfer.cli.loading import find_model
 from roseinfer.cli.progress_line import Progress
-from roseinfer.cli.ray_session import RayProgress, counted_actors, ray_session
+from roseinfer.cli.ray_session import RayProgress, ray_session
 from roseinfer.config import RunConfig
 from roseinfer.ray.blocks import BlockAnswer, drawn_blocks
 from roseinfer.ray.job_figures import JobFigures, RayBench, job_figures, scaling_percent
+from roseinfer.trace.naming import counted
 from roseinfer.workload.load_plan import requests_per_pass
 from roseinfer.workload.prompts import PromptForm
 
@@ -64,7 +65,7 @@ def _measured(config: RunConfig, actors: int, size: int, progress: RayProgress) 
     with closing(run_job(config, form, plan, read, warms_up=True)) as answers:
         for answer in answers:
             if not done:
-                line = progress.begin(f"Measuring {counted_actors(actors)}")
+                line = progress.begin(f"Measuring {counted(actors, 'actor')}")
             done.append(answer)
             if line is not None:
                 line(sum(each.answers for each in done), actors * size)

@@ -14,8 +14,9 @@ from roseinfer.cli.generate.generate_call import GenerateCall
 from roseinfer.cli.generate.generation import prompt_form, report, with_model
 from roseinfer.cli.generate.generation_statistics import Tally
 from roseinfer.cli.progress_line import Progress
-from roseinfer.cli.ray_session import RayProgress, counted_actors, ray_session
+from roseinfer.cli.ray_session import RayProgress, ray_session
 from roseinfer.ray.blocks import read_blocks
+from roseinfer.trace.naming import counted
 from roseinfer.workload.request_lines import count_requests
 
 
@@ -67,6 +68,6 @@ def _run(call: GenerateCall, name: str, total: int, sink: BlockSink, tally: Tall
                 speed = tally.statistics()
                 line.what = (
                     f"Generating, {speed.completion_tokens:,} tokens, {speed.completion_tokens_per_s:,.0f} tokens/s on "
-                    f"{counted_actors(plan.actors)}"
+                    f"{counted(plan.actors, 'actor')}"
                 )
                 line(len(done) + tally.answers, total)
