@@ -206,17 +206,19 @@ def _record(
 
     def before_step(plan: StepPlan) -> None:
         matches = matches_phase(config.profile, plan.phase, len(plan.chunks), steady_batch)
-        ranks.begin_step(matches, plan.label)
-        recorder.begin_step(matches)
-        if recorder.is_recording:
-            plans.append(plan)
+        with recorder.held_signals:  # so that all ranks begin the step, or none
+            ranks.begin_step(matches, plan.label)
+            recorder.begin_step(matches)
+            if recorder.is_recording:
+                plans.append(plan)
 
     def after_step(plan: StepPlan) -> bool:
-        if recorder.is_recording:
-            figures = step_figures(engine, plan)
-            steps.append(ProfiledStep(index=recorder.num_steps, cycle=recorder.cycle, **figures))
-        ranks.end_step()
-        recorder.end_step()
+        with recorder.held_signals:  # so that the manifest lists the steps of the trace
+            if recorder.is_recording:
+                figures = step_figures(engine, plan)
+                steps.append(ProfiledStep(index=recorder.num_steps, cycle=recorder.cycle, **figures))
+            ranks.end_step()
+            recorder.end_step()
         on_progress(min(recorder.num_steps, total), total)
         return not recorder.is_done
 

@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from roseinfer.config import ProfileConfig
 from roseinfer.errors import RoseinferError
+from roseinfer.profiling.held_signals import HeldSignals
 from roseinfer.profiling.schedule import Action, Schedule
 from roseinfer.profiling.stderr_filter import without_chatter
 
@@ -32,7 +33,8 @@ class Recorder:
     """Context manager around a loop that calls `begin_step` before each step and `end_step` after.
 
     On exit, also by an exception, the steps recorded in an unfinished cycle are written and the cycle is marked
-    partial. Traces are written uncompressed; the caller compresses them after the loop.
+    partial. Signals wait while the recorder works: torch's profiler crashes the process if Ctrl-C stops it halfway.
+    Traces are written uncompressed; the caller compresses them after the loop.
     """
 
     def __init__(self, config: ProfileConfig, device: torch.device, folder: Path, *, rank: int = 0) -> None:
@@ -50,20 +52,27 @@ class Recorder:
         self._recorded = 0  # steps recorded in the cycle
         self._recording = False
         self._step_span: autograd_profiler.record_function | None = None
+        self.held_signals = HeldSignals()
+        """Context in which no signal interrupts the main thread while the recorder is in use."""
 
     def __enter__(self) -> "Recorder":
         if autograd_profiler._is_profiler_enabled:
             raise RoseinferError("another torch profiler is recording in this process: stop it before profiling")
+        self.held_signals.open()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._leave_step()
-        if self._recording and self._recorded:
-            self._finish(_reason(error))
-        else:
-            self._discard()
+        try:
+            with self.held_signals:
+                self._leave_step()
+                if self._recording and self._recorded:
+                    self._finish(_reason(error))
+                else:
+                    self._discard()
+        finally:
+            self.held_signals.close()
 
     @property
     def is_done(self) -> bool:
@@ -82,6 +91,10 @@ class Recorder:
 
     def begin_step(self, matches: bool = True) -> None:
         """Start, continue or end recording before a step. `matches` is true if the step has the phase to record."""
+        with self.held_signals:
+            self._begin_step(matches)
+
+    def _begin_step(self, matches: bool) -> None:
         action = self.schedule.upcoming(matches)
         if self._recording and (action is not Action.RECORD or self.schedule.cycle != self._cycle):
             self._finish("the phase to record ended before the window was full")
@@ -95,11 +108,12 @@ class Recorder:
 
     def end_step(self) -> None:
         """Close the step's span; end the cycle if this was its last step."""
-        self._leave_step()
-        self.num_steps += 1
-        self._recorded += self._recording
-        if self.schedule.advance():
-            self._finish(None)
+        with self.held_signals:
+            self._leave_step()
+            self.num_steps += 1
+            self._recorded += self._recording
+            if self.schedule.advance():
+                self._finish(None)
 
     def _leave_step(self) -> None:
         if self._step_span is not None:

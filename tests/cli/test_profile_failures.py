@@ -59,7 +59,7 @@ def test_ctrl_c_before_the_window_leaves_no_run(
 def test_sigterm_inside_the_window_keeps_what_was_recorded(tmp_path: Path, tiny_llama: Path) -> None:
     process = start(tmp_path, tiny_llama, "--wait", 0, "--warmup", 0, "--active", 10**6, "--max-trace-size", "1000GiB")
     _, stderr = interrupt_while_it_records(process, tmp_path, signal.SIGTERM)
-    assert process.returncode == 143
+    assert process.returncode == 143, stderr
     assert stderr.splitlines()[-1] == "error: ended by SIGTERM"
     assert "Traceback" not in stderr
     run_dir = tmp_path / "latest"

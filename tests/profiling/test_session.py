@@ -7,19 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from recorded_steps import step_names
 
 from roseinfer.config import ProfileConfig
 from roseinfer.errors import RoseinferError, TraceError
 from roseinfer.profiling.session import ProfileSession, profile_session
 from roseinfer.trace import summarize_trace
-
-
-def step_names(trace: Path) -> list[str]:
-    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
-    spans = [event for event in events if event.get("cat") == "user_annotation"]
-    return [
-        event["name"] for event in sorted(spans, key=lambda e: e["ts"]) if event["name"].startswith("ProfilerStep#")
-    ]
 
 
 def run_loop(
