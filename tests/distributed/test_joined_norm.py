@@ -3,8 +3,12 @@
 The interpreter runs one kernel after the other and does not wait, so the rank that runs last has what the others sent.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+from triton.runtime.interpreter import interpreter_builder
 
 from roseinfer.kernels.norms import Norm
 from roseinfer.kernels.ranks import divided_norm as divided_norm_module
@@ -95,6 +99,20 @@ def test_owners_of_rows_send_their_sums_to_all(ranks: int, dtype: torch.dtype, m
             torch.testing.assert_close(normed, expected_normed, rtol=tolerance, atol=tolerance)
             assert torch.equal(stream, results[0][1])
             assert torch.equal(normed, results[0][0])
+
+
+@pytest.mark.parametrize("join", [joined_norm, divided_norm])
+@pytest.mark.parametrize(("multiprocessors", "programs"), [(1, 1), (99, None)])
+def test_no_more_programs_run_than_the_device_runs_at_once(
+    join: Callable[..., Any], multiprocessors: int, programs: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that had not begun while others wait for it would never begin: the ranks would wait forever."""
+    for module in (joined_norm_module, divided_norm_module):
+        monkeypatch.setattr(module, "num_multiprocessors", lambda device: multiprocessors)
+    memory = memories(2)
+    join(memory[0], torch.randn(MAX_ROWS, SIZE).half(), None, Norm(torch.randn(SIZE).half(), 1e-5))
+    needed = MAX_ROWS if join is joined_norm else MAX_ROWS // 2
+    assert interpreter_builder.grid_dim == (programs or needed, 1, 1)
 
 
 @pytest.mark.parametrize("ranks", [2, 4])

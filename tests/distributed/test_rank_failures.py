@@ -13,15 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny import save_llama
 
 from roseinfer.config import EngineConfig, SamplingParams
 from roseinfer.distributed import rank_processes, rank_team
+from roseinfer.distributed.rank_channel import Kind, RankChannel
+from roseinfer.distributed.rank_group import RankGroup
+from roseinfer.distributed.rank_messages import decoded_error
 from roseinfer.distributed.rank_team import RankTeam
+from roseinfer.engine import rank_worker
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 from roseinfer.engine.leading_runner import LeadingRunner
-from roseinfer.errors import RoseinferError
+from roseinfer.engine.rank_worker import RankWorker
+from roseinfer.engine.runner import Runner
+from roseinfer.errors import ModelError, RoseinferError
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 
@@ -107,6 +114,42 @@ def test_a_rank_that_runs_out_of_memory(tiny_llama: Path, monkeypatch: pytest.Mo
     engine = build_engine(EngineConfig(model=str(tiny_llama), device="cpu", dtype="float32", tensor_parallel=2))
     message = "^rank 1: no memory is left: lower --max-batch-tokens or --kv-cache-memory$"
     fails(engine, message, lambda: engine.generate("hi", LONG))
+
+
+def test_a_rank_that_fails_ends_only_after_rank_0_has_read_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a collective in which rank 0 waits could break first, and the error would not say what has happened."""
+    monkeypatch.setattr(rank_worker, "_ALIVE_S", 60.0)
+    has_read, serving = threading.Event(), threading.current_thread()
+    codes: list[tuple[int, bool]] = []
+
+    def noted_exit(code: int) -> None:
+        if threading.current_thread() is serving:
+            codes.append((code, has_read.is_set()))
+            raise SystemExit
+
+    def build(payload: bytes, group: RankGroup) -> Runner:
+        raise ModelError("no such file")
+
+    def lead(channel: RankChannel) -> None:
+        channel.send(Kind.BUILD)
+        while (message := channel.receive())[0] != Kind.FAILED:
+            pass
+        assert str(decoded_error(message[1], "rank 1")) == "rank 1: no such file"
+        time.sleep(0.2)  # a rank that did not wait would have ended
+        has_read.set()
+        channel.close()
+
+    monkeypatch.setattr(os, "_exit", noted_exit)
+    ours, theirs = (RankChannel(end) for end in socket.socketpair())
+    leader = threading.Thread(target=lead, args=(ours,))
+    leader.start()
+    with pytest.raises(SystemExit):
+        RankWorker(theirs, torch.distributed.HashStore(), 0, 1, torch.device("cpu")).serve(build)
+    leader.join()
+    for thread in threading.enumerate():
+        if thread.name == "roseinfer-alive":
+            thread.join()
+    assert codes == [(1, True)]
 
 
 def test_a_rank_that_is_killed_before_it_has_started(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:

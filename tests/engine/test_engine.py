@@ -1,5 +1,6 @@
 """The engine's Python API: generate, stream, schedulers, limits and refusals."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -143,6 +144,19 @@ def test_aborting_keeps_what_there_is_and_ends_the_request_once(engine: Engine) 
     assert (len(outputs[kept].token_ids), outputs[kept].finish_reason) == (6, "length")
     scheduler.abort(kept)
     assert scheduler.run() == []
+
+
+def test_aborting_the_rest_returns_the_last_tokens_in_flight(engine: Engine) -> None:
+    scheduler = replace(engine, overlap=True).scheduler("online")
+    kept, dropped = scheduler.submit("a", params(2)), scheduler.submit("b", params(6))
+    scheduler.step()
+    scheduler.step()
+    scheduler.abort(dropped)  # the last token of the other request is in flight, and nothing is left to launch
+    events = scheduler.step()
+    assert [(event.request_id, event.finish_reason) for event in events] == [(kept, "length")]
+    assert scheduler.last_plan is None
+    assert not scheduler.has_unfinished
+    assert [len(output.token_ids) for output in scheduler.take_outputs()] == [2, 1]
 
 
 def test_naive_runs_one_request_at_a_time(engine: Engine) -> None:

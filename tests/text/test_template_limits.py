@@ -27,6 +27,7 @@ HOSTILE = {
     "repetition": "{{ 'x' * 10000000000 }}",
     "repetition of a variable": "{% set n = messages | length * 10000000000 %}{{ 'x' * n }}",
     "repetition of a list": "{{ ([1] * 10000000000) | length }}",
+    "text of a list": "{% if ['\\0' * 1100000] | string %}{% endif %}",
     "folded constants": "{{ 'x' | center(9000000000) }}",
     "folded product": "{{ (99999999 ** 99999999) }}",
     "power of a variable": "{% set n = messages | length + 99999 %}{{ n ** n ** n }}",

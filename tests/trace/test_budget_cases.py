@@ -81,6 +81,14 @@ def test_idle_time_after_the_launch_of_a_missing_kernel_is_not_recorded(tmp_path
     assert (found.total.not_recorded_ms, found.total.host_ms.launch_calls) == (0, 0.015)
 
 
+def test_idle_time_that_ends_as_the_first_step_begins_has_no_place(tmp_path: Path) -> None:
+    events = [launch(0, 5, 1), kernel(10, 90, 1), event("cpu_op", "aten::warm_up", 100, 400), step(500, 500)]
+    found = budget_of(tmp_path, *events, launch(600, 5, 2), kernel(610, 390, 2))
+    assert found.total.wall_ms == 0.5
+    assert found.total.host_ms.operators == 0
+    assert "aten::warm_up" not in [place.name for place in found.idle]
+
+
 def test_a_first_event_that_waited_in_the_queue_waited_for_unrecorded_work(tmp_path: Path) -> None:
     found = budget_of(tmp_path, launch(0, 5, 1), kernel(205, 100, 1))
     assert (found.total.not_recorded_ms, found.total.queue_ms) == (0.205, 0)

@@ -197,6 +197,11 @@ def test_collectives_of_unnamed_groups_are_not_matched_over_all_ranks(tmp_path: 
     assert summary.verdict.kind == "communication_bound"
 
 
+def test_groups_of_one_rank_wait_for_nobody(tmp_path: Path) -> None:
+    summary = summarize_trace(straggler(**MESSAGE, **{"Group size": 1}).write(tmp_path / "job"))
+    assert summary.job is None
+
+
 def test_short_collectives_that_are_not_matched_are_said_too(tmp_path: Path) -> None:
     made = job([[5000, 5000, 5000, 5000]] * 2, transfer_us=100, **MESSAGE, **{"Group size": 2})
     notes = [note.message for note in summarize_trace(made.write(tmp_path / "job")).trust]
