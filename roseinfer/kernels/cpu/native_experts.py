@@ -28,9 +28,36 @@ class ExpertsStruct(ctypes.Structure):
     )
 
 
+class RouterStruct(ctypes.Structure):
+    """How a layer's tokens choose among its experts: `Router` in cpp/experts.h."""
+
+    _fields_ = (("weight", POINTER), ("bias", POINTER), ("normalized", INTEGER))
+
+
 def weight_table(weights: Sequence[WeightStruct]) -> ctypes.Array[WeightStruct]:
     """Return the experts' weights as an array for the kernels, which is valid as long as the weights live."""
     return (WeightStruct * len(weights))(*weights)
+
+
+def experts_struct(
+    gate_up: ctypes.Array[WeightStruct], down: ctypes.Array[WeightStruct], top_k: int, activation: str
+) -> ExpertsStruct:
+    """Describe a layer's experts to the kernels. Valid as long as both tables live."""
+    first = down[0]
+    return ExpertsStruct(
+        ctypes.addressof(gate_up),
+        ctypes.addressof(down),
+        len(down),
+        first.outputs,
+        first.size,
+        top_k,
+        ACTIVATIONS[activation],
+    )
+
+
+def router_struct(weight: Tensor, bias: Tensor | None, *, normalized: bool) -> RouterStruct:
+    """Describe a layer's router to the kernels. Valid as long as its tensors live."""
+    return RouterStruct(weight.data_ptr(), None if bias is None else bias.data_ptr(), int(normalized))
 
 
 def experts_mlp(
@@ -47,16 +74,7 @@ def experts_mlp(
     experts and weights: [tokens, top_k].
     """
     out = torch.zeros_like(x) if residual is None else residual.clone(memory_format=torch.contiguous_format)
-    first = down[0]
-    layer = ExpertsStruct(
-        ctypes.addressof(gate_up),
-        ctypes.addressof(down),
-        len(down),
-        first.outputs,
-        first.size,
-        experts.shape[1],
-        ACTIVATIONS[activation],
-    )
+    layer = experts_struct(gate_up, down, experts.shape[1], activation)
     arguments = x.contiguous(), experts.to(torch.int32).contiguous(), weights.float().contiguous(), out
     call("experts_mlp", x.dtype, ctypes.byref(layer), *(each.data_ptr() for each in arguments), len(x))
     return out
@@ -74,7 +92,7 @@ def route(x: Tensor, weight: Tensor, bias: Tensor | None, top_k: int, *, normali
     x = x.contiguous()
     experts = torch.empty((tokens, top_k), dtype=torch.int32)
     weights = torch.empty((tokens, top_k), dtype=torch.float32)
-    addresses = x.data_ptr(), weight.data_ptr(), 0 if bias is None else bias.data_ptr()
+    router = router_struct(weight, bias, normalized=normalized)
     results = experts.data_ptr(), weights.data_ptr()
-    call("route", x.dtype, *addresses, *results, tokens, len(weight), size, top_k, int(normalized))
+    call("route", x.dtype, ctypes.byref(router), x.data_ptr(), *results, tokens, len(weight), size, top_k)
     return experts, weights

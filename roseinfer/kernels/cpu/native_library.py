@@ -35,7 +35,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "paged_prefill_attention": [POINTER] * 7 + [INTEGER] * 7 + [POINTER],
     "linear": [POINTER] * 3 + [INTEGER],
     "table_rows": [POINTER] * 3 + [INTEGER],
-    "route": [POINTER] * 5 + [INTEGER] * 5,
+    "route": [POINTER] * 4 + [INTEGER] * 4,
     "experts_mlp": [POINTER] * 5 + [INTEGER],
     "argmax": [POINTER] * 2 + [INTEGER] * 3,
     "decode_layers": [POINTER] + [INTEGER] * 2,

@@ -1,11 +1,13 @@
 """All layers of a decode step as one call of the compiled CPU kernels (cpp/decode_layers.h)."""
 
 import ctypes
+from collections.abc import Sequence
 from contextlib import nullcontext
 from enum import IntEnum
 
 import torch
 
+from roseinfer.kernels.cpu.native_experts import ExpertsStruct, RouterStruct
 from roseinfer.kernels.cpu.native_kernels import ScoringStruct
 from roseinfer.kernels.cpu.native_library import FLOAT, INTEGER, POINTER, functions
 from roseinfer.kernels.cpu.native_matmul import WeightStruct
@@ -20,7 +22,15 @@ PARTS = ("qkv_linear", "rope_append", "attention", "output_linear", "gate_up_lin
 PARALLEL_PARTS = ("qkv_linear", "rope_append", "attention", "gate_up_linear", "output_linear", "down_linear")
 """Parts of a layer whose MLP reads the stream without the result of attention, in order."""
 
-_SPANS = {"rope_append": "roseinfer.kv.append", "attention": "roseinfer.attention"}
+SPARSE_PARTS = ("qkv_linear", "rope_append", "attention", "output_linear", "route", "experts_mlp")
+"""Parts of a layer with experts, in order."""
+
+_SPANS = {
+    "rope_append": "roseinfer.kv.append",
+    "attention": "roseinfer.attention",
+    "route": "roseinfer.moe.route",
+    "experts_mlp": "roseinfer.moe.experts",
+}
 """Spans around some parts, with the names that the uncompiled decoder uses for the same work."""
 
 
@@ -57,6 +67,8 @@ class LayerStruct(ctypes.Structure):
         ("output", WeightStruct),
         ("gate_up", WeightStruct),
         ("down", WeightStruct),
+        ("router", RouterStruct),
+        ("experts", ExpertsStruct),
     )
 
 
@@ -80,6 +92,8 @@ class StepStruct(ctypes.Structure):
         ("gate_up", POINTER),
         ("active", POINTER),
         ("added", POINTER),
+        ("chosen", POINTER),
+        ("chosen_weights", POINTER),
         ("rows", INTEGER),
         ("hidden_size", INTEGER),
         ("intermediate_size", INTEGER),
@@ -98,18 +112,25 @@ class StepStruct(ctypes.Structure):
     )
 
 
-def decode_layers(step: StepStruct, dtype: torch.dtype, num_layers: int) -> None:
+def decode_layers(step: StepStruct, dtype: torch.dtype, layers: ctypes.Array[LayerStruct]) -> None:
     """Run all layers of a decoder, one new token per row, and update the residual stream in place.
 
-    This takes one call of the library. While a profiler records, it takes one call per part of each layer (`PARTS`), so
-    that a trace shows the time per part.
+    `step.layers` holds the address of `layers`. This takes one call of the library. While a profiler records, it takes
+    one call per part of each layer (`PARTS`), so that a trace shows the time per part.
     """
     function = functions["decode_layers", dtype]
     if not recording():
-        function(ctypes.byref(step), 0, num_layers * len(PARTS))
+        function(ctypes.byref(step), 0, len(layers) * len(PARTS))
         return
-    names = PARALLEL_PARTS if step.parallel else PARTS
-    for part in range(num_layers * len(names)):
-        name = names[part % len(names)]
-        with span(_SPANS[name]) if name in _SPANS else nullcontext(), operator(f"roseinfer::{name}"):
-            function(ctypes.byref(step), part, part + 1)
+    part = 0
+    for layer in layers:
+        for name in _parts(step, layer):
+            with span(_SPANS[name]) if name in _SPANS else nullcontext(), operator(f"roseinfer::{name}"):
+                function(ctypes.byref(step), part, part + 1)
+            part += 1
+
+
+def _parts(step: StepStruct, layer: LayerStruct) -> Sequence[str]:
+    if layer.experts.count:
+        return SPARSE_PARTS
+    return PARALLEL_PARTS if step.parallel else PARTS

@@ -67,7 +67,8 @@ def experts_mlp(
     if isinstance(gate_up, StackedExperts) and isinstance(down, StackedExperts) and _fits(x, gate_up, down):
         tiles = choose_tiles(x, routing, gate_up)
         return experts_mlp_triton(x, routing, gate_up, down, activation, residual, biases=biases, tiles=tiles)
-    tables = _native_tables(x, gate_up, down, activation) if biases == NO_BIASES else None
+    takes_tokens = len(x) <= _MAX_NATIVE_TOKENS and biases == NO_BIASES and native_kernels.runs_native(x)
+    tables = native_tables(x.dtype, gate_up, down, activation) if takes_tokens else None
     if tables is not None:
         return native_experts.experts_mlp(x, *routing, *tables, activation, residual)
     one_by_one = experts_mlp_loop if x.device.type == "cpu" else experts_mlp_all
@@ -211,11 +212,11 @@ def weighted_sum(outputs: Tensor, weights: Tensor) -> Tensor:
     return products.sum(1).to(outputs.dtype)
 
 
-def _native_tables(
-    x: Tensor, gate_up: ExpertWeights, down: ExpertWeights, activation: Activation
+def native_tables(
+    dtype: torch.dtype, gate_up: ExpertWeights, down: ExpertWeights, activation: Activation
 ) -> "tuple[ctypes.Array[WeightStruct], ctypes.Array[WeightStruct]] | None":
-    """Return both tables for the compiled kernels, or None if these do not take the tokens or the weights."""
-    if len(x) > _MAX_NATIVE_TOKENS or activation not in native_experts.ACTIVATIONS or not native_kernels.runs_native(x):
+    """Return both tables for the compiled kernels, or None if these do not take the weights."""
+    if activation not in native_experts.ACTIVATIONS:
         return None
     if not isinstance(gate_up, SeparateExperts) or not isinstance(down, SeparateExperts):
         return None
@@ -223,7 +224,7 @@ def _native_tables(
     if first is None or second is None:
         return None
     for form in (gate_up.expert(0), down.expert(0)):
-        if isinstance(form, NativeWeight) and form.kind is WeightKind.PLAIN and form.data.dtype != x.dtype:
+        if isinstance(form, NativeWeight) and form.kind is WeightKind.PLAIN and form.data.dtype != dtype:
             return None
     width, hidden = second[0].size, second[0].outputs
     fits = width % first[0].lanes == 0 and hidden % native_kernels.LANES == 0

@@ -1,5 +1,5 @@
-// All layers of a decode step as one call, for decoders whose layers have attention and an MLP: norms before them, after
-// them, or both; attention and MLP one after the other, or side by side.
+// All layers of a decode step as one call, for decoders whose layers have attention and an MLP or experts: norms before
+// them, after them, or both; attention and MLP one after the other, or side by side.
 
 #pragma once
 
@@ -8,6 +8,7 @@
 
 #include "attention.h"
 #include "elementwise.h"
+#include "experts.h"
 #include "products.h"
 
 namespace {
@@ -27,7 +28,10 @@ struct Layer {
     void *keys, *values;              // [num_blocks, block_size, kv_heads, head_dim]
     int64_t group;                    // group of layers whose block tables the layer reads
     Scoring scoring;
-    Weight qkv, output, gate_up, down;  // without a gate, gate_up is the MLP's first matrix
+    Weight qkv, output;
+    Weight gate_up, down;  // without a gate, gate_up is the MLP's first matrix
+    Router router;
+    Experts experts;  // instead of the MLP, if their count is not 0
 };
 
 // Layers that share block tables and have the same window: `GroupStruct` in native_step.py.
@@ -45,6 +49,8 @@ struct Step {
     const int64_t* positions;
     const int32_t* context_lens;
     void *qkv, *attended, *gate_up, *active, *added;  // buffers between the parts of a layer
+    int32_t* chosen;                                  // [rows, top_k]: each row's experts
+    float* chosen_weights;                            // [rows, top_k]
     int64_t rows, hidden, intermediate, heads, kv_heads, head_dim, table_stride, block_size;
     int64_t num_groups;
     int64_t activation;   // `Activation` in elementwise.h
@@ -55,7 +61,13 @@ struct Step {
     float residual_scale;  // factor on the results of attention and MLP
 };
 
-enum Part { QKV, APPEND, ATTENTION, OUTPUT, GATE_UP, DOWN, PARTS };
+enum Part { QKV, APPEND, ATTENTION, OUTPUT, GATE_UP, DOWN, PARTS, ROUTE, EXPERTS };
+
+// A layer's experts run in the place of its MLP: SPARSE_PARTS in native_step.py.
+inline Part part_of(const Layer& layer, Part part) {
+    if (layer.experts.count == 0 || (part != GATE_UP && part != DOWN)) return part;
+    return part == GATE_UP ? ROUTE : EXPERTS;
+}
 
 // Order of the parts if attention and MLP are side by side: the stream is not changed before the MLP has read it.
 // PARALLEL_PARTS in native_step.py.
@@ -87,6 +99,10 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
         longest = std::max(longest, s.context_lens[at % rows] - first_of(at % rows, s.groups[at / rows].window));
     longest = (longest + W - 1) / W * W;
     std::vector<int32_t> slots(s.num_groups * rows * longest);  // of the tokens that each group's layers attend to
+    int64_t most_experts = 0;
+    for (int64_t at = begin; at < end; ++at) most_experts = std::max(most_experts, s.layers[at / PARTS].experts.count);
+    std::vector<float> expert_scores(rows * most_experts);
+    ExpertPairs<T> pairs;
 #pragma omp parallel
     {
         const int64_t thread = thread_number(), threads = thread_count();
@@ -129,7 +145,7 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
         for (int64_t at = begin; at < end; ++at) {
             const Layer& layer = s.layers[at / PARTS];
             const Part part = s.parallel != 0 ? SIDE_BY_SIDE[at % PARTS] : static_cast<Part>(at % PARTS);
-            switch (part) {
+            switch (part_of(layer, part)) {
                 case QKV:
                     produce(layer.qkv, normed_stream(layer.attention_norm), qkv, false);
                     break;
@@ -191,6 +207,22 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
                 }
                 case DOWN:
                     add_product(layer.down, active, layer.after_mlp);
+                    break;
+                case ROUTE: {
+                    const int64_t experts = layer.experts.count, top_k = layer.experts.top_k;
+                    const T* x = normed_stream(layer.mlp_norm);
+#pragma omp for
+                    for (int64_t pair = 0; pair < rows * experts; ++pair)
+                        expert_scores[pair] = expert_score(layer.router, x, pair, experts, hidden);
+#pragma omp for nowait
+                    for (int64_t row = 0; row < rows; ++row)
+                        choose_experts(&expert_scores[row * experts], experts, top_k, layer.router.normalized != 0,
+                                       s.chosen + row * top_k, s.chosen_weights + row * top_k);
+                    break;
+                }
+                case EXPERTS:
+                    add_experts(layer.experts, normed_stream(layer.mlp_norm), s.chosen, s.chosen_weights, stream, rows,
+                                s.residual_scale, pairs, scratch);
                     break;
                 default:
                     break;

@@ -71,9 +71,9 @@ void prefill_by_mode(const T* q, Arguments... arguments) {
     extern "C" void table_rows_##NAME(const Weight* weight, const int64_t* ids, T* out, int64_t count) {               \
         table_rows(*weight, ids, out, count);                                                                          \
     }                                                                                                                  \
-    extern "C" void route_##NAME(const T* x, const T* weight, const T* bias, int32_t* chosen, float* weights,          \
-                                 int64_t tokens, int64_t experts, int64_t size, int64_t top_k, int64_t normalized) {   \
-        route(x, weight, bias, chosen, weights, tokens, experts, size, top_k, normalized);                             \
+    extern "C" void route_##NAME(const Router* router, const T* x, int32_t* chosen, float* weights, int64_t tokens,     \
+                                 int64_t experts, int64_t size, int64_t top_k) {                                       \
+        route(*router, x, chosen, weights, tokens, experts, size, top_k);                                              \
     }                                                                                                                  \
     extern "C" void experts_mlp_##NAME(const Experts* experts, const T* x, const int32_t* chosen,                      \
                                        const float* weights, T* out, int64_t tokens) {                                 \
