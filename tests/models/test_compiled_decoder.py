@@ -214,9 +214,7 @@ def test_a_profiler_sees_the_experts_of_a_step(tmp_path: Path) -> None:
         assert calls[f"roseinfer::{name}"] == calls[f"roseinfer.moe.{name.partition('_')[0]}"] > steps
 
 
-def test_choices_of_experts_are_counted_operation_by_operation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_choices_of_experts_are_counted_operation_by_operation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     random_model("qwen3_moe", **SIZES | {"moe_intermediate_size": 64}).save_pretrained(tmp_path)
     engine = engine_of(tmp_path, compile=True)
     calls = watch(monkeypatch)
