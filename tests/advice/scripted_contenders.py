@@ -14,7 +14,7 @@ Cost = Callable[[Settings], float]
 
 
 class ScriptedMachine:
-    """A machine on which starting an engine takes 5 s, and a pass as long as its cost times 100 tokens."""
+    """A machine on which starting an engine takes `start_s`, and a pass as long as its cost times 100 tokens."""
 
     def __init__(
         self,
@@ -26,6 +26,7 @@ class ScriptedMachine:
         drift: float = 0.0,
         spikes: float = 0.0,
         fails: Sequence[Settings] = (),
+        start_s: float = 5.0,
     ) -> None:
         self.cost, self.noise, self.offset, self.drift, self.spikes, self.fails = (
             cost,
@@ -35,6 +36,7 @@ class ScriptedMachine:
             spikes,
             fails,
         )
+        self.start_s = start_s
         self.rng = random.Random(seed)
         self.time_s = 1000.0
         self.speed = 1.0
@@ -74,7 +76,7 @@ class ScriptedContender:
     def warm_up(self) -> None:
         if self._settings in self._machine.fails:
             raise RoseinferError("this engine cannot run")
-        self._spend(5.0)
+        self._spend(self._machine.start_s)
         self.sample()
 
     def sample(self) -> float:

@@ -36,6 +36,7 @@ def test_known_gains_are_found_and_measured() -> None:
     assert found.combined is not None
     assert found.combined.settings == {"attention": True, "compile": True, "overlap": True}
     assert found.combined.gain.speedup == pytest.approx(1 / (0.5 * 0.7 * 0.9), rel=0.05)
+    assert max(trial.gain.pairs for trial in found.trials) == 8, "a change without an effect is given up"
     assert found.is_complete
     assert machine.open == 0
 
@@ -147,6 +148,21 @@ def test_no_more_processes_exist_at_once_than_allowed() -> None:
     machine.start = start  # type: ignore[method-assign, assignment]
     machine.search(candidates(*({f"key{number}": 1} for number in range(7))), residents=2)
     assert most <= 2 + 2 + 1  # the original, its control and the best so far besides
+
+
+def test_starting_the_first_changes_takes_half_of_the_time_however_fast_they_start() -> None:
+    machine = ScriptedMachine(factors({}, base=0.001), start_s=0.2)
+    sizes: list[int] = []
+    launch = machine.start
+
+    def start(settings: list[Settings]) -> object:
+        sizes.append(len(settings))
+        return launch(settings)
+
+    machine.start = start  # type: ignore[method-assign, assignment]
+    machine.search(candidates(*({f"key{number}": 1} for number in range(20))), budget_s=4)
+    # The original and its control take 0.6 s until they are warm. Four others take 1.2 s of the 2.7 s that are left.
+    assert sizes[:2] == [2, 4]
 
 
 def test_without_time_to_confirm_a_combination_the_best_change_alone_is_reported() -> None:

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from projections import fused
 from torch import Tensor
 
+from roseinfer.attention import dot_product_attention as dot_product_module
+from roseinfer.attention.dot_product_attention import dot_product_attention
 from roseinfer.attention.registry import attention_backend
 from roseinfer.attention.step_layouts import StepLayout
 from roseinfer.cache.kv_tensors import KVCache
 from roseinfer.config import AttentionName
-from roseinfer.kernels.attention.attention_spec import Scoring
+from roseinfer.kernels.attention.attention_spec import AttentionSpec, Scoring
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 
@@ -142,3 +144,14 @@ def test_an_engines_dtypes_pass_through(name: AttentionName, dtype: Any) -> None
     assert out.dtype == dtype
     torch.testing.assert_close(out[3], v[3])  # alone in its request
     torch.testing.assert_close(out[0], v[0])
+
+
+@pytest.mark.parametrize("rows", [1, 9], ids=["one for all queries", "one per query"])
+def test_scores_computed_in_parts_give_what_the_whole_gives(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 4, 9, 8), torch.randn(2, 2, 9, 8), torch.randn(2, 2, 9, 8)
+    spec = AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=8, softcap=0.4, sinks=True)
+    mask, sinks = torch.rand(2, 1, rows, 9) > 0.3, torch.randn(1, 4, rows)
+    whole = dot_product_attention(q, k, v, mask, spec, sinks)
+    monkeypatch.setattr(dot_product_module, "_MAX_SCORES", 2 * 4 * 9 * 2)  # two queries at once
+    torch.testing.assert_close(dot_product_attention(q, k, v, mask, spec, sinks), whole)

@@ -43,3 +43,7 @@ def test_rates_are_an_axis_too() -> None:
     names = ["rate=0.5", "rate=2", "rate=1234567", "rate=inf"]
     assert [cell.name for cell in found] == [f"online tg16 bs=4 {name}" for name in names]
     assert [cell.workload.request_rate for cell in found] == [0.5, 2.0, 1234567.0, None]
+    assert [cell.name for cell in cells(CONFIG, Axes(request_rates=(2.0, None)))] == [
+        "offline tg16 bs=4 rate=2",
+        "offline tg16 bs=4 rate=inf",
+    ]

@@ -14,6 +14,8 @@ from roseinfer.workload.load_runner import WorkloadResult
 from roseinfer.workload.step_record import StepRecord
 
 CEILINGS = Ceilings(copy_bytes_per_s=1e9, flops_per_s=1e9)
+NUM_BYTES = 5_000_000
+"""Bytes that each step reads."""
 
 
 def output(*token_times_s: float, submitted_s: float = 10.0) -> RequestOutput:
@@ -39,7 +41,9 @@ def figures(*token_times_s: float, arrival_s: float = 10.0) -> RequestFigures:
 
 def step(phase: Any, tokens: int, wall_ms: float, batch: int | None = None) -> StepRecord:
     batch = batch or (tokens if phase == "decode" else 1)
-    return StepRecord(phase=phase, batch=batch, tokens=tokens, context_tokens=tokens, bytes=0, flops=0, wall_ms=wall_ms)
+    return StepRecord(
+        phase=phase, batch=batch, tokens=tokens, context_tokens=tokens, bytes=NUM_BYTES, flops=0, wall_ms=wall_ms
+    )
 
 
 def result(*steps: StepRecord, add_s: float = 0.0, run_s: float = 1.0) -> WorkloadResult:
@@ -117,6 +121,7 @@ def test_decode_speed_is_over_the_steps_that_only_decode() -> None:
     assert found.steps == 2  # of one repeat
     assert found.median_step_ms == 25.0
     assert found.tokens_per_s == pytest.approx(120.0)  # 12 tokens in 100 ms
+    assert found.mbu_percent == pytest.approx(20.0)  # 20 MB in 100 ms, of 1 GB per second
 
 
 def test_a_launch_of_several_decode_steps_counts_per_token() -> None:

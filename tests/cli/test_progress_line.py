@@ -124,20 +124,31 @@ def test_quiet_commands_and_short_ones_in_a_pipe_print_no_progress(tiny_llama: o
     assert roseinfer(*call, "--quiet", environment={**ENVIRONMENT, "TERM": "xterm"}).stderr == ""
 
 
+class Line:
+    """A progress line that remembers what it was told."""
+
+    what = ""
+
+    def __init__(self) -> None:
+        self.shown: list[tuple[str, int, int]] = []
+
+    def __call__(self, done: int, whole: int) -> None:
+        self.shown.append((self.what, done, whole))
+
+
 @pytest.mark.parametrize("total", [None, 5])
 def test_generation_tells_of_each_token_and_answer(total: int | None) -> None:
-    shown: list[tuple[str, int, int]] = []
-
-    class Line:
-        what = ""
-
-        def __call__(self, done: int, whole: int) -> None:
-            shown.append((self.what, done, whole))
-
-    progress = GenerationProgress(Line(), total, 2)  # type: ignore[arg-type]
+    line = Line()
+    progress = GenerationProgress(line, total, 2)  # type: ignore[arg-type]
     progress.add_token(None, None)  # type: ignore[arg-type]
     progress.add_answer()
     if total is None:
-        assert shown == [("Generating, 1 tokens, 2 requests", 0, 0), ("Generating, 1 tokens, 3 requests", 0, 0)]
+        assert line.shown == [("Generating, 1 tokens, 2 requests", 0, 0), ("Generating, 1 tokens, 3 requests", 0, 0)]
     else:
-        assert shown == [("Generating, 1 tokens", 2, 5), ("Generating, 1 tokens", 3, 5)]
+        assert line.shown == [("Generating, 1 tokens", 2, 5), ("Generating, 1 tokens", 3, 5)]
+
+
+def test_generation_that_continues_no_file_begins_at_zero() -> None:
+    line = Line()
+    GenerationProgress(line, 5).add_answer()  # type: ignore[arg-type]
+    assert line.shown == [("Generating, 0 tokens", 1, 5)]

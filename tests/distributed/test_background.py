@@ -1,5 +1,7 @@
 """A function in the background gives its result or its error, and waits for it can be ended."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -34,3 +36,12 @@ def test_a_wait_ends_when_it_is_given_up() -> None:
     with pytest.raises(RuntimeError, match="given up"):
         background.result()
     gate.set()
+
+
+def test_the_end_of_the_process_does_not_wait_for_the_function() -> None:
+    program = (
+        "import threading\n"
+        "from roseinfer.distributed.background import Background\n"
+        "Background(threading.Event().wait, 'test')\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

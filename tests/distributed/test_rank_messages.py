@@ -1,6 +1,7 @@
 """Messages between ranks are plain data, and a program that does not know the ranks' secret is turned away."""
 
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,13 @@ def test_only_a_rank_that_knows_the_secret_is_let_in(sent: bytes, expected: int 
     assert _introduced(ours, "secret") == expected
     theirs.close()
     assert _introduced(ours, "secret") is None
+
+
+def test_a_silent_program_is_given_up_after_the_timeout() -> None:
+    ours, theirs = channels()
+    ours.set_timeout(0.05)
+    late = threading.Timer(30, theirs.send, (Kind.ALIVE,))
+    late.start()
+    with pytest.raises(ChannelClosed):
+        ours.receive()
+    late.cancel()
