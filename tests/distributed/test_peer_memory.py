@@ -9,6 +9,8 @@ import torch
 
 from roseinfer.distributed import peer_memory
 from roseinfer.distributed.peer_memory import JoinLimits, PeerMemory, new_peer_memory
+from roseinfer.kernels.norms import Norm
+from roseinfer.kernels.ranks import joined_norm
 
 RANKS, SIZE = 3, 256
 
@@ -101,3 +103,18 @@ def test_nobody_uses_memory_that_one_rank_cannot_share(monkeypatch: pytest.Monke
 
 def test_other_element_types_have_no_memory() -> None:
     assert memories(torch.float32) == [None] * RANKS
+
+
+def test_few_rows_are_joined_whole_more_are_divided_and_many_are_left_to_the_library(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(joined_norm, "runs_triton", lambda *tensors: True)  # in the interpreter, on the CPU
+    found = [memory for memory in memories() if memory is not None]
+    norm, used = Norm(torch.ones(SIZE, dtype=torch.bfloat16), 1e-5), []
+    for rows in (2, 3, 5, 6):
+        for memory in found:
+            memory.whole.counters.zero_()
+            memory.divided.counters.zero_()
+        joined = found[0].join(torch.ones(rows, SIZE, dtype=torch.bfloat16), None, norm)
+        used.append((joined is not None, bool(found[0].whole.counters.any()), bool(found[0].divided.counters.any())))
+    assert used == [(True, True, False), (True, False, True), (True, False, True), (False, False, False)]

@@ -129,6 +129,10 @@ def test_many_tokens(kind: str, tiles: Tiles) -> None:
     compare(random_routing(kind, 70, 6, 2), tiles, size=64, width=64, biased=kind == "some")
 
 
+def test_rows_shorter_than_a_tile() -> None:
+    compare(random_routing("spread", 5, 6, 2), IN_GROUPS, size=24, width=16)
+
+
 def test_4096_tokens() -> None:
     """The products alone: the sum has a program per token, which takes the interpreter a minute."""
     generator = torch.Generator().manual_seed(0)

@@ -101,3 +101,12 @@ def test_the_entry_computes_float64_too() -> None:
     q = module.rope_append(projection_of(qkv, (1, 1), positions=place), place + 2, cache[0], cache[1])
     assert torch.equal(q.flatten(), qkv[0, :2])
     assert torch.equal(cache[0, 0, 2, 0], qkv[0, 2:4])
+
+
+def test_the_entry_leaves_the_projection_as_it_is() -> None:
+    cache = torch.zeros(2, 1, 4, 1, 4, device=DEVICE)
+    qkv, table = torch.randn(2, 12, device=DEVICE), torch.randn(4, 4, device=DEVICE)
+    before, places = qkv.clone(), torch.arange(2, device=DEVICE)
+    q = module.rope_append(projection_of(qkv, (1, 1), positions=places, table=table), places, cache[0], cache[1])
+    assert not torch.equal(q.flatten(1), before[:, :4])
+    assert torch.equal(qkv, before)

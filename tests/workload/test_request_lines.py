@@ -8,6 +8,7 @@ import pytest
 
 from roseinfer.config import SamplingParams
 from roseinfer.engine.prompt import Chat
+from roseinfer.errors import UsageError
 from roseinfer.workload.request_lines import read_requests
 from roseinfer.workload.workload_request import WorkloadRequest
 
@@ -69,3 +70,9 @@ def test_tools_and_template_options_belong_to_a_chat(path: Path) -> None:
     prompt = request(path, messages=HELLO, tools=[TOOL], chat_template_kwargs=options).prompt
     assert prompt == Chat(messages=HELLO, tools=[TOOL], template_options=options)
     assert request(path, messages=HELLO, tools=[TOOL], tool_choice="none").prompt == Chat(messages=HELLO)
+
+
+def test_an_invalid_line_is_named_by_its_number(path: Path) -> None:
+    path.write_text('{"prompt": "a"}\n\n{"prompt": 3}\n')
+    with pytest.raises(UsageError, match=r"requests\.jsonl line 3: "):
+        list(read_requests(str(path), SamplingParams()))
