@@ -17,13 +17,14 @@ class HeldSignals:
     """
 
     def __init__(self) -> None:
-        self._depth = 0
+        self._depth = self._users = 0
         self._waiting: list[int] = []
         self._handlers: dict[int, Callable[[int, FrameType | None], object]] = {}
 
     def open(self) -> None:
-        """Begin to receive signals. Outside the body they are passed on at once."""
-        if threading.current_thread() is not threading.main_thread():
+        """Begin to receive signals. Outside the body they are passed on at once. Every call needs a `close`."""
+        self._users += 1
+        if self._users > 1 or threading.current_thread() is not threading.main_thread():
             return
         for name in _NAMES:
             number = getattr(signal, name, None)
@@ -32,7 +33,10 @@ class HeldSignals:
                 signal.signal(number, self._receive)
 
     def close(self) -> None:
-        """Give the signals back to their handlers."""
+        """Give the signals back to their handlers, if this is the last of the `close` calls."""
+        self._users -= 1
+        if self._users:
+            return
         for number, handler in self._handlers.items():
             if signal.getsignal(number) == self._receive:
                 signal.signal(number, handler)

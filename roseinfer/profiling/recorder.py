@@ -37,7 +37,15 @@ class Recorder:
     Traces are written uncompressed; the caller compresses them after the loop.
     """
 
-    def __init__(self, config: ProfileConfig, device: torch.device, folder: Path, *, rank: int = 0) -> None:
+    def __init__(
+        self,
+        config: ProfileConfig,
+        device: torch.device,
+        folder: Path,
+        *,
+        rank: int = 0,
+        held_signals: HeldSignals | None = None,
+    ) -> None:
         self.schedule = Schedule(config)
         self.cycles: list[RecordedCycle] = []
         self.num_steps = 0
@@ -52,7 +60,7 @@ class Recorder:
         self._recorded = 0  # steps recorded in the cycle
         self._recording = False
         self._step_span: autograd_profiler.record_function | None = None
-        self.held_signals = HeldSignals()
+        self.held_signals = held_signals or HeldSignals()
         """Context in which no signal interrupts the main thread while the recorder is in use."""
 
     def __enter__(self) -> "Recorder":

@@ -13,6 +13,7 @@ from roseinfer.config import ProfileConfig
 from roseinfer.engine.device import device_name, resolve_device
 from roseinfer.errors import RoseinferError
 from roseinfer.notebook import notebook_html, short_repr
+from roseinfer.profiling.held_signals import HeldSignals
 from roseinfer.profiling.recorder import Recorder
 from roseinfer.profiling.run_dir import (
     SCHEMA_VERSION,
@@ -114,23 +115,43 @@ def record_session(
 ) -> Iterator[ProfileSession]:
     """Open a session whose loop calls the recorder's `begin_step` and `end_step` itself.
 
-    Recorded cycles are written at the end, also after an exception, which is raised again. `on_stage` is called before
-    traces are compressed and before they are summarized.
+    Recorded cycles are written at the end, also after an exception, which is raised again. Signals wait until they are
+    written. `on_stage` is called before traces are compressed and before they are summarized.
     """
-    run_dir = create_run_dir(Path(config.profile_dir), name)
-    recorder = Recorder(config, device, run_dir)
-    session = ProfileSession(recorder, run_dir)
+    held = HeldSignals()
+    held.open()
+    session = None
     has_failed = True
     try:
-        with recorder:
+        with held:
+            run_dir = create_run_dir(Path(config.profile_dir), name)
+            session = ProfileSession(Recorder(config, device, run_dir, held_signals=held), run_dir)
+        with session.recorder:
             yield session
         has_failed = False
     finally:
-        if recorder.cycles or not has_failed:
-            shortfall = None if has_failed else _shortfall(recorder, config)
-            session.result = _write(session, config, device, shortfall, on_stage)
-        else:
-            remove_run_dir(run_dir)
+        try:
+            with held:
+                if session is not None:
+                    _end(session, config, device, has_failed, on_stage)
+        finally:
+            held.close()
+
+
+def _end(
+    session: ProfileSession,
+    config: ProfileConfig,
+    device: torch.device,
+    has_failed: bool,
+    on_stage: StageCallback | None,
+) -> None:
+    """Write what was recorded, or remove the run directory if a failed loop recorded nothing."""
+    recorder = session.recorder
+    if recorder.cycles or not has_failed:
+        shortfall = None if has_failed else _shortfall(recorder, config)
+        session.result = _write(session, config, device, shortfall, on_stage)
+    else:
+        remove_run_dir(session.run_dir)
 
 
 def _write(

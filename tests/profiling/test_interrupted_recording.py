@@ -4,7 +4,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,6 +16,7 @@ from torch.autograd import profiler as autograd_profiler
 from torch.profiler import profiler as torch_profiler
 
 from roseinfer.config import ProfileConfig
+from roseinfer.profiling import run_dir
 from roseinfer.profiling.held_signals import HeldSignals
 from roseinfer.profiling.session import profile_session
 
@@ -32,11 +33,11 @@ def record(folder: Path) -> None:
 
 
 class LineTracer:
-    """Calls a function at one of the lines that run inside torch's profiler, and counts these lines."""
+    """Calls a function at one of the lines that run in some files, and counts these lines."""
 
-    def __init__(self, at: int, action: Callable[[], None]) -> None:
+    def __init__(self, files: Collection[str], at: int = -1, action: Callable[[], None] = lambda: None) -> None:
         self.lines = 0
-        self._at, self._action = at, action
+        self._files, self._at, self._action = files, at, action
 
     def __enter__(self) -> "LineTracer":
         sys.settrace(self._trace)
@@ -46,7 +47,7 @@ class LineTracer:
         sys.settrace(None)
 
     def _trace(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if frame.f_code.co_filename not in TORCH_FILES:
+        if frame.f_code.co_filename not in self._files:
             return None
         if event == "line":
             self.lines += 1
@@ -57,22 +58,38 @@ class LineTracer:
 
 @pytest.mark.parametrize("quarter", range(4))
 def test_ctrl_c_inside_torchs_profiler_loses_no_recorded_step(tmp_path: Path, quarter: int) -> None:
-    with LineTracer(-1, lambda: None) as tracer:
+    with LineTracer(TORCH_FILES) as tracer:
         record(tmp_path / "whole")
     for at in range(quarter * tracer.lines // 4, (quarter + 1) * tracer.lines // 4, 13):
         folder = tmp_path / str(at)
         with (
             pytest.raises(KeyboardInterrupt),
-            LineTracer(at, lambda: signal.raise_signal(signal.SIGINT)),
+            LineTracer(TORCH_FILES, at, lambda: signal.raise_signal(signal.SIGINT)),
         ):
             record(folder)
         assert not autograd_profiler._is_profiler_enabled
-        for run_dir in folder.glob("2*"):
-            manifest = json.loads((run_dir / "manifest.json").read_text())
+        for recorded in folder.glob("2*"):
+            manifest = json.loads((recorded / "manifest.json").read_text())
             for cycle in manifest["cycles"]:
                 assert cycle["steps"] > 0
-                assert len(step_names(run_dir / cycle["trace"])) - cycle["steps"] in (0, 1)  # 1: the step it cut off
+                assert len(step_names(recorded / cycle["trace"])) - cycle["steps"] in (0, 1)  # 1: the step it cut off
     record(tmp_path / "after")
+
+
+def test_ctrl_c_while_a_run_is_created_or_written_leaves_it_whole_or_not_at_all(tmp_path: Path) -> None:
+    files = (run_dir.__file__,)
+    with LineTracer(files) as tracer:
+        record(tmp_path / "whole")
+    for at in range(0, tracer.lines, 5):
+        folder = tmp_path / str(at)
+        with (
+            pytest.raises(KeyboardInterrupt),
+            LineTracer(files, at, lambda: signal.raise_signal(signal.SIGINT)),
+        ):
+            record(folder)
+        for left in folder.glob("2*"):
+            assert (left / "summary.json").exists(), at
+            assert (folder / "latest").resolve() == left
 
 
 def test_a_held_signal_is_handled_when_the_outermost_body_ends() -> None:
