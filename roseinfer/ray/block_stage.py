@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from functools import cached_property
 from typing import Any
 
+import ray
 from msgspec.structs import replace
 
 from roseinfer.config import RunConfig
@@ -16,6 +17,7 @@ from roseinfer.errors import RoseinferError
 from roseinfer.ray.actor_engine import node_engine
 from roseinfer.ray.actor_recording import ActorRecording
 from roseinfer.ray.answer_loop import AnswerLoop
+from roseinfer.ray.attempts import BlockAttempts, attempt
 from roseinfer.ray.blocks import Block, BlockAnswer, Failure, PlacedRequest
 from roseinfer.workload.answer import Answer, encoded
 from roseinfer.workload.load_plan import PlannedRequest, plan_load, requests_per_pass
@@ -26,8 +28,8 @@ from roseinfer.workload.workload_request import WorkloadRequest
 class BlockStage:
     """Answers blocks of requests. A class for `Dataset.map_batches`, with a block per batch.
 
-    An engine that cannot be built, and a step that fails, become the failure of a block: Ray would start the actor
-    again, and again in vain.
+    An engine that cannot be built, a step that fails, and a block that kills the process time and again become the
+    failure of a block: Ray would start the actor again, and again in vain.
     """
 
     def __init__(self, config: RunConfig, form: PromptForm, warms_up: bool = False) -> None:
@@ -35,20 +37,26 @@ class BlockStage:
         started_s = time.time()
         self._failure: Failure | None = None
         self._config = config
+        self._attempts = BlockAttempts()
+        actor = ray.get_runtime_context().get_actor_id() if ray.is_initialized() else None
         try:
-            engine = node_engine(config.engine)
-            form.check(engine)
-            self._has_text = engine.tokenizer is not None
-            self._loop = AnswerLoop(engine, config.workload.mode, lambda prompt: form.converted(prompt, engine))
-            self._workload = DrawnWorkload(engine, config)
-            if warms_up:
-                self._loop.submit(self._workload.requests(0, self._workload.per_pass)).result()
-                engine.runner.capture_missing()
-                engine.pool.reset_prefix_cache()
-                self._loop.reset_idle()
+            with attempt(f"engine-{actor}", "building the engine", "lower --max-batch-size or --kv-cache-memory"):
+                self._build(config, form, warms_up)
         except RoseinferError as error:
             self._failure = Failure.of(error)
         self._startup_s = time.time() - started_s
+
+    def _build(self, config: RunConfig, form: PromptForm, warms_up: bool) -> None:
+        engine = node_engine(config.engine)
+        form.check(engine)
+        self._has_text = engine.tokenizer is not None
+        self._loop = AnswerLoop(engine, config.workload.mode, lambda prompt: form.converted(prompt, engine))
+        self._workload = DrawnWorkload(engine, config)
+        if warms_up:
+            self._loop.submit(self._workload.requests(0, self._workload.per_pass)).result()
+            engine.runner.capture_missing()
+            engine.pool.reset_prefix_cache()
+            self._loop.reset_idle()
 
     async def __call__(self, batch: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """Yield {"answer": [an encoded BlockAnswer]} for {"block": [a pickled Block]}."""
@@ -61,12 +69,13 @@ class BlockStage:
             return BlockAnswer(number=block.number, failure=failure)
         started_s = time.time()
         try:
-            requests = block.requests if block.drawn is None else self._workload.requests(*block.drawn)
-            recording = ActorRecording(self._loop, self._config) if block.records else None
-            if recording is not None:
-                recording.begin()
-            answers = await asyncio.wrap_future(self._loop.submit(requests))
-            files = {} if recording is None else await asyncio.wrap_future(recording.files)
+            async with self._attempts.attempt(block):
+                requests = block.requests if block.drawn is None else self._workload.requests(*block.drawn)
+                recording = ActorRecording(self._loop, self._config) if block.records else None
+                if recording is not None:
+                    recording.begin()
+                answers = await asyncio.wrap_future(self._loop.submit(requests))
+                files = {} if recording is None else await asyncio.wrap_future(recording.files)
         except RoseinferError as error:
             return BlockAnswer(number=block.number, failure=Failure.of(error))
         except Exception as error:

@@ -15,6 +15,7 @@ from roseinfer.cli.generate.generation import prompt_form, report, with_model
 from roseinfer.cli.generate.generation_statistics import Tally
 from roseinfer.cli.progress_line import Progress
 from roseinfer.cli.ray_session import RayProgress, ray_session
+from roseinfer.errors import RoseinferError
 from roseinfer.ray.blocks import read_blocks
 from roseinfer.trace.naming import counted
 from roseinfer.workload.request_lines import count_requests
@@ -30,8 +31,8 @@ def write_blocks(call: GenerateCall, address: str, input_file: str) -> None:
         try:
             with ray_session(address) as progress:
                 _run(call, input_file, total, sink, tally, progress)
-        except KeyboardInterrupt:
-            if name != "-":
+        except (KeyboardInterrupt, RoseinferError) as error:
+            if name != "-" and (tally.answers or isinstance(error, KeyboardInterrupt)):
                 console.note(f"[generate] {name} has {len(sink.answered) + tally.answers} answers: --resume continues")
             raise
     report(call, source.name, tally, name)
