@@ -25,8 +25,12 @@ _ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TQDM": "0",
+    "RAY_worker_niceness": "0",
 }
-"""Ray reports nothing to its makers, and prints nothing beside our own output. It reads these when it is imported."""
+"""Ray reports nothing to its makers, and prints nothing beside our own output. It reads these when it is imported.
+
+Ray's workers would run at a niceness of 15, so that any other work on the machine takes the actors' cores.
+"""
 
 
 @contextmanager

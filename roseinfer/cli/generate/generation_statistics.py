@@ -38,6 +38,7 @@ class Tally:
         self._prompt_tokens = 0
         self._completion_tokens = 0
         self._first_s = math.inf
+        self._last_s: float | None = None
 
     def add(self, answer: Answer) -> None:
         """Count a complete answer."""
@@ -59,10 +60,11 @@ class Tally:
         self._prompt_tokens += prompt_tokens
         self._completion_tokens += completion_tokens
         self._first_s = min(self._first_s, math.inf if ttft_s is None else ttft_s)
+        self._last_s = time.perf_counter()
 
     def statistics(self) -> GenerationStatistics:
-        """Return the statistics up to now."""
-        elapsed_s = time.perf_counter() - self.started_s
+        """Return the statistics up to the last answer."""
+        elapsed_s = (self._last_s or time.perf_counter()) - self.started_s
         return GenerationStatistics(
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion_tokens,
