@@ -1,12 +1,15 @@
 """`generate --shard` and `merge`: the parts' answers are those of one run, each request's once, or a named problem."""
 
 import json
+import signal
+import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import roseinfer, succeeds
+from command import ENVIRONMENT, command, roseinfer, succeeds
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,6 +70,29 @@ def test_merged_parts_are_the_answers_of_one_run(
     assert f"{len(REQUESTS)} answers from 3 files, 1 of them errors" in done.stderr
     document = json.loads(succeeds("merge", parts, "--input", requests, "--json").stdout)
     assert (document["requests"], document["answers"], document["errors"]) == (len(REQUESTS), len(REQUESTS), 1)
+
+
+def test_a_part_that_is_killed_and_resumed_gives_the_answers_of_one_run(tiny_llama: Path, tmp_path: Path) -> None:
+    file, folder, merged = tmp_path / "requests.jsonl", tmp_path / "parts", tmp_path / "merged.jsonl"
+    requests = [{"id": f"r{number}", "prompt": f"number {number}", "max_new_tokens": 60} for number in range(90)]
+    file.write_text("".join(json.dumps(request) + "\n" for request in requests))
+    call = ["generate", "--input", file, "--model", tiny_llama, "--dtype", "float32", "--seed", 3, "--temperature", 1]
+    call += ["--max-batch-size", 4]
+    succeeds(*call, "--output", tmp_path / "one.jsonl")
+    first, second = ([*call, "--output", f"{folder}/", "--shard", f"{part}/2"] for part in range(2))
+    succeeds(*first)
+    part = folder / "answers-1-of-2.jsonl"
+    with subprocess.Popen(command(*second), stderr=subprocess.DEVNULL, env=ENVIRONMENT) as process:
+        while process.poll() is None and not (part.exists() and part.read_bytes().count(b"\n") >= 5):
+            time.sleep(0.002)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    left = part.read_bytes()
+    assert roseinfer("merge", folder, "--input", file, "--output", merged).returncode == 1
+    succeeds(*second, "--resume")
+    assert part.read_bytes().startswith(left[: left.rfind(b"\n") + 1]), "answers are kept"
+    succeeds("merge", folder, "--input", file, "--output", merged)
+    assert without_times(merged.read_text()) == without_times((tmp_path / "one.jsonl").read_text())
 
 
 def cut_line(text: str) -> str:

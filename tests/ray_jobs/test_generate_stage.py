@@ -6,10 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-import ray.data
 
 from roseinfer import EngineConfig, SamplingParams, UsageError, build_engine
-from roseinfer.ray import GenerateStage, stage_options
+from roseinfer.ray import GenerateStage
 
 SAMPLING = SamplingParams(max_new_tokens=5)
 ROWS: list[dict[str, Any]] = [
@@ -82,11 +81,3 @@ def test_log_probabilities_and_batches_of_numpy_arrays(stage: GenerateStage) -> 
 def test_an_empty_batch_has_the_columns_of_the_answers(stage: GenerateStage) -> None:
     [rows] = answered(stage, pa.Table.from_pylist(ROWS[:1]).slice(0, 0))
     assert rows == []
-
-
-def test_a_dataset_is_answered_by_actors(cluster: str, config: EngineConfig, stage: GenerateStage) -> None:
-    dataset = ray.data.from_items([{"id": number, "prompt": f"number {number}"} for number in range(20)])
-    options = stage_options(config, SAMPLING, actors=1, batch_size=4)
-    rows = dataset.map_batches(GenerateStage, **options).take_all()
-    [expected] = answered(stage, pa.Table.from_pylist([{"id": n, "prompt": f"number {n}"} for n in range(20)]))
-    assert {row["id"]: list(row["token_ids"]) for row in rows} == {row["id"]: row["token_ids"] for row in expected}
