@@ -94,7 +94,9 @@ struct Floats {
     static F add(F sums, Pair a, Pair b) { return sums + a.first * b.first + a.second * b.second; }
 };
 
-#ifdef __AVX512BF16__
+// Every processor with AVX-512 BF16 but Cooper Lake has VBMI too, whose permutations of bytes the 4-bit codes need.
+#if defined(__AVX512BF16__) && defined(__AVX512VBMI__)
+#define PAIRS_OF_BFLOAT16
 struct Bfloat16s {
     typedef uint16_t Operand;
     typedef __m512bh Pair;
@@ -226,16 +228,28 @@ inline void multiply_pack(const V* pack, const Operand<T>* x, int64_t size, int6
 template <typename T>
 constexpr float SHIFT = std::is_same_v<Operand<T>, float> ? 8.f : 128.f + 8.f;
 
-// Convert the int4 codes of two adjacent elements of 32 outputs to two pairs: low bits and high bits.
-template <typename T>
-inline void widen(I first, I second, typename Arithmetic<T>::Pair& low, typename Arithmetic<T>::Pair& high) {
+// Convert the int4 codes of two adjacent elements of 2 W outputs: those at `part`, in the low bits, and those HALF =
+// PARTS * W / 2 after them, in the high bits. `codes`: [2, HALF].
+template <typename T, int PARTS>
+inline void widen(const uint8_t* codes, int part, typename Arithmetic<T>::Pair& low,
+                  typename Arithmetic<T>::Pair& high) {
     typedef Arithmetic<T> A;
+    constexpr int HALF = PARTS * W / 2;
     if constexpr (std::is_same_v<Operand<T>, float>) {
+        const I first = load_codes(codes + part * W), second = load_codes(codes + HALF + part * W);
         low = A::of_codes(first & 15, second & 15), high = A::of_codes(first >> 4, second >> 4);
     } else {
-        const I both = first | second << 16;
+#ifdef PAIRS_OF_BFLOAT16
+        // One permutation moves the bytes of both elements to the halves of each lane.
+        I place;
+        for (int lane = 0; lane < W; ++lane) place[lane] = (part * W + lane) | (HALF + part * W + lane) << 16;
+        const auto* half = reinterpret_cast<const __m256i*>(codes);
+        const __m512i all_codes =
+            HALF == 32 ? _mm512_loadu_si512(codes) : _mm512_castsi256_si512(_mm256_loadu_si256(half));
+        const I both = (I)_mm512_permutexvar_epi8((__m512i)place, all_codes);
         low = (typename A::Pair)((both & 0x000F000F) | 0x43004300);
         high = (typename A::Pair)((both >> 4 & 0x000F000F) | 0x43004300);
+#endif
     }
 }
 
@@ -280,8 +294,7 @@ inline void multiply_codes(const Weight& w, const uint8_t* pack, const Operand<T
                 for (int i = 0; i < ROWS; ++i) own[i] = A::of_row(x + (row + i) * w.size + k);
                 for (int part = 0; part < SOME / 2; ++part) {
                     typename A::Pair low, high;
-                    const uint8_t* place = codes + (first + part) * W;
-                    widen<T>(load_codes(place), load_codes(place + HALF), low, high);
+                    widen<T, PARTS>(codes, first + part, low, high);
                     for (int i = 0; i < ROWS; ++i) {
                         inner[i][part] = A::add(inner[i][part], low, own[i]);
                         inner[i][part + SOME / 2] = A::add(inner[i][part + SOME / 2], high, own[i]);
@@ -379,9 +392,9 @@ void widen_pack(const uint8_t* codes, int64_t groups, std::vector<Operand<T>>& w
     Operand<T>* to = widened.data();
     for (int64_t group = 0; group < groups; ++group, codes += PARTS * sizeof(U))
         for (int64_t k = 0; k < GROUP; k += 2, codes += 2 * HALF, to += 4 * HALF)
-            for (int64_t part = 0; part < PARTS / 2; ++part) {
+            for (int part = 0; part < PARTS / 2; ++part) {
                 typename Arithmetic<T>::Pair low, high;
-                widen<T>(load_codes(codes + part * W), load_codes(codes + HALF + part * W), low, high);
+                widen<T, PARTS>(codes, part, low, high);
                 std::memcpy(to + 2 * part * W, &low, sizeof low);
                 std::memcpy(to + 2 * (HALF + part * W), &high, sizeof high);
             }
