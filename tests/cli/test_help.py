@@ -136,3 +136,9 @@ def test_the_module_and_the_entry_point_print_the_same_page() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=ENVIRONMENT, check=True)
     assert done.stdout == page("bench", 100)
     assert done.stdout.startswith("Usage: roseinfer bench [OPTIONS]\n")
+
+
+def test_a_call_without_a_command_prints_the_page_and_is_wrong() -> None:
+    done = roseinfer()
+    assert (done.returncode, done.stderr) == (2, "")
+    assert done.stdout == roseinfer("--help").stdout
