@@ -1,7 +1,9 @@
 """Measured peak rates of a device: cached, and measured again if the cache key or the file is invalid."""
 
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -82,3 +84,14 @@ def test_a_cpu_is_measured_in_about_a_second() -> None:
     rates = measure_ceilings(CPU, torch.float32)
     assert 1e8 < rates.copy_bytes_per_s < 1e13
     assert 1e8 < rates.flops_per_s < 1e15
+
+
+def test_a_copy_counts_what_it_reads_and_what_it_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = count()
+    clock = SimpleNamespace(perf_counter=lambda: 0.01 * next(ticks))  # every run takes 10 ms
+    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(module, "_COPY_BYTES", {"cpu": 4096})
+    monkeypatch.setattr(module, "_MATRIX_SIZES", {"cpu": (8, 16)})
+    found = measure_ceilings(CPU, torch.float32)
+    assert found.copy_bytes_per_s == pytest.approx(2 * 4096 / 0.01)
+    assert found.flops_per_s == pytest.approx(2 * 16**3 / 0.01)

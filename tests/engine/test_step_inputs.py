@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from roseinfer.engine.step_batch import StepBatch
 from roseinfer.engine.step_inputs import StepInputs
-from roseinfer.upload import staged, upload
+from roseinfer.upload import staged, upload, upload_into
 
 chunks_drawn = st.lists(
     st.tuples(st.integers(0, 50), st.integers(1, 30), st.integers(0, 5), st.booleans()), min_size=1, max_size=6
@@ -75,3 +75,9 @@ def test_uploaded_arrays_keep_values_shapes_and_dtypes_and_begin_aligned() -> No
             assert tuple(tensor.shape) == array.shape
             assert tensor.tolist() == array.tolist()
         tensors[0].zero_()  # must not share memory
+
+
+def test_an_array_is_uploaded_into_a_tensor() -> None:
+    target, array = torch.zeros(2, 3, dtype=torch.int64), np.arange(6).reshape(2, 3)
+    upload_into(target, array)
+    assert target.tolist() == array.tolist()

@@ -103,6 +103,17 @@ def test_the_page_has_a_flame_graph_of_gpu_time(tmp_path: Path) -> None:
     assert "Flame graph" not in to_html(summarize_trace(MATMUL))
 
 
+def test_the_flame_graph_begins_where_functions_part(tmp_path: Path) -> None:
+    events = [frame("a.py(1): main", 0, 900), frame("a.py(2): train", 10, 800)]
+    for number, name in ((1, "a.py(3): forward"), (2, "a.py(4): backward")):
+        events += [frame(name, 200 * number, 100), launch(200 * number + 10, 5, number)]
+        events.append(kernel(200 * number + 50, 100, number))
+    page = to_html(summarize_trace(write(tmp_path / "t.json", events)))
+    assert "<title>a.py(1): main: " not in page
+    for shown in ("a.py(2): train: 200.0 us", "a.py(3): forward: 100.0 us", "a.py(4): backward: 100.0 us"):
+        assert f"<title>{shown}</title>" in page
+
+
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *args: object) -> tuple[int, str]:
     monkeypatch.setattr("sys.argv", ["roseinfer", "summarize", *map(str, args)])
     monkeypatch.setattr(console, "stdout", Console(width=100))

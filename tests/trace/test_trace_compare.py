@@ -176,6 +176,8 @@ def test_differences_besides_the_code_are_warnings(tmp_path: Path) -> None:
     assert "other programs slowed the baseline down: its threads waited for a core for 50 %" in warnings_of(quiet, busy)
     assert "other programs slowed this run down" in warnings_of(busy, quiet)
     assert warnings_of(quiet, quiet) == ""
+    third = made("third", {"device": "CPU A", "host": {**host, "threads_waiting": 0.6669}})
+    assert third.recording.waiting_percent == 33.3
 
 
 def test_profiler_options_recorded_in_the_trace_are_compared(tmp_path: Path) -> None:

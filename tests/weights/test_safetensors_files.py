@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from roseinfer.errors import ModelError, UsageError
+from roseinfer.weights.hub_files import safetensors_files
 from roseinfer.weights.resolve import resolve
 from roseinfer.weights.safetensors_files import SafetensorsReader
 from roseinfer.weights.weight_reader import WeightReader, open_weights
@@ -27,6 +28,12 @@ def test_one_file_and_shards_give_back_the_saved_weights(
     read = dict(reader.tensors(dtype))
     assert sorted(read) == sorted(reader.names()) == sorted(saved)
     assert all(torch.equal(read[name], saved[name].to(dtype)) for name in saved)
+
+
+def test_the_only_file_may_have_any_name_and_of_several_the_usual_one_counts() -> None:
+    usual, other = "model.safetensors", "other.safetensors"
+    assert safetensors_files("a/b", [other, usual, "config.json"], None) == [usual]
+    assert safetensors_files("a/b", [other, "config.json"], None) == [other]
 
 
 def test_the_directorys_config_is_the_description(llama_directory: Path) -> None:
