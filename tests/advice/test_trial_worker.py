@@ -1,11 +1,13 @@
 """What a worker reports of its passes, with a scripted engine, and how it serves a task, with a real one."""
 
+import time
 from pathlib import Path
 
 import pytest
 from scripted import ScriptedEngine
 
 from roseinfer.advice.trial_messages import ELSEWHERE, SAMPLE, WARM_UP, Built, Sample, TrialTask, Warm
+from roseinfer.advice.trial_process import TrialProcess
 from roseinfer.advice.trial_worker import sample_of, served
 from roseinfer.config import EngineConfig, RunConfig, SamplingParams, WorkloadConfig
 from roseinfer.errors import RoseinferError, UsageError
@@ -47,6 +49,14 @@ def task(model: Path, **changes: object) -> TrialTask:
 def test_a_worker_answers_what_it_is_asked_and_then_ends(tiny_llama: Path) -> None:
     answers = list(served(task(tiny_llama), [WARM_UP, SAMPLE, SAMPLE, b"\n", SAMPLE]))
     assert [type(each) for each in answers] == [Built, Warm, Sample, Sample]
+
+
+def test_a_process_runs_a_pass_per_sample(tiny_llama: Path) -> None:
+    ends_s = time.monotonic() + 120
+    with TrialProcess(task(tiny_llama), lambda: ends_s) as process:
+        process.warm_up()
+        assert [process.sample() > 0 for _ in range(2)] == [True, True]
+    assert len(process.seconds) == 2
 
 
 def test_a_run_of_another_device_or_of_a_missing_model_fails(tiny_llama: Path) -> None:
