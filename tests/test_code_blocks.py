@@ -1,5 +1,6 @@
 """Code blocks of pages are parsed as readers read them, and wrong marks are refused."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -86,3 +87,17 @@ def test_no_command_or_program_of_a_page_escapes_the_runner(page: Path) -> None:
     fences = sum(line.strip().startswith(("```console", "```python")) for line in text.splitlines())
     assert fences == sum(block.language in {"console", "python"} for block in blocks(page))
     assert not [block.line for block in blocks(page) if block.language in {"bash", "sh", "shell"}]
+
+
+def test_pages_followed_one_after_another_write_to_files_of_their_own() -> None:
+    """`generate` and `merge` refuse a file that exists."""
+    written: dict[str, str] = {}
+    for each in pages():
+        for block in runnable(each):
+            for command in block.commands:
+                output = re.search(r"--output (\S+)", command.text)
+                if output is not None and "--resume" not in command.text:
+                    place = f"{each.name}:{command.line}"
+                    assert output[1] not in written, f"{place} writes what {written[output[1]]} wrote"
+                    written[output[1]] = place
+    assert written
