@@ -85,9 +85,9 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    from roseinfer.thread_waiting import limit_spinning
+    from roseinfer.torch_environment import prepare_torch
 
-    limit_spinning()
+    prepare_torch()
     module, _, own_name = _HOMES[name].partition(":")
     value: object = getattr(import_module(f"{__name__}.{module}"), own_name or name)
     globals()[name] = value

@@ -20,7 +20,7 @@ from roseinfer.cli.commands import CONTEXT_SETTINGS, Command, CommandGroup
 from roseinfer.cli.safe_encoding import replace_missing_characters
 from roseinfer.cli.signals import end_like_ctrl_c, interrupted_code, interrupted_word
 from roseinfer.errors import RoseinferError, lacks_memory
-from roseinfer.thread_waiting import limit_spinning
+from roseinfer.torch_environment import prepare_torch
 
 COMMANDS = {
     "generate": Command("roseinfer.cli.generate.generate_command", "Complete prompts and stream the text to stdout."),
@@ -135,7 +135,7 @@ def main() -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - open while the process runs
     if sys.stdin is None:
         sys.stdin = open(os.devnull)  # noqa: PTH123, SIM115 - open while the process runs
-    limit_spinning()
+    prepare_torch()
     replace_missing_characters()
     end_like_ctrl_c()
     code = run()
