@@ -29,11 +29,23 @@ def measurements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Ceilin
 
     monkeypatch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(module, "measure_ceilings", measure)
+    monkeypatch.setattr(module, "measure_bandwidth", lambda device: 50.0)
     return made
 
 
 def test_a_second_call_reads_the_cached_rates(measurements: list[Ceilings]) -> None:
     assert ceilings(CPU, torch.float32) == ceilings(CPU, torch.float32) == measurements[0]
+    assert len(measurements) == 1
+
+
+def test_the_bandwidth_of_a_cpu_that_was_busy_rises(
+    measurements: list[Ceilings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ceilings(CPU, torch.float32)
+    monkeypatch.setattr(module, "measure_bandwidth", lambda device: 300.0)
+    assert ceilings(CPU, torch.float32) == Ceilings(300.0, 1000.0)
+    monkeypatch.setattr(module, "measure_bandwidth", lambda device: 50.0)
+    assert ceilings(CPU, torch.float32) == Ceilings(300.0, 1000.0)
     assert len(measurements) == 1
 
 
