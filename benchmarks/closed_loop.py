@@ -1,8 +1,8 @@
 """Try the advice on runs of known kinds, and compare what it reaches with an exhaustive grid of settings.
 
     python -m benchmarks.closed_loop --device cpu --only tutorial --grid     # 97 % of the grid's best?
-    python -m benchmarks.closed_loop --device cuda --output gpu.jsonl        # predictions on a GPU
-    python -m benchmarks.closed_loop --from cpu.jsonl gpu.jsonl --record     # benchmarks/results/predictions.md
+    python -m benchmarks.closed_loop --device cuda > gpu.txt                 # predictions on a GPU
+    python -m benchmarks.closed_loop --from cpu.txt gpu.txt --record         # benchmarks/results/predictions.md
 
 Each run is recorded by `roseinfer profile`, and its advice tried by `roseinfer summarize --try`. Results are printed as
 lines of JSON as they come. Grid points run in processes of their own, interleaved with the settings that --try found,
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], help="names of scenarios [default: all of the device]")
     parser.add_argument("--grid", action="store_true", help="compare the tutorial run with an exhaustive grid")
     parser.add_argument("--budget", default="120s", help="budget of --try [default: 120s]")
-    parser.add_argument("--from", dest="earlier", nargs="*", type=Path, default=[], help="results of earlier calls")
+    parser.add_argument("--from", dest="earlier", nargs="*", type=Path, default=[], help="what earlier calls printed")
     add_record_options(parser, NAME)
     arguments = parser.parse_args()
     check_record_options(parser, arguments)
@@ -283,6 +283,8 @@ def _read(path: Path) -> list[dict[str, Any]]:
     """Return the results in what an earlier call printed: of each run the last one, which has the grid."""
     lines = path.read_text(encoding="utf-8").splitlines()
     results = [json.loads(line.removeprefix(_PREFIX)) for line in lines if line.startswith(_PREFIX)]
+    if not results:
+        raise SystemExit(f"{path} has no results: give what an earlier call printed")
     return list({(each["scenario"], each["report"]["device"]): each for each in results}.values())
 
 
