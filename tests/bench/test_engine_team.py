@@ -7,8 +7,10 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from roseinfer.bench import engine_team
 from roseinfer.bench.cell_measurement import measure_cell
@@ -84,6 +86,24 @@ def test_an_engine_that_cannot_be_built_says_why(tiny_llama: Path, monkeypatch: 
     with pytest.raises(ModelError, match=r"^engine 1 of --data-parallel 2: no room$"):
         team.wait_until_ready()
     team.close()
+
+
+def test_each_process_sees_the_gpus_of_its_own_engine(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    peers: list[socket.socket] = []
+
+    def started(module: str, arguments: list[str], environment: dict[str, str]) -> tuple[RankChannel, Any]:
+        shown.append(environment["CUDA_VISIBLE_DEVICES"])
+        ours, theirs = socket.socketpair()
+        peers.append(theirs)
+        return RankChannel(ours), subprocess.Popen(["true"])
+
+    monkeypatch.setattr(engine_team, "started_process", started)
+    monkeypatch.setattr(engine_team, "resolve_device", torch.device)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,6,5,4,1,0")
+    config = EngineConfig(model=str(tiny_llama), device="cuda", tensor_parallel=2)
+    EngineTeam(config, resolve(config.model, config.load_format, SHAPES), 3).close()
+    assert shown == ["5,4", "1,0"]
 
 
 def test_the_command_reports_the_speed_of_both(

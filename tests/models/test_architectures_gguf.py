@@ -169,6 +169,13 @@ def test_counts_per_layer_are_read_if_all_are_equal() -> None:
     counts = {"attention.head_count": [4, 4], "attention.head_count_kv": [2, 2], "feed_forward_length": [48, 48]}
     config = described(**counts)
     assert (config.num_heads, config.num_kv_heads, config.intermediate_size) == (4, 2, 48)
+    assert described(block_count=1, **{key: count[:1] for key, count in counts.items()}).num_kv_heads == 2
+
+
+def test_factors_of_granite_that_a_file_leaves_out_change_nothing() -> None:
+    config = described("granite")
+    assert (config.embedding_scale, config.residual_scale, config.logit_scale) == (1.0, 1.0, 1.0)
+    assert {spec.scale for spec in config.attention_specs} == {config.head_dim**-0.5}
 
 
 @pytest.mark.parametrize(("key", "magnitude"), [("attn_factor", 1.5), ("yarn_attn_factor", 1.0)])
@@ -182,8 +189,8 @@ def test_yarn_multiplies_its_magnitude_as_llama_cpp_does(key: str, magnitude: fl
     assert factored.scaling.attention_factor == pytest.approx(magnitude * plain.scaling.attention_factor)
 
 
-def described(**changes: Any) -> ModelConfig:
-    """Return the config of a GGUF file with these metadata of a small Llama, without `llama.`."""
+def described(arch: str = "llama", **changes: Any) -> ModelConfig:
+    """Return the config of a GGUF file with these metadata of a small model, without the architecture before them."""
     fields = {
         "context_length": 64,
         "embedding_length": 32,
@@ -194,7 +201,7 @@ def described(**changes: Any) -> ModelConfig:
         "vocab_size": 64,
         **changes,
     }
-    metadata = {"general.architecture": "llama"} | {f"llama.{key}": value for key, value in fields.items()}
+    metadata = {"general.architecture": arch} | {f"{arch}.{key}": value for key, value in fields.items()}
     return read_config("gguf", Checkpoint(metadata))
 
 
