@@ -65,6 +65,15 @@ def test_the_sum_is_that_of_the_loop(
     torch.testing.assert_close(found, expected, **close)
 
 
+def test_one_expert_is_a_plain_mlp() -> None:
+    generator = torch.Generator().manual_seed(0)
+    gate_up = choose_experts(torch.randn(64, 64, generator=generator) / 8, 1, "none", 32)
+    down = choose_experts(torch.randn(64, 32, generator=generator) / 8, 1, "none", 64)
+    x, routing = torch.randn(3, 64, generator=generator), random_routing("one", 3, 1, 1)
+    found = experts_mlp(x, routing, gate_up, down, "silu_and_mul")
+    torch.testing.assert_close(found, experts_mlp_loop(x, routing, gate_up, down, "silu_and_mul"), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("normalized", [True, False])
 @pytest.mark.parametrize("bias", [False, True])
