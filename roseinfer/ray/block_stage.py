@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from functools import cached_property
 from typing import Any
 
-import ray
 from msgspec.structs import replace
 
 from roseinfer.config import RunConfig
@@ -17,7 +16,7 @@ from roseinfer.errors import RoseinferError
 from roseinfer.ray.actor_engine import node_engine
 from roseinfer.ray.actor_recording import ActorRecording
 from roseinfer.ray.answer_loop import AnswerLoop
-from roseinfer.ray.attempts import BlockAttempts, attempt
+from roseinfer.ray.attempts import BatchAttempts, attempt_to_build
 from roseinfer.ray.blocks import Block, BlockAnswer, Failure, PlacedRequest
 from roseinfer.workload.answer import Answer, encoded
 from roseinfer.workload.load_plan import PlannedRequest, plan_load, requests_per_pass
@@ -37,10 +36,9 @@ class BlockStage:
         started_s = time.time()
         self._failure: Failure | None = None
         self._config = config
-        self._attempts = BlockAttempts()
-        actor = ray.get_runtime_context().get_actor_id() if ray.is_initialized() else None
+        self._attempts = BatchAttempts("leave these requests out, or lower --max-batch-size")
         try:
-            with attempt(f"engine-{actor}", "building the engine", "lower --max-batch-size or --kv-cache-memory"):
+            with attempt_to_build("lower --max-batch-size or --kv-cache-memory"):
                 self._build(config, form, warms_up)
         except RoseinferError as error:
             self._failure = Failure.of(error)
@@ -69,7 +67,7 @@ class BlockStage:
             return BlockAnswer(number=block.number, failure=failure)
         started_s = time.time()
         try:
-            async with self._attempts.attempt(block):
+            async with self._attempts.attempt(str(block.number), _named(block)):
                 requests = block.requests if block.drawn is None else self._workload.requests(*block.drawn)
                 recording = ActorRecording(self._loop, self._config) if block.records else None
                 if recording is not None:
@@ -123,6 +121,14 @@ class DrawnWorkload:
             self._passes[number] = plan_load(workload, self._config.sampling, self._engine)
         planned = self._passes[number][index]
         return WorkloadRequest(id=place, prompt=planned.prompt, params=planned.params)
+
+
+def _named(block: Block) -> str:
+    if block.drawn is not None:
+        first, last = block.drawn[0], block.drawn[1] - 1
+    else:
+        first, last = block.requests[0].place, block.requests[-1].place
+    return f"block {block.number} (requests {first + 1} to {last + 1})"
 
 
 def _prompt_tokens(answer: Answer) -> int:

@@ -12,9 +12,10 @@ from roseinfer.config import EngineConfig, Mode, SamplingParams
 from roseinfer.errors import UsageError
 from roseinfer.ray.actor_engine import actor_pool, batches_in_flight, node_engine
 from roseinfer.ray.answer_loop import AnswerLoop
+from roseinfer.ray.attempts import BatchAttempts, attempt_to_build
 from roseinfer.ray.blocks import PlacedRequest
 from roseinfer.workload.answer import Answer, rows
-from roseinfer.workload.prompts import PromptForm
+from roseinfer.workload.prompts import PromptForm, shown
 from roseinfer.workload.request_files import without_nulls
 from roseinfer.workload.request_lines import ROW_KEYS, request_of
 from roseinfer.workload.workload_request import WorkloadRequest
@@ -34,6 +35,9 @@ _COLUMNS = {
 }
 """Columns of the answers. All but `error` are null in the row of a request that cannot run."""
 
+_MAX_NAMED = 60
+"""Maximum characters of a prompt that an error names."""
+
 
 class GenerateStage:
     """Completes the prompts of a dataset: a class for `Dataset.map_batches`, with the options of `stage_options`.
@@ -44,7 +48,7 @@ class GenerateStage:
 
     Batches in flight run as one continuous batch. A request without a seed gets one from its id and prompt, so that an
     answer depends neither on the order of the rows nor on the actor. Raises RoseinferError if the engine cannot be
-    built.
+    built, and for a batch that killed the process of its actor three times, which Ray would repeat without end.
     """
 
     def __init__(
@@ -57,17 +61,21 @@ class GenerateStage:
     ) -> None:
         """Without `sampling`, the settings that the model recommends apply. `form` says how prompts are converted."""
         form = form or PromptForm()
-        built = node_engine(engine)
+        with attempt_to_build("lower max_batch_size or kv_cache_memory of EngineConfig"):
+            built = node_engine(engine)
         form.check(built)
         self._has_text = built.tokenizer is not None
         self._sampling = sampling or built.default_params
         self._loop = AnswerLoop(built, mode, lambda prompt: form.converted(prompt, built))
+        self._attempts = BatchAttempts("leave these requests out, or lower max_batch_size of EngineConfig")
 
     async def __call__(self, batch: pa.Table | Mapping[str, Any]) -> AsyncIterator[pa.Table]:
         """Yield the answers to a batch, in the order of its rows. Raises UsageError for a batch of another type."""
         table = _table(batch)
-        placed = [self._placed(number, row) for number, row in enumerate(table.to_pylist())]
-        answers = await asyncio.wrap_future(self._loop.submit(placed))
+        requests = table.to_pylist()
+        placed = [self._placed(number, row) for number, row in enumerate(requests)]
+        async with self._attempts.attempt(_digest(placed), _named(requests, placed)):
+            answers = await asyncio.wrap_future(self._loop.submit(placed))
         done = [(at, row) for at, answer in enumerate(answers) for row in _rows(answer, self._has_text)]
         result = table.take(pa.array([at for at, _ in done], pa.int64()))
         for name, kind in _COLUMNS.items():
@@ -112,6 +120,19 @@ def _table(batch: Any) -> pa.Table:
     raise UsageError(
         f"a batch of type {type(batch).__name__} is not supported: give map_batches batch_format='pyarrow'"
     )
+
+
+def _digest(placed: list[PlacedRequest]) -> str:
+    """Return a digest of the ids and prompts of a batch, the same whenever Ray repeats the batch."""
+    return blake2b(msgspec.json.encode([each.place for each in placed]), digest_size=16).hexdigest()
+
+
+def _named(requests: list[dict[str, Any]], placed: list[PlacedRequest]) -> str:
+    if not placed:
+        return "an empty batch"
+    given = requests[0].get("id")
+    first = f"id {given!r}" if given is not None else f"prompt {shown(placed[0].request.prompt)[:_MAX_NAMED]!r}"
+    return f"a batch of {len(placed)} requests, the first with {first},"
 
 
 def _rows(answer: Answer, has_text: bool) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """`generate --ray`: the answers are those of one run, each once, whatever interrupts the job."""
 
 import asyncio
+import gc
 import json
 import os
 import pickle
@@ -16,8 +17,7 @@ from command import ENVIRONMENT, command, roseinfer, succeeds
 
 from roseinfer import EngineConfig, SamplingParams, build_engine
 from roseinfer.config import RunConfig
-from roseinfer.ray import GenerateStage, stage_options
-from roseinfer.ray.attempts import MAX_DEATHS, BlockAttempts
+from roseinfer.ray import GenerateStage, attempts, stage_options
 from roseinfer.ray.block_stage import BlockStage
 from roseinfer.ray.blocks import BlockAnswer, PlacedRequest, blocks
 from roseinfer.workload.prompts import PromptForm
@@ -162,7 +162,7 @@ def test_a_block_that_killed_its_actor_three_times_is_the_failure_of_the_job(clu
     first, second = blocks([PlacedRequest(n + 100, request) for n, request in enumerate(requests)], 4)
 
     async def run() -> list[BlockAnswer]:
-        lost = [BlockAttempts().attempt(second) for _ in range(MAX_DEATHS)]
+        lost = [attempts.BatchAttempts("").attempt(str(second.number), "") for _ in range(attempts.MAX_DEATHS)]
         for each in lost:
             await each.__aenter__()  # and then the process dies
         stage = BlockStage(config, PromptForm())
@@ -185,6 +185,46 @@ def test_a_dataset_is_answered_by_actors(cluster: str, tiny_llama: Path) -> None
     rows = dataset.map_batches(GenerateStage, **stage_options(config, sampling, actors=1, batch_size=4)).take_all()
     outputs = build_engine(config).generate(prompts, sampling)
     assert {row["id"]: list(row["token_ids"]) for row in rows} == {n: each.token_ids for n, each in enumerate(outputs)}
+
+
+def test_a_batch_that_kills_its_actor_time_and_again_ends_the_dataset(
+    cluster: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    import ray
+
+    deaths = tmp_path / "deaths"
+
+    class Form:  # of this function, so that Ray copies the class to the actors
+        def check(self, engine: object) -> None:
+            attempts.MAX_DEATHS = 2  # in the actor: each start takes seconds
+
+        def converted(self, prompt: str, engine: object) -> str:
+            if prompt == "kills":
+                with deaths.open("a") as file:
+                    file.write("x")
+                os.kill(os.getpid(), signal.SIGKILL)
+            return prompt
+
+    config = EngineConfig(model=str(tiny_llama), dtype="float64", device="cpu", max_batch_size=4)
+    options = stage_options(config, SamplingParams(max_new_tokens=2), actors=1, batch_size=2, form=Form())
+    rows = [{"id": f"r{number}", "prompt": "kills" if number == 3 else "other"} for number in range(6)]
+    dataset = ray.data.from_items(rows, override_num_blocks=3).map_batches(GenerateStage, **options)
+    message = "a batch of 2 requests, the first with id 'r2', killed the process of an actor 2 times"
+    with pytest.raises(ray.exceptions.RayError, match=message):
+        dataset.take_all()
+    assert deaths.read_text() == "xx"
+    gc.collect()  # a dataset that failed has its actors, and their CPUs, until it is collected
+
+
+def test_equal_batches_at_the_same_time_are_counted_apart(cluster: str) -> None:
+    of_an_actor = attempts.BatchAttempts("")
+
+    async def enter(times: int) -> None:
+        if times:
+            async with of_an_actor.attempt("equal", ""):
+                await enter(times - 1)
+
+    asyncio.run(asyncio.wait_for(enter(2 * attempts.MAX_DEATHS), 60))
 
 
 def test_an_engine_that_cannot_be_built_in_an_actor_is_one_line(cluster: str, tiny_llama: Path, tmp_path: Path) -> None:
