@@ -208,18 +208,10 @@ void decode_layers(const Step& s, int64_t begin, int64_t end) {
                 case DOWN:
                     add_product(layer.down, active, layer.after_mlp);
                     break;
-                case ROUTE: {
-                    const int64_t experts = layer.experts.count, top_k = layer.experts.top_k;
-                    const T* x = normed_stream(layer.mlp_norm);
-#pragma omp for
-                    for (int64_t pair = 0; pair < rows * experts; ++pair)
-                        expert_scores[pair] = expert_score(layer.router, x, pair, experts, hidden);
-#pragma omp for nowait
-                    for (int64_t row = 0; row < rows; ++row)
-                        choose_experts(&expert_scores[row * experts], experts, top_k, layer.router.normalized != 0,
-                                       s.chosen + row * top_k, s.chosen_weights + row * top_k);
+                case ROUTE:
+                    score_and_choose(layer.router, normed_stream(layer.mlp_norm), s.chosen, s.chosen_weights, rows,
+                                     layer.experts.count, hidden, layer.experts.top_k, expert_scores.data());
                     break;
-                }
                 case EXPERTS:
                     add_experts(layer.experts, normed_stream(layer.mlp_norm), s.chosen, s.chosen_weights, stream, rows,
                                 s.residual_scale, pairs, scratch);

@@ -48,16 +48,26 @@ inline void choose_experts(float* scores, int64_t experts, int64_t top_k, bool n
     for (int64_t rank = 0; rank < top_k; ++rank) weights[rank] /= total;
 }
 
-// Score the experts of each token, and choose the best ones. `chosen` and `weights`: [tokens, top_k].
+// Score the experts of each token into `scores` [tokens, experts], and choose the best ones. `chosen` and `weights`:
+// [tokens, top_k]. All threads of a parallel region call this, with the same scores. The results are complete after
+// their next barrier.
+template <typename T>
+void score_and_choose(const Router& router, const T* x, int32_t* chosen, float* weights, int64_t tokens, int64_t experts,
+                      int64_t size, int64_t top_k, float* scores) {
+#pragma omp for
+    for (int64_t at = 0; at < tokens * experts; ++at) scores[at] = expert_score(router, x, at, experts, size);
+#pragma omp for nowait
+    for (int64_t token = 0; token < tokens; ++token)
+        choose_experts(scores + token * experts, experts, top_k, router.normalized != 0, chosen + token * top_k,
+                       weights + token * top_k);
+}
+
 template <typename T>
 void route(const Router& router, const T* x, int32_t* chosen, float* weights, int64_t tokens, int64_t experts, int64_t size,
            int64_t top_k) {
     std::vector<float> scores(tokens * experts);
-#pragma omp parallel for if (tokens * experts * size >= PARALLEL)
-    for (int64_t at = 0; at < tokens * experts; ++at) scores[at] = expert_score(router, x, at, experts, size);
-    for (int64_t token = 0; token < tokens; ++token)
-        choose_experts(&scores[token * experts], experts, top_k, router.normalized != 0, chosen + token * top_k,
-                       weights + token * top_k);
+#pragma omp parallel if (tokens * experts * size >= PARALLEL)
+    score_and_choose(router, x, chosen, weights, tokens, experts, size, top_k, scores.data());
 }
 
 // Pairs of token and chosen expert, sorted by expert, and what is computed for each of them.
