@@ -124,7 +124,7 @@ class TrialStarter:
             task = TrialTask(
                 config=msgspec.structs.replace(config, engine=applied(config.engine, changes)),
                 device=self._run.device,
-                kv_share=_KV_SHARE / (self._residents + 3),
+                kv_share=_KV_SHARE / (self._residents + 4),
                 min_sample_s=_MIN_SAMPLE_S,
             )
             started.append(TrialProcess(task, self._deadline_s))

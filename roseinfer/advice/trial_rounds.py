@@ -3,6 +3,7 @@
 Nothing here knows an engine: tests use scripted contenders and simulated time.
 """
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -10,8 +11,20 @@ from typing import Any, Protocol
 import msgspec
 
 from roseinfer.advice.levers import Settings
-from roseinfer.advice.paired_gains import MIN_PAIRS, Gain, Outcome, control_spread, is_decided, outcome, paired_gain
+from roseinfer.advice.paired_gains import (
+    MIN_GAIN_PERCENT,
+    MIN_PAIRS,
+    Gain,
+    Outcome,
+    control_spread,
+    is_decided,
+    outcome,
+    paired_gain,
+)
 from roseinfer.errors import RoseinferError
+
+_PATIENCE = 3
+"""How many times as many rounds a change gets that seems to help, but is not decided."""
 
 OnEvent = Callable[[str, dict[str, Any]], None]
 """Called with the name of an event and its fields while advice is tried."""
@@ -45,12 +58,21 @@ class Entry:
         self.candidate, self.contender = candidate, contender
         self.costs: list[float] = []
         self.reference: list[float] = []
+        self.spread = 0.0
+        """By how much equal contenders differed in the comparison: root mean square of log ratios."""
         self.failure: str | None = None
         """Why it could not be measured, for the user; None if it could."""
 
-    def gain(self, spread: float) -> Gain | None:
-        """Return what it saves, of which equal contenders have this spread; None before the third round."""
-        return paired_gain(self.reference, self.costs, spread) if len(self.costs) >= MIN_PAIRS else None
+    @property
+    def gain(self) -> Gain | None:
+        """What it saves; None before the third round."""
+        return paired_gain(self.reference, self.costs, self.spread) if len(self.costs) >= MIN_PAIRS else None
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """Whether it helped; None before the third round."""
+        gain = self.gain
+        return None if gain is None else outcome(gain, self.spread)
 
 
 class Rounds:
@@ -59,45 +81,58 @@ class Rounds:
     def __init__(self, *, now_s: Callable[[], float], rng: random.Random, on_event: OnEvent, max_pairs: int) -> None:
         self._now_s, self._rng, self._on_event, self._max_pairs = now_s, rng, on_event, max_pairs
         self.spread = 0.0
-        """Root mean square of the log ratios of the reference's and the control's costs."""
+        """Root mean square of the log ratios of the original's and its control's costs."""
         self.is_cut_short = False
         """True if a comparison ended before all of its candidates were decided."""
         self.sample_s = 0.0
         """Time of the last sample of a reference."""
 
     def compare(
-        self, reference: Contender, entries: Sequence[Entry], until_s: float, control: Contender | None = None
-    ) -> None:
-        """Measure every entry against the reference, until all are decided or the time is `until_s`.
+        self,
+        reference: Contender,
+        entries: Sequence[Entry],
+        until_s: float,
+        *,
+        control: Contender | None = None,
+        enough_s: float = math.inf,
+    ) -> float:
+        """Measure every entry against the reference; return the spread of equal contenders.
 
-        With a control, a second contender with the reference's settings, `spread` is measured in the same rounds.
+        Ends when all entries are decided, when the time is `until_s`, or when it is `enough_s` and one has helped.
+        After the usual number of rounds, only entries that seem to gain something are measured, for up to
+        `_PATIENCE` times as many rounds. The control is a second contender with the reference's settings, which is
+        measured in the same rounds; without one, equal contenders differ as the original and its control did.
         """
         left = [entry for entry in entries if entry.failure is None]
         before: list[float] = []
         again: list[float] = []
-        round_s = 0.0
-        for _ in range(self._max_pairs):
+        spread, round_s = self.spread, 0.0
+        for number in range(_PATIENCE * self._max_pairs):
             began_s = self._now_s()
+            if number >= self._max_pairs:
+                left = [entry for entry in left if _seems_to_gain(entry)]
             if not left:
-                return
-            if began_s + round_s > until_s:
+                return spread
+            if began_s + round_s > until_s or (
+                began_s > enough_s and any(each.outcome == "helped" for each in entries)
+            ):
                 break
             others = [entry.contender for entry in left] + ([] if control is None else [control])
             costs = self._round([reference, *others], left)
             if costs is None or id(reference) not in costs:
                 break
             before.append(costs[id(reference)])
-            if control is not None:
+            if control is not None and id(control) not in costs:
+                control = None  # it failed: what it showed until now must do
+            elif control is not None:
                 again.append(costs[id(control)])
-                self.spread = control_spread(before, again)
+                spread = control_spread(before, again)
+            for entry in entries:
+                entry.spread = spread
             left = [entry for entry in left if self._goes_on(entry, costs, before[-1])]
             round_s = self._now_s() - began_s
         self.is_cut_short |= any(len(entry.costs) < self._max_pairs for entry in left)
-
-    def outcome(self, entry: Entry) -> Outcome | None:
-        """Return the outcome of an entry; None if it was not measured."""
-        gain = entry.gain(self.spread)
-        return None if gain is None else outcome(gain, self.spread)
+        return spread
 
     def _round(self, contenders: list[Contender], entries: list[Entry]) -> dict[int, float] | None:
         """Return a sample of each contender by id, measured in random order; None if the time is over."""
@@ -112,10 +147,10 @@ class Rounds:
             except TimeoutError:
                 return None
             except RoseinferError as error:
-                entry = of_contender.get(id(contender))
-                if entry is None:
+                if contender is contenders[0]:
                     raise
-                entry.failure = str(error)
+                if (entry := of_contender.get(id(contender))) is not None:
+                    entry.failure = str(error)
             if contender is contenders[0]:
                 self.sample_s = self._now_s() - began_s
         return costs
@@ -126,8 +161,13 @@ class Rounds:
             return False
         entry.costs.append(costs[id(entry.contender)])
         entry.reference.append(reference)
-        gain = entry.gain(self.spread)
+        gain = entry.gain
         if gain is None:
             return True
         self._on_event("round", {"settings": entry.candidate.settings, "saves_percent": round(gain.saves_percent, 2)})
-        return not is_decided(gain, self.spread)
+        return not is_decided(gain, entry.spread)
+
+
+def _seems_to_gain(entry: Entry) -> bool:
+    gain = entry.gain
+    return gain is not None and gain.saves_percent > MIN_GAIN_PERCENT

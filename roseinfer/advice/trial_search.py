@@ -1,8 +1,9 @@
 """Search for the settings that help: each change alone, then combinations, within a budget of time.
 
 1. The original, a second original (the control) and the changes alone are measured in interleaved rounds.
-2. From the best change on, each step measures the other changes on top of the best settings so far, and adopts the best
-   that helped, until none does. Changes that reduce precision are tried last, on top of the rest.
+2. From the best change on, each step measures the other changes on top of the best settings so far, one by one and all
+   together, and adopts what helped most, until nothing does. A second process with the best settings is the control of
+   a step. Changes that reduce precision are tried last, on top of the rest.
 3. The combination is measured against the original: in fresh processes, if the budget allows.
 """
 
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from roseinfer.advice.levers import Settings
-from roseinfer.advice.paired_gains import MIN_PAIRS, Gain, Outcome
+from roseinfer.advice.paired_gains import MIN_GAIN_PERCENT, MIN_PAIRS, Gain, Outcome
 from roseinfer.advice.trial_rounds import Candidate, Contender, Entry, OnEvent, Rounds
 from roseinfer.errors import RoseinferError, UsageError
 
@@ -22,7 +23,7 @@ _SINGLES_SHARE = 0.6
 _FIRST_WAVE_SHARE = 0.9
 """The same for the first changes: without them, nothing can be combined."""
 _HOPELESS_PERCENT = -10.0
-"""A change that loses more than this is not tried again on top of others."""
+"""A change that clearly loses more than this is not tried again on top of others."""
 _CONFIRMING = 1.5
 """Time of a round that measures a combination, relative to that of the original alone."""
 
@@ -107,14 +108,16 @@ def search(
 
 
 class _Step(NamedTuple):
-    """Changes that were measured on top of others."""
+    """Settings that were measured against the best ones so far."""
 
     best: Entry | None
-    """The one that helped most; None if none did."""
-    wave: list[Candidate]
+    """Those that helped most; None if none did."""
+    entries: list[Entry]
     """All that were measured; empty if there was no time, or nothing to measure."""
-    gained: list[Candidate]
-    """Others that did not cost time."""
+
+    def saving(self, percent: float) -> list[Settings]:
+        """Return the settings that saved more than this, whether or not it was clear."""
+        return [each.candidate.settings for each in self.entries if _saves(each.gain) > percent]
 
 
 class _Search:
@@ -173,12 +176,17 @@ class _Search:
     def _searched(self, candidates: list[Candidate]) -> tuple[Combined | None, Combined | None]:
         """Run the three parts of the search; return the best settings, and the best ones with reduced precision."""
         original, singles = self._singles(candidates)
-        hopeful = [each.candidate for each in self._trials if each.gain.saves_percent > _HOPELESS_PERCENT]
-        single = best = self._best(singles, True)
+        hopeful = [each.candidate for each in self._trials if each.gain.high_percent > _HOPELESS_PERCENT]
+        single = self._best(singles, True)
         lower = self._best(singles, False)
+        unchanged = Entry(Candidate({}), original)
+        top = self._climbed(single or unchanged, [each for each in hopeful if each.keeps_numbers])
+        best = None if top is unchanged else top
         if best is not None:
-            best = self._climbed(best, [each for each in hopeful if each.keeps_numbers])
-            lower = self._step(best, [each for each in hopeful if not each.keeps_numbers]).best
+            base = best.candidate.settings
+            lower = self._step(
+                best, [Candidate({**base, **each.settings}, False) for each in hopeful if not each.keeps_numbers]
+            ).best
         gains = self._confirmed(original, [each for each in (single, best, lower) if each is not None])
         return gains.get(id(best)) or gains.get(id(single)), gains.get(id(lower))
 
@@ -200,12 +208,18 @@ class _Search:
             entries = self._entries(wave)
             self._warm_up(entries, until_s)
             self._measuring = entries
-            self._rounds.compare(original, entries, until_s, None if measured else control)
+            enough_s = self._began_s + _SINGLES_SHARE * self._limits.budget_s
+            if measured:
+                self._rounds.compare(original, entries, until_s)
+            else:
+                self._rounds.spread = self._rounds.compare(
+                    original, entries, until_s, control=control, enough_s=enough_s
+                )
             self._measuring = []
             for entry in entries:
                 self._note(entry)
             measured += entries
-            until_s = self._began_s + _SINGLES_SHARE * self._limits.budget_s
+            until_s = enough_s
             leaders = [self._best(measured, keeps_numbers) for keeps_numbers in (True, False)]
             self._close_but(original, *(leader.contender for leader in leaders if leader is not None))
         self._original_s = self._rounds.sample_s
@@ -225,7 +239,7 @@ class _Search:
 
     def _note(self, entry: Entry) -> None:
         """Remember the outcome of a change alone, or why it has none."""
-        gain, outcome = entry.gain(self._rounds.spread), self._rounds.outcome(entry)
+        gain, outcome = entry.gain, entry.outcome
         if gain is None or outcome is None:
             self._untried.append(Untried(entry.candidate, entry.failure or "the budget ended"))
             self._is_complete &= entry.failure is not None
@@ -248,43 +262,55 @@ class _Search:
     # Combinations.
 
     def _climbed(self, top: Entry, candidates: list[Candidate]) -> Entry:
-        """Return the best settings that steps from `top` reach, each adding the change that helps most.
+        """Return the best settings that steps from `top` reach.
 
-        Changes that cost time in a step are tried again only when no other one helps.
+        A step measures each change on top of the best settings so far, and all of them together, since each may gain
+        too little to be seen, or help only beside another. It adopts what helps most. After all together, the next step
+        also measures each of them left out. Changes that cost time in a step are tried again only when no other helps.
         """
         promising = candidates
-        measured: list[Candidate] = []
+        gaining = [each.candidate for each in self._trials if each.gain.saves_percent > MIN_GAIN_PERCENT]
+        measured = [{}, *(each.candidate.settings for each in self._trials)]
+        are_together = False
         while True:
-            left = [each for each in candidates if each not in measured and _adds(each, top)]
-            step = self._step(top, [each for each in left if each in promising] or left)
+            base = top.candidate.settings
+            left = [each for each in candidates if _adds(each, top)]
+            adding = [each for each in left if each in promising and {**base, **each.settings} not in measured]
+            adding = adding or [each for each in left if {**base, **each.settings} not in measured]
+            tried = [{**base, **each.settings} for each in adding]
+            everything = {**base, **_together([each for each in adding if each in gaining])}
+            if everything not in [base, *tried]:
+                tried.insert(0, everything)
+            if are_together:
+                tried += [rest for each in candidates if (rest := _without(each, base)) and rest not in measured]
+            step = self._step(top, [Candidate(each, keeps_numbers=True) for each in tried])
+            measured += [each.candidate.settings for each in step.entries]
             if step.best is not None:
-                top, measured, promising = step.best, [], step.gained
-            elif step.wave:
-                measured += step.wave
-            else:
+                top, are_together = step.best, step.best.candidate.settings == everything
+                gaining = [each for each in adding if {**base, **each.settings} in step.saving(MIN_GAIN_PERCENT)]
+                promising = [each for each in adding if {**base, **each.settings} in step.saving(0)]
+            elif not step.entries:
                 return top
 
     def _step(self, top: Entry, candidates: list[Candidate]) -> _Step:
-        """Measure changes on top of the best settings so far, as many as there is time for."""
+        """Measure settings against the best ones so far, as many as there is time for."""
         until_s = self._ends_s - self._confirm_s()
-        wave, left_out = self._next_wave([each for each in candidates if _adds(each, top)], until_s)
+        wave, left_out = self._next_wave(candidates, until_s)
         if not wave:
             self._is_complete &= not left_out
-            return _Step(None, [], [])
-        base = top.candidate.settings
-        entries = self._entries([Candidate({**base, **each.settings}, each.keeps_numbers) for each in wave])
-        self._warm_up(entries, until_s)
-        self._rounds.compare(top.contender, entries, until_s)
+            return _Step(None, [])
+        # Faster settings have noise of their own: the control of the original says nothing about it.
+        control, *entries = self._entries([top.candidate, *wave])
+        self._warm_up([control, *entries], until_s)
+        self._rounds.compare(top.contender, entries, until_s, control=None if control.failure else control.contender)
+        self._close(control.contender)
         best = self._best(entries, True) or self._best(entries, False)
-        gained = []
-        for candidate, entry in zip(wave, entries, strict=True):
+        for entry in entries:
             if entry is best:
                 self._on_event("combined", {"settings": entry.candidate.settings})
-                continue
-            self._close(entry.contender)
-            if _saves(entry.gain(self._rounds.spread)) > 0:
-                gained.append(candidate)
-        return _Step(best, wave, gained)
+            else:
+                self._close(entry.contender)
+        return _Step(best, entries)
 
     def _confirmed(self, original: Contender, found: list[Entry]) -> dict[int, Combined]:
         """Measure settings against the original; return the results by id of the entry, of those that still help.
@@ -305,7 +331,7 @@ class _Search:
             self._warm_up(entries, self._ends_s)
         self._rounds.compare(reference, entries, self._ends_s)
         for before, entry in zip(left, entries, strict=True):
-            gain = entry.gain(self._rounds.spread)
+            gain = entry.gain
             if gain is not None and gain.low_percent > 0:
                 confirmed[id(before)] = Combined(before.candidate.settings, gain)
         return confirmed
@@ -358,11 +384,9 @@ class _Search:
     def _best(self, entries: Sequence[Entry], keeps_numbers: bool) -> Entry | None:
         """Return the entry that saves most, of those that helped."""
         helped = [
-            entry
-            for entry in entries
-            if entry.candidate.keeps_numbers == keeps_numbers and self._rounds.outcome(entry) == "helped"
+            entry for entry in entries if entry.candidate.keeps_numbers == keeps_numbers and entry.outcome == "helped"
         ]
-        return max(helped, key=lambda entry: _saves(entry.gain(self._rounds.spread)), default=None)
+        return max(helped, key=lambda entry: _saves(entry.gain), default=None)
 
     def _close(self, contender: Contender) -> None:
         contender.close()
@@ -375,6 +399,21 @@ class _Search:
 
 def _saves(gain: Gain | None) -> float:
     return gain.saves_percent if gain is not None else 0.0
+
+
+def _together(candidates: Sequence[Candidate]) -> Settings:
+    """Return the settings of all changes. Of several values of a setting, the first is kept."""
+    settings: Settings = {}
+    for each in candidates:
+        settings = {**each.settings, **settings}
+    return settings
+
+
+def _without(candidate: Candidate, settings: Settings) -> Settings:
+    """Return settings without those of a change; nothing if they do not contain it."""
+    if not candidate.settings.items() <= settings.items():
+        return {}
+    return {key: value for key, value in settings.items() if key not in candidate.settings}
 
 
 def _adds(candidate: Candidate, top: Entry) -> bool:

@@ -21,7 +21,7 @@ class ScriptedMachine:
         cost: Cost,
         *,
         seed: int = 0,
-        noise: float = 0.0,
+        noise: float | Callable[[Settings], float] = 0.0,
         offset: float = 0.0,
         drift: float = 0.0,
         spikes: float = 0.0,
@@ -69,7 +69,10 @@ class ScriptedContender:
 
     def __init__(self, machine: ScriptedMachine, settings: Settings) -> None:
         self._machine, self._settings = machine, settings
+        self._noise = machine.noise(settings) if callable(machine.noise) else machine.noise
         self._mine = math.exp(machine.rng.gauss(0, machine.offset)) * machine.cost(settings)
+        self.fails_after = math.inf
+        """Samples after which the engine fails."""
         self._is_open = True
         machine.open += 1
 
@@ -83,11 +86,14 @@ class ScriptedContender:
         assert self._is_open
         machine = self._machine
         machine.samples += 1
+        self.fails_after -= 1
+        if self.fails_after < 0:
+            raise RoseinferError("this engine failed")
         if machine.samples > machine.interrupted_at:
             raise KeyboardInterrupt
         machine.speed *= math.exp(machine.rng.gauss(0, machine.drift))
         spike = machine.rng.random() * 2 if machine.rng.random() < machine.spikes else 0.0
-        cost = self._mine * machine.speed * math.exp(machine.rng.gauss(0, machine.noise)) * (1 + spike)
+        cost = self._mine * machine.speed * math.exp(machine.rng.gauss(0, self._noise)) * (1 + spike)
         self._spend(100 * cost)
         return cost
 
