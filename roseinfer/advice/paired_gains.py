@@ -65,6 +65,18 @@ def paired_gain(reference: Sequence[float], candidate: Sequence[float], spread: 
     return Gain(saves_percent=mid, low_percent=low, high_percent=high, pairs=len(logs))
 
 
+def chained(gains: Sequence[Gain]) -> Gain:
+    """Return what changes save that were measured one on top of another.
+
+    Costs multiply, so logarithms add up; their errors are independent, so half widths add up as squares do.
+    """
+    middle = sum(math.log(gain.speedup) for gain in gains)
+    down = math.sqrt(sum((math.log(gain.speedup) - _log_of(gain.low_percent)) ** 2 for gain in gains))
+    up = math.sqrt(sum((_log_of(gain.high_percent) - math.log(gain.speedup)) ** 2 for gain in gains))
+    low, mid, high = (_saved_percent(log) for log in (middle - down, middle, middle + up))
+    return Gain(saves_percent=mid, low_percent=low, high_percent=high, pairs=min(gain.pairs for gain in gains))
+
+
 def outcome(gain: Gain, spread: float = 0.0) -> Outcome:
     """Return whether a change helped: its interval excludes zero, and it exceeds `spread` and the smallest gain.
 
@@ -88,6 +100,11 @@ def is_decided(gain: Gain, spread: float = 0.0) -> bool:
 
 def _logs(reference: Sequence[float], candidate: Sequence[float]) -> list[float]:
     return [math.log(before / after) for before, after in zip(reference, candidate, strict=True)]
+
+
+def _log_of(saved_percent: float) -> float:
+    """Return the logarithm of a speedup, the inverse of `_saved_percent`."""
+    return -math.log(1 - saved_percent / 100) if saved_percent < 100 else math.inf
 
 
 def _saved_percent(log: float) -> float:

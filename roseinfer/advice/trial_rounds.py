@@ -16,6 +16,7 @@ from roseinfer.advice.paired_gains import (
     MIN_PAIRS,
     Gain,
     Outcome,
+    chained,
     control_spread,
     is_decided,
     outcome,
@@ -54,8 +55,10 @@ class Candidate(msgspec.Struct, frozen=True):
 class Entry:
     """A candidate in a comparison: its process, and its costs beside the reference's in the same rounds."""
 
-    def __init__(self, candidate: Candidate, contender: Contender) -> None:
+    def __init__(self, candidate: Candidate, contender: Contender, reference: "Entry | None" = None) -> None:
         self.candidate, self.contender = candidate, contender
+        self._beside = reference
+        """The entry whose contender is the reference; None if that is the original."""
         self.costs: list[float] = []
         self.reference: list[float] = []
         self.spread = 0.0
@@ -67,6 +70,13 @@ class Entry:
     def gain(self) -> Gain | None:
         """What it saves; None before the third round."""
         return paired_gain(self.reference, self.costs, self.spread) if len(self.costs) >= MIN_PAIRS else None
+
+    @property
+    def gain_by_steps(self) -> Gain | None:
+        """What it saves against the original, from the steps that led to it; None before the third round."""
+        gain = self.gain
+        before = None if self._beside is None else self._beside.gain_by_steps
+        return gain if gain is None or before is None else chained([gain, before])
 
     @property
     def outcome(self) -> Outcome | None:
@@ -127,7 +137,7 @@ class Rounds:
             elif control is not None:
                 again.append(costs[id(control)])
                 spread = control_spread(before, again)
-            for entry in entries:
+            for entry in left:
                 entry.spread = spread
             left = [entry for entry in left if self._goes_on(entry, costs, before[-1])]
             round_s = self._now_s() - began_s

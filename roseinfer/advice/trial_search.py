@@ -270,7 +270,7 @@ class _Search:
         """
         promising = candidates
         gaining = [each.candidate for each in self._trials if each.gain.saves_percent > MIN_GAIN_PERCENT]
-        measured = [{}, *(each.candidate.settings for each in self._trials)]
+        measured: list[Settings] = [{}, *(each.candidate.settings for each in self._trials)]
         are_together = False
         while True:
             base = top.candidate.settings
@@ -278,8 +278,8 @@ class _Search:
             adding = [each for each in left if each in promising and {**base, **each.settings} not in measured]
             adding = adding or [each for each in left if {**base, **each.settings} not in measured]
             tried = [{**base, **each.settings} for each in adding]
-            everything = {**base, **_together([each for each in adding if each in gaining])}
-            if everything not in [base, *tried]:
+            everything = {**base, **_together([each for each in left if each in gaining])}
+            if everything not in [*measured, *tried]:
                 tried.insert(0, everything)
             if are_together:
                 tried += [rest for each in candidates if (rest := _without(each, base)) and rest not in measured]
@@ -300,7 +300,7 @@ class _Search:
             self._is_complete &= not left_out
             return _Step(None, [])
         # Faster settings have noise of their own: the control of the original says nothing about it.
-        control, *entries = self._entries([top.candidate, *wave])
+        control, *entries = self._entries([top.candidate, *wave], top)
         self._warm_up([control, *entries], until_s)
         self._rounds.compare(top.contender, entries, until_s, control=None if control.failure else control.contender)
         self._close(control.contender)
@@ -316,25 +316,28 @@ class _Search:
         """Measure settings against the original; return the results by id of the entry, of those that still help.
 
         A change alone was measured so already. Others are measured again even if the steps added up, in fresh processes
-        of both sides if there is time.
+        of both sides if there is time. Without time for any of it, the gains of the steps are multiplied.
         """
         alone = [(each, trial) for each in found for trial in self._trials if trial.candidate == each.candidate]
         confirmed = {id(each): Combined(trial.candidate.settings, trial.gain) for each, trial in alone}
         left = [each for each in found if id(each) not in confirmed]
-        entries = [Entry(each.candidate, each.contender) for each in left]
-        reference = original
-        if left and self._now_s() + self._start_s + self._confirm_s() <= self._ends_s:
-            reference, *fresh = self._launched([{}, *(each.candidate.settings for each in left)])
-            entries = [Entry(each.candidate, contender) for each, contender in zip(left, fresh, strict=True)]
-            if not self._are_warm([reference]):
-                return confirmed
-            self._warm_up(entries, self._ends_s)
-        self._rounds.compare(reference, entries, self._ends_s)
-        for before, entry in zip(left, entries, strict=True):
-            gain = entry.gain
+        for before, entry in zip(left, self._measured_again(original, left), strict=True):
+            gain = entry.gain or before.gain_by_steps
             if gain is not None and gain.low_percent > 0:
                 confirmed[id(before)] = Combined(before.candidate.settings, gain)
         return confirmed
+
+    def _measured_again(self, original: Contender, found: list[Entry]) -> list[Entry]:
+        """Compare settings with the original, in fresh processes if there is time."""
+        entries = [Entry(each.candidate, each.contender) for each in found]
+        if found and self._now_s() + self._start_s + self._confirm_s() <= self._ends_s:
+            original, *fresh = self._launched([{}, *(each.candidate.settings for each in found)])
+            if not self._are_warm([original]):
+                return entries
+            entries = [Entry(each.candidate, contender) for each, contender in zip(found, fresh, strict=True)]
+            self._warm_up(entries, self._ends_s)
+        self._rounds.compare(original, entries, self._ends_s)
+        return entries
 
     # Processes, and the time that they need.
 
@@ -345,10 +348,12 @@ class _Search:
         self._open += started
         return started
 
-    def _entries(self, candidates: Sequence[Candidate]) -> list[Entry]:
-        """Start a process per candidate."""
+    def _entries(self, candidates: Sequence[Candidate], reference: Entry | None = None) -> list[Entry]:
+        """Start a process per candidate, to be compared with a reference, or with the original."""
         contenders = self._launched([each.settings for each in candidates])
-        return [Entry(candidate, contender) for candidate, contender in zip(candidates, contenders, strict=True)]
+        return [
+            Entry(candidate, contender, reference) for candidate, contender in zip(candidates, contenders, strict=True)
+        ]
 
     def _are_warm(self, originals: Sequence[Contender]) -> bool:
         """Warm up processes of the original; return whether the budget was enough."""

@@ -1,5 +1,6 @@
 """The process of one engine that is tried: `python -m roseinfer.advice.trial_worker`, driven over stdin and stdout."""
 
+import gc
 import os
 import signal
 import sys
@@ -56,6 +57,8 @@ def served(task: TrialTask, asked: Iterable[bytes]) -> Iterable[Answer]:
     for line in asked:
         if line == WARM_UP:
             warm_up(engine, mode, load)
+            gc.collect()
+            gc.freeze()  # each pass collects garbage first: what the libraries hold would take longer than a short pass
             yield Warm()
         elif line == SAMPLE:
             passes = [timed_pass(engine, mode, load)]

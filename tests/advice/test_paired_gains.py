@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from roseinfer.advice.paired_gains import (
     MIN_GAIN_PERCENT,
     MIN_PAIRS,
+    chained,
     control_spread,
     is_decided,
     outcome,
@@ -46,6 +47,23 @@ def test_a_drift_of_the_machine_changes_nothing(measured: list[tuple[float, floa
     assert drifted is not None
     assert gain is not None
     assert drifted.speedup == pytest.approx(gain.speedup, rel=1e-6)
+
+
+@given(pairs, pairs, spreads)
+def test_chained_gains_multiply_and_are_less_certain_than_each(
+    first: list[tuple[float, float]], second: list[tuple[float, float]], spread: float
+) -> None:
+    one, two = (paired_gain(*zip(*measured, strict=True), spread) for measured in (first, second))
+    assert one is not None
+    assert two is not None
+    both = chained([one, two])
+    assert both.speedup == pytest.approx(one.speedup * two.speedup, rel=1e-6)
+    assert both.low_percent <= both.saves_percent <= both.high_percent <= 100
+    if min(one.low_percent, two.low_percent) > -1e6:
+        for each in (one, two):
+            mine, its = ((100 - gain.saves_percent) / (100 - gain.low_percent) for gain in (both, each))
+            assert mine <= its + 1e-6
+    assert both.pairs == min(one.pairs, two.pairs)
 
 
 @given(pairs, spreads, spreads)

@@ -108,9 +108,9 @@ def test_a_noisy_run_does_not_hide_what_its_faster_settings_gain() -> None:
 
 
 def test_changes_that_gain_too_little_to_be_seen_are_found_together() -> None:
-    machine = ScriptedMachine(factors(dict.fromkeys(KEYS, 0.82)), seed=3, noise=0.1)
+    machine = ScriptedMachine(factors(dict.fromkeys(KEYS, 0.9)), seed=4, noise=0.1)
     found = machine.search(candidates(*({key: True} for key in KEYS)))
-    assert "no clear change" in outcomes(found).values()
+    assert {*outcomes(found).values()} == {"no clear change"}
     assert found.combined is not None
     assert found.combined.settings == dict.fromkeys(KEYS, True)
 
