@@ -144,7 +144,7 @@ SHAPES: dict[str, ModelConfig] = {
         num_kv_heads=8,
         head_dim=128,
         intermediate_size=8192,
-        max_position_embeddings=4096,
+        max_position_embeddings=131072,
         norm_eps=1e-5,
         tie_word_embeddings=True,
         rope=Rope(theta=10_000.0, rotary_dim=96),  # without LongRoPE, whose divisors change no speed
