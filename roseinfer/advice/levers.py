@@ -116,10 +116,12 @@ def _dtype(now: Situation) -> list[Settings]:
 
 
 def _quantize(now: Situation) -> list[Settings]:
+    """Together with compiled kernels: without them, products of quantized weights are slower than others."""
     is_quantized = now.is_quantized_file or now.engine.quantize == "int4"
     if now.is_gpu or is_quantized:
         return []
-    return [{"quantize": form} for form in ("int8", "int4") if form != now.engine.quantize]
+    forms = [form for form in ("int8", "int4") if form != now.engine.quantize]
+    return [{"quantize": form, "compile": True, "attention": "paged"} for form in forms]
 
 
 def _compile(now: Situation) -> list[Settings]:
