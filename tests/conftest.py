@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-LONG_FILES = {"test_pages_run.py"}
+LONG_FILES = {"test_pages_run.py", "test_generate_on_ray.py"}
 """Files that take longest. They run first, so that no worker still runs one when the others have finished."""
 
 

@@ -1,7 +1,6 @@
 """`generate --ray`: the answers are those of one run, each once, whatever interrupts the job."""
 
 import asyncio
-import gc
 import json
 import os
 import pickle
@@ -13,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import ENVIRONMENT, command, roseinfer, succeeds
+from command import command, roseinfer, succeeds
+from ray_environment import with_token
 
-from roseinfer import EngineConfig, SamplingParams, build_engine
+from roseinfer import EngineConfig, SamplingParams
 from roseinfer.config import RunConfig
-from roseinfer.ray import GenerateStage, attempts, stage_options
+from roseinfer.ray import attempts
 from roseinfer.ray.block_stage import BlockStage
 from roseinfer.ray.blocks import BlockAnswer, PlacedRequest, blocks
 from roseinfer.workload.prompts import PromptForm
@@ -30,11 +30,6 @@ REQUESTS: list[dict[str, Any]] = [
     | ({"prompt": 5} if number % 100 == 50 else {})
     for number in range(NUM_REQUESTS)
 ]
-
-
-def with_token() -> dict[str, str]:
-    """Return the environment of a command that may use the cluster, whose start set the token."""
-    return {**ENVIRONMENT, **{name: value for name, value in os.environ.items() if name.startswith("RAY_")}}
 
 
 def without_times(text: str) -> list[dict[str, Any]]:
@@ -138,23 +133,6 @@ def test_a_file_gets_the_answers_in_the_order_of_requests_in_several_tables(
     )
 
 
-def test_a_job_is_measured_and_one_of_its_actors_recorded(cluster: str, tiny_llama: Path, tmp_path: Path) -> None:
-    load = ["--model", tiny_llama, "--prompt-length", 8, "--max-new-tokens", 6, "--num-requests", 9, "--json"]
-    on_ray = [*load, "--ray", cluster, "--actors", 1]
-    done = roseinfer("bench", *on_ray, "--repeats", 2, environment=with_token())
-    assert done.returncode == 0, done.stderr
-    job = json.loads(done.stdout)["job"]
-    assert (job["requests"], job["completion_tokens"], len(job["actors"])) == (18, 108, 1)
-    assert job["actors"][0]["busy_percent"] > 0
-
-    done = roseinfer("profile", *on_ray, "--profile-dir", tmp_path / "profiles", environment=with_token())
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
-    assert [step["phase"] for step in json.loads((tmp_path / "profiles/latest/manifest.json").read_text())["steps"]]
-    assert document["summary"]["trace"]["path"].startswith(document["run_dir"])
-    assert document["traces"] == [f"{document['run_dir']}/rank0-cycle0.pt.trace.json.gz"]
-
-
 def test_a_block_that_killed_its_actor_three_times_is_the_failure_of_the_job(cluster: str, tiny_llama: Path) -> None:
     engine = EngineConfig(model=str(tiny_llama), dtype="float64", device="cpu")
     config = RunConfig(engine=engine, sampling=SamplingParams(max_new_tokens=2))
@@ -173,58 +151,6 @@ def test_a_block_that_killed_its_actor_three_times_is_the_failure_of_the_job(clu
     assert (whole.answers, again.answers, whole.failure, again.failure) == (4, 4, None, None)
     assert failed.failure is not None
     assert "block 1 (requests 105 to 108) killed the process of an actor 3 times" in str(failed.failure.error())
-
-
-def test_a_dataset_is_answered_by_actors(cluster: str, tiny_llama: Path) -> None:
-    import ray
-
-    config = EngineConfig(model=str(tiny_llama), dtype="float64", device="cpu", max_batch_size=4)
-    sampling = SamplingParams(max_new_tokens=5)
-    prompts = [f"number {number}" for number in range(20)]
-    dataset = ray.data.from_items([{"id": number, "prompt": prompt} for number, prompt in enumerate(prompts)])
-    rows = dataset.map_batches(GenerateStage, **stage_options(config, sampling, actors=1, batch_size=4)).take_all()
-    outputs = build_engine(config).generate(prompts, sampling)
-    assert {row["id"]: list(row["token_ids"]) for row in rows} == {n: each.token_ids for n, each in enumerate(outputs)}
-
-
-def test_a_batch_that_kills_its_actor_time_and_again_ends_the_dataset(
-    cluster: str, tiny_llama: Path, tmp_path: Path
-) -> None:
-    import ray
-
-    deaths = tmp_path / "deaths"
-
-    class Form:  # of this function, so that Ray copies the class to the actors
-        def check(self, engine: object) -> None:
-            attempts.MAX_DEATHS = 2  # in the actor: each start takes seconds
-
-        def converted(self, prompt: str, engine: object) -> str:
-            if prompt == "kills":
-                with deaths.open("a") as file:
-                    file.write("x")
-                os.kill(os.getpid(), signal.SIGKILL)
-            return prompt
-
-    config = EngineConfig(model=str(tiny_llama), dtype="float64", device="cpu", max_batch_size=4)
-    options = stage_options(config, SamplingParams(max_new_tokens=2), actors=1, batch_size=2, form=Form())
-    rows = [{"id": f"r{number}", "prompt": "kills" if number == 3 else "other"} for number in range(6)]
-    dataset = ray.data.from_items(rows, override_num_blocks=3).map_batches(GenerateStage, **options)
-    message = "a batch of 2 requests, the first with id 'r2', killed the process of an actor 2 times"
-    with pytest.raises(ray.exceptions.RayError, match=message):
-        dataset.take_all()
-    assert deaths.read_text() == "xx"
-    gc.collect()  # a dataset that failed has its actors, and their CPUs, until it is collected
-
-
-def test_equal_batches_at_the_same_time_are_counted_apart(cluster: str) -> None:
-    of_an_actor = attempts.BatchAttempts("")
-
-    async def enter(times: int) -> None:
-        if times:
-            async with of_an_actor.attempt("equal", ""):
-                await enter(times - 1)
-
-    asyncio.run(asyncio.wait_for(enter(2 * attempts.MAX_DEATHS), 60))
 
 
 def test_an_engine_that_cannot_be_built_in_an_actor_is_one_line(cluster: str, tiny_llama: Path, tmp_path: Path) -> None:
