@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from roseinfer.bench.engine_team import SentPass
@@ -43,21 +44,23 @@ class EngineProcess:
     def serve(self) -> None:
         """Serve the first process until it closes the connection."""
         threading.Thread(target=self._end_with_first, daemon=True).start()
-        try:
-            while True:
-                kind, payload = self._channel.receive()
-                if kind == Kind.BUILD:
-                    config, source = decoded(payload, tuple[EngineConfig, ModelSource])
-                    self._engine = build_engine(config, source=source)
-                    self._channel.send(Kind.READY)
-                else:
-                    name, argument = decoded(payload, tuple[str, bytes])
-                    self._channel.send(Kind.REPLY, encoded(self._commands[name](argument)))
-        except ChannelClosed:
-            return
-        except RoseinferError as error:
-            self._channel.send(Kind.FAILED, encoded_error(type(error), str(error)))
-            self._channel.wait_for_end(_READ_S)
+        with suppress(ChannelClosed):  # also while a failure is sent: the first process had one of its own
+            try:
+                self._serve()
+            except RoseinferError as error:
+                self._channel.send(Kind.FAILED, encoded_error(type(error), str(error)))
+                self._channel.wait_for_end(_READ_S)
+
+    def _serve(self) -> None:
+        while True:
+            kind, payload = self._channel.receive()
+            if kind == Kind.BUILD:
+                config, source = decoded(payload, tuple[EngineConfig, ModelSource])
+                self._engine = build_engine(config, source=source)
+                self._channel.send(Kind.READY)
+            else:
+                name, argument = decoded(payload, tuple[str, bytes])
+                self._channel.send(Kind.REPLY, encoded(self._commands[name](argument)))
 
     @property
     def engine(self) -> Engine:

@@ -5,7 +5,9 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 
 from roseinfer.bench import engine_team
 from roseinfer.bench.cell_measurement import measure_cell
-from roseinfer.bench.engine_team import EngineTeam, engine_config
+from roseinfer.bench.engine_team import WORKER_MODULE, EngineTeam, engine_config
 from roseinfer.bench.grid import Cell
 from roseinfer.bench.results import bench_run
 from roseinfer.cli.app import run
@@ -22,7 +24,7 @@ from roseinfer.cli.bench.result_output import remarks
 from roseinfer.config import EngineConfig, SamplingParams, WorkloadConfig
 from roseinfer.costs.ceilings import Ceilings
 from roseinfer.distributed.rank_channel import Kind, RankChannel
-from roseinfer.distributed.rank_messages import encoded_error
+from roseinfer.distributed.rank_messages import encoded, encoded_error
 from roseinfer.engine.engine import Engine
 from roseinfer.engine.factory import build_engine
 from roseinfer.errors import ModelError, RoseinferError, UsageError
@@ -86,6 +88,18 @@ def test_an_engine_that_cannot_be_built_says_why(tiny_llama: Path, monkeypatch: 
     with pytest.raises(ModelError, match=r"^engine 1 of --data-parallel 2: no room$"):
         team.wait_until_ready()
     team.close()
+
+
+def test_an_engine_whose_first_process_failed_too_is_silent(tiny_llama: Path) -> None:
+    config = EngineConfig(model=str(tiny_llama), device="cpu", tensor_parallel=3)
+    ours, theirs = socket.socketpair()
+    with closing(RankChannel(ours)) as channel:
+        channel.send(Kind.BUILD, encoded((config, resolve(config.model, config.load_format, SHAPES))))
+    process = subprocess.run(
+        [sys.executable, "-m", WORKER_MODULE, str(theirs.fileno())], pass_fds=[theirs.fileno()], capture_output=True
+    )
+    theirs.close()
+    assert (process.returncode, process.stdout, process.stderr) == (0, b"", b"")
 
 
 def test_each_process_sees_the_gpus_of_its_own_engine(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
