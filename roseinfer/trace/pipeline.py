@@ -133,7 +133,7 @@ def summarize_columns(
         gaps=gaps,
         repetition=repetition,
         syncs=syncs,
-        what_if=what_if,
+        what_if=[] if verdict.kind in ("incomplete", "capture") else what_if,
         roofline=limits,
         comparison=None,
         top_ops=top_ops,

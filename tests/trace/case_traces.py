@@ -47,13 +47,13 @@ class Timeline:
         self.events.append(kernel(start, us, correlation, name, cat="gpu_memcpy"))
 
 
-def slow_operator() -> Events:
-    """One step of 40 ms: an operator on the host for 23 ms, then 16 ms of kernels."""
+def slow_operator(queue_us: float = 96) -> Events:
+    """One step of 40 ms: an operator on the host for 23 ms, then 16 ms of kernels, the first after `queue_us`."""
     trace = Timeline()
     trace.span("ProfilerStep#3", 0, 40_000)
     trace.op("aten::upsample", 500, 23_000)
     for index in range(16):
-        trace.run(23_900 + 10 * index, 24_000 + 1000 * index, 1000)
+        trace.run(23_900 + 10 * index, 23_904 + queue_us + 1000 * index, 1000)
     return trace.events
 
 

@@ -169,6 +169,7 @@ def test_a_trace_without_a_verdict_names_no_share_and_fails_a_limit(
 ) -> None:
     summary = judged(tmp_path, events)
     assert summary.findings == []
+    assert summary.what_if == []
     assert "busy" not in text_of(summary)
     assert "%" not in text_of(summary)
     assert summary.gpu is not None  # the figures stay in the JSON
@@ -194,8 +195,36 @@ def test_time_before_the_first_event_does_not_count_if_the_device_may_have_worke
         events += [launch(5 + 10 * index, 4, index + 1), kernel(1000 + 100 * index, 100, index + 1)]
     summary = judged(tmp_path, events)
     assert summary.verdict.kind == "gpu_bound"
-    assert "of the time (991.0 us before its first event left out)" in summary.verdict.headline
+    assert "of the time (1.0 ms before its first event left out)" in summary.verdict.headline
     assert any("before the first event of the GPU do not count" in line for line in summary.verdict.evidence)
+
+
+def test_a_host_much_slower_than_the_queue_is_late_for_the_first_event(tmp_path: Path) -> None:
+    summary = judged(tmp_path, cases.slow_operator(queue_us=3_000))
+    assert summary.verdict.kind == "host_bound"
+    assert summary.findings[0].where.operator == "aten::upsample"
+    assert summary.findings[0].saves_ms == 23.0
+    assert "launch is not in the trace" not in text_of(summary)
+    earlier = judged(tmp_path, cases.slow_operator(queue_us=6_000))  # 6 ms of earlier work may as well have been 30 ms
+    assert earlier.verdict.kind == "gpu_bound"
+    assert "(29.9 ms before its first event left out)" in earlier.verdict.headline
+    assert "launch is not in the trace" not in text_of(earlier)
+
+
+def test_idle_time_without_gpu_events_is_not_blamed_on_missing_launches(tmp_path: Path) -> None:
+    trace = cases.Timeline()
+    for index in range(100):
+        trace.run(200 * index, 200 * index + 10, 80)
+    lost = [one for one in trace.events if one["cat"] != "kernel" or one["args"]["correlation"] not in (41, 42, 43)]
+    found = next(finding for finding in judged(tmp_path, lost).findings if finding.id == "not_recorded")
+    assert found.sentence.startswith("The GPU shows no work for 610.0 us in which it ran something")
+    assert "keeps all records" in found.advice
+    unlinked = [
+        one for one in trace.events if one["cat"] == "kernel" or one["args"]["correlation"] not in range(41, 51)
+    ]
+    found = next(finding for finding in judged(tmp_path, unlinked).findings if finding.id == "not_recorded")
+    assert "before work whose launch is not in the trace" in found.sentence
+    assert "Record CPU activity too" in found.advice
 
 
 @pytest.mark.parametrize(

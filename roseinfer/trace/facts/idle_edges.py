@@ -10,19 +10,22 @@ from roseinfer.trace.facts.wall_time import WallTime
 from roseinfer.trace.reading.columns import Ints, Ints32
 from roseinfer.trace.summary.budget_structs import SHORT_STRETCH_NS
 
+_MUCH_LATER = 4
+"""Multiple of a first event's time in the queue above which its launch came too late for the queue to explain."""
+
 
 def edges_of_recording(facts: Facts, wall: WallTime) -> IdleStretches:
     """Return the idle time of every device before its first event and after its last one.
 
-    A first event that waited in the queue waited for work from before the recording: that time is not recorded.
-    What the main thread of the file does explains the time after the last event.
+    A first event that follows work from before the recording has no known cause of idle time before it. What the main
+    thread of the file does explains the time after the last event.
     """
     gpu, attribution = facts.trace.gpu, facts.attribution
     device, event = np.unique(gpu.device, return_index=True)
     last_end = np.maximum.reduceat(gpu.end_ns, event) if len(event) else gpu.end_ns
     file = np.array(facts.trace.device_files, np.int32)[device]
     start, end = wall.start_ns[file], gpu.start_ns[event]
-    linked = attribution.linked[event] & (end - attribution.launch_end_ns[event] < SHORT_STRETCH_NS)
+    linked = ~follow_earlier_work(facts, event, start)
     late_end = np.where(linked, np.clip(attribution.launch_start_ns[event], start, np.maximum(start, end)), start)
     call_end = np.where(linked, np.clip(attribution.launch_end_ns[event], late_end, np.maximum(late_end, end)), start)
     heads = IdleStretches(
@@ -40,6 +43,18 @@ def edges_of_recording(facts: Facts, wall: WallTime) -> IdleStretches:
     tails = host_stretches(np.maximum(start, last_end), wall.end_ns[file], facts.main_thread[file], device)
     both = _joined(heads, tails)
     return _where(both, both.end_ns > both.start_ns)
+
+
+def follow_earlier_work(facts: Facts, event: Ints, since_ns: Ints) -> NDArray[np.bool_]:
+    """True for first events of devices that may have worked since their recording began, at `since_ns`.
+
+    The launch of such an event is missing, or the event waited long in the queue, for work from before the recording.
+    A host that took many times as long to launch the event is late all the same: so much earlier work is unlikely.
+    """
+    launched_ns = facts.attribution.launch_end_ns[event]
+    queued_ns = facts.trace.gpu.start_ns[event] - launched_ns
+    waited = (queued_ns >= SHORT_STRETCH_NS) & (launched_ns - since_ns <= _MUCH_LATER * queued_ns)
+    return ~facts.attribution.linked[event] | waited
 
 
 def host_stretches(start_ns: Ints, end_ns: Ints, thread: Ints32, device: Ints32) -> IdleStretches:

@@ -8,6 +8,7 @@ from roseinfer.trace.verdict.device_queue import is_one_wait
 from roseinfer.trace.verdict.judged_trace import JudgedTrace, events_of, in_span
 from roseinfer.trace.verdict.rank_waits import rank_headline
 from roseinfer.trace.verdict.thresholds import ADVISED_PERCENT, SHOWN_PERCENT
+from roseinfer.trace.verdict.unexplained_idle import lacks_launches
 from roseinfer.trace.verdict.verdict_lines import MAX_ADVICE, MAX_EVIDENCE, distinct_lines
 
 _CAUSES = {
@@ -17,7 +18,6 @@ _CAUSES = {
     "waiting": "waits of ranks for each other",
     "copy": "exposed copies",
     "queue": "time in the device's queue",
-    "not_recorded": "unexplained, because the launches are not in the trace",
 }
 
 
@@ -88,7 +88,8 @@ def _headline(judged: JudgedTrace, kind: VerdictKind, findings: list[Finding]) -
         return f"Copy-bound: {largest:.1f} % of the time is exposed copies{where}."
     name = "Balanced" if share.compute >= 70 else "Mixed"
     if share.largest == "not_recorded":
-        return f"{name}: {works(judged)}; most of its idle time is {_CAUSES['not_recorded']}."
+        lacking = "launches" if lacks_launches(judged) else f"{judged.device} events"
+        return f"{name}: {works(judged)}; most of its idle time is unexplained, because {lacking} are not in the trace."
     return f"{name}: {works(judged)}; the largest share to reduce is {_CAUSES[share.largest]}, {largest:.1f} %{where}."
 
 

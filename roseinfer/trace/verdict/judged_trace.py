@@ -69,14 +69,14 @@ class JudgedTrace(NamedTuple):
         assert self.budget is not None
         total, lead_in = self.budget.total, self.lead_in
         queued_ms = min(lead_in.queued_ms, total.queue_ms)
-        unlinked_ms = min(lead_in.queued_ms - queued_ms + lead_in.unlinked_ms, total.not_recorded_ms)
-        if 100 * (queued_ms + unlinked_ms) < SHOWN_PERCENT * total.wall_ms:
+        unknown_ms = min(lead_in.queued_ms - queued_ms + lead_in.unknown_ms, total.not_recorded_ms)
+        if 100 * (queued_ms + unknown_ms) < SHOWN_PERCENT * total.wall_ms:
             return total
         return msgspec.structs.replace(
             total,
-            wall_ms=total.wall_ms - queued_ms - unlinked_ms,
+            wall_ms=total.wall_ms - queued_ms - unknown_ms,
             queue_ms=total.queue_ms - queued_ms,
-            not_recorded_ms=total.not_recorded_ms - unlinked_ms,
+            not_recorded_ms=total.not_recorded_ms - unknown_ms,
         )
 
     @property

@@ -6,20 +6,20 @@ from roseinfer.trace.summary.trace_summary import Verdict
 from roseinfer.trace.verdict.judged_trace import JudgedTrace
 from roseinfer.trace.verdict.verdict_lines import MAX_EVIDENCE, distinct_lines
 
-_LONGER = "Record a shorter part of the run, or fewer events per step, so that the profiler keeps all records."
+LONGER_REMEDY = "Record a shorter part of the run, or fewer events per step, so that the profiler keeps all records."
 _START = "Start the profiler before the first launch, and end it after a synchronize, so that no record is cut off."
-_REMEDIES: dict[MissingKind, str] = {
+REMEDIES: dict[MissingKind, str] = {
     "gpu_not_recorded": "Record the device too (ProfilerActivity.CUDA, XPU or MTIA), and check that no other profiler "
     "uses it.",
     "gpu_head": _START,
-    "gpu_tail": _LONGER,
+    "gpu_tail": LONGER_REMEDY,
     "gpu_during_wait": "Record again: what the device did while the host waited is not in the trace. Do not cut a "
     "trace by time or by name.",
-    "launch_without_event": _LONGER,
+    "launch_without_event": LONGER_REMEDY,
     "event_without_launch": "Record CPU activity too, starting before the first launch.",
     "graph_without_kernels": "Start the profiler before the graphs are captured: some versions record the kernels of "
     "replays only then.",
-    "graph_replays_differ": _LONGER,
+    "graph_replays_differ": LONGER_REMEDY,
     "overlapping_kernels": "Record again: kernels of one stream cannot overlap, so their times are wrong.",
     "impossible_times": "Record again: the clock of these events is wrong.",
     "file_truncated": "Copy the whole file, or record it again.",
@@ -66,7 +66,7 @@ def judge_incomplete(judged: JudgedTrace) -> Verdict:
     decisive = [one for one in missing if one.decisive]
     evidence = _evidence(judged, first)
     evidence += [f"{_without_stop(one.what)}." for one in missing[1:]]
-    advice = [_REMEDIES[one.kind] for one in decisive or missing]
+    advice = [REMEDIES[one.kind] for one in decisive or missing]
     if first.kind == "file_truncated" and judged.lost_gpu is not None:
         headline = (
             f"Incomplete: the file breaks off, and the GPU events of {judged.lost_gpu} are missing; only the host's "
