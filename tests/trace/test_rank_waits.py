@@ -228,6 +228,16 @@ def test_a_rank_that_died_lacks_the_last_collectives(tmp_path: Path) -> None:
     assert waits_of(summary) == near({0: 20.0, 1: 20.0, 2: 0.0, 3: 8.0})
 
 
+@pytest.mark.parametrize(("drop", "is_said"), [((), False), ((2,), True)])
+def test_a_rank_without_a_file_is_warned_of(tmp_path: Path, drop: tuple[int, ...], is_said: bool) -> None:
+    """Without the slow rank, its lateness looks like a slow transfer."""
+    made = straggler(**MESSAGE, **{"Group size": 4})
+    summary = summarize_trace(made.write(tmp_path / "job", drop=drop))
+    warnings = [note.message for note in summary.trust if note.level == "warning"]
+    assert any("Collectives of 4 ranks" in note and "only 3" in note for note in warnings) == is_said
+    assert (summary.verdict.kind == "straggler") == (not is_said)
+
+
 def test_a_rank_without_the_first_collectives_is_matched_by_its_ends(tmp_path: Path) -> None:
     """Without steps, only the times tell that the head is missing, on whatever clock."""
     made = job([[5000 + 37 * step, 5000 + 91 * (step * step % 5)] for step in range(9)])

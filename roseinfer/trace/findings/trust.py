@@ -34,7 +34,7 @@ def doubts(
         *_reading(facts.trace),
         *_manifest(facts),
         *_missing(completeness, facts),
-        *_ranks(job, ranks),
+        *_ranks(facts, job, ranks),
         *_steps(facts, steps),
         *_overhead(facts, steps),
         *_graphs(facts),
@@ -90,7 +90,7 @@ def _missing(completeness: Completeness, facts: Facts) -> list[Trust]:
     return notes
 
 
-def _ranks(job: JobSummary | None, ranks: Sequence[RankSummary]) -> list[Trust]:
+def _ranks(facts: Facts, job: JobSummary | None, ranks: Sequence[RankSummary]) -> list[Trust]:
     if job is None:
         if sum(row.communication_ms > 0 for row in ranks) < 2:
             return []
@@ -99,7 +99,15 @@ def _ranks(job: JobSummary | None, ranks: Sequence[RankSummary]) -> list[Trust]:
             "job. Waits for other ranks count as communication."
         )
         return [Trust("warning", message)]
-    notes = [
+    notes: list[Trust] = []
+    largest = max((message.group_size for message in facts.trace.messages), default=0)
+    if largest > job.num_ranks:
+        message = (
+            f"Collectives of {largest:,} ranks are in the trace, but the recordings of only {job.num_ranks:,}: waits "
+            "for the others count as transfer."
+        )
+        notes.append(Trust("warning", message))
+    notes += [
         Trust(
             "warning",
             f"Rank {one.rank} lacks {one.count:,} of {counted(one.of, 'collective')}, from number {one.first:,} on: it "
