@@ -73,6 +73,26 @@ def test_processes_without_labels_own_the_devices_that_they_launch_on(tmp_path: 
     assert summary.gaps[0].cause == "host_late"
 
 
+@pytest.mark.parametrize("gpu_pids", [(0, 100_000), ("rank0_0", "rank1_0")])
+def test_processes_that_each_see_their_device_as_number_0_are_ranks(tmp_path: Path, gpu_pids: tuple[Any, Any]) -> None:
+    one = half_busy(400, pid=83, gpu_pid=gpu_pids[0])
+    other = half_busy(800, pid=100_084, gpu_pid=gpu_pids[1], since=70)
+    summary = summarize_trace(write(tmp_path / "merged.json", other + one))
+    assert busy_shares(summary) == {(0, 0): ALONE[400], (1, 0): ALONE[800]}
+    assert summary.gpu is not None
+    assert summary.gpu.replayed_percent == 0
+
+
+def test_a_device_of_one_process_stays_one_whatever_the_pids_of_its_events(tmp_path: Path) -> None:
+    events = half_busy(400)
+    plain = summarize_trace(write(tmp_path / "plain.json", events))
+    for index, one in enumerate(events):
+        if one["cat"] == "kernel":
+            one["pid"] = index % 3
+    summary = summarize_trace(write(tmp_path / "mixed.json", events))
+    assert (summary.devices, summary.budget) == (plain.devices, plain.budget)
+
+
 def test_one_process_on_two_devices_is_one_rank(tmp_path: Path) -> None:
     events = half_busy(400) + half_busy(800, device=1, gpu_pid=1, first_id=100)
     summary = summarize_trace(write(tmp_path / "one.json", events))

@@ -35,7 +35,7 @@ def split_processes(trace: Trace) -> Trace:
         return trace
     owner = _owners_by_label(trace) or _owners_by_launches(trace)
     if owner is None:
-        return trace
+        return _with_distinct_devices(trace)
     thread_owner, device_owner, labels = owner
     parts = [
         _part(trace, label, rank, thread_owner == index, device_owner == index)
@@ -48,6 +48,23 @@ def split_processes(trace: Trace) -> Trace:
         counts=trace.counts,
         truncated=trace.truncated,
         started_unix_ns=trace.started_unix_ns,
+    )
+
+
+def _with_distinct_devices(trace: Trace) -> Trace:
+    """Return a trace of one rank with one device per id, whatever the pids of its GPU events."""
+    ids = [(device.process, device.id) for device in trace.devices]
+    kept = list(dict.fromkeys(ids))
+    if len(kept) == len(ids):
+        return trace
+    device = np.array([kept.index(one) for one in ids], np.int32)[trace.gpu.device]
+    order = np.lexsort((trace.gpu.end_ns, trace.gpu.start_ns, device))
+    columns = {name: getattr(trace.gpu, name)[order] for name in GpuTable.__struct_fields__}
+    return msgspec.structs.replace(
+        trace,
+        devices=[trace.devices[ids.index(one)] for one in kept],
+        device_files=[0] * len(kept),
+        gpu=GpuTable(**{**columns, "device": device[order]}),
     )
 
 

@@ -217,11 +217,7 @@ class TraceBuilder:
             dur=[event.dur for event in group],
             name=[names[event.name] for event in group],
             lane=[
-                lanes[
-                    event.pid if type(event.pid) is str or arg.device is None else None,
-                    arg.device,
-                    event.tid if arg.stream is None else arg.stream,
-                ]
+                lanes[event.pid, arg.device, event.tid if arg.stream is None else arg.stream]
                 for event, arg in zip(group, args, strict=True)
             ],
             correlation=_ids(arg.correlation for arg in args),
@@ -335,14 +331,15 @@ def _devices(
 ) -> tuple[list[tuple[str, int]], NDArray[np.int32], NDArray[np.int32]]:
     """Return (devices in ascending order, device index of each lane, stream index of each lane).
 
-    A lane is a (pid if it names the process or stands for the device, device, stream) triple; a device is a (label of
-    its process, device id) pair.
+    A lane is a (pid, device, stream) triple; a device is a (label of its process, device id) pair. Without labels,
+    events of equal device ids and different pids are of several devices: each merged rank may see its device as 0.
     """
-    keys = [(process_label(pid), _small_id(pid if device is None else device)) for pid, device, _ in lanes]
-    devices = sorted(set(keys))
+    ids = [(process_label(pid), _small_id(pid if device is None else device)) for pid, device, _ in lanes]
+    keys = [(*one, "" if one[0] else str(pid)) for one, (pid, _, _) in zip(ids, lanes, strict=True)]
+    devices = sorted(set(keys), key=lambda key: (key[:2], len(key[2]), key[2]))
     streams = Interner()
     return (
-        devices,
+        [(label, device) for label, device, _ in devices],
         np.array([devices.index(key) for key in keys], np.int32),
         np.array([streams[stream] for _, _, stream in lanes], np.int32),
     )
