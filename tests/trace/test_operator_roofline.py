@@ -72,6 +72,11 @@ def test_an_old_device_is_told_to_use_half_precision(tmp_path: Path) -> None:
     assert summary.operators[0].roofline.bound is None
 
 
+def test_advice_on_tensor_cores_leaves_open_what_an_unknown_device_has(tmp_path: Path) -> None:
+    summary = product(tmp_path, "NVIDIA A10G", "float", 4900, "ampere_sgemm_128x64_nn")
+    assert any("as far as the device has them: torch.set_float32" in line for line in summary.verdict.advice)
+
+
 def test_no_share_is_invented_for_an_unknown_device(tmp_path: Path) -> None:
     summary = product(tmp_path, "NVIDIA Z9", "c10::BFloat16", 278, "nvjet")
     found = summary.operators[0].roofline

@@ -46,11 +46,12 @@ def _saves_ms(rows: list[OperatorWork], spent_ms: float) -> float:
 
 def _advice(judged: JudgedTrace, rows: list[OperatorWork], spent_ms: float) -> str:
     known = [row for row in rows if row.roofline and row.roofline.bound_ms is not None]
-    peaks = judged.peaks
-    if peaks is None or not peaks.has_tf32:
-        half = "float16" if peaks is not None and not peaks.has_bf16 else "bfloat16 or float16"
+    peaks, how = judged.peaks, 'torch.set_float32_matmul_precision("high") for TF32, or torch.autocast for bfloat16'
+    if peaks is None:
+        return f"Use tensor cores, as far as the device has them: {how} or float16."
+    if not peaks.has_tf32:
+        half = "bfloat16 or float16" if peaks.has_bf16 else "float16"
         return f"Compute products in {half}, for example under torch.autocast: tensor cores do not run on float32 here."
-    how = 'torch.set_float32_matmul_precision("high") for TF32, or torch.autocast for bfloat16'
     if len(known) < len(rows):
         return f"Use tensor cores: {how}."
     tf32_ms = sum(row.roofline.bound_ms or 0.0 for row in known if row.roofline) / _REACHABLE
