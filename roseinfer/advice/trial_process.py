@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from typing import Self, TypeVar
 
 import msgspec
@@ -15,6 +16,7 @@ import msgspec
 from roseinfer.advice.levers import Settings, applied
 from roseinfer.advice.recorded_run import RecordedRun
 from roseinfer.advice.trial_messages import SAMPLE, WARM_UP, Answer, Built, Failed, Sample, TrialTask, Warm
+from roseinfer.advice.trial_search import OTHER_CONTENDERS
 from roseinfer.errors import RoseinferError, UsageError
 
 _Kind = TypeVar("_Kind", Built, Warm, Sample)
@@ -38,10 +40,14 @@ class TrialProcess:
         self.seconds: list[dict[str, float]] = []
         """Time by phase of each sample."""
         command = [sys.executable, "-m", "roseinfer.advice.trial_worker"]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, bufsize=0
-        )
-        self._ask(msgspec.json.encode(task) + b"\n")
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, bufsize=0
+            )
+        except OSError as error:
+            raise RoseinferError(f"the process of an engine cannot be started: {error}") from error
+        with suppress(RoseinferError):  # a process that ended at once says so when it is asked to warm up
+            self._ask(msgspec.json.encode(task) + b"\n")
 
     def __enter__(self) -> Self:
         return self
@@ -90,8 +96,9 @@ class TrialProcess:
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
         while b"\n" not in self._received:
-            left_s = max(0.0, self._deadline_s() - time.monotonic())
-            if not select.select([descriptor], [], [], left_s)[0]:
+            left_s = self._deadline_s() - time.monotonic()
+            # An answer that comes after the deadline would be taken for that to the next question.
+            if left_s <= 0 or not select.select([descriptor], [], [], left_s)[0]:
                 raise TimeoutError
             piece = os.read(descriptor, _READ_BYTES)
             if not piece:
@@ -118,19 +125,20 @@ class TrialStarter:
 
     def __call__(self, settings: Sequence[Settings]) -> list[TrialProcess]:
         """Start one process per item; they build their engines at the same time."""
-        config = self._run.config
-        started = []
-        for changes in settings:
-            task = TrialTask(
-                config=msgspec.structs.replace(config, engine=applied(config.engine, changes)),
-                device=self._run.device,
-                kv_share=_KV_SHARE / (self._residents + 4),
-                min_sample_s=_MIN_SAMPLE_S,
-            )
-            started.append(TrialProcess(task, self._deadline_s))
-            if not changes:
-                self.originals.append(started[-1])
+        with ExitStack() as stack:  # an error or Ctrl-C here ends those that started before
+            started = [stack.enter_context(TrialProcess(self._task(each), self._deadline_s)) for each in settings]
+            stack.pop_all()
+        self.originals += [process for process, changes in zip(started, settings, strict=True) if not changes]
         return started
+
+    def _task(self, changes: Settings) -> TrialTask:
+        config = self._run.config
+        return TrialTask(
+            config=msgspec.structs.replace(config, engine=applied(config.engine, changes)),
+            device=self._run.device,
+            kv_share=_KV_SHARE / (self._residents + OTHER_CONTENDERS),
+            min_sample_s=_MIN_SAMPLE_S,
+        )
 
     def original_seconds(self) -> dict[str, float]:
         """Return the time of the original's samples by phase, in s."""

@@ -65,6 +65,13 @@ class Entry:
         """By how much equal contenders differed in the comparison: root mean square of log ratios."""
         self.failure: str | None = None
         """Why it could not be measured, for the user; None if it could."""
+        self.confirmed: Gain | None = None
+        """What it saved when it was measured against the original again; None if it was not."""
+
+    @property
+    def over(self) -> Settings:
+        """Settings of the reference, as far as they differ from the original's."""
+        return {} if self._beside is None else self._beside.candidate.settings
 
     @property
     def gain(self) -> Gain | None:
@@ -72,11 +79,20 @@ class Entry:
         return paired_gain(self.reference, self.costs, self.spread) if len(self.costs) >= MIN_PAIRS else None
 
     @property
-    def gain_by_steps(self) -> Gain | None:
-        """What it saves against the original, from the steps that led to it; None before the third round."""
-        gain = self.gain
-        before = None if self._beside is None else self._beside.gain_by_steps
-        return gain if gain is None or before is None else chained([gain, before])
+    def gain_over_original(self) -> Gain | None:
+        """What it saves against the original; None before the third round.
+
+        The gain of a measurement that confirmed it, or else the product of the steps that led to it.
+        """
+        before = None if self._beside is None else self._beside.gain_over_original
+        if self.confirmed is not None or self.gain is None or before is None:
+            return self.confirmed or self.gain
+        return chained([self.gain, before])
+
+    @property
+    def is_chained(self) -> bool:
+        """Whether `gain_over_original` is a product."""
+        return self.confirmed is None and self._beside is not None and self._beside.gain is not None
 
     @property
     def outcome(self) -> Outcome | None:
@@ -174,7 +190,8 @@ class Rounds:
         gain = entry.gain
         if gain is None:
             return True
-        self._on_event("round", {"settings": entry.candidate.settings, "saves_percent": round(gain.saves_percent, 2)})
+        settings, saves_percent = entry.candidate.settings, round(gain.saves_percent, 2)
+        self._on_event("round", {"settings": settings, "saves_percent": saves_percent, "over": entry.over})
         return not is_decided(gain, entry.spread)
 
 

@@ -4,12 +4,14 @@
 2. From the best change on, each step measures the other changes on top of the best settings so far, one by one and all
    together, and adopts what helped most, until nothing does. A second process with the best settings is the control of
    a step. Changes that reduce precision are tried last, on top of the rest.
-3. The combination is measured against the original: in fresh processes, if the budget allows.
+3. The combination is measured against the original: in fresh processes, if the budget allows. So is a change alone,
+   unless it saved more than fresh processes differ.
 """
 
+import itertools
+import math
 import random
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import msgspec
 
@@ -24,8 +26,13 @@ _FIRST_WAVE_SHARE = 0.9
 """The same for the first changes: without them, nothing can be combined."""
 _HOPELESS_PERCENT = -10.0
 """A change that clearly loses more than this is not tried again on top of others."""
+_CLEAR_PERCENT = 10.0
+"""A change alone that clearly saves more than this is not measured again in fresh processes."""
 _CONFIRMING = 1.5
 """Time of a round that measures a combination, relative to that of the original alone."""
+
+OTHER_CONTENDERS = 3
+"""Contenders that may exist beside the changes: the original, the best settings so far, and a control."""
 
 Start = Callable[[Sequence[Settings]], Sequence[Contender]]
 """Starts a contender per item, which build at the same time. The settings are those that differ from the original."""
@@ -56,6 +63,8 @@ class Combined(msgspec.Struct, frozen=True):
 
     settings: Settings
     gain: Gain
+    is_chained: bool
+    """True if the gain multiplies those of the search's steps, because there was no time to measure it as a whole."""
 
 
 class Untried(msgspec.Struct, frozen=True):
@@ -75,11 +84,13 @@ class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
     combined: Combined | None
     """The best settings that keep the precision of numbers; None if nothing helped."""
     reduced: Combined | None
-    """The best settings with reduced precision; None if that did not help in addition."""
+    """The best settings with reduced precision; None if nothing helped, or if `combined` saves as much."""
     is_complete: bool
     """False if the budget, or an interruption, ended the search."""
     is_interrupted: bool = False
     """True if KeyboardInterrupt ended the search, after it had measured something."""
+    failure: str | None = None
+    """Why the search ended early: an engine that others were compared with failed. None if that did not happen."""
 
 
 class OriginalError(UsageError):
@@ -97,27 +108,15 @@ def search(
 ) -> SearchResult:
     """Measure candidates, given in order of their promise, and combine those that help.
 
-    KeyboardInterrupt ends the search with what it has; it is raised if that is nothing. Raises OriginalError if the
-    original cannot run, or if the budget ends before it has run once.
+    KeyboardInterrupt ends the search with what it has, and so does a failure of the original or of the best settings
+    so far. Without a measured change, KeyboardInterrupt or OriginalError is raised. OriginalError also says that the
+    budget ended before the original had run once.
     """
     running = _Search(start, limits, now_s, on_event, rng)
     try:
         return running.result_of(list(candidates))
     finally:
         running.close_all()
-
-
-class _Step(NamedTuple):
-    """Settings that were measured against the best ones so far."""
-
-    best: Entry | None
-    """Those that helped most; None if none did."""
-    entries: list[Entry]
-    """All that were measured; empty if there was no time, or nothing to measure."""
-
-    def saving(self, percent: float) -> list[Settings]:
-        """Return the settings that saved more than this, whether or not it was clear."""
-        return [each.candidate.settings for each in self.entries if _saves(each.gain) > percent]
 
 
 class _Search:
@@ -131,213 +130,203 @@ class _Search:
         self._began_s = now_s()
         self._ends_s = self._began_s + limits.budget_s
         self._open: list[Contender] = []
-        self._measuring: list[Entry] = []
-        """Changes that are measured alone at the moment."""
-        self._trials: list[Trial] = []
-        self._untried: list[Untried] = []
+        self._alone: list[Entry] = []
+        """Changes that were started alone, in the order of the candidates."""
+        self._top: Entry | None = None
+        """The best settings that keep the precision of numbers; None before the first steps, or if nothing helped."""
+        self._reduced: Entry | None = None
+        """The best settings with reduced precision: alone, or on top of the others once that was measured."""
         self._is_complete = True
-        self._original_s = 0.0
-        """Time of a sample of the original."""
         self._start_s = 0.0
         """Time from the start of two processes of the original until both were warm."""
+        self._confirm_s = 0.0
+        """Time to keep for measuring the combination against the original."""
 
     def close_all(self) -> None:
         """End all processes that are left."""
-        for contender in self._open:
-            contender.close()
-        self._open.clear()
+        self._close_but()
 
     def result_of(self, candidates: list[Candidate]) -> SearchResult:
-        """Run the search, or the part of it before an interruption."""
+        """Run the search, or the part of it before it is interrupted or an engine fails that others need."""
+        reason, failure = "the budget ended", None
+        is_interrupted = False
         try:
-            combined, reduced = self._searched(candidates)
+            self._run(candidates)
         except KeyboardInterrupt:
-            for entry in self._measuring:
-                self._note(entry)
-            if not self._trials:
+            if not self._trials():
                 raise
-            self._is_complete = False
-            return self._found(None, None, is_interrupted=True)
-        return self._found(combined, reduced)
-
-    def _found(
-        self, combined: Combined | None, reduced: Combined | None, *, is_interrupted: bool = False
-    ) -> SearchResult:
+            reason, is_interrupted = "the search was interrupted", True
+        except RoseinferError as error:
+            if not self._trials():
+                raise OriginalError(str(error)) from error
+            reason, failure = "the search ended early", str(error)
+        untried = [Untried(each.candidate, each.failure or reason) for each in self._alone if each.gain is None]
+        untried += [Untried(each, reason) for each in candidates[len(self._alone) :]]
+        is_cut_short = self._rounds.is_cut_short or any(each.reason == reason for each in untried)
+        combined = _combined(self._top) or _combined(self._best(self._alone, True))
+        reduced = _combined(self._reduced)
+        if combined is not None and reduced is not None and reduced.gain.speedup <= combined.gain.speedup:
+            reduced = None
         return SearchResult(
-            control_percent=100 * self._rounds.spread,
-            trials=self._trials,
-            untried=self._untried,
+            control_percent=100 * (self._rounds.spread or max((each.spread for each in self._alone), default=0.0)),
+            trials=self._trials(),
+            untried=untried,
             combined=combined,
             reduced=reduced,
-            is_complete=self._is_complete and not self._rounds.is_cut_short,
+            is_complete=self._is_complete and not (is_cut_short or is_interrupted or failure is not None),
             is_interrupted=is_interrupted,
+            failure=failure,
         )
 
-    def _searched(self, candidates: list[Candidate]) -> tuple[Combined | None, Combined | None]:
-        """Run the three parts of the search; return the best settings, and the best ones with reduced precision."""
-        original, singles = self._singles(candidates)
-        hopeful = [each.candidate for each in self._trials if each.gain.high_percent > _HOPELESS_PERCENT]
-        single = self._best(singles, True)
-        lower = self._best(singles, False)
-        unchanged = Entry(Candidate({}), original)
-        top = self._climbed(single or unchanged, [each for each in hopeful if each.keeps_numbers])
-        best = None if top is unchanged else top
-        if best is not None:
-            base = best.candidate.settings
-            lower = self._step(
-                best, [Candidate({**base, **each.settings}, False) for each in hopeful if not each.keeps_numbers]
-            ).best
-        gains = self._confirmed(original, [each for each in (single, best, lower) if each is not None])
-        return gains.get(id(best)) or gains.get(id(single)), gains.get(id(lower))
+    def _run(self, candidates: list[Candidate]) -> None:
+        """Run the three parts of the search."""
+        self._measure_alone(candidates)
+        hopeful = [each.candidate for each in self._trials() if each.gain.high_percent > _HOPELESS_PERCENT]
+        self._climb([each for each in hopeful if each.keeps_numbers])
+        if self._top is not None:
+            base = self._top.candidate.settings
+            reduced = [Candidate({**base, **each.settings}, False) for each in hopeful if not each.keeps_numbers]
+            if entries := self._step(self._top, reduced):
+                self._reduced = self._best(entries, False)
+            self._is_complete &= len(entries) == len(reduced)
+        self._confirm()
+
+    def _trials(self) -> list[Trial]:
+        """Return the changes that were measured alone, so far."""
+        return [
+            Trial(each.candidate, each.gain, each.outcome)
+            for each in self._alone
+            if each.gain is not None and each.outcome is not None
+        ]
 
     # Each change alone.
 
-    def _singles(self, candidates: list[Candidate]) -> tuple[Contender, list[Entry]]:
-        """Measure each change alone, in waves of processes that exist at once; return the original and the changes."""
+    def _measure_alone(self, candidates: list[Candidate]) -> None:
+        """Measure each change alone, in waves of processes that exist at once."""
         until_s = self._began_s + _FIRST_WAVE_SHARE * self._limits.budget_s
-        original, control = self._launched([{}, {}])
-        if not self._are_warm([original, control]):
+        enough_s = self._began_s + _SINGLES_SHARE * self._limits.budget_s
+        self._original, control = self._launched([{}, {}])
+        if not self._are_warm([self._original, control]):
             raise OriginalError("the budget ended before the run itself was measured: give a longer --budget")
         self._start_s = self._now_s() - self._launched_s
-        measured: list[Entry] = []
-        while candidates:
-            wave, candidates = self._next_wave(candidates, until_s)
-            if not wave:
-                self._leave_out(candidates)
-                break
+        while wave := self._next_wave(candidates[len(self._alone) :], until_s):
             entries = self._entries(wave)
+            self._alone += entries
             self._warm_up(entries, until_s)
-            self._measuring = entries
-            enough_s = self._began_s + _SINGLES_SHARE * self._limits.budget_s
-            if measured:
-                self._rounds.compare(original, entries, until_s)
-            else:
-                self._rounds.spread = self._rounds.compare(
-                    original, entries, until_s, control=control, enough_s=enough_s
-                )
-            self._measuring = []
+            is_known = self._rounds.spread > 0
+            self._rounds.spread = self._rounds.compare(
+                self._original, entries, until_s, control=None if is_known else control, enough_s=enough_s
+            )
             for entry in entries:
-                self._note(entry)
-            measured += entries
+                self._report(entry)
             until_s = enough_s
-            leaders = [self._best(measured, keeps_numbers) for keeps_numbers in (True, False)]
-            self._close_but(original, *(leader.contender for leader in leaders if leader is not None))
-        self._original_s = self._rounds.sample_s
-        return original, measured
+            self._top, self._reduced = self._best(self._alone, True), self._best(self._alone, False)
+            self._close_but(self._original, control, *_contenders(self._top))
+        self._close_but(self._original, *_contenders(self._top))
+        self._confirm_s = _CONFIRMING * MIN_PAIRS * self._rounds.sample_s
 
-    def _next_wave(self, candidates: list[Candidate], until_s: float) -> tuple[list[Candidate], list[Candidate]]:
-        """Return the changes whose processes to start next, and the others.
+    def _next_wave(self, candidates: list[Candidate], until_s: float) -> list[Candidate]:
+        """Return the changes whose processes to start next.
 
-        Starting them may take half of the time that is left for changes alone.
+        Starting them may take half of the time that is left until then.
         """
         left_s = until_s - self._now_s() - MIN_PAIRS * self._rounds.sample_s
         batches = int(left_s / 2 / self._start_s) if self._start_s > 0 else len(candidates)
         size = min(self._limits.residents, batches * self._limits.parallel_starts)
         if size < 1 and self._start_s < left_s:
             size = 1
-        return candidates[:size], candidates[size:]
+        return candidates[: max(size, 0)]
 
-    def _note(self, entry: Entry) -> None:
-        """Remember the outcome of a change alone, or why it has none."""
-        gain, outcome = entry.gain, entry.outcome
-        if gain is None or outcome is None:
-            self._untried.append(Untried(entry.candidate, entry.failure or "the budget ended"))
-            self._is_complete &= entry.failure is not None
+    def _report(self, entry: Entry) -> None:
+        if entry.gain is None:
             return
-        self._trials.append(Trial(entry.candidate, gain, outcome))
         self._on_event(
             "tried",
             {
                 "settings": entry.candidate.settings,
-                "saves_percent": round(gain.saves_percent, 2),
-                "noise_percent": round(gain.noise_percent, 2),
-                "outcome": outcome,
+                "saves_percent": round(entry.gain.saves_percent, 2),
+                "noise_percent": round(entry.gain.noise_percent, 2),
+                "outcome": entry.outcome,
             },
         )
 
-    def _leave_out(self, candidates: Sequence[Candidate]) -> None:
-        self._untried += [Untried(candidate, "the budget ended") for candidate in candidates]
-        self._is_complete = False
-
     # Combinations.
 
-    def _climbed(self, top: Entry, candidates: list[Candidate]) -> Entry:
-        """Return the best settings that steps from `top` reach.
+    def _climb(self, candidates: list[Candidate]) -> None:
+        """Replace the best settings by better ones, in steps, until no change helps.
 
         A step measures each change on top of the best settings so far, and all of them together, since each may gain
         too little to be seen, or help only beside another. It adopts what helps most. After all together, the next step
-        also measures each of them left out. Changes that cost time in a step are tried again only when no other helps.
+        also measures each of them left out. Changes that cost time when last measured wait until no other helps.
         """
-        promising = candidates
-        gaining = [each.candidate for each in self._trials if each.gain.saves_percent > MIN_GAIN_PERCENT]
-        measured: list[Settings] = [{}, *(each.candidate.settings for each in self._trials)]
+        top = self._top or Entry(Candidate({}), self._original)
+        saved = {id(each.candidate): each.gain.saves_percent for each in self._trials()}
+        measured = [{}, *(each.candidate.settings for each in self._alone)]
         are_together = False
         while True:
             base = top.candidate.settings
-            left = [each for each in candidates if _adds(each, top)]
-            adding = [each for each in left if each in promising and {**base, **each.settings} not in measured]
-            adding = adding or [each for each in left if {**base, **each.settings} not in measured]
-            tried = [{**base, **each.settings} for each in adding]
-            everything = {**base, **_together([each for each in left if each in gaining])}
-            if everything not in [*measured, *tried]:
-                tried.insert(0, everything)
+            left = sorted((each for each in candidates if _adds(each, base)), key=lambda each: -saved[id(each)])
+            added = [each for each in left if {**base, **each.settings} not in measured]
+            added = [each for each in added if saved[id(each)] > 0] or added
+            everything = {**base, **_together([each for each in left if saved[id(each)] > MIN_GAIN_PERCENT])}
+            tried = [everything, *({**base, **each.settings} for each in added)]
             if are_together:
-                tried += [rest for each in candidates if (rest := _without(each, base)) and rest not in measured]
-            step = self._step(top, [Candidate(each, keeps_numbers=True) for each in tried])
-            measured += [each.candidate.settings for each in step.entries]
-            if step.best is not None:
-                top, are_together = step.best, step.best.candidate.settings == everything
-                gaining = [each for each in adding if {**base, **each.settings} in step.saving(MIN_GAIN_PERCENT)]
-                promising = [each for each in adding if {**base, **each.settings} in step.saving(0)]
-            elif not step.entries:
-                return top
+                tried += [_without(each, base) for each in candidates]
+            tried = [each for number, each in enumerate(tried) if each not in [*measured, *tried[:number]]]
+            entries = self._step(top, [Candidate(each) for each in tried])
+            if not entries:
+                return
+            for each, entry in itertools.product(added, entries):
+                if entry.candidate.settings == {**base, **each.settings}:
+                    saved[id(each)] = _saves(entry)
+            measured += [each.candidate.settings for each in entries]
+            best = self._best(entries, True)
+            if best is not None:
+                self._on_event("combined", {"settings": best.candidate.settings})
+                are_together = best.candidate.settings == everything
+                top = self._top = best
+                self._close_but(self._original, top.contender)
 
-    def _step(self, top: Entry, candidates: list[Candidate]) -> _Step:
+    def _step(self, top: Entry, candidates: list[Candidate]) -> list[Entry]:
         """Measure settings against the best ones so far, as many as there is time for."""
-        until_s = self._ends_s - self._confirm_s()
-        wave, left_out = self._next_wave(candidates, until_s)
+        until_s = self._ends_s - self._confirm_s
+        wave = self._next_wave(candidates, until_s)
         if not wave:
-            self._is_complete &= not left_out
-            return _Step(None, [])
+            self._is_complete &= not candidates
+            return []
         # Faster settings have noise of their own: the control of the original says nothing about it.
         control, *entries = self._entries([top.candidate, *wave], top)
         self._warm_up([control, *entries], until_s)
         self._rounds.compare(top.contender, entries, until_s, control=None if control.failure else control.contender)
-        self._close(control.contender)
-        best = self._best(entries, True) or self._best(entries, False)
-        for entry in entries:
-            if entry is best:
-                self._on_event("combined", {"settings": entry.candidate.settings})
-            else:
-                self._close(entry.contender)
-        return _Step(best, entries)
+        best = self._best(entries, candidates[0].keeps_numbers)
+        self._close_but(self._original, top.contender, *_contenders(best))
+        return entries
 
-    def _confirmed(self, original: Contender, found: list[Entry]) -> dict[int, Combined]:
-        """Measure settings against the original; return the results by id of the entry, of those that still help.
+    def _confirm(self) -> None:
+        """Measure settings against the original again, in fresh processes of both sides if there is time.
 
-        A change alone was measured so already. Others are measured again even if the steps added up, in fresh processes
-        of both sides if there is time. Without time for any of it, the gains of the steps are multiplied.
+        Two processes with equal settings differ, which more rounds of the same processes do not show. A change alone is
+        measured again only if such a difference could explain its gain, and there is time for fresh processes.
         """
-        alone = [(each, trial) for each in found for trial in self._trials if trial.candidate == each.candidate]
-        confirmed = {id(each): Combined(trial.candidate.settings, trial.gain) for each, trial in alone}
-        left = [each for each in found if id(each) not in confirmed]
-        for before, entry in zip(left, self._measured_again(original, left), strict=True):
-            gain = entry.gain or before.gain_by_steps
-            if gain is not None and gain.low_percent > 0:
-                confirmed[id(before)] = Combined(before.candidate.settings, gain)
-        return confirmed
-
-    def _measured_again(self, original: Contender, found: list[Entry]) -> list[Entry]:
-        """Compare settings with the original, in fresh processes if there is time."""
+        found = [each for each in (self._top, self._reduced) if each is not None]
+        if (single := self._best(self._alone, True)) is not None and single is not self._top:
+            found.append(single)  # reported if the best settings turn out to gain nothing
+        start_s = self._start_s * math.ceil((1 + len(found)) / self._limits.parallel_starts)
+        is_time = self._now_s() + start_s + self._confirm_s <= self._ends_s
+        found = [each for each in found if each not in self._alone or (is_time and not _is_large(each))]
+        if not found:
+            return
         entries = [Entry(each.candidate, each.contender) for each in found]
-        if found and self._now_s() + self._start_s + self._confirm_s() <= self._ends_s:
-            original, *fresh = self._launched([{}, *(each.candidate.settings for each in found)])
-            if not self._are_warm([original]):
-                return entries
+        if is_time:
+            self.close_all()
+            self._original, *fresh = self._launched([{}, *(each.candidate.settings for each in found)])
+            if not self._are_warm([self._original]):
+                return
             entries = [Entry(each.candidate, contender) for each, contender in zip(found, fresh, strict=True)]
             self._warm_up(entries, self._ends_s)
-        self._rounds.compare(original, entries, self._ends_s)
-        return entries
+        self._rounds.compare(self._original, entries, self._ends_s)
+        for each, again in zip(found, entries, strict=True):
+            each.confirmed = again.gain
 
     # Processes, and the time that they need.
 
@@ -363,8 +352,6 @@ class _Search:
         except TimeoutError:
             self._is_complete = False
             return False
-        except RoseinferError as error:
-            raise OriginalError(str(error)) from error
         return True
 
     def _warm_up(self, entries: Sequence[Entry], until_s: float) -> None:
@@ -382,28 +369,39 @@ class _Search:
             except RoseinferError as error:
                 entry.failure = str(error)
 
-    def _confirm_s(self) -> float:
-        """Return the time to keep for measuring the combination against the original."""
-        return _CONFIRMING * MIN_PAIRS * self._original_s
-
     def _best(self, entries: Sequence[Entry], keeps_numbers: bool) -> Entry | None:
         """Return the entry that saves most, of those that helped."""
         helped = [
             entry for entry in entries if entry.candidate.keeps_numbers == keeps_numbers and entry.outcome == "helped"
         ]
-        return max(helped, key=lambda entry: _saves(entry.gain), default=None)
-
-    def _close(self, contender: Contender) -> None:
-        contender.close()
-        self._open.remove(contender)
+        return max(helped, key=_saves, default=None)
 
     def _close_but(self, *kept: Contender) -> None:
-        for contender in [each for each in self._open if all(each is not one for one in kept)]:
-            self._close(contender)
+        """End all other processes."""
+        while ended := [each for each in self._open if all(each is not one for one in kept)]:
+            ended[0].close()
+            self._open.remove(ended[0])
 
 
-def _saves(gain: Gain | None) -> float:
-    return gain.saves_percent if gain is not None else 0.0
+def _contenders(entry: Entry | None) -> list[Contender]:
+    return [] if entry is None else [entry.contender]
+
+
+def _saves(entry: Entry) -> float:
+    return entry.gain.saves_percent if entry.gain is not None else 0.0
+
+
+def _is_large(entry: Entry) -> bool:
+    """Return whether a gain is larger than the difference of processes with equal settings."""
+    return entry.gain is not None and entry.gain.low_percent > _CLEAR_PERCENT
+
+
+def _combined(entry: Entry | None) -> Combined | None:
+    """Return the settings of an entry with their gain over the original; None if they have none."""
+    gain = None if entry is None else entry.gain_over_original
+    if entry is None or gain is None or gain.low_percent <= 0 or gain.saves_percent <= MIN_GAIN_PERCENT:
+        return None
+    return Combined(entry.candidate.settings, gain, entry.is_chained)
 
 
 def _together(candidates: Sequence[Candidate]) -> Settings:
@@ -421,9 +419,9 @@ def _without(candidate: Candidate, settings: Settings) -> Settings:
     return {key: value for key, value in settings.items() if key not in candidate.settings}
 
 
-def _adds(candidate: Candidate, top: Entry) -> bool:
-    """Return whether a candidate changes a setting that an entry leaves alone.
+def _adds(candidate: Candidate, settings: Settings) -> bool:
+    """Return whether a candidate changes a setting that others leave alone.
 
-    Another value of a setting that the entry has is none: the values were measured against each other before.
+    Another value of a setting that they have is none: the values were measured against each other before.
     """
-    return not set(candidate.settings) <= set(top.candidate.settings)
+    return not set(candidate.settings) <= set(settings)

@@ -16,7 +16,7 @@ from roseinfer.advice.predictions import Prediction, add_predictions, exceeds, k
 from roseinfer.advice.recorded_run import RecordedRun, read_run
 from roseinfer.advice.trial_process import TrialStarter
 from roseinfer.advice.trial_rounds import Candidate, OnEvent
-from roseinfer.advice.trial_search import Combined, SearchLimits, SearchResult, search
+from roseinfer.advice.trial_search import OTHER_CONTENDERS, Combined, SearchLimits, SearchResult, search
 from roseinfer.errors import UsageError
 from roseinfer.trace.summary.trace_summary import Summary
 
@@ -42,6 +42,8 @@ class Combination(msgspec.Struct, frozen=True, kw_only=True):
     noise_percent: float
     speedup: float
     rounds: int
+    is_chained: bool
+    """True if the saving multiplies those of the search's steps, because the budget left no time to measure it."""
 
 
 class UntriedAdvice(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,9 +66,11 @@ class TryReport(msgspec.Struct, frozen=True, kw_only=True):
     budget_s: float
     took_s: float
     is_complete: bool
-    """False if the budget, or an interruption, ended the search."""
+    """False if the budget, an interruption or a failure ended the search."""
     is_interrupted: bool
     """True if an interruption such as Ctrl-C ended the search."""
+    failure: str | None
+    """Why the search ended early, if an engine failed that others were compared with."""
     control_percent: float
     """By how much two processes with the run's own settings differ."""
     predictions: list[Prediction]
@@ -75,7 +79,7 @@ class TryReport(msgspec.Struct, frozen=True, kw_only=True):
     combined: Combination | None
     """The best settings that keep the precision of numbers; None if nothing helped."""
     reduced: Combination | None
-    """The best settings with reduced precision, which changes texts; None if that did not help in addition."""
+    """The best settings with reduced precision, which changes texts; None if they save no more than `combined`."""
     config: str | None
     """File with the run's configuration and the `combined` settings."""
     command: str | None
@@ -141,6 +145,7 @@ def try_advice(
         took_s=round(time.monotonic() - began_s, 1),
         is_complete=found.is_complete,
         is_interrupted=found.is_interrupted,
+        failure=found.failure,
         control_percent=round(found.control_percent, 2),
         predictions=predictions,
         untried=[
@@ -222,6 +227,7 @@ def _combination(combined: Combined | None) -> Combination | None:
         noise_percent=round(gain.noise_percent, 2),
         speedup=round(gain.speedup, 3),
         rounds=gain.pairs,
+        is_chained=combined.is_chained,
     )
 
 
@@ -238,10 +244,10 @@ def _gpus() -> tuple[int, int]:
 
 
 def _residents(run: RecordedRun, gpu_bytes: int) -> int:
-    """Return how many changes may have an engine at the same time, beside two of the run itself."""
+    """Return how many changes may have an engine at the same time, beside those that they are compared with."""
     if run.is_gpu:  # half of the memory for weights in 16 bits and libraries, the rest for activations and KV caches
         fit = int(gpu_bytes / 2 / (2 * run.parameters + _GPU_ENGINE_BYTES))
     else:  # weights in 32 bits, and a second time while they are packed
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         fit = int(free / (8 * run.parameters + _CPU_ENGINE_BYTES))
-    return min(_MAX_RESIDENTS, max(1, fit - 2))
+    return min(_MAX_RESIDENTS, max(1, fit - OTHER_CONTENDERS))

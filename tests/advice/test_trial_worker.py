@@ -1,13 +1,16 @@
 """What a worker reports of its passes, with a scripted engine, and how it serves a task, with a real one."""
 
+import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scripted import ScriptedEngine
 
+from roseinfer.advice.recorded_run import RecordedRun
 from roseinfer.advice.trial_messages import ELSEWHERE, SAMPLE, WARM_UP, Built, Sample, TrialTask, Warm
-from roseinfer.advice.trial_process import TrialProcess
+from roseinfer.advice.trial_process import TrialProcess, TrialStarter
 from roseinfer.advice.trial_worker import sample_of, served
 from roseinfer.config import EngineConfig, RunConfig, SamplingParams, WorkloadConfig
 from roseinfer.errors import RoseinferError, UsageError
@@ -65,3 +68,53 @@ def test_a_run_of_another_device_or_of_a_missing_model_fails(tiny_llama: Path) -
         list(served(elsewhere, []))
     with pytest.raises(RoseinferError, match="no-such-model"):
         list(served(task(Path("/no-such-model")), []))
+
+
+def test_after_the_deadline_no_answer_is_taken_for_that_to_a_later_question(tiny_llama: Path) -> None:
+    ends_s = time.monotonic() + 120
+    with TrialProcess(task(tiny_llama), lambda: ends_s) as process:
+        process.warm_up()
+        ends_s = 0.0
+        for _ in range(10):
+            with pytest.raises(TimeoutError):
+                process.sample()
+            time.sleep(0.05)
+
+
+def test_a_process_that_ends_at_once_says_why(monkeypatch: pytest.MonkeyPatch, tiny_llama: Path) -> None:
+    monkeypatch.setattr("sys.executable", "false")
+    ended = "the process of an engine ended with code 1"
+    with (
+        TrialProcess(task(tiny_llama), lambda: time.monotonic() + 60) as process,
+        pytest.raises(RoseinferError, match=ended),
+    ):
+        process.warm_up()
+
+
+def test_of_engines_that_cannot_all_be_started_none_is_left(monkeypatch: pytest.MonkeyPatch, tiny_llama: Path) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Recorded(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            if started:
+                raise OSError("no more processes")
+            super().__init__(*arguments, **options)
+            started.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Recorded)
+    run = RecordedRun(
+        run_dir=Path("run"),
+        config=task(tiny_llama).config,
+        device="CPU",
+        model=None,
+        parameters=0,
+        threads=1,
+        cores=1,
+        requests=1,
+        prompt_tokens=1,
+        pass_s=0.0,
+    )
+    starter = TrialStarter(run, residents=1, deadline_s=lambda: time.monotonic() + 60)
+    with pytest.raises(RoseinferError, match="cannot be started: no more processes"):
+        starter([{}, {"overlap": True}])
+    assert [each.returncode is not None for each in started] == [True]

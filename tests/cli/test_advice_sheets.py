@@ -31,6 +31,7 @@ TOGETHER = Combination(
     noise_percent=2.0,
     speedup=1.25,
     rounds=5,
+    is_chained=False,
 )
 
 
@@ -44,6 +45,7 @@ def report(**fields: Any) -> TryReport:
         "took_s": 60.0,
         "is_complete": True,
         "is_interrupted": False,
+        "failure": None,
         "control_percent": 1.0,
         "predictions": [PREDICTION],
         "untried": [],
@@ -59,11 +61,24 @@ def report(**fields: Any) -> TryReport:
     ("fields", "line"),
     [
         ({}, "Together: --overlap saves 20.0 % +- 2.0 (1.25x)."),
-        ({"combined": None}, "Nothing helped clearly: the settings of the run stay."),
+        (
+            {"combined": None, "predictions": [msgspec.structs.replace(PREDICTION, outcome="no clear change")]},
+            "Nothing helped clearly: the settings of the run stay.",
+        ),
+        ({"combined": None}, "What helped did not do so again in fresh processes: the settings of the run stay."),
+        ({"combined": None, "reduced": TOGETHER}, "Nothing that keeps the precision of numbers helped clearly: the"),
+        (
+            {"combined": msgspec.structs.replace(TOGETHER, is_chained=True)},
+            "Together: --overlap saves 20.0 % +- 2.0 (1.25x), as the product of its steps.",
+        ),
+        (
+            {"is_complete": False, "failure": "it ended with code 1"},
+            "The search ended early, since an engine failed that others were compared with: it ended with code 1.",
+        ),
         ({"combined": None, "predictions": []}, "Nothing was measured often enough to be judged."),
         (
             {"is_interrupted": True, "is_complete": False},
-            "The search was interrupted: changes were not tried together.",
+            "The search was interrupted: it had more to measure.",
         ),
         ({"is_complete": False}, "The budget of 120 s ended the search: --budget gives it more."),
         ({"control_percent": 40.0}, "Two processes with the run's own settings differ by 40.0 %: other programs use"),

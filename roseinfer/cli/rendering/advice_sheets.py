@@ -37,15 +37,21 @@ def report_lines(report: TryReport) -> list[str]:
     """Return the sentences below the table of a report: faults, the combination, and the command line to use."""
     lines = [fault_line(each) for each in report.predictions if each.above_bound]
     lines += [f"Not measured: {each.change}, because {each.reason}." for each in report.untried]
-    lines.append(f"Two processes with the run's own settings differ by {report.control_percent:.1f} %{_noisy(report)}.")
+    if report.control_percent:
+        differ = f"differ by {report.control_percent:.1f} %{_noisy(report)}"
+        lines.append(f"Two processes with the run's own settings {differ}.")
     if report.is_interrupted:
-        lines.append("The search was interrupted: changes were not tried together.")
+        lines.append("The search was interrupted: it had more to measure.")
+    elif report.failure is not None:
+        lines.append(
+            f"The search ended early, since an engine failed that others were compared with: {report.failure}."
+        )
     elif not report.is_complete:
         lines.append(f"The budget of {report.budget_s:g} s ended the search: --budget gives it more.")
     if not report.predictions:
         lines.append("Nothing was measured often enough to be judged.")
     elif report.combined is None:
-        lines.append("Nothing helped clearly: the settings of the run stay.")
+        lines.append(f"{_nothing(report)}: the settings of the run stay.")
     if report.combined is not None:
         lines.append(f"Together: {_combined(report.combined)}.")
     if report.reduced is not None:
@@ -58,6 +64,14 @@ def _noisy(report: TryReport) -> str:
     return ": other programs use the machine, and only large gains can be told from noise" if is_noisy else ""
 
 
+def _nothing(report: TryReport) -> str:
+    if report.reduced is not None:
+        return "Nothing that keeps the precision of numbers helped clearly"
+    if any(each.outcome == "helped" for each in report.predictions):
+        return "What helped did not do so again in fresh processes"
+    return "Nothing helped clearly"
+
+
 def fault_line(prediction: Prediction) -> str:
     """Return the sentence that reports a measured saving above its bound."""
     noise = "" if prediction.noise_percent is None else f" +- {prediction.noise_percent:.1f}"
@@ -68,9 +82,10 @@ def fault_line(prediction: Prediction) -> str:
 
 
 def _combined(combination: Combination) -> str:
+    by_steps = ", as the product of its steps" if combination.is_chained else ""
     return (
         f"{combination.options} saves {combination.saves_percent:.1f} % +- {combination.noise_percent:.1f} "
-        f"({combination.speedup:.2f}x)"
+        f"({combination.speedup:.2f}x){by_steps}"
     )
 
 

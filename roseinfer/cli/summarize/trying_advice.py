@@ -63,7 +63,8 @@ def _progress(as_json: bool) -> Iterator[OnEvent]:
                 case "starting":
                     stage(f"Starting {len(fields['settings'])} engines", ticks=True)
                 case "round":
-                    stage(f"Measuring {as_options(fields['settings'])}: {fields['saves_percent']:.1f} % saved so far")
+                    over = f" over {as_options(fields['over'])}" if fields["over"] else ""
+                    stage(f"Measuring {as_options(fields['settings'])}: {fields['saves_percent']:.1f} % saved{over}")
 
         yield on_event
 
