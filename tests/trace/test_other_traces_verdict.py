@@ -106,6 +106,22 @@ def test_events_with_negative_durations_are_left_out_with_a_warning(tmp_path: Pa
     assert any(note.level == "warning" and "1 event with an impossible time" in note.message for note in summary.trust)
 
 
+def test_kernels_without_a_duration_are_missing_but_launches_are_not(tmp_path: Path) -> None:
+    events = [
+        one
+        for index in range(50)
+        for one in (launch(100 * index, 5, index + 1), kernel(100 * index + 9, 90, index + 1))
+    ]
+    for one in events:
+        if one["cat"] == "kernel" and one["args"]["correlation"] % 4 == 0:
+            del one["dur"]
+    verdict = summary_of(tmp_path, events).verdict
+    assert verdict.kind == "incomplete"
+    assert "the GPU events of 12 of 50 launches" in verdict.headline
+    whole = [{key: value for key, value in one.items() if key != "dur" or one["cat"] == "kernel"} for one in events]
+    assert "the GPU events of 12 of 50 launches" in summary_of(tmp_path, whole).verdict.headline
+
+
 @pytest.mark.parametrize("call", ["cudaLaunchKernel", "hipModuleLaunchKernel", "urEnqueueKernelLaunch"])
 def test_launches_without_any_gpu_event_are_a_failed_recording(tmp_path: Path, call: str) -> None:
     summary = summary_of(tmp_path, [event("cpu_op", "aten::mm", 0, 9), launch(2, 3, 1, call)])

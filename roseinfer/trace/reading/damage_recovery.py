@@ -62,7 +62,7 @@ def lenient_event(value: Any) -> RawEvent | None:
         pid=_id(value.get("pid")),
         tid=_id(value.get("tid")),
         ts=_number(value.get("ts"), math.nan),
-        dur=_number(value.get("dur", 0.0), math.nan),
+        dur=_number(value["dur"], math.inf) if "dur" in value else math.nan,
         args=RawArgs(
             correlation=_id(args.get("correlation")),
             device=_id(args.get("device")),

@@ -53,7 +53,8 @@ class RawEvent(msgspec.Struct, gc=False):
     pid: Id = None
     tid: Id = None
     ts: float = math.nan
-    dur: float = 0.0
+    dur: float = math.nan
+    """NaN if the event has none, infinite if it cannot be read."""
     args: RawArgs | None = None
 
 
