@@ -30,7 +30,7 @@ class Rows:
         self.dropped_ids: list[NDArray[Any]] = []
         """Correlation ids of the events left out, in batches, for events that have such ids."""
 
-    def add(self, ts: Sequence[float], dur: Sequence[float], **columns: Sequence[Any]) -> None:
+    def add(self, ts: Sequence[float], dur: Sequence[float] | NDArray[np.float64], **columns: Sequence[Any]) -> None:
         """Append a batch of events; `ts` and `dur` are in us."""
         stamp, duration = np.array(ts, np.float64), np.array(dur, np.float64)
         good = (np.abs(stamp) < _MAX_US) & (duration >= 0) & (duration < DAY_US)

@@ -202,9 +202,10 @@ class TraceBuilder:
     def _add_rows(self, rows: Rows, group: list[RawEvent], **own: Any) -> None:
         """Add events of the host. Without a duration they still tell what began; work of a device would be lost."""
         names, lanes = self.names, self.lanes
+        duration = np.array([event.dur for event in group], np.float64)
         rows.add(
             ts=[event.ts for event in group],
-            dur=[0.0 if math.isnan(event.dur) else event.dur for event in group],
+            dur=np.where(np.isnan(duration), 0.0, duration),
             name=[names[event.name] for event in group],
             lane=[lanes[event.pid, event.tid] for event in group],
             **own,
