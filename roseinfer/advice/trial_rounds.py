@@ -111,7 +111,9 @@ class Rounds:
         self.is_cut_short = False
         """True if a comparison ended before all of its candidates were decided."""
         self.sample_s = 0.0
-        """Time of the last sample of a reference."""
+        """Shortest time of a sample of the last reference: others may have been disturbed."""
+        self._shortest_s: dict[int, float] = {}
+        """Shortest time of a sample of each contender in the last comparison, by id."""
 
     def compare(
         self,
@@ -133,19 +135,18 @@ class Rounds:
         before: list[float] = []
         again: list[float] = []
         spread, round_s = self.spread, 0.0
+        self._shortest_s.clear()
         for number in range(_PATIENCE * self._max_pairs):
-            began_s = self._now_s()
             if number >= self._max_pairs:
                 left = [entry for entry in left if _seems_to_gain(entry)]
             if not left:
                 return spread
-            if began_s + round_s > until_s or (
-                began_s > enough_s and any(each.outcome == "helped" for each in entries)
-            ):
+            now_s = self._now_s()
+            if now_s + round_s > until_s or (now_s > enough_s and any(each.outcome == "helped" for each in entries)):
                 break
             others = [entry.contender for entry in left] + ([] if control is None else [control])
             costs = self._round([reference, *others], left)
-            if costs is None or id(reference) not in costs:
+            if costs is None:
                 break
             before.append(costs[id(reference)])
             if control is not None and id(control) not in costs:
@@ -156,7 +157,8 @@ class Rounds:
             for entry in left:
                 entry.spread = spread
             left = [entry for entry in left if self._goes_on(entry, costs, before[-1])]
-            round_s = self._now_s() - began_s
+            self.sample_s = self._shortest_s[id(reference)]
+            round_s = (1 + len(others)) * min(self._shortest_s.values())  # at least: a disturbed round says little
         self.is_cut_short |= any(len(entry.costs) < self._max_pairs for entry in left)
         return spread
 
@@ -177,8 +179,8 @@ class Rounds:
                     raise
                 if (entry := of_contender.get(id(contender))) is not None:
                     entry.failure = str(error)
-            if contender is contenders[0]:
-                self.sample_s = self._now_s() - began_s
+            took_s = self._now_s() - began_s
+            self._shortest_s[id(contender)] = min(took_s, self._shortest_s.get(id(contender), took_s))
         return costs
 
     def _goes_on(self, entry: Entry, costs: dict[int, float], reference: float) -> bool:

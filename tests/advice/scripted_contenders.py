@@ -45,6 +45,8 @@ class ScriptedMachine:
         self.samples = 0
         self.interrupted_at = math.inf
         self.open = 0
+        self.pauses: list[float] = []
+        """Times, in s, that the next passes take in addition."""
 
     def now_s(self) -> float:
         return self.time_s
@@ -94,7 +96,7 @@ class ScriptedContender:
         machine.speed *= math.exp(machine.rng.gauss(0, machine.drift))
         spike = machine.rng.random() * 2 if machine.rng.random() < machine.spikes else 0.0
         cost = self._mine * machine.speed * math.exp(machine.rng.gauss(0, self._noise)) * (1 + spike)
-        self._spend(100 * cost)
+        self._spend(100 * cost + (machine.pauses.pop() if machine.pauses else 0))
         return cost
 
     def close(self) -> None:

@@ -31,17 +31,21 @@ def test_steps_multiply_what_they_save() -> None:
     first = entry([5, 5.1, 4.9], [10, 10, 10])
     second = entry([2.5, 2.4, 2.6], [5, 5, 5], first)
     third = entry([2.5, 2.5], [2.5, 2.5], second)
-    assert first.gain_by_steps == first.gain
+    assert first.gain_over_original == first.gain
     assert second.gain is not None
-    assert second.gain_by_steps is not None
+    assert second.gain_over_original is not None
     assert second.gain.speedup == pytest.approx(2, rel=0.01)
-    assert second.gain_by_steps.speedup == pytest.approx(4, rel=0.01)
-    assert third.gain_by_steps is None, "two rounds say nothing"
+    assert second.gain_over_original.speedup == pytest.approx(4, rel=0.01)
+    assert third.gain_over_original is None, "two rounds say nothing"
+    assert [each.is_chained for each in (first, second)] == [False, True]
+    second.confirmed = first.gain
+    assert second.gain_over_original == first.gain
+    assert not second.is_chained, "it was measured against the original itself"
 
 
 def test_a_step_on_a_reference_without_rounds_of_its_own_counts_alone() -> None:
     step = entry([5, 5, 5], [10, 10, 10], entry([], []))
-    assert step.gain_by_steps == step.gain
+    assert step.gain_over_original == step.gain
 
 
 @pytest.mark.parametrize(("until_s", "pairs"), [(2.9, 0), (3.1, 1), (8.9, 2), (9.1, 3)])

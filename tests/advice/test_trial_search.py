@@ -135,6 +135,28 @@ def test_differences_of_equal_processes_are_seldom_taken_for_a_combination(offse
     assert wrong <= 6
 
 
+def test_a_disturbed_pass_does_not_end_the_measurement() -> None:
+    """Another such round would not fit in the budget, but the next ones take 4 s."""
+    machine = ScriptedMachine(factors({}), noise=0.005)
+    launch = machine.start
+
+    def start(settings: Sequence[Settings]) -> list[ScriptedContender]:
+        started = launch(settings)
+        if settings == [{"compile": True}, {"overlap": True}]:
+            warm_up = started[1].warm_up
+
+            def disturbed() -> None:
+                warm_up()
+                machine.pauses = [60.0]
+
+            started[1].warm_up = disturbed  # type: ignore[method-assign]
+        return started
+
+    machine.start = start  # type: ignore[method-assign]
+    found = machine.search(candidates({"compile": True}, {"overlap": True}), budget_s=150)
+    assert len(found.trials) == 2
+
+
 def test_a_control_that_fails_leaves_the_measurement_going() -> None:
     machine = ScriptedMachine(factors({"attention": 0.5, "compile": 0.7}), noise=0.01)
     launch = machine.start
