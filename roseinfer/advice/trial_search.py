@@ -64,7 +64,7 @@ class Combined(msgspec.Struct, frozen=True):
     settings: Settings
     gain: Gain
     is_chained: bool
-    """True if the gain multiplies those of the search's steps, because there was no time to measure it as a whole."""
+    """True if the gain multiplies those of the search's steps, since it was not measured clearly as a whole."""
 
 
 class Untried(msgspec.Struct, frozen=True):
@@ -306,7 +306,8 @@ class _Search:
         """Measure settings against the original again, in fresh processes of both sides if there is time.
 
         Two processes with equal settings differ, which more rounds of the same processes do not show. A change alone is
-        measured again only if such a difference could explain its gain, and there is time for fresh processes.
+        measured again only if such a difference could explain its gain, and there is time for fresh processes. If the
+        gain is seen again, but not clearly, what was measured before is kept.
         """
         found = [each for each in (self._top, self._reduced) if each is not None]
         if (single := self._best(self._alone, True)) is not None and single is not self._top:
@@ -326,7 +327,8 @@ class _Search:
             self._warm_up(entries, self._ends_s)
         self._rounds.compare(self._original, entries, self._ends_s)
         for each, again in zip(found, entries, strict=True):
-            each.confirmed = again.gain
+            if again.outcome == "helped" or _saves(again) <= MIN_GAIN_PERCENT:
+                each.confirmed = again.gain
 
     # Processes, and the time that they need.
 

@@ -44,7 +44,7 @@ class Combination(msgspec.Struct, frozen=True, kw_only=True):
     speedup: float
     rounds: int
     is_chained: bool
-    """True if the saving multiplies those of the search's steps, because the budget left no time to measure it."""
+    """True if the saving multiplies those of the search's steps, since it was not measured clearly as a whole."""
 
 
 class UntriedAdvice(msgspec.Struct, frozen=True, kw_only=True):

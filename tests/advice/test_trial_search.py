@@ -135,6 +135,16 @@ def test_differences_of_equal_processes_are_seldom_taken_for_a_combination(offse
     assert wrong <= 6
 
 
+def test_a_gain_that_fresh_processes_show_less_clearly_is_kept() -> None:
+    helped = 0
+    for seed in range(60):
+        found = ScriptedMachine(factors({"compile": 0.8}), seed=seed, noise=0.15).search(candidates({"compile": True}))
+        if outcomes(found) == {"compile": "helped"}:
+            helped += 1
+            assert found.combined is not None
+    assert helped > 30
+
+
 def test_a_disturbed_pass_does_not_end_the_measurement() -> None:
     """Another such round would not fit in the budget, but the next ones take 4 s."""
     machine = ScriptedMachine(factors({}), noise=0.005)

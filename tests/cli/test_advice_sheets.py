@@ -60,7 +60,7 @@ def report(**fields: Any) -> TryReport:
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
-        ({}, "Together: --overlap saves 20.0 % +- 2.0 (1.25x)."),
+        ({}, "Fastest: --overlap saves 20.0 % +- 2.0 (1.25x)."),
         (
             {"combined": None, "predictions": [msgspec.structs.replace(PREDICTION, outcome="no clear change")]},
             "Nothing helped clearly: the settings of the run stay.",
@@ -69,7 +69,7 @@ def report(**fields: Any) -> TryReport:
         ({"combined": None, "reduced": TOGETHER}, "Nothing that keeps the precision of numbers helped clearly: the"),
         (
             {"combined": msgspec.structs.replace(TOGETHER, is_chained=True)},
-            "Together: --overlap saves 20.0 % +- 2.0 (1.25x), as the product of its steps.",
+            "Fastest: --overlap saves 20.0 % +- 2.0 (1.25x), as the product of its steps.",
         ),
         (
             {"is_complete": False, "failure": "it ended with code 1"},

@@ -53,7 +53,7 @@ def report_lines(report: TryReport) -> list[str]:
     elif report.combined is None:
         lines.append(f"{_nothing(report)}: the settings of the run stay.")
     if report.combined is not None:
-        lines.append(f"Together: {_combined(report.combined)}.")
+        lines.append(f"Fastest: {_combined(report.combined)}.")
     if report.reduced is not None:
         lines.append(f"With reduced precision, which changes texts: {_combined(report.reduced)}.")
     return lines
