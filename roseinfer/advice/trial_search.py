@@ -133,7 +133,7 @@ class _Search:
         self._alone: list[Entry] = []
         """Changes that were started alone, in the order of the candidates."""
         self._top: Entry | None = None
-        """The best settings that keep the precision of numbers; None before the first steps, or if nothing helped."""
+        """The best settings that keep the precision of numbers; None if nothing has helped so far."""
         self._reduced: Entry | None = None
         """The best settings with reduced precision: alone, or on top of the others once that was measured."""
         self._is_complete = True
