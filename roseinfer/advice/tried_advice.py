@@ -115,7 +115,7 @@ def try_advice(
         raise UsageError(f"nothing to try: no finding of {run_dir} names a setting of the engine that can be changed")
     if run.pass_s * _LEAST_PASSES > budget_s:
         raise UsageError(
-            f"invalid --budget {budget_s:g}s: a pass of this workload takes {run.pass_s:.2g} s: give "
+            f"invalid --budget {budget_s:g}s: a pass of this workload takes {round(run.pass_s, 2):g} s: give "
             f"{math.ceil(_LEAST_PASSES * run.pass_s)}s or more"
         )
     on_event("advised", {"changes": [as_options(each.proposal.settings) for each in advised]})

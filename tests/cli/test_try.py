@@ -89,6 +89,7 @@ def test_what_cannot_be_tried_is_refused_in_one_line(tmp_path: Path, arguments: 
         ({"device": "NVIDIA H100"}, "the run was recorded on NVIDIA H100, and this machine has no GPU"),
         ({"finding": "launches"}, "--finding 'launches' is none of the older run's: give one of"),
         ({"slow": 100.0}, "a pass of this workload takes 100 s: give 900s or more"),
+        ({"slow": 13.37}, "a pass of this workload takes 13.37 s: give 121s or more"),
     ],
 )
 def test_a_run_that_cannot_run_here_is_refused_in_one_line(
