@@ -66,7 +66,7 @@ class Entry:
         self.failure: str | None = None
         """Why it could not be measured, for the user; None if it could."""
         self.confirmed: Gain | None = None
-        """What it saved when it was measured against the original again; None if it was not."""
+        """Gain of a second measurement against the original; None if there was none."""
 
     @property
     def over(self) -> Settings:
@@ -75,14 +75,14 @@ class Entry:
 
     @property
     def gain(self) -> Gain | None:
-        """What it saves; None before the third round."""
+        """Gain over the reference; None before the third round."""
         return paired_gain(self.reference, self.costs, self.spread) if len(self.costs) >= MIN_PAIRS else None
 
     @property
     def gain_over_original(self) -> Gain | None:
-        """What it saves against the original; None before the third round.
+        """Gain over the original; None before the third round.
 
-        The gain of a measurement that confirmed it, or else the product of the steps that led to it.
+        It is that of the measurement that confirmed it, or else the product of the steps that led to it.
         """
         before = None if self._beside is None else self._beside.gain_over_original
         if self.confirmed is not None or self.gain is None or before is None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roseinfer.trace.reading.columns import NO_CORRELATION, Device, GpuTable, HostTable, Ints32, MemoryTable, Trace
+from roseinfer.trace.reading.event_order import event_order
 from roseinfer.trace.reading.trace_merge import merge_traces
 
 _LABEL = re.compile(r"^\s*\[([^\]]+)\]")
@@ -58,7 +59,7 @@ def _with_distinct_devices(trace: Trace) -> Trace:
     if len(kept) == len(ids):
         return trace
     device = np.array([kept.index(one) for one in ids], np.int32)[trace.gpu.device]
-    order = np.lexsort((trace.gpu.end_ns, trace.gpu.start_ns, device))
+    order = event_order(device, trace.gpu.start_ns, trace.gpu.end_ns)
     columns = {name: getattr(trace.gpu, name)[order] for name in GpuTable.__struct_fields__}
     return msgspec.structs.replace(
         trace,
