@@ -330,7 +330,7 @@ def as_markdown(results: list[dict[str, Any]]) -> str:
 
 def _combined_lines(report: dict[str, Any]) -> list[str]:
     lines = [f"- Two processes with the run's own settings differ by {report['control_percent']:.1f} %."]
-    for name, what in (("combined", "Together"), ("reduced", "With reduced precision")):
+    for name, what in (("combined", "Fastest"), ("reduced", "With reduced precision")):
         if (one := report[name]) is not None:
             lines.append(f"- {what}: `{one['options']}`, {one['speedup']:.2f}x (+- {one['noise_percent']:.1f} %).")
     lines += [f"- Not measured: `{each['change']}`: {each['reason']}." for each in report["untried"]]
