@@ -108,12 +108,12 @@ def _host_ms(phase: PhaseBudget) -> float:
 def _removed_spans(case: _Case, name: str, phase: PhaseBudget) -> float:
     """Another attention backend removes at most the spans of this one, and the idle time between their launches."""
     costs = case.summary.phase_costs.get(name)
-    steps = case.summary.steps.phases.get(name)
-    if costs is None or steps is None or steps.median_ms <= 0:
+    times = [step.ms for step in case.summary.steps.of_phase(name)]
+    if costs is None or sum(times) <= 0:
         return 1.0
     wall_ms = sum(costs.spans[span].wall_ms for span in _GATHER_SPANS if span in costs.spans)
     if not case.now.is_gpu:
-        return wall_ms / steps.median_ms
+        return wall_ms * len(times) / sum(times)  # both are means over the steps
     gpu_ms = sum(span.gpu_ms for span in case.summary.spans if span.name in _GATHER_SPANS)
     busy_ms = sum(budget.wall_ms for budget in case.summary.budget.phases.values()) if case.summary.budget else 0.0
     return _idle(case, name, phase) + (gpu_ms / busy_ms if busy_ms else 1.0)

@@ -20,7 +20,7 @@ from roseinfer.profiling.rank_profile import RankProfiles
 from roseinfer.profiling.run_dir import ProfiledStep, check_writable, remove_run_dir
 from roseinfer.profiling.schedule import steps_needed
 from roseinfer.profiling.session import ProfileSession, SessionResult, record_session
-from roseinfer.profiling.unprofiled_baseline import baseline_step_ms, warm_up
+from roseinfer.profiling.unprofiled_baseline import baseline_step_ms, baseline_steps, warm_up
 from roseinfer.progress import ProgressCallback, StageCallback
 from roseinfer.workload.expert_choices import count_choices
 from roseinfer.workload.host_use import measured_host
@@ -104,6 +104,7 @@ def profile_run(
         finally:
             recorded: list[ProfiledStep] = session.details.get("steps", [])
             session.details["baseline_step_ms"] = baseline_step_ms(baseline.steps, recorded)
+            session.details["baseline_steps"] = baseline_steps(baseline.steps, recorded)
             if maps is not None:
                 _add_graph_maps(session, maps, plans, ranks)
     if session.result is None or not session.is_done:

@@ -38,6 +38,20 @@ class ProfiledStep(msgspec.Struct, frozen=True, kw_only=True):
     flops: int
 
 
+class UnprofiledSteps(msgspec.Struct, frozen=True, kw_only=True):
+    """Unprofiled steps of one phase with as many requests and tokens."""
+
+    phase: str
+    batch: int
+    tokens: int
+    steps: int
+    wall_ms: float
+    """Median wall time of a step."""
+    bytes: int
+    """Median bytes that a step must move."""
+    flops: int
+
+
 class RunManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Content of manifest.json. Fields about an engine are missing if the recorded loop ran no engine."""
 
@@ -59,10 +73,13 @@ class RunManifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     ceilings: dict[str, float] | None = None
     """Measured peak rates of the device: copy_bytes_per_s, flops_per_s."""
     baseline_step_ms: dict[str, float] | None = None
-    """Median wall time of an unprofiled step by phase, in ms, measured before the process first started a profiler.
+    """Wall time of an unprofiled step by phase, in ms, measured before the process first started a profiler.
 
-    The median is over the steps with as much work as a recorded step or, without such steps, over all of the phase.
+    It is the median over steps with as much work as a recorded step, averaged over the recorded steps. Without such
+    steps, it is the median over all of the phase.
     """
+    baseline_steps: list[UnprofiledSteps] | None = None
+    """The same unprofiled steps by work, so that times and floors are compared over steps of the same work."""
     host: HostUse | None = None
     """Threads, and cores used, of the unprofiled pass."""
     experts: ExpertBalance | None = None

@@ -120,11 +120,14 @@ def test_the_manifest_has_the_cost_of_each_step_and_its_unprofiled_time(engine: 
     result = run(engine, [PROMPT] * 2, run_config(tmp_path, "online", 8))
     manifest = json.loads((result.session.run_dir / "manifest.json").read_text())
     assert set(manifest["baseline_step_ms"]) == {"prefill", "decode"}
+    assert [(row["phase"], row["batch"], row["tokens"]) for row in manifest["baseline_steps"]] == [("decode", 2, 2)]
+    assert manifest["baseline_steps"][0]["wall_ms"] == manifest["baseline_step_ms"]["decode"]
+    weights = engine.num_parameters * 4
+    assert weights / 2 < manifest["baseline_steps"][0]["bytes"] < 2 * weights
     assert manifest["report"]["completion_tokens"] == 16
     assert manifest["ceilings"]["copy_bytes_per_s"] > 0
     assert manifest["model"]["parameters"] == engine.num_parameters
     assert {step["batch"] for step in manifest["steps"]} == {2}
-    weights = engine.num_parameters * 4
     assert all(weights / 2 < step["bytes"] < 2 * weights and step["flops"] > 0 for step in manifest["steps"])
     assert result.session.summary.roofline is not None
 
@@ -152,6 +155,8 @@ def test_the_baseline_is_over_unprofiled_steps_with_the_batch_and_tokens_of_a_re
 
     assert found(("decode", 4, 64)) == {"prefill": 9.0, "decode": 22.0}
     assert found(("decode", 2, 2), ("decode", 1, 1)) == {"prefill": 9.0, "decode": 1.5}
+    mean = (2 * 22.0 + 1.0) / 3  # of launches of different lengths, each counts as often as it was recorded
+    assert found(("decode", 4, 64), ("decode", 4, 64), ("decode", 1, 1)) == {"prefill": 9.0, "decode": mean}
     assert found(("decode", 9, 9)) == {"prefill": 9.0, "decode": 2.0}
 
 

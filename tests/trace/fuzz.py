@@ -166,6 +166,7 @@ def hostile_manifest(draw: Draw) -> bytes:
         "schema_version": 1,
         "ceilings": draw.pick([None, {"copy_bytes_per_s": draw.pick(numbers), "flops_per_s": draw.pick(numbers)}]),
         "baseline_step_ms": draw.pick([{}, {"decode": draw.pick(numbers)}, [], 3]),
+        "baseline_steps": draw.pick([[], [{"phase": "decode", "steps": draw.pick(numbers), "wall_ms": 3}], [{}], 3]),
         "steps": steps,
         "graphs": draw.pick([[], [{"key": 1, "events": events}], [{}], {}, None]),
     }

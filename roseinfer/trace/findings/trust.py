@@ -1,8 +1,10 @@
 """Reasons to doubt the figures of a trace."""
 
 from collections.abc import Sequence
+from statistics import median
 
 from roseinfer.trace.facts.trace_facts import Facts
+from roseinfer.trace.findings.unprofiled_times import phase_slowdowns
 from roseinfer.trace.naming import counted, duration
 from roseinfer.trace.reading.columns import Trace
 from roseinfer.trace.summary.completeness_structs import Completeness
@@ -148,6 +150,8 @@ def _steps(facts: Facts, steps: StepsSummary) -> list[Trust]:
         )
         for phase, row in steps.phases.items()
         if row.gpu_ms_per_step > _RUNS_AHEAD * row.median_ms
+        # Of launches of different lengths, the mean exceeds the median, so that single steps are compared, too.
+        and median(step.ms - _RUNS_AHEAD * step.span_ms for step in steps.of_phase(phase)) > 0
     ]
     if steps.count < _FEW_STEPS:
         notes.append(Trust("info", f"The trace holds only {counted(steps.count, 'step')}: medians say little."))
@@ -163,15 +167,14 @@ def _overhead(facts: Facts, steps: StepsSummary) -> list[Trust]:
         )
     if counts.python_functions:
         notes.append(Trust("info", "Python stacks were recorded (with_stack), which slows the host down considerably."))
-    for phase, baseline_ms in (facts.manifest.baseline_step_ms if facts.manifest else {}).items():
-        row = steps.phases.get(phase)
-        if row and baseline_ms > 0 and row.median_ms > _INFLATED * baseline_ms:
-            times = row.median_ms / baseline_ms
+    for phase, (traced_ms, unprofiled_ms) in (phase_slowdowns(facts.manifest, steps) if facts.manifest else {}).items():
+        times = traced_ms / unprofiled_ms
+        if times > _INFLATED:
             notes.append(
                 Trust(
                     "warning" if times > 2 else "info",
-                    f"Profiling made the {phase} step {times:.1f} times as long: {duration(row.median_ms)} here, "
-                    f"{duration(baseline_ms)} without the profiler. Host times and idle shares are overstated.",
+                    f"Profiling made the {phase} step {times:.1f} times as long: {duration(traced_ms)} here, "
+                    f"{duration(unprofiled_ms)} without the profiler. Host times and idle shares are overstated.",
                 )
             )
     return notes

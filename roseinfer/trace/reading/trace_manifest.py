@@ -26,6 +26,20 @@ class ManifestStep(msgspec.Struct, frozen=True):
     flops: float = 0.0
 
 
+class ManifestBaseline(msgspec.Struct, frozen=True):
+    """Unprofiled steps of one phase with as many requests and tokens."""
+
+    phase: str = ""
+    batch: int = 0
+    tokens: int = 0
+    steps: int = 0
+    wall_ms: float = 0.0
+    """Median wall time of a step."""
+    bytes: float = 0.0
+    """Median bytes that a step must at least move."""
+    flops: float = 0.0
+
+
 class ManifestHost(msgspec.Struct, frozen=True):
     """Threads, and cores used, of the pass without a profiler."""
 
@@ -104,7 +118,9 @@ class TraceManifest(msgspec.Struct, frozen=True):
     ceilings: ManifestCeilings | None = None
     host: ManifestHost | None = None
     baseline_step_ms: dict[str, float] = {}
-    """Median step time by phase, measured without the profiler."""
+    """Step time by phase, measured without the profiler; in older manifests the median over launches of any length."""
+    baseline_steps: list[ManifestBaseline] = []
+    """Unprofiled steps by work; empty in older manifests."""
     steps: list[ManifestStep] = []
     graphs: list[Graph] = []
     warnings: list[str] = []

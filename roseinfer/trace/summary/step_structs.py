@@ -29,14 +29,51 @@ class PhaseSummary(msgspec.Struct, frozen=True):
     """Mean number of requests per step; None if the trace does not tell."""
 
 
+class StepTime(msgspec.Struct, frozen=True):
+    """Work and time of one step.
+
+    The step ends with its span or with the last GPU event that it launched, whichever is later.
+    """
+
+    step: int
+    """Index of the step, in order of time."""
+    phase: str
+    batch: int | None
+    """Requests in the step; None if the trace does not tell."""
+    tokens: int | None
+    """Tokens computed in the step; None if the trace does not tell."""
+    ms: float
+    """Time of the step: from the start of its span, or from the end of the previous step if that is later, to its end.
+
+    Unprofiled steps are timed in the same way, so that steps launched ahead of the GPU are comparable.
+    """
+    span_ms: float
+    """Duration of the step's span."""
+    gap_ms: float
+    """Time before the step in which no step ran; 0 for the first step."""
+    tail_ms: float
+    """Time by which the step's GPU events end after its span; 0 if they end before."""
+
+    @property
+    def work(self) -> tuple[int | None, int | None]:
+        """Requests and tokens, by which steps of a phase compute as much."""
+        return self.batch, self.tokens
+
+
 class Outlier(msgspec.Struct, frozen=True):
-    """A step that took far longer than the median step of its phase."""
+    """A step that took far longer than its work explains."""
 
     step: int
     """Index of the step, in order of time."""
     phase: str
     ms: float
+    """Time of the step, as in `StepTime`."""
     times_median: float
+    """Time relative to the median of the steps of the same work.
+
+    If fewer than five steps have the same work, the median is that of the phase. Of a step with more tokens than the
+    median step, it is scaled up with the tokens.
+    """
 
 
 class StepsSummary(msgspec.Struct, frozen=True):
@@ -47,30 +84,45 @@ class StepsSummary(msgspec.Struct, frozen=True):
     count: int
     phases: dict[str, PhaseSummary]
     outliers: list[Outlier]
-    """The slowest steps relative to the median of their phase, worst first."""
+    """The slowest steps relative to the median of steps of the same work, worst first."""
+    times: list[StepTime] = []
+    """Every step, in order of time."""
+
+    def of_phase(self, phase: str) -> list[StepTime]:
+        """Return the steps of a phase."""
+        return [step for step in self.times if step.phase == phase]
 
 
 class PhaseRoofline(msgspec.Struct, frozen=True):
-    """Steps of one phase compared with the device's measured ceilings."""
+    """Steps of one phase compared with the device's measured ceilings.
+
+    Launches of one phase may differ: one decodes 16 tokens per request, another a single one. All figures are of the
+    same steps: medians over steps with as many requests and tokens, averaged over the recorded steps.
+    """
 
     steps: int
     median_ms: float
-    """Median step time, from the source that `Roofline` names."""
+    """Time of a step, from the source that `Roofline` names."""
     floor_ms: float
-    """Shortest possible step: the median step's bytes at the measured bandwidth, or its FLOPs at the measured rate."""
+    """Shortest possible time: the step's bytes at the measured bandwidth, or its FLOPs at the measured rate."""
     bound: Literal["memory", "compute"]
     """`memory` if the bytes take longer than the FLOPs, else `compute`."""
     mbu_percent: float
     """Model bandwidth utilization: time for the bytes at full bandwidth, as a share of `median_ms`."""
     mfu_percent: float
     """Model FLOPs utilization: time for the FLOPs at full rate, as a share of `median_ms`."""
+    traced_ms: float | None = None
+    """Time of a step in the trace, over steps of the same work; None if the trace has none."""
 
 
 class Roofline(msgspec.Struct, frozen=True):
     """Step times compared with the device's ceilings, which the manifest in the folder of the trace lists."""
 
     source: Literal["baseline", "trace"]
-    """Source of the step times: `baseline` for the unprofiled pass of the same run, or `trace`."""
+    """Source of the step times: `baseline` for the unprofiled pass of the same run, or `trace`.
+
+    `trace` also if the manifest has one unprofiled time for steps of different work.
+    """
     copy_bytes_per_s: float
     """Measured memory bandwidth."""
     flops_per_s: float

@@ -159,8 +159,8 @@ class JudgedTrace(NamedTuple):
     @property
     def main_phase(self) -> str:
         """Phase that takes most of the time; empty without marked steps."""
-        phases = self.steps.phases.items()
-        return max(phases, key=lambda item: item[1].count * item[1].median_ms, default=("", None))[0]
+        spent_ms = {phase: sum(step.ms for step in self.steps.of_phase(phase)) for phase in self.steps.phases}
+        return max(spent_ms, key=lambda phase: spent_ms[phase], default="")
 
     @property
     def is_compute_bound(self) -> bool:

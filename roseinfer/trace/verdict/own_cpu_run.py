@@ -83,7 +83,7 @@ def find_products(judged: JudgedTrace) -> list[Finding]:
     reach = f"{row.mbu_percent:.0f} % of the measured bandwidth and {row.mfu_percent:.0f} % of the measured FLOP rate"
     sentence = (
         f"Matrix products take {share:.0f} % of operator time, {first.name} most ({duration(first.self_ms)} in "
-        f"{counted(first.calls, 'call')}). A {floor.phase} step reaches {reach}, without the profiler."
+        f"{counted(first.calls, 'call')}). A {floor.phase} step reaches {reach}, {_source(judged)}."
     )
     advice = f"{what.capitalize()} bounds {first.name}: {_helps(judged, row)}."
     return [maker.make(min(spent_ms, judged.total.compute_ms), Place(operator=first.name), sentence, advice)]
@@ -154,16 +154,21 @@ def floor_evidence(judged: JudgedTrace) -> list[str]:
     if floor is None:
         return []
     text = beside_floor(floor)
-    is_baseline = judged.roofline is not None and judged.roofline.source == "baseline"
-    source = "without the profiler" if is_baseline else "under the profiler"
+    source = _source(judged)
     lines = [f"{text[0].upper()}{text[1:]}, {source}; operators run {operators_percent(judged):.0f} % of the trace."]
-    traced = judged.steps.phases.get(floor.phase)
-    if is_baseline and traced is not None and floor.row.median_ms > DISTURBED * traced.median_ms > 0:
+    traced_ms = floor.row.traced_ms
+    if traced_ms is not None and floor.row.median_ms > DISTURBED * traced_ms > 0:
         lines.append(
-            f"The {floor.phase} step was faster under the profiler ({duration(traced.median_ms)}): other programs used "
+            f"The {floor.phase} step was faster under the profiler ({duration(traced_ms)}): other programs used "
             "the machine during the unprofiled pass, so that its times are too long."
         )
     return [*lines, *_cores(judged)]
+
+
+def _source(judged: JudgedTrace) -> str:
+    """Return the condition under which the step times of the roofline were measured."""
+    is_baseline = judged.roofline is not None and judged.roofline.source == "baseline"
+    return "without the profiler" if is_baseline else "under the profiler"
 
 
 def _cores(judged: JudgedTrace) -> list[str]:

@@ -1,0 +1,106 @@
+"""Figures of a phase whose launches compute different amounts of work compare steps of the same work."""
+
+from pathlib import Path
+
+import pytest
+from unequal_launches import LONG, SHORT, Launch, recording, write_manifest
+
+from roseinfer.cli.rendering.sheets import all_sheets
+from roseinfer.trace.pipeline import summarize_trace
+from roseinfer.trace.summary.trace_summary import Summary
+
+MIXED = [LONG, LONG, SHORT, SHORT, SHORT]
+
+
+def profiled(summary: Summary) -> list[str]:
+    """Return the notes that say how much the profiler slowed the steps."""
+    return [note.message for note in summary.trust if note.message.startswith("Profiling made")]
+
+
+def test_time_and_floor_of_the_roofline_are_of_the_same_steps(tmp_path: Path) -> None:
+    path = recording(tmp_path / "t.json", MIXED)
+    write_manifest(tmp_path, MIXED, floor=0.5)
+    found = summarize_trace(path)
+    assert found.roofline is not None
+    decode = found.roofline.phases["decode"]
+    assert (found.roofline.source, decode.steps) == ("baseline", 5)
+    assert (decode.median_ms, decode.floor_ms, decode.mbu_percent) == (7.0, 3.5, 50.0)
+    assert decode.traced_ms == pytest.approx(7.0, rel=0.01)
+    assert profiled(found) == []
+
+
+def test_work_that_only_the_recording_has_does_not_count_for_the_roofline(tmp_path: Path) -> None:
+    path = recording(tmp_path / "t.json", MIXED)
+    write_manifest(tmp_path, MIXED, floor=0.5, unprofiled=[LONG])
+    found = summarize_trace(path).roofline
+    assert found is not None
+    decode = found.phases["decode"]
+    assert (decode.steps, decode.median_ms, decode.floor_ms, decode.mbu_percent) == (2, 16.0, 8.0, 50.0)
+
+
+def test_a_phase_whose_work_the_unprofiled_pass_lacks_is_shown_with_the_work_of_that_pass(tmp_path: Path) -> None:
+    other = Launch(8, 8, 2_000)
+    path = recording(tmp_path / "t.json", [other] * 3)
+    write_manifest(tmp_path, [other] * 3, floor=0.5, unprofiled=MIXED)
+    found = summarize_trace(path)
+    assert found.roofline is not None
+    assert found.roofline.phases["decode"].mbu_percent == 50.0
+    assert found.roofline.phases["decode"].traced_ms is None
+    assert profiled(found) == []
+
+
+@pytest.mark.parametrize("median_ms", [1.0, 16.0])
+def test_older_manifests_with_one_time_for_unequal_launches_take_times_of_the_trace(
+    tmp_path: Path, median_ms: float
+) -> None:
+    path = recording(tmp_path / "t.json", MIXED)
+    write_manifest(tmp_path, MIXED, floor=0.5, median_ms=median_ms)
+    found = summarize_trace(path)
+    assert found.roofline is not None
+    decode = found.roofline.phases["decode"]
+    assert found.roofline.source == "trace"
+    assert decode.median_ms == pytest.approx(7.0, rel=0.01)
+    assert decode.mbu_percent == pytest.approx(50.0, rel=0.01)
+    assert "Roofline, step times from the trace" in [sheet.title for sheet in all_sheets(found, 5, "self")]
+    assert profiled(found) == []
+
+
+def test_the_profilers_slowdown_is_that_of_steps_of_the_same_work(tmp_path: Path) -> None:
+    path = recording(tmp_path / "t.json", MIXED, factor=1.5)
+    write_manifest(tmp_path, MIXED, floor=0.5)
+    assert profiled(summarize_trace(path)) == [
+        "Profiling made the decode step 1.5 times as long: 10.5 ms here, 7.0 ms without the profiler. Host times and "
+        "idle shares are overstated."
+    ]
+
+
+def test_older_manifests_still_tell_the_slowdown_of_equal_launches(tmp_path: Path) -> None:
+    path = recording(tmp_path / "t.json", [LONG] * 3, factor=1.5)
+    write_manifest(tmp_path, [LONG] * 3, floor=0.5, median_ms=16.0)
+    found = summarize_trace(path)
+    assert "1.5 times as long: 24.0 ms here, 16.0 ms without" in profiled(found)[0]
+    assert found.roofline is not None
+    assert found.roofline.source == "baseline"
+
+
+@pytest.mark.parametrize(
+    "launches",
+    [
+        [LONG] * 6 + [SHORT] * 3,
+        [SHORT] * 6 + [LONG],
+        [SHORT, SHORT, SHORT, Launch(3, 3, 990), LONG, Launch(4, 48, 12_000)],
+    ],
+)
+def test_launches_of_other_lengths_are_no_outliers(tmp_path: Path, launches: list[Launch]) -> None:
+    assert summarize_trace(recording(tmp_path / "t.json", launches)).steps.outliers == []
+
+
+def test_a_launch_that_takes_longer_than_others_of_its_length_is_an_outlier(tmp_path: Path) -> None:
+    slow = SHORT._replace(us=3_000)
+    found = summarize_trace(recording(tmp_path / "t.json", [LONG, SHORT, SHORT, slow, *[SHORT] * 3, LONG, LONG, LONG]))
+    assert [(one.step, round(one.times_median, 1)) for one in found.steps.outliers] == [(3, 3.0)]
+
+
+def test_long_launches_among_short_ones_do_not_make_the_host_run_ahead(tmp_path: Path) -> None:
+    found = summarize_trace(recording(tmp_path / "t.json", [SHORT] * 9 + [LONG] * 4 + [SHORT] * 2))
+    assert not any("The host runs ahead" in note.message for note in found.trust)
