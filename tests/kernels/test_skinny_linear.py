@@ -125,3 +125,31 @@ def test_tuned_choices_are_kept_across_processes(tmp_path: Path, monkeypatch: py
         assert tuning.tuned(device) == {}
     finally:
         tuning.tuned.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "multiprocessors", "is_tuned"),
+    [
+        ("NVIDIA H200", (9, 0), 132, True),
+        ("NVIDIA H100 80GB HBM3", (9, 0), 132, True),
+        ("NVIDIA H100 PCIe", (9, 0), 114, False),
+        ("NVIDIA A100-SXM4-80GB", (8, 0), 108, False),
+    ],
+)
+def test_choices_serve_every_card_with_the_same_processor(
+    name: str,
+    capability: tuple[int, int],
+    multiprocessors: int,
+    is_tuned: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ROSEINFER_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: name)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+    monkeypatch.setattr(tuning, "num_multiprocessors", lambda _device: multiprocessors)
+    tuning.tuned.cache_clear()
+    try:
+        assert ("plain bfloat16 16x4096x4096" in tuning.tuned(torch.device("cuda", 0))) == is_tuned
+    finally:
+        tuning.tuned.cache_clear()
