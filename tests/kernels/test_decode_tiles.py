@@ -30,3 +30,8 @@ def test_heads_of_more_than_128_numbers_have_fewer_tokens_per_tile() -> None:
 def test_keys_are_cut_until_the_multiprocessors_are_busy() -> None:
     assert [tiles_of(requests).num_splits for requests in (1, 8, 32, 33, 128)] == [32, 16, 4, 1, 1]
     assert tiles_of(1, max_tokens=100).num_splits == 4, "no more than there are tiles"
+
+
+def test_programs_of_one_warp_read_long_contexts_in_larger_tiles() -> None:
+    assert [tiles_of(8, max_tokens=max_tokens).tile for max_tokens in (256, 2048, 2064, 8192)] == [16, 16, 32, 32]
+    assert tiles_of(8, head_dim=256).tile == 16, "tiles of wide heads stay small"
