@@ -31,6 +31,10 @@ class Embedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         return self.lookup.rows(ids, self.table.dtype)
 
+    def plus(self, ids: Tensor, other: "Embedding", other_ids: Tensor) -> Tensor:
+        """Return rows of this table plus rows of another, [tokens, size]."""
+        return self.lookup.sums_of_rows(ids, other.lookup, other_ids, self.table.dtype)
+
     def logits(self, hidden: Tensor, bias: Tensor | None = None) -> Tensor:
         """Multiply by the table, used as the output head: [tokens, size] -> [tokens, rows]."""
         return self.form.matmul(hidden, bias)

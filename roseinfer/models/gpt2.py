@@ -46,7 +46,7 @@ class GPT2(CausalLM):
         metadata: Sequence[AttentionMetadata],
         rows: Tensor | None = None,
     ) -> Tensor:
-        hidden, residual = self.embed(token_ids) + self.embed_positions(positions), None
+        hidden, residual = self.embed.plus(token_ids, self.embed_positions, positions), None
         step = StepAttention(attention, metadata, positions, rows, len(self.layers) - 1)
         for layer in self.layers:
             hidden, residual = layer(hidden, residual, step)

@@ -3,12 +3,14 @@
 `skinny_linear` decides per shape, by measurements, which products are fused. The others run in cuBLAS.
 """
 
+import torch
 from torch import Tensor
 
 from roseinfer.kernels.activations import Activation
+from roseinfer.kernels.embedding_rows import Rows, embedding_rows
 from roseinfer.kernels.linear.plain_weight import PlainTable, PlainWeight
 from roseinfer.kernels.linear.skinny_linear import fused_linear, skinny_linear
-from roseinfer.kernels.linear.weight_form import NormBefore
+from roseinfer.kernels.linear.weight_form import NormBefore, TableForm
 
 _MANY_ROWS = 1024
 """Rows from which cuBLAS adds the product to the residual stream, in place. The norm after it then moves half as much
@@ -44,8 +46,19 @@ class SkinnyWeight(PlainWeight):
 
 
 class SkinnyTable(PlainTable):
-    """A padded table on a GPU, multiplied with its padding: an odd number of rows would take several times longer."""
+    """A padded table on a GPU, with a kernel of its own for looking up rows.
+
+    It is multiplied with its padding: an odd number of rows would take several times longer.
+    """
 
     def matmul(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         out = skinny_linear(x, self.table)[:, : self.num_rows]
         return out if bias is None else out + bias
+
+    def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        return embedding_rows(Rows(self.table, ids))
+
+    def sums_of_rows(self, ids: Tensor, other: TableForm, other_ids: Tensor, dtype: torch.dtype) -> Tensor:
+        if isinstance(other, SkinnyTable):
+            return embedding_rows(Rows(self.table, ids), Rows(other.table, other_ids))
+        return super().sums_of_rows(ids, other, other_ids, dtype)

@@ -83,6 +83,10 @@ class TableForm(WeightForm):
     def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the values of some rows: ids [n] -> [n, size]."""
 
+    def sums_of_rows(self, ids: Tensor, other: "TableForm", other_ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the values of some rows plus those of rows of another table, [n, size]."""
+        return self.rows(ids, dtype) + other.rows(other_ids, dtype)
+
     @property
     @abstractmethod
     def row_bytes(self) -> int:
