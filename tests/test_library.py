@@ -3,11 +3,17 @@
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from itertools import groupby
+from operator import index
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import roseinfer
 from roseinfer import Engine, EngineConfig, Prompt, SamplingParams, UsageError, build_engine
@@ -104,6 +110,7 @@ def test_the_events_of_several_prompts_add_up_to_their_outputs(engine: Engine) -
         ([[1, "a"]], "a list of token ids, or a list of chat messages"),
         ([{"role": "user"}], "no chat template"),
         ([300], "outside the model's vocabulary of 258"),
+        ([7, 258], "token id 258 is outside"),
         ([-1], "outside"),
         ("x" * 200, "200 tokens"),
     ],
@@ -114,6 +121,59 @@ def test_what_can_never_run_is_refused_before_anything_does(prompt: Prompt, hint
         with pytest.raises(UsageError, match=hint):
             call(prompt)
     assert engine.pool.num_free == free
+
+
+def by_element(prompt: Sequence[Any], vocab_size: int) -> list[int]:
+    """Return a prompt's token ids, converted and checked one by one."""
+    try:
+        token_ids = [index(token_id) for token_id in prompt]
+    except TypeError:
+        raise UsageError("invalid prompt: give a text, a list of token ids, or a list of chat messages") from None
+    for token_id in token_ids:
+        if not 0 <= token_id < vocab_size:
+            raise UsageError(f"token id {token_id} is outside the model's vocabulary of {vocab_size}")
+    return token_ids
+
+
+def outcome(encode: Callable[[], list[int]]) -> tuple[list[int], list[type]] | str:
+    try:
+        token_ids = encode()
+    except UsageError as error:
+        return str(error)
+    return token_ids, [type(token_id) for token_id in token_ids]
+
+
+valid_ids = st.integers(0, 257)
+strange_ids = st.one_of(
+    valid_ids.map(np.int64),
+    valid_ids.map(torch.tensor),
+    st.sampled_from([-1, 258, 1 << 40, 1 << 70, True, 1.0, "1", None]),
+)
+
+
+@given(
+    prompt=st.lists(valid_ids, min_size=1, max_size=40),
+    strange=st.lists(st.tuples(st.integers(0, 40), strange_ids), max_size=2),
+    form=st.sampled_from([list, tuple]),
+)
+def test_token_ids_are_checked_together_as_they_would_be_one_by_one(
+    engine: Engine, prompt: list[Any], strange: list[tuple[int, Any]], form: Callable[[list[Any]], Sequence[Any]]
+) -> None:
+    for place, token_id in strange:
+        prompt.insert(place, token_id)
+    given_ids = form(prompt)
+    assert outcome(lambda: engine.encode(given_ids)) == outcome(lambda: by_element(given_ids, 258))
+    assert list(given_ids) == prompt
+
+
+def test_a_prompt_that_its_caller_changes_later_stays_as_it_was_submitted(engine: Engine) -> None:
+    params = SamplingParams(max_new_tokens=3, stop_on_eos=False)
+    (expected,) = engine.generate([5, 6, 7], params)
+    prompt, scheduler = [5, 6, 7], engine.scheduler("online")
+    scheduler.submit(prompt, params)
+    prompt[0] = 300
+    (output,) = scheduler.run()
+    assert (output.prompt_token_ids, output.token_ids) == (expected.prompt_token_ids, expected.token_ids)
 
 
 def test_a_stream_closed_early_gives_its_blocks_back(engine: Engine) -> None:

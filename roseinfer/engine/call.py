@@ -20,7 +20,7 @@ class Call:
     def __init__(
         self, prompts: Sequence[list[int]], params: Sequence[SamplingParams], submitted_s: float, *, streams: bool
     ) -> None:
-        """`prompts` are token ids. A call that `streams` gets events, any other gets outputs."""
+        """`prompts` are token ids that `encode` returned. A call that `streams` gets events, any other gets outputs."""
         self.streams = streams
         self.events: deque[TokenEvent] = deque()
         self.outputs: list[RequestOutput] = []
@@ -56,7 +56,7 @@ class Call:
         ]
         try:
             for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
-                request_id = scheduler.submit(self._prompts[place], self._params[place], place=place)
+                request_id = scheduler.submit_encoded(self._prompts[place], self._params[place], place=place)
                 self._places[request_id] = place
         except RoseinferError as error:
             self.abort(scheduler)

@@ -75,7 +75,15 @@ class Scheduler(ABC):
         request that can never run; nothing is queued then.
         """
         submitted_s = time.perf_counter()
-        requests = self.make_requests(prompt, params or self.engine.default_params, submitted_s, place)
+        return self._submit(self.engine.encode(prompt), params or self.engine.default_params, submitted_s, place)
+
+    @exclusive
+    def submit_encoded(self, token_ids: list[int], params: SamplingParams, *, place: int | None = None) -> int:
+        """Queue a request as `submit` does, for token ids that the engine's `encode` has returned and thus checked."""
+        return self._submit(token_ids, params, time.perf_counter(), place)
+
+    def _submit(self, token_ids: list[int], params: SamplingParams, submitted_s: float, place: int | None) -> int:
+        requests = self.make_requests(token_ids, params, submitted_s, place)
         request_id = requests[0].id
         if requests[0].max_new_tokens == 0:
             for request in requests:
@@ -84,7 +92,6 @@ class Scheduler(ABC):
         else:
             for request in requests:
                 self._planner.add(request)
-            token_ids = requests[0].prompt_token_ids
             texts = [CompletionText(each, self.engine.detokenizer_after(token_ids)) for each in requests]
             self._unfinished[request_id] = texts
             self._texts |= {text.request: text for text in texts}
@@ -229,10 +236,12 @@ class Scheduler(ABC):
         """Return the limits of this mode's batches."""
 
     def make_requests(
-        self, prompt: Prompt, params: SamplingParams, submitted_s: float = 0.0, place: int | None = None
+        self, token_ids: list[int], params: SamplingParams, submitted_s: float = 0.0, place: int | None = None
     ) -> list[Request]:
-        """Return the `n` requests that `submit` would queue. Raises UsageError for a request that cannot run."""
-        token_ids = self.engine.encode(prompt)
+        """Return the `n` requests that `submit` would queue, for token ids that the engine's `encode` has returned.
+
+        Raises UsageError for a request that cannot run.
+        """
         self._check(params)
         room = self.engine.max_model_len - len(token_ids)
         if room < min(params.max_new_tokens, 1):
