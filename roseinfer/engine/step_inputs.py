@@ -1,7 +1,9 @@
 """Model inputs of one step, computed for all chunks at once."""
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeAlias
 
 import numpy as np
@@ -49,7 +51,11 @@ class StepInputs:
         lengths = np.array([batch.lengths[at] for at in order], dtype=np.int64)
         starts = np.array([batch.starts[at] for at in order], dtype=np.int64)
         ends = lengths.cumsum()
-        tokens = np.array(token_ids, dtype=np.int64)
+        # struct packs 16,384 ids in half of the time of np.array. The array is read-only.
+        tokens = np.frombuffer(struct.pack(f"{len(token_ids)}q", *token_ids), dtype=np.int64)
+        pending = np.flatnonzero(tokens == PENDING)
+        if len(pending):
+            tokens = np.maximum(tokens, 0)
         blocks: list[int] = []  # blocks that the chunks write to, chunk after chunk
         shifts: list[int] = []  # per chunk: index in `blocks` minus index in the chunk's own table, in one group
         for at in order:
@@ -58,16 +64,22 @@ class StepInputs:
             shifts.append(len(blocks) // num_groups - first)
             last = -(-(start + batch.lengths[at]) // block_size)
             blocks += block_tables[at][first * num_groups : last * num_groups]
-        positions = np.arange(len(tokens)) + np.repeat(starts - ends + lengths, lengths)
-        places = positions // block_size + np.repeat(np.array(shifts, dtype=np.int64), lengths)
-        pending = np.flatnonzero(tokens == PENDING)
-        tokens[pending] = 0
+        # Computed in place: each new array of 16,384 tokens costs page faults.
+        positions = np.arange(len(tokens))
+        positions += np.repeat(starts - ends + lengths, lengths)
+        indexes = positions // block_size  # of the tokens' blocks in their chunks' own tables
+        places = np.repeat(np.array(shifts, dtype=np.int64), lengths)
+        places += indexes
+        slots = np.array(blocks, dtype=np.int64).reshape(-1, num_groups).T.take(places, axis=1)
+        # slots * block_size + positions % block_size, without the remainder, which takes longer than all of this.
+        slots -= indexes
+        slots *= block_size
+        slots += positions
         chunks = np.array(order, dtype=np.int64)
         return cls(
             token_ids=tokens,
             positions=positions,
-            slots=np.array(blocks, dtype=np.int64).reshape(-1, num_groups).T[:, places] * block_size
-            + positions % block_size,
+            slots=slots,
             last_rows=ends[[batch.samples[at] for at in order]] - 1,
             pending=pending,
             pending_chunks=chunks[ends.searchsorted(pending, side="right")],
@@ -81,4 +93,4 @@ def _reordered_tokens(batch: StepBatch, order: Sequence[int]) -> list[int]:
     for length in batch.lengths:
         parts.append(batch.token_ids[start : start + length])
         start += length
-    return [token_id for at in order for token_id in parts[at]]
+    return list(chain.from_iterable(parts[at] for at in order))

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roseinfer.engine.step_batch import StepBatch
+from roseinfer.engine.step_batch import PENDING, StepBatch
 from roseinfer.engine.step_inputs import StepInputs
 from roseinfer.upload import staged, upload, upload_into
 
@@ -26,7 +26,9 @@ def test_inputs_are_those_of_each_token(
     drawn: list[tuple[int, int, int, bool]], block_size: int, num_groups: int, seed: int
 ) -> None:
     random = np.random.default_rng(seed)
-    sequences = [random.integers(0, 1000, start + count + behind).tolist() for start, count, behind, _ in drawn]
+    sequences = [
+        random.choice([PENDING, *range(50)], start + count + behind).tolist() for start, count, behind, _ in drawn
+    ]
     tables = [
         random.integers(0, 1000, -(-(start + count) // block_size) * num_groups).tolist()
         for start, count, _, _ in drawn
@@ -43,10 +45,15 @@ def test_inputs_are_those_of_each_token(
     for order in (None, random.permutation(len(drawn)).tolist()):
         inputs = StepInputs.of(batch, tables, block_size, order, num_groups=num_groups)
         tokens, positions, slots, last_rows = [], [], [], []
+        pending, pending_chunks = [], []
         for at in range(len(drawn)) if order is None else order:
             start, count, _, samples = drawn[at]
             for position in range(start, start + count):
-                tokens.append(sequences[at][position])
+                token_id = sequences[at][position]
+                if token_id == PENDING:
+                    pending.append(len(tokens))
+                    pending_chunks.append(at)
+                tokens.append(0 if token_id == PENDING else token_id)
                 positions.append(position)
                 first = position // block_size * num_groups
                 blocks = tables[at][first : first + num_groups]
@@ -57,6 +64,8 @@ def test_inputs_are_those_of_each_token(
         assert inputs.positions.tolist() == positions
         assert inputs.slots.T.tolist() == slots
         assert inputs.last_rows.tolist() == last_rows
+        assert inputs.pending.tolist() == pending
+        assert inputs.pending_chunks.tolist() == pending_chunks
 
 
 def test_uploaded_arrays_keep_values_shapes_and_dtypes_and_begin_aligned() -> None:
