@@ -76,7 +76,10 @@ class BlockPool:
             raise RoseinferError(
                 f"allocating {count} KV blocks while {self.num_free} are free: this is a bug in the scheduler"
             )
-        allocated = [self._empty.pop() if self._empty else self._evict() for _ in range(count)]
+        kept = max(len(self._empty) - count, 0)
+        allocated = self._empty[kept:][::-1]
+        del self._empty[kept:]
+        allocated += [self._evict() for _ in range(count - len(allocated))]
         for block in allocated:
             self._references[block] = 1
         return allocated
@@ -91,10 +94,11 @@ class BlockPool:
     def free(self, blocks: Sequence[int]) -> None:
         """Remove one reference from each of a request's blocks, given in the order of its tokens."""
         for block in reversed(blocks):  # fewer requests can reuse the tail of a prefix, so it is evicted first
-            if self._references[block] == 0:
+            references = self._references[block]
+            if references == 0:
                 raise RoseinferError(f"KV block {block} was freed twice: this is a bug in the scheduler")
-            self._references[block] -= 1
-            if self._references[block] > 0:
+            self._references[block] = references - 1
+            if references > 1:
                 continue
             if block in self._index:
                 self._cached[block] = None
@@ -120,9 +124,12 @@ class BlockPool:
 
     def reset_prefix_cache(self) -> None:
         """Empty all free blocks, and reset the statistics. Blocks in use remain findable."""
-        for block in self._cached:
-            self._index.forget(block)
-            self._empty.append(block)
+        if len(self._index) == len(self._cached):
+            self._index = PrefixIndex()  # no block in use is published: dropping all at once is faster
+        else:
+            for block in self._cached:
+                self._index.forget(block)
+        self._empty += self._cached
         self._cached.clear()
         self.statistics = PrefixCacheStatistics()
 

@@ -36,6 +36,9 @@ class PrefixIndex:
         self._entries: dict[Key, _CachedBlock] = {}  # by the block's key in its group
         self._keys: dict[int, Key] = {}  # by block
 
+    def __len__(self) -> int:
+        return len(self._keys)
+
     def __contains__(self, block: int) -> bool:
         return block in self._keys
 

@@ -6,28 +6,47 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from roseinfer.cache.block_pool import BlockPool
+from roseinfer.cache.prefix_index import ROOT
 from roseinfer.errors import RoseinferError
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """Requests that allocate, share and free blocks. `tables` are the blocks of each request."""
+    """Requests that allocate, publish, share and free blocks, beside the same pool with one block per operation.
+
+    `tables` are the blocks of each request.
+    """
 
     @initialize(num_blocks=st.integers(1, 12), block_size=st.integers(1, 5))
     def start(self, num_blocks: int, block_size: int) -> None:
         self.pool = BlockPool(num_blocks, block_size)
         self.tables: list[list[int]] = []
+        self.empty = list(range(num_blocks))[::-1]
+        self.cached: list[int] = []
+        self.published: dict[int, int] = {}  # block -> its content
+        self.num_contents = 0
 
     def held(self) -> list[int]:
         return [block for table in self.tables for block in table]
 
     @rule(data=st.data())
     def allocate(self, data: st.DataObject) -> None:
-        count = data.draw(st.integers(0, self.pool.num_free))
-        allocated = self.pool.allocate(count)
-        assert len(set(allocated)) == len(allocated) == count
-        assert set(allocated).isdisjoint(self.held())
-        assert all(0 <= block < self.pool.num_blocks for block in allocated)
+        allocated = self.pool.allocate(data.draw(st.integers(0, self.pool.num_free)))
+        for block in allocated:
+            if self.empty:
+                assert block == self.empty.pop()
+            else:
+                assert block == self.cached.pop(0)
+                del self.published[block]
         self.tables.append(allocated)
+
+    @precondition(lambda self: self.tables)
+    @rule(data=st.data())
+    def publish(self, data: st.DataObject) -> None:
+        for block in data.draw(st.sampled_from(self.tables)):
+            if block not in self.published:
+                self.published[block] = self.num_contents
+                self.pool.publish(block, key_of(self.num_contents), ROOT, self.tokens(self.num_contents))
+                self.num_contents += 1
 
     @precondition(lambda self: self.tables)
     @rule(data=st.data())
@@ -37,10 +56,30 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool.share(shared)
         self.tables.append(list(shared))
 
+    @precondition(lambda self: self.cached)
+    @rule(data=st.data())
+    def share_cached(self, data: st.DataObject) -> None:
+        block = data.draw(st.sampled_from(self.cached))
+        self.pool.share([block])
+        self.cached.remove(block)
+        self.tables.append([block])
+
     @precondition(lambda self: self.tables)
     @rule(data=st.data())
     def free(self, data: st.DataObject) -> None:
-        self.pool.free(self.tables.pop(data.draw(st.integers(0, len(self.tables) - 1))))
+        table = self.tables.pop(data.draw(st.integers(0, len(self.tables) - 1)))
+        self.pool.free(table)
+        for block in reversed(table):
+            if block not in self.held():
+                (self.cached if block in self.published else self.empty).append(block)
+
+    @rule()
+    def reset(self) -> None:
+        self.pool.reset_prefix_cache()
+        for block in self.cached:
+            self.empty.append(block)
+            del self.published[block]
+        self.cached.clear()
 
     @rule()
     def allocating_too_many_changes_nothing(self) -> None:
@@ -55,6 +94,19 @@ class PoolMachine(RuleBasedStateMachine):
         assert [self.pool.holders(b) for b in range(self.pool.num_blocks)] == [
             held.count(b) for b in range(self.pool.num_blocks)
         ]
+
+    @invariant()
+    def published_contents_and_no_others_are_found(self) -> None:
+        blocks = {content: [block] for block, content in self.published.items()}
+        for content in range(self.num_contents):
+            assert self.pool.match(self.tokens(content), [key_of(content)]) == blocks.get(content, [])
+
+    def tokens(self, content: int) -> list[int]:
+        return [content] * self.pool.block_size
+
+
+def key_of(content: int) -> bytes:
+    return f"key {content}".encode()
 
 
 PoolMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
