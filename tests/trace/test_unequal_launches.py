@@ -6,10 +6,20 @@ import pytest
 from unequal_launches import LONG, SHORT, Launch, recording, write_manifest
 
 from roseinfer.cli.rendering.sheets import all_sheets
+from roseinfer.trace.comparing.trace_comparison import compare
 from roseinfer.trace.pipeline import summarize_trace
+from roseinfer.trace.summary.comparison_structs import TraceComparison
 from roseinfer.trace.summary.trace_summary import Summary
 
 MIXED = [LONG, LONG, SHORT, SHORT, SHORT]
+
+
+def compared(folder: Path, old: list[Launch], new: list[Launch], *, factor: float = 1.0) -> TraceComparison:
+    """Return the comparison of two recordings of launches; the newer ones take `factor` times their time."""
+    baseline = summarize_trace(recording(folder / "old.json", old))
+    found = compare(summarize_trace(recording(folder / "new.json", new, factor=factor)), baseline).comparison
+    assert found is not None
+    return found
 
 
 def profiled(summary: Summary) -> list[str]:
@@ -104,3 +114,57 @@ def test_a_launch_that_takes_longer_than_others_of_its_length_is_an_outlier(tmp_
 def test_long_launches_among_short_ones_do_not_make_the_host_run_ahead(tmp_path: Path) -> None:
     found = summarize_trace(recording(tmp_path / "t.json", [SHORT] * 9 + [LONG] * 4 + [SHORT] * 2))
     assert not any("The host runs ahead" in note.message for note in found.trust)
+
+
+def about(one: Launch, percent: float) -> Launch:
+    """Return a launch that takes some percent longer."""
+    return one._replace(us=one.us * (1 + percent / 100))
+
+
+OLD = [about(LONG, 1), about(LONG, -1), LONG, about(SHORT, 1), about(SHORT, -1), SHORT]
+OTHER_MIX = [LONG, about(LONG, 1), about(SHORT, -1), SHORT, about(SHORT, 1), SHORT, SHORT, about(SHORT, -1)]
+
+
+def test_recordings_of_other_mixes_of_launches_compare_launches_of_the_same_length(tmp_path: Path) -> None:
+    found = compared(tmp_path, OLD, OTHER_MIX)
+    [decode] = found.phases
+    assert (decode.verdict, decode.per) == ("no clear change", "step")
+    assert decode.change_percent == pytest.approx(0, abs=1.0)
+    assert decode.noise_percent is not None
+    assert 0.5 < decode.noise_percent < 3
+    [kernels] = [row for row in found.work if row.kind == "kernel"]
+    assert kernels.verdict == "no clear change"
+    [row] = found.kernels
+    assert row.change_percent == pytest.approx(0, abs=1.0)
+    assert any("the work of a decode step differs" in warning for warning in found.warnings)
+
+
+@pytest.mark.parametrize("new", [OLD, OTHER_MIX])
+def test_a_slowdown_shows_whatever_the_mix_of_launches(tmp_path: Path, new: list[Launch]) -> None:
+    found = compared(tmp_path, OLD, new, factor=1.05)
+    [decode] = found.phases
+    assert decode.verdict == "slower"
+    assert decode.change_percent == pytest.approx(5, abs=1.0)
+    assert [row.verdict for row in found.work if row.kind in ("category", "kernel")] == ["slower"] * 2
+
+
+def test_launches_without_common_lengths_are_compared_per_token(tmp_path: Path) -> None:
+    [decode] = compared(tmp_path, [SHORT] * 6, [LONG] * 3 + [Launch(3, 6, 1_500)]).phases
+    assert (decode.per, decode.verdict) == ("token", "no clear change")
+    assert decode.compared_ms == (pytest.approx(0.25, rel=0.01), pytest.approx(0.25, rel=0.01))
+
+
+def test_launches_that_all_differ_are_compared_pair_by_pair(tmp_path: Path) -> None:
+    old = [Launch(4, tokens, 250.0 * tokens) for tokens in (4, 16, 36, 64)]
+    [decode] = compared(tmp_path, old, old[::-1], factor=1.03).phases
+    assert decode.verdict == "slower"
+    assert decode.change_percent == pytest.approx(3, abs=0.5)
+    assert decode.noise_percent is not None
+    assert decode.noise_percent < 1
+
+
+def test_a_single_launch_has_the_noise_of_the_other_recordings_launches(tmp_path: Path) -> None:
+    noisy = [about(LONG, percent) for percent in (-5, 0, 5)]
+    [decode] = compared(tmp_path, noisy, [about(LONG, 6)]).phases
+    assert decode.verdict == "no clear change"
+    assert decode.noise_percent == pytest.approx(2 * 5 * (1 + 1 / 3) ** 0.5, rel=0.05)

@@ -81,10 +81,12 @@ def _with_spread(facts: Facts, phase_of: Ints, column: Ints, names: list[str]) -
     cell = facts.event_step[known] * len(used) + place
     ns = np.bincount(cell, weights=(gpu.end_ns - gpu.start_ns)[known], minlength=count * len(used))
     of_step = ns.reshape(count, len(used))
+    kinds = {label: kind for kind, label in enumerate(dict.fromkeys(facts.steps.labels))}
+    work = np.array([kinds[label] for label in facts.steps.labels], np.int64)
     found: list[dict[str, StepCost]] = []
     for phase in range(int(phase_of.max())):
         mine = of_step[phase_of[:-1] == phase]
-        mean, std = mine.mean(axis=0), mine.std(axis=0, ddof=1) if len(mine) > 1 else np.zeros(len(used))
+        mean, std = mine.mean(axis=0), _spread(mine, work[phase_of[:-1] == phase])
         found.append(
             {
                 names[index]: StepCost(to_ms(mean[at]), to_ms(std[at]))
@@ -93,6 +95,23 @@ def _with_spread(facts: Facts, phase_of: Ints, column: Ints, names: list[str]) -
             }
         )
     return found
+
+
+def _spread(values: Floats, work: Ints) -> Floats:
+    """Return the sample standard deviation of the columns over steps of the same work, `[width]`.
+
+    It is over all steps if no two have the same work, and 0 for a single step. `values` is `[steps, width]`; `work` has
+    the kind of work of each step.
+    """
+    if len(values) < 2:
+        return np.zeros(values.shape[1])
+    kinds, kind, counts = np.unique(work, return_inverse=True, return_counts=True)
+    if len(kinds) == len(values):
+        return np.asarray(values.std(axis=0, ddof=1), np.float64)
+    means = np.zeros((len(kinds), values.shape[1]))
+    np.add.at(means, kind, values)
+    squares = ((values - (means / counts[:, None])[kind]) ** 2).sum(axis=0)
+    return np.asarray(np.sqrt(squares / (len(values) - len(kinds))), np.float64)
 
 
 def _times(names: list[str], nanoseconds: Floats) -> dict[str, float]:

@@ -10,7 +10,7 @@ import msgspec
 from roseinfer.trace.comparing.budget_changes import budget_changes
 from roseinfer.trace.comparing.comparability import check_complete, differences, is_same, shared_phases
 from roseinfer.trace.comparing.scaling import scaling
-from roseinfer.trace.comparing.step_times import StepTimes, host_runs_ahead, spans, walls
+from roseinfer.trace.comparing.step_times import PhaseTimes, StepTimes, phase_times
 from roseinfer.trace.comparing.work_changes import has_moved, largest_cause, work_changes
 from roseinfer.trace.naming import duration
 from roseinfer.trace.summary.comparison_structs import (
@@ -42,24 +42,33 @@ def normalized(name: str) -> str:
 def compare(new: Summary, baseline: Summary, fail_above_percent: float | None = None) -> Summary:
     """Return `new` with its comparison to `baseline` filled in, phase by phase.
 
-    A phase is compared per token where its steps compute different numbers of tokens in the two traces. The comparison
-    has `failed` if a phase is slower by more than `fail_above_percent` and by more than the noise. Without steps in
-    both traces, the GPU's window is compared instead, or else the host's. Raises UsageError for traces that have
-    nothing in common to compare and, with a limit, for incomplete ones.
+    Steps of a phase are compared with steps of the same work. If the traces have little of it in common, a phase is
+    compared per token where its steps compute different numbers of tokens. The comparison has `failed` if a phase is
+    slower by more than `fail_above_percent` and by more than the noise. Without steps in both traces, the GPU's window
+    is compared instead, or else the host's. Raises UsageError for traces that have nothing in common to compare and,
+    with a limit, for incomplete ones.
     """
     if fail_above_percent is not None:
         check_complete(new, baseline)
     shared = shared_phases(new, baseline)
-    phases = [_phase(name, baseline, new) for name in shared]
+    times = {name: phase_times(baseline, new, name) for name in shared}
+    phases = [_phase(name, times[name]) for name in shared]
     if not phases:
         phases = [_windows(new, baseline)]
+    costs = {
+        name: (
+            _scaled(baseline.phase_costs[name], times[name].scales[0]),
+            _scaled(new.phase_costs[name], times[name].scales[1]),
+        )
+        for name in shared
+    }
     work: list[WorkChange] = []
     if shared:
         for index, phase in enumerate(phases):
             name = phase.phase
             counts = baseline.steps.phases[name].count, new.steps.phases[name].count
-            changes = work_changes(phase, baseline.phase_costs[name], new.phase_costs[name], counts, normalized)
-            if phase.verdict == "no clear change" and has_moved(phase, changes):
+            changes = work_changes(phase, *costs[name], counts, normalized)
+            if phase.verdict == "no clear change" and times[name].is_same_mix and has_moved(phase, changes):
                 phases[index] = msgspec.structs.replace(phase, verdict="moved")
             work += changes
     elif not new.steps.count and not baseline.steps.count:
@@ -68,13 +77,14 @@ def compare(new: Summary, baseline: Summary, fail_above_percent: float | None = 
         phase.verdict == "slower" and phase.change_percent > fail_above_percent for phase in phases
     )
     # Per phase: sums over all steps would depend on how many steps of each phase a trace holds.
-    pairs: list[tuple[str | None, PhaseCosts, PhaseCosts]] = [
-        (name, baseline.phase_costs[name], new.phase_costs[name]) for name in shared
-    ]
+    pairs: list[tuple[str | None, PhaseCosts, PhaseCosts]] = [(name, *costs[name]) for name in shared]
     if not shared and not new.steps.count and not baseline.steps.count:
         pairs = [(None, _whole(baseline), _whole(new))]
     kernels_on: Literal["cpu", "gpu"] = "gpu" if new.gpu and baseline.gpu else "cpu"
-    budgets = budget_changes(new.budget, baseline.budget, shared, whole=not shared)
+    weights = {name: one.step_weights(baseline, new) for name, one in times.items() if not one.is_same_mix}
+    # If the host runs ahead, the time from step to step holds the work of the step before, which may be another.
+    split = [name for name in shared if name not in weights or times[name].timed_by == "span"]
+    budgets = budget_changes(new.budget, baseline.budget, split, whole=not shared, weights=weights)
     comparison = TraceComparison(
         baseline=baseline.trace.path,
         warnings=differences(new, baseline),
@@ -96,14 +106,12 @@ def compare(new: Summary, baseline: Summary, fail_above_percent: float | None = 
     return msgspec.structs.replace(new, comparison=comparison)
 
 
-def _phase(name: str, baseline: Summary, new: Summary) -> PhaseChange:
-    runs_ahead = any(host_runs_ahead(summary, name) for summary in (baseline, new))
-    old, now = (walls(one, name) if runs_ahead else spans(one, name) for one in (baseline, new))
-    old_tokens, tokens = (one.steps.phases[name].tokens_per_step for one in (baseline, new))
-    old_token, token = old.per(old_tokens), now.per(tokens)
+def _phase(name: str, phase: PhaseTimes) -> PhaseChange:
+    old, now = phase.times
+    old_token, token = old.per(phase.tokens[0]), now.per(phase.tokens[1])
     per: Literal["step", "token"] = "step"
     change = _change(name, old, now)
-    if old_token is not None and token is not None and not is_same(old_tokens, tokens):
+    if old_token is not None and token is not None and not is_same(*phase.tokens):
         per, change = "token", _change(name, old_token, token)
     return msgspec.structs.replace(
         change,
@@ -112,7 +120,25 @@ def _phase(name: str, baseline: Summary, new: Summary) -> PhaseChange:
         baseline_ms_per_token=old_token.typical_ms if old_token else None,
         new_ms_per_token=token.typical_ms if token else None,
         per=per,
-        timed_by="wall" if runs_ahead else "span",
+        timed_by=phase.timed_by,
+    )
+
+
+def _scaled(costs: PhaseCosts, scale: float) -> PhaseCosts:
+    """Return the costs of the mean step of a trace, brought to the mix of work that is compared."""
+    if scale == 1.0:
+        return costs
+
+    def per_name(values: dict[str, StepCost]) -> dict[str, StepCost]:
+        return {name: StepCost(cost.ms * scale, cost.std_ms * scale) for name, cost in values.items()}
+
+    return PhaseCosts(
+        spans={name: SpanCost(cost.wall_ms * scale, cost.gpu_events * scale) for name, cost in costs.spans.items()},
+        operators={name: ms * scale for name, ms in costs.operators.items()},
+        kernels={name: ms * scale for name, ms in costs.kernels.items()},
+        categories=per_name(costs.categories),
+        gpu_operators=per_name(costs.gpu_operators),
+        gpu_kernels=per_name(costs.gpu_kernels),
     )
 
 
@@ -121,15 +147,14 @@ def _windows(new: Summary, baseline: Summary) -> PhaseChange:
         name, old_ms, new_ms = "GPU window", baseline.gpu.window_ms, new.gpu.window_ms
     else:
         name, old_ms, new_ms = "host window", baseline.cpu.window_ms, new.cpu.window_ms
-    change = _change(name, StepTimes(old_ms, 0.0, 1), StepTimes(new_ms, 0.0, 1))
+    change = _change(name, StepTimes(old_ms, None), StepTimes(new_ms, None))
     return msgspec.structs.replace(change, per="window", timed_by="window")
 
 
 def _change(name: str, old: StepTimes, new: StepTimes) -> PhaseChange:
     noise = None
-    if old.count > 1 and new.count > 1:
-        error = math.sqrt(old.std_ms**2 / old.count + new.std_ms**2 / new.count)
-        noise = to_percent(2 * error, old.typical_ms)
+    if old.error_ms is not None and new.error_ms is not None:
+        noise = to_percent(2 * math.hypot(old.error_ms, new.error_ms), old.typical_ms)
     change = to_percent(new.typical_ms - old.typical_ms, old.typical_ms)
     clear = abs(change) > max(noise or 0.0, _CLEAR_PERCENT)
     return PhaseChange(

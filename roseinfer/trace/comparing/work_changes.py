@@ -80,9 +80,11 @@ def _change(
     before, after = old or StepCost(0.0, 0.0), new or StepCost(0.0, 0.0)
     old_ms, new_ms = before.ms * scale[0], after.ms * scale[1]
     noise = None
-    if min(counts) > 1:
-        spread = (before.std_ms * scale[0]) ** 2 / counts[0] + (after.std_ms * scale[1]) ** 2 / counts[1]
-        noise = round(2 * math.sqrt(spread), 6)
+    if max(counts) > 1:
+        old_std, new_std = before.std_ms * scale[0], after.std_ms * scale[1]
+        if min(counts) == 1:  # the spread of a single step is unknown
+            old_std = new_std = max(old_std, new_std)
+        noise = round(2 * math.hypot(old_std / math.sqrt(counts[0]), new_std / math.sqrt(counts[1])), 6)
     change = new_ms - old_ms
     verdict: Literal["slower", "faster", "new", "gone", "no clear change"] = "no clear change"
     if old_ms == 0 or new_ms == 0:

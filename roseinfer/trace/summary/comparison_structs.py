@@ -21,7 +21,7 @@ class StepCost(msgspec.Struct, frozen=True):
     ms: float
     """Mean over the steps."""
     std_ms: float
-    """Sample standard deviation over the steps; 0 for a single step."""
+    """Sample standard deviation over steps of the same work, over all if no two have it; 0 for a single step."""
 
 
 class PhaseCosts(msgspec.Struct, frozen=True):
@@ -55,7 +55,11 @@ class FigureChange(msgspec.Struct, frozen=True):
 
 
 class PhaseChange(msgspec.Struct, frozen=True):
-    """Median step time of one phase in the baseline and in the new trace, or the window of traces without steps."""
+    """Step time of one phase in the baseline and in the new trace, or the window of traces without steps.
+
+    Steps with as many requests and tokens are compared: the median of each such group, averaged over the groups that
+    both traces have. If these take less than a quarter of a trace's time, the average is over the groups of each trace.
+    """
 
     phase: str
     baseline_ms: float
@@ -63,18 +67,18 @@ class PhaseChange(msgspec.Struct, frozen=True):
     change_percent: float
     """Change of the step time; of the time per token if `per` says so."""
     noise_percent: float | None
-    """Two standard errors of the difference of the means, in percent of the baseline's median step.
+    """Two standard errors of the difference of the means, over steps of the same work, in percent of the baseline.
 
-    None if either trace has fewer than two steps.
+    A trace in which no two steps have the same work takes the spread of the other. None if the spread is unknown.
     """
     baseline_ms_per_token: float | None
     new_ms_per_token: float | None
     verdict: Literal["faster", "slower", "no clear change", "moved"]
     """`moved` if the time stayed the same, while a category of GPU time changed by more than its noise."""
     per: Literal["step", "token", "window"] = "step"
-    """Unit of work that is compared: a token, if steps of the two traces compute different numbers of tokens."""
+    """Unit of work that is compared: a token, if the traces have little work in common and steps differ in tokens."""
     timed_by: Literal["span", "wall", "window"] = "span"
-    """Time of a step: its span, or the wall time to the next step where the host runs ahead of the GPU."""
+    """Time of a step: its span, or that from the end of the step before to its own where the host runs ahead."""
 
     @property
     def compared_ms(self) -> tuple[float, float]:
@@ -97,7 +101,10 @@ class WorkChange(msgspec.Struct, frozen=True, kw_only=True):
     change_percent: float | None
     """Change relative to the baseline; None if the baseline is 0."""
     noise_ms: float | None
-    """Two standard errors of the difference of the means; None if either trace has fewer than two steps."""
+    """Two standard errors of the difference of the means; None if both traces have a single step.
+
+    A trace of a single step takes the spread of the other one.
+    """
     verdict: Literal["slower", "faster", "new", "gone", "no clear change"]
 
 
