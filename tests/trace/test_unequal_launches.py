@@ -116,6 +116,20 @@ def test_long_launches_among_short_ones_do_not_make_the_host_run_ahead(tmp_path:
     assert not any("The host runs ahead" in note.message for note in found.trust)
 
 
+def listed(launches: list[Launch], folder: Path) -> list[list[str]]:
+    """Return the rows of the table of steps by their work; empty if it is not shown."""
+    sheets = all_sheets(summarize_trace(recording(folder / "t.json", launches)), 5, "self")
+    return [row for sheet in sheets if sheet.title.startswith("Steps of different work") for row in sheet.rows]
+
+
+def test_launches_of_different_lengths_are_listed_by_requests_and_tokens(tmp_path: Path) -> None:
+    assert listed([SHORT, LONG, LONG, LONG, SHORT, SHORT], tmp_path) == [
+        ["decode", "4", "64", "3", "16.00", "250.0"],
+        ["decode", "4", "4", "3", "1.00", "250.0"],
+    ]
+    assert listed([LONG, LONG, Launch(4, 60, 15_000)], tmp_path) == []
+
+
 def about(one: Launch, percent: float) -> Launch:
     """Return a launch that takes some percent longer."""
     return one._replace(us=one.us * (1 + percent / 100))

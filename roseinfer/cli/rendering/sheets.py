@@ -1,6 +1,8 @@
 """A trace summary as sheets: titled tables of text, rendered alike by the terminal, Markdown and HTML."""
 
+from collections import defaultdict
 from collections.abc import Sequence
+from statistics import median
 
 from roseinfer.cli.rendering.budget_sheets import budget_sheets
 from roseinfer.cli.rendering.comparison_sheets import comparison_sheets
@@ -14,6 +16,11 @@ from roseinfer.config import SortKey
 from roseinfer.trace.summary.device_structs import DeviceSummary
 from roseinfer.trace.summary.finding_structs import NO_SPAN, OpSummary, SpanSummary
 from roseinfer.trace.summary.trace_summary import Summary
+
+_MAX_KINDS = 12
+"""Maximum kinds of steps of one phase that are listed."""
+_UNEVEN = 1.5
+"""Ratio of the tokens of a phase's steps from which its steps are listed by work."""
 
 
 def shown_devices(summary: Summary) -> list[DeviceSummary]:
@@ -86,6 +93,25 @@ def step_sheet(summary: Summary) -> Sheet:
     gpu = ("GPU ms", "Events", "Launches") if has_gpu else ()
     columns = ("-Phase", "Steps", "Median ms", "p90 ms", *gpu, "Tokens")
     return sheet(f"Steps by phase, from {summary.steps.source} spans", columns, rows)
+
+
+def launch_sheet(summary: Summary) -> Sheet:
+    """Return times by requests and tokens, for phases whose steps differ, such as decode launches of other lengths."""
+    rows: list[list[str]] = []
+    for phase in summary.steps.phases:
+        alike: defaultdict[tuple[int, int], list[float]] = defaultdict(list)
+        for step in summary.steps.of_phase(phase):
+            if step.batch is not None and step.tokens:
+                alike[step.batch, step.tokens].append(step.ms)
+        tokens = [tokens for _, tokens in alike]
+        if not 1 < len(alike) <= _MAX_KINDS or max(tokens) < _UNEVEN * min(tokens):
+            continue
+        for (batch, count), times in sorted(alike.items(), reverse=True):
+            ms = median(times)
+            per_token = f"{1000 * ms / count:,.1f}"
+            rows.append([phase, f"{batch:,}", f"{count:,}", f"{len(times):,}", milliseconds(ms), per_token])
+    columns = ("-Phase", "Requests", "Tokens", "Steps", "Median ms", "us per token")
+    return sheet("Steps of different work, without the time in which an earlier step ran", columns, rows)
 
 
 def span_sheet(summary: Summary) -> Sheet:
@@ -235,6 +261,7 @@ def all_sheets(summary: Summary, top: int, sort_by: SortKey, group_by: GroupBy |
         rank_sheet(summary),
         collective_sheet(summary, few),
         step_sheet(summary),
+        launch_sheet(summary),
         roofline_sheet(summary),
         span_sheet(summary),
         idle_sheet(summary.budget, few),
