@@ -73,7 +73,7 @@ def test_an_old_device_is_told_to_use_half_precision(tmp_path: Path) -> None:
 
 
 def test_advice_on_tensor_cores_leaves_open_what_an_unknown_device_has(tmp_path: Path) -> None:
-    summary = product(tmp_path, "NVIDIA A10G", "float", 4900, "ampere_sgemm_128x64_nn")
+    summary = product(tmp_path, "NVIDIA Z9", "float", 4900, "ampere_sgemm_128x64_nn")
     assert any("as far as the device has them: torch.set_float32" in line for line in summary.verdict.advice)
 
 
@@ -102,7 +102,23 @@ def test_no_share_is_invented_for_an_unknown_device(tmp_path: Path) -> None:
         ("NVIDIA H100 PCIe", 0, 756, 2.0),
         ("NVIDIA H100 80GB HBM3", 0, 989, 3.35),
         ("NVIDIA H200", 0, 989, 4.8),
+        ("NVIDIA H100 NVL", 0, 835, 3.9),
+        ("NVIDIA H200 NVL", 0, 835, 4.8),
+        ("NVIDIA H20", 0, 148, 4.0),
+        ("NVIDIA GH200 480GB", 0, 989, 4.0),
+        ("NVIDIA GH200 144G HBM3e", 0, 989, 4.9),
         ("NVIDIA B200", 0, 2250, 8.0),
+        ("NVIDIA GB200", 0, 2500, 8.0),
+        ("NVIDIA B300 SXM6 AC", 0, 2250, 8.0),
+        ("NVIDIA A10", 0, 125, 0.6),
+        ("NVIDIA A10G", 0, 70, 0.6),
+        ("NVIDIA A30", 0, 165, 0.93),
+        ("NVIDIA A40", 0, 149, 0.7),
+        ("NVIDIA RTX A6000", 0, 154, 0.77),
+        ("NVIDIA RTX 6000 Ada Generation", 0, 364, 0.96),
+        ("NVIDIA GeForce RTX 3090", 0, 71, 0.94),
+        ("NVIDIA GeForce RTX 4090", 0, 165, 1.01),
+        ("NVIDIA GeForce RTX 5090", 0, 209, 1.79),
         ("AMD Instinct MI250X", 0, 383, 3.28),
         ("AMD Instinct MI300X", 0, 1307, 5.3),
         ("AMD Instinct MI325X", 0, 1307, 6.0),
@@ -116,7 +132,17 @@ def test_known_devices(device: str, memory: int, tflops: float, tb_per_s: float)
     assert (found.tflops, found.tb_per_s) == (tflops, tb_per_s)
 
 
-@pytest.mark.parametrize("device", ["NVIDIA H100 NVL", "NVIDIA GB200", "NVIDIA L40", "NVIDIA GeForce RTX 4090", ""])
+@pytest.mark.parametrize(
+    "device",
+    [
+        "NVIDIA GB300",
+        "NVIDIA L40",
+        "NVIDIA GeForce RTX 3090 Ti",
+        "NVIDIA GeForce RTX 4090 D",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "",
+    ],
+)
 def test_other_devices_are_not_guessed(device: str) -> None:
     assert known_peaks(device) is None
 
