@@ -7,6 +7,10 @@ from roseinfer.trace.comparing.phase_costs import phase_costs
 from roseinfer.trace.comparing.recording_conditions import recording_of
 from roseinfer.trace.device_peaks import parse_peaks
 from roseinfer.trace.facts.captured_regions import match_replays
+from roseinfer.trace.facts.job_times import job_times
+from roseinfer.trace.facts.rank_waits import rank_waits
+from roseinfer.trace.facts.step_groups import group_steps
+from roseinfer.trace.facts.step_times import step_times
 from roseinfer.trace.facts.trace_facts import gather_facts
 from roseinfer.trace.findings.completeness import find_missing
 from roseinfer.trace.findings.device_summary import summarize_devices
@@ -79,13 +83,18 @@ def summarize_columns(
     """Summarize a trace in memory; the manifest adds rooflines of steps and the spans of graph replays."""
     facts = gather_facts(trace, manifest)
     gpu, devices = summarize_devices(trace, facts.attribution, facts.gaps)
-    steps = summarize_steps(trace, facts.steps, facts.event_step, facts.attribution, facts.gaps)
+    waits = rank_waits(facts)
+    groups = group_steps(facts, waits)
+    times = step_times(facts)
+    durations = job_times(facts, times, groups)
+    steps = summarize_steps(facts, groups, durations)
     spans = summarize_spans(facts.spans, facts.costs, facts.mapped)
     cpu, top_ops = summarize_host(facts), summarize_ops(facts)
-    costs, limits, recording = phase_costs(facts), roofline(manifest, steps), recording_of(trace, manifest, devices)
-    repetition, ranks, completeness = find_repetition(facts), summarize_ranks(facts), find_missing(facts)
-    gaps, syncs, budget, places = explain_idle_time(facts)
-    job, collectives, ranks = summarize_job(facts, budget, ranks, places)
+    costs, limits = phase_costs(facts, groups), roofline(manifest, steps)
+    recording, ranks = recording_of(trace, manifest, devices), summarize_ranks(facts, times, durations)
+    repetition, completeness = find_repetition(facts, durations), find_missing(facts)
+    gaps, syncs, budget, places = explain_idle_time(facts, groups)
+    job, collectives, ranks = summarize_job(facts, waits, groups, budget, ranks, places)
     peaks = peaks or peaks_of(trace)
     memory = summarize_memory(facts)
     captured = gather_facts(capture) if capture is not None else None
@@ -147,7 +156,7 @@ def summarize_columns(
         ranks=ranks,
         collectives=collectives,
         job=job,
-        typical_step=draw_typical_step(facts),
+        typical_step=draw_typical_step(facts, groups, durations),
         verdict=verdict,
         findings=findings,
         completeness=completeness,

@@ -60,9 +60,12 @@ def compared(*phases: PhaseChange) -> Summary:
 
 
 def older(**counts: int) -> Summary:
-    rows = {name: PhaseSummary(count, 1.0, 1.0, 0.0, 0, 0, 0, 0, 0, None, None) for name, count in counts.items()}
+    rows = {
+        name: PhaseSummary(count, 1.0, 1.0, 0.0, 0, 0, 0, 0, 0, None, None, count, "span")
+        for name, count in counts.items()
+    }
     return summary(
-        steps=StepsSummary(source="roseinfer.step", count=sum(counts.values()), phases=rows, outliers=[]),
+        steps=StepsSummary("roseinfer.step", sum(counts.values()), sum(counts.values()), rows, []),
         findings=[finding("host_work|a", 40.0), finding("host_work|b", 20.0)],
         what_if=[WhatIf("removing all idle time", 3.0, 30.0, 1.4, id="no_idle_time")],
     )

@@ -21,11 +21,24 @@ class Rank:
             {"ph": "X", "cat": cat, "name": name, "pid": self.pid, "tid": self.pid, "ts": ts, "dur": dur, "args": args}
         )
 
-    def run(self, us: float, name: str = "gemm", *, at: float | None = None, stream: int = 7, **args: Any) -> None:
-        """Run a kernel for `us`, launched just before it begins; `now` becomes its end if it runs in stream 7."""
+    def run(
+        self,
+        us: float,
+        name: str = "gemm",
+        *,
+        at: float | None = None,
+        stream: int = 7,
+        launched: float | None = None,
+        **args: Any,
+    ) -> None:
+        """Run a kernel for `us`, launched just before it begins, or at another time.
+
+        `now` becomes its end if it runs in stream 7.
+        """
         start = self.now if at is None else at
         self.correlation += 1
-        self.add("cuda_runtime", "cudaLaunchKernel", start - 1, 0.5, correlation=self.correlation)
+        launched = start - 1 if launched is None else launched
+        self.add("cuda_runtime", "cudaLaunchKernel", launched, 0.5, correlation=self.correlation)
         own = {"device": self.rank, "stream": stream, "correlation": self.correlation, **args}
         self.add("kernel", name, start, us, **own)
         self.events[-1] |= {"pid": self.rank, "tid": stream}
@@ -115,6 +128,37 @@ def job(
         for rank, one in ranks.items():
             one.add("user_annotation", f"ProfilerStep#{step + 3}", begins[rank] - 5, one.now - begins[rank] + 8)
     return Job(ranks, truth)
+
+
+def led_job(compute_us: Sequence[float], host_us: Sequence[float], *, turns_us: float = 0.0, ranks: int = 2) -> Job:
+    """Return a job of tensor parallelism: rank 0 launches a step ahead, the others launch when theirs has ended.
+
+    In step s, each rank computes `compute_us[s]`, and then reduces for 50 us. The GPUs of ranks 1 and above idle for
+    `host_us[s]` before, in which their hosts prepare inputs; `turns_us` more on the rank whose turn it is. Rank 0 reads
+    the tokens of a step during the next one, so that its spans last as long as a step, but the first.
+    """
+    every = {rank: Rank(rank) for rank in range(ranks)}
+    truth: list[Collective] = []
+    begin = before = 1000.0
+    for step, compute in enumerate(compute_us):
+        second: dict[int, float] = {}
+        for rank, one in every.items():
+            host = host_us[step] + turns_us * (rank == 1 + step % max(1, ranks - 1))
+            one.now = begin + (host if rank else 0.0)
+            opened = begin + 20 if rank else before + 10 if step else begin - 60
+            launched = one.now - 10 if rank else opened + 10
+            if rank:
+                one.add("user_annotation", "roseinfer.prepare_inputs", opened + 5, launched - opened - 10)
+            one.run(compute, launched=launched)
+            closed = launched + 60 if rank else begin + 5 if step else begin - 20
+            one.add("user_annotation", "roseinfer.step[decode bs=4 tokens=4]", opened, closed - opened)
+            second[rank] = launched + 1
+        last = max(one.now for one in every.values())
+        truth.append(Collective(step, 50, {rank: last - one.now for rank, one in every.items()}))
+        for rank, one in every.items():
+            one.run(last + 50 - one.now, ALL_REDUCE, launched=second[rank])
+        before, begin = begin, last + 50
+    return Job(every, truth)
 
 
 def all_reduce(

@@ -51,12 +51,14 @@ def check_sums(summary: Summary) -> None:
     for kind in ("operators", "kernels"):
         device = "cpu" if kind == "operators" else "gpu"
         in_steps = sum(
-            sum(getattr(costs, kind).values()) * summary.steps.phases[phase].count
+            sum(getattr(costs, kind).values()) * summary.steps.phases[phase].rank_steps
             for phase, costs in summary.phase_costs.items()
         )
         everything = sum(op.self_ms for op in summary.top_ops if op.device == device)
-        assert in_steps <= everything + 1e-5 * (1 + len(summary.top_ops)) * (1 + summary.steps.count), kind
-    assert sum(row.count for row in summary.steps.phases.values()) == summary.steps.count
+        assert in_steps <= everything + 1e-5 * (1 + len(summary.top_ops)) * (1 + summary.steps.rank_steps), kind
+    rows = summary.steps.phases.values()
+    assert sum(row.count for row in rows) == summary.steps.count <= summary.steps.rank_steps
+    assert sum(row.rank_steps for row in rows) == summary.steps.rank_steps
     _check_completeness(summary)
 
 

@@ -12,14 +12,24 @@ from roseinfer.trace.summary.comparison_structs import TraceComparison
 Kernels = dict[str, float]
 
 
-def program(folder: Path, name: str, steps: list[Kernels], step_us: float = 2000, tokens: int | None = None) -> Summary:
-    """Summarize steps of a fixed duration, whose operators launch kernels of the given durations in us."""
+def program(
+    folder: Path,
+    name: str,
+    steps: list[Kernels],
+    step_us: float = 2000,
+    tokens: int | None = None,
+    spread_us: float = 0.0,
+) -> Summary:
+    """Summarize steps whose operators launch kernels of the given durations in us.
+
+    Every second step is `spread_us` shorter than `step_us`.
+    """
     events: list[Any] = []
     number = 0
     label = "ProfilerStep#{}" if tokens is None else f"roseinfer.step[decode bs=4 tokens={tokens}]"
     for index, kernels in enumerate(steps):
         at = index * (step_us + 10)
-        events.append(event("user_annotation", label.format(index), at, step_us))
+        events.append(event("user_annotation", label.format(index), at, step_us - spread_us * (index % 2)))
         for place, (kernel_name, us) in enumerate(kernels.items()):
             number += 1
             begin = at + 10 + 20 * place
@@ -67,6 +77,18 @@ def test_steps_of_the_same_time_whose_work_moved_are_not_called_unchanged(tmp_pa
     assert same.phases[0].verdict == "no clear change"
     assert all(row.verdict == "no clear change" for row in same.work)
     assert same.causes == []
+
+
+@pytest.mark.parametrize(("spread_us", "verdict"), [(20, "moved"), (200, "no clear change")])
+def test_steps_whose_time_is_lost_in_noise_are_not_called_as_fast_as_before(
+    tmp_path: Path, spread_us: float, verdict: str
+) -> None:
+    """Only steps that are known to take as long are said to: noise is no evidence."""
+    old = [{"nvjet_gemm": 500.0, "layer_norm_kernel": 300.0}] * 4
+    new = [{"nvjet_gemm": 300.0, "layer_norm_kernel": 500.0}] * 4
+    found = compared(tmp_path, old, new, spread_us=spread_us)
+    assert found.phases[0].verdict == verdict
+    assert ("as fast as before" in found.headline) == (verdict == "moved")
 
 
 def test_changes_within_the_noise_are_not_clear(tmp_path: Path) -> None:

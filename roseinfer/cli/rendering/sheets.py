@@ -92,7 +92,10 @@ def step_sheet(summary: Summary) -> Sheet:
     ]
     gpu = ("GPU ms", "Events", "Launches") if has_gpu else ()
     columns = ("-Phase", "Steps", "Median ms", "p90 ms", *gpu, "Tokens")
-    return sheet(f"Steps by phase, from {summary.steps.source} spans", columns, rows)
+    timed = [phase for phase, row in summary.steps.phases.items() if row.timed_by == "wall"]
+    phases = "" if len(timed) == len(rows) else f"{', '.join(timed)} "
+    how = f", {phases}timed on the device" if timed else ""
+    return sheet(f"Steps by phase, from {summary.steps.source} spans{how}", columns, rows)
 
 
 def launch_sheet(summary: Summary) -> Sheet:

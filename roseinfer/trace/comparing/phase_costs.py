@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roseinfer.trace.facts.operator_work import operator_of_events
+from roseinfer.trace.facts.step_groups import StepGroups
 from roseinfer.trace.facts.steps import steps_at
 from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.kernel_categories import kernel_category
@@ -15,8 +16,8 @@ from roseinfer.trace.summary.work_structs import CATEGORIES
 Floats = NDArray[np.float64]
 
 
-def phase_costs(facts: Facts) -> dict[str, PhaseCosts]:
-    """Return the mean costs per step, by phase. Events outside all steps are left out."""
+def phase_costs(facts: Facts, job_steps: StepGroups) -> dict[str, PhaseCosts]:
+    """Return the mean costs of a step on one rank, by phase. Events outside all steps are left out."""
     steps, trace, spans = facts.steps, facts.trace, facts.spans
     phases = sorted({label.phase for label in steps.labels})
     # The last entry is for events outside all steps, whose step number is -1.
@@ -53,9 +54,10 @@ def phase_costs(facts: Facts) -> dict[str, PhaseCosts]:
     kernels = per_step(facts.event_step, trace.gpu.name, gpu_ns, len(trace.names))
     category = np.array([CATEGORIES.index(kernel_category(name)) for name in trace.names], np.int64)
     op = operator_of_events(facts)
-    categories = _with_spread(facts, phase_of, category[trace.gpu.name], list(CATEGORIES))
-    gpu_operators = _with_spread(facts, phase_of, np.append(trace.ops.name, -1)[op].astype(np.int64), trace.names)
-    gpu_kernels = _with_spread(facts, phase_of, trace.gpu.name.astype(np.int64), trace.names)
+    categories = _with_spread(facts, job_steps, phase_of, category[trace.gpu.name], list(CATEGORIES))
+    of_operator = np.append(trace.ops.name, -1)[op].astype(np.int64)
+    gpu_operators = _with_spread(facts, job_steps, phase_of, of_operator, trace.names)
+    gpu_kernels = _with_spread(facts, job_steps, phase_of, trace.gpu.name.astype(np.int64), trace.names)
     return {
         phase: PhaseCosts(
             spans={
@@ -73,20 +75,28 @@ def phase_costs(facts: Facts) -> dict[str, PhaseCosts]:
     }
 
 
-def _with_spread(facts: Facts, phase_of: Ints, column: Ints, names: list[str]) -> list[dict[str, StepCost]]:
-    """Return, per phase, the GPU time per step by a column of the GPU events, -1 for none, with its spread."""
+def _with_spread(
+    facts: Facts, job_steps: StepGroups, phase_of: Ints, column: Ints, names: list[str]
+) -> list[dict[str, StepCost]]:
+    """Return, per phase, the GPU time per step by a column of the GPU events, -1 for none, with its spread.
+
+    The spread is that of the job's steps, each the mean of its ranks: how much ranks differ is no noise.
+    """
     gpu, count = facts.trace.gpu, len(facts.steps)
     known = np.flatnonzero((facts.event_step >= 0) & (column >= 0))
     used, place = np.unique(column[known], return_inverse=True)
     cell = facts.event_step[known] * len(used) + place
     ns = np.bincount(cell, weights=(gpu.end_ns - gpu.start_ns)[known], minlength=count * len(used))
     of_step = ns.reshape(count, len(used))
+    of_job = np.zeros((len(job_steps), len(used)))
+    np.add.at(of_job, job_steps.of_step, of_step / job_steps.size[job_steps.of_step, None])
     kinds = {label: kind for kind, label in enumerate(dict.fromkeys(facts.steps.labels))}
     work = np.array([kinds[label] for label in facts.steps.labels], np.int64)
     found: list[dict[str, StepCost]] = []
     for phase in range(int(phase_of.max())):
-        mine = of_step[phase_of[:-1] == phase]
-        mean, std = mine.mean(axis=0), _spread(mine, work[phase_of[:-1] == phase])
+        recorded = np.flatnonzero(phase_of[:-1] == phase)
+        mine, first = np.unique(job_steps.of_step[recorded], return_index=True)
+        mean, std = of_step[recorded].mean(axis=0), _spread(of_job[mine], work[recorded[first]])
         found.append(
             {
                 names[index]: StepCost(to_ms(mean[at]), to_ms(std[at]))

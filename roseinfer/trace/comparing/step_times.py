@@ -11,8 +11,6 @@ from typing import Literal, NamedTuple
 
 from roseinfer.trace.summary.trace_summary import Summary
 
-_AHEAD = 0.1
-"""Share of a step's span from which GPU work after the span's end means that the host runs ahead."""
 _COMMON = 0.25
 """Share of each trace's time in a phase that work of both traces must take for only that work to be compared."""
 
@@ -64,7 +62,7 @@ class PhaseTimes(NamedTuple):
 
 def phase_times(baseline: Summary, new: Summary, phase: str) -> PhaseTimes:
     """Return the times of a phase in two traces, by its spans or, if a host runs ahead, from step to step."""
-    runs_ahead = any(_runs_ahead(summary, phase) for summary in (baseline, new))
+    runs_ahead = any(summary.steps.phases[phase].timed_by == "wall" for summary in (baseline, new))
     old, now = (_by_work(summary, phase, runs_ahead) for summary in (baseline, new))
     own_old, own_new = ({work: float(len(times)) for work, times in each.items()} for each in (old, now))
     common = {work: own_old[work] + own_new[work] for work in old if work in now}
@@ -86,12 +84,6 @@ def phase_times(baseline: Summary, new: Summary, phase: str) -> PhaseTimes:
         scales=(_scale(old, own_old, common), _scale(now, own_new, common)),
         weights=common,
     )
-
-
-def _runs_ahead(summary: Summary, phase: str) -> bool:
-    """Return whether the GPU typically works on a step for long after the step's span has ended on the host."""
-    steps = summary.steps.of_phase(phase)
-    return statistics.median(step.tail_ms - _AHEAD * step.span_ms for step in steps) > 0
 
 
 def _by_work(summary: Summary, phase: str, runs_ahead: bool) -> dict[Work, list[float]]:

@@ -29,6 +29,8 @@ from roseinfer.trace.summary.units import to_percent
 _MAX_ROWS = 20
 _CLEAR_PERCENT = 1.0
 """Minimum change that is called faster or slower, however small the noise."""
+_SAME_PERCENT = 3.0
+"""Maximum of change and noise together, up to which a step is said to take as long as before."""
 
 _ADDRESSES = re.compile(r"0x[0-9a-fA-F]+|#\d+|(?<=lambda)\(.*?\)")
 _VERSIONS = re.compile(r"_\d{2,}(?=_|$)|(?<=[a-z])\d{4,}")
@@ -68,7 +70,7 @@ def compare(new: Summary, baseline: Summary, fail_above_percent: float | None = 
             name = phase.phase
             counts = baseline.steps.phases[name].count, new.steps.phases[name].count
             changes = work_changes(phase, *costs[name], counts, normalized)
-            if phase.verdict == "no clear change" and times[name].is_same_mix and has_moved(phase, changes):
+            if _is_unchanged(phase) and times[name].is_same_mix and has_moved(phase, changes):
                 phases[index] = msgspec.structs.replace(phase, verdict="moved")
             work += changes
     elif not new.steps.count and not baseline.steps.count:
@@ -167,6 +169,13 @@ def _change(name: str, old: StepTimes, new: StepTimes) -> PhaseChange:
         new_ms_per_token=None,
         verdict=("slower" if change > 0 else "faster") if clear else "no clear change",
     )
+
+
+def _is_unchanged(phase: PhaseChange) -> bool:
+    """Return whether the steps are known to take as long as before: noise alone is no evidence of that."""
+    if phase.verdict != "no clear change" or phase.noise_percent is None:
+        return False
+    return abs(phase.change_percent) + phase.noise_percent <= _SAME_PERCENT
 
 
 def _whole(summary: Summary) -> PhaseCosts:

@@ -79,12 +79,11 @@ def steps_at(steps: Steps, at_ns: Ints) -> Ints:
     return np.where((found >= 0) & (at_ns < steps.end_ns[found]), found, -1)
 
 
-def typical_step(steps: Steps) -> int | None:
+def typical_step(steps: Steps, duration_ns: Ints) -> int | None:
     """Return the step of median duration (the upper of two) in the most frequent phase, None without steps."""
     if not len(steps):
         return None
     phases = [label.phase for label in steps.labels]
     phase = max(sorted(set(phases)), key=phases.count)
     at = np.array([index for index, one in enumerate(phases) if one == phase])
-    durations = (steps.end_ns - steps.start_ns)[at]
-    return int(at[np.argsort(durations, kind="stable")[len(at) // 2]])
+    return int(at[np.argsort(duration_ns[at], kind="stable")[len(at) // 2]])

@@ -14,6 +14,7 @@ from roseinfer.trace.facts.host_activity import Activity
 from roseinfer.trace.facts.idle_edges import beside_work, edges_of_recording, host_stretches
 from roseinfer.trace.facts.idle_pieces import IdlePieces, IdleStretches, cut_idle_time
 from roseinfer.trace.facts.intervals import contains, distinct
+from roseinfer.trace.facts.step_groups import StepGroups
 from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.facts.unexplained_time import unexplained_time
 from roseinfer.trace.facts.wall_time import wall_time
@@ -39,8 +40,8 @@ _DeviceKey = tuple[Literal["gpu", "cpu"], int]
 class BudgetBuilder:
     """Builds the budget from the pieces of all gaps, which are added batch after batch."""
 
-    def __init__(self, facts: Facts, activity: Activity, labels: ActivityLabels) -> None:
-        self._facts, self._activity = facts, activity
+    def __init__(self, facts: Facts, groups: StepGroups, activity: Activity, labels: ActivityLabels) -> None:
+        self._facts, self._groups, self._activity = facts, groups, activity
         self._wall = wall_time(facts)
         self._labels, self._parts = labels, host_parts(facts, activity, labels)
         self._loading = loading_table(facts)
@@ -152,9 +153,11 @@ class BudgetBuilder:
         return [DeviceBudget(id=row[1], rank=row[0], **_fields(ns)) for row, ns in sorted(rows.items())]
 
     def _steps(self, tables: dict[_DeviceKey, BudgetTable]) -> list[StepBudget]:
-        labels = self._facts.steps.labels
+        labels, number = self._facts.steps.labels, self._groups.of_step
         found = [
-            StepBudget(step=step, phase=labels[step].phase, device=identity[1], rank=identity[0], **_fields(ns))
+            StepBudget(
+                step=int(number[step]), phase=labels[step].phase, device=identity[1], rank=identity[0], **_fields(ns)
+            )
             for key, table in tables.items()
             for identity in [self._identity(key)]
             for step, ns in zip(table.steps.tolist(), table.of_step, strict=True)
@@ -163,13 +166,15 @@ class BudgetBuilder:
 
     def _phases(self, tables: dict[_DeviceKey, BudgetTable]) -> dict[str, PhaseBudget]:
         phases = [label.phase for label in self._facts.steps.labels]
+        of_step = self._groups.of_step
         found: dict[str, PhaseBudget] = {}
         for phase in dict.fromkeys(phases):
             sums = np.zeros(len(PARTS), np.int64)
             for table in tables.values():
                 mine = np.array([phases[step] == phase for step in table.steps.tolist()], np.bool_)
                 sums = sums + table.of_step[mine].sum(axis=0)
-            found[phase] = PhaseBudget(steps=phases.count(phase), **_fields(sums))
+            at = np.array([one == phase for one in phases], np.bool_)
+            found[phase] = PhaseBudget(steps=len(np.unique(of_step[at])), **_fields(sums))
         return found
 
 

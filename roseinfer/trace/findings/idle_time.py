@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from roseinfer.trace.facts.activity_labels import label_activities
 from roseinfer.trace.facts.idle_pieces import cut_idle_time, stretches_of_gaps
+from roseinfer.trace.facts.step_groups import StepGroups
 from roseinfer.trace.facts.trace_facts import Facts, launching_activity
 from roseinfer.trace.findings.budget_summary import BudgetBuilder
 from roseinfer.trace.findings.idle_causes import GapRanking
@@ -26,11 +27,11 @@ class IdleTime(NamedTuple):
     """Idle time by rank and place."""
 
 
-def explain_idle_time(facts: Facts) -> IdleTime:
+def explain_idle_time(facts: Facts, groups: StepGroups) -> IdleTime:
     """Cut the idle time of all devices once; return its groups, the synchronizing calls, the budget and the places."""
     activity = launching_activity(facts)  # the largest table, so built last and freed first
     labels = label_activities(activity, len(facts.trace.names))
-    ranking, budget = GapRanking(facts, labels), BudgetBuilder(facts, activity, labels)
+    ranking, budget = GapRanking(facts, labels), BudgetBuilder(facts, groups, activity, labels)
     for low in range(0, len(facts.gaps.start_ns), _BATCH):
         idle = stretches_of_gaps(facts, slice(low, low + _BATCH))
         pieces = cut_idle_time(facts, activity, idle)

@@ -3,7 +3,8 @@
 import msgspec
 import numpy as np
 
-from roseinfer.trace.facts.rank_waits import RankWaits, rank_waits
+from roseinfer.trace.facts.rank_waits import RankWaits
+from roseinfer.trace.facts.step_groups import StepGroups
 from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.findings.idle_places import IdlePlaces
 from roseinfer.trace.findings.straggler import STRAGGLER_SHARE, find_straggler
@@ -24,10 +25,14 @@ _LONGEST = 20
 
 
 def summarize_job(
-    facts: Facts, budget: BudgetSummary | None, ranks: list[RankSummary], places: IdlePlaces
+    facts: Facts,
+    waits: RankWaits | None,
+    groups: StepGroups,
+    budget: BudgetSummary | None,
+    ranks: list[RankSummary],
+    places: IdlePlaces,
 ) -> tuple[JobSummary | None, list[CollectiveSummary], list[RankSummary]]:
     """Return (waits of the job, one row per kind of collective, the rows of the ranks with their waits)."""
-    waits = rank_waits(facts) if budget is not None else None
     if waits is None or budget is None:
         return None, [], ranks
     matches = waits.matches
@@ -49,8 +54,8 @@ def summarize_job(
         unrecorded_wait_ms=to_ms(waits.unrecorded_ns[at].sum()),
         straggler=find_straggler(facts, waits, budget, places),
         missing=[missing[rank] for rank in sorted(missing)],
-        steps=_steps(facts, waits, budget),
-        longest_waits=_longest_waits(facts, waits),
+        steps=_steps(facts, waits, groups, budget),
+        longest_waits=_longest_waits(waits, groups),
     )
     return job, _collectives(facts, waits), rows
 
@@ -72,18 +77,17 @@ def _with_waits(row: RankSummary, waits: RankWaits, budget: BudgetSummary) -> Ra
     )
 
 
-def _steps(facts: Facts, waits: RankWaits, budget: BudgetSummary) -> list[JobStep]:
-    """Return one row per step that every rank has, by its number on the rank."""
-    number = step_numbers(facts)
-    if len(number) == 0:
+def _steps(facts: Facts, waits: RankWaits, groups: StepGroups, budget: BudgetSummary) -> list[JobStep]:
+    """Return one row per step of the job."""
+    if len(groups) == 0:
         return []
     wall: dict[int, list[float]] = {}
-    phases = {int(number[index]): label.phase for index, label in reversed(list(enumerate(facts.steps.labels)))}
+    phases = {row.step: row.phase for row in budget.steps}
     for row in budget.steps:
-        wall.setdefault(int(number[row.step]), []).append(row.wall_ms)
+        wall.setdefault(row.step, []).append(row.wall_ms)
     at = waits.matched
     at = at[waits.events.step[at] >= 0]
-    of_event = number[waits.events.step[at]]
+    of_event = groups.of_step[waits.events.step[at]]
     caused_by = waits.last_rank[waits.matches.of_event[at]]
     ranks = len(set(facts.trace.file_ranks))
     found: list[JobStep] = []
@@ -96,8 +100,8 @@ def _steps(facts: Facts, waits: RankWaits, budget: BudgetSummary) -> list[JobSte
     return found
 
 
-def _longest_waits(facts: Facts, waits: RankWaits) -> list[CollectiveWait]:
-    events, matches, number = waits.events, waits.matches, step_numbers(facts)
+def _longest_waits(waits: RankWaits, groups: StepGroups) -> list[CollectiveWait]:
+    events, matches = waits.events, waits.matches
     at = waits.matched
     skew = np.zeros(len(matches), np.int64)
     np.maximum.at(skew, matches.of_event[at], matches.wait_ns[at])
@@ -112,7 +116,7 @@ def _longest_waits(facts: Facts, waits: RankWaits) -> list[CollectiveWait]:
             CollectiveWait(
                 name=events.kinds[int(events.kind[last])],
                 group=events.sequences[sequence].group,
-                step=int(number[step]) if step >= 0 else None,
+                step=int(groups.of_step[step]) if step >= 0 else None,
                 place=int(np.count_nonzero(of_sequence[:match] == sequence)),
                 last_rank=int(waits.last_rank[match]),
                 skew_ms=to_ms(skew[match]),
@@ -121,16 +125,6 @@ def _longest_waits(facts: Facts, waits: RankWaits) -> list[CollectiveWait]:
             )
         )
     return found
-
-
-def step_numbers(facts: Facts) -> Ints:
-    """Return the number of each step on its rank's recording, counted from 0."""
-    file = np.array(facts.trace.thread_files, np.int64)[facts.steps.thread]
-    number = np.zeros(len(file), np.int64)
-    for one in np.unique(file).tolist():
-        at = np.flatnonzero(file == one)
-        number[at] = np.arange(len(at))
-    return number
 
 
 def _collectives(facts: Facts, waits: RankWaits) -> list[CollectiveSummary]:

@@ -5,6 +5,8 @@ import numpy as np
 
 from roseinfer.trace.collectives import is_collective
 from roseinfer.trace.facts.intervals import length, union
+from roseinfer.trace.facts.job_times import JobTimes
+from roseinfer.trace.facts.step_times import StepTimes
 from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.reading.columns import GpuTable
 from roseinfer.trace.summary.device_structs import RankSummary
@@ -21,28 +23,30 @@ class _Times(msgspec.Struct):
     exposed: int = 0
 
 
-def summarize_ranks(facts: Facts) -> list[RankSummary]:
+def summarize_ranks(facts: Facts, times: StepTimes, durations: JobTimes) -> list[RankSummary]:
     """Return one row per rank; no rows for a single rank without collectives."""
     trace = facts.trace
-    step_ranks = [trace.file_ranks[trace.thread_files[thread]] for thread in facts.steps.thread.tolist()]
+    step_ranks = np.array([trace.file_ranks[trace.thread_files[one]] for one in facts.steps.thread.tolist()], np.int64)
     ranks = sorted({device.rank for device in trace.devices} | set(trace.file_ranks))
     collective = [index for index, name in enumerate(trace.names) if is_collective(name)]
-    durations = facts.steps.end_ns - facts.steps.start_ns
+    has_gpu = len(trace.gpu) > 0
     rows: list[RankSummary] = []
     for rank in ranks:
-        times = _Times()
+        sums = _Times()
         for index, device in enumerate(trace.devices):
             if device.rank == rank:
-                _add(times, trace.gpu, index, collective)
-        at = [index for index, one in enumerate(step_ranks) if one == rank]
+                _add(sums, trace.gpu, index, collective)
+        at = np.flatnonzero(step_ranks == rank)
+        later = at[times.has_earlier[at]]
         rows.append(
             RankSummary(
                 rank=rank,
-                median_step_ms=to_ms(np.median(durations[at])) if at else None,
-                busy_percent=to_percent(times.busy, times.window) if times.window else None,
-                gpu_ms=to_ms(times.gpu),
-                communication_ms=to_ms(times.communication),
-                exposed_communication_ms=to_ms(times.exposed),
+                median_step_ms=to_ms(np.median(durations.of_rank_ns[at])) if len(at) else None,
+                busy_percent=to_percent(sums.busy, sums.window) if sums.window else None,
+                gpu_ms=to_ms(sums.gpu),
+                communication_ms=to_ms(sums.communication),
+                exposed_communication_ms=to_ms(sums.exposed),
+                ahead_percent=to_percent(times.is_ahead[later].sum(), len(later)) if has_gpu and len(later) else None,
             )
         )
     return rows if len(rows) > 1 or any(row.communication_ms for row in rows) else []

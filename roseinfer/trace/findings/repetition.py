@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roseinfer.trace.facts.custom_operators import is_custom
+from roseinfer.trace.facts.job_times import JobTimes
 from roseinfer.trace.facts.steps import typical_step
 from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.naming import short_name
@@ -63,7 +64,7 @@ def find_repeat(sequence: NDArray[np.int64], max_period: int = _MAX_PERIOD) -> R
     return best
 
 
-def find_repetition(facts: Facts) -> list[Repetition]:
+def find_repetition(facts: Facts, durations: JobTimes) -> list[Repetition]:
     """Return the repeated launch sequences of each span in the typical step, those that save most launches first.
 
     Repeats without other work of the step between them could be one batched launch. Repeats with other work between
@@ -71,7 +72,7 @@ def find_repetition(facts: Facts) -> list[Repetition]:
     repeated sequence that itself repeats a shorter one, such as requests inside layers, yields a row for each. GPU
     events of graph replays are left out, since they are not launched one by one.
     """
-    step = typical_step(facts.steps)
+    step = typical_step(facts.steps, durations.of_rank_ns)
     if step is None:
         return []
     names, groups = _launches(facts, step)

@@ -7,25 +7,30 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from roseinfer.trace.facts.attribution import Attribution
-from roseinfer.trace.facts.idle_gaps import Gaps
-from roseinfer.trace.facts.step_times import step_times
-from roseinfer.trace.facts.steps import Steps, steps_at
-from roseinfer.trace.reading.columns import Ints, Trace
+from roseinfer.trace.facts.job_times import JobTimes
+from roseinfer.trace.facts.step_groups import StepGroups
+from roseinfer.trace.facts.steps import steps_at
+from roseinfer.trace.facts.trace_facts import Facts
+from roseinfer.trace.reading.columns import Ints
 from roseinfer.trace.summary.step_structs import Outlier, PhaseSummary, StepsSummary, StepTime
 from roseinfer.trace.summary.units import to_ms, to_percent
 
 _MAX_OUTLIERS = 10
 _MIN_STEPS = 5
 """Minimum steps whose median says what a step takes."""
+_AHEAD = 0.1
+"""Share of a step's span from which GPU work after the span's end means that the host runs ahead."""
 _OUTLIER_SPREADS = 6.0
 _OUTLIER_SHARE = 1.25
 
 
-def summarize_steps(trace: Trace, steps: Steps, event_step: Ints, attribution: Attribution, gaps: Gaps) -> StepsSummary:
-    """Return count, median, p90, spread, GPU work and tokens per phase, and the outliers."""
-    durations = steps.end_ns - steps.start_ns
-    gpu = trace.gpu
+def summarize_steps(facts: Facts, groups: StepGroups, durations: JobTimes) -> StepsSummary:
+    """Return count, median, p90, spread, GPU work and tokens per phase, and the outliers.
+
+    Counts and times are those of the job's steps, work and tokens the mean of a step on one rank.
+    """
+    trace, steps, event_step = facts.trace, facts.steps, facts.event_step
+    attribution, gaps, gpu = facts.attribution, facts.gaps, facts.trace.gpu
 
     def by_step(step: Ints, values: Ints | NDArray[np.bool_]) -> NDArray[np.float64]:
         """Return the sum of the values per step, `[steps]`; values of step -1 are left out."""
@@ -37,15 +42,17 @@ def summarize_steps(trace: Trace, steps: Steps, event_step: Ints, attribution: A
     gpu_ns = by_step(event_step, gpu.end_ns - gpu.start_ns)
     launches = by_step(launched, np.ones(len(launched), np.int64))
     host_idle_ns = by_step(event_step[gaps.event], gaps.host_late_ns + gaps.launch_call_ns)
-    times = _times(trace, steps, event_step)
+    times = _times(facts, groups, durations)
     phases: dict[str, PhaseSummary] = {}
     for phase in sorted({label.phase for label in steps.labels}):
         at = np.array([index for index, label in enumerate(steps.labels) if label.phase == phase])
+        of_job = np.unique(groups.of_step[at])
+        ns, tail_ns, span_ns = (one[of_job] for one in (durations.own_ns, durations.tail_ns, durations.span_ns))
         phases[phase] = PhaseSummary(
-            count=len(at),
-            median_ms=to_ms(np.median(durations[at])),
-            p90_ms=to_ms(np.percentile(durations[at], 90)),
-            std_ms=to_ms(np.std(durations[at], ddof=1)) if len(at) > 1 else 0.0,
+            count=len(of_job),
+            median_ms=to_ms(np.median(ns)),
+            p90_ms=to_ms(np.percentile(ns, 90)),
+            std_ms=to_ms(np.std(ns, ddof=1)) if len(ns) > 1 else 0.0,
             gpu_events_per_step=round(float(events[at].mean()), 3),
             launches_per_step=round(float(launches[at].mean()), 3),
             replayed_percent=to_percent(replayed[at].sum(), events[at].sum()),
@@ -53,20 +60,29 @@ def summarize_steps(trace: Trace, steps: Steps, event_step: Ints, attribution: A
             gpu_ms_per_step=to_ms(gpu_ns[at].mean()),
             tokens_per_step=_mean([steps.labels[index].tokens for index in at.tolist()]),
             batch_per_step=_mean([steps.labels[index].batch for index in at.tolist()]),
+            rank_steps=len(at),
+            timed_by="wall" if np.median(tail_ns - _AHEAD * span_ns) > 0 else "span",
         )
     outliers = [one for phase in phases for one in _outliers([step for step in times if step.phase == phase])]
     outliers.sort(key=lambda outlier: -outlier.times_median)
     return StepsSummary(
-        source=steps.source, count=len(steps), phases=phases, outliers=outliers[:_MAX_OUTLIERS], times=times
+        source=steps.source,
+        count=len(groups),
+        rank_steps=len(steps),
+        phases=phases,
+        outliers=outliers[:_MAX_OUTLIERS],
+        times=times,
     )
 
 
-def _times(trace: Trace, steps: Steps, event_step: Ints) -> list[StepTime]:
-    found = step_times(trace, steps, event_step)
-    columns = (found.own_ns, steps.end_ns - steps.start_ns, found.gap_ns, found.tail_ns)
+def _times(facts: Facts, groups: StepGroups, durations: JobTimes) -> list[StepTime]:
+    """Return the times of the job's steps, with the label of the first rank."""
+    columns = (durations.own_ns, durations.span_ns, durations.gap_ns, durations.tail_ns)
+    _, first = np.unique(groups.of_step, return_index=True)
+    labels = [facts.steps.labels[index] for index in first.tolist()]
     return [
         StepTime(step, label.phase, label.batch, label.tokens, *(to_ms(int(column[step])) for column in columns))
-        for step, label in enumerate(steps.labels)
+        for step, label in enumerate(labels)
     ]
 
 

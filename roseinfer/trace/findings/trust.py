@@ -15,8 +15,6 @@ from roseinfer.trace.summary.trace_summary import Trust
 from roseinfer.trace.summary.work_structs import OperatorWork
 
 _FEW_STEPS = 3
-_RUNS_AHEAD = 1.5
-"""Ratio of a step's GPU time to its span's time above which the host ran ahead of the GPU."""
 _SHOWN_MS = 0.1
 """Waits of ranks whose cause was not recorded, and differences of their clocks, from which a note says so."""
 _INFLATED = 1.2
@@ -145,13 +143,12 @@ def _steps(facts: Facts, steps: StepsSummary) -> list[Trust]:
     notes = [
         Trust(
             "info",
-            f"{phase}: a step's span takes {duration(row.median_ms)}, the GPU events launched in it "
-            f"{duration(row.gpu_ms_per_step)}. The host runs ahead, so a span's time is not the step's time.",
+            f"{phase}: the GPU ends a step's work {duration(median(step.tail_ms for step in steps.of_phase(phase)))} "
+            "(median) after the step's span on the host. A step's time is therefore not its span, but the time between "
+            "the ends of the GPU's work.",
         )
         for phase, row in steps.phases.items()
-        if row.gpu_ms_per_step > _RUNS_AHEAD * row.median_ms
-        # Of launches of different lengths, the mean exceeds the median, so that single steps are compared, too.
-        and median(step.ms - _RUNS_AHEAD * step.span_ms for step in steps.of_phase(phase)) > 0
+        if row.timed_by == "wall"
     ]
     if steps.count < _FEW_STEPS:
         notes.append(Trust("info", f"The trace holds only {counted(steps.count, 'step')}: medians say little."))

@@ -3,6 +3,8 @@
 import numpy as np
 
 from roseinfer.trace.facts.intervals import covered_shares, union
+from roseinfer.trace.facts.job_times import JobTimes
+from roseinfer.trace.facts.step_groups import StepGroups
 from roseinfer.trace.facts.steps import typical_step
 from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.naming import short_name
@@ -17,21 +19,21 @@ _MAX_ROWS = 4
 _PARTS = 240
 
 
-def draw_typical_step(facts: Facts) -> TypicalStep | None:
+def draw_typical_step(facts: Facts, groups: StepGroups, durations: JobTimes) -> TypicalStep | None:
     """Return the timeline of the median step, with its longest spans, GPU events and gaps; None without steps.
 
     The timeline ends with the step or with the last GPU event that the step launched, whichever is later.
     """
-    step = typical_step(facts.steps)
+    step = typical_step(facts.steps, durations.of_rank_ns)
     if step is None:
         return None
     start, end = int(facts.steps.start_ns[step]), int(facts.steps.end_ns[step])
     mine = np.flatnonzero(facts.event_step == step)
     reach = max(end, int(facts.trace.gpu.end_ns[mine].max(initial=0)))
     return TypicalStep(
-        step=step,
+        step=int(groups.of_step[step]),
         phase=facts.steps.labels[step].phase,
-        ms=to_ms(end - start),
+        ms=to_ms(durations.of_rank_ns[step]),
         end_us=(reach - start) / 1000,
         spans=_spans(facts, step, start, end),
         busy=_busy(facts, mine, start, reach),

@@ -60,9 +60,10 @@ class TimeBudget(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PhaseBudget(TimeBudget, frozen=True, kw_only=True):
-    """Budget of all steps of one phase, added up."""
+    """Budget of all steps of one phase, added up over the devices."""
 
     steps: int
+    """Number of steps. A step of a job counts once, however many ranks recorded it."""
 
 
 class DeviceBudget(TimeBudget, frozen=True, kw_only=True):
@@ -76,7 +77,7 @@ class StepBudget(TimeBudget, frozen=True, kw_only=True):
     """Budget of one step on one device."""
 
     step: int
-    """Index of the step, in order of time."""
+    """Index of the job's step, in order of time."""
     phase: str
     device: int
     rank: int

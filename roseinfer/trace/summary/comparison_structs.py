@@ -74,7 +74,10 @@ class PhaseChange(msgspec.Struct, frozen=True):
     baseline_ms_per_token: float | None
     new_ms_per_token: float | None
     verdict: Literal["faster", "slower", "no clear change", "moved"]
-    """`moved` if the time stayed the same, while a category of GPU time changed by more than its noise."""
+    """`moved` if a category of GPU time changed by more than its noise, and the step's time by 3 % at most.
+
+    The 3 % include the noise. Where the noise is larger, or not known, it is open whether the time changed.
+    """
     per: Literal["step", "token", "window"] = "step"
     """Unit of work that is compared: a token, if the traces have little work in common and steps differ in tokens."""
     timed_by: Literal["span", "wall", "window"] = "span"

@@ -77,6 +77,7 @@ class RankSummary(msgspec.Struct, frozen=True):
 
     rank: int
     median_step_ms: float | None
+    """Median time of the rank's steps: their spans or, where the host runs ahead, their times on the device."""
     busy_percent: float | None
     """Busy share of the window of the rank's GPU; None if the rank ran nothing on a GPU."""
     gpu_ms: float
@@ -97,3 +98,5 @@ class RankSummary(msgspec.Struct, frozen=True):
     """Share of the matched collectives in which this rank began last."""
     clock_offset_us: float | None = None
     """Median difference of the ends of matched collectives from those on the first rank: the offset of its clock."""
+    ahead_percent: float | None = None
+    """Share of the steps that the host began before the GPU had finished the step before; None without a GPU."""

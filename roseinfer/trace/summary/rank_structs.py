@@ -44,7 +44,7 @@ class PartDifference(msgspec.Struct, frozen=True):
     """A part of the time budget in which a rank differs from the median of the others."""
 
     part: str
-    """Name of the part, as the fields of `TimeBudget` and `HostTime`."""
+    """Name of the part, as the fields of `TimeBudget` and `HostTime`; `host_ms` for the sum of the latter."""
     ms: float
     """Time per step of the rank; of the whole recording without steps."""
     others_ms: float
@@ -79,7 +79,7 @@ class JobStep(msgspec.Struct, frozen=True):
     """One step of the job."""
 
     step: int
-    """Number of the step, counted from 0 on each rank."""
+    """Index of the job's step, in order of time."""
     phase: str
     wall_ms: float
     """Mean wall time over the ranks."""
@@ -95,7 +95,7 @@ class CollectiveWait(msgspec.Struct, frozen=True):
     name: str
     group: str
     step: int | None
-    """Number of the step, counted from 0 on each rank; None outside steps."""
+    """Index of the job's step; None outside steps."""
     place: int
     """Number of the collective among those of its group or name, counted from 0."""
     last_rank: int

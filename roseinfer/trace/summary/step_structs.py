@@ -9,8 +9,9 @@ class PhaseSummary(msgspec.Struct, frozen=True):
     """Figures of all steps of one phase."""
 
     count: int
+    """Number of steps. A step of a job counts once, however many ranks recorded it."""
     median_ms: float
-    """Median duration of a step's span."""
+    """Median time of a step, as in `StepTime`."""
     p90_ms: float
     std_ms: float
     """Sample standard deviation; 0 for a single step."""
@@ -27,10 +28,14 @@ class PhaseSummary(msgspec.Struct, frozen=True):
     """Mean number of tokens per step; None if the trace does not tell."""
     batch_per_step: float | None
     """Mean number of requests per step; None if the trace does not tell."""
+    rank_steps: int
+    """Number of recorded steps of all ranks, over which the figures `per_step` are averaged."""
+    timed_by: Literal["span", "wall"]
+    """`wall` if the host runs ahead, so that GPU events usually end well after the span of their step; else `span`."""
 
 
 class StepTime(msgspec.Struct, frozen=True):
-    """Work and time of one step.
+    """Work and time of one step of the job, of which the slowest rank counts.
 
     The step ends with its span or with the last GPU event that it launched, whichever is later.
     """
@@ -45,12 +50,13 @@ class StepTime(msgspec.Struct, frozen=True):
     ms: float
     """Time of the step: from the start of its span, or from the end of the previous step if that is later, to its end.
 
-    Unprofiled steps are timed in the same way, so that steps launched ahead of the GPU are comparable.
+    On a rank that begins late, time counts from the start of the first rank. Unprofiled steps are timed in the same
+    way, so that steps launched ahead of the GPU are comparable.
     """
     span_ms: float
     """Duration of the step's span."""
     gap_ms: float
-    """Time before the step in which no step ran; 0 for the first step."""
+    """Time before the step in which no rank ran a step; 0 for the first step."""
     tail_ms: float
     """Time by which the step's GPU events end after its span; 0 if they end before."""
 
@@ -64,7 +70,7 @@ class Outlier(msgspec.Struct, frozen=True):
     """A step that took far longer than its work explains."""
 
     step: int
-    """Index of the step, in order of time."""
+    """Index of the job's step, in order of time."""
     phase: str
     ms: float
     """Time of the step, as in `StepTime`."""
@@ -82,11 +88,14 @@ class StepsSummary(msgspec.Struct, frozen=True):
     source: str | None
     """Kind of span that marks the steps, such as `roseinfer.step` or `vLLM`; None without steps."""
     count: int
+    """Number of steps. A step of a job counts once, however many ranks recorded it."""
+    rank_steps: int
+    """Number of recorded steps of all ranks."""
     phases: dict[str, PhaseSummary]
     outliers: list[Outlier]
     """The slowest steps relative to the median of steps of the same work, worst first."""
     times: list[StepTime] = []
-    """Every step, in order of time."""
+    """Every step of the job, in order of time."""
 
     def of_phase(self, phase: str) -> list[StepTime]:
         """Return the steps of a phase."""
@@ -154,8 +163,10 @@ class TypicalStep(msgspec.Struct, frozen=True):
     """The step of median duration in the most frequent phase, ready to be drawn as a timeline."""
 
     step: int
+    """Index of the job's step, in order of time. One of its ranks is drawn."""
     phase: str
     ms: float
+    """Time of the step, as in `StepTime`."""
     end_us: float
     """End of the picture: the end of the step or of its last GPU event, whichever is later."""
     spans: list[Segment]

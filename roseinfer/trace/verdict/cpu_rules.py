@@ -89,7 +89,7 @@ def find_small_operators(judged: JudgedTrace) -> list[Finding]:
     small_ms = sum(op.self_ms for op in ops if 1000 * op.self_ms / op.calls < SMALL_OPERATOR_US)
     if calls < MANY_OPERATORS or mean_us >= SMALL_OPERATOR_US or not maker.is_shown(small_ms):
         return []
-    steps = judged.steps.count
+    steps = judged.steps.rank_steps
     per_step = f" ({calls / steps:,.0f} per step)" if steps else ""
     helps = ["a larger batch"] * (not judged.is_compute_bound and not judged.is_training) + ["fused operators"]
     if sum(op.percent for op in ops if is_custom(op.name)) < 50:

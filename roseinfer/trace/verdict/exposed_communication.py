@@ -98,12 +98,12 @@ def _joined(rows: list[ExposedWork]) -> ExposedWork:
 
 def _advice(judged: JudgedTrace, name: str, each_us: float, count: int) -> str:
     """Return advice about collectives of a name and a usual duration, of which all ranks together ran `count`."""
-    runs = count / max(1, judged.steps.count)
+    runs = count / max(1, judged.steps.rank_steps)
     name = short_name(name.removeprefix("void "), 40)
     is_serving = not judged.steps.phases.keys().isdisjoint({"prefill", "decode", "mixed"})
     small_us = SMALL_COLLECTIVE_US if judged.gpu else SMALL_CPU_COLLECTIVE_US
     if each_us < small_us and runs >= MANY_COLLECTIVES:
-        per = " per step" if judged.steps.count else ""
+        per = " per step" if judged.steps.rank_steps else ""
         return (
             f"Bucket the collectives: {name} runs {runs:,.0f} times{per}, {each_us:.1f} us each, so that latency is "
             f"their cost. Exchange more data in fewer calls.{_EACH_LAYER if is_serving else ''}"

@@ -68,7 +68,7 @@ def with_distinct_keys(findings: list[Finding]) -> list[Finding]:
 
 def per_step(judged: JudgedTrace, total_ms: float) -> str:
     """Return a total with its mean per step: `480.0 ms (120.0 ms per step)`; only the total for up to one step."""
-    steps = judged.steps.count
+    steps = judged.steps.rank_steps
     return duration(total_ms) + (f" ({duration(total_ms / steps)} per step)" if steps > 1 else "")
 
 

@@ -231,7 +231,7 @@ def launching_ms(place: IdlePlace) -> float:
 def events_of(judged: JudgedTrace, span: SpanSummary) -> str:
     """Return a text such as `408 GPU events per step`, or `per call` for a span with several calls per step."""
     events = counted(round(span.gpu_events_per_call), f"{judged.device} event")
-    return f"{events} per {'step' if span.calls == judged.steps.count else 'call'}"
+    return f"{events} per {'step' if span.calls == judged.steps.rank_steps else 'call'}"
 
 
 def in_span(name: str) -> str:
