@@ -12,6 +12,7 @@ from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.findings.idle_places import IdlePlaces
 from roseinfer.trace.reading.columns import Ints32
 from roseinfer.trace.summary.budget_structs import BudgetSummary, DeviceBudget, HostTime, StepBudget, TimeBudget
+from roseinfer.trace.summary.finding_structs import NO_SPAN
 from roseinfer.trace.summary.rank_structs import PartDifference, Straggler
 from roseinfer.trace.summary.units import to_ms, to_percent
 
@@ -21,6 +22,10 @@ _MIN_WAIT = 0.01
 """Share of the wall time of all ranks that they must wait for each other for a rank to be called a straggler."""
 _MIN_DIFFERENCE = 0.02
 """Share of the step from which a part in which a rank differs is named."""
+_EXPLAINS = 1 / 3
+"""Share of the wait for a rank from which a part in which it differs is named, however short it is."""
+HOST = "host_ms"
+"""Name of all parts together in which a device waits for its host."""
 
 Parts = dict[str, float]
 """Milliseconds per step of each part of the budget but communication."""
@@ -39,14 +44,15 @@ def find_straggler(facts: Facts, waits: RankWaits, budget: BudgetSummary, places
     others = [one for one in parts if one != rank]
     walls = [sum(one.values()) for one in _walls_by_rank(budget).values()]
     step_ms = sum(walls) / len(walls)
-    does = _differences(parts, rank, others, step_ms)
+    wait_ms = to_ms(caused[rank] / max(1, len(others)) / max(1, steps.get(rank, 1)))
+    does = _differences(parts, rank, others, min(_MIN_DIFFERENCE * step_ms, _EXPLAINS * wait_ms))
     first = does[0].part if does else ""
     kernel, calls = _kernel(facts, rank, steps) if first == "compute_ms" else (None, None)
-    is_host = first in HostTime.__struct_fields__
+    is_host = first == HOST or first in HostTime.__struct_fields__
     return Straggler(
         rank=rank,
         caused_percent=to_percent(caused[rank], total),
-        wait_ms=to_ms(caused[rank] / max(1, len(others)) / max(1, steps.get(rank, 1))),
+        wait_ms=wait_ms,
         step_ms=round(step_ms, 6),
         does=does,
         kernel=kernel,
@@ -89,15 +95,20 @@ def _mean(rows: list[TimeBudget]) -> Parts:
     return {name: ms / len(rows) for name, ms in sums.items()}
 
 
-def _differences(parts: dict[int, Parts], rank: int, others: list[int], step_ms: float) -> list[PartDifference]:
+def _differences(parts: dict[int, Parts], rank: int, others: list[int], least_ms: float) -> list[PartDifference]:
+    """Return the parts that take a rank longer; those of the host as one part if each alone is too small."""
     if rank not in parts or not others:
         return []
-    found = [
-        PartDifference(name, round(ms, 6), round(float(np.median([parts[one][name] for one in others])), 6))
-        for name, ms in parts[rank].items()
-    ]
-    found = [one for one in found if one.ms - one.others_ms > _MIN_DIFFERENCE * step_ms]
-    return sorted(found, key=lambda one: one.others_ms - one.ms)
+    whole = {one: {HOST: sum(some[name] for name in HostTime.__struct_fields__)} for one, some in parts.items()}
+    for of_rank in (parts, whole):
+        found = [
+            PartDifference(name, round(ms, 6), round(float(np.median([of_rank[one][name] for one in others])), 6))
+            for name, ms in of_rank[rank].items()
+        ]
+        found = [one for one in found if one.ms - one.others_ms > least_ms]
+        if found:
+            return sorted(found, key=lambda one: one.others_ms - one.ms)
+    return []
 
 
 def _kernel(facts: Facts, rank: int, steps: dict[int, int]) -> tuple[str | None, float | None]:
@@ -145,8 +156,15 @@ def _step_ranks(facts: Facts) -> Ints32:
 
 
 def _place(places: IdlePlaces, rank: int, part: str) -> str | None:
-    """Return the place with most idle time of a cause on one rank."""
-    first = next((place for place in places.ranked(0, rank) if place.cause == part), None)
+    """Return the place with most idle time of a cause on one rank; the span with most of it for all of its host."""
+    ranked = places.ranked(0, rank)
+    if part == HOST:
+        spans: defaultdict[str, float] = defaultdict(float)
+        for place in ranked:
+            if place.cause in HostTime.__struct_fields__ and place.span != NO_SPAN:
+                spans[place.span] += place.ms
+        return max(spans, key=lambda one: spans[one], default=None)
+    first = next((place for place in ranked if place.cause == part), None)
     return None if first is None else first.file or first.name or first.operator or first.span
 
 

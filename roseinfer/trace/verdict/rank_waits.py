@@ -1,5 +1,12 @@
 """Rule: ranks wait in collectives for a rank that begins later."""
 
+from collections import defaultdict
+from collections.abc import Sequence
+from statistics import fmean, median
+from typing import NamedTuple
+
+import msgspec
+
 from roseinfer.trace.naming import duration, short_name
 from roseinfer.trace.summary.finding_structs import Finding, Place
 from roseinfer.trace.summary.rank_structs import Straggler
@@ -18,8 +25,25 @@ _DOES = {
     "launch_calls": "spends {} in launch calls",
     "operators": "spends {} in operators on its host",
     "python": "spends {} in Python",
+    "host_ms": "waits {} for its host",
 }
 """Phrase for each part of the budget that a rank spends time on; `{}` stands for the duration."""
+_AHEAD_PERCENT = 50.0
+"""Share of its steps that a host begins before the GPU has finished the step before, from which it runs ahead."""
+_EXPLAINS = 1 / 3
+"""Share of the waits from which the later hosts of some ranks are named as their cause."""
+_LISTED = 4
+"""Most ranks that are listed by number."""
+
+
+class _LateHosts(NamedTuple):
+    """Ranks whose hosts begin a step only after the GPU has finished the one before, where others run ahead."""
+
+    ranks: list[int]
+    host_ms: float
+    """Time per step in which the GPUs of these ranks wait for the host."""
+    others_ms: float
+    """The same of the other ranks."""
 
 
 def find_rank_waits(judged: JudgedTrace) -> list[Finding]:
@@ -35,6 +59,13 @@ def find_rank_waits(judged: JudgedTrace) -> list[Finding]:
             f"Ranks wait {per_step(judged, judged.waits_ms)} in collectives for the last rank. No rank causes most of "
             f"that; rank {most.rank} is last most often, in {most.last_percent or 0.0:.0f} % of its collectives."
         )
+        hosts = _late_hosts(judged)
+        if hosts is not None:
+            sentence += (
+                f" On {_named(hosts.ranks)} the GPU waits {duration(hosts.host_ms)} per step for its host, on the "
+                f"other ranks {duration(hosts.others_ms)}."
+            )
+            return [maker.make(judged.waits_ms, Place(), sentence, _begin_earlier(hosts.ranks))]
         advice = (
             "Even out the ranks: batches of equal size, and nothing that holds up one rank at a time, such as garbage "
             "collection, logging or checkpoints."
@@ -97,6 +128,43 @@ def _advice(judged: JudgedTrace, late: Straggler) -> str:
     where = f", longest in {late.place}" if late.place else ""
     if part == "data_loading":
         return f"Speed up data loading on rank {rank}{where}: use more workers, or prepare its data ahead."
+    hosts = _late_hosts(judged)
+    if part and hosts is not None and rank in hosts.ranks:
+        return _begin_earlier([rank], late.place)
     if part:
-        return f"Speed up the host of rank {rank}{where}: the other ranks wait for it in every collective."
+        return f"Speed up the host of rank {rank}{where}: the other ranks wait for it."
     return f"Record more steps: nothing in the trace of rank {rank} says why it begins its collectives late."
+
+
+def _late_hosts(judged: JudgedTrace) -> _LateHosts | None:
+    """Return the ranks that others wait for because their hosts do not run ahead; None if that explains little."""
+    known = [row for row in judged.ranks if row.ahead_percent is not None]
+    late = [row.rank for row in known if (row.ahead_percent or 0.0) < _AHEAD_PERCENT]
+    steps = judged.budget.steps if judged.budget else []
+    if not steps or not 0 < len(late) < len(known):
+        return None
+    host: defaultdict[int, list[float]] = defaultdict(list)
+    for step in steps:
+        host[step.rank].append(sum(msgspec.structs.astuple(step.host_ms)))
+    mean = {rank: fmean(some) for rank, some in host.items()}
+    slow = median(mean[rank] for rank in late)
+    fast = median(mean[row.rank] for row in known if row.rank not in late)
+    waits_ms = judged.waits_ms / max(1, judged.steps.rank_steps)
+    return _LateHosts(late, slow, fast) if slow - fast > _EXPLAINS * waits_ms else None
+
+
+def _begin_earlier(ranks: Sequence[int], place: str | None = None) -> str:
+    longest = f", which then waits longest for {place}" if place else ""
+    return (
+        f"Begin steps earlier on {_named(ranks)}: the host there begins a step only after the step before has ended on "
+        f"the GPU{longest}. The hosts of the other ranks run ahead."
+    )
+
+
+def _named(ranks: Sequence[int]) -> str:
+    """Return `rank 1`, `ranks 1, 2 and 3`, or `7 ranks`."""
+    if len(ranks) == 1:
+        return f"rank {ranks[0]}"
+    if len(ranks) > _LISTED:
+        return f"{len(ranks)} ranks"
+    return f"ranks {', '.join(map(str, ranks[:-1]))} and {ranks[-1]}"
