@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from roseinfer.cache.group_tables import GroupTables
-from roseinfer.cache.prefix_index import Key, PrefixIndex
+from roseinfer.cache.prefix_index import BlockContent, PrefixIndex
 from roseinfer.errors import RoseinferError
 
 
@@ -105,22 +105,22 @@ class BlockPool:
             else:
                 self._empty.append(block)
 
-    def match(self, token_ids: Sequence[int], keys: Iterable[Key]) -> list[int]:
-        """Return the block table of the longest cached prefix of `token_ids`. Nothing is allocated or shared.
+    def match(self, contents: Iterable[BlockContent]) -> list[int]:
+        """Return the block table of the longest cached prefix of a request. Nothing is allocated or shared.
 
-        `keys` are the keys of the full blocks of `token_ids`, from `block_key`. Only the entries that
+        `contents` are those of the request's full blocks, from `block_contents`. Only the entries that
         `GroupTables.held` returns for the token after the prefix are blocks with the prefix's content.
         """
         if not self.prefix_cache:
             return []
         if self.tables.windows == (None,):
-            return self._index.match(token_ids, keys, self.block_size)
-        return self._index.match_groups(token_ids, keys, self.tables)
+            return self._index.match(contents)
+        return self._index.match_groups(contents, self.tables)
 
-    def publish(self, block: int, key: Key, parent: Key, tokens: Sequence[int], group: int = 0) -> None:
+    def publish(self, block: int, content: BlockContent, group: int = 0) -> None:
         """Let later requests find an allocated block by its content, once all of its tokens are computed."""
         if self.prefix_cache:
-            self._index.publish(block, key, parent, tokens, group)
+            self._index.publish(block, content, group)
 
     def reset_prefix_cache(self) -> None:
         """Empty all free blocks, and reset the statistics. Blocks in use remain findable."""

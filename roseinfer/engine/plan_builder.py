@@ -9,7 +9,7 @@ from typing import Protocol
 from msgspec import structs
 
 from roseinfer.cache.block_pool import BlockPool
-from roseinfer.cache.prefix_index import Key
+from roseinfer.cache.prefix_index import BlockContent
 from roseinfer.engine.request import Request
 from roseinfer.engine.step_plan import ITL_DECODE_STEPS, Admission, Chunk, Policy
 from roseinfer.engine.step_times import PromptLimit, StepTimes
@@ -29,7 +29,7 @@ class PlannerState(Protocol):
     times: StepTimes
     num_waiting_tokens: int
 
-    def leading_keys(self, request: Request, num_blocks: int) -> Iterator[Key]: ...
+    def leading_contents(self, request: Request, num_blocks: int) -> Iterator[BlockContent]: ...
 
 
 class PlanBuilder:
@@ -184,8 +184,7 @@ class PlanBuilder:
         size, num_groups, parent = self._pool.block_size, self._tables.num_groups, request.parent
         reusable = len(request.token_ids) - 1  # the last token is always computed, to draw the next one
         with self._span("roseinfer.prefix_cache.lookup"):
-            keys = self._planner.leading_keys(request, reusable // size) if self._pool.prefix_cache else iter(())
-            cached = self._pool.match(request.token_ids, keys)
+            cached = self._pool.match(self._planner.leading_contents(request, reusable // size))
         num_cached = len(cached) // num_groups * size
         if parent is not None and parent.finish_reason is None:
             prompt = len(request.prompt_token_ids)

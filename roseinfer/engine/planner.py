@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from operator import attrgetter
 
 from roseinfer.cache.block_pool import BlockPool
-from roseinfer.cache.prefix_index import ROOT, Key, block_key
+from roseinfer.cache.prefix_index import ROOT, BlockContent, block_contents
 from roseinfer.engine.graph_sizes import GraphKey, GraphSizes
 from roseinfer.engine.plan_builder import PlanBuilder
 from roseinfer.engine.request import Request
@@ -208,18 +208,24 @@ class Planner:
         self._leave(request)
         request.finish("abort")
 
-    def keys(self, request: Request, num_blocks: int) -> list[Key]:
-        """Return the prefix-cache keys of a request's leading full blocks. Each key is hashed once."""
-        return list(self.leading_keys(request, num_blocks))
+    def leading_contents(self, request: Request, num_blocks: int) -> Iterator[BlockContent]:
+        """Yield the contents of a request's leading full blocks, hashing at most twice as many as are asked for.
 
-    def leading_keys(self, request: Request, num_blocks: int) -> Iterator[Key]:
-        """Yield `keys` one by one. A prompt that nobody shares is then hashed while the device computes it."""
-        size, keys = self.pool.block_size, request.block_keys
+        A prompt that nobody shares is then hashed while the device computes it.
+        """
+        known = request.block_contents
         for index in range(num_blocks):
-            if index == len(keys):
-                parent = keys[-1] if keys else ROOT
-                keys.append(block_key(parent, request.token_ids[index * size : (index + 1) * size]))
-            yield keys[index]
+            if index == len(known):
+                self._contents(request, min(2 * index, num_blocks) or 1)
+            yield known[index]
+
+    def _contents(self, request: Request, num_blocks: int) -> list[BlockContent]:
+        """Return the contents of at least the leading `num_blocks` full blocks of a request. Each is hashed once."""
+        known, size = request.block_contents, self.pool.block_size
+        if len(known) < num_blocks:
+            tokens = request.token_ids[len(known) * size : num_blocks * size]
+            known += block_contents(known[-1].key if known else ROOT, tokens, size)
+        return known
 
     def _graph_for(self, chunks: Sequence[Chunk], decode_steps: int) -> GraphKey | None:
         """Return the key of the graph that fits the chunks. Every request must satisfy `Request.draws_plainly`."""
@@ -243,13 +249,10 @@ class Planner:
         first, last = chunk.start // size, (chunk.start + chunk.num_tokens) // size
         if first == last or not self.pool.prefix_cache:
             return
-        request = chunk.request
-        keys = self.keys(request, last)
+        table, contents = chunk.request.block_table, self._contents(chunk.request, last)
         for index in range(first, last):
-            parent = keys[index - 1] if index else ROOT
-            tokens = request.token_ids[index * size : (index + 1) * size]
             for group in range(num_groups):
-                self.pool.publish(request.block_table[index * num_groups + group], keys[index], parent, tokens, group)
+                self.pool.publish(table[index * num_groups + group], contents[index], group)
 
     def _free_behind(self, request: Request, num_tokens: int) -> None:
         """Free the blocks that no query after the first `num_tokens` tokens of a running request can see.
@@ -317,5 +320,7 @@ def _order(policy: Policy) -> Callable[[Request], tuple[int, ...]]:
 
 
 def _reversed_order(policy: Policy) -> Callable[[Request], tuple[int, ...]]:
-    order = _order(policy)
-    return lambda request: tuple(-part for part in order(request))
+    """Return the sort key of the reverse of `_order`."""
+    if policy.longest_first:
+        return lambda request: (request.max_new_tokens, -request.id, -request.sample_index)
+    return lambda request: (-request.id, -request.sample_index)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from roseinfer.cache.prefix_index import BlockContent
 from roseinfer.config import SamplingParams
 from roseinfer.engine.graph_sizes import SamplingKind
 from roseinfer.engine.outputs import FinishReason, RequestOutput, TokenLogprobs
@@ -36,8 +37,8 @@ class Request:
     """Blocks of all groups of layers, as `roseinfer/cache/group_tables.py` describes."""
     held_query: int = 0
     """Position of a query: the request holds all blocks that queries can see from there on."""
-    block_keys: list[bytes] = field(default_factory=list)
-    """Prefix-cache keys of the leading full blocks, computed as far as they were needed."""
+    block_contents: list[BlockContent] = field(default_factory=list)
+    """Contents of the leading full blocks, by which the prefix cache finds them, as far as they were needed."""
     num_pending: int = 0
     """Tokens at the end of `token_ids` that are `PENDING`."""
     finish_reason: FinishReason | None = None

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from roseinfer.cache.block_pool import BlockPool
-from roseinfer.cache.prefix_index import ROOT
+from roseinfer.cache.prefix_index import ROOT, BlockContent, block_contents
 from roseinfer.errors import RoseinferError
 
 
@@ -45,7 +45,7 @@ class PoolMachine(RuleBasedStateMachine):
         for block in data.draw(st.sampled_from(self.tables)):
             if block not in self.published:
                 self.published[block] = self.num_contents
-                self.pool.publish(block, key_of(self.num_contents), ROOT, self.tokens(self.num_contents))
+                self.pool.publish(block, self.content(self.num_contents))
                 self.num_contents += 1
 
     @precondition(lambda self: self.tables)
@@ -99,14 +99,10 @@ class PoolMachine(RuleBasedStateMachine):
     def published_contents_and_no_others_are_found(self) -> None:
         blocks = {content: [block] for block, content in self.published.items()}
         for content in range(self.num_contents):
-            assert self.pool.match(self.tokens(content), [key_of(content)]) == blocks.get(content, [])
+            assert self.pool.match([self.content(content)]) == blocks.get(content, [])
 
-    def tokens(self, content: int) -> list[int]:
-        return [content] * self.pool.block_size
-
-
-def key_of(content: int) -> bytes:
-    return f"key {content}".encode()
+    def content(self, number: int) -> BlockContent:
+        return block_contents(ROOT, [number] * self.pool.block_size, self.pool.block_size)[0]
 
 
 PoolMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
