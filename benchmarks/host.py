@@ -2,7 +2,7 @@
 
 If a GPU finishes a step in less time than this, the GPU waits for the host.
 
-    python benchmarks/host.py [--rounds 5]
+    python benchmarks/host.py [--rounds 5] [--only steps]
 
 Steps are graph replays, as on a GPU, but the graphs are empty and the drawn tokens are random. Scheduling, input
 preparation, results and detokenization are real. The host's calls to the GPU, copies and launches, are not in these
