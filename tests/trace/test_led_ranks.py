@@ -116,6 +116,8 @@ def test_a_step_is_the_same_on_a_rank_whose_recording_began_a_step_later(tmp_pat
     assert summary.job is not None
     assert [one.step for one in summary.job.steps] == list(range(8))
     assert [one.wait_ms for one in summary.job.steps] == pytest.approx([0.0, *[0.2] * 7], abs=0.001)
+    assert summary.budget is not None
+    assert [row.step for row in summary.budget.steps if row.rank == 1] == list(range(1, 8))
 
 
 def test_training_ranks_that_wait_for_each_other_are_timed_by_their_spans(tmp_path: Path) -> None:

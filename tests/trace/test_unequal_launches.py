@@ -116,7 +116,7 @@ def test_a_step_is_timed_by_its_own_launch_whatever_the_span_waits_for(tmp_path:
     found = summarize_trace(recording(tmp_path / "t.json", [SHORT] * 9 + [LONG] * 4 + [SHORT] * 2))
     assert [round(step.ms) for step in found.steps.times] == [1] * 9 + [16] * 4 + [1] * 2
     assert found.steps.phases["decode"].median_ms == pytest.approx(1.0, rel=0.05)
-    assert any("ends a step's work 990.0 us (median) after the step's span" in note.message for note in found.trust)
+    assert any("(median: decode 990.0 us later)" in note.message for note in found.trust)
 
 
 def listed(launches: list[Launch], folder: Path) -> list[list[str]]:

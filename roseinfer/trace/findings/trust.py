@@ -140,16 +140,15 @@ def _steps(facts: Facts, steps: StepsSummary) -> list[Trust]:
     if steps.count == 0:
         has_work = len(trace.ops) + len(trace.calls) + len(trace.gpu) > 0
         return [Trust("info", "The trace marks no steps: figures cover the whole trace.")] * has_work
-    notes = [
-        Trust(
-            "info",
-            f"{phase}: the GPU ends a step's work {duration(median(step.tail_ms for step in steps.of_phase(phase)))} "
-            "(median) after the step's span on the host. A step's time is therefore not its span, but the time between "
-            "the ends of the GPU's work.",
+    ahead = [phase for phase, row in steps.phases.items() if row.timed_by == "wall"]
+    notes: list[Trust] = []
+    if ahead:
+        tails = [f"{phase} {duration(median(step.tail_ms for step in steps.of_phase(phase)))}" for phase in ahead]
+        message = (
+            f"Spans of steps end before the GPU has done their work (median: {', '.join(tails)} later). A step's time "
+            "is therefore not its span, but the time between the ends of the GPU's work."
         )
-        for phase, row in steps.phases.items()
-        if row.timed_by == "wall"
-    ]
+        notes.append(Trust("info", message))
     if steps.count < _FEW_STEPS:
         notes.append(Trust("info", f"The trace holds only {counted(steps.count, 'step')}: medians say little."))
     return notes
