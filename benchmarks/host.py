@@ -97,8 +97,8 @@ def empty_engine(batch: int, decode_steps: int, *, max_model_len: int = 2048, ma
     )
     assert engine.weight_bytes.layers, "the weight sizes are those of the real model"
     runner.model = EmptyModel(engine.model_config.vocab_size)  # type: ignore[assignment]
-    drawn = runner.graphs._decode._drawn
-    drawn.copy_(torch.randint(engine.model_config.vocab_size, drawn.shape))
+    for drawn in (runner.graphs._decode._drawn, runner.graphs._mixed._drawn):
+        drawn.random_(1, engine.model_config.vocab_size)  # token 0 would end completions
     return engine
 
 
