@@ -65,6 +65,9 @@ def test_both_ranks_record_the_same_steps_and_the_summary_has_their_waits(tiny_l
                 wait_us[one["name"], rank] += event["dur"] - shortest
     summary = session.summary
     assert summary.trace.ranks == [0, 1]
+    assert (summary.steps.count, summary.steps.rank_steps) == (6, 12), "two cycles of three steps, on each rank"
+    assert summary.job is not None
+    assert [step.step for step in summary.job.steps] == list(range(6))
     assert {each.name for each in summary.collectives} == set(transfer_us)
     for each in summary.collectives:
         assert each.transfer_ms == pytest.approx(transfer_us[each.name] / 1e3, abs=1e-3)
