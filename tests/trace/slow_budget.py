@@ -46,9 +46,11 @@ class SlowBudget:
         return Counter(self._part(tick, device) for tick in ticks)
 
     def step_ticks(self, index: int) -> range:
-        """Return the wall time of one step."""
-        is_last = index == len(self.steps) - 1
-        return range(self.steps[index]["ts"], self._step_end(index) if is_last else self.steps[index + 1]["ts"])
+        """Return the wall time of one step: until the next one, or its GPU events where phases can be told apart."""
+        starts, ends = [step["ts"] for step in self.steps], [self._step_end(one) for one in range(len(self.steps))]
+        if len({step["name"].split()[0] for step in self.steps}) > 1 and ends == sorted(set(ends)):
+            starts[1:] = [max(start, end) for start, end in zip(starts[1:], ends, strict=False)]
+        return range(starts[index], [*starts[1:], ends[-1]][index])
 
     def _step_end(self, index: int) -> int:
         step = self.steps[index]

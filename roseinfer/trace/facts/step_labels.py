@@ -25,6 +25,8 @@ _SGLANG = re.compile(r"step\[(\w+)([^\]]*)\]$")
 _VLLM = re.compile(r"execute_(?:\d+_)?context_(\d+)\((?:sq)?(\d+)[^)]*\)_generation_(\d+)\((?:sq)?(\d+)[^)]*\)$")
 """Requests and new tokens of prefills, then of decodes; in detailed labels, sums of other figures follow the tokens."""
 _VLLM_OLD = re.compile(r"execute_new_(\d+)_cached_(\d+)$")
+OWN_STEPS = "roseinfer.step"
+"""Kind of the spans that roseinfer itself marks its steps with."""
 _TUTORIAL_ENGINE = "roseinfer.decode_step_sessions.total"
 
 
@@ -94,7 +96,7 @@ def _profiler(name: str) -> StepLabel | None:
 
 
 STEP_KINDS: tuple[tuple[str, Callable[[str], StepLabel | None]], ...] = (
-    ("roseinfer.step", _roseinfer),
+    (OWN_STEPS, _roseinfer),
     ("SGLang", _sglang),  # before vLLM, whose labels it also writes, around its own
     ("vLLM", _vllm),
     (_TUTORIAL_ENGINE, _tutorial_engine),

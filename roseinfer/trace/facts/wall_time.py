@@ -3,6 +3,9 @@
 import msgspec
 import numpy as np
 
+from roseinfer.trace.facts.step_labels import OWN_STEPS
+from roseinfer.trace.facts.step_times import step_times
+from roseinfer.trace.facts.steps import Steps
 from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.reading.columns import Ints, Ints32
 
@@ -12,6 +15,10 @@ class WallTime(msgspec.Struct, frozen=True, eq=False):
 
     A step lasts until the next step on its thread begins. The last one lasts until its span has ended, and all GPU
     events that it launched. A recording lasts from its first step's start, or its first event, to the end of all work.
+
+    A host that runs ahead begins a step while the GPU still runs the one before. The time until the last GPU event of the
+    earlier step has ended then belongs to the earlier step, if the steps are roseinfer's own, of several phases, and end
+    in the order in which they began.
     """
 
     step_start_ns: Ints
@@ -28,7 +35,7 @@ def wall_time(facts: Facts) -> WallTime:
     """Return the wall time of every step and of every file."""
     trace, steps = facts.trace, facts.steps
     thread_files = np.array(trace.thread_files, np.int32)
-    step_end = _step_ends(facts)
+    step_start, step_end = _step_windows(facts)
     step_file = thread_files[steps.thread] if len(steps) else np.zeros(0, np.int32)
     files = len(trace.file_ranks)
     start, end = np.full(files, np.iinfo(np.int64).max), np.full(files, np.iinfo(np.int64).min)
@@ -57,16 +64,26 @@ def wall_time(facts: Facts) -> WallTime:
                     end[file] = max(end[file], int(ends[low:high].max()))
     empty = end < start
     start[empty] = end[empty] = 0
-    return WallTime(step_start_ns=steps.start_ns, step_end_ns=step_end, step_file=step_file, start_ns=start, end_ns=end)
+    return WallTime(step_start_ns=step_start, step_end_ns=step_end, step_file=step_file, start_ns=start, end_ns=end)
 
 
-def _step_ends(facts: Facts) -> Ints:
-    """Return the end of each step's wall time."""
+def _step_windows(facts: Facts) -> tuple[Ints, Ints]:
+    """Return start and end of the wall time of each step. On a thread, each one starts where the one before ends."""
     steps = facts.steps
-    end = steps.end_ns.copy()
-    for thread in np.unique(steps.thread).tolist():
-        at = np.flatnonzero(steps.thread == thread)
-        end[at[:-1]] = steps.start_ns[at[1:]]
-        launched = facts.trace.gpu.end_ns[facts.event_step == at[-1]]
-        end[at[-1]] = max(int(end[at[-1]]), int(launched.max(initial=0)))
-    return end
+    start, end = steps.start_ns.copy(), steps.end_ns + step_times(facts).tail_ns
+    threads = [np.flatnonzero(steps.thread == thread) for thread in np.unique(steps.thread).tolist()]
+    is_split_by_work = _are_of_several_phases(steps) and all(bool(np.all(np.diff(end[at]) > 0)) for at in threads)
+    for at in threads:
+        if is_split_by_work:
+            start[at[1:]] = np.maximum(start[at[1:]], end[at[:-1]])
+        end[at[:-1]] = start[at[1:]]
+    return start, end
+
+
+def _are_of_several_phases(steps: Steps) -> bool:
+    """Return whether a phase would get time of another one if a host that runs ahead began its steps early.
+
+    Spans of other engines are left alone, because they may not contain all launches of a step, such as those of its
+    sampling.
+    """
+    return steps.source == OWN_STEPS and len({label.phase for label in steps.labels}) > 1
