@@ -219,3 +219,12 @@ def test_tables_are_sorted(tmp_path: Path) -> None:
     shuffled = [launch(5, 1, 1), event("cpu_op", "b", 3, 1), event("cpu_op", "a", 1, 9), event("cpu_op", "c", 1, 2)]
     ops = read_trace(write(tmp_path / "t.json", shuffled))
     assert [ops.names[index] for index in ops.ops.name] == ["a", "c", "b"]
+
+
+def test_threads_are_numbered_by_name_however_the_file_was_cut(tmp_path: Path) -> None:
+    labels: list[tuple[object, object]] = [(1, "two"), (2, 1), ("one", "two"), (1, 10), (1, 9)]
+    found = [event("cpu_op", "aten::mm", at, 1) | {"pid": pid, "tid": tid} for at, (pid, tid) in enumerate(labels)]
+    found[1]["cat"] = "user_annotation"  # categories are collected one after another
+    trace = read_trace(write(tmp_path / "t.json", found, "kineto"))
+    assert trace.threads == [(1, 9), (1, 10), (1, "two"), (2, 1), ("one", "two")]
+    assert [trace.threads[number] for number in trace.spans.thread] == [(2, 1)]

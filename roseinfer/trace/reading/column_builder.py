@@ -53,6 +53,10 @@ class Rows:
         self.zero_times += later.zero_times
         self.dropped_ids += later.dropped_ids
 
+    def renumber(self, name: str, numbers: NDArray[np.int32]) -> None:
+        """Replace the values of one column; `numbers` has the new value of each old one."""
+        self.parts[name] = [numbers[part] for part in self.parts[name]]
+
     def pop_column(self, name: str) -> NDArray[Any]:
         """Return one whole column and release its batches."""
         parts = self.parts.pop(name)

@@ -53,6 +53,10 @@ class MemoryEvents:
         devices = [self._devices.setdefault(one, len(self._devices)) for one in later._devices]
         self._rows.extend(later._rows, lane=lanes, device=np.array(devices, np.int32))
 
+    def renumber_threads(self, numbers: NDArray[np.int32]) -> None:
+        """Give each thread another number; `numbers` has the new one of each old one."""
+        self._rows.renumber("lane", numbers)
+
     def finish(self, first_ns: int) -> tuple[MemoryTable, list[MemoryDevice]]:
         """Return the events, with times counted from `first_ns`, and their devices. May be called once.
 

@@ -234,6 +234,20 @@ class TraceBuilder:
         if steps and not any(bool(np.isin(part, steps).any()) for part in spans.parts["name"]):
             ops.move_named(steps, spans)
 
+    def _sort_threads(self) -> list[Any]:
+        """Number the threads in the order of their names, and return these.
+
+        In which order they were first seen depends on where the file was cut into batches and parts.
+        """
+        seen = list(self.lanes)
+        order = sorted(range(len(seen)), key=lambda lane: _thread_key(seen[lane]))
+        numbers = np.empty(len(seen), np.int32)
+        numbers[order] = np.arange(len(seen), dtype=np.int32)
+        for rows in (*self.host.values(), self.frames, self.numbered_ops, self.message_ops):
+            rows.renumber("lane", numbers)
+        self.memory.renumber_threads(numbers)
+        return [seen[lane] for lane in order]
+
     def finish(self, path: Path, stream: EventStream) -> Trace:
         """Return the trace, once all events are added. May be called once."""
         parts = [self.host[OPS], self.host[SPANS], self.host[CALLS], self.gpu]
@@ -249,13 +263,14 @@ class TraceBuilder:
             drop_far_times(rows, first_ns)
         devices, lane_device, lane_stream = _devices(list(self.gpu_lanes))
         check_counts(path, devices=len(devices))
+        threads = self._sort_threads()
         memory, memory_devices = self.memory.finish(first_ns)
         return Trace(
             path=str(path),
             size_bytes=stream.source.size_bytes,
             names=["(no name)" if name is None else name for name in self.names],
-            threads=list(self.lanes),
-            thread_files=[0] * len(self.lanes),
+            threads=threads,
+            thread_files=[0] * len(threads),
             file_ranks=[_rank_of(stream.metadata)],
             file_origins_ns=[first_ns + max(_parsed_id(stream.metadata.baseTimeNanoseconds or 0), 0)],
             ranks_known=["rank" in stream.metadata.distributedInfo],
@@ -287,6 +302,11 @@ class TraceBuilder:
             truncated=stream.truncated,
             started_unix_ns=_unix_time(first_ns, stream.metadata),
         )
+
+
+def _thread_key(thread: tuple[Any, Any]) -> tuple[tuple[bool, Any], ...]:
+    """Return a key that sorts threads by process and thread: numbers first, then other names."""
+    return tuple((False, part) if type(part) is int else (True, repr(part)) for part in thread)
 
 
 def _renumbered(mine: Interner, theirs: Interner) -> NDArray[np.int32]:
