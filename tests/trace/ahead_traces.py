@@ -20,15 +20,18 @@ class Step(NamedTuple):
     """Time between the end of the span before and the span's start."""
     planning: float = 5
     """Time between the span's start and the launch."""
+    tokens: int = 4
 
 
-def steps_ahead(steps: list[Step], *, engine: str = "roseinfer.step[{phase} bs=4 tokens=4]", device: int = 0) -> Events:
+def steps_ahead(
+    steps: list[Step], *, engine: str = "roseinfer.step[{phase} bs=4 tokens={tokens}]", device: int = 0
+) -> Events:
     """Return the events of steps whose kernels run one after the other, as soon as they are launched."""
     made: Events = []
     at = done = 0.0
     for index, one in enumerate(steps):
         at += one.pause if index else 0.0
-        made.append(event("user_annotation", engine.format(phase=one.phase), at, one.host))
+        made.append(event("user_annotation", engine.format(phase=one.phase, tokens=one.tokens), at, one.host))
         made.append(launch(at + one.planning, 2, index + 1))
         start = max(done, at + one.planning + 5)
         made.append(kernel(start, one.gpu, index + 1, "gemm", device=device))

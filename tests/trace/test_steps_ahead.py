@@ -90,6 +90,7 @@ def test_every_phase_has_the_time_of_its_own_work(tmp_path: Path) -> None:
     found = summary_of(tmp_path, steps_ahead(SERVED))
     assert found.budget is not None
     assert walls(found.budget) == [3.01, 2.0, 0.4, 0.5]
+    assert found.budget.steps_have_own_work
     for phase, row in found.budget.phases.items():
         figures = found.steps.phases[phase]
         assert row.compute_ms == pytest.approx(figures.count * figures.gpu_ms_per_step)
@@ -136,7 +137,9 @@ def of_vllm() -> Events:
 
 @pytest.mark.parametrize("events", [out_of_order(), not_ahead(), of_vllm(), in_one_phase(steps_ahead(SERVED))])
 def test_all_other_steps_last_until_the_next_one_begins(tmp_path: Path, events: Events) -> None:
-    assert walls(budget_of(tmp_path, events)) == starts_apart(events)
+    budget = budget_of(tmp_path, events)
+    assert walls(budget) == starts_apart(events)
+    assert budget.steps_have_own_work == (events == not_ahead())
 
 
 def test_steps_of_several_ranks_have_their_own_work(tmp_path: Path) -> None:
@@ -164,3 +167,27 @@ def test_a_phase_that_is_slower_shows_in_its_own_budget_alone(tmp_path: Path) ->
     assert found is not None
     changes = {one.phase: round(one.new.compute_ms - one.baseline.compute_ms, 6) for one in found.budgets}
     assert changes == {"prefill": 1.5, "mixed": 0.0, "decode": 0.0}
+
+
+LONG, SHORT = (Step("decode", host=20, gpu=100 * tokens, tokens=tokens) for tokens in (16, 1))
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.5])
+def test_budgets_of_other_mixes_of_steps_compare_steps_of_the_same_work(tmp_path: Path, factor: float) -> None:
+    """Both recordings have decode steps of 1,600 and of 100 us, in unequal numbers."""
+    old = summary_of(tmp_path, steps_ahead([SERVED[0], LONG, LONG, SHORT]), "old.json")
+    mixed = [SERVED[0], *(one._replace(gpu=one.gpu * factor) for one in (SHORT, LONG, SHORT, SHORT, SHORT))]
+    found = compare(summary_of(tmp_path, steps_ahead(mixed), "new.json"), old).comparison
+    assert found is not None
+    budgets = {one.phase: (one.baseline, one.new) for one in found.budgets}
+    before, after = budgets["decode"]
+    assert after.compute_ms == pytest.approx(factor * before.compute_ms)
+    assert (before.wall_ms, after.wall_ms) == (before.compute_ms, after.compute_ms)
+
+
+def test_budgets_of_other_mixes_are_not_compared_if_steps_have_the_work_of_others(tmp_path: Path) -> None:
+    old, new = ([LONG, LONG, SHORT], [SHORT, LONG, SHORT, SHORT])
+    baseline = summary_of(tmp_path, steps_ahead(old), "old.json")
+    found = compare(summary_of(tmp_path, steps_ahead(new), "new.json"), baseline).comparison
+    assert found is not None
+    assert found.budgets == []

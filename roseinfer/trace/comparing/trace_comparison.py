@@ -84,8 +84,9 @@ def compare(new: Summary, baseline: Summary, fail_above_percent: float | None = 
         pairs = [(None, _whole(baseline), _whole(new))]
     kernels_on: Literal["cpu", "gpu"] = "gpu" if new.gpu and baseline.gpu else "cpu"
     weights = {name: one.step_weights(baseline, new) for name, one in times.items() if not one.is_same_mix}
-    # If the host runs ahead, the time from step to step holds the work of the step before, which may be another.
-    split = [name for name in shared if name not in weights or times[name].timed_by == "span"]
+    # Where a step's budget has the GPU work of the step before, its weight is that of other work.
+    is_own = all(one.budget is None or one.budget.steps_have_own_work for one in (new, baseline))
+    split = [name for name in shared if name not in weights or times[name].timed_by == "span" or is_own]
     budgets = budget_changes(new.budget, baseline.budget, split, whole=not shared, weights=weights)
     comparison = TraceComparison(
         baseline=baseline.trace.path,

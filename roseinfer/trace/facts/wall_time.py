@@ -16,9 +16,9 @@ class WallTime(msgspec.Struct, frozen=True, eq=False):
     A step lasts until the next step on its thread begins. The last one lasts until its span has ended, and all GPU
     events that it launched. A recording lasts from its first step's start, or its first event, to the end of all work.
 
-    A host that runs ahead begins a step while the GPU still runs the one before. The time until the last GPU event of the
-    earlier step has ended then belongs to the earlier step, if the steps are roseinfer's own, of several phases, and end
-    in the order in which they began.
+    A host that runs ahead begins a step while the GPU still runs the one before. The time until the last GPU event of
+    the earlier step has ended then belongs to the earlier step, if the steps are roseinfer's own, of several phases,
+    and end in the order in which they began.
     """
 
     step_start_ns: Ints
@@ -29,13 +29,15 @@ class WallTime(msgspec.Struct, frozen=True, eq=False):
     """Per file: start of the recording."""
     end_ns: Ints
     """Per file: end of the recording."""
+    has_own_work: bool
+    """True if no step was begun while the GPU still ran an earlier one, or if the steps are split by their GPU work."""
 
 
 def wall_time(facts: Facts) -> WallTime:
     """Return the wall time of every step and of every file."""
     trace, steps = facts.trace, facts.steps
     thread_files = np.array(trace.thread_files, np.int32)
-    step_start, step_end = _step_windows(facts)
+    step_start, step_end, has_own_work = _step_windows(facts)
     step_file = thread_files[steps.thread] if len(steps) else np.zeros(0, np.int32)
     files = len(trace.file_ranks)
     start, end = np.full(files, np.iinfo(np.int64).max), np.full(files, np.iinfo(np.int64).min)
@@ -64,20 +66,30 @@ def wall_time(facts: Facts) -> WallTime:
                     end[file] = max(end[file], int(ends[low:high].max()))
     empty = end < start
     start[empty] = end[empty] = 0
-    return WallTime(step_start_ns=step_start, step_end_ns=step_end, step_file=step_file, start_ns=start, end_ns=end)
+    return WallTime(
+        step_start_ns=step_start,
+        step_end_ns=step_end,
+        step_file=step_file,
+        start_ns=start,
+        end_ns=end,
+        has_own_work=has_own_work,
+    )
 
 
-def _step_windows(facts: Facts) -> tuple[Ints, Ints]:
-    """Return start and end of the wall time of each step. On a thread, each one starts where the one before ends."""
-    steps = facts.steps
-    start, end = steps.start_ns.copy(), steps.end_ns + step_times(facts).tail_ns
+def _step_windows(facts: Facts) -> tuple[Ints, Ints, bool]:
+    """Return start and end of the wall time of each step, and whether it has the step's own GPU work.
+
+    On a thread, each step starts where the one before ends.
+    """
+    steps, times = facts.steps, step_times(facts)
+    start, end = steps.start_ns.copy(), steps.end_ns + times.tail_ns
     threads = [np.flatnonzero(steps.thread == thread) for thread in np.unique(steps.thread).tolist()]
     is_split_by_work = _are_of_several_phases(steps) and all(bool(np.all(np.diff(end[at]) > 0)) for at in threads)
     for at in threads:
         if is_split_by_work:
             start[at[1:]] = np.maximum(start[at[1:]], end[at[:-1]])
         end[at[:-1]] = start[at[1:]]
-    return start, end
+    return start, end, is_split_by_work or not times.is_ahead.any()
 
 
 def _are_of_several_phases(steps: Steps) -> bool:

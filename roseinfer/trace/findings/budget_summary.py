@@ -79,6 +79,7 @@ class BudgetBuilder:
             steps=self._steps(tables),
             idle=self.places.ranked(wall_ns),
             exposed=self._exposed.ranked(wall_ns),
+            steps_have_own_work=self._wall.has_own_work,
         )
 
     def _sums_of(self, key: _DeviceKey) -> BudgetSums:

@@ -138,3 +138,5 @@ class BudgetSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Where the idle time of `total` was caused, the longest first, at most 100 places."""
     exposed: list[ExposedWork] = []
     """Collectives and copies with exposed time in `total`, the longest first, at most 100 rows."""
+    steps_have_own_work: bool = True
+    """False if a step may have GPU work of an earlier one, because the host began it before the GPU had ended that."""
