@@ -80,9 +80,11 @@ def open_recorder(worker: RankWorker, fields: dict[str, Any], run_dir: str) -> N
 
 
 def begin_step(worker: RankWorker, matches: bool, label: str) -> None:
-    """Begin a step of the schedule, whose launch gets a span with this label."""
+    """Begin a step of the schedule, whose launch gets a span with this label.
+
+    The step before may still run on the device, as on rank 0: waiting for it would make a GPU idle between the steps.
+    """
     recorder, _ = worker.state[_RECORDER]
-    worker.read()  # rank 0 has read the step before, too
     recorder.begin_step(matches)
     worker.step_label = label
 
