@@ -2,15 +2,21 @@
 
 import gzip
 import json
+import socket
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from roseinfer.config import EngineConfig, ProfileConfig, RunConfig, SamplingParams, WorkloadConfig
+from roseinfer.distributed.rank_channel import RankChannel
 from roseinfer.engine.factory import build_engine
+from roseinfer.engine.rank_worker import RankWorker
 from roseinfer.profiling.profile_run import ProfileResult, profile_run
+from roseinfer.profiling.rank_profile import begin_step, end_step
+from roseinfer.profiling.recorder import Recorder
 from roseinfer.trace import summarize_trace
 from roseinfer.trace.comparing.trace_comparison import compare
 from roseinfer.workload.load_plan import at_once
@@ -86,3 +92,24 @@ def test_a_run_of_one_rank_is_a_baseline_for_two(tiny_llama: Path, tmp_path: Pat
     assert scaling is not None
     assert (scaling.ranks_before, scaling.ranks_after) == (1, 2)
     assert sum(part.lost_ms for part in scaling.lost) == pytest.approx(scaling.new_ms - scaling.ideal_ms, abs=1e-3)
+
+
+class RunningLaunch:
+    """A launch whose tokens are not there yet."""
+
+    def tokens(self) -> list[int]:
+        raise AssertionError("waited for a launch that still runs")
+
+
+def test_a_rank_begins_to_record_a_step_while_the_one_before_still_runs(tmp_path: Path) -> None:
+    store = torch.distributed.HashStore()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        worker = RankWorker(RankChannel(ours), store, 1, 2, torch.device("cpu"))
+        worker._unread = RunningLaunch()  # type: ignore[assignment]
+        with Recorder(ProfileConfig(), torch.device("cpu"), tmp_path, rank=1) as recorder:
+            worker.state["recorder"] = recorder, ProfileConfig()
+            begin_step(worker, matches=True, label="decode")
+            end_step(worker)
+            assert recorder.num_steps == 1
+    assert worker.step_label == "decode"
