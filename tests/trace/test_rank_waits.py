@@ -254,6 +254,20 @@ def test_a_rank_without_the_first_collectives_is_matched_by_its_ends(tmp_path: P
     assert "that of rank 1 by 5,000.0 ms" in "\n".join(note.message for note in summary.trust)
 
 
+@pytest.mark.parametrize(("first", "stop"), [(0, 6), (3, 9), (2, 7)])
+def test_a_rank_with_fewer_steps_is_matched_wherever_its_recording_began(tmp_path: Path, first: int, stop: int) -> None:
+    made = job([[5000 + 370 * (step % 4), 5000 + 910 * (step * step % 5)] for step in range(9)])
+    short = made.ranks[1].events
+    begins = [event["ts"] for event in short if event["name"].startswith("ProfilerStep")]
+    end = begins[stop] if stop < len(begins) else float("inf")
+    short[:] = [event for event in short if begins[first] <= event["ts"] < end]
+    summary = summarize_trace(made.write(tmp_path / "job", clock={1: 3e5}))
+    (missing,) = job_of(summary).missing
+    assert (missing.rank, missing.count, missing.first) == (1, 9 - (stop - first), 0 if first else stop)
+    truth = made.truth[first:stop]
+    assert waits_of(summary) == near({rank: sum(one.waits[rank] for one in truth) / 1000 for rank in (0, 1)})
+
+
 def test_waits_before_the_recording_of_the_last_rank_began_blame_nobody(tmp_path: Path) -> None:
     """Rank 1's profiler starts when the others already wait for it."""
     made = job([[5000, 20_000], [5000, 5000], [5000, 5000]])

@@ -6,12 +6,17 @@ needed.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 
 from roseinfer.trace.facts.collective_events import CollectiveEvents
 from roseinfer.trace.reading.columns import Ints, Trace
+
+_CLEARLY = 0.5
+"""Share of the spread of another number of missing steps, below which a number fits clearly better. Regular steps end
+about the same time apart whichever number is assumed."""
 
 
 class MissingCollectives(msgspec.Struct, frozen=True):
@@ -137,35 +142,44 @@ def _places(trace: Trace, events: CollectiveEvents, members: list[Ints]) -> list
     if by_step is not None:
         return by_step
     longest = max(members, key=len)
-    return [_place_in(trace, events, longest, at) for at in members]
+    return [_place_in(events, longest, at, range(len(longest) - len(at) + 1)) for at in members]
 
 
 def _places_by_step(events: CollectiveEvents, members: list[Ints]) -> list[Ints] | None:
-    """Return the places if every event is in a step, and ranks differ only in whole steps; None otherwise."""
+    """Return the places if every event is in a step, and ranks differ only in whole steps; None otherwise.
+
+    A rank with fewer steps ended its recording early, unless its collectives' ends say that it began some steps late.
+    """
     counts: list[Ints] = []
     for at in members:
         step = events.step[at]
         if np.any(step < 0) or np.any(np.diff(step) < 0):
             return None
         counts.append(np.bincount(step - step[0]))
-    longest = max(counts, key=len)
-    if any(not np.array_equal(count, longest[: len(count)]) for count in counts):
-        return None
-    return [np.arange(len(at)) for at in members]
+    whole, longest = max(zip(counts, members, strict=True), key=lambda one: len(one[0]))
+    begins = np.append(0, np.cumsum(whole))
+    places = []
+    for count, at in zip(counts, members, strict=True):
+        fitting = [k for k in range(len(whole) - len(count) + 1) if np.array_equal(count, whole[k : k + len(count)])]
+        if not fitting:
+            return None
+        places.append(_place_in(events, longest, at, [int(begins[k]) for k in fitting], _CLEARLY))
+    return places
 
 
-def _place_in(trace: Trace, events: CollectiveEvents, longest: Ints, at: Ints) -> Ints:
-    """Return the places of a shorter series in the longest one, as if its head, its tail or both were missing.
+def _place_in(events: CollectiveEvents, longest: Ints, at: Ints, offsets: Sequence[int], at_most: float = 1.0) -> Ints:
+    """Return the places of a shorter series in the longest one, at that of some offsets which fits best.
 
-    The right offset has equal operations, and ends that differ by the same time everywhere.
+    The right offset has equal operations, and ends that differ by the same time everywhere. An offset replaces an
+    earlier one if its times spread by less than `at_most` of the earlier one's.
     """
-    best, best_offset = (-1.0, -np.inf), 0
+    best, best_offset = (-1.0, np.inf), 0
     ends = events.end_ns[longest]
-    for offset in range(len(longest) - len(at) + 1):
+    for offset in offsets:
         other = longest[offset : offset + len(at)]
         same = float(np.mean(events.kind[other] == events.kind[at]))
         apart = (ends[offset : offset + len(at)] - events.end_ns[at]).astype(np.float64)
         spread = float(np.median(np.abs(apart - np.median(apart))))
-        if (same, -spread) > best:
-            best, best_offset = (same, -spread), offset
+        if same > best[0] or (same == best[0] and spread < best[1] * at_most):
+            best, best_offset = (same, spread), offset
     return np.arange(len(at)) + best_offset
