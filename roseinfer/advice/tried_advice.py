@@ -16,8 +16,9 @@ from roseinfer.advice.levers import Proposal, Settings, applied, as_options, pro
 from roseinfer.advice.predictions import Prediction, add_predictions, exceeds, known_predictions, utc_now
 from roseinfer.advice.recorded_run import RecordedRun, read_run
 from roseinfer.advice.trial_process import TrialStarter
+from roseinfer.advice.trial_result import Combined, SearchResult
 from roseinfer.advice.trial_rounds import Candidate, OnEvent
-from roseinfer.advice.trial_search import OTHER_CONTENDERS, Combined, SearchLimits, SearchResult, search
+from roseinfer.advice.trial_search import OTHER_CONTENDERS, SearchLimits, search
 from roseinfer.errors import UsageError
 from roseinfer.trace.summary.trace_summary import Summary
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from roseinfer.advice.levers import Settings
-from roseinfer.advice.trial_search import Candidate, SearchLimits, SearchResult, search
+from roseinfer.advice.trial_result import SearchResult
+from roseinfer.advice.trial_search import Candidate, SearchLimits, search
 from roseinfer.errors import RoseinferError
 
 Cost = Callable[[Settings], float]

@@ -9,7 +9,8 @@ import pytest
 from scripted_contenders import ScriptedContender, ScriptedMachine, factors
 
 from roseinfer.advice.levers import Settings
-from roseinfer.advice.trial_search import OTHER_CONTENDERS, Candidate, OriginalError, SearchResult
+from roseinfer.advice.trial_result import SearchResult
+from roseinfer.advice.trial_search import OTHER_CONTENDERS, Candidate, OriginalError
 
 GAINS = {"attention": 0.5, "compile": 0.7, "overlap": 0.9, "threads": 1.0, "max_batch_tokens": 1.2}
 

@@ -12,7 +12,8 @@ from scripted_contenders import ScriptedContender, ScriptedMachine, factors
 
 from roseinfer.advice.levers import Settings
 from roseinfer.advice.paired_gains import MIN_PAIRS
-from roseinfer.advice.trial_search import OTHER_CONTENDERS, Candidate, OriginalError, SearchResult
+from roseinfer.advice.trial_result import SearchResult
+from roseinfer.advice.trial_search import OTHER_CONTENDERS, Candidate, OriginalError
 
 NESTED: list[Settings] = [
     {"attention": "paged"},
