@@ -222,6 +222,7 @@ def test_every_request_ends_once_with_its_own_completion_and_no_block_is_lost(
             assert request.finish_reason in ("stop", "length")
             assert request.completion_token_ids == expected
         assert request.block_table == []
+        assert request.block_contents == [], "ended requests hold no memory for the prefix cache"
     assert pool.num_free == pool.num_blocks
     assert all(pool.holders(block) == 0 for block in range(pool.num_blocks))
 
