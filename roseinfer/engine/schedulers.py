@@ -79,7 +79,10 @@ class Scheduler(ABC):
 
     @exclusive
     def submit_encoded(self, token_ids: list[int], params: SamplingParams, *, place: int | None = None) -> int:
-        """Queue a request as `submit` does, for token ids that the engine's `encode` has returned and thus checked."""
+        """Queue a request as `submit` does, for token ids that the engine's `encode` has returned and thus checked.
+
+        The list is not copied: it must not be changed afterwards.
+        """
         return self._submit(token_ids, params, time.perf_counter(), place)
 
     def _submit(self, token_ids: list[int], params: SamplingParams, submitted_s: float, place: int | None) -> int:

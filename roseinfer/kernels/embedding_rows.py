@@ -55,9 +55,9 @@ def embedding_rows_triton(first: Rows, second: Rows | None = None) -> Tensor:
     padded = next_power_of_two(size)
     _embedding_rows_kernel[(len(ids),)](
         table,
-        ids,
+        ids.contiguous(),
         other,
-        other_ids,
+        other_ids.contiguous(),
         out,
         table.stride(0),
         other.stride(0),

@@ -33,6 +33,12 @@ def test_rows_of_a_table_may_lie_apart() -> None:
     assert torch.equal(embedding_rows_triton(part), wide.table[wide.ids, 16:48])
 
 
+def test_ids_may_lie_apart() -> None:
+    (table, ids), (other, other_ids) = (rows_of(seed, 20, 32, 14, torch.float32, torch.int64) for seed in (4, 5))
+    found = embedding_rows_triton(Rows(table, ids[::2]), Rows(other, other_ids[1::2]))
+    assert torch.equal(found, table[ids[::2]] + other[other_ids[1::2]])
+
+
 @pytest.mark.parametrize("shape", [(0,), (4,)])
 def test_the_entry_takes_any_number_of_ids_and_float64(shape: tuple[int, ...]) -> None:
     table = torch.randn(9, 8, dtype=torch.float64, device=DEVICE)
