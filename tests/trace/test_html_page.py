@@ -85,7 +85,10 @@ def test_devices_of_several_ranks_are_told_apart(summary: Summary) -> None:
     assert summary.budget
     devices = [msgspec.structs.replace(one, rank=one.id + 4, id=0) for one in summary.budget.devices]
     made = msgspec.structs.replace(summary.budget, devices=devices)
-    assert [bar.title.split(":")[0] for bar in budget_bars(made, [])][-2:] == ["rank 4 GPU 0", "rank 5 GPU 0"]
+    named = [msgspec.structs.replace(one, rank=one.id + 4, id=0, name="H100") for one in summary.devices]
+    titles = [bar.title.split(":")[0] for bar in budget_bars(made, named)]
+    assert titles[-2:] == ["rank 4 GPU 0 H100", "rank 5 GPU 0"]
+    assert [bar.title.split(":")[0] for bar in budget_bars(made, [])][-2:] == ["rank 4", "rank 5"]  # on the CPU
 
 
 def test_everything_in_a_name_is_escaped() -> None:

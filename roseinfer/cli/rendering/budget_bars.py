@@ -60,7 +60,7 @@ def budget_bars(budget: BudgetSummary | None, devices: Sequence[DeviceSummary]) 
     title = f"whole recording: {milliseconds(whole.wall_ms)} ms{several}"
     own = [
         (f"{one.name}: {milliseconds(one.wall_ms)} ms", one)
-        for one in device_budgets(budget, devices, "GPU {id}", "rank {rank} GPU {id}")[:_MAX_DEVICES]
+        for one in device_budgets(budget, devices, "GPU {id}", "rank {rank} GPU {id}", "rank {rank}")[:_MAX_DEVICES]
         if one.wall_ms
     ]
     return [_bar(text, one) for text, one in (*steps, (title, whole), *own)]

@@ -69,16 +69,23 @@ def phase_budgets(budget: BudgetSummary) -> list[NamedBudget]:
 
 
 def device_budgets(
-    budget: BudgetSummary, devices: Sequence[DeviceSummary], of_one_rank: str = "{id}", of_several: str = "{rank}:{id}"
+    budget: BudgetSummary,
+    devices: Sequence[DeviceSummary],
+    of_one_rank: str = "{id}",
+    of_several: str = "{rank}:{id}",
+    without_gpu: str = "{rank}",
 ) -> list[NamedBudget]:
     """Return the budget of each device; an empty list for a single one, whose budget is the total.
 
-    `of_one_rank` and `of_several` are formats for the number of a device, which its name follows.
+    `of_one_rank` and `of_several` are formats for the number of a device, which its name follows; `without_gpu` is the
+    format for a rank whose device is the CPU.
     """
     if len(budget.devices) < 2:
         return []
     names = {(device.rank, device.id): device.name for device in devices}
     number = of_several if len({device.rank for device in budget.devices}) > 1 else of_one_rank
+    if not devices and all(one.id == 0 for one in budget.devices):
+        number = without_gpu
     return [
         NamedBudget(f"{number.format(rank=one.rank, id=one.id)} {names.get((one.rank, one.id), '')}".strip(), one)
         for one in budget.devices
@@ -110,7 +117,7 @@ def budget_sheets(
     by_device = device_budgets(msgspec.structs.replace(budget, devices=shown), devices)
     return [
         *(_part_sheet(title, piece, parts, with_bar=piece[0] is columns[0]) for piece in _pieces(columns)),
-        *([_device_sheet(by_device)] if by_device else []),
+        *([_device_sheet(by_device, "GPU" if devices else "Rank")] if by_device else []),
     ]
 
 
@@ -147,8 +154,8 @@ def _part_sheet(title: str, budgets: Sequence[NamedBudget], parts: Sequence[Budg
     return sheet(title, ("-Part", *columns, *bar), rows)
 
 
-def _device_sheet(budgets: Sequence[NamedBudget]) -> Sheet:
-    """Return a sheet with a row per device, with all causes on the host in one column."""
+def _device_sheet(budgets: Sequence[NamedBudget], what: str) -> Sheet:
+    """Return a sheet with a row per device, a GPU or the CPU of a rank, with all causes on the host in one column."""
     groups = {
         "Compute": PARTS[:1],
         "Comm": PARTS[1:2],
@@ -165,4 +172,4 @@ def _device_sheet(budgets: Sequence[NamedBudget]) -> Sheet:
         ]
         for one in budgets
     ]
-    return sheet("Time budget of the recording by device, %", ("*GPU", "Wall ms", *groups), rows)
+    return sheet("Time budget of the recording by device, %", (f"*{what}", "Wall ms", *groups), rows)

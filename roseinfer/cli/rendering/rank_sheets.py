@@ -31,12 +31,12 @@ def left_out(summary: Summary) -> str:
 
 
 def rank_sheet(summary: Summary) -> Sheet:
-    """Return step time, GPU time, communication and waits, one row per rank."""
+    """Return step time, GPU time, communication and waits, one row per rank; GPU figures only of ranks with a GPU."""
     shown = set(shown_ranks(summary))
     rows = [_row(row, summary) for row in summary.ranks if row.rank in shown]
     medians = [row.median_step_ms for row in summary.ranks if row.median_step_ms is not None]
     skew = f", skew of the median step {duration(max(medians) - min(medians))}" if len(medians) > 1 else ""
-    columns = ["-Rank", "Step", "Busy %", "GPU", "Comm", "Exposed"]
+    columns = ["-Rank", "Step", *(["Busy %", "GPU", "Comm", "Exposed"] if summary.gpu else [])]
     if summary.job:
         columns += ["Wait", "Transfer", "Last %"]
     return sheet(f"Ranks, ms{left_out(summary)}{skew}", columns, rows)
@@ -46,11 +46,14 @@ def _row(row: RankSummary, summary: Summary) -> list[str]:
     cells = [
         f"{row.rank} straggler" if row.rank == straggler_of(summary) else str(row.rank),
         "?" if row.median_step_ms is None else milliseconds(row.median_step_ms),
-        "?" if row.busy_percent is None else f"{row.busy_percent:.1f}",
-        milliseconds(row.gpu_ms),
-        milliseconds(row.communication_ms),
-        milliseconds(row.exposed_communication_ms),
     ]
+    if summary.gpu:
+        cells += [
+            "?" if row.busy_percent is None else f"{row.busy_percent:.1f}",
+            milliseconds(row.gpu_ms),
+            milliseconds(row.communication_ms),
+            milliseconds(row.exposed_communication_ms),
+        ]
     if summary.job:
         waits = (row.wait_ms, row.transfer_ms)
         cells += ["?" if ms is None else milliseconds(ms) for ms in waits]

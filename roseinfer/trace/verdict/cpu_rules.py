@@ -19,6 +19,7 @@ from roseinfer.trace.verdict.thresholds import (
     LARGE_PERCENT,
     MANY_OPERATORS,
     OPERATORS_PERCENT,
+    SHOWN_PERCENT,
     SMALL_OPERATOR_US,
 )
 
@@ -34,15 +35,27 @@ def operators_percent(judged: JudgedTrace) -> float:
     return 100 * judged.total.compute_ms / judged.total.wall_ms if judged.total.wall_ms else 0.0
 
 
+def collectives_percent(judged: JudgedTrace) -> float:
+    """Return the share of the wall time in collectives beside no operator; 0 if it is too small to be named."""
+    total = judged.total
+    share = 100 * total.exposed_communication_ms / total.wall_ms if total.wall_ms else 0.0
+    return share if share >= SHOWN_PERCENT else 0.0
+
+
 def heaviest_span(judged: JudgedTrace) -> SpanSummary | None:
     """Return the span with most time outside operators and outside inner spans."""
-    named = [span for span in judged.spans if span.name != NO_SPAN and outside_ms(span) > 0]
-    return max(named, key=outside_ms, default=None)
+    named = [(outside_ms(judged, span), span) for span in judged.spans if span.name != NO_SPAN]
+    return max(((ms, span) for ms, span in named if ms > 0), key=lambda one: one[0], default=(0.0, None))[1]
 
 
-def outside_ms(span: SpanSummary) -> float:
-    """Return the span's self time outside operators."""
-    return 0.0 if is_collective(span.name) else max(0.0, span.self_wall_ms - span.self_op_ms)
+def outside_ms(judged: JudgedTrace, span: SpanSummary) -> float:
+    """Return the span's self time outside operators, and outside collectives, which run on threads of their own."""
+    if is_collective(span.name):
+        return 0.0
+    outside = max(0.0, span.self_wall_ms - span.self_op_ms)
+    if not judged.total.exposed_communication_ms:
+        return outside
+    return min(outside, sum(place.ms for place in judged.places("python") if place.span == span.name))
 
 
 def find_time_outside_operators(judged: JudgedTrace) -> list[Finding]:
@@ -63,7 +76,7 @@ def find_time_outside_operators(judged: JudgedTrace) -> list[Finding]:
         where = Place(span=None if first.span == NO_SPAN else first.span, file=first.file)
         return [maker.make(outside, where, sentence, f"Most time is outside operators: speed up {first.file} first.")]
     name = heavy.name if heavy else "the program"
-    mine = outside_ms(heavy) if heavy else outside
+    mine = outside_ms(judged, heavy) if heavy else outside
     sentence = f"{duration(outside)} are outside operators ({share:.0f} %), {duration(mine)} of it in {name}."
     advice = f"Most time of {name} is outside operators ({duration(mine)}): {_outside_remedy(judged, heavy)}."
     return [maker.make(outside, Place(span=heavy.name if heavy else None), sentence, advice)]

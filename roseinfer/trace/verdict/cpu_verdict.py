@@ -5,6 +5,7 @@ from roseinfer.trace.summary.finding_structs import NO_SPAN, Finding, Place
 from roseinfer.trace.summary.trace_summary import Verdict, VerdictKind
 from roseinfer.trace.verdict.cpu_operators import ATTENTION, calls_and_mean, is_product, percent_of
 from roseinfer.trace.verdict.cpu_rules import (
+    collectives_percent,
     cpu_ops,
     find_largest_operator,
     find_small_operators,
@@ -83,14 +84,20 @@ def _headline(judged: JudgedTrace) -> str:
             f"({ops[0].percent:.0f} % of operator time)."
         )
     heavy = heaviest_span(judged)
-    where = f", {duration(outside_ms(heavy))} of it in {heavy.name}" if heavy else ""
-    return f"CPU only: operators run {busy:.0f} % of the time; {100 - busy:.0f} % is outside them{where}."
+    where = f", {duration(outside_ms(judged, heavy))} of it in {heavy.name}" if heavy else ""
+    shared = collectives_percent(judged)
+    outside = f"{100 - busy - shared:.0f} % is outside {'both' if shared else 'them'}{where}"
+    collectives = f", collectives {shared:.0f} %" if shared else ""
+    return f"CPU only: operators run {busy:.0f} % of the time{collectives}; {outside}."
 
 
 def _bound_by(judged: JudgedTrace) -> str:
     busy = operators_percent(judged)
     if busy < OPERATORS_PERCENT:
-        return f"; {100 - busy:.0f} % of the time is outside operators"
+        shared = collectives_percent(judged)
+        collectives = f"collectives take {shared:.0f} % of the time, and " if shared else ""
+        of_time, also = ("", "both them and ") if shared else (" of the time", "")
+        return f"; {collectives}{100 - busy - shared:.0f} %{of_time} is outside {also}operators"
     ops = cpu_ops(judged)
     products = [op for op in ops if is_product(op)]
     if products:
@@ -140,7 +147,7 @@ def cpu_evidence(judged: JudgedTrace, findings: list[Finding]) -> list[str]:
     if heavy and heavy.self_wall_ms and not any(finding.id == "outside_operators" for finding in findings):
         lines.append(
             f"{heavy.name} has a self time of {duration(heavy.self_wall_ms)} in {counted(heavy.calls, 'call')}: "
-            f"{duration(heavy.self_op_ms)} in operators, {duration(outside_ms(heavy))} outside them."
+            f"{duration(heavy.self_op_ms)} in operators, {duration(outside_ms(judged, heavy))} outside them."
         )
     repeated = next((row for row in judged.repetition if row.span != NO_SPAN), None)
     if repeated:

@@ -50,21 +50,26 @@ def _utilization(row: PhaseRoofline) -> str:
 def find_idle_cores(judged: JudgedTrace) -> list[Finding]:
     """Return a finding if the run had fewer threads than cores, and cores were idle."""
     host = judged.host
-    if host is None or not 0 < host.threads < host.cores:
+    if host is None or not 0 < host.threads * _ranks(judged) < host.cores:
         return []
     if waiting_percent(host.threads_waiting, host.threads, host.cores) >= WAITING_PERCENT:
         return []  # other programs wanted the cores, too
-    idle = host.cores - host.cores_used if host.cores_idle is None else host.cores_idle
+    ranks = _ranks(judged)
+    idle = host.cores - ranks * host.cores_used if host.cores_idle is None else host.cores_idle
     if 100 * idle < IDLE_CORES_PERCENT * host.cores:
         return []
     maker = FindingMaker(judged, "idle_cores", "cpu")
-    saves_ms = judged.total.compute_ms * (1 - host.threads / host.cores)
+    threads = host.cores // ranks
+    if threads <= host.threads:
+        return []
+    saves_ms = judged.total.compute_ms * (1 - host.threads / threads)
+    each = f"each of {ranks} ranks" if ranks > 1 else "the run"
     return [
         maker.make(
             saves_ms,
             Place(),
-            f"{idle:.1f} of {counted(host.cores, 'core')} were idle; the run had {counted(host.threads, 'thread')}.",
-            f"Use more threads, for the cores that are idle: give --threads {host.cores}.",
+            f"{idle:.1f} of {counted(host.cores, 'core')} were idle; {each} had {counted(host.threads, 'thread')}.",
+            f"Use more threads, for the cores that are idle: give --threads {threads}.",
         )
     ]
 
@@ -176,10 +181,17 @@ def _cores(judged: JudgedTrace) -> list[str]:
     host = judged.host
     if host is None or host.threads <= 0:
         return []
-    others = 0.0 if host.cores_idle is None else host.cores - host.cores_used - host.cores_idle
+    ranks = _ranks(judged)
+    others = 0.0 if host.cores_idle is None else host.cores - ranks * host.cores_used - host.cores_idle
     is_shared = 100 * others >= IDLE_CORES_PERCENT * host.cores
     shared = f", other programs {others:.1f}: its times are too long" if is_shared else ""
+    runs, uses = ("The run", "used") if ranks == 1 else (f"Each of {ranks} ranks", "the first used")
     return [
-        f"The run computed with {counted(host.threads, 'thread')} on {counted(host.cores, 'core')}, and used "
+        f"{runs} computed with {counted(host.threads, 'thread')} on {counted(host.cores, 'core')}, and {uses} "
         f"{host.cores_used:.1f} cores on average{shared}."
     ]
+
+
+def _ranks(judged: JudgedTrace) -> int:
+    """Return the number of ranks on the CPU: each has as many threads, and a process of its own."""
+    return max(1, len(judged.ranks))
