@@ -254,6 +254,9 @@ def test_kernels_compare_by_normalized_name() -> None:
     assert normalized("triton_poi_fused_add_12") == normalized("triton_poi_fused_add_34")
     assert normalized("k<{lambda()#1}>") == normalized("k<{lambda()#2}>")
     assert normalized("gemm_64x64") != normalized("gemm_128x64")
+    assert normalized("<function add at 0x7f31>") == normalized("<function add at 0x7f32>")
+    for name in ("nvjet_sm90_tst_80x64_64x11", "nvjet_sm90_tst_64x320_64x3"):  # tiles, and no addresses
+        assert normalized(name) == name
 
 
 def test_ranks_in_a_folder_are_one_summary(tmp_path: Path) -> None:

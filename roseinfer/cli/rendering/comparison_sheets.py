@@ -10,6 +10,9 @@ from roseinfer.trace.summary.comparison_structs import (
     WorkChange,
 )
 
+_SHOWN = 0.0005
+"""Smallest time in ms, or number of events, that three decimals show as other than 0."""
+
 
 def comparison_sheets(comparison: TraceComparison, top: int) -> list[Sheet]:
     """Return the comparison of step times, then of spans, launches and kernels, all per step."""
@@ -25,11 +28,14 @@ def comparison_sheets(comparison: TraceComparison, top: int) -> list[Sheet]:
     ]
     columns = ("-Phase", "Before ms", "After ms", "Change %", "Noise %", "~Verdict")
     kernels = "Kernels" if comparison.kernels_on == "gpu" else "Operators"
+    is_timed_by_wall = any(row.timed_by == "wall" for row in comparison.phases)
+    since = ", timed from the end of the step before" if is_timed_by_wall else ""
+    per_token = {row.phase for row in comparison.phases if row.per == "token"}
     parts = (("Spans", comparison.spans), ("Launches", comparison.launches), (kernels, comparison.kernels))
     return [
-        sheet("Compared with the baseline, per step", columns, steps),
-        *([_scaling_sheet(comparison.scaling)] if comparison.scaling else []),
-        *(_budget_sheet(change) for change in comparison.budgets),
+        sheet(f"Compared with the baseline, per step{since}", columns, steps),
+        *([_scaling_sheet(comparison.scaling, len(comparison.phases) > 1)] if comparison.scaling else []),
+        *(_budget_sheet(change, is_per_step=change.phase in per_token) for change in comparison.budgets),
         *(
             _work_sheet([row for row in comparison.work if (row.phase, row.kind) == (phase.phase, kind)], top)
             for phase in comparison.phases
@@ -55,7 +61,7 @@ def _work_sheet(changes: list[WorkChange], top: int) -> Sheet:
             row.verdict,
         ]
         for row in changes[:top]
-        if row.new_ms != row.baseline_ms
+        if _is_shown(row.new_ms - row.baseline_ms)
     ]
     columns = ("*Name", "Before ms", "After ms", "Change ms", "Noise ms", "~Verdict")
     if not changes:
@@ -71,8 +77,11 @@ def _work_sheet(changes: list[WorkChange], top: int) -> Sheet:
     return sheet(f"GPU time by {first.kind}{per}", columns, rows)
 
 
-def _scaling_sheet(change: ScalingChange) -> Sheet:
-    """Return where the time of a step beyond the ideal one went, with the wall time as last row."""
+def _scaling_sheet(change: ScalingChange, is_one_of_several: bool) -> Sheet:
+    """Return where the time of a step beyond the ideal one went, with the wall time as last row.
+
+    The title names the phase if it is one of several.
+    """
     names = {
         "wait": "waits for other ranks",
         "kernels": "compute",
@@ -91,16 +100,20 @@ def _scaling_sheet(change: ScalingChange) -> Sheet:
     ]
     beyond = _difference(change.new_ms - change.ideal_ms)
     rows.append([TOTAL, milliseconds(change.baseline_ms), milliseconds(change.new_ms), beyond])
+    phase = f"{change.phase} " if is_one_of_several else ""
     work = "the work split" if change.work == "split" else "as much work on each rank"
     title = (
-        f"From {change.ranks_before} to {change.ranks_after} ranks, {work}: {change.speedup:.2f} times as fast, "
+        f"From {change.ranks_before} to {change.ranks_after} ranks, {work}: {phase}{change.speedup:.2f} times as fast, "
         f"ideal {change.ideal_speedup:.2f}"
     )
     return sheet(title, ("-Part of a step", "Before ms", "After ms", "Beyond ideal ms"), rows)
 
 
-def _budget_sheet(change: BudgetChange) -> Sheet:
-    """Return a row per part of the time budget, before and after, with the wall time as last row."""
+def _budget_sheet(change: BudgetChange, *, is_per_step: bool) -> Sheet:
+    """Return a row per part of the time budget, before and after, with the wall time as last row.
+
+    The title says that the times are per step if other tables of the phase are per token.
+    """
     before, after = NamedBudget("before", change.baseline), NamedBudget("after", change.new)
     times = [(part.label, before.ms(part), after.ms(part)) for part in shown_parts([before, after])]
     times.append((TOTAL, before.wall_ms, after.wall_ms))
@@ -110,19 +123,25 @@ def _budget_sheet(change: BudgetChange) -> Sheet:
     ]
     of_phase = "the recording" if change.phase is None else "a step" if change.phase == "step" else change.phase
     columns = ("-Part", "Before ms", "After ms", "Change ms", "~Change %")
-    return sheet(f"Time budget of {of_phase}, before and after", columns, rows)
+    per = ", per step" if is_per_step else ""
+    return sheet(f"Time budget of {of_phase}, before and after{per}", columns, rows)
 
 
 def _difference(ms: float) -> str:
-    return f"{'-' if ms < 0 else '+'}{milliseconds(abs(ms))}" if abs(ms) >= 0.0005 else "0"
+    return f"{'-' if ms < 0 else '+'}{milliseconds(abs(ms))}" if _is_shown(ms) else "0"
+
+
+def _is_shown(ms: float) -> bool:
+    """Return whether three decimals show a number as other than 0."""
+    return abs(ms) >= _SHOWN
 
 
 def _percent(before: float, after: float) -> str:
-    """Return a change in percent; `new` or `gone` if one side is 0."""
-    if before == 0:
-        return "new" if after else "0.0"
+    """Return a change in percent; `new` or `gone` if one side is shown as 0."""
+    if not _is_shown(before):
+        return "new" if _is_shown(after) else "0.0"
     percent = 100 * (after - before) / before
-    return "gone" if after == 0 else "0.0" if abs(percent) < 0.05 else f"{percent:+.1f}"
+    return "gone" if not _is_shown(after) else "0.0" if abs(percent) < 0.05 else f"{percent:+.1f}"
 
 
 def _changes(what: str, changes: list[FigureChange], top: int) -> Sheet:

@@ -17,7 +17,10 @@ Floats = NDArray[np.float64]
 
 
 def phase_costs(facts: Facts, job_steps: StepGroups) -> dict[str, PhaseCosts]:
-    """Return the mean costs of a step on one rank, by phase. Events outside all steps are left out."""
+    """Return the mean costs of a step on one rank, by phase. Events outside all steps are left out.
+
+    Costs of a span are of the ranks that have it: one rank schedules and detokenizes for all.
+    """
     steps, trace, spans = facts.steps, facts.trace, facts.spans
     phases = sorted({label.phase for label in steps.labels})
     # The last entry is for events outside all steps, whose step number is -1.
@@ -36,6 +39,7 @@ def phase_costs(facts: Facts, job_steps: StepGroups) -> dict[str, PhaseCosts]:
     if not phases:
         return {}
     groups = [*spans.groups, *facts.mapped.new_groups]
+    having = _steps_having(facts, phase_of, len(groups) + 1) / counts[:, None]
     outermost = spans.across_threads.outermost(spans.group)
     span_step = steps_at(steps, spans.start_ns)
     wall = per_step(span_step, spans.group, (spans.end_ns - spans.start_ns) * outermost, len(groups) + 1)
@@ -61,7 +65,10 @@ def phase_costs(facts: Facts, job_steps: StepGroups) -> dict[str, PhaseCosts]:
     return {
         phase: PhaseCosts(
             spans={
-                name: SpanCost(wall_ms=to_ms(wall[row, index]), gpu_events=round(float(events[row, index]), 3))
+                name: SpanCost(
+                    wall_ms=to_ms(wall[row, index] / having[row, index]),
+                    gpu_events=round(float(events[row, index] / having[row, index]), 3),
+                )
                 for index, name in enumerate(groups)
                 if wall[row, index] or events[row, index]
             },
@@ -73,6 +80,27 @@ def phase_costs(facts: Facts, job_steps: StepGroups) -> dict[str, PhaseCosts]:
         )
         for row, phase in enumerate(phases)
     }
+
+
+def _steps_having(facts: Facts, phase_of: Ints, width: int) -> Floats:
+    """Return the number of steps of each phase on the ranks that have a span, `[phases, width]`, at least 1.
+
+    `phase_of` has the phase of each step, and an entry for events outside all steps.
+    """
+    trace, spans, moved = facts.trace, facts.spans, facts.mapped.inclusive
+    files = np.array(trace.thread_files, np.int64)[facts.steps.thread]
+    rank = np.unique(np.array(trace.file_ranks, np.int64)[files], return_inverse=True)[1]
+    phases = int(phase_of.max())
+    steps = np.zeros((phases, int(rank.max()) + 1))
+    np.add.at(steps, (phase_of[:-1], rank), 1)
+    found = np.zeros((int(rank.max()) + 1, phases, width), np.bool_)
+    for step, group in (
+        (steps_at(facts.steps, spans.start_ns), spans.group),
+        (facts.event_step[facts.mapped.at[moved.event]], moved.group % width),
+    ):
+        known = np.flatnonzero(step >= 0)
+        found[rank[step[known]], phase_of[step[known]], group[known]] = True
+    return np.asarray(np.maximum(np.einsum("pr,rpw->pw", steps, found), 1), np.float64)
 
 
 def _with_spread(

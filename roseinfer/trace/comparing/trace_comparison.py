@@ -32,7 +32,8 @@ _CLEAR_PERCENT = 1.0
 _SAME_PERCENT = 3.0
 """Maximum of change and noise together, up to which a step is said to take as long as before."""
 
-_ADDRESSES = re.compile(r"0x[0-9a-fA-F]+|#\d+|(?<=lambda)\(.*?\)")
+_ADDRESSES = re.compile(r"(?<![0-9A-Za-z])0x[0-9a-fA-F]+|#\d+|(?<=lambda)\(.*?\)")
+"""Addresses and the like; `80x64` in the name of a matmul kernel is the size of a tile and no address."""
 _VERSIONS = re.compile(r"_\d{2,}(?=_|$)|(?<=[a-z])\d{4,}")
 
 
@@ -88,6 +89,8 @@ def compare(new: Summary, baseline: Summary, fail_above_percent: float | None = 
     is_own = all(one.budget is None or one.budget.steps_have_own_work for one in (new, baseline))
     split = [name for name in shared if name not in weights or times[name].timed_by == "span" or is_own]
     budgets = budget_changes(new.budget, baseline.budget, split, whole=not shared, weights=weights)
+    ranks = len(baseline.trace.ranks), len(new.trace.ranks)
+    scaled = [row for row in budgets if row.phase is None or _is_scaled(ranks, times[row.phase])]
     comparison = TraceComparison(
         baseline=baseline.trace.path,
         warnings=differences(new, baseline),
@@ -102,7 +105,7 @@ def compare(new: Summary, baseline: Summary, fail_above_percent: float | None = 
         fail_above_percent=fail_above_percent,
         failed=failed,
         budgets=budgets,
-        scaling=scaling(new, baseline, budgets),
+        scaling=scaling(new, baseline, scaled),
         work=work,
         causes=[cause for phase in phases if (cause := largest_cause(phase, work, budgets)) is not None],
     )
@@ -125,6 +128,13 @@ def _phase(name: str, phase: PhaseTimes) -> PhaseChange:
         per=per,
         timed_by=phase.timed_by,
     )
+
+
+def _is_scaled(ranks: tuple[int, int], phase: PhaseTimes) -> bool:
+    """Return whether a step on one rank has as many tokens as before, or as many as ranks that share them leave it."""
+    before, after = phase.tokens
+    shared = None if before is None else before * ranks[0] / ranks[1]
+    return is_same(before, after) or is_same(shared, after)
 
 
 def _scaled(costs: PhaseCosts, scale: float) -> PhaseCosts:

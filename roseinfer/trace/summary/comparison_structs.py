@@ -9,7 +9,7 @@ from roseinfer.trace.summary.budget_structs import TimeBudget
 
 
 class SpanCost(msgspec.Struct, frozen=True):
-    """Mean cost per step of all spans of one name, including their inner spans."""
+    """Mean cost per step of all spans of one name, including their inner spans, on the ranks that have them."""
 
     wall_ms: float
     gpu_events: float

@@ -83,14 +83,20 @@ def _headline(judged: JudgedTrace, kind: VerdictKind, findings: list[Finding]) -
     if kind in ("straggler", "imbalanced"):
         return rank_headline(judged)
     if kind == "communication_bound":
-        return f"Communication-bound: {largest:.1f} % of the time is exposed communication{where}."
+        return f"Communication-bound: {largest:.1f} % of the time is {_communication(judged)}{where}."
     if kind == "copy_bound":
         return f"Copy-bound: {largest:.1f} % of the time is exposed copies{where}."
     name = "Balanced" if share.compute >= 70 else "Mixed"
     if share.largest == "not_recorded":
         lacking = "launches" if lacks_launches(judged) else f"{judged.device} events"
         return f"{name}: {works(judged)}; most of its idle time is unexplained, because {lacking} are not in the trace."
-    return f"{name}: {works(judged)}; the largest share to reduce is {_CAUSES[share.largest]}, {largest:.1f} %{where}."
+    cause = _communication(judged) if share.largest == "communication" else _CAUSES[share.largest]
+    return f"{name}: {works(judged)}; the largest share to reduce is {cause}, {largest:.1f} %{where}."
+
+
+def _communication(judged: JudgedTrace) -> str:
+    """Return what the share of communication is of: it has no waits of ranks, which the budget counts with it."""
+    return f"{_CAUSES['communication']}{' other than waits' if judged.waits_ms > 0 else ''}"
 
 
 def _where(judged: JudgedTrace, finding: Finding) -> str:

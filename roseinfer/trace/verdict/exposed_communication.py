@@ -54,7 +54,7 @@ def _of_job(judged: JudgedTrace, maker: FindingMaker, job: JobSummary, exposed_m
     bus = "" if first.bus_gb_per_s is None else f", at {first.bus_gb_per_s:,.1f} GB/s"
     sentence = (
         f"On {job.num_ranks} ranks, collectives transfer for {per_step(judged, job.transfer_ms)}, and "
-        f"{duration(exposed_ms)} of communication, {share:.0f} % of the time, are neither hidden nor waits. {name} is "
+        f"{duration(exposed_ms)} of communication, {share:.1f} % of the time, are neither hidden nor waits. {name} is "
         f"the largest: {first.count:,} of {first.median_transfer_us:,.1f} us (median) on each rank{bus}."
     )
     where = Place(operator=None if judged.gpu else first.name, kernel=first.name if judged.gpu else None)
