@@ -8,7 +8,7 @@ from roseinfer.trace.summary.work_structs import KernelCategory
 
 _WORDS: list[tuple[KernelCategory, str]] = [
     ("copy", r"reshape_and_cache|store_kv|kv_?cache_(?:copy|write)|copy_blocks"),
-    ("attention", r"fmha|flash|attention|attn|mla_|_mla|paged_kv|sdpa"),
+    ("attention", r"^_(?:decode|prefill)_kernel$|fmha|flash|attention|attn|mla_|_mla|paged_kv|sdpa"),
     ("moe", r"moe|expert|topk_?gating|grouped_?gemm|permute_tokens|matmul_ogs|routing|bitmatrix"),
     (
         "convolution",
@@ -37,10 +37,11 @@ _WORDS: list[tuple[KernelCategory, str]] = [
     (
         "elementwise",
         r"elementwise|pointwise|triton_poi|act_and_mul|silu|gelu|relu|sigmoid|swiglu|dropout|functor|max_?pool"
-        r"|avg_?pool|adaptive_|upsample|scalepackedtensor|quant|clamp|threshold|add_kernel|mul_kernel|bias",
+        r"|avg_?pool|adaptive_|upsample|scalepackedtensor|quant|clamp|threshold|add_kernel|mul_kernel|bias"
+        r"|^_activation_kernel$",
     ),
 ]
-"""Words in the names of functions, in the order in which they are tried."""
+"""Words in the names of functions, in the order in which they are tried; whole names are of roseinfer's own kernels."""
 _RULES = [(category, re.compile(words)) for category, words in _WORDS]
 _ARGUMENTS: list[tuple[KernelCategory, re.Pattern[str]]] = [
     ("copy", re.compile(r"direct_copy_kernel|bfloat16_copy_kernel|float16_copy_kernel|fillfunctor|_copy_kernel")),

@@ -26,6 +26,8 @@ CATEGORIES = {
         "fmha_cutlassF_bf16_aligned_64x64_rf_sm80(int)",
         "paged_attention_ll4mi_reduce_kernel",
         "kernel_unified_attention_3d",
+        "_decode_kernel",
+        "_prefill_kernel",
     ),
     "moe": ("void vllm::moe::topkGatingSoftmax<4, 8, 4, 16>(float*)", "fused_moe_kernel", "_matmul_ogs_NNT_bf16"),
     "norm": (
@@ -38,6 +40,7 @@ CATEGORIES = {
         "void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<float>, int>(int)",
         "void vllm::act_and_mul_kernel<c10::BFloat16, vllm::silu_kernel>(int)",
         "triton_poi_fused_mul_silu_2",
+        "_activation_kernel",
     ),
     "reduction": (
         "void at::native::reduce_kernel<512, 1, at::native::ReduceOp<float, at::native::MeanOps<float>>>(int)",

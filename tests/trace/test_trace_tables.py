@@ -60,7 +60,7 @@ def test_the_roofline_names_the_unprofiled_pass_as_source_of_step_times(tmp_path
     }
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     titles = [sheet.title for sheet in all_sheets(summarize_trace(write(tmp_path / "t.json", spans)), 5, "self")]
-    assert "Roofline, step times from the unprofiled pass" in titles
+    assert "Roofline, step times from the unprofiled pass; 100 GB/s, 1 TFLOP/s measured" in titles
 
 
 def test_no_figure_is_cut_off_at_80_columns(summary: Summary) -> None:

@@ -71,7 +71,8 @@ def test_older_manifests_with_one_time_for_unequal_launches_take_times_of_the_tr
     assert found.roofline.source == "trace"
     assert decode.median_ms == pytest.approx(7.0, rel=0.01)
     assert decode.mbu_percent == pytest.approx(50.0, rel=0.01)
-    assert "Roofline, step times from the trace" in [sheet.title for sheet in all_sheets(found, 5, "self")]
+    titles = [sheet.title for sheet in all_sheets(found, 5, "self")]
+    assert any(title.startswith("Roofline, step times from the trace; ") for title in titles)
     assert profiled(found) == []
 
 
@@ -122,7 +123,7 @@ def test_a_step_is_timed_by_its_own_launch_whatever_the_span_waits_for(tmp_path:
 def listed(launches: list[Launch], folder: Path) -> list[list[str]]:
     """Return the rows of the table of steps by their work; empty if it is not shown."""
     sheets = all_sheets(summarize_trace(recording(folder / "t.json", launches)), 5, "self")
-    return [row for sheet in sheets if sheet.title.startswith("Steps of different work") for row in sheet.rows]
+    return [row for sheet in sheets if sheet.title.startswith("Steps by requests and tokens") for row in sheet.rows]
 
 
 def test_launches_of_different_lengths_are_listed_by_requests_and_tokens(tmp_path: Path) -> None:
@@ -131,6 +132,17 @@ def test_launches_of_different_lengths_are_listed_by_requests_and_tokens(tmp_pat
         ["decode", "4", "4", "3", "1.00", "250.0"],
     ]
     assert listed([LONG, LONG, Launch(4, 60, 15_000)], tmp_path) == []
+
+
+@pytest.mark.parametrize(("launches", "mean"), [([LONG] * 6 + [SHORT] * 3, ["11.00"]), ([LONG] * 6, [])])
+def test_the_mean_step_is_beside_its_mean_gpu_time_if_the_median_is_another(
+    tmp_path: Path, launches: list[Launch], mean: list[str]
+) -> None:
+    sheets = all_sheets(summarize_trace(recording(tmp_path / "t.json", launches)), 5, "self")
+    steps = next(sheet for sheet in sheets if sheet.title.startswith("Steps by phase"))
+    found = dict(zip([title for title, _ in steps.columns], steps.rows[0], strict=True))
+    assert found["Median ms"] == "16.00"
+    assert [found[title] for title in found if title == "Mean ms"] == mean
 
 
 def about(one: Launch, percent: float) -> Launch:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from statistics import median
+from statistics import fmean, median
 
 from roseinfer.cli.rendering.budget_sheets import budget_sheets
 from roseinfer.cli.rendering.comparison_sheets import comparison_sheets
@@ -21,6 +21,8 @@ _MAX_KINDS = 12
 """Maximum kinds of steps of one phase that are listed."""
 _UNEVEN = 1.5
 """Ratio of the tokens of a phase's steps from which its steps are listed by work."""
+_UNEVEN_TIMES = 0.01
+"""Difference of the mean step from the median one, relative to it, from which both are shown."""
 
 
 def shown_devices(summary: Summary) -> list[DeviceSummary]:
@@ -73,14 +75,22 @@ def _device_name(device: DeviceSummary, summary: Summary) -> str:
 
 
 def step_sheet(summary: Summary) -> Sheet:
-    """Return step counts, durations and work per step, one row per phase."""
+    """Return step counts, durations and work per step, one row per phase.
+
+    GPU times are means. The mean time of a step is shown beside them unless the median is about as long.
+    """
     has_gpu = summary.gpu is not None
+    means = {phase: fmean(step.ms for step in summary.steps.of_phase(phase)) for phase in summary.steps.phases}
+    has_mean = has_gpu and any(
+        abs(means[phase] - row.median_ms) > _UNEVEN_TIMES * row.median_ms for phase, row in summary.steps.phases.items()
+    )
     rows = [
         [
             phase,
             f"{row.count:,}",
             milliseconds(row.median_ms),
             milliseconds(row.p90_ms),
+            *([milliseconds(means[phase])] if has_mean else []),
             *(
                 [milliseconds(row.gpu_ms_per_step), f"{row.gpu_events_per_step:,.0f}", f"{row.launches_per_step:,.0f}"]
                 if has_gpu
@@ -91,11 +101,17 @@ def step_sheet(summary: Summary) -> Sheet:
         for phase, row in summary.steps.phases.items()
     ]
     gpu = ("GPU ms", "Events", "Launches") if has_gpu else ()
-    columns = ("-Phase", "Steps", "Median ms", "p90 ms", *gpu, "Tokens")
-    timed = [phase for phase, row in summary.steps.phases.items() if row.timed_by == "wall"]
-    phases = "" if len(timed) == len(rows) else f"{', '.join(timed)} "
-    how = f", {phases}timed on the device" if timed else ""
+    mean = ("Mean ms",) if has_mean else ()
+    columns = ("-Phase", "Steps", "Median ms", "p90 ms", *mean, *gpu, "Tokens")
+    how = _timed_on_device(summary, list(summary.steps.phases))
     return sheet(f"Steps by phase, from {summary.steps.source} spans{how}", columns, rows)
+
+
+def _timed_on_device(summary: Summary, phases: list[str]) -> str:
+    """Return the end of a title that says which of the phases are timed on the device; empty if none is."""
+    timed = [phase for phase in phases if summary.steps.phases[phase].timed_by == "wall"]
+    named = "" if len(timed) == len(phases) else f"{', '.join(timed)} "
+    return f", {named}timed on the device" if timed else ""
 
 
 def launch_sheet(summary: Summary) -> Sheet:
@@ -114,7 +130,8 @@ def launch_sheet(summary: Summary) -> Sheet:
             per_token = f"{1000 * ms / count:,.1f}"
             rows.append([phase, f"{batch:,}", f"{count:,}", f"{len(times):,}", milliseconds(ms), per_token])
     columns = ("-Phase", "Requests", "Tokens", "Steps", "Median ms", "us per token")
-    return sheet("Steps of different work, without the time in which an earlier step ran", columns, rows)
+    how = _timed_on_device(summary, list(dict.fromkeys(row[0] for row in rows)))
+    return sheet(f"Steps by requests and tokens{how}", columns, rows)
 
 
 def span_sheet(summary: Summary) -> Sheet:
@@ -219,7 +236,17 @@ def roofline_sheet(summary: Summary) -> Sheet:
     is_baseline = summary.roofline is not None and summary.roofline.source == "baseline"
     source = "unprofiled pass" if is_baseline else "trace"
     columns = ("-Phase", "Step ms", "Floor ms", "-Bound by", "MBU %", "MFU %")
-    return sheet(f"Roofline, step times from the {source}", columns, rows)
+    title = f"Roofline, step times from the {source}"
+    if summary.roofline:
+        bandwidth, rate = summary.roofline.copy_bytes_per_s, summary.roofline.flops_per_s
+        title += f"; {_rate(bandwidth, 'B/s')}, {_rate(rate, 'FLOP/s')} measured"
+    return sheet(title, columns, rows)
+
+
+def _rate(per_second: float, unit: str) -> str:
+    """Return a rate such as `2.95 TB/s`."""
+    scale, prefix = (1e12, "T") if per_second >= 1e12 else (1e9, "G")
+    return f"{per_second / scale:,.3g} {prefix}{unit}"
 
 
 def op_sheet(summary: Summary, top: int, sort_by: SortKey) -> Sheet:
