@@ -1,7 +1,8 @@
 """Finding full KV blocks by content, so that requests with the same prefix share them.
 
 The key of a block is a hash of its tokens and of the previous block's key, and therefore of all tokens up to its end.
-Every hit is verified against the stored tokens and the previous key, so that a hash collision is harmless.
+Every hit is compared with the stored tokens and the previous key. Only two prefixes with the same SHA-256 could be
+confused, where blocks with the same tokens follow them.
 """
 
 import struct
