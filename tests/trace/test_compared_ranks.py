@@ -7,6 +7,7 @@ import pytest
 from rank_traces import Job, Rank, job, led_job
 
 from roseinfer.cli.rendering.comparison_sheets import comparison_sheets
+from roseinfer.cli.rendering.rank_sheets import rank_sheet
 from roseinfer.trace import compare, summarize_trace
 from roseinfer.trace.summary.comparison_structs import TraceComparison
 
@@ -72,3 +73,13 @@ def test_the_verdict_says_that_its_share_of_communication_has_no_waits(tmp_path:
     assert "exposed communication other than waits, 14." in found.verdict.headline
     share = 100 * found.budget.total.exposed_communication_ms / found.budget.total.wall_ms
     assert share == pytest.approx(16.7, abs=0.2)
+
+
+def test_the_table_of_ranks_says_whom_the_others_wait_for(tmp_path: Path) -> None:
+    """The others wait 1 ms for rank 0 in one of four steps, and 0.5 ms for rank 2 in one."""
+    steps = [[5000, 4000, 4000], [4000, 4000, 4500], [4000, 4000, 4000], [4000, 4000, 4000]]
+    found = summarize_trace(job(steps).write(tmp_path / "job"))
+    table = rank_sheet(found)
+    assert [title for title, _ in table.columns][-3:] == ["Wait", "Transfer", "Caused %"]
+    assert [row[-1] for row in table.rows] == ["67", "0", "33"]
+    assert [row.caused_percent for row in found.ranks] == pytest.approx([66.67, 0.0, 33.33], abs=0.01)

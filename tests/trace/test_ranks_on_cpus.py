@@ -60,7 +60,7 @@ def test_threads_are_those_of_all_ranks(tmp_path: Path, ranks: int, threads: int
 
 
 def test_tables_of_ranks_have_no_columns_of_a_gpu(two: Summary) -> None:
-    assert [title for title, _ in rank_sheet(two).columns] == ["Rank", "Step", "Wait", "Transfer", "Last %"]
+    assert [title for title, _ in rank_sheet(two).columns] == ["Rank", "Step", "Wait", "Transfer", "Caused %"]
     by_device = budget_sheets(two.budget, two.devices)[-1]
     assert by_device.columns[0][0] == "Rank"
     assert [row[0] for row in by_device.rows] == ["0", "1"]

@@ -2,6 +2,7 @@
 
 from roseinfer.cli.rendering.budget_sheets import NamedBudget, shown_parts
 from roseinfer.cli.rendering.table_sheet import TOTAL, Sheet, milliseconds, sheet
+from roseinfer.trace.naming import counted
 from roseinfer.trace.summary.comparison_structs import (
     BudgetChange,
     FigureChange,
@@ -103,8 +104,8 @@ def _scaling_sheet(change: ScalingChange, is_one_of_several: bool) -> Sheet:
     phase = f"{change.phase} " if is_one_of_several else ""
     work = "the work split" if change.work == "split" else "as much work on each rank"
     title = (
-        f"From {change.ranks_before} to {change.ranks_after} ranks, {work}: {phase}{change.speedup:.2f} times as fast, "
-        f"ideal {change.ideal_speedup:.2f}"
+        f"From {change.ranks_before} to {counted(change.ranks_after, 'rank')}, {work}: "
+        f"{phase}{change.speedup:.2f} times as fast, ideal {change.ideal_speedup:.2f}"
     )
     return sheet(title, ("-Part of a step", "Before ms", "After ms", "Beyond ideal ms"), rows)
 

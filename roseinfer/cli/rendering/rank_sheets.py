@@ -38,7 +38,7 @@ def rank_sheet(summary: Summary) -> Sheet:
     skew = f", skew of the median step {duration(max(medians) - min(medians))}" if len(medians) > 1 else ""
     columns = ["-Rank", "Step", *(["Busy %", "GPU", "Comm", "Exposed"] if summary.gpu else [])]
     if summary.job:
-        columns += ["Wait", "Transfer", "Last %"]
+        columns += ["Wait", "Transfer", "Caused %"]
     return sheet(f"Ranks, ms{left_out(summary)}{skew}", columns, rows)
 
 
@@ -57,7 +57,7 @@ def _row(row: RankSummary, summary: Summary) -> list[str]:
     if summary.job:
         waits = (row.wait_ms, row.transfer_ms)
         cells += ["?" if ms is None else milliseconds(ms) for ms in waits]
-        cells.append("?" if row.last_percent is None else f"{row.last_percent:.0f}")
+        cells.append("?" if row.caused_percent is None else f"{row.caused_percent:.0f}")
     return cells
 
 

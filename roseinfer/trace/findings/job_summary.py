@@ -66,12 +66,14 @@ def _with_waits(row: RankSummary, waits: RankWaits, budget: BudgetSummary) -> Ra
     mean = [one.compute_ms for one in budget.devices if one.rank == row.rank]
     offset_ns = waits.clock_offset_ns.get(row.rank)
     last = int(np.count_nonzero(waits.last_rank == row.rank))
+    explained, cause = waits.explained_ns[at], waits.last_rank[matches.of_event[at]]
     return msgspec.structs.replace(
         row,
         compute_ms=round(sum(mean), 6),
         wait_ms=to_ms(matches.wait_ns[mine].sum()),
         exposed_wait_ms=to_ms(waits.exposed_wait_ns[mine].sum()),
         transfer_ms=to_ms(matches.transfer_ns[matches.of_event[mine]].sum()),
+        caused_percent=to_percent(explained[cause == row.rank].sum(), explained.sum()),
         last_percent=to_percent(last, len(mine)),
         clock_offset_us=None if offset_ns is None else offset_ns / 1000,
     )

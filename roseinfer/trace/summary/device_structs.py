@@ -94,6 +94,8 @@ class RankSummary(msgspec.Struct, frozen=True):
     """The part of `wait_ms` in which the device computed nothing."""
     transfer_ms: float | None = None
     """Time in matched collectives after the last rank began."""
+    caused_percent: float | None = None
+    """Share of the exposed waits of all ranks that are waits for this rank."""
     last_percent: float | None = None
     """Share of the matched collectives in which this rank began last."""
     clock_offset_us: float | None = None

@@ -54,10 +54,10 @@ def find_rank_waits(judged: JudgedTrace) -> list[Finding]:
         return []
     late = job.straggler
     if late is None:
-        most = max(judged.ranks, key=lambda row: row.last_percent or 0.0)
+        most = max(judged.ranks, key=lambda row: row.caused_percent or 0.0)
         sentence = (
             f"Ranks wait {per_step(judged, judged.waits_ms)} in collectives for the last rank. No rank causes most of "
-            f"that; rank {most.rank} is last most often, in {most.last_percent or 0.0:.0f} % of its collectives."
+            f"that; rank {most.rank} causes the largest share, {most.caused_percent or 0.0:.0f} %."
         )
         hosts = _late_hosts(judged)
         if hosts is not None:
