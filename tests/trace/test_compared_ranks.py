@@ -71,6 +71,7 @@ def test_the_verdict_says_that_its_share_of_communication_has_no_waits(tmp_path:
     found = summarize_trace(job(steps, transfer_us=1250).write(tmp_path / "job"))
     assert found.budget is not None
     assert "exposed communication other than waits, 14." in found.verdict.headline
+    assert " on 2 GPUs together, the GPU computes for " in found.verdict.evidence[0]
     share = 100 * found.budget.total.exposed_communication_ms / found.budget.total.wall_ms
     assert share == pytest.approx(16.7, abs=0.2)
 

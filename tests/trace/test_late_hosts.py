@@ -25,8 +25,8 @@ def test_a_rank_that_begins_late_because_its_host_does_not_run_ahead_is_told_so(
     assert late is not None
     assert (late.rank, late.does[0].part, late.place) == (1, "python", "roseinfer.prepare_inputs")
     assert waiting(summary).advice == (
-        "Begin steps earlier on rank 1: the host there begins a step only after the step before has ended on the GPU, "
-        "which then waits longest for roseinfer.prepare_inputs. The hosts of the other ranks run ahead."
+        "Begin steps earlier on rank 1: the host there begins a step only after the GPU has ended the step before, so "
+        "that the GPU waits, longest for roseinfer.prepare_inputs. The hosts of the other ranks run ahead."
     )
 
 
@@ -44,6 +44,7 @@ def test_parts_of_a_host_that_are_short_alone_explain_waits_together(tmp_path: P
     assert late is not None
     assert (late.rank, [one.part for one in late.does], late.place) == (1, ["host_ms"], "roseinfer.prepare_inputs")
     assert "waits for rank 1, which waits 788.0 us for its host where the others take" in waiting(summary).sentence
+    assert (waiting(summary).where.span, waiting(summary).where.operator) == ("roseinfer.prepare_inputs", None)
 
 
 def test_ranks_that_begin_late_in_turns_are_told_what_they_have_in_common(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def test_time_in_collectives_is_not_time_outside_operators(two: Summary) -> None
 
 def test_other_ranks_are_no_other_programs(two: Summary, tmp_path: Path) -> None:
     evidence = " ".join(two.verdict.evidence)
+    assert "Of 80.0 ms on 2 ranks together, 8.0 ms are in operators, 12.0 ms in collectives" in evidence
     assert "Each of 2 ranks computed with 1 thread on 2 cores, and the first used 0.8 cores on average." in evidence
     alone = " ".join(run(tmp_path / "one", 1).verdict.evidence)
     assert "The run computed with 1 thread on 2 cores, and used 0.8 cores on average, other programs 0.8" in alone

@@ -127,8 +127,8 @@ def cpu_evidence(judged: JudgedTrace, findings: list[Finding]) -> list[str]:
     parts += [f"{duration(total.exposed_communication_ms)} in collectives"] * bool(total.exposed_communication_ms)
     parts += [f"{duration(loading)} in data loading"] * bool(loading)
     lines.append(
-        f"Of {duration(total.wall_ms)}, {', '.join(parts)}; {duration(max(0.0, outside))} are plain Python, waits, or "
-        "libraries that the profiler does not see."
+        f"Of {duration(total.wall_ms)}{judged.on_several}, {', '.join(parts)}; {duration(max(0.0, outside))} are plain "
+        "Python, waits, or libraries that the profiler does not see."
     )
     lines += [finding.sentence for finding in findings]
     if ops:

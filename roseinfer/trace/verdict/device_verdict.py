@@ -169,8 +169,8 @@ def _budget_line(judged: JudgedTrace) -> str:
     if 100 * lead_in_ms >= SHOWN_PERCENT * total.wall_ms and lead_in_ms > 0:
         first = f" {duration(lead_in_ms)} of that pass before its first event."
     return (
-        f"Of {duration(total.wall_ms)}, the {judged.device} {does}, and is idle for {duration(max(0.0, idle))}"
-        f"{': ' + causes if causes else ''}.{first}"
+        f"Of {duration(total.wall_ms)}{judged.on_several}, the {judged.device} {does}, and is idle for "
+        f"{duration(max(0.0, idle))}{': ' + causes if causes else ''}.{first}"
     )
 
 

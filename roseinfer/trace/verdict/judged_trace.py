@@ -147,6 +147,13 @@ class JudgedTrace(NamedTuple):
         return any(word in name.lower() for name in names for word in _TRAINING)
 
     @property
+    def on_several(self) -> str:
+        """` on 2 GPUs together` if times of the budget are sums over several devices; empty for one device."""
+        number = len(self.budget.devices) if self.budget else 1
+        what = self.device if self.gpu else "rank"
+        return f" on {counted(number, what)} together" if number > 1 else ""
+
+    @property
     def is_own(self) -> bool:
         """True for a recording by `roseinfer profile`, whose manifest has the step's floor."""
         return self.roofline is not None

@@ -76,7 +76,13 @@ def find_rank_waits(judged: JudgedTrace) -> list[Finding]:
         own, others = late.collection.ms, late.collection.others_ms
         per = " per step" if job.steps else ""
         sentence += f" It collects garbage for {duration(own)}{per}, the others for {duration(others)}."
-    where = Place(rank=late.rank, kernel=late.kernel if judged.gpu else None, operator=_operator(judged, late))
+    span = late.place if late.does and late.does[0].part == "host_ms" else None
+    where = Place(
+        rank=late.rank,
+        span=span,
+        kernel=late.kernel if judged.gpu else None,
+        operator=None if span else _operator(judged, late),
+    )
     return [maker.make(judged.waits_ms, where, sentence, _advice(judged, late))]
 
 
@@ -154,10 +160,10 @@ def _late_hosts(judged: JudgedTrace) -> _LateHosts | None:
 
 
 def _begin_earlier(ranks: Sequence[int], place: str | None = None) -> str:
-    longest = f", which then waits longest for {place}" if place else ""
+    longest = f", longest for {place}" if place else ""
     return (
-        f"Begin steps earlier on {_named(ranks)}: the host there begins a step only after the step before has ended on "
-        f"the GPU{longest}. The hosts of the other ranks run ahead."
+        f"Begin steps earlier on {_named(ranks)}: the host there begins a step only after the GPU has ended the step "
+        f"before, so that the GPU waits{longest}. The hosts of the other ranks run ahead."
     )
 
 
