@@ -29,8 +29,9 @@ def comparison_sheets(comparison: TraceComparison, top: int) -> list[Sheet]:
     ]
     columns = ("-Phase", "Before ms", "After ms", "Change %", "Noise %", "~Verdict")
     kernels = "Kernels" if comparison.kernels_on == "gpu" else "Operators"
-    is_timed_by_wall = any(row.timed_by == "wall" for row in comparison.phases)
-    since = ", timed from the end of the step before" if is_timed_by_wall else ""
+    from_end = [row.phase for row in comparison.phases if row.timed_by == "wall"]
+    named = "" if len(from_end) == len(comparison.phases) else f"{', '.join(from_end)} "
+    since = f", {named}timed from the end of the step before" if from_end else ""
     per_token = {row.phase for row in comparison.phases if row.per == "token"}
     parts = (("Spans", comparison.spans), ("Launches", comparison.launches), (kernels, comparison.kernels))
     return [
