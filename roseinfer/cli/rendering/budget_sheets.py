@@ -150,7 +150,8 @@ def _part_sheet(title: str, budgets: Sequence[NamedBudget], parts: Sequence[Budg
     rows.append([TOTAL, *walls, *([""] * with_bar)])
     names = ["" if one.name == "step" else one.name for one in budgets]
     columns = [title for name in names for title in (f"{name} ms".strip(), "%")]
-    bar = [f"=share of {names[0]}".removesuffix(" of ")] * with_bar
+    share = "share of" if len(budgets) < 3 else "of"  # beside more columns, a longer title would be cut at 80
+    bar = [f"={share} {names[0]}".removesuffix("of ").rstrip()] * with_bar
     return sheet(title, ("-Part", *columns, *bar), rows)
 
 

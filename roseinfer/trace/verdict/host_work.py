@@ -41,7 +41,7 @@ def _of_many_places(judged: JudgedTrace, longest: IdlePlace, total_ms: float) ->
 
 def _sentence(judged: JudgedTrace, place: IdlePlace, long_ms: float) -> str:
     before = f"before {short_name(place.longest_before, 60)}" if place.longest_before else "with nothing launched later"
-    longest = f"once for {duration(place.longest_ms)} {before}" if place.gaps > 1 else before
+    longest = f"at most {duration(place.longest_ms)} at once, {before}" if place.gaps > 1 else before
     return f"The {judged.device} waits {per_step(judged, long_ms)} for {described(place)}, {longest}."
 
 
