@@ -151,7 +151,7 @@ def _part_sheet(title: str, budgets: Sequence[NamedBudget], parts: Sequence[Budg
     names = ["" if one.name == "step" else one.name for one in budgets]
     columns = [title for name in names for title in (f"{name} ms".strip(), "%")]
     share = "share of" if len(budgets) < 3 else "of"  # beside more columns, a longer title would be cut at 80
-    bar = [f"={share} {names[0]}".removesuffix("of ").rstrip()] * with_bar
+    bar = [f"={share} {names[0]}" if names[0] else "=share"] * with_bar
     return sheet(title, ("-Part", *columns, *bar), rows)
 
 

@@ -50,18 +50,15 @@ def _utilization(row: PhaseRoofline) -> str:
 def find_idle_cores(judged: JudgedTrace) -> list[Finding]:
     """Return a finding if the run had fewer threads than cores, and cores were idle."""
     host = judged.host
-    if host is None or not 0 < host.threads * _ranks(judged) < host.cores:
+    ranks = _ranks(judged)
+    if host is None or not 0 < host.threads < (threads := host.cores // ranks):
         return []
     if waiting_percent(host.threads_waiting, host.threads, host.cores) >= WAITING_PERCENT:
         return []  # other programs wanted the cores, too
-    ranks = _ranks(judged)
     idle = host.cores - ranks * host.cores_used if host.cores_idle is None else host.cores_idle
     if 100 * idle < IDLE_CORES_PERCENT * host.cores:
         return []
     maker = FindingMaker(judged, "idle_cores", "cpu")
-    threads = host.cores // ranks
-    if threads <= host.threads:
-        return []
     saves_ms = judged.total.compute_ms * (1 - host.threads / threads)
     each = f"each of {ranks} ranks" if ranks > 1 else "the run"
     return [
