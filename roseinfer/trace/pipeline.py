@@ -10,7 +10,6 @@ from roseinfer.trace.facts.captured_regions import match_replays
 from roseinfer.trace.facts.job_times import job_times
 from roseinfer.trace.facts.rank_waits import rank_waits
 from roseinfer.trace.facts.step_groups import group_steps
-from roseinfer.trace.facts.step_times import step_times
 from roseinfer.trace.facts.trace_facts import gather_facts
 from roseinfer.trace.findings.completeness import find_missing
 from roseinfer.trace.findings.device_summary import summarize_devices
@@ -85,13 +84,12 @@ def summarize_columns(
     gpu, devices = summarize_devices(trace, facts.attribution, facts.gaps)
     waits = rank_waits(facts)
     groups = group_steps(facts, waits)
-    times = step_times(facts)
-    durations = job_times(facts, times, groups)
+    durations = job_times(facts, groups)
     steps = summarize_steps(facts, groups, durations)
     spans = summarize_spans(facts.spans, facts.costs, facts.mapped)
     cpu, top_ops = summarize_host(facts), summarize_ops(facts)
     costs, limits = phase_costs(facts, groups), roofline(manifest, steps)
-    recording, ranks = recording_of(trace, manifest, devices), summarize_ranks(facts, times, durations)
+    recording, ranks = recording_of(trace, manifest, devices), summarize_ranks(facts, durations)
     repetition, completeness = find_repetition(facts, durations), find_missing(facts)
     gaps, syncs, budget, places = explain_idle_time(facts, groups)
     job, collectives, ranks = summarize_job(facts, waits, groups, budget, ranks, places)

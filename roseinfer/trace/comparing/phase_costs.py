@@ -87,9 +87,8 @@ def _steps_having(facts: Facts, phase_of: Ints, width: int) -> Floats:
 
     `phase_of` has the phase of each step, and an entry for events outside all steps.
     """
-    trace, spans, moved = facts.trace, facts.spans, facts.mapped.inclusive
-    files = np.array(trace.thread_files, np.int64)[facts.steps.thread]
-    rank = np.unique(np.array(trace.file_ranks, np.int64)[files], return_inverse=True)[1]
+    spans, moved = facts.spans, facts.mapped.inclusive
+    rank = np.unique(facts.step_rank, return_inverse=True)[1]
     phases = int(phase_of.max())
     steps = np.zeros((phases, int(rank.max()) + 1))
     np.add.at(steps, (phase_of[:-1], rank), 1)

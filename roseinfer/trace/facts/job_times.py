@@ -4,7 +4,6 @@ import msgspec
 import numpy as np
 
 from roseinfer.trace.facts.step_groups import StepGroups
-from roseinfer.trace.facts.step_times import StepTimes
 from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.reading.columns import Ints
 
@@ -26,12 +25,13 @@ class JobTimes(msgspec.Struct, frozen=True, eq=False):
     """Per step of the job: longest time by which GPU events end after the step's span."""
 
 
-def job_times(facts: Facts, times: StepTimes, groups: StepGroups) -> JobTimes:
+def job_times(facts: Facts, groups: StepGroups) -> JobTimes:
     """Return the times of the job's steps.
 
     Ranks end a step together, in its last collective. What a rank idles after that belongs to the next step as soon as
     the first rank has begun it.
     """
+    times = facts.step_times
     gap = _of_job(np.minimum, np.where(times.has_earlier, times.gap_ns, _UNKNOWN), groups, _UNKNOWN)
     gap[gap == _UNKNOWN] = 0
     waited = np.where(times.has_earlier, times.gap_ns - gap[groups.of_step], 0)

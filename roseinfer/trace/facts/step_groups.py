@@ -23,7 +23,7 @@ class StepGroups(msgspec.Struct, frozen=True, eq=False):
 def group_steps(facts: Facts, waits: RankWaits | None) -> StepGroups:
     """Group steps of the same number and phase on ranks that share collectives; other ranks' steps stay alone."""
     steps, trace = facts.steps, facts.trace
-    file = np.array(trace.thread_files, np.int64)[steps.thread] if len(steps) else np.zeros(0, np.int64)
+    file = facts.step_file
     number = _numbers(file)
     job, offset = _jobs(len(trace.file_ranks), number, waits)
     phases = sorted({label.phase for label in steps.labels})

@@ -4,8 +4,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from roseinfer.trace.facts.trace_facts import Facts
-from roseinfer.trace.reading.columns import Ints
+from roseinfer.trace.facts.attribution import Attribution
+from roseinfer.trace.facts.steps import Steps
+from roseinfer.trace.reading.columns import GpuTable, Ints
 from roseinfer.trace.summary.budget_structs import SHORT_STRETCH_NS
 
 
@@ -28,17 +29,16 @@ class StepTimes(msgspec.Struct, frozen=True, eq=False):
     """True if the host began the step before an earlier one had ended."""
 
 
-def step_times(facts: Facts) -> StepTimes:
-    """Return the times of all steps.
+def step_times(steps: Steps, gpu: GpuTable, event_step: Ints, attribution: Attribution) -> StepTimes:
+    """Return the times of all steps. `event_step` is the index of the step that launched each GPU event, -1 for none.
 
     If the first GPU event of a recording waits in the queue, the GPU runs work of steps before the recording: the first
     step is without that time.
     """
-    steps, gpu, event_step = facts.steps, facts.trace.gpu, facts.event_step
     end = steps.end_ns.copy()
     launched = np.flatnonzero(event_step >= 0)
     np.maximum.at(end, event_step[launched], gpu.end_ns[launched])
-    waits = gpu.start_ns - facts.attribution.launch_start_ns
+    waits = gpu.start_ns - attribution.launch_start_ns
     own, gap = np.zeros(len(steps), np.int64), np.zeros(len(steps), np.int64)
     has_earlier, is_ahead = np.zeros(len(steps), np.bool_), np.zeros(len(steps), np.bool_)
     for thread in np.unique(steps.thread).tolist():

@@ -15,6 +15,7 @@ from roseinfer.trace.facts.nesting import Forest, nest
 from roseinfer.trace.facts.python_frames import FrameTable, frame_table
 from roseinfer.trace.facts.span_costs import SpanCosts, span_costs
 from roseinfer.trace.facts.span_table import SpanTable, span_table
+from roseinfer.trace.facts.step_times import StepTimes, step_times
 from roseinfer.trace.facts.steps import Steps, find_steps, steps_at
 from roseinfer.trace.reading.columns import Ints, Ints32, Trace
 from roseinfer.trace.reading.trace_manifest import TraceManifest
@@ -41,9 +42,20 @@ class Facts(msgspec.Struct, frozen=True, eq=False):
     steps: Steps
     event_step: Ints
     """Per GPU event: index of the step in which it was launched, -1 for none."""
+    step_times: StepTimes
     costs: SpanCosts
     mapped: MappedSpans
     """GPU events of graph replays, assigned to the spans they were captured under."""
+
+    @property
+    def step_file(self) -> Ints:
+        """Per step: index of the file in which the step was recorded."""
+        return np.array(self.trace.thread_files, np.int64)[self.steps.thread]
+
+    @property
+    def step_rank(self) -> Ints:
+        """Per step: its rank."""
+        return np.array(self.trace.file_ranks, np.int64)[self.step_file]
 
 
 def gather_facts(trace: Trace, manifest: TraceManifest | None = None) -> Facts:
@@ -57,6 +69,7 @@ def gather_facts(trace: Trace, manifest: TraceManifest | None = None) -> Facts:
     attribution = attribute(trace, spans, calls)
     gaps = find_gaps(trace, attribution)
     captures = find_captures(trace)
+    event_step = _steps_of_events(trace, steps, attribution)
     return Facts(
         trace=trace,
         manifest=manifest,
@@ -71,7 +84,8 @@ def gather_facts(trace: Trace, manifest: TraceManifest | None = None) -> Facts:
         launches=find_launches(trace, attribution, captures),
         blind_waits=find_blind_waits(trace, attribution),
         steps=steps,
-        event_step=_steps_of_events(trace, steps, attribution),
+        event_step=event_step,
+        step_times=step_times(steps, trace.gpu, event_step, attribution),
         costs=span_costs(trace, spans, ops, attribution, gaps),
         mapped=map_replays(trace, spans, attribution, manifest.graphs if manifest else []),
     )

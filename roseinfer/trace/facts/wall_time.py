@@ -4,10 +4,9 @@ import msgspec
 import numpy as np
 
 from roseinfer.trace.facts.step_labels import OWN_STEPS
-from roseinfer.trace.facts.step_times import step_times
 from roseinfer.trace.facts.steps import Steps
 from roseinfer.trace.facts.trace_facts import Facts
-from roseinfer.trace.reading.columns import Ints, Ints32
+from roseinfer.trace.reading.columns import Ints
 
 
 class WallTime(msgspec.Struct, frozen=True, eq=False):
@@ -23,8 +22,6 @@ class WallTime(msgspec.Struct, frozen=True, eq=False):
 
     step_start_ns: Ints
     step_end_ns: Ints
-    step_file: Ints32
-    """Per step: index of the file in which the step was recorded."""
     start_ns: Ints
     """Per file: start of the recording."""
     end_ns: Ints
@@ -38,7 +35,7 @@ def wall_time(facts: Facts) -> WallTime:
     trace, steps = facts.trace, facts.steps
     thread_files = np.array(trace.thread_files, np.int32)
     step_start, step_end, has_own_work = _step_windows(facts)
-    step_file = thread_files[steps.thread] if len(steps) else np.zeros(0, np.int32)
+    step_file = facts.step_file
     files = len(trace.file_ranks)
     start, end = np.full(files, np.iinfo(np.int64).max), np.full(files, np.iinfo(np.int64).min)
     np.minimum.at(start, step_file, steps.start_ns)
@@ -69,7 +66,6 @@ def wall_time(facts: Facts) -> WallTime:
     return WallTime(
         step_start_ns=step_start,
         step_end_ns=step_end,
-        step_file=step_file,
         start_ns=start,
         end_ns=end,
         has_own_work=has_own_work,
@@ -81,7 +77,7 @@ def _step_windows(facts: Facts) -> tuple[Ints, Ints, bool]:
 
     On a thread, each step starts where the one before ends.
     """
-    steps, times = facts.steps, step_times(facts)
+    steps, times = facts.steps, facts.step_times
     start, end = steps.start_ns.copy(), steps.end_ns + times.tail_ns
     threads = [np.flatnonzero(steps.thread == thread) for thread in np.unique(steps.thread).tolist()]
     is_split_by_work = _are_of_several_phases(steps) and all(bool(np.all(np.diff(end[at]) > 0)) for at in threads)

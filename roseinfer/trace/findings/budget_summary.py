@@ -85,7 +85,7 @@ class BudgetBuilder:
     def _sums_of(self, key: _DeviceKey) -> BudgetSums:
         if key not in self._sums:
             wall, file = self._wall, self._file(key)
-            steps = np.flatnonzero(wall.step_file == file)
+            steps = np.flatnonzero(self._facts.step_file == file)
             start, end = int(wall.start_ns[file]), int(wall.end_ns[file])
             self._sums[key] = BudgetSums(start, end, steps, wall.step_start_ns[steps], wall.step_end_ns[steps])
         return self._sums[key]

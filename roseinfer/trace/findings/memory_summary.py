@@ -93,8 +93,7 @@ def _places(facts: Facts, table: MemoryTable, at: Ints) -> list[HeldMemory]:
 
 def _growth(facts: Facts, file: int, table: MemoryTable, held: Ints) -> tuple[float | None, bool]:
     """Return (growth per step or None, True if memory keeps growing)."""
-    files = np.array(facts.trace.thread_files, np.int64)[facts.steps.thread]
-    ends = np.sort(facts.steps.end_ns[files == file])
+    ends = np.sort(facts.steps.end_ns[facts.step_file == file])
     if len(ends) >= 3:
         levels = held[np.maximum(np.searchsorted(table.time_ns, ends, side="right") - 1, 0)]
         grown = np.diff(levels)

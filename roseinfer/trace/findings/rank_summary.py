@@ -6,7 +6,6 @@ import numpy as np
 from roseinfer.trace.collectives import is_collective
 from roseinfer.trace.facts.intervals import length, union
 from roseinfer.trace.facts.job_times import JobTimes
-from roseinfer.trace.facts.step_times import StepTimes
 from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.reading.columns import GpuTable
 from roseinfer.trace.summary.device_structs import RankSummary
@@ -23,10 +22,9 @@ class _Times(msgspec.Struct):
     exposed: int = 0
 
 
-def summarize_ranks(facts: Facts, times: StepTimes, durations: JobTimes) -> list[RankSummary]:
+def summarize_ranks(facts: Facts, durations: JobTimes) -> list[RankSummary]:
     """Return one row per rank; no rows for a single rank without collectives."""
-    trace = facts.trace
-    step_ranks = np.array([trace.file_ranks[trace.thread_files[one]] for one in facts.steps.thread.tolist()], np.int64)
+    trace, times, step_rank = facts.trace, facts.step_times, facts.step_rank
     ranks = sorted({device.rank for device in trace.devices} | set(trace.file_ranks))
     collective = [index for index, name in enumerate(trace.names) if is_collective(name)]
     has_gpu = len(trace.gpu) > 0
@@ -36,7 +34,7 @@ def summarize_ranks(facts: Facts, times: StepTimes, durations: JobTimes) -> list
         for index, device in enumerate(trace.devices):
             if device.rank == rank:
                 _add(sums, trace.gpu, index, collective)
-        at = np.flatnonzero(step_ranks == rank)
+        at = np.flatnonzero(step_rank == rank)
         later = at[times.has_earlier[at]]
         rows.append(
             RankSummary(

@@ -10,7 +10,6 @@ from roseinfer.trace.facts.python_frames import is_garbage_collection
 from roseinfer.trace.facts.rank_waits import RankWaits
 from roseinfer.trace.facts.trace_facts import Facts
 from roseinfer.trace.findings.idle_places import IdlePlaces
-from roseinfer.trace.reading.columns import Ints32
 from roseinfer.trace.summary.budget_structs import BudgetSummary, DeviceBudget, HostTime, StepBudget, TimeBudget
 from roseinfer.trace.summary.finding_structs import NO_SPAN
 from roseinfer.trace.summary.rank_structs import PartDifference, Straggler
@@ -64,8 +63,7 @@ def find_straggler(facts: Facts, waits: RankWaits, budget: BudgetSummary, places
 
 
 def _steps_by_rank(facts: Facts) -> dict[int, int]:
-    file = np.array(facts.trace.thread_files, np.int64)[facts.steps.thread]
-    count = np.bincount(np.array(facts.trace.file_ranks, np.int64)[file])
+    count = np.bincount(facts.step_rank)
     return {rank: int(number) for rank, number in enumerate(count.tolist()) if number}
 
 
@@ -139,7 +137,7 @@ def _kernel(facts: Facts, rank: int, steps: dict[int, int]) -> tuple[str | None,
 
 def _tokens(facts: Facts, rank: int) -> float | None:
     """Return the mean tokens of the rank's steps relative to the median of the other ranks, None if not known."""
-    ranks = _step_ranks(facts)
+    ranks = facts.step_rank
     sizes: defaultdict[int, list[int]] = defaultdict(list)
     for label, owner in zip(facts.steps.labels, ranks.tolist(), strict=True):
         if label.tokens is not None:
@@ -148,11 +146,6 @@ def _tokens(facts: Facts, rank: int) -> float | None:
     if rank not in sizes or not others or not np.median(others):
         return None
     return round(float(np.mean(sizes[rank]) / np.median(others)), 3)
-
-
-def _step_ranks(facts: Facts) -> Ints32:
-    files = np.array(facts.trace.thread_files, np.int64)[facts.steps.thread]
-    return np.array(facts.trace.file_ranks, np.int32)[files]
 
 
 def _place(places: IdlePlaces, rank: int, part: str) -> str | None:
